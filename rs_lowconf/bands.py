@@ -1,0 +1,157 @@
+"""Sentinel-2 bands by name. Nothing in this project relies on a band's position.
+
+torchgeo's EuroSAT files store B8A last; torchgeo's `Sentinel2` and ESA's products put it
+after B08; pretrained weights spell `B1` and `B8a`. Red, green, blue and B08 sit at the
+same place in all of them, so a wrong order is invisible in a true-colour picture.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, cast, get_args
+
+from rs_lowconf.errors import DataError
+
+Level = Literal["L1C", "L2A"]
+
+EUROSAT_ORDER: Final = (
+    "B01",
+    "B02",
+    "B03",
+    "B04",
+    "B05",
+    "B06",
+    "B07",
+    "B08",
+    "B09",
+    "B10",
+    "B11",
+    "B12",
+    "B8A",
+)
+
+#: Native ground sampling distance in metres (Sentinel-2 User Handbook, table 1).
+RESOLUTION_M: Final = {
+    "B01": 60,
+    "B02": 10,
+    "B03": 10,
+    "B04": 10,
+    "B05": 20,
+    "B06": 20,
+    "B07": 20,
+    "B08": 10,
+    "B8A": 20,
+    "B09": 60,
+    "B10": 60,
+    "B11": 20,
+    "B12": 20,
+}
+
+#: Central wavelength of Sentinel-2A in nanometres (Sentinel-2 User Handbook, table 1).
+WAVELENGTH_NM: Final = {
+    "B01": 443,
+    "B02": 490,
+    "B03": 560,
+    "B04": 665,
+    "B05": 705,
+    "B06": 740,
+    "B07": 783,
+    "B08": 842,
+    "B8A": 865,
+    "B09": 945,
+    "B10": 1375,
+    "B11": 1610,
+    "B12": 2190,
+}
+
+TRUE_COLOUR: Final = ("B04", "B03", "B02")
+NEAR_INFRARED: Final = ("B08", "B04", "B03")
+SHORT_WAVE_INFRARED: Final = ("B12", "B8A", "B04")
+
+
+def canonical_name(name: str) -> str:
+    """Return `B04` for `B4`, `b04` or `B04 (red)`, and `B8A` for `B8a` or `B08A`.
+
+    Raises:
+        DataError: the name is none of the 13 Sentinel-2 bands.
+    """
+    match = re.match(r"\s*[Bb]0*(1[0-2]|8[Aa]|[1-9])(?![0-9A-Za-z])", name)
+    if match is None:
+        raise DataError(
+            f"band name {name!r} is unknown",
+            expected=f"one of {', '.join(RESOLUTION_M)}",
+        )
+    core = match.group(1).upper()
+    return f"B{core}" if core == "8A" else f"B{int(core):02d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandSpec:
+    """Which bands an array's channel axis holds, and how digital numbers become reflectance."""
+
+    names: tuple[str, ...]
+    """Canonical band names in channel order, each at most once."""
+
+    level: Level
+    """Processing level: L1C is top-of-atmosphere, L2A is surface reflectance."""
+
+    scale: float = 10_000.0
+    """Digital numbers per unit of reflectance."""
+
+    dn_offset: float = 0.0
+    """Added to digital numbers before division: -1000 from processing baseline 04.00 on."""
+
+    def __post_init__(self) -> None:
+        """Check once; after that the value is trusted."""
+        object.__setattr__(self, "names", tuple(canonical_name(name) for name in self.names))
+        if not self.names:
+            raise DataError("the band list is empty", expected="at least one band")
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise DataError(f"bands named more than once: {', '.join(twice)}")
+        if self.level not in get_args(Level):
+            raise DataError(f"level {self.level!r} is unknown", expected="L1C or L2A")
+        if not self.scale > 0:
+            raise DataError(f"scale {self.scale} is not positive")
+
+    def __len__(self) -> int:
+        """Return the number of bands."""
+        return len(self.names)
+
+    def index_of(self, wanted: Sequence[str]) -> tuple[int, ...]:
+        """Return the channel of each wanted band: the only way to reorder bands.
+
+        Raises:
+            DataError: a wanted band is not among `names`.
+        """
+        names = [canonical_name(name) for name in wanted]
+        missing = [name for name in names if name not in self.names]
+        if missing:
+            raise DataError(
+                f"bands {', '.join(missing)} are missing",
+                expected=f"them among the data's bands {', '.join(self.names)}",
+            )
+        return tuple(self.names.index(name) for name in names)
+
+    def select(self, wanted: Sequence[str]) -> "BandSpec":
+        """Return the description of the channels that `index_of(wanted)` picks."""
+        return replace(self, names=tuple(self.names[i] for i in self.index_of(wanted)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint or manifest."""
+        return {
+            "names": list(self.names),
+            "level": self.level,
+            "scale": self.scale,
+            "dn_offset": self.dn_offset,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "BandSpec":
+        """Read what `to_json` wrote."""
+        return cls(
+            names=tuple(values["names"]),
+            level=cast("Level", values["level"]),
+            scale=float(values["scale"]),
+            dn_offset=float(values["dn_offset"]),
+        )

@@ -1,0 +1,210 @@
+"""Run folders and files that survive a crash: written under a temporary name, then renamed."""
+
+import errno
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from rs_lowconf.errors import ModelError, OutputError
+from rs_lowconf.settings import Settings
+
+CHECKPOINT_FORMAT = 1
+_REPORTED_PACKAGES = (
+    "rs-lowconf",
+    "torch",
+    "torchgeo",
+    "kornia",
+    "rasterio",
+    "numpy",
+    "geopandas",
+    "timm",
+)
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an unwritable folder or a full disk into an `OutputError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(
+                f"the disk is full while writing {path}",
+                remedy="free some space and run the same command again, it resumes",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise OutputError(
+                f"cannot write {path}: {error.strerror}",
+                remedy="choose another folder with --set run.dir=FOLDER",
+            ) from error
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path`.
+
+    The bytes are on disk before the rename counts, so a crash leaves the old file or the
+    new one, never half of it. On failure the temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            fsync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the renames in `folder` durable; nothing to do where folders cannot be opened."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically; NaN and infinity are refused, because JSON has none."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal text."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class RunFolder:
+    """A folder that holds one stage's results beside the settings and versions that made them."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        """Create the folder if need be and record settings and versions in it.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        self.path = path
+        with output_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        write_text(
+            path / "settings.yaml",
+            yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False),
+        )
+        write_json(path / "versions.json", versions())
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with (
+            output_errors(self.path),
+            (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file,
+        ):
+            file.write(line)
+
+    def trim_log(self, key: str, last: int) -> None:
+        """Drop the lines after `record[key] == last`, which a resumed run writes again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)[key] <= last]
+            write_text(path, "".join(kept))
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions of Python and of the packages that shape results."""
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _REPORTED_PACKAGES},
+    }
+
+
+def write_checkpoint(
+    path: Path, kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> None:
+    """Write tensors and a JSON header as one safetensors file, atomically.
+
+    Args:
+        path: the file, by custom `*.safetensors`.
+        kind: what the file is, checked by `read_checkpoint`.
+        tensors: plain tensors by name.
+        header: JSON values: settings, bands, classes, step.
+    """
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    values = {
+        "format": CHECKPOINT_FORMAT,
+        "kind": kind,
+        "sha256": _tensor_hash(plain),
+        "header": dict(header),
+    }
+    with replacing(path) as temporary:
+        save_file(plain, temporary, metadata={"rs_lowconf": json.dumps(values, allow_nan=False)})
+
+
+def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the header of what `write_checkpoint` wrote.
+
+    Raises:
+        ModelError: the file is missing, damaged, of another kind or of a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ModelError(f"there is no checkpoint {path}", remedy=f"train the {kind} first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            recorded = (file.metadata() or {}).get("rs_lowconf")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"checkpoint {path} is damaged ({error})", remedy="restore it or train again"
+        ) from error
+    if recorded is None:
+        raise ModelError(f"{path} is no checkpoint of rs_lowconf", expected=f"a {kind}")
+    values = json.loads(recorded)
+    if values["format"] > CHECKPOINT_FORMAT:
+        raise ModelError(
+            f"checkpoint {path} has format {values['format']}",
+            expected=f"at most {CHECKPOINT_FORMAT}",
+            remedy="upgrade rs_lowconf",
+        )
+    if values["kind"] != kind:
+        raise ModelError(f"checkpoint {path} holds a {values['kind']}", expected=f"a {kind}")
+    if values["sha256"] != _tensor_hash(tensors):
+        raise ModelError(
+            f"checkpoint {path} is damaged (its checksum differs)",
+            remedy="restore it or train again",
+        )
+    return tensors, values["header"]
+
+
+def _tensor_hash(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

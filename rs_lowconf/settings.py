@@ -1,0 +1,304 @@
+"""One YAML file is one frozen settings tree. A stage is handed its own section, never the whole.
+
+YAML holds values, never class paths; the sole exception is the target's
+`python: module:factory`, which runs foreign code and needs `--trust-code`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from rs_lowconf.bands import Level
+from rs_lowconf.errors import SettingsError
+
+
+class Section(BaseModel):
+    """A frozen group of settings that forbids unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSettings(Section):
+    """Where results go and what makes them repeatable."""
+
+    dir: Path = Path("runs/default")
+    """Folder of the run; each stage writes a subfolder named after itself."""
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: NonNegativeInt = 0
+    """CPU threads of torch; 0 leaves torch's own choice."""
+
+
+class DataSettings(Section):
+    """The tiles to learn from and to be measured on."""
+
+    kind: Literal["eurosat", "folder"] = "eurosat"
+    """`eurosat`: torchgeo.datasets.EuroSAT. `folder`: class-named subfolders of GeoTIFFs."""
+    root: Path = Path("data")
+    download: bool = False
+    """EuroSAT only: let torchgeo fetch the 2 GB archive when it is not in `root`."""
+    bands: tuple[str, ...] | None = None
+    """The bands to use, by name, in the order to use them; all the files have when missing."""
+    file_bands: tuple[str, ...] | None = None
+    """Folder only: the order of the bands in files that carry no band descriptions."""
+    level: Level = "L1C"
+    """Processing level of a folder's files; EuroSAT is L1C."""
+    scale: PositiveFloat = 10_000.0
+    """Digital numbers per unit of reflectance."""
+    dn_offset: float = 0.0
+    """Added to digital numbers before division: -1000 from processing baseline 04.00 on."""
+    classes: tuple[str, ...] | None = None
+    """The classes to use, in order; all when missing."""
+    tile_size: PositiveInt = Field(default=64, multiple_of=16)
+    """Side in pixels that every tile must have."""
+    max_nodata: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Largest share of a tile's pixels that may be nodata (0 in every band)."""
+    skip_bad: bool = False
+    """Leave out files that cannot be used instead of stopping at the first."""
+    val_share: float = Field(default=0.15, ge=0.0, lt=0.5)
+    """Folder without train/val/test subfolders: share of files held out for validation."""
+    test_share: float = Field(default=0.15, ge=0.0, lt=0.5)
+    """Folder without train/val/test subfolders: share of files held out for the test."""
+    attribution: str = "Contains modified Copernicus Sentinel data"
+    """Notice written into every exported tile, as the licence of Sentinel data asks."""
+
+
+class AugmentSettings(Section):
+    """One augmentation pipeline for target, extractor and discriminator."""
+
+    flip: bool = True
+    """The eight symmetries of the square: a nadir tile has no preferred direction."""
+    shift: float = Field(default=0.125, ge=0.0, lt=0.5)
+    """Largest shift in whole pixels, as a share of the side; edges are reflected."""
+    zoom: float = Field(default=1.2, ge=1.0, le=2.0)
+    """Largest isotropic magnification."""
+    cutout: float = Field(default=0.25, ge=0.0, lt=1.0)
+    """Side of the square that is blanked, as a share of the tile's side."""
+    brightness: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Range of the one factor common to all bands."""
+    band_gain: float = Field(default=0.02, ge=0.0, lt=0.5)
+    """Range of the independent gain of each band: 2 % is the calibration uncertainty."""
+    probability: float = Field(default=0.8, ge=0.0, le=1.0)
+    """Chance of each of shift, zoom, cutout and gains."""
+
+
+class ClassifierSettings(Section):
+    """How a classifier of ours is trained; for the target and for the extractor."""
+
+    architecture: str = "small_cnn"
+    """`small_cnn`, `residual_cnn`, or `timm:NAME` for any timm backbone."""
+    width: PositiveInt = 32
+    """Channels of the first stage of the CNNs of ours."""
+    epochs: PositiveInt = 60
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: NonNegativeFloat = 0.05
+    label_smoothing: float = Field(default=0.05, ge=0.0, lt=1.0)
+
+
+class TargetSettings(Section):
+    """The model under test: trained by `rslow train target`, or from elsewhere."""
+
+    kind: Literal["trained", "torchgeo", "timm", "export", "torchscript", "python"] = "trained"
+    """`trained` is what `rslow train target` wrote; the others read `path` or `python`."""
+    train: ClassifierSettings = ClassifierSettings(architecture="small_cnn")
+    path: Path | None = None
+    """Checkpoint or program file of a foreign target."""
+    python: str | None = None
+    """`module:factory`; the factory takes no argument and returns an nn.Module giving logits."""
+    architecture: str | None = None
+    """timm only: the model's name."""
+    bands: tuple[str, ...] | None = None
+    """Foreign targets: the bands the model reads, in its order."""
+    level: Level = "L1C"
+    """Foreign targets: the processing level that the model was made for."""
+    input: Literal["reflectance", "digital_numbers"] = "reflectance"
+    """Foreign targets: what the model reads, before `mean` and `std`."""
+    mean: tuple[float, ...] | None = None
+    """Foreign targets: subtracted per band (or one value for all), in the unit of `input`."""
+    std: tuple[float, ...] | None = None
+    """Foreign targets: divided by per band (or one value for all)."""
+    input_size: PositiveInt | None = None
+    """Foreign targets: side that tiles are resized to (bilinear); missing means as they are."""
+    classes: tuple[str, ...] | None = None
+    """Foreign targets: the model's own class list, in the order of its outputs."""
+    output: Literal["logits", "probabilities"] = "logits"
+    """Foreign targets: what the model returns."""
+    temperature: PositiveFloat = 1.0
+    """Foreign targets: logits are divided by this."""
+    batch_size: PositiveInt = 32
+    """Largest number of tiles in one forward pass."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "TargetSettings":
+        if self.kind == "trained":
+            return self
+        needed = ["bands", "classes", "python" if self.kind == "python" else "path"]
+        if self.kind == "timm":
+            needed.append("architecture")
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"a {self.kind} target needs {', '.join(missing)}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) not in (1, len(self.bands or ())):
+                raise ValueError(
+                    f"{name} has {len(values)} values for {len(self.bands or ())} bands"
+                )
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
+
+
+class GanSettings(Section):
+    """The class-conditional generator and its discriminator."""
+
+    latent_global: PositiveInt = 64
+    """Length of the latent vector that sets a tile's overall appearance."""
+    latent_map: PositiveInt = 16
+    """Channels of the latent map (one eighth of the tile's side) that sets its layout."""
+    width: PositiveInt = 64
+    """Channels of the generator at half resolution; coarser stages are wider."""
+    critic_width: PositiveInt = 48
+    """Channels of the discriminator at half resolution; coarser stages are wider."""
+    images: PositiveInt = 200_000
+    """Real tiles shown to the discriminator before training ends."""
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 4e-4
+    final_rate: float = Field(default=0.25, gt=0.0, le=1.0)
+    """The learning rate falls along a cosine to this share of its first value."""
+    gamma: PositiveFloat = 2.0
+    """Weight of the R1 and R2 gradient penalties, before scaling by 3 / bands."""
+    penalty_every: PositiveInt = 8
+    """The penalties are computed every so many steps, with their weight times as large."""
+    ema_images: PositiveInt = 5_000
+    """Half-life of the generator's weight average, in images."""
+    checkpoint_images: PositiveInt = 10_000
+    """A checkpoint, a sample sheet and a metrics line every so many images."""
+    sheet_columns: PositiveInt = 8
+    """Real and generated tiles a class on the sample sheet."""
+    whitening: float = Field(default=0.01, gt=0.0)
+    """Share of the mean band variance added to each principal variance (tempering)."""
+
+
+class SearchSettings(Section):
+    """Latent search for tiles the target is unsure of."""
+
+    count: PositiveInt = 64
+    """Accepted samples to stop at."""
+    classes: tuple[str, ...] | None = None
+    """Conditions to search, by name; all of the generator's when missing."""
+    tau: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """A sample is of low confidence when the target's largest probability is below this."""
+    max_evaluations: PositiveInt = 50_000
+    """Budget in evaluations of the target, the random-latent baseline not counted."""
+    max_minutes: PositiveFloat = 30.0
+    """Budget in minutes, the random-latent baseline not counted."""
+    slots: PositiveInt = 64
+    """Latents that move at the same time."""
+    micro_batch: PositiveInt = 16
+    """Fixed, padded batch of every network pass, so that a sample is the same in any company."""
+    learning_rate: PositiveFloat = 0.05
+    """Step size of Adam on the latent."""
+    max_age: PositiveInt = 40
+    """Steps after which a latent that found nothing is given up."""
+    realism_weight: NonNegativeFloat = 1.0
+    """Weight of the realism penalty in the energy."""
+    prior_weight: NonNegativeFloat = 1.0
+    """Weight of the latent's negative log prior density, per dimension, in the energy."""
+    false_rejection: float = Field(default=0.05, gt=0.0, lt=0.5)
+    """Share of held-out real tiles that the realism gate may reject."""
+    prior_tail: float = Field(default=0.01, gt=0.0, lt=0.5)
+    """Latents outside the central 1 - prior_tail of the prior's norm are not accepted."""
+    baseline_evaluations: NonNegativeInt = 2_000
+    """Random latents evaluated under the same gate for comparison; 0 leaves the baseline out."""
+
+
+class ReviewSettings(Section):
+    """The package that a person judges in QGIS."""
+
+    label: Literal["confirm", "blind"] = "confirm"
+    """`confirm`: the reviewer confirms or corrects a suggested class; `blind`: names it unseen."""
+    max_samples: PositiveInt = Field(default=500, le=500)
+    """Samples in one package; more make reviews long and QGIS slow."""
+
+
+class Settings(Section):
+    """The whole tree, one attribute a YAML section."""
+
+    run: RunSettings = RunSettings()
+    data: DataSettings = DataSettings()
+    augment: AugmentSettings = AugmentSettings()
+    target: TargetSettings = TargetSettings()
+    extractor: ClassifierSettings = ClassifierSettings(architecture="residual_cnn", width=24)
+    gan: GanSettings = GanSettings()
+    search: SearchSettings = SearchSettings()
+    review: ReviewSettings = ReviewSettings()
+
+
+def load(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
+    """Read a YAML file and apply `section.key=value` overrides, whose values are YAML too.
+
+    Raises:
+        SettingsError: the file is missing or no YAML, a key is unknown, a value does not fit.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise SettingsError(
+                f"cannot read settings {path}: {error.strerror}", remedy="give a YAML file"
+            ) from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise SettingsError(
+            f"{path} holds a {type(tree).__name__}", expected="sections of settings"
+        )
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError(_describe(error), remedy="see configs/ for every key") from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise SettingsError(f"override {override!r}", expected="section.key=value")
+    for key in keys[:-1]:
+        branch = tree.setdefault(key, {})
+        if not isinstance(branch, dict):
+            raise SettingsError(f"override {override!r}: {key} is a value", expected="a section")
+        tree = branch
+    try:
+        tree[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"override {override!r} holds no YAML value") from error
+
+
+def _describe(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            problems.append(f"setting {where} is unknown")
+        else:
+            problems.append(f"setting {where or 'target'}: {problem['msg']}")
+    return ", ".join(problems)

@@ -1,0 +1,144 @@
+"""The values and protocols that stages share. Reflectance everywhere: float32, nominally 0..1.
+
+Shape letters, here and in every annotation: b batch, c band, h height, w width, k class of
+the target, d latent, f feature.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.errors import DataError
+
+
+Augmentation = Callable[[Float[Tensor, "b c h w"], int], Float[Tensor, "b c h w"]]
+"""Augments a batch of reflectance with the random choices of a seed; differentiable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Where a tile lies on the ground."""
+
+    crs: str
+    """An authority code such as EPSG:32633, or WKT."""
+
+    transform: tuple[float, float, float, float, float, float]
+    """Affine coefficients a, b, c, d, e, f: x = a col + b row + c, y = d col + e row + f."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TileBatch:
+    """Tiles of one size with their names."""
+
+    image: Float[Tensor, "b c h w"]
+    """Reflectance; bright cloud and snow exceed 1."""
+
+    bands: BandSpec
+    """What the channel axis of `image` holds, in order."""
+
+    ids: tuple[str, ...]
+    """One stable name a tile, unique within its data set."""
+
+    classes: tuple[str, ...]
+    """The class list that `label` indexes."""
+
+    label: Int[Tensor, " b"] | None = None
+    """Class index a tile; None when the tiles are unlabelled."""
+
+    grids: tuple[Grid | None, ...] | None = None
+    """Where each tile lies; None for a tile (or all) without georeference."""
+
+    def __post_init__(self) -> None:
+        """Check that all parts speak of the same tiles."""
+        n, c = self.image.shape[:2]
+        if c != len(self.bands):
+            raise DataError(
+                f"tiles have {c} channels", expected=f"{len(self.bands)} ({self.bands.names})"
+            )
+        for name, part in (("ids", self.ids), ("label", self.label), ("grids", self.grids)):
+            if part is not None and len(part) != n:
+                raise DataError(f"{len(part)} {name} for {n} tiles")
+
+
+@runtime_checkable
+class TileSource(Protocol):
+    """One split of a labelled data set, read by index; it may be larger than memory."""
+
+    bands: BandSpec
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]
+    labels: Int[Tensor, " n"]
+    """Class index of every tile, on the CPU."""
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        ...
+
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        """Return the tiles at `indices`, on the CPU."""
+        ...
+
+
+@runtime_checkable
+class TileGenerator(Protocol):
+    """A class-conditional generator of tiles: a deterministic function of its arguments."""
+
+    bands: BandSpec
+    classes: tuple[str, ...]
+    tile_size: int
+    latent_dim: int
+
+    def __call__(
+        self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return reflectance for latents drawn from a standard normal and class indices."""
+        ...
+
+
+@runtime_checkable
+class TargetModel(Protocol):
+    """The model under test. `bands` says which bands it reads, in which order."""
+
+    bands: BandSpec
+    classes: tuple[str, ...]
+    differentiable: bool
+    evaluations: int
+    """Tiles evaluated so far, exactly; forward passes count, gradients do not."""
+
+    def predict(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        """Return log-probabilities over `classes` for reflectance in the order of `bands`.
+
+        Logarithms, because the difference of the two largest is the logit margin, which
+        does not saturate where the probability rounds to 1. Gradients flow back to `image`
+        when `differentiable`.
+        """
+        ...
+
+
+@runtime_checkable
+class Critic(Protocol):
+    """What the gate needs: how real a tile looks."""
+
+    bands: BandSpec
+    classes: tuple[str, ...]
+
+    def realism(
+        self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> Float[Tensor, " b"]:
+        """Return a realism logit, higher for more real, given the conditioned class."""
+        ...
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """A fixed map from tiles to a feature space in which distance means dissimilarity."""
+
+    bands: BandSpec
+
+    def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        """Return one feature vector a tile."""
+        ...
