@@ -14,7 +14,6 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError
 
-
 Augmentation = Callable[[Float[Tensor, "b c h w"], int], Float[Tensor, "b c h w"]]
 """Augments a batch of reflectance with the random choices of a seed; differentiable."""
 
