@@ -1,0 +1,1 @@
+"""Labelled Sentinel-2 tiles: reading, checking and augmenting them."""
