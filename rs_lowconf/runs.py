@@ -153,7 +153,8 @@ def write_checkpoint(
     """
     from safetensors.torch import save_file
 
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Cloned, because modules may share a buffer and safetensors refuses shared memory.
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     values = {
         "format": CHECKPOINT_FORMAT,
         "kind": kind,

@@ -170,14 +170,14 @@ class GanSettings(Section):
     """Length of the latent vector that sets a tile's overall appearance."""
     latent_map: PositiveInt = 16
     """Channels of the latent map (one eighth of the tile's side) that sets its layout."""
-    width: PositiveInt = 64
+    width: PositiveInt = 40
     """Channels of the generator at half resolution; coarser stages are wider."""
-    critic_width: PositiveInt = 48
+    critic_width: PositiveInt = 32
     """Channels of the discriminator at half resolution; coarser stages are wider."""
     images: PositiveInt = 200_000
     """Real tiles shown to the discriminator before training ends."""
     batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 4e-4
+    learning_rate: PositiveFloat = 2e-4
     final_rate: float = Field(default=0.25, gt=0.0, le=1.0)
     """The learning rate falls along a cosine to this share of its first value."""
     gamma: PositiveFloat = 2.0

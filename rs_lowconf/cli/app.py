@@ -1,0 +1,94 @@
+"""The program `rslow`: its commands, how errors end it, and its log.
+
+Nothing here imports torch: `--help` has to answer at once.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rs_lowconf import __version__
+from rs_lowconf.errors import RsLowconfError
+from rs_lowconf.settings import Settings, load
+
+INTERRUPTED = 130
+
+EXIT_CODES = """Exit codes: 0 done, 1 a bug of ours (with traceback), 2 wrong command line,
+3 settings, 4 data, 5 model, 6 review package, 7 no result within budget, 8 output cannot be
+written, 130 interrupted."""
+
+#: Typer carries its own copy of click from some version on; its errors are reached from here.
+_ClickException: Any = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="rslow",
+    help=f"Find the Sentinel-2 tiles that a model is unsure of.\n\n{EXIT_CODES}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Settings file (YAML); see configs/.", show_default="none"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Override one setting: section.key=value. Repeatable."),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Load targets that run foreign code (pickle, TorchScript)."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"rslow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(
+        level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+
+
+def load_settings(config: Path | None, overrides: list[str] | None) -> Settings:
+    """Read the settings and let torch know how many threads it may use.
+
+    The variable is read when torch is imported, which the commands do after this.
+    """
+    settings = load(config, overrides or ())
+    if settings.run.threads:
+        os.environ["OMP_NUM_THREADS"] = str(settings.run.threads)
+    return settings
+
+
+def main() -> None:
+    """Run the command line and end the process with the documented exit code."""
+    from rs_lowconf.cli import data, generate, train  # noqa: F401
+
+    try:
+        code = app(standalone_mode=False)
+    except RsLowconfError as error:
+        print(f"rslow: {error}", file=sys.stderr)
+        code = error.exit_code
+    except _ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("rslow: interrupted; the same command goes on from here.", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)

@@ -1,0 +1,108 @@
+"""Progress with time left, and interruptions that wait for the end of a step."""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class Reporter:
+    """Shows how far a piece of work is: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, label: str, total: int, done: int) -> None:
+        """Start at `done` of `total`."""
+        self._label, self._total, self._first = label, total, done
+        self._start = self._last_line = time.monotonic()
+        console = Console(stderr=True)
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=console,
+            )
+            self._task = self._bar.add_task(label, total=total, completed=done, text="")
+            self._bar.start()
+
+    def update(self, done: int, text: str = "") -> None:
+        """Say that `done` of the total is done; `text` is a word on how it goes."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, text=text)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES or done >= self._total:
+            self._last_line = now
+            rate = (done - self._first) / max(now - self._start, 1e-9)
+            left = (self._total - done) / rate if rate > 0 else float("inf")
+            print(
+                f"{self._label}: {done:,} of {self._total:,}, {_duration(left)} left. {text}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+@contextmanager
+def progress(label: str, total: int, done: int = 0) -> Iterator[Reporter]:
+    """Show progress inside the block."""
+    reporter = Reporter(label, total, done)
+    try:
+        yield reporter
+    finally:
+        reporter.close()
+
+
+class Interrupt:
+    """Whether somebody asked to stop."""
+
+    requested = False
+
+
+@contextmanager
+def interrupt_between_steps() -> Iterator[Interrupt]:
+    """Turn the first Ctrl-C or SIGTERM into a request; a second Ctrl-C stops at once."""
+    interrupt = Interrupt()
+
+    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        interrupt.requested = True
+        print("rslow: stopping after this step …", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _duration(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,1 @@
+"""The class-conditional multispectral generator, its discriminator and their training."""

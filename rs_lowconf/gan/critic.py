@@ -1,0 +1,112 @@
+"""How real a tile looks: the discriminator's logit, freed of its arbitrary constant a class."""
+
+import copy
+
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import minimize
+from torch import Tensor
+from torch.nn import functional as F
+
+from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.types import TileSource
+
+_BATCH = 32
+_MOST_TILES = 500
+
+
+class RealismCritic:
+    """A `Critic`: 0 means as likely real as generated, given the class."""
+
+    def __init__(
+        self,
+        discriminator: Discriminator,
+        *,
+        slope: Float[Tensor, ""],
+        offset: Float[Tensor, " k"],
+    ) -> None:
+        """Hold a trained discriminator and what `fit_realism` found."""
+        self.bands = discriminator.bands
+        self.classes = discriminator.classes
+        self.slope = slope
+        self.offset = offset
+        self._discriminator = discriminator.eval().requires_grad_(requires_grad=False)
+
+    def realism(
+        self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> Float[Tensor, " b"]:
+        """Return the calibrated realism logit, higher for more real."""
+        logit = critic_logit(self._discriminator, image, label)
+        return self.slope.to(logit) * (logit - self.offset.to(logit)[label])
+
+
+def critic_logit(
+    discriminator: Discriminator, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+) -> Float[Tensor, " b"]:
+    """Return the discriminator's logit of tiles as they are: no augmentation, no dither."""
+    logit: Tensor = discriminator(
+        discriminator.components(image, torch.zeros_like(image[:1])), label
+    )
+    return logit
+
+
+@torch.no_grad()
+def fit_realism(
+    discriminator: Discriminator, generator: Generator, source: TileSource, seed: int
+) -> RealismCritic:
+    """Calibrate the logit by logistic regression with one slope and an offset a class.
+
+    A relativistic loss sees only differences of logits within a class, so each class has an
+    arbitrary constant. Real and generated tiles of each class enter with equal weight (Platt,
+    "Probabilistic outputs for support vector machines", 1999).
+    """
+    dice = torch.Generator().manual_seed(seed_of(seed, "gan", "realism"))
+    chosen = torch.randperm(len(source), generator=dice)[:_MOST_TILES]
+    device = next(generator.parameters()).device
+    real, fake = [], []
+    label = source.labels[chosen]
+    for part in chosen.split(_BATCH):
+        batch_label = source.labels[part].to(device)
+        image = source.batch(part.tolist()).image.to(device)
+        z = torch.randn(len(part), generator.latent_dim, generator=dice).to(device)
+        real.append(critic_logit(discriminator, image, batch_label))
+        fake.append(critic_logit(discriminator, generator(z, batch_label), batch_label))
+    slope, offset = _platt(torch.cat(real).cpu(), torch.cat(fake).cpu(), label, len(source.classes))
+    # A copy, because the critic freezes what training goes on with.
+    return RealismCritic(copy.deepcopy(discriminator), slope=slope, offset=offset)
+
+
+def _platt(
+    real: Float[Tensor, " n"], fake: Float[Tensor, " n"], label: Int[Tensor, " n"], classes: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, " k"]]:
+    """Minimise the mean logistic loss over log slope and offsets."""
+    centre = torch.stack(
+        [
+            (real[label == k].mean() + fake[label == k].mean()) / 2
+            if (label == k).any()
+            else (real.mean() + fake.mean()) / 2
+            for k in range(classes)
+        ]
+    ).double()
+    spread = torch.cat([real - centre[label], fake - centre[label]]).std().clamp_min(1e-6).double()
+    scaled_real = (real - centre[label]) / spread
+    scaled_fake = (fake - centre[label]) / spread
+
+    def loss(values: "list[float]") -> tuple[float, "list[float]"]:
+        with torch.enable_grad():
+            theta = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+            slope, shift = theta[0].exp(), theta[1:][label]
+            # The weak pull keeps the optimum finite when real and fake separate perfectly.
+            total = (
+                F.softplus(-slope * (scaled_real - shift)).mean()
+                + F.softplus(slope * (scaled_fake - shift)).mean()
+                + 1e-3 * theta.square().sum()
+            )
+            (slant,) = torch.autograd.grad(total, theta)
+        return total.item(), slant.tolist()
+
+    best = minimize(loss, [0.0] * (1 + classes), jac=True, method="L-BFGS-B").x
+    slope = torch.tensor(best[0], dtype=torch.float64).exp() / spread
+    offset = centre + spread * torch.tensor(best[1:], dtype=torch.float64)
+    return slope.float(), offset.float()

@@ -1,0 +1,77 @@
+"""A quick look at a generator during training; the full quality table is another command's."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rs_lowconf.gan.critic import critic_logit
+from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.types import TileSource
+
+_BATCH = 40
+
+
+@torch.no_grad()
+def sample(generator: Generator, label: Int[Tensor, " n"], seed: int) -> Float[Tensor, "n c h w"]:
+    """Return tiles of random latents; the same latents for the same seed and number."""
+    dice = torch.Generator().manual_seed(seed_of(seed, "gan", "sample"))
+    z = torch.randn(len(label), generator.latent_dim, generator=dice)
+    device = next(generator.parameters()).device
+    parts = zip(z.split(_BATCH), label.split(_BATCH), strict=True)
+    return torch.cat([generator(a.to(device), b.to(device)).cpu() for a, b in parts])
+
+
+@torch.no_grad()
+def figures(
+    generator: Generator,
+    discriminator: Discriminator,
+    train: TileSource,
+    val: TileSource,
+    seed: int,
+) -> dict[str, float]:
+    """Compare generated tiles with the validation split, at its class shares.
+
+    Returns:
+        band_mean: mean over bands of |difference of means| / standard deviation of reals.
+        band_std: mean over bands of |log ratio of standard deviations|.
+        correlation: root mean square difference of the band correlation matrices.
+        detail: mean over bands of |log ratio of the power of pixel differences|.
+        overfit: how much more real training tiles seem than validation tiles, as a share of
+            the distance between training and generated tiles (0 none, 1 all).
+    """
+    count = max(1, 200 // len(val))
+    real = val.batch(range(len(val))).image
+    fake = sample(generator, val.labels.repeat(count), seed)
+    real_pixels = real.transpose(0, 1).flatten(1)
+    fake_pixels = fake.transpose(0, 1).flatten(1)
+    real_std, fake_std = real_pixels.std(1), fake_pixels.std(1).clamp_min(1e-9)
+    correlation = torch.corrcoef(real_pixels) - torch.corrcoef(fake_pixels)
+    dice = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(train), generator=dice)[: len(val)]
+    shown = train.batch(some.tolist()).image
+    logits = []
+    for image, label in (
+        (shown, train.labels[some]),
+        (real, val.labels),
+        (fake[: len(val)], val.labels),
+    ):
+        device = next(discriminator.parameters()).device
+        parts = zip(image.split(_BATCH), label.split(_BATCH), strict=True)
+        logit = [critic_logit(discriminator, a.to(device), b.to(device)).cpu() for a, b in parts]
+        logits.append(float(torch.cat(logit).mean()))
+    seen, held_out, generated = logits
+    return {
+        "band_mean": float(((real_pixels.mean(1) - fake_pixels.mean(1)).abs() / real_std).mean()),
+        "band_std": float((fake_std / real_std).log().abs().mean()),
+        "correlation": float(correlation.square().mean().sqrt()),
+        "detail": float((_detail(fake) / _detail(real)).log().abs().mean()),
+        "overfit": (seen - held_out) / max(seen - generated, 1e-6),
+    }
+
+
+def _detail(image: Float[Tensor, "n c h w"]) -> Float[Tensor, " c"]:
+    """Return the mean squared difference of neighbouring pixels a band."""
+    across = image.diff(dim=-1).square().mean((0, 2, 3))
+    down = image.diff(dim=-2).square().mean((0, 2, 3))
+    return (across + down).clamp_min(1e-12)

@@ -1,0 +1,207 @@
+"""Generator and discriminator: small residual networks without normalisation, after R3GAN.
+
+R3GAN is Huang et al., "The GAN is dead; long live the GAN!", NeurIPS 2024. On top of it: a
+latent *map* that enters at one eighth of the tile's side, so that layout comes from the
+latent and not from a learned constant; principal components instead of bands inside the
+networks; a per-patch head beside the whole-tile head, which makes more of few images.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.gan.spectral import SpectralBasis, Unwhiten, Whiten
+from rs_lowconf.settings import GanSettings
+
+EMBEDDING = 64
+
+
+class FilmBlock(nn.Module):
+    """Residual block whose features are scaled and shifted by a style vector.
+
+    The last convolution starts at zero, so the block starts as the identity.
+    """
+
+    def __init__(self, channels: int, style: int) -> None:
+        """Build for a number of channels and the length of the style vector."""
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.film = nn.Linear(style, 2 * channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(
+        self, features: Float[Tensor, "b c h w"], style: Float[Tensor, "b s"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Add the modulated residual."""
+        scale, shift = self.film(style)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.first(F.leaky_relu(features, 0.2))
+        return features + self.second(F.leaky_relu(hidden * (1 + scale) + shift, 0.2))
+
+
+class PlainBlock(nn.Module):
+    """Residual block without conditioning; it starts as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        """Build for a number of channels."""
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Add the residual."""
+        return features + self.second(F.leaky_relu(self.first(F.leaky_relu(features, 0.2)), 0.2))
+
+
+class Generator(nn.Module):
+    """Latents and classes to reflectance: deterministic, no hidden noise; a `TileGenerator`.
+
+    The latent is flat, so that a search needs to know nothing of it: first the global part,
+    which sets appearance together with the class, then the map, which sets layout.
+    """
+
+    def __init__(
+        self,
+        settings: GanSettings,
+        *,
+        bands: BandSpec,
+        classes: tuple[str, ...],
+        tile_size: int,
+        basis: SpectralBasis,
+    ) -> None:
+        """Build for bands, classes and a tile side that is a multiple of 16."""
+        super().__init__()
+        self.bands = bands
+        self.classes = classes
+        self.tile_size = tile_size
+        self._global = settings.latent_global
+        self._map = (settings.latent_map, tile_size // 8, tile_size // 8)
+        self.latent_dim = self._global + math.prod(self._map)
+        half = settings.width
+        quarter, eighth = _eights(1.6 * half), _eights(2.4 * half)
+        style = 2 * EMBEDDING
+        self.embed_class = nn.Embedding(len(classes), EMBEDDING)
+        self.embed_latent = nn.Linear(self._global, EMBEDDING)
+        self.style = nn.Linear(2 * EMBEDDING, style)
+        self.start = nn.Linear(style, eighth)
+        self.spread = nn.Conv2d(self._map[0], eighth, 3, padding=1)
+        self.block8 = FilmBlock(eighth, style)
+        self.to4 = nn.Conv2d(eighth, quarter, 1)
+        self.block4 = FilmBlock(quarter, style)
+        self.to2 = nn.Conv2d(quarter, half, 1)
+        self.block2 = FilmBlock(half, style)
+        self.expand = nn.Conv2d(half, 4 * 16, 3, padding=1)
+        self.draw = nn.Conv2d(16, len(bands), 3, padding=1)
+        self.unwhiten = Unwhiten(basis, bands, tile_size)
+
+    def forward(
+        self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return reflectance."""
+        latent = self.embed_latent(z[:, : self._global])
+        style = torch.cat([self.embed_class(label), latent], dim=1)
+        style = F.leaky_relu(self.style(style), 0.2)
+        layout = z[:, self._global :].unflatten(1, self._map)
+        features = self.spread(layout) + self.start(style)[:, :, None, None]  # b 2.4w s/8 s/8
+        features = self.block8(features, style)
+        features = _double(self.to4(features))  # b 1.6w s/4 s/4
+        features = self.block4(features, style)
+        features = _double(self.to2(features))  # b w s/2 s/2
+        features = self.block2(features, style)
+        # The cheap last stage: pixel-shuffle to full size, one narrow convolution.
+        fine = F.pixel_shuffle(self.expand(F.leaky_relu(features, 0.2)), 2)  # b 16 s s
+        components = self.draw(F.leaky_relu(fine, 0.2))  # b c s s
+        image: Tensor = self.unwhiten(components)
+        return image
+
+
+class Discriminator(nn.Module):
+    """Realism logit of components, as the sum of a whole-tile head and a per-patch head.
+
+    Each head has an unconditional part and a projection on the class (Miyato and Koyama,
+    "cGANs with projection discriminator", ICLR 2018).
+    """
+
+    def __init__(
+        self,
+        settings: GanSettings,
+        *,
+        bands: BandSpec,
+        classes: tuple[str, ...],
+        tile_size: int,
+        basis: SpectralBasis,
+    ) -> None:
+        """Build for bands, classes and a tile side that is a multiple of 16."""
+        super().__init__()
+        self.bands = bands
+        self.classes = classes
+        self.tile_size = tile_size
+        half = settings.critic_width
+        quarter, eighth, sixteenth = _eights(1.5 * half), _eights(3 * half), _eights(4 * half)
+        self.whiten = Whiten(basis)
+        self.read = nn.Conv2d(4 * len(bands), half, 3, padding=1)
+        self.block2 = PlainBlock(half)
+        self.to4 = nn.Conv2d(half, quarter, 1)
+        self.block4 = PlainBlock(quarter)
+        self.to8 = nn.Conv2d(quarter, eighth, 1)
+        self.block8 = PlainBlock(eighth)
+        self.patch = nn.Conv2d(eighth, 1, 1)
+        self.patch_class = nn.Embedding(len(classes), eighth)
+        self.to16 = nn.Conv2d(eighth, sixteenth, 1)
+        self.block16 = PlainBlock(sixteenth)
+        self.pool = nn.Conv2d(sixteenth, sixteenth, tile_size // 16, groups=sixteenth)
+        self.whole = nn.Linear(sixteenth, 1)
+        self.whole_class = nn.Embedding(len(classes), sixteenth)
+        for table in (self.patch_class, self.whole_class):
+            nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
+
+    def components(
+        self, image: Float[Tensor, "b c h w"], dither: Float[Tensor, "#b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return what the network sees of reflectance.
+
+        Rounding to digital numbers is noise that only real tiles have and that a
+        discriminator finds, so noise is laid over real and generated tiles alike.
+
+        Args:
+            image: reflectance.
+            dither: uniform noise in -0.5 .. 0.5 digital numbers.
+        """
+        components: Tensor = self.whiten(image + dither / self.bands.scale)
+        return components
+
+    def trunk(
+        self, components: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b p v u"], Float[Tensor, "b f"]]:
+        """Return patch features and whole-tile features."""
+        features = self.read(F.pixel_unshuffle(components, 2))  # b w s/2 s/2
+        features = F.avg_pool2d(self.block2(features), 2)
+        features = F.avg_pool2d(self.block4(self.to4(features)), 2)
+        patches = F.leaky_relu(self.block8(self.to8(features)), 0.2)  # b 3w s/8 s/8
+        coarse = self.block16(self.to16(F.avg_pool2d(patches, 2)))  # b 4w s/16 s/16
+        whole = F.leaky_relu(self.pool(F.leaky_relu(coarse, 0.2)).flatten(1), 0.2)
+        return patches, whole
+
+    def forward(
+        self, components: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> Float[Tensor, " b"]:
+        """Return one logit a tile; it has an arbitrary constant a class (relativistic loss)."""
+        patches, whole = self.trunk(components)
+        conditioned = (patches * self.patch_class(label)[:, :, None, None]).sum(1)
+        patch_logit = (self.patch(patches)[:, 0] + conditioned).mean((1, 2))
+        whole_logit = self.whole(whole)[:, 0] + (whole * self.whole_class(label)).sum(1)
+        return patch_logit + whole_logit
+
+
+def _double(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c v u"]:
+    return F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def _eights(channels: float) -> int:
+    """Round up to a multiple of 8: CPU convolutions pad to that anyway."""
+    return 8 * math.ceil(channels / 8)

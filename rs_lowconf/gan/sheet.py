@@ -1,0 +1,111 @@
+"""The sample sheet: real tiles beside generated ones, a row a class, all with one stretch."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from rs_lowconf.bands import NEAR_INFRARED, TRUE_COLOUR, BandSpec
+from rs_lowconf.gan.figures import sample
+from rs_lowconf.gan.networks import Generator
+from rs_lowconf.runs import replacing
+from rs_lowconf.types import TileSource
+
+#: Reflectance shown as white.
+COMPOSITES = {"true_colour": (TRUE_COLOUR, 0.3), "near_infrared": (NEAR_INFRARED, 0.4)}
+_GAP, _MARGIN, _HEADER = 2, 150, 30
+
+
+def write_sheets(
+    folder: Path,
+    generator: Generator,
+    source: TileSource,
+    *,
+    columns: int,
+    seed: int,
+    images: int,
+) -> list[Path]:
+    """Write a PNG a composite, real tiles left and generated ones right.
+
+    Args:
+        folder: where to write `COMPOSITE_IMAGES.png`.
+        generator: draws the right half, with the same latents at every call.
+        source: gives the left half, the first tiles of each class.
+        columns: tiles a class in each half.
+        seed: of the latents.
+        images: training progress, for caption and file name.
+
+    Returns:
+        the files written: composites whose bands are missing are left out; without any, the
+        first band in grey.
+    """
+    per_class = [torch.nonzero(source.labels == k)[:columns, 0] for k in range(len(source.classes))]
+    real = [source.batch(own.tolist()).image for own in per_class]
+    label = torch.arange(len(source.classes)).repeat_interleave(columns)
+    fake = sample(generator, label, seed).split(columns)
+    composites = {
+        name: value
+        for name, value in COMPOSITES.items()
+        if set(value[0]) <= set(source.bands.names)
+    }
+    if not composites:
+        first = source.bands.names[0]
+        composites = {first: ((first, first, first), 0.4)}
+    written = []
+    for name, (bands, white) in composites.items():
+        path = folder / f"{name}_{images:09d}.png"
+        title = f"{name.replace('_', ' ')}, 0 .. {white} reflectance, {images:,} images"
+        rows = [
+            (
+                _row(a, source.bands, bands, white, columns),
+                _row(b, source.bands, bands, white, columns),
+            )
+            for a, b in zip(real, fake, strict=True)
+        ]
+        sheet = _compose(rows, source.classes, title)
+        with replacing(path) as temporary:
+            sheet.save(temporary, format="PNG")
+        written.append(path)
+    return written
+
+
+def _row(
+    image: Float[Tensor, "b c h w"],
+    bands: BandSpec,
+    wanted: tuple[str, ...],
+    white: float,
+    columns: int,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return tiles side by side as bytes, missing ones grey."""
+    picked = image[:, list(bands.index_of(wanted))] / white
+    height, width = picked.shape[2:]
+    row = np.full((height, columns * (width + _GAP), 3), 40, dtype=np.uint8)
+    for number, tile in enumerate(picked):
+        pixels = (tile.clamp(0, 1) * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
+        row[:, number * (width + _GAP) : number * (width + _GAP) + width] = pixels
+    return row
+
+
+def _compose(
+    rows: list[tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]]],
+    classes: tuple[str, ...],
+    title: str,
+) -> Image.Image:
+    height, width = rows[0][0].shape[:2]
+    middle = 16
+    size = (_MARGIN + 2 * width + middle, _HEADER + len(rows) * (height + _GAP))
+    sheet = Image.new("RGB", size, (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    right = _MARGIN + width + middle
+    draw.text((_MARGIN, 8), f"REAL ({title})", fill="black", font=font)
+    draw.text((right, 8), "GENERATED", fill="black", font=font)
+    for number, (real, fake) in enumerate(rows):
+        top = _HEADER + number * (height + _GAP)
+        draw.text((6, top + height // 2 - 8), classes[number], fill="black", font=font)
+        sheet.paste(Image.fromarray(real), (_MARGIN, top))
+        sheet.paste(Image.fromarray(fake), (right, top))
+    return sheet

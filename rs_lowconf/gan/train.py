@@ -1,0 +1,249 @@
+"""Training: the relativistic pairing loss with both zero-centred gradient penalties."""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rs_lowconf.errors import DataError, ModelError
+from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.spectral import spectral_basis
+from rs_lowconf.seeds import forked_rng, seed_of
+from rs_lowconf.settings import GanSettings
+from rs_lowconf.types import Augmentation, TileSource
+
+_BASIS_PIXELS = 200_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What one training step says of itself."""
+
+    images: int
+    """Real tiles shown so far."""
+    critic_loss: float
+    generator_loss: float
+    logit_real: float
+    """Mean logit of the batch's real tiles."""
+    logit_fake: float
+    penalty: float | None
+    """R1 + R2 before weighting; None in steps that leave it out."""
+
+
+class GanTraining:
+    """Networks, weight average and optimisers between steps.
+
+    Every random choice of a step is derived from the run seed and the step's number, so
+    there is no random state to save: a resumed run equals the unbroken one.
+    """
+
+    def __init__(
+        self,
+        settings: GanSettings,
+        source: TileSource,
+        augment: Augmentation,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Start from scratch.
+
+        Raises:
+            DataError: a class has no tile.
+        """
+        self.settings = settings
+        self.seed = seed
+        self.images = 0
+        self._source = source
+        self._augment = augment
+        self._device = device
+        self._by_class = [
+            torch.nonzero(source.labels == label)[:, 0] for label in range(len(source.classes))
+        ]
+        empty = [n for n, own in zip(source.classes, self._by_class, strict=True) if not len(own)]
+        if empty:
+            raise DataError(
+                f"no training tile of class {', '.join(empty)}",
+                remedy="add some, or leave the class out with data.classes",
+            )
+        with forked_rng(seed_of(seed, "gan", "weights")):
+            basis = spectral_basis(_some_pixels(source, seed), settings.whitening)
+            shape = {
+                "bands": source.bands,
+                "classes": source.classes,
+                "tile_size": source.batch([0]).image.shape[-1],
+                "basis": basis,
+            }
+            self.generator = Generator(settings, **shape).to(device)
+            self.discriminator = Discriminator(settings, **shape).to(device)
+        self.average = copy.deepcopy(self.generator).requires_grad_(requires_grad=False)
+        self._optimisers = {
+            "generator": _optimiser(self.generator, settings),
+            "discriminator": _optimiser(self.discriminator, settings),
+        }
+
+    def step(self) -> StepRecord:
+        """Show one batch to the discriminator, then improve the generator on the same batch."""
+        settings, number = self.settings, self.images // self.settings.batch_size
+        rate = self._learning_rate()
+        for optimiser in self._optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        dice = torch.Generator().manual_seed(seed_of(self.seed, "gan", "step", number))
+        label = torch.randint(len(self._by_class), (settings.batch_size,), generator=dice)
+        real = self._real(label, dice)
+        z = torch.randn(settings.batch_size, self.generator.latent_dim, generator=dice)
+        label = label.to(self._device)
+        fake = self.generator(z.to(self._device), label)
+        # One generated batch serves both steps: half the generator's and augmentation's work.
+        seen_real = self._seen(real, dice, number, "real")
+        seen_fake = self._seen(fake, dice, number, "fake")
+
+        both = torch.cat([seen_real, seen_fake.detach()])
+        logits = self.discriminator(both, label.repeat(2))
+        logit_real, logit_fake = logits.chunk(2)
+        critic_loss = F.softplus(logit_fake - logit_real).mean()
+        penalty = None
+        total = critic_loss
+        if number % settings.penalty_every == 0:
+            # The penalty sums over channels, so gamma is scaled from 3 bands to ours.
+            weight = settings.gamma / 2 * 3 / len(self._source.bands) * settings.penalty_every
+            penalty = self._gradient_penalty(both, label.repeat(2)) * 2
+            total = total + weight * penalty
+        self._update("discriminator", total)
+
+        self.discriminator.requires_grad_(requires_grad=False)
+        judged = self.discriminator(seen_fake, label)
+        generator_loss = F.softplus(logit_real.detach() - judged).mean()
+        self._update("generator", generator_loss)
+        self.discriminator.requires_grad_(requires_grad=True)
+
+        self.images += settings.batch_size
+        self._average_weights()
+        return StepRecord(
+            images=self.images,
+            critic_loss=critic_loss.item(),
+            generator_loss=generator_loss.item(),
+            logit_real=logit_real.mean().item(),
+            logit_fake=logit_fake.mean().item(),
+            penalty=None if penalty is None else penalty.item(),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that the next step depends on, as tensors by name."""
+        tensors = {"images": torch.tensor(self.images)}
+        for name, module in self._modules().items():
+            tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+        for name, optimiser in self._optimisers.items():
+            for number, moments in optimiser.state_dict()["state"].items():
+                tensors |= {f"adam.{name}.{number}.{key}": moments[key] for key in moments}
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned.
+
+        Raises:
+            ModelError: the state is of a network with other settings or data.
+        """
+        try:
+            for name, module in self._modules().items():
+                module.load_state_dict(tensors_below(tensors, name))
+        except RuntimeError as error:
+            raise ModelError(
+                "the saved training state is of a generator with other settings or bands",
+                remedy="train in another folder (run.dir), or restore the settings",
+            ) from error
+        for name, optimiser in self._optimisers.items():
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors_below(tensors, f"adam.{name}").items():
+                number, _, part = key.partition(".")
+                moments.setdefault(int(number), {})[part] = value.clone()
+            state = optimiser.state_dict()
+            state["state"] = moments
+            optimiser.load_state_dict(state)
+        self.images = int(tensors["images"])
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "average": self.average,
+        }
+
+    def _learning_rate(self) -> float:
+        done = min(self.images / self.settings.images, 1.0)
+        low = self.settings.final_rate
+        share = low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
+        return self.settings.learning_rate * share
+
+    def _real(self, label: Int[Tensor, " b"], dice: torch.Generator) -> Float[Tensor, "b c h w"]:
+        """Return a random training tile of each class in `label`: classes are balanced."""
+        chosen = []
+        for one in label.tolist():
+            own = self._by_class[one]
+            chosen.append(int(own[torch.randint(len(own), (1,), generator=dice)]))
+        return self._source.batch(chosen).image.to(self._device)
+
+    def _seen(
+        self, image: Float[Tensor, "b c h w"], dice: torch.Generator, number: int, kind: str
+    ) -> Float[Tensor, "b c h w"]:
+        """Return what the discriminator is shown: dithered, augmented components."""
+        dither = torch.rand(image.shape, generator=dice).to(self._device) - 0.5
+        augmented = self._augment(image, seed_of(self.seed, "gan", "augment", kind, number))
+        components: Tensor = self.discriminator.components(augmented, dither)
+        return components
+
+    def _gradient_penalty(
+        self, components: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean squared gradient norm; on real and fake halves it is (R1 + R2) / 2."""
+        leaf = components.detach().requires_grad_()
+        logit = self.discriminator(leaf, label).sum()
+        (gradient,) = torch.autograd.grad(logit, leaf, create_graph=True)
+        return gradient.square().sum((1, 2, 3)).mean()
+
+    def _update(self, name: str, loss: Float[Tensor, ""]) -> None:
+        optimiser = self._optimisers[name]
+        optimiser.zero_grad(set_to_none=True)
+        # torch leaves backward untyped.
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+    @torch.no_grad()
+    def _average_weights(self) -> None:
+        """Let the average follow with the set half-life; faster at first, from no images."""
+        half_life = min(self.settings.ema_images, max(self.images, 1) / 4)
+        keep = 0.5 ** (self.settings.batch_size / half_life)
+        pairs = zip(self.average.parameters(), self.generator.parameters(), strict=True)
+        for slow, fast in pairs:
+            slow.lerp_(fast, 1 - keep)
+
+
+def train(training: GanTraining) -> Iterator[StepRecord]:
+    """Yield a record after each step until the set number of images has been shown."""
+    while training.images < training.settings.images:
+        yield training.step()
+
+
+def _optimiser(module: nn.Module, settings: GanSettings) -> torch.optim.Adam:
+    return torch.optim.Adam(module.parameters(), lr=settings.learning_rate, betas=(0.0, 0.99))
+
+
+def tensors_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix.`, without it."""
+    start = prefix + "."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+
+def _some_pixels(source: TileSource, seed: int) -> Float[Tensor, "n c"]:
+    """Return pixels of random tiles, enough to fit the spectral basis."""
+    dice = torch.Generator().manual_seed(seed_of(seed, "gan", "basis"))
+    tiles = torch.randperm(len(source), generator=dice)[:1000].tolist()
+    pixels = source.batch(tiles).image.permute(0, 2, 3, 1).flatten(0, 2)
+    chosen = torch.randint(len(pixels), (min(_BASIS_PIXELS, len(pixels)),), generator=dice)
+    return pixels[chosen]
