@@ -114,11 +114,17 @@ def augmentation(settings: AugmentSettings) -> Augmentation:
     p = settings.probability
     steps: list[Any] = []
     if settings.flip:
-        steps += [ka.RandomHorizontalFlip(p=0.5), ka.RandomVerticalFlip(p=0.5), RandomTranspose(p=0.5)]
+        steps += [
+            ka.RandomHorizontalFlip(p=0.5),
+            ka.RandomVerticalFlip(p=0.5),
+            RandomTranspose(p=0.5),
+        ]
     if settings.shift > 0:
         steps.append(RandomShift(settings.shift, p=p))
     if settings.zoom > 1:
-        zoom = ka.RandomAffine(degrees=0.0, scale=(1.0, settings.zoom), padding_mode="reflection", p=p)
+        zoom = ka.RandomAffine(
+            degrees=0.0, scale=(1.0, settings.zoom), padding_mode="reflection", p=p
+        )
         steps.append(zoom)
     if settings.brightness > 0 or settings.band_gain > 0:
         steps.append(RandomGain(settings.brightness, settings.band_gain, p=p))

@@ -264,10 +264,16 @@ def _ranked_split(root: Path, settings: DataSettings, split: Split) -> frozenset
     chosen: list[Path] = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         files = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
-        files.sort(key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest())
+        files.sort(
+            key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()
+        )
         test = round(settings.test_share * len(files))
         val = round(settings.val_share * len(files))
-        parts = {"test": files[:test], "val": files[test : test + val], "train": files[test + val :]}
+        parts = {
+            "test": files[:test],
+            "val": files[test : test + val],
+            "train": files[test + val :],
+        }
         chosen += parts[split]
     return frozenset(chosen)
 

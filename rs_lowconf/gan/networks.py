@@ -96,6 +96,11 @@ class Generator(nn.Module):
         self.to2 = nn.Conv2d(quarter, half, 1)
         self.block2 = FilmBlock(half, style)
         self.expand = nn.Conv2d(half, 4 * 16, 3, padding=1)
+        with torch.no_grad():
+            # The four pixels that a shuffle interleaves start alike, or the first ten
+            # thousand images are spent on unlearning a lattice (ICNR, Aitken et al. 2017).
+            for part in self.expand.parameters():
+                part.copy_(part[::4].repeat_interleave(4, dim=0))
         self.draw = nn.Conv2d(16, len(bands), 3, padding=1)
         self.unwhiten = Unwhiten(basis, bands, tile_size)
 
