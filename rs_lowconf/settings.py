@@ -126,7 +126,8 @@ class TargetSettings(Section):
     level: Level = "L1C"
     """Foreign targets: the processing level that the model was made for."""
     input: Literal["reflectance", "digital_numbers"] = "reflectance"
-    """Foreign targets: what the model reads, before `mean` and `std`."""
+    """Foreign targets: what the model reads, before `mean` and `std`; digital numbers are
+    10 000 times reflectance, without the offset of processing baseline 04.00."""
     mean: tuple[float, ...] | None = None
     """Foreign targets: subtracted per band (or one value for all), in the unit of `input`."""
     std: tuple[float, ...] | None = None
@@ -180,7 +181,7 @@ class GanSettings(Section):
     learning_rate: PositiveFloat = 2e-4
     final_rate: float = Field(default=0.25, gt=0.0, le=1.0)
     """The learning rate falls along a cosine to this share of its first value."""
-    gamma: PositiveFloat = 2.0
+    gamma: PositiveFloat = 100.0
     """Weight of the R1 and R2 gradient penalties, before scaling by 3 / bands."""
     penalty_every: PositiveInt = 8
     """The penalties are computed every so many steps, with their weight times as large."""
@@ -217,12 +218,10 @@ class SearchSettings(Section):
     """Steps after which a latent that found nothing is given up."""
     realism_weight: NonNegativeFloat = 1.0
     """Weight of the realism penalty in the energy."""
-    prior_weight: NonNegativeFloat = 1.0
-    """Weight of the latent's negative log prior density, per dimension, in the energy."""
     false_rejection: float = Field(default=0.05, gt=0.0, lt=0.5)
     """Share of held-out real tiles that the realism gate may reject."""
     prior_tail: float = Field(default=0.01, gt=0.0, lt=0.5)
-    """Latents outside the central 1 - prior_tail of the prior's norm are not accepted."""
+    """Each latent is kept inside the central 1 - prior_tail of the prior's norm."""
     baseline_evaluations: NonNegativeInt = 2_000
     """Random latents evaluated under the same gate for comparison; 0 leaves the baseline out."""
 

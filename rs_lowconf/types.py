@@ -89,7 +89,8 @@ class TileGenerator(Protocol):
     bands: BandSpec
     classes: tuple[str, ...]
     tile_size: int
-    latent_dim: int
+    latent_parts: tuple[int, ...]
+    """Lengths of the latent's independent parts, in order; each is a standard normal."""
 
     def __call__(
         self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"]

@@ -66,7 +66,7 @@ def fit_realism(
     device = next(generator.parameters()).device
     real, fake = [], []
     label = source.labels[chosen]
-    for part in chosen.split(_BATCH):
+    for part in torch.split(chosen, _BATCH):
         batch_label = source.labels[part].to(device)
         image = source.batch(part.tolist()).image.to(device)
         z = torch.randn(len(part), generator.latent_dim, generator=dice).to(device)

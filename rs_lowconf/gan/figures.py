@@ -18,7 +18,7 @@ def sample(generator: Generator, label: Int[Tensor, " n"], seed: int) -> Float[T
     dice = torch.Generator().manual_seed(seed_of(seed, "gan", "sample"))
     z = torch.randn(len(label), generator.latent_dim, generator=dice)
     device = next(generator.parameters()).device
-    parts = zip(z.split(_BATCH), label.split(_BATCH), strict=True)
+    parts = zip(torch.split(z, _BATCH), torch.split(label, _BATCH), strict=True)
     return torch.cat([generator(a.to(device), b.to(device)).cpu() for a, b in parts])
 
 
@@ -57,7 +57,7 @@ def figures(
         (fake[: len(val)], val.labels),
     ):
         device = next(discriminator.parameters()).device
-        parts = zip(image.split(_BATCH), label.split(_BATCH), strict=True)
+        parts = zip(torch.split(image, _BATCH), torch.split(label, _BATCH), strict=True)
         logit = [critic_logit(discriminator, a.to(device), b.to(device)).cpu() for a, b in parts]
         logits.append(float(torch.cat(logit).mean()))
     seen, held_out, generated = logits

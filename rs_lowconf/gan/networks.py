@@ -40,7 +40,9 @@ class FilmBlock(nn.Module):
         """Add the modulated residual."""
         scale, shift = self.film(style)[:, :, None, None].chunk(2, dim=1)
         hidden = self.first(F.leaky_relu(features, 0.2))
-        return features + self.second(F.leaky_relu(hidden * (1 + scale) + shift, 0.2))
+        modulated = F.leaky_relu(hidden * (1 + scale) + shift, 0.2)
+        residual: Tensor = self.second(modulated)
+        return features + residual
 
 
 class PlainBlock(nn.Module):
@@ -55,7 +57,9 @@ class PlainBlock(nn.Module):
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Add the residual."""
-        return features + self.second(F.leaky_relu(self.first(F.leaky_relu(features, 0.2)), 0.2))
+        hidden = self.first(F.leaky_relu(features, 0.2))
+        residual: Tensor = self.second(F.leaky_relu(hidden, 0.2))
+        return features + residual
 
 
 class Generator(nn.Module):
@@ -81,7 +85,7 @@ class Generator(nn.Module):
         self.tile_size = tile_size
         self._global = settings.latent_global
         self._map = (settings.latent_map, tile_size // 8, tile_size // 8)
-        self.latent_dim = self._global + math.prod(self._map)
+        self.latent_parts = (self._global, math.prod(self._map))
         half = settings.width
         quarter, eighth = _eights(1.6 * half), _eights(2.4 * half)
         style = 2 * EMBEDDING
@@ -104,6 +108,11 @@ class Generator(nn.Module):
         self.draw = nn.Conv2d(16, len(bands), 3, padding=1)
         self.unwhiten = Unwhiten(basis, bands, tile_size)
 
+    @property
+    def latent_dim(self) -> int:
+        """Return the length of the whole latent."""
+        return sum(self.latent_parts)
+
     def forward(
         self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
@@ -111,7 +120,7 @@ class Generator(nn.Module):
         latent = self.embed_latent(z[:, : self._global])
         style = torch.cat([self.embed_class(label), latent], dim=1)
         style = F.leaky_relu(self.style(style), 0.2)
-        layout = z[:, self._global :].unflatten(1, self._map)
+        layout = z[:, self._global :].reshape(-1, *self._map)
         features = self.spread(layout) + self.start(style)[:, :, None, None]  # b 2.4w s/8 s/8
         features = self.block8(features, style)
         features = _double(self.to4(features))  # b 1.6w s/4 s/4
@@ -200,7 +209,8 @@ class Discriminator(nn.Module):
         conditioned = (patches * self.patch_class(label)[:, :, None, None]).sum(1)
         patch_logit = (self.patch(patches)[:, 0] + conditioned).mean((1, 2))
         whole_logit = self.whole(whole)[:, 0] + (whole * self.whole_class(label)).sum(1)
-        return patch_logit + whole_logit
+        logit: Tensor = patch_logit + whole_logit
+        return logit
 
 
 def _double(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c v u"]:

@@ -45,7 +45,7 @@ def write_sheets(
     per_class = [torch.nonzero(source.labels == k)[:columns, 0] for k in range(len(source.classes))]
     real = [source.batch(own.tolist()).image for own in per_class]
     label = torch.arange(len(source.classes)).repeat_interleave(columns)
-    fake = sample(generator, label, seed).split(columns)
+    fake = torch.split(sample(generator, label, seed), columns)
     composites = {
         name: value
         for name, value in COMPOSITES.items()

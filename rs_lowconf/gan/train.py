@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -73,7 +74,7 @@ class GanTraining:
             )
         with forked_rng(seed_of(seed, "gan", "weights")):
             basis = spectral_basis(_some_pixels(source, seed), settings.whitening)
-            shape = {
+            shape: dict[str, Any] = {
                 "bands": source.bands,
                 "classes": source.classes,
                 "tile_size": source.batch([0]).image.shape[-1],

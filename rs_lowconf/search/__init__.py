@@ -1,0 +1,1 @@
+"""Search of the latent space for realistic tiles that the target is unsure of."""

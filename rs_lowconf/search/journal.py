@@ -1,0 +1,120 @@
+"""What a search has done so far, on disk, so that an interrupted one goes on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rs_lowconf.errors import ModelError, SettingsError
+from rs_lowconf.runs import output_errors, read_checkpoint, write_checkpoint, write_json, write_text
+from rs_lowconf.search.loop import Found, Outcome, Trajectory
+
+KIND = "found tile"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """What an earlier run left."""
+
+    trajectories: dict[int, Trajectory]
+    """By seed: all seeds from 0 up to their number."""
+    seconds: float
+    """Time that run had spent when it wrote its last trajectory."""
+
+
+class Journal:
+    """A folder with a line a trajectory and a file a found tile."""
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
+        """Open or create the journal of a search with these settings and models.
+
+        Raises:
+            SettingsError: the folder holds a search with other settings or models.
+        """
+        self._folder = folder
+        self._lines = folder / "journal.jsonl"
+        about = folder / "journal.json"
+        if about.exists():
+            before = json.loads(about.read_text(encoding="utf-8"))
+            now = json.loads(json.dumps(dict(fingerprint)))
+            changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+            if changed:
+                raise SettingsError(
+                    f"{folder} holds an unfinished search with other {', '.join(changed)}",
+                    remedy="restore them, give this run another --name, or delete the folder",
+                )
+        else:
+            write_json(about, fingerprint)
+
+    def read(self) -> Past:
+        """Return the trajectories written so far; a torn last line is dropped."""
+        trajectories: dict[int, Trajectory] = {}
+        seconds = 0.0
+        if self._lines.exists():
+            for line in self._lines.read_text(encoding="utf-8").splitlines(keepends=True):
+                if not line.endswith("\n"):
+                    break
+                values = json.loads(line)
+                spent = values.pop("seconds")
+                try:
+                    trajectory = self._trajectory(values)
+                except ModelError:
+                    # Its tile did not reach the disk before the crash: searched again.
+                    break
+                trajectories[trajectory.seed_id] = trajectory
+                seconds = spent
+            self._rewrite(len(trajectories))
+        return Past(trajectories=trajectories, seconds=seconds)
+
+    def write(self, trajectory: Trajectory, seconds: float) -> None:
+        """Append a trajectory, its tile first.
+
+        Args:
+            trajectory: the next one in seed order.
+            seconds: time spent by the whole search so far.
+        """
+        if trajectory.found is not None:
+            found = trajectory.found
+            write_checkpoint(
+                self._found_path(trajectory.seed_id),
+                KIND,
+                {"z": found.z, "pixels": found.pixels, "log_probability": found.log_probability},
+                {"realism": found.realism, "confidence_before": found.confidence_before},
+            )
+        values = {
+            "seed_id": trajectory.seed_id,
+            "label": trajectory.label,
+            "outcome": trajectory.outcome.value,
+            "steps": trajectory.steps,
+            "evaluations": trajectory.evaluations,
+            "flips": trajectory.flips,
+            "confidence": trajectory.confidence,
+            "realism": trajectory.realism,
+            "seconds": seconds,
+        }
+        with output_errors(self._lines), self._lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def _trajectory(self, values: dict[str, Any]) -> Trajectory:
+        outcome = Outcome(values.pop("outcome"))
+        found = None
+        if outcome is Outcome.FOUND:
+            tensors, header = read_checkpoint(self._found_path(values["seed_id"]), KIND)
+            found = Found(
+                z=tensors["z"],
+                pixels=tensors["pixels"],
+                log_probability=tensors["log_probability"],
+                realism=header["realism"],
+                confidence_before=header["confidence_before"],
+            )
+        return Trajectory(outcome=outcome, found=found, **values)
+
+    def _found_path(self, seed_id: int) -> Path:
+        return self._folder / "found" / f"{seed_id:08d}.safetensors"
+
+    def _rewrite(self, count: int) -> None:
+        """Keep the first `count` lines, so that the next one starts on a line of its own."""
+        lines = self._lines.read_text(encoding="utf-8").splitlines(keepends=True)
+        if len(lines) > count:
+            write_text(self._lines, "".join(lines[:count]))
