@@ -1,1 +1,158 @@
-"""`rslow data`."""
+"""`rslow data check`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from rs_lowconf.bands import RESOLUTION_M
+from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
+from rs_lowconf.cli.progress import progress
+from rs_lowconf.errors import DataError
+
+if TYPE_CHECKING:
+    from rs_lowconf.data.check import CheckReport
+
+_PLAIN_WIDTH = 100
+_FILES_SHOWN = 20
+
+data_app = typer.Typer(help="Look at the tiles.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.callback()
+def _group() -> None:
+    """Keep `check` a word of its own while it is the only command."""
+
+
+@data_app.command()
+def check(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", help="Save the report here, with all files.", show_default="none"),
+    ] = None,
+) -> None:
+    """Read every tile and report what is there and what is wrong, before training on it.
+
+    Ends with exit code 4 when a class lacks tiles or a file cannot be used, unless
+    data.skip_bad leaves such files out.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.data.check import Tally, check_files, list_splits
+    from rs_lowconf.runs import write_json
+
+    listings = list_splits(settings.data)
+    tally = Tally(settings.data, listings)
+    total = sum(len(listing.files) for listing in listings)
+    with progress("checking tiles", total) as bar:
+        for done, record in enumerate(check_files(settings.data, listings), start=1):
+            tally.add(record)
+            bar.update(done)
+    report = tally.report()
+    _show(report, settings.data.root)
+    if json is not None:
+        write_json(json, report.to_json())
+        print(f"Saved as {json}.")
+    _judge(report, skip_bad=settings.data.skip_bad)
+
+
+def _judge(report: "CheckReport", *, skip_bad: bool) -> None:
+    """Raise what training would raise on these data."""
+    bad = sum(report.unusable.values())
+    if bad and not skip_bad:
+        raise DataError(
+            f"{bad:,} files cannot be used, see above",
+            remedy="mend or remove them, or leave them out with data.skip_bad=true",
+        )
+    if any(0 in counts for counts in report.usable.values()):
+        raise DataError(
+            "a split lacks a class, see above",
+            remedy="add tiles, or name the classes to use in data.classes",
+        )
+
+
+def _show(report: "CheckReport", root: Path) -> None:
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(markup=False, highlight=False, emoji=False, width=_PLAIN_WIDTH)
+    good = sum(sum(counts) for counts in report.usable.values())
+    bad = sum(report.unusable.values())
+    console.print(f"{good + bad:,} tiles in {root}: {good:,} can be used, {bad:,} cannot.\n")
+    _table(console, "Usable tiles by class and split", "lrrrr", _counts(report))
+    if report.bands is not None:
+        bands = report.bands
+        offset = f"{bands.dn_offset:+g}" if bands.dn_offset else "+ 0"
+        title = f"{bands.level} reflectance = (digital number {offset}) / {bands.scale:g}"
+        _table(console, title, "lrrrrrr", _ranges(report))
+    _table(console, "Format", "ll", _format(report))
+    _findings(console, report)
+
+
+def _counts(report: "CheckReport") -> Iterable[Sequence[str]]:
+    yield "class", *report.usable, "all"
+    for name, *counts in zip(report.classes, *report.usable.values(), strict=True):
+        yield name, *(f"{n:,}" for n in (*counts, sum(counts)))
+    sums = [sum(counts) for counts in report.usable.values()]
+    yield "all", *(f"{n:,}" for n in (*sums, sum(sums)))
+    if any(report.unusable.values()):
+        bad = [*report.unusable.values()]
+        yield "(cannot be used)", *(f"{n:,}" for n in (*bad, sum(bad)))
+
+
+def _ranges(report: "CheckReport") -> Iterable[Sequence[str]]:
+    yield "band", "native", "min", "1 %", "median", "99 %", "max"
+    for name, own in report.ranges.items():
+        values = (own.minimum, own.p1, own.median, own.p99, own.maximum)
+        yield name, f"{RESOLUTION_M[name]} m", *(f"{value:.4f}" for value in values)
+
+
+def _format(report: "CheckReport") -> Iterable[Sequence[str]]:
+    yield "", "(number of tiles)"
+    yield "tile size", _listed(report.sizes)
+    if report.pixel_size:
+        low, high = (f"{side:.4g}" for side in report.pixel_size)
+        yield "pixel size", f"{low} to {high} in the unit of the CRS"
+    yield "data type", _listed(report.dtypes)
+    yield "CRS", _listed(report.crs)
+    yield "nodata", f"{report.nodata_share:.2%} of the pixels, in {report.nodata_tiles:,} tiles"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.items()) or "unknown"
+
+
+def _table(console: Console, title: str, alignment: str, rows: Iterable[Sequence[str]]) -> None:
+    heads, *body = rows
+    # Off a terminal no lines: columns that grep, cut and a diff can read.
+    table = Table(box=SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+    for head, side in zip(heads, alignment, strict=True):
+        table.add_column(
+            head, justify="right" if side == "r" else "left", no_wrap=side == "r", overflow="fold"
+        )
+    for row in body:
+        table.add_row(*row)
+    console.print(title, style="bold")
+    console.print(Padding(table, (0, 0, 0, 2), expand=False))
+    console.print()
+
+
+def _findings(console: Console, report: "CheckReport") -> None:
+    if not report.findings:
+        console.print("Nothing is wrong.")
+    for finding in report.findings:
+        style = "red" if finding.severity == "error" else "yellow"
+        count = f" ({len(finding.files):,})" if finding.files else ""
+        text = f"{finding.severity.upper()}{count}: {finding.text}"
+        console.print(text, style=style, overflow="fold")
+        for line in finding.files[:_FILES_SHOWN]:
+            console.print(Padding(line, (0, 0, 0, 4), expand=False), overflow="fold")
+        rest = len(finding.files) - _FILES_SHOWN
+        if rest > 0:
+            console.print(f"    and {rest:,} more, all in what --json saves")

@@ -1,30 +1,35 @@
-"""Tile files on disk: which there are, in which split, and how one is read.
+"""Tile files on disk: which there are, of which class, in which split.
 
 Two layouts: `torchgeo.datasets.EuroSAT`, and any folder of class-named subfolders with
 multi-band GeoTIFFs. Both are torchgeo datasets with `samples`, `classes` and items.
 """
 
 import hashlib
+import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import rasterio
-import torch
-from jaxtyping import Float
-from rasterio.errors import RasterioError
-from torch import Tensor
 from torchgeo.datasets import DatasetNotFoundError, EuroSAT, NonGeoClassificationDataset
 
-from rs_lowconf.bands import EUROSAT_ORDER, BandSpec, canonical_name
-from rs_lowconf.errors import DataError
+from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import Grid
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SUFFIXES = (".tif", ".tiff")
+
+#: Settings that only one kind of data reads; the other kind refuses them.
+_READ_BY = {
+    "download": "eurosat",
+    "file_bands": "folder",
+    "level": "folder",
+    "val_share": "folder",
+    "test_share": "folder",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,258 +43,236 @@ class TileFile:
     """Index into the class list."""
 
 
-class FolderDataset(NonGeoClassificationDataset):  # type: ignore[misc]
+def _samples_of_any_class(
+    directory: str,
+    class_to_idx: dict[str, int],
+    extensions: tuple[str, ...] | None = None,
+    is_valid_file: Any = None,
+    allow_empty: bool = True,  # noqa: ARG001
+) -> list[tuple[str, int]]:
+    """List as torchvision does, but leave a class without files for the caller to report."""
+    samples: list[tuple[str, int]] = NonGeoClassificationDataset.make_dataset(
+        directory, class_to_idx, extensions, is_valid_file, allow_empty=True
+    )
+    return samples
+
+
+class EuroSATSplit(EuroSAT):
+    """torchgeo's EuroSAT with the wanted classes in the wanted order."""
+
+    make_dataset = staticmethod(_samples_of_any_class)
+
+    def __init__(self, root: Path, settings: DataSettings, split: Split) -> None:
+        """List the files of a split, downloading the data when asked to."""
+        self._wanted = settings.classes
+        super().__init__(root=str(root), split=split, download=settings.download, checksum=True)
+        self.list_path = root / self.split_filenames[split]
+        self.id_root = Path(self.root)
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """Return the wanted classes and their indices."""
+        return _chosen([Path(directory)], self._wanted)
+
+
+class FolderSplit(NonGeoClassificationDataset):
     """Class-named subfolders of multi-band GeoTIFFs, read with their bands in file order."""
+
+    samples: list[tuple[str, int]]
+    make_dataset = staticmethod(_samples_of_any_class)
 
     def __init__(self, root: Path, settings: DataSettings, split: Split) -> None:
         """List the files of a split.
 
-        Subfolders `train`, `val` and `test` are the splits when all three exist. Otherwise
-        each class's files are ranked by the SHA-256 of their name and the first shares
-        become test and validation: the same on every machine, and every class in each.
+        Subfolders `train`, `val` and `test` are the splits when they exist. Otherwise each
+        class's files are ranked by the SHA-256 of their name and the first shares become
+        test and validation: the same on every machine, and every class in each.
 
         Raises:
-            DataError: the folder is missing, or a class has no file in the split.
+            DataError: only some of the three subfolders exist.
         """
-        self._classes = settings.classes
-        given = all((root / name).is_dir() for name in SPLITS)
-        chosen = None if given else _ranked_split(root, settings, split)
-        try:
-            super().__init__(
-                root=str(root / split if given else root),
-                loader=_read_channels_last,
-                is_valid_file=lambda path: (
-                    Path(path).suffix.lower() in SUFFIXES
-                    and (chosen is None or Path(path) in chosen)
-                ),
-            )
-        except FileNotFoundError as error:
+        given = [name for name in SPLITS if (root / name).is_dir()]
+        if given and len(given) < len(SPLITS):
             raise DataError(
-                f"the {split} split of {root}: {error}",
-                expected="subfolders named after the classes, holding GeoTIFFs",
-            ) from error
+                f"{root} has subfolders {', '.join(given)} only",
+                expected="train, val and test, or none of them",
+                remedy="add the missing ones, or remove that level to have the files split by hash",
+            )
+        self._wanted = settings.classes
+        # A class that one split lacks must not shift the class indices of that split.
+        self._class_folders = [root / name for name in given] or [root]
+        super().__init__(
+            root=str(root / split if given else root),
+            loader=_read_channels_last,
+            is_valid_file=lambda path: Path(path).suffix.lower() in SUFFIXES,
+        )
+        self.id_root = root
+        if not given:
+            self.samples = self.imgs = _hashed_split(self.samples, root, settings, split)
+            self.targets = [label for _, label in self.samples]
 
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        """Return the wanted classes in the wanted order; all subfolders when none are named."""
-        found, index = super().find_classes(directory)
-        if self._classes is None:
-            return found, index
-        unknown = sorted(set(self._classes) - set(found))
-        if unknown:
-            raise _unknown_classes(unknown, found)
-        return list(self._classes), {name: i for i, name in enumerate(self._classes)}
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:  # noqa: ARG002
+        """Return the wanted classes and their indices, the same in every split."""
+        return _chosen(self._class_folders, self._wanted)
 
 
-def open_dataset(settings: DataSettings, split: Split) -> EuroSAT | FolderDataset:
+def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderSplit:
     """Open a split through torchgeo, downloading EuroSAT when asked to.
 
     Raises:
+        SettingsError: a setting is given that this kind of data does not read.
         DataError: there is no such data set, or it lacks a wanted class.
     """
+    _refuse_idle(settings)
     root = settings.root.expanduser()
     if not root.is_dir() and not settings.download:
         raise DataError(
             f"data folder {root} does not exist",
-            remedy="set data.root to the folder that holds the tiles, or data.download=true",
+            remedy="set data.root to the folder that holds the tiles"
+            + (", or data.download=true" if settings.kind == "eurosat" else ""),
         )
     if settings.kind == "folder":
-        return FolderDataset(root, settings, split)
+        return FolderSplit(root, settings, split)
     try:
-        dataset = EuroSAT(root=str(root), split=split, download=settings.download, checksum=True)
+        return EuroSATSplit(root, settings, split)
     except DatasetNotFoundError as error:
         raise DataError(
             f"{root} holds no EuroSAT ({split} split)",
-            expected="eurosat-*.txt and ds/images/… as torchgeo lays them out",
+            expected=f"{EuroSAT.split_filenames[split]} and {EuroSAT.base_dir}/CLASS/*.tif in it",
             remedy="set data.download=true, or data.kind=folder for class-named subfolders",
         ) from error
-    return dataset
-
-
-def class_names(settings: DataSettings, dataset: EuroSAT | FolderDataset) -> tuple[str, ...]:
-    """Return the classes in use, in order.
-
-    Raises:
-        DataError: a wanted class is not in the data set.
-    """
-    if settings.classes is None:
-        return tuple(dataset.classes)
-    unknown = sorted(set(settings.classes) - set(dataset.classes))
-    if unknown:
-        raise _unknown_classes(unknown, dataset.classes)
-    return settings.classes
-
-
-def list_files(
-    settings: DataSettings, dataset: EuroSAT | FolderDataset
-) -> tuple[tuple[int, TileFile], ...]:
-    """Return the dataset's index and file of every tile of a class in use."""
-    classes = class_names(settings, dataset)
-    root = Path(dataset.root)
-    listed = []
-    for index, (name, label) in enumerate(dataset.samples):
-        if dataset.classes[label] in classes:
-            path = Path(name)
-            file = TileFile(
-                path=path,
-                tile_id=path.relative_to(root).with_suffix("").as_posix(),
-                label=classes.index(dataset.classes[label]),
-            )
-            listed.append((index, file))
-    return tuple(listed)
-
-
-def band_spec(settings: DataSettings, profile: "FileProfile") -> BandSpec:
-    """Describe the bands of a file as it lies on disk.
-
-    Raises:
-        DataError: the file names other bands than the settings, or nobody names them.
-    """
-    names: tuple[str, ...] | None
-    if settings.kind == "eurosat":
-        names, level = EUROSAT_ORDER, "L1C"
-    else:
-        names, level = settings.file_bands, settings.level
-        described = profile.band_names()
-        if names is not None and described is not None:
-            wanted = tuple(canonical_name(name) for name in names)
-            if wanted != described:
-                raise DataError(
-                    f"{profile.path} names its bands {' '.join(described)}",
-                    expected=f"{' '.join(wanted)}, as data.file_bands says",
-                    remedy="drop data.file_bands (the files' own names are used) or mend the files",
-                )
-        names = described or names
-    if names is None:
+    except zipfile.BadZipFile as error:
         raise DataError(
-            f"{profile.path} does not name its {profile.count} bands",
-            expected="a band description each, such as B04",
-            remedy="list their order in data.file_bands",
-        )
-    if len(names) != profile.count:
-        raise DataError(
-            f"{profile.path} has {profile.count} bands", expected=f"{len(names)}: {' '.join(names)}"
-        )
-    return BandSpec(names=names, level=level, scale=settings.scale, dn_offset=settings.dn_offset)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileProfile:
-    """What a GeoTIFF says of itself."""
-
-    path: Path
-    count: int
-    height: int
-    width: int
-    dtype: str
-    nodata: float | None
-    descriptions: tuple[str | None, ...]
-    grid: Grid | None
-
-    def band_names(self) -> tuple[str, ...] | None:
-        """Return canonical names, or None when a band has no description.
-
-        Raises:
-            DataError: a description is no Sentinel-2 band.
-        """
-        if any(not name for name in self.descriptions):
-            return None
-        return tuple(canonical_name(name or "") for name in self.descriptions)
-
-
-def read_profile(path: Path) -> FileProfile:
-    """Read a GeoTIFF's header.
-
-    Raises:
-        DataError: the file cannot be opened as a raster.
-    """
-    try:
-        with rasterio.open(path) as file:
-            grid = None
-            if file.crs is not None:
-                authority = file.crs.to_authority()
-                crs = ":".join(authority) if authority else file.crs.to_wkt()
-                grid = Grid(crs=crs, transform=tuple(file.transform)[:6])
-            return FileProfile(
-                path=path,
-                count=file.count,
-                height=file.height,
-                width=file.width,
-                dtype=file.dtypes[0],
-                nodata=file.nodata,
-                descriptions=tuple(file.descriptions),
-                grid=grid,
-            )
-    except (RasterioError, OSError) as error:
-        raise DataError(f"{path} cannot be opened: {_one_line(error)}") from error
-
-
-def read_pixels(dataset: EuroSAT | FolderDataset, index: int, path: Path) -> Float[Tensor, "c h w"]:
-    """Read a tile's digital numbers through torchgeo, all bands in file order.
-
-    Raises:
-        DataError: the file is truncated or no raster.
-    """
-    try:
-        image: Tensor = dataset[index]["image"]
-    except (RasterioError, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read: {_one_line(error)}",
-            remedy="replace the file, or leave it out with data.skip_bad=true",
+            f"{root / EuroSAT.filename} is damaged",
+            remedy="delete it and set data.download=true",
         ) from error
-    return image
+    except (OSError, RuntimeError) as error:
+        if not settings.download:
+            raise
+        # torchgeo says RuntimeError when the checksum of what it fetched is wrong.
+        raise DataError(
+            f"EuroSAT could not be downloaded to {root}: {' '.join(str(error).split())}",
+            remedy="try again, or fetch it by hand and set data.download=false",
+        ) from error
 
 
-def problems_of(pixels: Float[Tensor, "c h w"], settings: DataSettings) -> list[str]:
-    """Say in words why a tile cannot be used; empty when it can."""
-    side = settings.tile_size
-    height, width = pixels.shape[1:]
-    problems = []
-    if (height, width) != (side, side):
-        problems.append(f"is {height} x {width} pixels, expected {side} x {side} (data.tile_size)")
-    unreal = int((~torch.isfinite(pixels)).any(dim=0).sum())
-    if unreal:
-        problems.append(f"has NaN or infinity in {unreal} pixels")
-    empty = float((pixels == 0).all(dim=0).float().mean())
-    if empty == 1.0:
-        problems.append("is nodata (0 in every band) everywhere")
-    elif empty > settings.max_nodata:
-        problems.append(
-            f"has {empty:.1%} nodata pixels, expected at most {settings.max_nodata:.1%} "
-            "(data.max_nodata)"
+def list_files(dataset: EuroSATSplit | FolderSplit) -> tuple[TileFile, ...]:
+    """Return the file of every tile, in the order of the dataset's indices.
+
+    Raises:
+        DataError: two files would have the same tile name.
+    """
+    files = tuple(
+        TileFile(
+            path=Path(path),
+            tile_id=Path(path).relative_to(dataset.id_root).with_suffix("").as_posix(),
+            label=label,
         )
-    return problems
+        for path, label in dataset.samples
+    )
+    seen: dict[str, Path] = {}
+    for file in files:
+        other = seen.setdefault(file.tile_id, file.path)
+        if other is not file.path:
+            raise DataError(
+                f"{other} and {file.path} differ only in their suffix",
+                remedy="rename or remove one",
+            )
+    return files
 
 
-def _ranked_split(root: Path, settings: DataSettings, split: Split) -> frozenset[Path]:
-    chosen: list[Path] = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        files = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
-        files.sort(
-            key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()
+def require_every_class(
+    files: Iterable[TileFile], classes: tuple[str, ...], split: Split, settings: DataSettings
+) -> None:
+    """Make sure that a split has files of each class.
+
+    Raises:
+        DataError: there is none of some class.
+    """
+    present = {file.label for file in files}
+    missing = [name for label, name in enumerate(classes) if label not in present]
+    if missing:
+        raise DataError(
+            f"the {split} split of {settings.root} has no usable tile of {', '.join(missing)}",
+            remedy="add some, or name the classes to use in data.classes; "
+            "`rslow data check` shows the counts",
         )
-        test = round(settings.test_share * len(files))
-        val = round(settings.val_share * len(files))
-        parts = {
-            "test": files[:test],
-            "val": files[test : test + val],
-            "train": files[test + val :],
+
+
+def absent_files(dataset: EuroSATSplit | FolderSplit) -> int:
+    """Count the files that EuroSAT's list of a split names and the disk lacks.
+
+    torchgeo passes over them in silence, so half an unpacked archive looks like a data set.
+    """
+    if not isinstance(dataset, EuroSATSplit):
+        return 0
+    names = dataset.list_path.read_text(encoding="utf-8").split()
+    on_disk = {path.stem for path in dataset.id_root.rglob("*.tif")}
+    return sum(Path(name).stem not in on_disk for name in names)
+
+
+def _refuse_idle(settings: DataSettings) -> None:
+    for name, kind in _READ_BY.items():
+        value = getattr(settings, name)
+        if kind != settings.kind and value != type(settings).model_fields[name].default:
+            why = "; EuroSAT is L1C" if name == "level" else ""
+            raise SettingsError(
+                f"data.{name}={value} has no effect with data.kind={settings.kind}{why}",
+                remedy=f"remove it, or set data.kind={kind}",
+            )
+
+
+def _chosen(
+    folders: list[Path], wanted: tuple[str, ...] | None
+) -> tuple[list[str], dict[str, int]]:
+    found = sorted(
+        {
+            path.name
+            for folder in folders
+            for path in folder.iterdir()
+            if path.is_dir() and not path.name.startswith(".")
         }
-        chosen += parts[split]
-    return frozenset(chosen)
+    )
+    if not found:
+        raise DataError(
+            f"{folders[0]} has no subfolder",
+            expected="subfolders named after the classes, holding GeoTIFFs",
+        )
+    unknown = sorted(set(wanted or ()) - set(found))
+    if unknown:
+        raise DataError(
+            f"classes {', '.join(unknown)} are unknown",
+            expected=f"some of {', '.join(found)}",
+            remedy="correct data.classes",
+        )
+    classes = list(wanted or found)
+    return classes, {name: label for label, name in enumerate(classes)}
 
 
-def _read_channels_last(path: str) -> np.ndarray[Any, Any]:
+def _hashed_split(
+    samples: list[tuple[str, int]], root: Path, settings: DataSettings, split: Split
+) -> list[tuple[str, int]]:
+    by_class: dict[int, list[str]] = {}
+    for path, label in samples:
+        by_class.setdefault(label, []).append(path)
+    chosen = []
+    for label, paths in by_class.items():
+        ranked = sorted(
+            paths,
+            key=lambda path: hashlib.sha256(
+                Path(path).relative_to(root).as_posix().encode()
+            ).digest(),
+        )
+        test = round(settings.test_share * len(ranked))
+        val = round(settings.val_share * len(ranked))
+        parts = {
+            "test": ranked[:test],
+            "val": ranked[test : test + val],
+            "train": ranked[test + val :],
+        }
+        chosen += [(path, label) for path in parts[split]]
+    return sorted(chosen)
+
+
+def _read_channels_last(path: Any) -> "np.ndarray[Any, Any]":
     with rasterio.open(path) as file:
         return np.moveaxis(file.read(), 0, -1)
-
-
-def _unknown_classes(unknown: list[str], found: list[str]) -> DataError:
-    return DataError(
-        f"classes {', '.join(unknown)} are unknown",
-        expected=f"some of {', '.join(found)}",
-        remedy="correct data.classes",
-    )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -13,15 +13,18 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.files import (
     Split,
     TileFile,
-    band_spec,
-    class_names,
     list_files,
     open_dataset,
-    problems_of,
-    read_pixels,
-    read_profile,
+    require_every_class,
 )
-from rs_lowconf.errors import DataError
+from rs_lowconf.data.tiles import (
+    TileError,
+    problems_of,
+    read_profile,
+    read_tile,
+    require_same_bands,
+    used_bands,
+)
 from rs_lowconf.settings import DataSettings
 from rs_lowconf.types import Grid, TileBatch
 
@@ -78,51 +81,49 @@ def open_split(settings: DataSettings, split: Split) -> MemorySource:
     """Read a split into memory, its bands selected and ordered by name.
 
     Raises:
-        DataError: a tile cannot be used (unless `skip_bad`), or none is left.
+        SettingsError: a setting has no effect on this kind of data.
+        DataError: a tile cannot be used (unless `skip_bad`), or a class has none.
     """
     dataset = open_dataset(settings, split)
+    classes = tuple(dataset.classes)
+    listed = list_files(dataset)
+    require_every_class(listed, classes, split, settings)
     bands: BandSpec | None = None
-    tiles, files, grids = [], [], []
-    for index, file in list_files(settings, dataset):
+    pixels = np.empty((len(listed), 0, 0, 0), dtype=np.uint16)
+    files: list[TileFile] = []
+    grids: list[Grid | None] = []
+    for index, file in enumerate(listed):
         try:
-            profile = read_profile(file.path)
-            spec = band_spec(settings, profile)
-            used = spec if settings.bands is None else spec.select(settings.bands)
-            bands = bands or used
-            if len(used) != len(bands) or set(used.names) != set(bands.names):
-                raise DataError(
-                    f"{file.path} has bands {' '.join(used.names)}",
-                    expected=f"{' '.join(bands.names)}, as in the files before it",
-                )
-            pixels = read_pixels(dataset, index, file.path)
-            problems = problems_of(pixels, settings)
-            if problems:
-                raise DataError(
-                    f"{file.path} {', '.join(problems)}",
-                    remedy="see `rslow data check`; data.skip_bad=true leaves such files out",
-                )
-        except DataError as error:
+            tile = read_tile(settings, dataset, index, read_profile(file.path))
+            used = used_bands(settings, tile)
+            require_same_bands(file.path, used, bands or used)
+            for problem in problems_of(tile, settings):
+                raise problem
+        except TileError as error:
             if not settings.skip_bad:
                 raise
             log.warning("left out: %s", error)
             continue
-        # Selecting by the first file's names reorders files that name their bands otherwise.
-        tiles.append(_compact(pixels[list(spec.index_of(bands.names))].numpy()))
+        if bands is None:
+            bands = used
+            side = settings.tile_size
+            pixels = np.empty((len(listed), len(bands), side, side), dtype=np.uint16)
+        chosen = tile.select(bands).numpy()
+        if pixels.dtype == np.uint16 and not _fits_uint16(chosen):
+            pixels = pixels.astype(np.float32)
+        pixels[len(files)] = chosen
         files.append(file)
-        grids.append(profile.grid)
-    if bands is None or not tiles:
-        raise DataError(f"the {split} split of {settings.root} has no usable tile")
+        grids.append(tile.profile.grid)
+    require_every_class(files, classes, split, settings)
+    assert bands is not None  # noqa: S101  # every class has a tile
     return MemorySource(
-        pixels=np.stack(tiles),
+        pixels=pixels[: len(files)],
         bands=bands,
-        classes=class_names(settings, dataset),
+        classes=classes,
         files=tuple(files),
         grids=tuple(grids),
     )
 
 
-def _compact(pixels: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """Store whole numbers in two bytes; a mixed data set is stacked as floats."""
-    if pixels.min() >= 0 and pixels.max() <= 65535 and (pixels == np.rint(pixels)).all():
-        return pixels.astype(np.uint16)
-    return pixels.astype(np.float32)
+def _fits_uint16(pixels: "np.ndarray[Any, Any]") -> bool:
+    return bool(pixels.min() >= 0 and pixels.max() <= 65535 and (pixels == np.rint(pixels)).all())

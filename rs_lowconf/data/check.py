@@ -1,0 +1,292 @@
+"""Looks at every file of every split before hours of training are spent on them."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.data.files import (
+    SPLITS,
+    EuroSATSplit,
+    FolderSplit,
+    Split,
+    TileFile,
+    absent_files,
+    list_files,
+    open_dataset,
+)
+from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
+from rs_lowconf.data.tiles import (
+    FileProfile,
+    Tile,
+    TileError,
+    problems_of,
+    read_profile,
+    read_tile,
+    require_same_bands,
+    used_bands,
+)
+from rs_lowconf.settings import DataSettings
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SplitListing:
+    """The files of one split."""
+
+    split: Split
+    dataset: EuroSATSplit | FolderSplit
+    files: tuple[TileFile, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FileRecord:
+    """What was found in one file."""
+
+    split: Split
+    file: TileFile
+    profile: FileProfile | None
+    """None when the file cannot be opened."""
+    tile: Tile | None
+    """None when its bands or pixels cannot be read."""
+    bands: BandSpec | None
+    """The bands to use, None with `tile`."""
+    errors: tuple[TileError, ...]
+    """Why the file cannot be used; empty when it can."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is wrong, with all the files where it is."""
+
+    severity: Literal["error", "warning"]
+    """An error keeps a file or a class from being used."""
+    text: str
+    files: tuple[str, ...] = ()
+    """Path below the data set's root, with details; empty when it is about the whole set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What `rslow data check` shows and saves."""
+
+    classes: tuple[str, ...]
+    usable: Mapping[Split, tuple[int, ...]]
+    """Files that can be used, by split, in the order of `classes`."""
+    unusable: Mapping[Split, int]
+    bands: BandSpec | None
+    """The bands in use; None when no file can be used."""
+    ranges: Mapping[str, BandRange]
+    """Reflectance by band, nodata pixels not counted."""
+    nodata_share: float
+    """Of the pixels of usable files."""
+    nodata_tiles: int
+    crs: Mapping[str, int]
+    """Tiles by coordinate reference system; "none" without georeference."""
+    sizes: Mapping[str, int]
+    """Tiles by height x width in pixels."""
+    pixel_size: tuple[float, float] | None
+    """Smallest and largest side of a pixel, in the unit of the coordinate reference system."""
+    dtypes: Mapping[str, int]
+    findings: tuple[Finding, ...]
+    """Errors first."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self), "bands": self.bands.to_json() if self.bands else None}
+
+
+def list_splits(settings: DataSettings) -> tuple[SplitListing, ...]:
+    """List all splits; EuroSAT is downloaded when asked for.
+
+    Raises:
+        SettingsError: a setting has no effect on this kind of data.
+        DataError: there is no such data set.
+    """
+    listings = []
+    for split in SPLITS:
+        dataset = open_dataset(settings, split)
+        listings.append(SplitListing(split=split, dataset=dataset, files=list_files(dataset)))
+    return tuple(listings)
+
+
+def check_files(settings: DataSettings, listings: tuple[SplitListing, ...]) -> Iterator[FileRecord]:
+    """Read every file and say what is wrong with it."""
+    bands: BandSpec | None = None
+    for listing in listings:
+        for index, file in enumerate(listing.files):
+            record = _look_at(settings, listing, index, file, bands)
+            if bands is None and not record.errors:
+                bands = record.bands
+            yield record
+
+
+class Tally:
+    """Adds up the records of a data set; keeps no pixels."""
+
+    def __init__(self, settings: DataSettings, listings: tuple[SplitListing, ...]) -> None:
+        """Start before the first record."""
+        self._settings = settings
+        self._listings = listings
+        self._classes = tuple(listings[0].dataset.classes)
+        self._usable: Counter[tuple[Split, int]] = Counter()
+        self._unusable: Counter[Split] = Counter()
+        self._statistics: BandStatistics | None = None
+        self._pixels = self._nodata_pixels = self._nodata_tiles = 0
+        self._crs: Counter[str] = Counter()
+        self._sizes: Counter[str] = Counter()
+        self._pixel_size: tuple[float, float] | None = None
+        self._dtypes: Counter[str] = Counter()
+        self._twins: dict[bytes, list[tuple[Split, TileFile]]] = {}
+        self._errors: dict[str, list[str]] = {}
+        self._warnings: dict[str, list[str]] = {}
+
+    def add(self, record: FileRecord) -> None:
+        """Count one file."""
+        if record.profile is not None:
+            self._count_format(record.profile)
+        for error in record.errors:
+            text = f"{error.problem}; {error.remedy}" if error.remedy else error.problem
+            self._errors.setdefault(text, []).append(
+                self._name(record.file) + (f" ({error.detail})" if error.detail else "")
+            )
+        if record.errors or record.tile is None or record.bands is None:
+            self._unusable[record.split] += 1
+        else:
+            self._usable[record.split, record.file.label] += 1
+            self._count_pixels(record, record.tile, record.bands)
+
+    def report(self) -> CheckReport:
+        """Return what has been found so far."""
+        usable = {
+            split: tuple(self._usable[split, label] for label in range(len(self._classes)))
+            for split in SPLITS
+        }
+        statistics = self._statistics
+        ranges = statistics.ranges() if statistics else {}
+        errors = [
+            *self._missing_classes(usable),
+            *(_finding("error", text, files) for text, files in self._errors.items()),
+        ]
+        radiometric = radiometric_warnings(statistics.bands, ranges) if statistics else []
+        warnings = [
+            *(_finding("warning", text, []) for text in radiometric),
+            *self._absent(),
+            *self._duplicates(),
+            *(_finding("warning", text, files) for text, files in self._warnings.items()),
+        ]
+        return CheckReport(
+            classes=self._classes,
+            usable=usable,
+            unusable={split: self._unusable[split] for split in SPLITS},
+            bands=statistics.bands if statistics else None,
+            ranges=ranges,
+            nodata_share=self._nodata_pixels / max(self._pixels, 1),
+            nodata_tiles=self._nodata_tiles,
+            crs=dict(self._crs.most_common()),
+            sizes=dict(self._sizes.most_common()),
+            pixel_size=self._pixel_size,
+            dtypes=dict(self._dtypes.most_common()),
+            findings=(*errors, *warnings),
+        )
+
+    def _count_format(self, profile: FileProfile) -> None:
+        self._sizes[f"{profile.height} x {profile.width}"] += 1
+        self._dtypes[profile.dtype] += 1
+        if profile.grid is None:
+            self._crs["none"] += 1
+        else:
+            self._crs[profile.grid.crs] += 1
+            a, b, _, d, e, _ = profile.grid.transform
+            sides = (math.hypot(a, d), math.hypot(b, e), *(self._pixel_size or ()))
+            self._pixel_size = (min(sides), max(sides))
+
+    def _count_pixels(self, record: FileRecord, tile: Tile, bands: BandSpec) -> None:
+        if self._statistics is None:
+            self._statistics = BandStatistics(bands)
+        numbers = tile.select(self._statistics.bands)
+        digest = hashlib.sha256(numbers.numpy().tobytes()).digest()
+        self._twins.setdefault(digest, []).append((record.split, record.file))
+        nodata = tile.nodata()
+        self._pixels += nodata.numel()
+        self._nodata_pixels += int(nodata.sum())
+        self._nodata_tiles += bool(nodata.any())
+        valid = numbers[:, ~nodata]
+        self._statistics.add((valid + bands.dn_offset) / bands.scale)
+        for name, values in zip(self._statistics.bands.names, valid, strict=True):
+            if values.min() == values.max():
+                self._warnings.setdefault(f"{name} has one value in the whole tile", []).append(
+                    f"{self._name(record.file)} ({values[0]:g})"
+                )
+
+    def _missing_classes(self, usable: Mapping[Split, tuple[int, ...]]) -> Iterator[Finding]:
+        for split, counts in usable.items():
+            missing = [
+                name for name, count in zip(self._classes, counts, strict=True) if count == 0
+            ]
+            if missing:
+                yield _finding(
+                    "error", f"the {split} split has no usable tile of {', '.join(missing)}", []
+                )
+
+    def _absent(self) -> Iterator[Finding]:
+        for listing in self._listings:
+            absent = absent_files(listing.dataset)
+            if absent:
+                yield _finding(
+                    "warning",
+                    f"{absent:,} of the files that EuroSAT's list of the {listing.split} split "
+                    "names are not on disk; unpack the archive again unless that is a subset",
+                    [],
+                )
+
+    def _duplicates(self) -> Iterator[Finding]:
+        groups = [group for group in self._twins.values() if len(group) > 1]
+        leaks = [group for group in groups if len({split for split, _ in group}) > 1]
+        within = [group for group in groups if group not in leaks]
+        for text, some in (
+            ("the same pixels are in two splits, which makes scores too good", leaks),
+            ("the same pixels are in one split more than once", within),
+        ):
+            if some:
+                lines = [" = ".join(f"{self._name(f)} ({split})" for split, f in g) for g in some]
+                yield _finding("warning", text, lines)
+        torn = [group for group in groups if len({file.label for _, file in group}) > 1]
+        if torn:
+            lines = [" = ".join(self._name(file) for _, file in group) for group in torn]
+            yield _finding("warning", "the same pixels have two classes", lines)
+
+    def _name(self, file: TileFile) -> str:
+        return file.tile_id + file.path.suffix
+
+
+def _look_at(
+    settings: DataSettings,
+    listing: SplitListing,
+    index: int,
+    file: TileFile,
+    bands: BandSpec | None,
+) -> FileRecord:
+    profile, tile, used = None, None, None
+    try:
+        profile = read_profile(file.path)
+        tile = read_tile(settings, listing.dataset, index, profile)
+        used = used_bands(settings, tile)
+        require_same_bands(file.path, used, bands or used)
+        errors = problems_of(tile, settings)
+    except TileError as error:
+        errors = [error]
+    return FileRecord(
+        split=listing.split,
+        file=file,
+        profile=profile,
+        tile=tile,
+        bands=used,
+        errors=tuple(errors),
+    )
+
+
+def _finding(severity: Literal["error", "warning"], text: str, files: list[str]) -> Finding:
+    return Finding(severity=severity, text=text, files=tuple(files))

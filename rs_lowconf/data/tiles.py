@@ -1,0 +1,290 @@
+"""One tile file: its header, its bands, its pixels, and what is wrong with it."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import rasterio
+import torch
+from jaxtyping import Bool, Float
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from torch import Tensor
+
+from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec, Level, canonical_name
+from rs_lowconf.data.files import EuroSATSplit, FolderSplit
+from rs_lowconf.errors import DataError
+from rs_lowconf.settings import DataSettings
+from rs_lowconf.types import Grid
+
+
+class TileError(DataError):
+    """One file that cannot be used; `data.skip_bad` leaves it out."""
+
+    def __init__(
+        self, path: Path, problem: str, *, detail: str = "", expected: str = "", remedy: str = ""
+    ) -> None:
+        """Compose the line.
+
+        Args:
+            path: the file.
+            problem: what is wrong, in words that are the same for every file with this problem.
+            detail: how it shows in this file.
+            expected: what was expected instead.
+            remedy: what to do about this problem in particular.
+        """
+        self.problem = "; ".join(filter(None, (problem, expected and f"expected {expected}")))
+        self.detail = detail
+        self.remedy = remedy
+        general = "`rslow data check` lists all such files, data.skip_bad=true leaves them out"
+        super().__init__(
+            f"{path} {problem}" + (f" ({detail})" if detail else ""),
+            expected=expected,
+            remedy=f"{remedy}; {general}" if remedy else general,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileProfile:
+    """What a GeoTIFF says of itself."""
+
+    path: Path
+    count: int
+    height: int
+    width: int
+    dtype: str
+    nodata: float | None
+    """The value declared as nodata, which may be NaN."""
+    descriptions: tuple[str | None, ...]
+    """One a band; None where the file gives none."""
+    grid: Grid | None
+    """None without a coordinate reference system or without a geotransform."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tile:
+    """A file's digital numbers."""
+
+    profile: FileProfile
+    bands: BandSpec
+    """The bands as they lie in the file."""
+    pixels: Float[Tensor, "c h w"]
+    """Digital numbers, in the order of `bands`."""
+
+    def nodata(self) -> Bool[Tensor, "h w"]:
+        """Return which pixels are nodata.
+
+        That is 0 in every band, because a single 0 is a dark pixel; or, in any band, a
+        value other than 0 that the file declares to be nodata.
+        """
+        empty = (self.pixels == 0).all(dim=0)
+        declared = self.profile.nodata
+        if declared is None or declared == 0:
+            return empty
+        if math.isnan(declared):
+            return empty | self.pixels.isnan().any(dim=0)
+        return empty | (self.pixels == declared).any(dim=0)
+
+    def select(self, bands: BandSpec) -> Float[Tensor, "c h w"]:
+        """Return digital numbers in the order of `bands`; nodata becomes zero reflectance."""
+        pixels = self.pixels[list(self.bands.index_of(bands.names))]
+        return pixels.masked_fill(self.nodata(), -bands.dn_offset)
+
+
+def read_profile(path: Path) -> FileProfile:
+    """Read a GeoTIFF's header.
+
+    Raises:
+        TileError: the file cannot be opened as a raster.
+    """
+    with _read_errors(path, "cannot be opened"), rasterio.open(path) as file:
+        grid = None
+        if file.crs is not None and not file.transform.is_identity:
+            authority = file.crs.to_authority()
+            a, b, c, d, e, f = tuple(file.transform)[:6]
+            grid = Grid(
+                crs=":".join(authority) if authority else file.crs.to_wkt(),
+                transform=(a, b, c, d, e, f),
+            )
+        return FileProfile(
+            path=path,
+            count=file.count,
+            height=file.height,
+            width=file.width,
+            dtype=file.dtypes[0],
+            nodata=file.nodata,
+            descriptions=tuple(file.descriptions),
+            grid=grid,
+        )
+
+
+def read_tile(
+    settings: DataSettings,
+    dataset: EuroSATSplit | FolderSplit,
+    index: int,
+    profile: FileProfile,
+) -> Tile:
+    """Read a tile through torchgeo, all bands in file order.
+
+    Raises:
+        TileError: the file is truncated, or its bands are not what the settings say.
+    """
+    bands = band_spec(settings, profile)
+    with _read_errors(profile.path, "cannot be read"):
+        pixels: Tensor = dataset[index]["image"]
+    return Tile(profile=profile, bands=bands, pixels=pixels)
+
+
+def band_spec(settings: DataSettings, profile: FileProfile) -> BandSpec:
+    """Describe the bands of a file as it lies on disk.
+
+    Descriptions that are band names must agree with `data.file_bands`; with it, others
+    (such as "red") are passed over.
+
+    Raises:
+        TileError: the file names other bands than the settings, or nobody names them.
+    """
+    if settings.kind == "eurosat":
+        if "int" not in profile.dtype:
+            # torchgeo's loader would cut reflectance down to whole numbers.
+            raise TileError(
+                profile.path,
+                f"holds {profile.dtype}",
+                expected="the whole numbers of EuroSAT",
+                remedy="set data.kind=folder for data of your own",
+            )
+        return _spec(settings, profile, EUROSAT_ORDER, "L1C")
+    described = [_canonical_or_none(text) for text in profile.descriptions]
+    if settings.file_bands is not None:
+        wanted = tuple(canonical_name(name) for name in settings.file_bands)
+        spec = _spec(settings, profile, wanted, settings.level)
+        if any(name not in (None, due) for name, due in zip(described, wanted, strict=True)):
+            raise TileError(
+                profile.path,
+                f"names its bands {_listed(profile)}",
+                expected=f"{' '.join(wanted)}, as data.file_bands says",
+                remedy="drop data.file_bands (the files' own names are used) or mend the files",
+            )
+        return spec
+    names = tuple(name for name in described if name is not None)
+    if len(names) < profile.count:
+        raise TileError(
+            profile.path,
+            f"describes its {profile.count} bands as {_listed(profile)}",
+            expected="a band name each, such as B04",
+            remedy="list their order in data.file_bands",
+        )
+    return _spec(settings, profile, names, settings.level)
+
+
+def used_bands(settings: DataSettings, tile: Tile) -> BandSpec:
+    """Return the bands to use, in the order to use them.
+
+    Without `data.bands` that is `data.file_bands` or EuroSAT's order, and for files that
+    name their bands ESA's order: it must not depend on which file happens to come first.
+
+    Raises:
+        TileError: the file lacks one that `data.bands` names.
+        DataError: `data.bands` names something that is no band, or a band twice.
+    """
+    bands = tile.bands
+    if settings.bands is not None:
+        wanted = replace(bands, names=settings.bands)
+        missing = [name for name in wanted.names if name not in bands.names]
+        if missing:
+            raise TileError(
+                tile.profile.path,
+                f"lacks {', '.join(missing)} of data.bands",
+                expected=f"some of {' '.join(bands.names)}",
+            )
+        return wanted
+    if settings.kind == "eurosat" or settings.file_bands is not None:
+        return bands
+    return bands.select([name for name in RESOLUTION_M if name in bands.names])
+
+
+def problems_of(tile: Tile, settings: DataSettings) -> list[TileError]:
+    """Return why a tile cannot be used; empty when it can."""
+    path, side = tile.profile.path, settings.tile_size
+    height, width = tile.pixels.shape[1:]
+    problems = []
+    if (height, width) != (side, side):
+        problems.append(
+            TileError(
+                path,
+                f"is {height} x {width} pixels",
+                expected=f"{side} x {side} (data.tile_size)",
+            )
+        )
+    nodata = tile.nodata()
+    unreal = int((~torch.isfinite(tile.pixels).all(dim=0) & ~nodata).sum())
+    if unreal:
+        problems.append(TileError(path, "has NaN or infinity", detail=f"{unreal} pixels"))
+    empty = float(nodata.float().mean())
+    if empty == 1.0:
+        problems.append(TileError(path, "is nodata everywhere"))
+    elif empty > settings.max_nodata:
+        problems.append(
+            TileError(
+                path,
+                f"has more nodata than data.max_nodata={settings.max_nodata:g} allows",
+                detail=f"{empty:.1%} of the pixels",
+            )
+        )
+    return problems
+
+
+def require_same_bands(path: Path, own: BandSpec, bands: BandSpec) -> None:
+    """Make sure that a file has the bands that the others have, in whatever order.
+
+    Raises:
+        TileError: it has others.
+    """
+    if set(own.names) != set(bands.names):
+        raise TileError(
+            path,
+            f"has bands {' '.join(own.names)}",
+            expected=f"{' '.join(bands.names)}, as the files before it",
+            remedy="name the bands that all files have in data.bands",
+        )
+
+
+def _spec(
+    settings: DataSettings, profile: FileProfile, names: tuple[str, ...], level: Level
+) -> BandSpec:
+    if len(names) != profile.count:
+        raise TileError(
+            profile.path,
+            f"has {profile.count} bands",
+            expected=f"{len(names)}: {' '.join(names)}",
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise TileError(profile.path, f"has band {', '.join(twice)} more than once")
+    return BandSpec(names=names, level=level, scale=settings.scale, dn_offset=settings.dn_offset)
+
+
+def _canonical_or_none(description: str | None) -> str | None:
+    try:
+        return canonical_name(description or "")
+    except DataError:
+        return None
+
+
+def _listed(profile: FileProfile) -> str:
+    return ", ".join(text or "(none)" for text in dict.fromkeys(profile.descriptions))
+
+
+@contextmanager
+def _read_errors(path: Path, problem: str) -> Iterator[None]:
+    """Turn GDAL's complaints into a `TileError`; a file without georeference is no complaint."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    except (RasterioError, OSError) as error:
+        # GDAL names the file with its folders, which the error does anyway.
+        reason = " ".join(str(error).replace(str(path), path.name).split())
+        raise TileError(path, problem, detail=reason) from error
