@@ -1,0 +1,24 @@
+"""Packages that people judge in QGIS: GeoTIFFs, a contact sheet, a layer of decisions."""
+
+from rs_lowconf.review.fields import DECISIONS, Decision, Label
+from rs_lowconf.review.geotiff import Tile, read_tile, to_digital_numbers, write_tile
+from rs_lowconf.review.package import (
+    MAX_SAMPLES,
+    RealNeighbour,
+    ReviewSample,
+    write_package,
+)
+
+__all__ = [
+    "DECISIONS",
+    "MAX_SAMPLES",
+    "Decision",
+    "Label",
+    "RealNeighbour",
+    "ReviewSample",
+    "Tile",
+    "read_tile",
+    "to_digital_numbers",
+    "write_package",
+    "write_tile",
+]

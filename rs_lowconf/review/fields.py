@@ -1,0 +1,131 @@
+"""The columns of the layer `review`: one list from which the table, the form and the enums come.
+
+What a decision means: `accept` says the tile could be an observation and `true_class` is
+its class; `reject` says that it could not; `mixed` says that none of the classes describes
+it; `unsure` says that the reviewer cannot tell; NULL is pending. So `true_class` belongs to
+`accept` alone, and the rules below hold that in the form and in every other edit in QGIS:
+
+* In a `confirm` package accepting with no class chosen confirms the suggested one: it is
+  copied into `true_class`, where the reviewer sees it and may still change it. It is not
+  filled in beforehand, because a class that nobody looked at must not read like a label.
+* In a `blind` package there is no suggestion, so accepting demands a class.
+* Any other decision empties `true_class`.
+
+The suggestion is the class that the generator was asked for. What the model under test says
+is on a tab of its own, to be looked at after deciding, so that it does not anchor anyone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Label = Literal["confirm", "blind"]
+Decision = Literal["accept", "reject", "unsure", "mixed"]
+
+LAYER: Final = "review"
+GEOMETRY: Final = "geom"
+DECISIONS: Final[tuple[Decision, ...]] = ("accept", "reject", "unsure", "mixed")
+
+JUDGE: Final = "Judge"
+AFTER: Final = "Look after deciding"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One column and its place in the form."""
+
+    name: str
+    sql: Literal["TEXT", "INTEGER", "REAL"]
+    alias: str
+    """What the form calls it."""
+
+    tab: str | None = None
+    """The tab that shows it; None keeps it out of the form and of the table view."""
+
+    widget: Literal["text", "comment", "choice", "range", "picture"] = "text"
+    choices: tuple[str, ...] = ()
+    """For `choice`: the values; NULL is always possible and means pending."""
+
+    limits: tuple[int, int] = (0, 0)
+    """For `range`: the smallest and the largest value, both allowed."""
+
+    editable: bool = False
+    on_update: str = ""
+    """QGIS expression evaluated at every edit of the row; empty when there is none."""
+
+    constraint: str = ""
+    """QGIS expression without which the form does not save; empty when there is none."""
+
+    complaint: str = ""
+    """What the form says when `constraint` does not hold."""
+
+
+def fields_of(label: Label, classes: Sequence[str]) -> tuple[Field, ...]:
+    """Return the columns of a package; a blind one has none that tells of the model."""
+    confirm = label == "confirm"
+    accepted = 'coalesce("true_class", "cond_class")' if confirm else '"true_class"'
+    demanded = '"decision" IS NULL OR "decision" <> \'accept\' OR "true_class" IS NOT NULL'
+    suggestion = Field(name="cond_class", sql="TEXT", alias="Suggested class", tab=JUDGE)
+    model = (
+        Field(name="pred_class", sql="TEXT", alias="Model says", tab=AFTER),
+        Field(name="second_class", sql="TEXT", alias="Model's second choice", tab=AFTER),
+        Field(name="confidence", sql="REAL", alias="Model's confidence", tab=AFTER),
+        Field(name="d_score", sql="REAL", alias="Critic's realism score", tab=AFTER),
+    )
+    return (
+        Field(name="sample_id", sql="TEXT", alias="Sample", tab=JUDGE),
+        Field(name="preview", sql="TEXT", alias="Preview", tab=JUDGE, widget="picture"),
+        *((suggestion,) if confirm else ()),
+        Field(
+            name="decision",
+            sql="TEXT",
+            alias="Decision",
+            tab=JUDGE,
+            widget="choice",
+            choices=DECISIONS,
+            editable=True,
+        ),
+        Field(
+            name="true_class",
+            sql="TEXT",
+            alias="True class",
+            tab=JUDGE,
+            widget="choice",
+            choices=tuple(classes),
+            editable=True,
+            on_update=f"CASE WHEN \"decision\" = 'accept' THEN {accepted} "
+            'WHEN "decision" IS NULL THEN "true_class" END',
+            constraint="" if confirm else demanded,
+            complaint="An accepted sample needs its true class",
+        ),
+        Field(
+            name="realism",
+            sql="INTEGER",
+            alias="Realism, 1 to 5",
+            tab=JUDGE,
+            widget="range",
+            limits=(1, 5),
+            editable=True,
+        ),
+        Field(
+            name="comment",
+            sql="TEXT",
+            alias="Comment",
+            tab=JUDGE,
+            widget="comment",
+            editable=True,
+        ),
+        Field(
+            name="reviewer",
+            sql="TEXT",
+            alias="Reviewer",
+            tab=JUDGE,
+            editable=True,
+            on_update='CASE WHEN length("reviewer") > 0 THEN "reviewer" '
+            "WHEN length(@user_full_name) > 0 THEN @user_full_name "
+            "ELSE @user_account_name END",
+        ),
+        # Milliseconds since 1970: now() alone is local time without a zone.
+        Field(name="reviewed_ms", sql="INTEGER", alias="Time", on_update="epoch(now())"),
+        *(model if confirm else ()),
+    )

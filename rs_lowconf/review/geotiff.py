@@ -1,0 +1,166 @@
+"""Single tiles as GeoTIFFs that say what they are wherever they are copied to.
+
+Pixels are reflectance x 10000 without scale and offset tags: with such tags QGIS shows
+0.0486 where the fixed stretch of the package expects 486. Colour interpretation is left
+alone, because QGIS ignores it beyond three bands; the .qml beside each tile chooses bands.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from jaxtyping import Float, UInt16
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.transform import Affine
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.errors import DataError, ReviewError
+from rs_lowconf.runs import replacing
+from rs_lowconf.types import Grid
+
+DN_SCALE = 10_000
+"""Digital numbers per unit of reflectance in every tile of a package."""
+
+_AI_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tile:
+    """What `read_tile` found."""
+
+    pixels: UInt16[np.ndarray, "c h w"]
+    """Reflectance x 10000; 0 means no data."""
+
+    names: tuple[str, ...]
+    """Band names in channel order, from the band descriptions."""
+
+    tags: Mapping[str, str]
+    """All tags of the file, such as RSLOW_SYNTHETIC."""
+
+    grid: Grid | None
+    """Where the tile lies; None without georeference."""
+
+
+def to_digital_numbers(reflectance: Float[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:
+    """Return round(reflectance x 10000), clipped to 1..65535, because 0 means no data.
+
+    Raises:
+        DataError: a value is NaN or infinite, so there is nothing to write.
+    """
+    if not np.isfinite(reflectance).all():
+        raise DataError(
+            f"{int((~np.isfinite(reflectance)).sum())} reflectance values are NaN or infinite",
+            expected="finite reflectance",
+        )
+    scaled = np.rint(reflectance.astype(np.float64) * DN_SCALE)
+    return np.clip(scaled, 1, np.iinfo(np.uint16).max).astype(np.uint16)
+
+
+def synthetic_tags(attribution: str) -> dict[str, str]:
+    """Return the tags that mark a generated tile."""
+    return {
+        "TIFFTAG_IMAGEDESCRIPTION": "SYNTHETIC image made by a generative model, "
+        "NOT AN OBSERVATION",
+        "TIFFTAG_COPYRIGHT": attribution,
+        "RSLOW_SYNTHETIC": "true",
+        "RSLOW_DIGITAL_SOURCE_TYPE": _AI_MEDIA,
+    }
+
+
+def undisclosed_tags(attribution: str) -> dict[str, str]:
+    """Return the one mark of every judged tile in a blind package, generated or not."""
+    return {
+        "TIFFTAG_IMAGEDESCRIPTION": "MAY BE SYNTHETIC, NOT TO BE USED AS AN OBSERVATION "
+        "(tile of a blind review)",
+        "TIFFTAG_COPYRIGHT": attribution,
+        "RSLOW_SYNTHETIC": "undisclosed",
+    }
+
+
+def observed_tags(attribution: str) -> dict[str, str]:
+    """Return the tags of a real tile that is shown for comparison."""
+    return {
+        "TIFFTAG_IMAGEDESCRIPTION": "Real Sentinel-2 tile shown for comparison",
+        "TIFFTAG_COPYRIGHT": attribution,
+        "RSLOW_SYNTHETIC": "false",
+    }
+
+
+def write_tile(
+    path: Path,
+    pixels: UInt16[np.ndarray, "c h w"],
+    bands: BandSpec,
+    tags: Mapping[str, str],
+    grid: Grid | None = None,
+) -> None:
+    """Write all bands of one tile as a deflated GeoTIFF, atomically and reproducibly.
+
+    Args:
+        path: the file, replaced when it exists.
+        pixels: reflectance x 10000; zeros are raised to 1, because nodata is 0.
+        bands: names of the channels, kept as band descriptions.
+        tags: namespaced RSLOW_* and TIFFTAG_* tags.
+        grid: the true place of the tile. None writes no georeference at all: coordinates
+            are never invented for a tile that shows no place.
+    """
+    channels, height, width = pixels.shape
+    if channels != len(bands):
+        raise DataError(f"{channels} channels to write", expected=f"{len(bands)} ({bands.names})")
+    profile = {
+        "driver": "GTiff",
+        "count": channels,
+        "height": height,
+        "width": width,
+        "dtype": "uint16",
+        "nodata": 0,
+        "compress": "deflate",
+        "predictor": 2,
+        "interleave": "band",
+        "photometric": "MINISBLACK",
+    }
+    if grid is not None:
+        profile |= {"crs": grid.crs, "transform": Affine(*grid.transform)}
+    with (
+        replacing(path) as temporary,
+        _without_georeference(),
+        rasterio.open(temporary, "w", **profile) as file,
+    ):
+        file.write(np.maximum(pixels, 1))
+        file.descriptions = bands.names
+        file.update_tags(**tags)
+
+
+def read_tile(path: Path) -> Tile:
+    """Return the pixels, band names, tags and grid of a tile.
+
+    Raises:
+        ReviewError: the file is missing or no raster, or does not hold 16-bit numbers.
+    """
+    try:
+        with _without_georeference(), rasterio.open(path) as file:
+            if set(file.dtypes) != {"uint16"}:
+                raise ReviewError(f"{path} holds {file.dtypes[0]}", expected="a tile of uint16")
+            grid = None
+            if file.crs is not None:
+                a, b, c, d, e, f = tuple(file.transform)[:6]
+                grid = Grid(crs=file.crs.to_string(), transform=(a, b, c, d, e, f))
+            return Tile(
+                pixels=file.read(),
+                names=tuple(name or "" for name in file.descriptions),
+                tags=dict(file.tags()),
+                grid=grid,
+            )
+    except RasterioError as error:
+        raise ReviewError(f"tile {path} cannot be read ({error})") from error
+
+
+@contextmanager
+def _without_georeference() -> Iterator[None]:
+    """Silence rasterio's warning about files that have no place: ours have none on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield

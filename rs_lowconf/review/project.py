@@ -1,0 +1,128 @@
+"""The QGIS project: the layer `review` over one contact sheet, without a coordinate system.
+
+Written as text, because no library that pip installs can write projects. With no CRS at all
+QGIS draws the sheet in its own pixels and warns of nothing; an invented one would show a
+"no transform" warning and suggest a place on Earth.
+"""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from rs_lowconf.review.fields import LAYER
+from rs_lowconf.review.style import DOCTYPE, QGIS_VERSION, raster_style
+from rs_lowconf.runs import replacing
+
+# QGIS ignores layers whose id has ten characters or fewer, without a word.
+_REVIEW_ID = "review_cells_of_the_sheet"
+_SHEET_ID = "contact_sheet_of_the_tiles"
+_SHOWN = "Qt::Checked"
+_CANVAS_GREY = 235
+
+
+def write_project(
+    path: Path, size: tuple[int, int], style: Sequence[ET.Element], title: str
+) -> None:
+    """Write the .qgz, atomically.
+
+    Args:
+        path: the file, beside `review.gpkg` and `contact.vrt`, replaced when it exists.
+        size: width and height of the sheet, to which the map is zoomed.
+        style: symbols, labels and form of the layer `review`.
+        title: of the project's window.
+    """
+    root = ET.Element("qgis", version=QGIS_VERSION, projectname=title)
+    ET.SubElement(root, "title").text = title
+    _append_crs(ET.SubElement(root, "projectCrs"))
+    layers = ((_REVIEW_ID, LAYER, "ogr"), (_SHEET_ID, "contact sheet", "gdal"))
+    tree = ET.SubElement(root, "layer-tree-group")
+    for identifier, name, provider in layers:
+        ET.SubElement(
+            tree,
+            "layer-tree-layer",
+            id=identifier,
+            name=name,
+            providerKey=provider,
+            checked=_SHOWN,
+            expanded="1" if name == LAYER else "0",
+        )
+    canvas = ET.SubElement(root, "mapcanvas", name="theMapCanvas", annotationsVisible="1")
+    ET.SubElement(canvas, "units").text = "unknown"
+    canvas.append(_extent("extent", size))
+    ET.SubElement(canvas, "rotation").text = "0"
+    _append_crs(ET.SubElement(canvas, "destinationsrs"))
+    project_layers = ET.SubElement(root, "projectlayers")
+    project_layers.append(_review_layer(style))
+    project_layers.append(_sheet_layer())
+    order = ET.SubElement(root, "layerorder")
+    for identifier, _, _ in layers:
+        ET.SubElement(order, "layer", id=identifier)
+    root.append(_properties())
+    settings = ET.SubElement(root, "ProjectViewSettings")
+    settings.append(_extent("DefaultViewExtent", size))
+    ET.indent(root, " ")
+    text = DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
+    # A fixed date: the same package gives the same bytes.
+    entry = zipfile.ZipInfo(f"{path.stem}.qgs", date_time=(2000, 1, 1, 0, 0, 0))
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        archive.writestr(entry, text)
+
+
+def _review_layer(style: Sequence[ET.Element]) -> ET.Element:
+    layer = ET.Element(
+        "maplayer",
+        type="vector",
+        geometry="Polygon",
+        wkbType="Polygon",
+        labelsEnabled="1",
+        styleCategories="AllStyleCategories",
+    )
+    ET.SubElement(layer, "id").text = _REVIEW_ID
+    ET.SubElement(layer, "datasource").text = f"./review.gpkg|layername={LAYER}"
+    ET.SubElement(layer, "layername").text = LAYER
+    _append_crs(ET.SubElement(layer, "srs"))
+    ET.SubElement(layer, "provider", encoding="UTF-8").text = "ogr"
+    layer.extend(style)
+    return layer
+
+
+def _sheet_layer() -> ET.Element:
+    layer = ET.Element("maplayer", type="raster", styleCategories="AllStyleCategories")
+    ET.SubElement(layer, "id").text = _SHEET_ID
+    ET.SubElement(layer, "datasource").text = "./contact.vrt"
+    ET.SubElement(layer, "layername").text = "contact sheet"
+    _append_crs(ET.SubElement(layer, "srs"))
+    ET.SubElement(layer, "provider").text = "gdal"
+    layer.extend(raster_style((1, 2, 3), None))
+    return layer
+
+
+def _properties() -> ET.Element:
+    properties = ET.Element("properties")
+    reference = ET.SubElement(properties, "SpatialRefSys")
+    ET.SubElement(reference, "ProjectionsEnabled", type="int").text = "0"
+    paths = ET.SubElement(properties, "Paths")
+    ET.SubElement(paths, "Absolute", type="bool").text = "false"
+    gui = ET.SubElement(properties, "Gui")
+    for colour in ("Red", "Green", "Blue"):
+        ET.SubElement(gui, f"CanvasColor{colour}Part", type="int").text = str(_CANVAS_GREY)
+    return properties
+
+
+def _append_crs(parent: ET.Element) -> None:
+    """Say that there is no coordinate system."""
+    reference = ET.SubElement(parent, "spatialrefsys")
+    ET.SubElement(reference, "wkt")
+
+
+def _extent(tag: str, size: tuple[int, int]) -> ET.Element:
+    width, height = size
+    element = ET.Element(tag)
+    for name, value in (("xmin", 0), ("ymin", -height), ("xmax", width), ("ymax", 0)):
+        if tag == "extent":
+            ET.SubElement(element, name).text = str(value)
+        else:
+            element.set(name, str(value))
+    return element

@@ -1,0 +1,298 @@
+"""How QGIS draws the cells and asks for decisions, as elements of its style format (QML).
+
+The same elements go into the project and into the GeoPackage's `layer_styles`, so that the
+form is there however the layer is opened. No Python is used, because QGIS asks before it
+trusts a project that holds some. Attributes that equal QGIS's defaults are left out.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.review.composites import Composite
+from rs_lowconf.review.fields import AFTER, JUDGE, Field, Label
+from rs_lowconf.review.sheet import Sheet
+
+QGIS_VERSION = "3.22.16-Białowieża"
+"""The version whose format is written; newer ones read it."""
+
+DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+
+_NULL = "{2839923C-8B7D-419E-B84B-CA2FE9B80EC7}"  # QGIS's value map entry that means NULL
+_COLOURS = {
+    "accept": "0,158,70,255",
+    "reject": "214,39,40,255",
+    "unsure": "240,160,0,255",
+    "mixed": "148,80,200,255",
+}
+_PENDING = "110,110,110,255"
+
+
+def document(elements: Sequence[ET.Element]) -> str:
+    """Return elements of a style as a QML document."""
+    root = ET.Element("qgis", version=QGIS_VERSION, styleCategories="AllStyleCategories")
+    root.extend(elements)
+    ET.indent(root, " ")
+    return DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def review_style(fields: Sequence[Field], sheet: Sheet, label: Label) -> list[ET.Element]:
+    """Return symbols, labels and form of the layer `review`."""
+    return [_renderer(), _labeling(sheet, label), *_fields(fields), *_form(fields)]
+
+
+def raster_style(bands: tuple[int, int, int], white: int | None) -> list[ET.Element]:
+    """Return a colour composite with a fixed stretch.
+
+    Args:
+        bands: channels shown as red, green and blue, counted from 1.
+        white: the value shown at full brightness; None shows bytes as they are.
+    """
+    pipe = ET.Element("pipe")
+    red, green, blue = (str(band) for band in bands)
+    renderer = ET.SubElement(
+        pipe,
+        "rasterrenderer",
+        type="multibandcolor",
+        opacity="1",
+        alphaBand="-1",
+        redBand=red,
+        greenBand=green,
+        blueBand=blue,
+    )
+    if white is not None:
+        for colour in ("red", "green", "blue"):
+            stretch = ET.SubElement(renderer, f"{colour}ContrastEnhancement")
+            ET.SubElement(stretch, "minValue").text = "0"
+            ET.SubElement(stretch, "maxValue").text = str(white)
+            ET.SubElement(stretch, "algorithm").text = "StretchToMinimumMaximum"
+    ET.SubElement(pipe, "rasterresampler", maxOversampling="2")
+    return [pipe]
+
+
+def tile_style(bands: BandSpec, composite: Composite) -> str:
+    """Return the QML beside a tile; without one QGIS stretches each file by itself."""
+    red, green, blue = (position + 1 for position in bands.index_of(composite.bands))
+    return document(raster_style((red, green, blue), composite.white))
+
+
+def _renderer() -> ET.Element:
+    """Return outlines coloured by decision, without fill, so that the pictures stay visible."""
+    renderer = ET.Element("renderer-v2", type="categorizedSymbol", attr="decision")
+    categories = ET.SubElement(renderer, "categories")
+    symbols = ET.SubElement(renderer, "symbols")
+    # The empty value stands for NULL and for whatever else is not listed.
+    for number, (value, colour) in enumerate([*_COLOURS.items(), ("", _PENDING)]):
+        ET.SubElement(
+            categories,
+            "category",
+            render="true",
+            symbol=str(number),
+            value=value,
+            label=value or "pending",
+            type="string",
+        )
+        symbol = ET.SubElement(symbols, "symbol", type="fill", name=str(number), alpha="1")
+        layer = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1"})
+        outline = {
+            "style": "no",
+            "outline_color": colour,
+            "outline_style": "solid",
+            "outline_width": "0.9" if value else "0.4",
+            "outline_width_unit": "MM",
+            "joinstyle": "miter",
+        }
+        for name, text in outline.items():
+            ET.SubElement(layer, "prop", k=name, v=text)
+    return renderer
+
+
+def _labeling(sheet: Sheet, label: Label) -> ET.Element:
+    """Return headings that scale with the pictures: name, block and composite."""
+    labeling = ET.Element("labeling", type="rule-based")
+    rules = ET.SubElement(labeling, "rules", key="{all}")
+    name = '"sample_id"'
+    if label == "confirm":
+        name += " || '   ' || \"cond_class\" || '?'"
+    name += " || coalesce('   ' || upper(\"decision\") || coalesce(' ' || \"true_class\", ''), '')"
+    line = sheet.line
+    _add_rule(rules, name, x=line, y=round(1.55 * line), size=1.1 * line, bold=True)
+    for block, title in enumerate(block_titles(label)):
+        x, y = sheet.offset(block, 0)
+        _add_rule(rules, f"'{title}'", x=x, y=round(y - 1.2 * line), size=1.0 * line, bold=True)
+        for place, composite in enumerate(sheet.composites):
+            x, y = sheet.offset(block, place)
+            text = f"'{composite.caption}'"
+            _add_rule(rules, text, x=x, y=round(y - 0.25 * line), size=0.8 * line, bold=False)
+    return labeling
+
+
+def block_titles(label: Label) -> tuple[str, str]:
+    """Return what stands above the real tile and above the one to judge."""
+    return ("REAL", "SYNTHETIC") if label == "confirm" else ("REAL", "TO JUDGE")
+
+
+def _add_rule(rules: ET.Element, text: str, *, x: int, y: int, size: float, bold: bool) -> None:
+    """Add one label a cell, its left end `x` right of and `y` below the cell's corner."""
+    rule = ET.SubElement(rules, "rule", key=f"{{{len(rules)}}}")
+    settings = ET.SubElement(rule, "settings", calloutType="simple")
+    style = ET.SubElement(
+        settings,
+        "text-style",
+        # No font family: QGIS then takes its own, which is never missing.
+        fieldName=text,
+        isExpression="1",
+        fontSize=f"{size:g}",
+        fontSizeUnit="MapUnit",
+        fontWeight="75" if bold else "50",
+        textColor="20,20,20,255",
+        textOpacity="1",
+        multilineHeight="1",
+    )
+    ET.SubElement(style, "text-buffer", bufferDraw="0")
+    ET.SubElement(settings, "text-format", plussign="0", multilineAlign="3")
+    ET.SubElement(
+        settings,
+        "placement",
+        placement="1",  # over the point ...
+        quadOffset="2",  # ... with its lower left corner
+        geometryGenerator=f"make_point(x_min($geometry) + {x}, y_max($geometry) - {y})",
+        geometryGeneratorEnabled="1",
+        geometryGeneratorType="PointGeometry",
+    )
+    ET.SubElement(
+        settings,
+        "rendering",
+        drawLabels="1",
+        displayAll="1",
+        obstacle="0",
+        # Letters below six pixels cannot be read: the sheet is tidier without them.
+        fontLimitPixelSize="1",
+        fontMinPixelSize="6",
+        fontMaxPixelSize="10000",
+    )
+
+
+def _fields(fields: Sequence[Field]) -> list[ET.Element]:
+    """Return widgets, aliases, default values and constraints."""
+    widgets = ET.Element("fieldConfiguration")
+    aliases = ET.Element("aliases")
+    defaults = ET.Element("defaults")
+    constraints = ET.Element("constraints")
+    expressions = ET.Element("constraintExpressions")
+    for index, field in enumerate(fields, start=1):  # 0 is the fid
+        kind, config = _widget(field)
+        element = ET.SubElement(widgets, "field", name=field.name, configurationFlags="None")
+        widget = ET.SubElement(element, "editWidget", type=kind)
+        ET.SubElement(widget, "config").append(_option(None, config))
+        ET.SubElement(aliases, "alias", index=str(index), field=field.name, name=field.alias)
+        ET.SubElement(
+            defaults,
+            "default",
+            field=field.name,
+            expression=field.on_update,
+            applyOnUpdate=str(int(bool(field.on_update))),
+        )
+        ET.SubElement(
+            constraints,
+            "constraint",
+            field=field.name,
+            constraints="4" if field.constraint else "0",  # 4: an expression
+            exp_strength="1" if field.constraint else "0",  # 1: the form does not save
+            notnull_strength="0",
+            unique_strength="0",
+        )
+        ET.SubElement(
+            expressions,
+            "constraint",
+            field=field.name,
+            exp=field.constraint,
+            desc=field.complaint,
+        )
+    return [widgets, aliases, defaults, constraints, expressions]
+
+
+def _widget(field: Field) -> tuple[str, dict[str, Any]]:
+    """Return QGIS's name of an edit widget and its configuration."""
+    match field.widget:
+        case "choice":
+            entries = [{"(pending)" if field.name == "decision" else "(none)": _NULL}]
+            return "ValueMap", {"map": entries + [{choice: choice} for choice in field.choices]}
+        case "range":
+            low, high = field.limits
+            return "Range", {
+                "AllowNull": True,
+                "Min": low,
+                "Max": high,
+                "Precision": 0,
+                "Step": 1,
+                "Style": "SpinBox",
+            }
+        case "picture":
+            return "ExternalResource", {
+                "DocumentViewer": 1,
+                "DocumentViewerHeight": 460,  # 0 would shrink it in a low window, unreadably
+                "DocumentViewerWidth": 0,  # keeps the shape
+                "FileWidget": False,
+                "FileWidgetButton": False,
+                "RelativeStorage": 1,  # the path starts at the project's folder
+                "StorageMode": 0,
+                "UseLink": False,
+            }
+        case "comment" | "text":
+            return "TextEdit", {"IsMultiline": field.widget == "comment", "UseHtml": False}
+
+
+def _form(fields: Sequence[Field]) -> list[ET.Element]:
+    """Return the form's tabs, what may be edited, and the columns of the table."""
+    layout = ET.Element("editorlayout")
+    layout.text = "tablayout"
+    form = ET.Element("attributeEditorForm")
+    editable = ET.Element("editable")
+    table = ET.Element("attributetableconfig", sortExpression="", sortOrder="0")
+    columns = ET.SubElement(table, "columns")
+    for tab in (JUDGE, AFTER):
+        shown = [field for field in fields if field.tab == tab]
+        if not shown:
+            continue
+        container = ET.SubElement(
+            form, "attributeEditorContainer", name=tab, columnCount="1", groupBox="0", showLabel="1"
+        )
+        for field in shown:
+            ET.SubElement(
+                container,
+                "attributeEditorField",
+                name=field.name,
+                index=str(fields.index(field) + 1),
+                showLabel="0" if field.widget == "picture" else "1",
+            )
+    for field in fields:
+        ET.SubElement(editable, "field", name=field.name, editable=str(int(field.editable)))
+        # The table beside the form is for finding one's way: decisions, not the model's view.
+        hidden = field.tab != JUDGE or field.widget == "picture"
+        ET.SubElement(
+            columns, "column", type="field", name=field.name, hidden=str(int(hidden)), width="-1"
+        )
+    preview = ET.Element("previewExpression")
+    preview.text = "\"sample_id\" || coalesce('  ' || \"decision\", '')"
+    return [layout, form, editable, table, preview]
+
+
+def _option(name: str | None, value: Any) -> ET.Element:
+    """Return a value as QGIS's nested <Option> elements."""
+    element = ET.Element("Option")
+    if name is not None:
+        element.set("name", name)
+    if isinstance(value, dict):
+        element.set("type", "Map")
+        element.extend(_option(key, part) for key, part in value.items())
+    elif isinstance(value, list):
+        element.set("type", "List")
+        element.extend(_option(None, part) for part in value)
+    else:
+        kinds = {bool: ("bool", "true" if value else "false"), int: ("int", str(value))}
+        kind, text = kinds.get(type(value), ("QString", str(value)))
+        element.set("type", kind)
+        element.set("value", text)
+    return element

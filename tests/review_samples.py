@@ -1,0 +1,67 @@
+"""Textured tiles of four classes for the tests of review packages, from a seed."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt16
+
+from rs_lowconf.bands import EUROSAT_ORDER, BandSpec
+from rs_lowconf.review import Label, RealNeighbour, ReviewSample, write_package
+from rs_lowconf.types import Grid
+
+CLASSES = ("Forest", "Field", "Town", "Water")
+SIZE = 32
+GRID = Grid(crs="EPSG:32633", transform=(10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0))
+ATTRIBUTION = "Contains modified Copernicus Sentinel data 2018"
+
+
+def tile(seed: int, kind: int, channels: int) -> UInt16[np.ndarray, "c h w"]:
+    """Return a tile whose brightness follows its class, with stripes, noise and a cloud."""
+    random = np.random.default_rng((seed, kind))
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    stripes = np.sin(rows * (kind + 1) / 5 + columns / (kind + 2))
+    level = random.uniform(300, 2500, size=(channels, 1, 1)) * (1 + 0.3 * stripes)
+    values = level + random.normal(0, 60, size=(channels, SIZE, SIZE))
+    values[:, :4, :4] = 9000  # brighter than every stretch
+    values[:, -4:, -4:] = 1  # black, but not without data
+    return np.clip(values, 1, 65535).astype(np.uint16)
+
+
+def sample(
+    number: int, names: tuple[str, ...] = EUROSAT_ORDER, grid: Grid | None = GRID
+) -> ReviewSample:
+    """Return the sample of this number; its tiles depend on nothing else."""
+    kind = number % len(CLASSES)
+    bands = BandSpec(names=names, level="L1C")
+    return ReviewSample(
+        sample_id=f"s{number:04d}",
+        pixels=tile(2 * number, kind, len(names)),
+        bands=bands,
+        condition=CLASSES[kind],
+        predicted=CLASSES[(kind + 1) % len(CLASSES)],
+        second=CLASSES[kind],
+        confidence=0.31,
+        realism=-0.25,
+        neighbour=RealNeighbour(
+            tile_id=f"{CLASSES[kind]}_{number}",
+            pixels=tile(2 * number + 1, kind, len(names)),
+            class_name=CLASSES[kind],
+            grid=grid,
+            distance=1.5,
+        ),
+        provenance={"seed": str(number)},
+    )
+
+
+def package(folder: Path, samples: list[ReviewSample], label: Label = "confirm") -> Path:
+    """Write a package of these samples and return its folder."""
+    write_package(
+        folder,
+        samples,
+        classes=CLASSES,
+        target_classes=CLASSES,
+        label=label,
+        attribution=ATTRIBUTION,
+        provenance={"generator": "0123abcd"},
+    )
+    return folder

@@ -1,0 +1,357 @@
+"""The review package as files, read by rasterio, geopandas, sqlite and zipfile."""
+
+import json
+import shutil
+import sqlite3
+import zipfile
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.errors import CRSError
+
+from rs_lowconf.bands import EUROSAT_ORDER
+from rs_lowconf.errors import ReviewError
+from rs_lowconf.review import ReviewSample, read_tile
+from rs_lowconf.review.composites import composites_of, stretch
+from rs_lowconf.review.fields import DECISIONS
+from rs_lowconf.review.package import FORMAT
+from rs_lowconf.review.sheet import Sheet
+from rs_lowconf.runs import sha256_of
+from rs_lowconf.types import Grid
+from tests.review_samples import CLASSES, GRID, SIZE, package, sample
+
+TEN_METRES = ("B02", "B03", "B04", "B08")
+
+
+def sheet_of(samples: list[ReviewSample]) -> Sheet:
+    """Return the places on the sheet of these samples."""
+    composites = composites_of(samples[0].bands)
+    return Sheet(count=len(samples), width=SIZE, height=SIZE, composites=composites)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Return all files with their content, the project unzipped."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found[path.relative_to(folder).as_posix()] = path.read_bytes()
+    with zipfile.ZipFile(folder / "review.qgz") as archive:
+        found["review.qgz"] = b"".join(archive.read(name) for name in archive.namelist())
+    return found
+
+
+def rows_of(folder: Path) -> geopandas.GeoDataFrame:
+    """Return the layer as geopandas reads it."""
+    return geopandas.read_file(folder / "review.gpkg", layer="review")
+
+
+def test_package_has_its_parts(tmp_path: Path) -> None:
+    """The folder holds exactly the documented files, one set a sample, and nothing else."""
+    folder = package(tmp_path / "review", [sample(0), sample(1)])
+    each = {
+        name
+        for i in ("s0000", "s0001")
+        for name in (
+            f"tiles/{i}.tif",
+            f"tiles/{i}.qml",
+            f"anchors/{i}.tif",
+            f"anchors/{i}.qml",
+            f"previews/{i}.png",
+        )
+    }
+    assert set(files_in(folder)) == each | {
+        "review.qgz",
+        "review.gpkg",
+        "contact.vrt",
+        "manifest.json",
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["review"]
+
+
+@pytest.mark.parametrize("names", [EUROSAT_ORDER, TEN_METRES, ("B04", "B12", "B03", "B02")])
+def test_contact_sheet_shows_the_tiles(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """GDAL draws each tile at its place with the documented stretch, whatever bands there are."""
+    samples = [sample(number, names) for number in range(5)]
+    folder = package(tmp_path / "review", samples)
+    sheet = sheet_of(samples)
+    expected = np.zeros((sheet.size[1], sheet.size[0], 3), dtype=np.uint8)
+    for index, one in enumerate(samples):
+        for block, pixels in enumerate((one.neighbour.pixels, one.pixels)):
+            for place, composite in enumerate(sheet.composites):
+                left, top, right, bottom = sheet.picture(index, block, place)
+                assert not expected[top:bottom, left:right].any(), "pictures overlap"
+                expected[top:bottom, left:right] = stretch(pixels, one.bands, composite)
+    with rasterio.open(folder / "contact.vrt") as file:
+        assert file.crs is None
+        assert file.nodata == 0
+        found = np.moveaxis(file.read(), 0, -1)
+    assert np.array_equal(found, expected)
+
+
+def test_stretch_is_fixed_and_clips() -> None:
+    """Half of white is the middle grey, above white stays white, and 1 is not a gap."""
+    one = sample(0)
+    composite = composites_of(one.bands)[0]
+    for number, byte in ((1, 1), (1500, 128), (3000, 255), (60_000, 255)):
+        flat = np.full_like(one.pixels, number)
+        assert (stretch(flat, one.bands, composite) == byte).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "captions"),
+    [
+        (EUROSAT_ORDER, ["true colour", "NIR", "SWIR"]),
+        (TEN_METRES, ["true colour", "NIR"]),
+        (("B04", "B8A", "B12"), ["SWIR"]),
+    ],
+)
+def test_composites_without_their_bands_are_left_out(
+    tmp_path: Path, names: tuple[str, ...], captions: list[str]
+) -> None:
+    """The package shows the composites that the data has the bands for."""
+    folder = package(tmp_path / "review", [sample(0, names)])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert list(manifest["stretch"]) == captions
+
+
+def test_data_that_cannot_be_shown_is_refused(tmp_path: Path) -> None:
+    """Without the bands of any composite there is no package, and the error names the bands."""
+    with pytest.raises(ReviewError, match=r"B05, B06 cannot be shown in colour.*B04, B03, B02"):
+        package(tmp_path / "review", [sample(0, ("B05", "B06"))])
+
+
+def test_package_can_be_moved(tmp_path: Path) -> None:
+    """All paths are relative: a moved package shows the same sheet and names no folder."""
+    folder = package(tmp_path / "review", [sample(0), sample(1)])
+    with rasterio.open(folder / "contact.vrt") as file:
+        before = file.read()
+    moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
+    with rasterio.open(moved / "contact.vrt") as file:
+        assert np.array_equal(file.read(), before)
+    for name, content in files_in(moved).items():
+        assert str(tmp_path).encode() not in content, name
+
+
+def test_manifest_describes_the_tiles(tmp_path: Path) -> None:
+    """The manifest's checksums fit the files, and its scale is the tiles', not the source's."""
+    one = sample(0)
+    offset = replace(one.bands, scale=5000.0, dn_offset=-1000.0)
+    folder = package(tmp_path / "review", [replace(one, bands=offset)])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["format"] == FORMAT
+    assert manifest["label"] == "confirm"
+    assert manifest["classes"] == list(CLASSES)
+    assert manifest["bands"]["names"] == list(EUROSAT_ORDER)
+    assert (manifest["bands"]["scale"], manifest["bands"]["dn_offset"]) == (10_000, 0)
+    assert manifest["provenance"] == {"generator": "0123abcd"}
+    for entry in manifest["samples"]:
+        assert entry["tile_sha256"] == sha256_of(folder / entry["tile"])
+        assert entry["anchor_sha256"] == sha256_of(folder / entry["anchor"])
+
+
+def test_tiles_say_what_they_are(tmp_path: Path) -> None:
+    """A sample is marked synthetic, whatever its provenance, and has no place; a neighbour has."""
+    liar = replace(sample(3), provenance={"seed": "3", "synthetic": "false"})
+    folder = package(tmp_path / "review", [liar])
+    tile = read_tile(folder / "tiles" / "s0003.tif")
+    assert np.array_equal(tile.pixels, sample(3).pixels)
+    assert tile.grid is None
+    assert tile.tags["RSLOW_SYNTHETIC"] == "true"
+    assert tile.tags["RSLOW_CONDITION"] == "Water"
+    assert tile.tags["RSLOW_PREDICTED"] == "Forest"
+    assert tile.tags["RSLOW_CONFIDENCE"] == "0.310000"
+    assert tile.tags["RSLOW_SEED"] == "3"
+    anchor = read_tile(folder / "anchors" / "s0003.tif")
+    assert anchor.grid == GRID
+    assert anchor.tags["RSLOW_SYNTHETIC"] == "false"
+    assert anchor.tags["RSLOW_TILE_ID"] == "Water_3"
+
+
+def test_previews_show_both_tiles(tmp_path: Path) -> None:
+    """The preview ends with the sample's last composite, enlarged, and says SYNTHETIC inside."""
+    one = sample(0)
+    folder = package(tmp_path / "review", [one])
+    composite = composites_of(one.bands)[-1]
+    zoom = 192 // SIZE
+    with Image.open(folder / "previews" / "s0000.png") as picture:
+        assert "SYNTHETIC" in str(picture.info["Description"])
+        found = np.asarray(picture.convert("RGB"))
+    expected = np.kron(stretch(one.pixels, one.bands, composite), np.ones((zoom, zoom, 1)))
+    inside = np.flatnonzero((found != 255).any(axis=(1, 2)))
+    bottom, right = inside[-1] + 1, found.shape[1] - 8
+    shown = found[bottom - 192 : bottom, right - 192 : right]
+    assert np.array_equal(shown, expected)
+
+
+def test_layer_is_plain_and_pending(tmp_path: Path) -> None:
+    """Geopandas reads one undecided row a sample, its frame around the sample's pictures."""
+    samples = [sample(number) for number in range(5)]
+    rows = rows_of(package(tmp_path / "review", samples))
+    assert list(rows["sample_id"]) == [one.sample_id for one in samples]
+    for name in ("decision", "true_class", "realism", "comment", "reviewer", "reviewed_ms"):
+        assert rows[name].isna().all(), name
+    assert list(rows["cond_class"]) == [one.condition for one in samples]
+    assert list(rows["pred_class"]) == [one.predicted for one in samples]
+    sheet = sheet_of(samples)
+    for index, frame in enumerate(rows.geometry):
+        assert frame.is_valid
+        left, low, right, high = frame.bounds
+        for block in (0, 1):
+            for place in range(len(sheet.composites)):
+                box = sheet.picture(index, block, place)
+                assert left < box[0] < box[2] < right
+                assert -high < box[1] < box[3] < -low
+    assert not any(
+        a.intersects(b) for i, a in enumerate(rows.geometry) for b in rows.geometry[i + 1 :]
+    )
+
+
+def test_layer_obeys_plain_sql(tmp_path: Path) -> None:
+    """The database is sound, lists the allowed values and takes an UPDATE without GDAL."""
+    folder = package(tmp_path / "review", [sample(0)])
+    with closing(sqlite3.connect(folder / "review.gpkg")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert database.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert database.execute("PRAGMA user_version").fetchone() == (10200,)
+        enum = database.execute(
+            "SELECT value FROM gpkg_data_columns JOIN gpkg_data_column_constraints"
+            " USING (constraint_name) WHERE column_name = ? ORDER BY value",
+            ("decision",),
+        ).fetchall()
+        assert [value for (value,) in enum] == sorted(DECISIONS)
+        database.execute("UPDATE review SET decision = 'mixed'")
+        database.commit()
+    assert list(rows_of(folder)["decision"]) == ["mixed"]
+
+
+def test_project_and_geopackage_hold_the_same_form(tmp_path: Path) -> None:
+    """However the layer is opened, its symbols, widgets and rules are the same."""
+    folder = package(tmp_path / "review", [sample(0)])
+    project = ET.fromstring(files_in(folder)["review.qgz"])  # noqa: S314 (written here)
+    (layer,) = (x for x in project.iter("maplayer") if x.findtext("layername") == "review")
+    with closing(sqlite3.connect(folder / "review.gpkg")) as database:
+        (text, column) = database.execute(
+            "SELECT styleQML, f_geometry_column FROM layer_styles WHERE useAsDefault"
+        ).fetchone()
+    assert column == "geom"
+    for element in ET.fromstring(text):  # noqa: S314 (written here)
+        twin = layer.find(element.tag)
+        assert twin is not None
+        assert ET.canonicalize(ET.tostring(twin), strip_text=True) == ET.canonicalize(
+            ET.tostring(element), strip_text=True
+        )
+
+
+def test_package_is_never_overwritten(tmp_path: Path) -> None:
+    """An existing folder, even an empty one, is refused by name and stays as it is."""
+    folder = package(tmp_path / "review", [sample(0)])
+    before = files_in(folder)
+    with pytest.raises(ReviewError, match=r"review exists already.*name another folder"):
+        package(folder, [sample(1)])
+    assert files_in(folder) == before
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ReviewError, match="empty exists already"):
+        package(tmp_path / "empty", [sample(1)])
+
+
+def test_failure_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    """When the second sample cannot be written, neither package nor temporary folder stays."""
+    nowhere = Grid(crs="EPSG:0", transform=GRID.transform)
+    with pytest.raises(CRSError):
+        package(tmp_path / "review", [sample(0), sample(1, grid=nowhere)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_blind_package_leaks_nothing(tmp_path: Path) -> None:
+    """A blind package is the same whatever the model says, and holds no word of it."""
+    samples = [sample(number) for number in range(4)]
+    disguised = [
+        replace(
+            one,
+            condition=CLASSES[-1 - number],
+            predicted=CLASSES[0],
+            second=CLASSES[1],
+            confidence=0.777777,
+            realism=5.4321,
+            provenance={"secret": "LEAKED-PROVENANCE"},
+            neighbour=replace(
+                one.neighbour,
+                tile_id="LEAKED-TILE",
+                class_name="LEAKED-CLASS",
+                grid=None,
+                distance=9.87654,
+            ),
+        )
+        for number, one in enumerate(samples)
+    ]
+    first = files_in(package(tmp_path / "first", samples, "blind"))
+    second = files_in(package(tmp_path / "second", disguised, "blind"))
+    assert _without_times(first, tmp_path / "first") == _without_times(second, tmp_path / "second")
+    words = ["LEAKED", "0.777777", "5.4321", "9.87654", "cond_class", "pred_class", "d_score"]
+    words += ["confidence", "0123abcd", "EPSG:32633", "Water_3", "RSLOW_CONDITION"]
+    for files in (first, second):
+        for name, content in files.items():
+            for word in words:
+                assert word.encode() not in content, (name, word)
+    tile = read_tile(tmp_path / "first" / "tiles" / "s0000.tif")
+    assert tile.tags["RSLOW_SYNTHETIC"] == "undisclosed"
+    assert "MAY BE SYNTHETIC" in tile.tags["TIFFTAG_IMAGEDESCRIPTION"]
+
+
+def _without_times(files: dict[str, bytes], folder: Path) -> dict[str, Any]:
+    """Return the content that may not differ: all but the times of writing."""
+    manifest = json.loads(files["manifest.json"])
+    del manifest["created"]
+    with closing(sqlite3.connect(folder / "review.gpkg")) as database:
+        database.execute("UPDATE gpkg_contents SET last_change = ''")
+        database.execute("UPDATE layer_styles SET update_time = ''")
+        tables = list(database.iterdump())
+    return {**files, "manifest.json": manifest, "review.gpkg": tables}
+
+
+def test_confirm_package_does_tell(tmp_path: Path) -> None:
+    """The search for leaks can fail: the same words are found in a confirm package."""
+    files = files_in(package(tmp_path / "review", [sample(3)]))
+    for word in ("pred_class", "0123abcd", "Water_3", "RSLOW_CONDITION"):
+        assert any(word.encode() in content for content in files.values()), word
+
+
+def test_misfits_are_named(tmp_path: Path) -> None:
+    """Samples that do not fit together, or are too many, are refused before anything is written."""
+    one = sample(0)
+    cases: list[tuple[list[ReviewSample], str]] = [
+        ([], "0 samples"),
+        ([one] * 501, "501 samples"),
+        ([one, replace(sample(1), sample_id="S0000")], "S0000 occurs more than once"),
+        ([one, sample(1, TEN_METRES)], "differs from s0000 in bands"),
+        ([replace(one, condition="Tundra")], "unknown class 'Tundra'"),
+        ([replace(one, second="Tundra")], "unknown class 'Tundra'"),
+    ]
+    for samples, message in cases:
+        with pytest.raises(ReviewError, match=message):
+            package(tmp_path / "review", samples)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sample_id": "../s"}, "cannot name a file"),
+        ({"confidence": 1.5}, "confidence 1.5"),
+        ({"realism": float("nan")}, "realism nan"),
+        ({"pixels": sample(0, TEN_METRES).pixels}, "has 4 channels"),
+        ({"neighbour": sample(0, TEN_METRES).neighbour}, r"expected the sample's \(13"),
+    ],
+)
+def test_impossible_samples_are_refused(change: dict[str, Any], message: str) -> None:
+    """A sample is checked when it is made."""
+    with pytest.raises(ReviewError, match=message):
+        replace(sample(0), **change)
