@@ -1,0 +1,1 @@
+"""The model under test: trained here, or loaded from elsewhere behind the same protocol."""

@@ -1,0 +1,123 @@
+"""How good a target is on labelled tiles: accuracy with its interval, and calibration."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from scipy.stats import binomtest
+from torch import Tensor
+
+from rs_lowconf.errors import DataError, ModelError
+from rs_lowconf.target.load import check_fit
+from rs_lowconf.types import TargetModel, TileSource
+
+_BATCH = 64
+_BINS = 15
+#: Below this many tiles a bin holds a dozen or fewer, and chance alone makes an ECE of several %.
+_FEW_TILES = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierReport:
+    """Figures of one model on one labelled split. Shares, not percent."""
+
+    tiles: int
+    accuracy: float
+    accuracy_low: float
+    """Lower end of the Wilson 95 % interval of the accuracy."""
+    accuracy_high: float
+    """Upper end of the Wilson 95 % interval of the accuracy."""
+    class_accuracy: dict[str, float | None]
+    """Share of each class's tiles classified correctly; None for a class without tiles."""
+    nll: float
+    """Mean negative log-likelihood of the true class, in nats."""
+    ece: float
+    """Expected calibration error over 15 bins of equal width."""
+    mean_confidence: float
+    """Mean of the largest probability."""
+    confusion: dict[str, dict[str, int]]
+    """Tiles by true class, then by predicted class."""
+    note: str
+    """A reservation about the figures; empty when there is none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a metrics file or a checkpoint's header."""
+        return asdict(self)
+
+
+def evaluate_classifier(model: TargetModel, source: TileSource) -> ClassifierReport:
+    """Return the figures of `model` on a labelled split, matching bands and classes by name.
+
+    Raises:
+        DataError: the split is empty.
+        ModelError: bands, level or classes of model and split do not fit.
+    """
+    if len(source) == 0:
+        raise DataError("the split to evaluate on holds no tile", expected="at least one")
+    unknown = [name for name in source.classes if name not in model.classes]
+    if unknown:
+        raise ModelError(
+            f"the target does not know the classes {', '.join(unknown)}",
+            expected=f"classes among {', '.join(model.classes)}",
+            remedy="choose classes with --set data.classes=[...]",
+        )
+    channels = list(check_fit(model, source.bands))
+    with torch.no_grad():
+        parts = []
+        for first in range(0, len(source), _BATCH):
+            indices = range(first, min(first + _BATCH, len(source)))
+            parts.append(model.predict(source.batch(indices).image[:, channels]).cpu())
+    to_model = torch.tensor([model.classes.index(name) for name in source.classes])
+    return report(torch.cat(parts), to_model[source.labels], model.classes)
+
+
+def report(
+    log_probability: Float[Tensor, "n k"], label: Int[Tensor, " n"], classes: tuple[str, ...]
+) -> ClassifierReport:
+    """Return the figures of predictions whose true classes index `classes`."""
+    n, k = log_probability.shape
+    predicted = log_probability.argmax(1)
+    right = predicted == label
+    confidence = log_probability.double().exp().max(1).values
+    confusion = torch.bincount(label * k + predicted, minlength=k * k).view(k, k)
+    low, high = wilson_interval(int(right.sum()), n)
+    return ClassifierReport(
+        tiles=n,
+        accuracy=right.double().mean().item(),
+        accuracy_low=low,
+        accuracy_high=high,
+        class_accuracy={
+            name: row[i] / sum(row) if sum(row) else None
+            for i, (name, row) in enumerate(zip(classes, confusion.tolist(), strict=True))
+        },
+        nll=F.nll_loss(log_probability.double(), label).item(),
+        ece=expected_calibration_error(confidence, right),
+        mean_confidence=confidence.mean().item(),
+        confusion={
+            name: dict(zip(classes, row, strict=True))
+            for name, row in zip(classes, confusion.tolist(), strict=True)
+        },
+        note=f"{n} tiles are too few for a precise ECE" if n < _FEW_TILES else "",
+    )
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Return the Wilson 95 % interval of a share (Wilson 1927)."""
+    interval = binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def expected_calibration_error(
+    confidence: Float[Tensor, " n"], right: Tensor, bins: int = _BINS
+) -> float:
+    """Return the mean over tiles of |accuracy - confidence| of the tile's confidence bin.
+
+    Bins are of equal width, open at their lower end (Naeini et al. 2015; Guo et al. 2017).
+    """
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gap = torch.zeros(bins, dtype=torch.float64)
+    gap.index_add_(0, place, right.double() - confidence.double())
+    return math.fsum(gap.abs().tolist()) / len(confidence)

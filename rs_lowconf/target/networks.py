@@ -1,0 +1,184 @@
+"""The networks behind a classifier: two convolutional ones of ours and any timm backbone.
+
+All take reflectance; the normalisation they were trained with is part of their weights.
+"""
+
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.models import is_model, split_model_name_tag
+from torch import Tensor, nn
+
+from rs_lowconf.errors import SettingsError
+
+
+class Network(nn.Module):
+    """Normalises reflectance, maps it to features with a body and to logits with a linear head.
+
+    Bands of one tile are nearly multiples of each other, and what tells vegetation from
+    soil is their small difference; so the bands are not only scaled but decorrelated.
+    """
+
+    mean: Float[Tensor, " c"]
+    """Mean reflectance of every band over the training tiles."""
+
+    decorrelation: Float[Tensor, "c c"]
+    """Applied to reflectance minus mean; see `rs_lowconf.target.normalise`."""
+
+    def __init__(self, body: nn.Module, *, bands: int, features: int, classes: int) -> None:
+        """Join a body that gives `features` numbers a tile with a head for `classes`."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(bands))
+        self.register_buffer("decorrelation", torch.eye(bands))
+        self.body = body
+        self.head = nn.Linear(features, classes)
+
+    def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        """Return the penultimate features."""
+        centred = image - self.mean[:, None, None]
+        normal = F.conv2d(centred, self.decorrelation[:, :, None, None])  # b c h w
+        features: Tensor = self.body(normal)
+        return features
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        """Return logits."""
+        logits: Tensor = self.head(self.features(image))
+        return logits
+
+
+def build_network(
+    architecture: str, *, width: int, bands: int, classes: int, tile_size: int
+) -> Network:
+    """Return an untrained network with random weights drawn from torch's global state.
+
+    Args:
+        architecture: `small_cnn`, `residual_cnn` or `timm:NAME`.
+        width: channels of the first stage; timm backbones have their own.
+        bands: channels of the tiles.
+        classes: number of logits.
+        tile_size: side of the tiles in pixels; some timm backbones are built for one size.
+
+    Raises:
+        SettingsError: the architecture is unknown, or a timm backbone cannot read such tiles.
+    """
+    if architecture == "small_cnn":
+        body: nn.Module = _SmallCnn(bands, width)
+        features = 2 * (bands + 11 * width)
+    elif architecture == "residual_cnn":
+        body, features = _residual_cnn(bands, width), 4 * width
+    elif architecture.startswith("timm:"):
+        body, features = _timm_body(architecture.removeprefix("timm:"), bands, tile_size)
+    else:
+        raise SettingsError(
+            f"architecture {architecture!r} is unknown",
+            expected="small_cnn, residual_cnn or timm:NAME",
+        )
+    return Network(body, bands=bands, features=features, classes=classes)
+
+
+class _SmallCnn(nn.Module):
+    """Plain 3x3 convolutions with max pooling; every scale speaks to the head directly.
+
+    Land cover differs in texture as much as in colour, so each scale, the input included,
+    is pooled to the mean and the standard deviation of every channel over the tile.
+    """
+
+    def __init__(self, bands: int, width: int) -> None:
+        super().__init__()
+        channels = (bands, width, 2 * width, 4 * width, 4 * width)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.MaxPool2d(2) if i > 0 else nn.Identity(),
+                nn.Conv2d(channels[i], channels[i + 1], 3, padding=1, bias=False),
+                nn.BatchNorm2d(channels[i + 1]),
+                nn.ReLU(inplace=True),
+            )
+            for i in range(4)
+        )
+        # Means and spreads of different scales differ in size by orders of magnitude.
+        self.level = nn.Sequential(nn.BatchNorm1d(2 * sum(channels)), nn.Dropout(0.3))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        pooled = [_mean_and_spread(x)]
+        for stage in self.stages:
+            x = stage(x)
+            pooled.append(_mean_and_spread(x))
+        features: Tensor = self.level(torch.cat(pooled, dim=1))
+        return features
+
+
+def _mean_and_spread(x: Float[Tensor, "b f h w"]) -> Float[Tensor, "b g"]:
+    # The small constant keeps the gradient of the root finite on a constant tile.
+    spread = (x.var((2, 3), correction=0) + 1e-5).sqrt()
+    return torch.cat([x.mean((2, 3)), spread], dim=1)
+
+
+class _Residual(nn.Module):
+    """A 5x5 depthwise, then two 1x1 convolutions beside a shortcut, as in ConvNeXt."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(channels, channels, 5, padding=2, groups=channels),
+            nn.GroupNorm(1, channels),
+            nn.Conv2d(channels, 3 * channels, 1),
+            nn.GELU(),
+            nn.Conv2d(3 * channels, channels, 1),
+        )
+
+    def forward(self, x: Float[Tensor, "b f h w"]) -> Float[Tensor, "b f h w"]:
+        branch: Tensor = self.branch(x)
+        return x + branch
+
+
+def _residual_cnn(bands: int, width: int) -> nn.Sequential:
+    """Patches by strided convolutions, GroupNorm, GELU, mean pooling: nothing of small_cnn."""
+    return nn.Sequential(
+        nn.Conv2d(bands, width, 2, stride=2),  # b width h/2 w/2
+        nn.GroupNorm(1, width),
+        _Residual(width),
+        nn.Conv2d(width, 2 * width, 2, stride=2),  # b 2*width h/4 w/4
+        _Residual(2 * width),
+        _Residual(2 * width),
+        nn.Conv2d(2 * width, 4 * width, 2, stride=2),  # b 4*width h/8 w/8
+        _Residual(4 * width),
+        _Residual(4 * width),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),  # b 4*width
+        nn.LayerNorm(4 * width),
+    )
+
+
+def _timm_body(name: str, bands: int, tile_size: int) -> tuple[nn.Module, int]:
+    # A headless timm model's forward is forward_features, then forward_head(pre_logits=True).
+    require_timm_name(name)
+    config = timm.get_pretrained_cfg(name)
+    size: dict[str, Any] = (
+        {"img_size": tile_size} if config is not None and config.fixed_input_size else {}
+    )
+    try:
+        body = timm.create_model(name, pretrained=False, in_chans=bands, num_classes=0, **size)
+        with torch.no_grad():
+            features = body.eval()(torch.zeros(1, bands, tile_size, tile_size))
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise SettingsError(
+            f"timm model {name} cannot read {bands} bands of {tile_size} pixels ({error})",
+            remedy="choose another architecture",
+        ) from error
+    return body, int(features.shape[1])
+
+
+def require_timm_name(name: str) -> None:
+    """Refuse names that the installed timm does not have, among them those of a model hub.
+
+    Raises:
+        SettingsError: the name is unknown.
+    """
+    if not is_model(split_model_name_tag(name)[0]):
+        raise SettingsError(
+            f"timm has no model {name!r}",
+            expected="a name of timm.list_models(), such as resnet18",
+        )

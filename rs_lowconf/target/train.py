@@ -1,0 +1,223 @@
+"""Training of a classifier on one split and its temperature calibration on another."""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from rs_lowconf.errors import DataError, JobError
+from rs_lowconf.seeds import forked_rng, seed_of
+from rs_lowconf.settings import ClassifierSettings
+from rs_lowconf.target.classifier import Classifier, ClassifierSpec
+from rs_lowconf.target.networks import Network
+from rs_lowconf.target.normalise import band_statistics, decorrelation
+from rs_lowconf.types import Augmentation, TileSource
+
+log = logging.getLogger(__name__)
+
+#: Temperatures outside are never a calibration: a network that makes no mistake on the
+#: validation split would be sharpened without end.
+TEMPERATURES = (0.2, 5.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EpochRecord:
+    """One epoch of training, measured on the validation split."""
+
+    epoch: int
+    """From 1 on."""
+
+    train_loss: float
+    """Mean label-smoothed cross-entropy of the epoch's augmented tiles, in nats."""
+
+    val_loss: float
+    """Mean negative log-likelihood of the validation tiles, in nats, at temperature 1."""
+
+    val_accuracy: float
+    """Share of validation tiles classified correctly."""
+
+    learning_rate: float
+    """Of the epoch's last step."""
+
+    seconds: float
+    """Wall time of the epoch, validation included."""
+
+    best: Classifier | None
+    """The classifier after this epoch, at temperature 1, when no epoch before was as good
+    on the validation split; None otherwise."""
+
+
+def train_classifier(  # noqa: PLR0917 - data, recipe, chance, place: the order of the work
+    train: TileSource,
+    val: TileSource,
+    settings: ClassifierSettings,
+    augment: Augmentation,
+    seed: int,
+    device: torch.device,
+) -> Iterator[EpochRecord]:
+    """Train epoch by epoch; the last record with a `best` holds the one to `calibrate`.
+
+    Every epoch draws as many tiles as the training split has (rounded up to full batches),
+    each class equally often on average. AdamW, cosine decay to zero. An epoch is better if
+    more validation tiles are right, and at a tie if their likelihood is higher. The result
+    depends on the arguments only, bit for bit on one machine with a fixed number of threads.
+
+    Args:
+        train: the tiles to learn from.
+        val: the tiles that choose the epoch.
+        settings: architecture and schedule.
+        augment: applied to every training batch.
+        seed: seeds weights, draws, augmentation and dropout.
+        device: where to compute.
+
+    Raises:
+        SettingsError: the architecture is unknown.
+        DataError: the splits disagree, one is empty, or a class has no training tile.
+        JobError: the loss is no longer a number.
+    """
+    spec = _spec(train, val, settings)
+    with forked_rng(seed_of(seed, "weights")):
+        network = spec.build().to(device)
+    mean, covariance = band_statistics(train)
+    network.mean.copy_(mean)
+    network.decorrelation.copy_(decorrelation(covariance))
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    per_epoch = math.ceil(len(train) / settings.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * per_epoch)
+    best = (-1.0, -math.inf)
+    for epoch in range(1, settings.epochs + 1):
+        start = time.perf_counter()
+        losses = []
+        for image, label, step_seed in _batches(
+            train, settings, augment, seed_of(seed, epoch), device
+        ):
+            with forked_rng(step_seed):
+                logits = network.train()(image)
+            loss = F.cross_entropy(logits, label, label_smoothing=settings.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            learning_rate = float(optimizer.param_groups[0]["lr"])
+            schedule.step()
+            losses.append(loss.detach())
+        train_loss = torch.stack(losses).mean().item()
+        if not math.isfinite(train_loss):
+            raise JobError(
+                f"training diverged in epoch {epoch} (the loss is {train_loss})",
+                remedy="lower the learning_rate",
+            )
+        logits, labels = _logits(network, val, settings.batch_size)
+        accuracy = (logits.argmax(1) == labels).double().mean().item()
+        val_loss = F.cross_entropy(logits, labels).item()
+        better = (accuracy, -val_loss) > best
+        best = max(best, (accuracy, -val_loss))
+        yield EpochRecord(
+            epoch=epoch,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            val_accuracy=accuracy,
+            learning_rate=learning_rate,
+            seconds=time.perf_counter() - start,
+            best=Classifier(spec, copy.deepcopy(network)) if better else None,
+        )
+
+
+def calibrate(classifier: Classifier, val: TileSource) -> Classifier:
+    """Return the same classifier at the temperature that suits the validation split best."""
+    logits, labels = _logits(classifier.network, val, classifier.batch_size)
+    return Classifier(
+        classifier.spec,
+        classifier.network,
+        temperature=best_temperature(logits, labels),
+        batch_size=classifier.batch_size,
+    )
+
+
+def best_temperature(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> float:
+    """Return the T within `TEMPERATURES` that minimises the NLL of `logits / T`.
+
+    The NLL is convex in 1 / T, so it has one minimum (Guo et al. 2017, On Calibration of
+    Modern Neural Networks, section 4.2).
+    """
+    logits = logits.double()
+
+    def negative_log_likelihood(log_temperature: float) -> float:
+        return F.cross_entropy(logits / math.exp(log_temperature), labels).item()
+
+    bounds = (math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1]))
+    found = minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded")
+    temperature = math.exp(found.x)
+    if min(abs(found.x - bound) for bound in bounds) < 0.01:
+        log.warning(
+            "temperature %.2f is at the edge of its range: %d validation tiles do not determine it",
+            temperature,
+            len(labels),
+        )
+    return temperature
+
+
+def _spec(train: TileSource, val: TileSource, settings: ClassifierSettings) -> ClassifierSpec:
+    for name, source in (("training", train), ("validation", val)):
+        if len(source) == 0:
+            raise DataError(f"the {name} split holds no tile", expected="at least one")
+    if train.bands != val.bands or train.classes != val.classes:
+        raise DataError("training and validation split differ in their bands or classes")
+    counts = torch.bincount(train.labels, minlength=len(train.classes))
+    absent = [name for name, n in zip(train.classes, counts.tolist(), strict=True) if n == 0]
+    if absent:
+        raise DataError(
+            f"no training tile of class {', '.join(absent)}",
+            remedy="leave it out with --set data.classes=[...]",
+        )
+    return ClassifierSpec(
+        architecture=settings.architecture,
+        width=settings.width,
+        bands=train.bands,
+        classes=train.classes,
+        tile_size=train.batch([0]).image.shape[-1],
+    )
+
+
+def _batches(
+    train: TileSource,
+    settings: ClassifierSettings,
+    augment: Augmentation,
+    seed: int,
+    device: torch.device,
+) -> Iterator[tuple[Float[Tensor, "b c h w"], Int[Tensor, " b"], int]]:
+    """Yield an epoch's augmented tiles, labels and a seed, each class equally likely."""
+    batches = math.ceil(len(train) / settings.batch_size)
+    weight = 1.0 / torch.bincount(train.labels).double()[train.labels]
+    drawn = torch.multinomial(
+        weight,
+        batches * settings.batch_size,
+        replacement=True,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    for step, indices in enumerate(drawn.view(batches, settings.batch_size).tolist()):
+        image = train.batch(indices).image.to(device)
+        label = train.labels[indices].to(device)
+        yield augment(image, seed_of(seed, step, "augment")), label, seed_of(seed, step, "dropout")
+
+
+@torch.no_grad()
+def _logits(
+    network: Network, source: TileSource, batch_size: int
+) -> tuple[Float[Tensor, "b k"], Int[Tensor, " b"]]:
+    network.eval()
+    device = network.mean.device
+    parts = []
+    for first in range(0, len(source), batch_size):
+        indices = range(first, min(first + batch_size, len(source)))
+        parts.append(network(source.batch(indices).image.to(device)).cpu())
+    return torch.cat(parts), source.labels

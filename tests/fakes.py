@@ -1,0 +1,53 @@
+"""Small stand-ins that obey the protocols of rs_lowconf.types."""
+
+from collections.abc import Sequence
+
+import torch
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.types import TileBatch
+
+
+class FakeSource:
+    """Seeded tiles whose class sets the level of a stripe pattern of its own period.
+
+    Classes differ in colour and in texture, clearly by default; `noise` (in reflectance)
+    blurs them.
+    """
+
+    def __init__(
+        self,
+        bands: BandSpec,
+        classes: tuple[str, ...],
+        per_class: int,
+        *,
+        tile_size: int = 16,
+        noise: float = 0.02,
+        seed: int = 0,
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        k, c = len(classes), len(bands)
+        self.bands = bands
+        self.classes = classes
+        self.labels = torch.arange(k).repeat(per_class)
+        self.ids = tuple(f"fake-{seed}-{i}" for i in range(k * per_class))
+        column = torch.arange(tile_size)
+        stripes = torch.stack([(column // (1 + i) % 2).float() for i in range(k)])  # k w
+        # Colours depend on the class alone, not on `seed`: splits must look alike.
+        colour = 0.1 + 0.05 * torch.cos(torch.outer(torch.arange(k), 1 + torch.arange(c)).float())
+        clean = colour[:, :, None, None] + 0.1 * stripes[:, None, None, :]  # k c 1 w
+        shape = (len(self.labels), c, tile_size, tile_size)
+        self._image = clean[self.labels] + noise * torch.randn(shape, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        chosen = list(indices)
+        return TileBatch(
+            image=self._image[chosen],
+            bands=self.bands,
+            ids=tuple(self.ids[i] for i in chosen),
+            classes=self.classes,
+            label=self.labels[chosen],
+        )

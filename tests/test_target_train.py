@@ -1,0 +1,373 @@
+"""Training, calibration, figures and checkpoints of a classifier of ours."""
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.errors import DataError, JobError, ModelError, SettingsError
+from rs_lowconf.settings import ClassifierSettings
+from rs_lowconf.target.classifier import (
+    Classifier,
+    ClassifierSpec,
+    load_classifier,
+    save_classifier,
+)
+from rs_lowconf.target.evaluate import (
+    evaluate_classifier,
+    expected_calibration_error,
+    report,
+    wilson_interval,
+)
+from rs_lowconf.target.normalise import band_statistics, decorrelation
+from rs_lowconf.target.train import (
+    TEMPERATURES,
+    EpochRecord,
+    best_temperature,
+    calibrate,
+    train_classifier,
+)
+from rs_lowconf.types import FeatureExtractor, TargetModel
+from tests.fakes import FakeSource
+
+BANDS = BandSpec(names=("B04", "B03", "B08"), level="L1C")
+CLASSES = ("Field", "Forest", "Water")
+CPU = torch.device("cpu")
+SMALL = ClassifierSettings(width=8, epochs=4, batch_size=16, learning_rate=5e-3)
+
+
+def jitter(image: Tensor, seed: int) -> Tensor:
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+    return image + 0.01 * noise
+
+
+def blanked(image: Tensor, seed: int) -> Tensor:
+    return image * math.nan
+
+
+def source(per_class: int = 16, **changes: Any) -> FakeSource:
+    return FakeSource(BANDS, CLASSES, per_class, **changes)
+
+
+def trained(seed: int = 0, changed: ClassifierSettings = SMALL) -> list[EpochRecord]:
+    return list(train_classifier(source(seed=1), source(8, seed=2), changed, jitter, seed, CPU))
+
+
+def untrained(architecture: str = "small_cnn", tile_size: int = 16) -> Classifier:
+    spec = ClassifierSpec(
+        architecture=architecture, width=8, bands=BANDS, classes=CLASSES, tile_size=tile_size
+    )
+    return Classifier(spec, spec.build())
+
+
+@pytest.mark.parametrize("architecture", ["small_cnn", "residual_cnn"])
+def test_training_learns_separable_classes(architecture: str) -> None:
+    """A few epochs separate classes of different colour and texture, and the loss falls."""
+    changed = SMALL.model_copy(update={"architecture": architecture, "epochs": 6})
+    records = trained(changed=changed)
+    assert [record.epoch for record in records] == [1, 2, 3, 4, 5, 6]
+    assert records[-1].train_loss < records[0].train_loss
+    best = [record.best for record in records if record.best is not None][-1]
+    figures = evaluate_classifier(best, source(8, seed=3))
+    assert figures.accuracy > 0.9
+
+
+def test_training_is_repeatable_and_leaves_the_global_state_alone() -> None:
+    """The same seed gives the same bits whatever the global random state, another seed not."""
+    before = torch.get_rng_state()
+    first = trained()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    again, other = trained(), trained(seed=1)
+    assert [r.val_loss for r in first] == [r.val_loss for r in again]
+    assert [r.train_loss for r in first] != [r.train_loss for r in other]
+    assert first[0].best is not None
+    assert again[0].best is not None
+    for name, value in first[0].best.network.state_dict().items():
+        assert torch.equal(value, again[0].best.network.state_dict()[name])
+
+
+def test_best_is_marked_on_validation() -> None:
+    """`best` is set exactly where accuracy, then likelihood, beats every epoch before."""
+    seen: list[tuple[float, float]] = []
+    for record in trained():
+        figure = (record.val_accuracy, -record.val_loss)
+        assert (record.best is not None) == (not seen or figure > max(seen))
+        seen.append(figure)
+
+
+def test_draws_are_balanced() -> None:
+    """With one class ten times rarer, the augmentation still sees all classes equally often."""
+    train = source(44)
+    keep = [i for i in range(len(train)) if train.labels[i] != 0 or i < 12]
+    train.labels, train._image = train.labels[keep], train._image[keep]
+    train.ids = tuple(train.ids[i] for i in keep)
+    by_tile = {
+        tuple(image[:, 0, 0].tolist()): int(y)
+        for image, y in zip(train._image, train.labels, strict=True)
+    }
+    drawn: list[int] = []
+
+    def watch(image: Tensor, seed: int) -> Tensor:
+        drawn.extend(by_tile[tuple(tile[:, 0, 0].tolist())] for tile in image)
+        return image
+
+    list(train_classifier(train, source(2), SMALL, watch, 0, CPU))
+    shares = torch.bincount(torch.tensor(drawn)) / len(drawn)
+    assert shares.min() > 0.25
+
+
+def test_diverging_training_is_an_error() -> None:
+    """A loss that is no number ends the training with advice."""
+    with pytest.raises(JobError, match="lower the learning_rate"):
+        list(train_classifier(source(4), source(4), SMALL, blanked, 0, CPU))
+
+
+def test_splits_are_checked() -> None:
+    """An empty split, a class without tiles and differing bands are refused by name."""
+    with pytest.raises(DataError, match="validation split holds no tile"):
+        next(train_classifier(source(4), source(0), SMALL, jitter, 0, CPU))
+    lacking = source(4)
+    lacking.labels = lacking.labels.clamp_max(1)
+    with pytest.raises(DataError, match="no training tile of class Water"):
+        next(train_classifier(lacking, source(4), SMALL, jitter, 0, CPU))
+    other = FakeSource(dataclasses.replace(BANDS, level="L2A"), CLASSES, 4)
+    with pytest.raises(DataError, match="differ in their bands"):
+        next(train_classifier(source(4), other, SMALL, jitter, 0, CPU))
+
+
+def test_band_statistics_match_torch() -> None:
+    """Batchwise statistics equal the two-pass ones over the whole split."""
+    train = source(50, seed=4)
+    mean, covariance = band_statistics(train)
+    pixels = train._image.double().transpose(0, 1).flatten(1)
+    assert torch.allclose(mean, pixels.mean(1))
+    assert torch.allclose(covariance, torch.cov(pixels, correction=0))
+
+
+def test_decorrelated_bands_are_nearly_white() -> None:
+    """Strong directions get variance 1, weak ones less, and a constant band stays finite."""
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(1, 5000, generator=generator, dtype=torch.float64)
+    own = torch.randn(4, 5000, generator=generator, dtype=torch.float64)
+    pixels = torch.tensor([[0.1], [0.2], [0.05], [0.0]]) * (common + 0.5 * own)
+    white = torch.cov(decorrelation(torch.cov(pixels)) @ pixels)
+    assert torch.allclose(white[:3, :3], torch.eye(3, dtype=torch.float64), atol=0.15)
+    assert white.diagonal().max() < 1
+    assert white[3, 3] == 0
+
+
+def test_unknown_architectures_are_refused() -> None:
+    """A wrong architecture, of ours or of timm, is a settings error that names choices."""
+    with pytest.raises(SettingsError, match="small_cnn, residual_cnn or timm:NAME"):
+        untrained("big_cnn")
+    with pytest.raises(SettingsError, match="timm has no model"):
+        untrained("timm:hf-hub:someone/model")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tile_size"),
+    [
+        ("small_cnn", 16),
+        ("small_cnn", 48),
+        ("residual_cnn", 32),
+        ("timm:resnet18", 32),
+        ("timm:vit_tiny_patch16_224", 64),
+    ],
+)
+def test_logits_are_the_head_of_the_features(architecture: str, tile_size: int) -> None:
+    """Every architecture takes its tile size, and its head applied to `features` predicts."""
+    model = untrained(architecture, tile_size)
+    image = torch.rand(2, 3, tile_size, tile_size)
+    expected = model.network.head(model.features(image)).log_softmax(1)
+    assert torch.allclose(model.predict(image), expected, atol=1e-5)
+
+
+def test_classifier_obeys_the_protocols() -> None:
+    """A classifier is a differentiable target and an extractor with frozen weights."""
+    model = untrained()
+    assert isinstance(model, TargetModel)
+    assert isinstance(model, FeatureExtractor)
+    image = torch.rand(2, 3, 16, 16, requires_grad=True)
+    model.predict(image).sum().backward()  # type: ignore[no-untyped-call]
+    assert image.grad is not None
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4), batch_size=st.integers(1, 5))
+@settings(max_examples=15, deadline=None)
+def test_micro_batches_change_nothing_and_every_tile_counts(
+    sizes: list[int], batch_size: int
+) -> None:
+    """Predictions do not depend on the micro-batch, and the counter is the number of tiles."""
+    model = untrained()
+    image = torch.rand(sum(sizes), 3, 16, 16)
+    whole = model.predict(image)
+    model.batch_size, model.evaluations = batch_size, 0
+    parts = torch.cat([model.predict(part) for part in torch.split(image, sizes)])
+    assert torch.allclose(parts, whole, atol=1e-5)
+    assert model.evaluations == sum(sizes)
+
+
+def test_tiles_of_another_shape_are_refused() -> None:
+    """Another number of bands or another size is a model error that names both shapes."""
+    with pytest.raises(ModelError, match=r"\(3, 32, 32\).*\(3, 16, 16\)"):
+        untrained().predict(torch.zeros(1, 3, 32, 32))
+
+
+def test_log_probability_margin_is_the_logit_margin_over_the_temperature() -> None:
+    """Calibration divides margins by T, also where probabilities saturate."""
+    model = untrained()
+    model.network.head.weight.mul_(1e5)
+    model.temperature = 2.5
+    image = source(2).batch(range(4)).image
+    logits = model.network(image)
+    margin = logits[:, 0] - logits[:, 1]
+    predicted = model.predict(image)
+    assert margin.abs().max() > 100
+    assert torch.allclose(predicted[:, 0] - predicted[:, 1], margin / 2.5, rtol=1e-3)
+
+
+@given(seed=st.integers(0, 10_000), sharpness=st.floats(0.3, 6.0))
+@settings(max_examples=25, deadline=None)
+def test_temperature_minimises_the_likelihood(seed: int, sharpness: float) -> None:
+    """No temperature of a fine grid has a lower validation NLL than the one found."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(60, 4, generator=generator)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
+    logits = sharpness * logits.double()
+    low, high = TEMPERATURES
+    grid = torch.logspace(math.log10(low), math.log10(high), 2000, dtype=torch.float64)
+    brute = min(F.cross_entropy(logits / t, labels).item() for t in grid)
+    found = F.cross_entropy(logits / best_temperature(logits, labels), labels).item()
+    assert found <= brute + 1e-6
+
+
+def test_undetermined_temperature_stays_in_range_and_warns(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A perfect validation split does not sharpen without end, and the log says so."""
+    labels = torch.arange(4)
+    assert best_temperature(torch.eye(4), labels) == pytest.approx(TEMPERATURES[0], rel=0.01)
+    assert "do not determine it" in caplog.text
+
+
+def test_calibration_keeps_the_ranking() -> None:
+    """Calibrating changes the temperature and never the predicted class."""
+    best = trained()[0].best
+    assert best is not None
+    before = best.predict(source(8).batch(range(8)).image)
+    after = calibrate(best, source(8, seed=2, noise=0.3))
+    assert after.temperature != 1.0
+    again = after.predict(source(8).batch(range(8)).image)
+    assert torch.equal(before.argmax(1), again.argmax(1))
+
+
+@given(trials=st.integers(1, 500), share=st.floats(0, 1))
+@settings(deadline=None)
+def test_wilson_interval_matches_the_closed_formula(trials: int, share: float) -> None:
+    """The interval equals Wilson's formula with z = 1.959964."""
+    successes = round(share * trials)
+    p, z = successes / trials, 1.959963984540054
+    centre = (p + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
+    assert wilson_interval(successes, trials) == pytest.approx(
+        (centre - half, centre + half), abs=1e-9
+    )
+
+
+def test_ece_matches_a_loop() -> None:
+    """The calibration error equals a plain loop over tiles and bins."""
+    generator = torch.Generator().manual_seed(0)
+    confidence = torch.rand(300, generator=generator, dtype=torch.float64)
+    right = torch.rand(300, generator=generator) < confidence
+    expected = 0.0
+    for i in range(15):
+        inside = [j for j in range(300) if i / 15 < confidence[j] <= (i + 1) / 15]
+        if inside:
+            gap = sum(float(right[j]) - float(confidence[j]) for j in inside)
+            expected += abs(gap) / 300
+    assert expected_calibration_error(confidence, right) == pytest.approx(expected)
+
+
+def test_report_counts_by_name() -> None:
+    """Accuracy, class accuracy and confusion of four hand-made predictions are right."""
+    log_probability = torch.tensor([[0.7, 0.2, 0.1]] * 2 + [[0.1, 0.8, 0.1]] * 2).log()
+    figures = report(log_probability, torch.tensor([0, 1, 1, 1]), CLASSES)
+    assert figures.accuracy == 0.75
+    assert figures.class_accuracy == {"Field": 1.0, "Forest": 2 / 3, "Water": None}
+    assert figures.confusion["Forest"] == {"Field": 1, "Forest": 2, "Water": 0}
+    assert figures.mean_confidence == pytest.approx(0.75)
+    assert figures.nll == pytest.approx(-(math.log(0.7) + math.log(0.2) + 2 * math.log(0.8)) / 4)
+    assert figures.note == "4 tiles are too few for a precise ECE"
+    json.dumps(figures.to_json(), allow_nan=False)
+
+
+def test_evaluation_goes_by_name_not_by_position() -> None:
+    """Bands and classes in another order in the data give the same figures."""
+    best = [record.best for record in trained() if record.best is not None][-1]
+    test = source(8, seed=3, noise=0.2)
+    straight = evaluate_classifier(best, test)
+    test.bands = BANDS.select(("B08", "B04", "B03"))
+    test._image = test._image[:, [2, 0, 1]]
+    test.classes = (CLASSES[2], CLASSES[0], CLASSES[1])
+    test.labels = (test.labels + 1) % 3
+    assert evaluate_classifier(best, test) == straight
+    test.classes = ("Road", *test.classes[1:])
+    with pytest.raises(ModelError, match="does not know the classes Road"):
+        evaluate_classifier(best, test)
+    with pytest.raises(DataError, match="no tile"):
+        evaluate_classifier(best, source(0))
+
+
+@pytest.mark.parametrize("architecture", ["small_cnn", "residual_cnn", "timm:resnet18"])
+def test_checkpoint_round_trip(architecture: str, tmp_path: Path) -> None:
+    """A saved classifier comes back with the same outputs, bands, temperature and figures."""
+    model = untrained(architecture)
+    model.network.mean.fill_(0.1)
+    model.temperature, model.figures = 0.7, {"accuracy": 0.9}
+    save_classifier(tmp_path / "target.safetensors", model)
+    again = load_classifier(tmp_path / "target.safetensors", CPU)
+    image = torch.rand(3, 3, 16, 16)
+    assert torch.equal(model.predict(image), again.predict(image))
+    assert (again.spec, again.figures) == (model.spec, model.figures)
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    """A missing, cut or altered file is a model error."""
+    path = tmp_path / "target.safetensors"
+    with pytest.raises(ModelError, match="no checkpoint"):
+        load_classifier(path, CPU)
+    save_classifier(path, untrained())
+    data = path.read_bytes()
+    for damaged in (data[: len(data) // 2], data[:-4] + b"abcd", b"nonsense"):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match="damaged"):
+            load_classifier(path, CPU)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    """A header that does not fit the tensors is a model error in one line."""
+    model = untrained()
+    model.spec = dataclasses.replace(model.spec, width=16)
+    save_classifier(tmp_path / "target.safetensors", model)
+    with pytest.raises(ModelError, match="do not fit the architecture") as caught:
+        load_classifier(tmp_path / "target.safetensors", CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_records_are_lazy() -> None:
+    """The caller may stop after any epoch: nothing is trained ahead."""
+    endless = SMALL.model_copy(update={"epochs": 10_000})
+    epochs = train_classifier(source(4), source(4), endless, jitter, 0, CPU)
+    assert [record.epoch for record in itertools.islice(epochs, 2)] == [1, 2]
