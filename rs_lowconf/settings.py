@@ -177,13 +177,13 @@ class GanSettings(Section):
     """Channels of the discriminator at half resolution; coarser stages are wider."""
     images: PositiveInt = 200_000
     """Real tiles shown to the discriminator before training ends."""
-    batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 2e-4
+    batch_size: PositiveInt = 8
+    learning_rate: PositiveFloat = 4e-4
     final_rate: float = Field(default=0.25, gt=0.0, le=1.0)
     """The learning rate falls along a cosine to this share of its first value."""
     gamma: PositiveFloat = 100.0
     """Weight of the R1 and R2 gradient penalties, before scaling by 3 / bands."""
-    penalty_every: PositiveInt = 8
+    penalty_every: PositiveInt = 16
     """The penalties are computed every so many steps, with their weight times as large."""
     ema_images: PositiveInt = 5_000
     """Half-life of the generator's weight average, in images."""

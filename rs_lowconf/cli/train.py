@@ -1,18 +1,42 @@
 """`rslow train target | extractor | gan`."""
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import interrupt_between_steps, progress
+from rs_lowconf.settings import ClassifierSettings, Settings
 
 if TYPE_CHECKING:
     from rs_lowconf.gan.train import StepRecord
+    from rs_lowconf.target.classifier import Classifier
 
 train_app = typer.Typer(help="Train a model of ours.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
+
+
+@train_app.command()
+def target(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Train a classifier to be tested and calibrate it on the validation split.
+
+    Writes target.safetensors, report.json and metrics.jsonl into run.dir/target.
+    """
+    settings = load_settings(config, set_)
+    _train_classifier(settings, settings.target.train, "target")
+
+
+@train_app.command()
+def extractor(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Train the network whose features say which real tile resembles a generated one.
+
+    Another architecture and seed than the target, or what is hard for the target would
+    seem unreal. Writes extractor.safetensors, report.json and metrics.jsonl into
+    run.dir/extractor.
+    """
+    settings = load_settings(config, set_)
+    _train_classifier(settings, settings.extractor, "extractor")
 
 
 @train_app.command()
@@ -96,3 +120,55 @@ def _means(records: list["StepRecord"]) -> dict[str, float]:
         if values:
             means[name] = sum(values) / len(values)
     return means
+
+
+def _train_classifier(settings: Settings, own: ClassifierSettings, name: str) -> None:
+    """Train, calibrate, measure on the test split, write and report."""
+    from rs_lowconf.cli.device import choose_device
+    from rs_lowconf.data.augment import augmentation
+    from rs_lowconf.data.source import open_split
+    from rs_lowconf.runs import RunFolder, write_json
+    from rs_lowconf.seeds import seed_of
+    from rs_lowconf.target.classifier import save_classifier
+    from rs_lowconf.target.evaluate import evaluate_classifier
+    from rs_lowconf.target.train import calibrate, train_classifier
+
+    device = choose_device(settings.run)
+    train, val = open_split(settings.data, "train"), open_split(settings.data, "val")
+    test = open_split(settings.data, "test")
+    augment = augmentation(settings.augment)
+    path = settings.run.dir / name
+    folder = RunFolder(path, settings)
+    folder.trim_log("epoch", 0)
+    seed = seed_of(settings.run.seed, name)
+    best = None
+    with progress(f"training the {name}", own.epochs) as bar:
+        for record in train_classifier(train, val, own, augment, seed, device):
+            best = record.best or best
+            bar.update(record.epoch, f"validation accuracy {record.val_accuracy:.1%}")
+            folder.log(
+                {
+                    "epoch": record.epoch,
+                    "train_loss": record.train_loss,
+                    "val_loss": record.val_loss,
+                    "val_accuracy": record.val_accuracy,
+                    "learning_rate": record.learning_rate,
+                    "seconds": record.seconds,
+                }
+            )
+    # The first epoch is better than none, so there is a best one.
+    classifier = calibrate(cast("Classifier", best), val)
+    report = evaluate_classifier(classifier, test).to_json()
+    classifier.figures = report
+    save_classifier(path / f"{name}.safetensors", classifier)
+    write_json(
+        path / "report.json", {"split": "test", "temperature": classifier.temperature, **report}
+    )
+    low, high = report["accuracy_low"], report["accuracy_high"]
+    print(
+        f"{name}: {report['accuracy']:.1%} of {report['tiles']} test tiles "
+        f"(95 % interval {low:.1%} .. {high:.1%}), calibration error {report['ece']:.3f}, "
+        f"temperature {classifier.temperature:.2f}; {path / f'{name}.safetensors'}"
+    )
+    if report["note"]:
+        print(report["note"])

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.optimize import minimize
@@ -93,9 +94,9 @@ def _platt(
     scaled_real = (real - centre[label]) / spread
     scaled_fake = (fake - centre[label]) / spread
 
-    def loss(values: "list[float]") -> tuple[float, "list[float]"]:
+    def loss(values: Float[np.ndarray, " t"]) -> tuple[float, list[float]]:
         with torch.enable_grad():
-            theta = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+            theta = torch.from_numpy(values).clone().requires_grad_()
             slope, shift = theta[0].exp(), theta[1:][label]
             # The weak pull keeps the optimum finite when real and fake separate perfectly.
             total = (

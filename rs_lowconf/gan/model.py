@@ -58,13 +58,18 @@ def load_model(path: Path, device: torch.device) -> GanModel:
     tensors, header = read_checkpoint(path, KIND)
     bands = BandSpec.from_json(header["bands"])
     settings = GanSettings.model_validate(header["settings"])
-    # The basis comes with the weights; this one only gives the shapes.
-    blank = torch.zeros(len(bands), len(bands))
+    # The basis comes with the weights; this one only gives the shapes. Three tensors, not
+    # views of one: the weights are copied into them.
+    count = len(bands)
     shape: dict[str, Any] = {
         "bands": bands,
         "classes": tuple(header["classes"]),
         "tile_size": header["tile_size"],
-        "basis": SpectralBasis(centre=blank[0], forward=blank, inverse=blank),
+        "basis": SpectralBasis(
+            centre=torch.zeros(count),
+            forward=torch.zeros(count, count),
+            inverse=torch.zeros(count, count),
+        ),
     }
     generator = Generator(settings, **shape)
     generator.load_state_dict(tensors_below(tensors, "generator"))

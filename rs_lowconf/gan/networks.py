@@ -85,7 +85,7 @@ class Generator(nn.Module):
         self.tile_size = tile_size
         self._global = settings.latent_global
         self._map = (settings.latent_map, tile_size // 8, tile_size // 8)
-        self.latent_parts = (self._global, math.prod(self._map))
+        self.latent_parts: tuple[int, ...] = (self._global, math.prod(self._map))
         half = settings.width
         quarter, eighth = _eights(1.6 * half), _eights(2.4 * half)
         style = 2 * EMBEDDING
@@ -156,7 +156,7 @@ class Discriminator(nn.Module):
         self.classes = classes
         self.tile_size = tile_size
         half = settings.critic_width
-        quarter, eighth, sixteenth = _eights(1.5 * half), _eights(3 * half), _eights(4 * half)
+        quarter, eighth, sixteenth = _eights(1.5 * half), _eights(3.0 * half), _eights(4.0 * half)
         self.whiten = Whiten(basis)
         self.read = nn.Conv2d(4 * len(bands), half, 3, padding=1)
         self.block2 = PlainBlock(half)
@@ -186,8 +186,9 @@ class Discriminator(nn.Module):
             image: reflectance.
             dither: uniform noise in -0.5 .. 0.5 digital numbers.
         """
-        components: Tensor = self.whiten(image + dither / self.bands.scale)
-        return components
+        # Roofs and glints lie 70 standard deviations out; without normalisation layers they
+        # would drown every other pixel in features and gradients.
+        return torch.asinh(self.whiten(image + dither / self.bands.scale))
 
     def trunk(
         self, components: Float[Tensor, "b c h w"]

@@ -78,7 +78,7 @@ def _row(
     wanted: tuple[str, ...],
     white: float,
     columns: int,
-) -> UInt8[np.ndarray, "h w 3"]:
+) -> UInt8[np.ndarray, "h row 3"]:
     """Return tiles side by side as bytes, missing ones grey."""
     picked = image[:, list(bands.index_of(wanted))] / white
     height, width = picked.shape[2:]

@@ -1,0 +1,154 @@
+"""Generator, discriminator and the spectral maps around them."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec
+from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.spectral import SpectralBasis, Unwhiten, Whiten, band_limit, spectral_basis
+from rs_lowconf.settings import GanSettings
+from rs_lowconf.types import TileGenerator
+
+SMALL = GanSettings(width=8, critic_width=8, latent_global=4, latent_map=2)
+
+
+def basis_of(bands: int, seed: int = 0) -> SpectralBasis:
+    dice = torch.Generator().manual_seed(seed)
+    mix = torch.randn(bands, bands, generator=dice)
+    return spectral_basis(0.2 + 0.02 * torch.randn(4000, bands, generator=dice) @ mix, 0.01)
+
+
+def make_generator(names: tuple[str, ...] = EUROSAT_ORDER, side: int = 32) -> Generator:
+    torch.manual_seed(0)
+    bands = BandSpec(names=names, level="L1C")
+    return Generator(
+        SMALL, bands=bands, classes=("a", "b", "c"), tile_size=side, basis=basis_of(len(bands))
+    )
+
+
+def test_whitening_is_inverted_exactly() -> None:
+    """Components mapped back are the reflectance they came from, where nothing is resampled."""
+    bands = BandSpec(names=("B02", "B03", "B04", "B08"), level="L1C")
+    basis = basis_of(4)
+    image = 0.2 + 0.1 * torch.rand(2, 4, 16, 16)
+    back = Unwhiten(basis, bands, 16)(Whiten(basis)(image))
+    torch.testing.assert_close(back, image, atol=1e-5, rtol=1e-4)
+
+
+def test_whitened_pixels_are_uncorrelated() -> None:
+    """The components of the fitted pixels have a diagonal covariance of at most 1."""
+    pixels = torch.randn(5000, 5) @ torch.randn(5, 5) * 0.05 + 0.3
+    basis = spectral_basis(pixels, 0.01)
+    components = (pixels - basis.centre) @ basis.forward.T
+    covariance = np.cov(components.numpy().T)
+    off_diagonal = covariance - np.diag(np.diag(covariance))
+    assert np.abs(off_diagonal).max() < 1e-3
+    assert np.diag(covariance).max() < 1 + 1e-3
+
+
+def test_a_single_band_can_be_whitened() -> None:
+    """One band needs no covariance matrix."""
+    basis = spectral_basis(torch.rand(100, 1), 0.01)
+    assert basis.forward.shape == (1, 1)
+
+
+@pytest.mark.parametrize("metres", [10, 20, 60])
+@pytest.mark.parametrize("side", [32, 48, 64])
+def test_band_limit_keeps_constants_and_removes_fine_detail(metres: int, side: int) -> None:
+    """Resampling keeps a flat tile flat; a checkerboard survives at 10 m only."""
+    matrix = band_limit(side, metres)
+    flat = torch.full((side,), 0.3)
+    torch.testing.assert_close(matrix @ flat, flat, atol=1e-5, rtol=1e-5)
+    checkers = torch.tensor([1.0, -1.0]).repeat(side // 2)
+    # The replicated edge is no checkerboard any more, so only the inside counts.
+    left = (matrix @ checkers)[side // 2 - 2 : side // 2 + 2].abs().max()
+    assert left == pytest.approx(1.0) if metres == 10 else left < 0.1
+
+
+def test_band_limit_is_nearly_a_projection() -> None:
+    """What is already limited changes little when limited again, so real tiles pass."""
+    x = torch.linspace(0, 3, 64)
+    smooth = torch.sin(x)
+    for metres in (20, 60):
+        assert (band_limit(64, metres) @ smooth - smooth).abs()[6:-6].max() < 0.03
+
+
+def test_the_generator_obeys_the_protocol() -> None:
+    """Search sees a TileGenerator: parts of the latent, bands, classes, size."""
+    generator = make_generator()
+    assert isinstance(generator, TileGenerator)
+    z = torch.randn(2, sum(generator.latent_parts))
+    assert generator(z, torch.tensor([0, 2])).shape == (2, 13, 32, 32)
+
+
+@pytest.mark.parametrize("side", [16, 32, 48, 64])
+def test_any_side_that_is_a_multiple_of_16(side: int) -> None:
+    """Generator and discriminator build for every allowed tile size and band subset."""
+    generator = make_generator(("B04", "B8A"), side)
+    z = torch.randn(2, generator.latent_dim)
+    image = generator(z, torch.tensor([0, 1]))
+    critic = Discriminator(
+        SMALL, bands=generator.bands, classes=generator.classes, tile_size=side, basis=basis_of(2)
+    )
+    logit = critic(critic.components(image, torch.zeros(1, 2, side, side)), torch.tensor([0, 1]))
+    assert image.shape == (2, 2, side, side)
+    assert logit.shape == (2,)
+
+
+def test_layout_comes_from_the_latent() -> None:
+    """Two latent maps with one global latent and class draw different layouts."""
+    generator = make_generator(("B02", "B03", "B04"))
+    z = torch.randn(2, generator.latent_dim)
+    z[1, : generator.latent_parts[0]] = z[0, : generator.latent_parts[0]]
+    with torch.no_grad():
+        first, second = generator(z, torch.tensor([1, 1]))
+    first, second = (
+        first - first.mean((1, 2), keepdim=True),
+        second - second.mean((1, 2), keepdim=True),
+    )
+    correlation = torch.nn.functional.cosine_similarity(first.flatten(), second.flatten(), dim=0)
+    assert correlation < 0.5
+
+
+def test_the_generator_is_deterministic() -> None:
+    """There is no hidden noise: the same latent gives the same tile, bit for bit."""
+    generator = make_generator()
+    z, label = torch.randn(3, generator.latent_dim), torch.tensor([0, 1, 2])
+    assert torch.equal(generator(z, label), generator(z, label))
+
+
+def test_no_lattice_at_the_start() -> None:
+    """The four pixels that the shuffle interleaves start with the same weights."""
+    weight = make_generator().expand.weight
+    assert torch.equal(weight[0::4], weight[1::4])
+    assert torch.equal(weight[0::4], weight[3::4])
+
+
+def test_coarse_bands_are_drawn_coarsely() -> None:
+    """A generated 60 m band has far less power at high frequency than a 10 m band."""
+    generator = make_generator(EUROSAT_ORDER, 64)
+    with torch.no_grad():
+        image = generator(torch.randn(4, generator.latent_dim), torch.tensor([0, 1, 2, 0]))
+    image = image - image.mean((2, 3), keepdim=True)
+    window = torch.hann_window(64, periodic=False)
+    power = torch.fft.fft2(image * window[:, None] * window).abs().square().mean(0)
+    frequency = torch.fft.fftfreq(64).abs()
+    high = (frequency[:, None] > 0.25) | (frequency[None, :] > 0.25)
+    share = power[:, high].sum(1) / power.sum((1, 2))
+    coarse = [i for i, name in enumerate(EUROSAT_ORDER) if RESOLUTION_M[name] == 60]
+    assert share[coarse].max() < 0.02
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2), st.integers(0, 10_000))
+def test_the_class_matters_from_the_start(label: int, seed: int) -> None:
+    """Changing the class changes the tile."""
+    generator = make_generator(("B02", "B03"), 16)
+    dice = torch.Generator().manual_seed(seed)
+    z = torch.randn(1, generator.latent_dim, generator=dice)
+    with torch.no_grad():
+        one, other = (generator(z, torch.tensor([k])) for k in (label, (label + 1) % 3))
+    assert not torch.equal(one, other)

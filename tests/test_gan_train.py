@@ -1,0 +1,224 @@
+"""GAN training: resume, balance, learning, and the checkpoint that search reads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.errors import DataError, ModelError
+from rs_lowconf.gan.critic import critic_logit, fit_realism
+from rs_lowconf.gan.figures import figures, sample
+from rs_lowconf.gan.model import load_model, restore_state, save_model, save_state
+from rs_lowconf.gan.sheet import write_sheets
+from rs_lowconf.gan.train import GanTraining, train
+from rs_lowconf.settings import GanSettings
+from rs_lowconf.types import Critic
+from tests.fakes import FakeSource
+
+CPU = torch.device("cpu")
+BANDS = BandSpec(names=("B02", "B03", "B04", "B08", "B09"), level="L1C")
+SMALL = GanSettings(
+    width=8,
+    critic_width=8,
+    latent_global=4,
+    latent_map=2,
+    batch_size=8,
+    images=240,
+    penalty_every=4,
+)
+
+
+def fake_source(seed: int = 0, per_class: int = 6) -> FakeSource:
+    return FakeSource(BANDS, ("a", "b", "c"), per_class, seed=seed)
+
+
+def start(settings: GanSettings = SMALL, seed: int = 1) -> GanTraining:
+    return GanTraining(settings, fake_source(), lambda image, seed: image, seed=seed, device=CPU)
+
+
+def test_a_resumed_training_equals_the_unbroken_one(tmp_path: Path) -> None:
+    """20 steps give bit for bit what 10 steps, a file and 10 more steps give."""
+    unbroken = start()
+    for _ in range(20):
+        unbroken.step()
+    first = start()
+    for _ in range(10):
+        first.step()
+    save_state(tmp_path / "state.safetensors", first)
+    second = start()
+    restore_state(tmp_path / "state.safetensors", second)
+    for _ in range(10):
+        second.step()
+    ours, theirs = second.state(), unbroken.state()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_training_ignores_and_keeps_the_global_random_state() -> None:
+    """Steps do not depend on torch's global generator and leave it as it was."""
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one = start().step()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(77)
+    assert start().step() == one
+
+
+def test_another_seed_is_another_training() -> None:
+    """The run seed changes weights and draws."""
+    assert start(seed=1).step() != start(seed=2).step()
+
+
+def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
+    """Resuming with another learning rate names the setting instead of mixing two trainings."""
+    save_state(tmp_path / "state.safetensors", start())
+    changed = start(SMALL.model_copy(update={"learning_rate": 0.1}))
+    with pytest.raises(ModelError, match="learning_rate"):
+        restore_state(tmp_path / "state.safetensors", changed)
+
+
+def test_more_images_may_be_asked_for_on_resume(tmp_path: Path) -> None:
+    """The length of the training is no property of its state."""
+    save_state(tmp_path / "state.safetensors", start())
+    restore_state(tmp_path / "state.safetensors", start(SMALL.model_copy(update={"images": 999})))
+
+
+def test_an_empty_class_is_named() -> None:
+    """A class without tiles cannot be learned, and the message says which."""
+    source = fake_source()
+    source.labels = torch.zeros_like(source.labels)
+    with pytest.raises(DataError, match="b, c"):
+        GanTraining(SMALL, source, lambda image, seed: image, seed=0, device=CPU)
+
+
+def test_the_penalty_is_the_squared_gradient_norm() -> None:
+    """R1 + R2 agrees with finite differences of the discriminator's logit."""
+    training = start()
+    critic = training.discriminator.double()
+    components = torch.randn(1, 5, 16, 16, dtype=torch.float64)
+    label = torch.tensor([1])
+    penalty = float(training._gradient_penalty(components, label).detach())
+    total, step = 0.0, 1e-5
+    with torch.no_grad():
+        base = components.flatten()
+        for i in range(len(base)):
+            up, down = base.clone(), base.clone()
+            up[i] += step
+            down[i] -= step
+            rise = critic(up.view_as(components), label) - critic(down.view_as(components), label)
+            total += float(rise / (2 * step)) ** 2
+    assert penalty == pytest.approx(total, rel=1e-5)
+
+
+def test_training_learns_the_colours_of_the_classes() -> None:
+    """After a short training the generated band means are nearer to the right class's."""
+    settings = SMALL.model_copy(
+        update={"images": 8 * 250, "ema_images": 200, "learning_rate": 2e-3}
+    )
+    training = start(settings)
+    source = fake_source()
+    label = torch.arange(3).repeat(20)
+    real = source.batch(range(len(source))).image.mean((2, 3))
+    means = torch.stack([real[source.labels == k].mean(0) for k in range(3)])
+
+    def correct() -> float:
+        fake = sample(training.average, label, 0).mean((2, 3))
+        return float((torch.cdist(fake, means).argmin(1) == label).float().mean())
+
+    for record in train(training):
+        last = record
+    assert last.images == 2000
+    assert correct() > 0.8
+
+
+def test_realism_is_calibrated_by_class() -> None:
+    """A constant added to one class's logits does not move its realism."""
+    training = start()
+    for _ in range(30):
+        training.step()
+    source = fake_source()
+    before = fit_realism(training.discriminator, training.average, source, 0)
+    with torch.no_grad():
+        # Adds the same to all logits of all classes: the bias of the whole-tile head.
+        training.discriminator.whole.bias += 100.0
+    after = fit_realism(training.discriminator, training.average, source, 0)
+    tiles = source.batch(range(6))
+    label = source.labels[:6]
+    torch.testing.assert_close(
+        before.realism(tiles.image, label), after.realism(tiles.image, label), atol=2e-2, rtol=1e-2
+    )
+    assert isinstance(before, Critic)
+
+
+def test_realism_ranks_as_the_logit_within_a_class() -> None:
+    """Calibration is increasing in the discriminator's logit."""
+    training = start()
+    for _ in range(10):
+        training.step()
+    critic = fit_realism(training.discriminator, training.average, fake_source(), 0)
+    image = fake_source(3, 8).batch([0, 3, 6, 9]).image
+    label = torch.zeros(4, dtype=torch.long)
+    with torch.no_grad():
+        logit = critic_logit(training.discriminator, image, label)
+        realism = critic.realism(image, label)
+    assert torch.equal(logit.argsort(), realism.argsort())
+
+
+def test_the_saved_model_draws_and_judges_as_the_trained_one(tmp_path: Path) -> None:
+    """A round trip through the file keeps generator, critic and band description."""
+    training = start()
+    for _ in range(3):
+        training.step()
+    source = fake_source()
+    critic = fit_realism(training.discriminator, training.average, source, 0)
+    save_model(tmp_path / "gan.safetensors", training, critic, attribution="somebody")
+    model = load_model(tmp_path / "gan.safetensors", CPU)
+    z, label = torch.randn(2, model.generator.latent_dim), torch.tensor([0, 2])
+    image = source.batch([0, 1]).image
+    with torch.no_grad():
+        assert torch.equal(model.generator(z, label), training.average(z, label))
+        assert torch.equal(model.critic.realism(image, label), critic.realism(image, label))
+    assert model.generator.bands == BANDS
+    assert model.header["images"] == 24
+    assert model.header["attribution"] == "somebody"
+
+
+def test_sheets_show_real_and_generated_tiles(tmp_path: Path) -> None:
+    """The sheet's left half holds the real tiles' pixels at known places."""
+    source = fake_source()
+    training = start()
+    written = write_sheets(tmp_path, training.average, source, columns=3, seed=0, images=1234)
+    assert [path.name for path in written] == [
+        "true_colour_000001234.png",
+        "near_infrared_000001234.png",
+    ]
+    sheet = np.asarray(Image.open(written[0]))
+    tile = source.batch([0]).image[0, list(BANDS.index_of(("B04", "B03", "B02")))]
+    expected = ((tile / 0.3).clamp(0, 1) * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
+    assert np.array_equal(sheet[30 : 30 + 16, 150 : 150 + 16], expected)
+
+
+def test_sheets_without_visible_bands_show_the_first_band(tmp_path: Path) -> None:
+    """Data without red, green and blue still get a sheet."""
+    source = FakeSource(BandSpec(names=("B11", "B12"), level="L2A"), ("a", "b"), 4)
+    training = GanTraining(SMALL, source, lambda image, seed: image, seed=0, device=CPU)
+    written = write_sheets(tmp_path, training.average, source, columns=2, seed=0, images=0)
+    assert [path.name for path in written] == ["B11_000000000.png"]
+
+
+def test_figures_see_what_a_generator_gets_wrong() -> None:
+    """An untrained generator is far off; training brings spread and detail nearer to the reals'."""
+    settings = SMALL.model_copy(
+        update={"images": 8 * 200, "ema_images": 200, "learning_rate": 2e-3}
+    )
+    training, source, val = start(settings), fake_source(), fake_source(9, 4)
+    before = figures(training.average, training.discriminator, source, val, 0)
+    for _ in train(training):
+        pass
+    after = figures(training.average, training.discriminator, source, val, 0)
+    assert before.keys() == after.keys()
+    for name in ("band_std", "detail"):
+        assert after[name] < before[name]

@@ -1,0 +1,399 @@
+"""The search: what it accepts, in which order, at what cost, and after an interruption."""
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom, chi
+from torch import Tensor
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, stored_numbers
+from rs_lowconf.search.gate import Gate, calibrate_gate
+from rs_lowconf.search.journal import Journal
+from rs_lowconf.search.loop import Budget, Outcome, SearchEnd, SearchRules, Trajectory, search
+from rs_lowconf.search.prior import PriorShell, draw_latent
+from rs_lowconf.search.report import compare, low_confidence_share, summarise, write_plots
+from rs_lowconf.types import Critic, TargetModel, TileGenerator
+from tests.fakes import FakeSource
+
+CPU = torch.device("cpu")
+BANDS = BandSpec(names=("B02", "B03", "B04", "B08"), level="L1C")
+
+
+class FakeGenerator:
+    """Band means are a smooth function of the first latents; the class shifts them."""
+
+    bands = BANDS
+    classes = ("a", "b")
+    tile_size = 16
+    latent_parts: tuple[int, ...] = (6, 10)
+
+    def __call__(self, z: Tensor, label: Tensor) -> Tensor:
+        level = 0.3 + 0.1 * torch.tanh(z[:, :4]) + 0.02 * label[:, None]
+        texture = 0.01 * torch.sin(
+            torch.arange(256.0).view(1, 1, 16, 16) * (1 + z[:, 4, None, None, None])
+        )
+        return level[:, :, None, None] + texture
+
+
+class FakeTarget:
+    """Softmax of scaled band means: two bands decide between two classes."""
+
+    bands = BANDS.select(("B04", "B02"))
+    classes = ("x", "y")
+    differentiable = True
+    evaluations = 0
+
+    def __init__(self, sharpness: float = 60.0) -> None:
+        self._sharpness = sharpness
+
+    def predict(self, image: Tensor) -> Tensor:
+        self.evaluations += len(image)
+        logit = self._sharpness * (image.mean((2, 3)) - 0.3)
+        return torch.log_softmax(logit, dim=1)
+
+
+class FakeCritic:
+    """Real is what is bright in B08."""
+
+    bands = BANDS.select(("B08",))
+    classes = ("a", "b")
+
+    def realism(self, image: Tensor, label: Tensor) -> Tensor:
+        return 10 * image.mean((1, 2, 3)) + 0 * label
+
+
+def make_evaluator(threshold: float = 2.6, micro_batch: int = 4, **target: float) -> Evaluator:
+    return Evaluator(
+        FakeGenerator(),
+        FakeTarget(**target),
+        Gate(critic=FakeCritic(), threshold=threshold, tiles=58, rank=2),
+        target_channels=(2, 0),
+        realism_weight=1.0,
+        micro_batch=micro_batch,
+        device=CPU,
+    )
+
+
+def rules(**changed: object) -> SearchRules:
+    values: dict[str, object] = {
+        "tau": 0.6,
+        "max_age": 25,
+        "slots": 8,
+        "learning_rate": 0.1,
+        "labels": (0, 1),
+        "run_seed": 3,
+        "stream": "search",
+    }
+    return SearchRules(**{**values, **changed})  # type: ignore[arg-type]
+
+
+SHELL = PriorShell((6, 10), 0.01)
+
+
+def run(count: int, evaluator: Evaluator | None = None, **changed: object) -> list[Trajectory]:
+    return list(islice(search(evaluator or make_evaluator(), SHELL, rules(**changed)), count))
+
+
+def same(first: Trajectory, second: Trajectory) -> bool:
+    plain = all(
+        getattr(first, name) == getattr(second, name)
+        for name in (
+            "seed_id",
+            "label",
+            "outcome",
+            "steps",
+            "evaluations",
+            "flips",
+            "confidence",
+            "realism",
+        )
+    )
+    if first.found is None or second.found is None:
+        return plain and first.found is second.found
+    return (
+        plain
+        and torch.equal(first.found.pixels, second.found.pixels)
+        and torch.equal(first.found.z, second.found.z)
+    )
+
+
+def test_the_fakes_obey_the_protocols() -> None:
+    """What the loop is tested with is what it is run with."""
+    assert isinstance(FakeGenerator(), TileGenerator)
+    assert isinstance(FakeTarget(), TargetModel)
+    assert isinstance(FakeCritic(), Critic)
+
+
+def test_what_is_found_is_unsure_and_real_when_scored_from_the_stored_tile() -> None:
+    """Every found tile, scored alone from its 16-bit numbers, passes both conditions."""
+    found = [one.found for one in run(60) if one.found is not None]
+    assert len(found) > 20
+    target, critic = FakeTarget(), FakeCritic()
+    for tile in found:
+        image = (tile.pixels.numpy().astype(np.float32) / 10_000)[None]
+        stored = torch.from_numpy(image)
+        assert float(target.predict(stored[:, [2, 0]]).max().exp()) < 0.6
+        assert float(critic.realism(stored[:, [3]], torch.tensor([0]))) >= 2.6
+        assert tile.pixels.int().min() >= 1
+
+
+def test_the_search_needs_far_fewer_evaluations_than_random_latents() -> None:
+    """Gradients pay: at least three times fewer evaluations a found tile on a sharp target."""
+
+    def cost(trajectories: list[Trajectory]) -> float:
+        found = sum(one.found is not None for one in trajectories)
+        return sum(one.evaluations for one in trajectories) / found
+
+    moved = run(60, make_evaluator(sharpness=300.0))
+    still = run(3000, make_evaluator(sharpness=300.0), max_age=1, slots=64)
+    assert cost(still) > 3 * cost(moved)
+
+
+@pytest.mark.parametrize("slots", [1, 3, 32])
+def test_results_do_not_depend_on_the_number_of_slots(slots: int) -> None:
+    """The same seeds give the same trajectories, bit for bit, in the same order."""
+    reference = run(30)
+    assert all(same(a, b) for a, b in zip(reference, run(30, slots=slots), strict=True))
+
+
+def test_evaluations_are_counted_exactly() -> None:
+    """The trajectories' evaluations are those that the target counted, padding excluded."""
+    evaluator = make_evaluator(micro_batch=5)
+    stream = search(evaluator, SHELL, rules(slots=1))
+    spent = sum(one.evaluations for one in islice(stream, 20))
+    assert evaluator.target.evaluations == spent
+
+
+def test_random_latents_follow_the_prior() -> None:
+    """The baseline evaluates each latent once and projects none: P agrees with plain sampling."""
+    still = run(2000, max_age=1, slots=64)
+    assert all(one.steps == 1 for one in still)
+    low = sum(one.confidence < 0.6 for one in still)
+    z = torch.randn(200_000, 16, generator=torch.Generator().manual_seed(0))
+    gap = 60 * 0.1 * (torch.tanh(z[:, 2]) - torch.tanh(z[:, 0]))
+    probability = float((torch.sigmoid(gap.abs()) < 0.6).float().mean())
+    assert binom.cdf(low, 2000, probability) > 1e-4
+    assert binom.sf(low, 2000, probability) > 1e-4
+
+
+def test_latents_stay_in_the_prior_shell() -> None:
+    """No found latent is shorter or longer than the prior's own, part by part."""
+    for one in run(60, tau=0.52):
+        if one.found is not None:
+            for part, low, high in zip(
+                torch.split(one.found.z, [6, 10]), SHELL.low, SHELL.high, strict=True
+            ):
+                assert low * 0.999 <= float(part.norm()) <= high * 1.001
+
+
+def test_the_shell_holds_its_share_of_the_prior() -> None:
+    """1 - tail of standard normal vectors lie inside and are not moved."""
+    shell = PriorShell((50,), 0.1)
+    z = torch.randn(4000, 50, generator=torch.Generator().manual_seed(0))
+    kept = int(((shell.project(z) - z).abs().amax(1) < 1e-5).sum())
+    assert binom.cdf(kept, 4000, 0.9) > 1e-4
+    assert binom.sf(kept, 4000, 0.9) > 1e-4
+    assert shell.high[0] == pytest.approx(math.sqrt(float((chi(50).ppf(0.95)) ** 2)))
+
+
+def test_a_latent_is_the_same_alone_and_in_any_run() -> None:
+    """Seeds name latents; streams are independent."""
+    assert torch.equal(draw_latent(1, "search", 7, 16), draw_latent(1, "search", 7, 16))
+    assert not torch.equal(draw_latent(1, "search", 7, 16), draw_latent(1, "baseline", 7, 16))
+    assert not torch.equal(draw_latent(1, "search", 7, 16), draw_latent(2, "search", 7, 16))
+
+
+def test_conditions_take_turns() -> None:
+    """Seed i searches the i-th of the wanted classes, round and round."""
+    assert [one.label for one in run(6, labels=(1, 0, 1))] == [1, 0, 1, 1, 0, 1]
+
+
+def test_a_gradient_that_is_no_number_ends_the_trajectory() -> None:
+    """Divergence is an outcome, not an endless loop or a crash."""
+
+    class Broken(FakeTarget):
+        def predict(self, image: Tensor) -> Tensor:
+            self.evaluations += len(image)
+            return torch.log_softmax(image.mean((2, 3)) * 100, 1) * (image.sum() * 0 / 0 + 1)
+
+    evaluator = make_evaluator()
+    evaluator.target = Broken()
+    assert run(3, evaluator)[0].outcome is Outcome.DIVERGED
+
+
+def test_micro_batches_pad_without_effect() -> None:
+    """Scores of 1 to 9 latents in micro-batches of 4 are those of each alone."""
+    evaluator = make_evaluator()
+    z, label = torch.randn(9, 16), torch.arange(9) % 2
+    together = evaluator.score(z, label, gradient=True)
+    assert together.gradient is not None
+    for row in range(9):
+        alone = evaluator.score(z[row : row + 1], label[row : row + 1], gradient=True)
+        assert alone.gradient is not None
+        assert torch.equal(alone.log_probability[0], together.log_probability[row])
+        assert torch.equal(alone.gradient[0], together.gradient[row])
+
+
+def test_stored_numbers_round_and_never_are_nodata() -> None:
+    """Reflectance x 10,000, rounded, between 1 and 65,535."""
+    image = torch.tensor([-0.2, 0.0, 0.12345, 0.12346, 1.5, 9.0]).view(1, 6, 1, 1)
+    assert stored_numbers(image).flatten().tolist() == [1, 1, 1234, 1235, 15000, 65535]
+    assert EXPORT_SCALE == 10_000
+
+
+class TestBudget:
+    """Why a search stops."""
+
+    @staticmethod
+    def spend(**limits: float) -> tuple[SearchEnd | None, int]:
+        budget = Budget(
+            **{"count": 10**9, "evaluations": 10**9, "minutes": 1e9, "seconds": 0.0, **limits}
+        )  # type: ignore[arg-type]
+        end, number = None, 0
+        for one in islice(search(make_evaluator(), SHELL, rules()), 200):
+            number += 1
+            end = budget.spend(one)
+            if end is not None:
+                break
+        return end, number
+
+    def test_count(self) -> None:
+        """The wanted number of samples ends it, exactly."""
+        assert self.spend(count=5)[0] is SearchEnd.COUNT
+
+    def test_evaluations(self) -> None:
+        """The budget of evaluations ends it."""
+        assert self.spend(evaluations=30)[0] is SearchEnd.EVALUATIONS
+
+    def test_minutes(self) -> None:
+        """Time spent before an interruption counts."""
+        assert self.spend(minutes=1.0, seconds=61.0) == (SearchEnd.MINUTES, 1)
+
+
+class TestJournal:
+    """Interrupted searches go on."""
+
+    @staticmethod
+    def stream(journal: Journal) -> Iterator[Trajectory]:
+        past = journal.read()
+        for one in search(make_evaluator(), SHELL, rules(), past.trajectories):
+            if one.seed_id not in past.trajectories:
+                journal.write(one, 1.5 * one.seed_id)
+            yield one
+
+    def test_an_interrupted_search_equals_the_unbroken_one(self, tmp_path: Path) -> None:
+        """13 trajectories, a new process, and the rest: the same as in one go."""
+        list(islice(self.stream(Journal(tmp_path, {"a": 1})), 13))
+        again = list(islice(self.stream(Journal(tmp_path, {"a": 1})), 30))
+        assert all(same(a, b) for a, b in zip(run(30), again, strict=True))
+
+    def test_a_torn_line_and_a_lost_tile_are_searched_again(self, tmp_path: Path) -> None:
+        """What a crash left half-written does not count."""
+        list(islice(self.stream(Journal(tmp_path, {})), 13))
+        lines = tmp_path / "journal.jsonl"
+        lines.write_text(lines.read_text()[:-20])
+        sorted((tmp_path / "found").iterdir())[-1].write_bytes(b"torn")
+        again = list(islice(self.stream(Journal(tmp_path, {})), 30))
+        assert all(same(a, b) for a, b in zip(run(30), again, strict=True))
+        assert len(lines.read_text().splitlines()) == 30
+
+    def test_another_search_is_refused(self, tmp_path: Path) -> None:
+        """Two searches with different models never share a journal."""
+        Journal(tmp_path, {"GAN file": "1", "tau": 0.5})
+        with pytest.raises(SettingsError, match="GAN file"):
+            Journal(tmp_path, {"GAN file": "2", "tau": 0.5})
+
+    def test_time_spent_is_remembered(self, tmp_path: Path) -> None:
+        """The clock goes on from the last line."""
+        list(islice(self.stream(Journal(tmp_path, {})), 5))
+        assert Journal(tmp_path, {}).read().seconds == 1.5 * 4
+
+
+class TestGate:
+    """Conformal calibration."""
+
+    @staticmethod
+    def source(count: int, seed: int) -> FakeSource:
+        return FakeSource(BANDS, ("a", "b"), count // 2, seed=seed, noise=0.3)
+
+    def test_at_most_the_wanted_share_is_rejected_on_average(self) -> None:
+        """Over many calibrations, fresh tiles fall below the threshold at rate k / (n + 1)."""
+        critic, rejected, total = FakeCritic(), 0, 0
+        for seed in range(60):
+            gate = calibrate_gate(critic, self.source(58, seed), 0.05, CPU)
+            fresh = self.source(58, 1000 + seed).batch(range(58))
+            realism = critic.realism(fresh.image[:, [3]], torch.zeros(58))
+            rejected += int((realism < gate.threshold).sum())
+            total += 58
+        assert gate.rank == 2
+        assert rejected / total == pytest.approx(2 / 59, abs=0.012)
+
+    def test_too_few_tiles_are_refused(self) -> None:
+        """18 tiles cannot bound a false rejection of 5 %; 19 are needed."""
+        with pytest.raises(DataError, match="at least 19"):
+            calibrate_gate(FakeCritic(), self.source(18, 0), 0.05, CPU)
+
+    def test_it_says_what_it_cannot_guarantee(self) -> None:
+        """The chance of a much worse threshold agrees with simulation."""
+        gate = Gate(critic=FakeCritic(), threshold=0.0, tiles=58, rank=2)
+        uniform = np.random.default_rng(0).random((20_000, 58))
+        worse = float((np.sort(uniform, axis=1)[:, 1] > 0.10).mean())
+        told = gate.describe()["chance_that_more_than_10_percent_are_rejected"]
+        assert told == pytest.approx(worse, abs=0.005)
+
+
+class TestReport:
+    """The figures that a user reads."""
+
+    def test_sums_and_ratios(self) -> None:
+        """Counts add up, and the ratio to random latents is that of the costs."""
+        ours, theirs = run(40), run(400, max_age=1, slots=64)
+        search_part = summarise(ours, 10.0, ("a", "b"))
+        baseline = summarise(theirs, 20.0, ("a", "b"))
+        assert search_part["evaluations"] == sum(one.evaluations for one in ours)
+        assert sum(search_part["outcomes"].values()) == 40
+        cost = search_part["evaluations_per_accepted"]
+        low, high = cost["interval_95"]
+        assert low <= cost["value"] <= high
+        ratio = compare(search_part, baseline)["evaluations_per_accepted"]
+        assert ratio == baseline["evaluations_per_accepted"]["value"] / cost["value"]
+
+    def test_nothing_found_is_said_without_a_number(self) -> None:
+        """No division by zero, no invented cost."""
+        empty = summarise(run(10, tau=1e-6), 1.0, ("a", "b"))
+        assert empty["evaluations_per_accepted"] == {"value": None, "interval_95": None}
+        assert compare(empty, empty) == {
+            "evaluations_per_accepted": None,
+            "seconds_per_accepted": None,
+        }
+
+    def test_the_share_of_low_confidence_has_an_exact_interval(self) -> None:
+        """Clopper-Pearson, as scipy computes it, around the raw share."""
+        theirs = run(300, max_age=1, slots=64)
+        share = low_confidence_share(theirs, 0.6, 2.6)
+        value = sum(one.confidence < 0.6 for one in theirs) / 300
+        assert share["low_confidence"]["value"] == value
+        low, high = share["low_confidence"]["interval_95"]
+        k = round(300 * value)
+        assert binom.sf(k - 1, 300, low) == pytest.approx(0.025, rel=1e-4)
+        assert binom.cdf(k, 300, high) == pytest.approx(0.025, rel=1e-4)
+
+    def test_plots_are_written(self, tmp_path: Path) -> None:
+        """Three plots with a baseline, two without."""
+        ours, theirs = run(40), run(60, max_age=1)
+        for baseline, names in (
+            (theirs, {"yield.png", "confusion.png", "confidence.png"}),
+            ([], {"yield.png", "confusion.png"}),
+        ):
+            folder = tmp_path / str(len(names))
+            write_plots(
+                folder, ours, baseline, tau=0.6, classes=("a", "b"), target_classes=("x", "y")
+            )
+            assert {path.name for path in folder.iterdir()} == names
