@@ -98,12 +98,11 @@ def test_training_is_repeatable_and_leaves_the_global_state_alone() -> None:
 
 
 def test_best_is_marked_on_validation() -> None:
-    """`best` is set exactly where accuracy, then likelihood, beats every epoch before."""
-    seen: list[tuple[float, float]] = []
-    for record in trained():
-        figure = (record.val_accuracy, -record.val_loss)
-        assert (record.best is not None) == (not seen or figure > max(seen))
-        seen.append(figure)
+    """`best` is set exactly where the validation loss is the lowest so far."""
+    lowest = math.inf
+    for record in trained(changed=SMALL.model_copy(update={"learning_rate": 0.1})):
+        assert (record.best is not None) == (record.val_loss < lowest)
+        lowest = min(lowest, record.val_loss)
 
 
 def test_draws_are_balanced() -> None:
