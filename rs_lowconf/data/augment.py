@@ -179,7 +179,7 @@ def augmentation(settings: AugmentSettings) -> Augmentation:
     if settings.cutout > 0:
         steps.append(RandomCutout(settings.cutout, probability=p))
     if not steps:
-        return lambda image, seed: image  # noqa: ARG005
+        return lambda image, seed: image
     pipeline = ka.AugmentationSequential(*steps, data_keys=["input"])
 
     def augment(image: Float[Tensor, "b c h w"], seed: int) -> Float[Tensor, "b c h w"]:

@@ -209,7 +209,7 @@ class Tally:
         numbers = tile.select(self._statistics.bands)
         digest = hashlib.sha256(numbers.numpy().tobytes()).digest()
         self._twins.setdefault(digest, []).append((record.split, record.file))
-        nodata = tile.nodata()
+        nodata = tile.nodata
         self._pixels += nodata.numel()
         self._nodata_pixels += int(nodata.sum())
         self._nodata_tiles += bool(nodata.any())

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from torchgeo.datasets import DatasetNotFoundError, EuroSAT, NonGeoClassificationDataset
 
 from rs_lowconf.errors import DataError, SettingsError
@@ -273,6 +274,6 @@ def _hashed_split(
     return sorted(chosen)
 
 
-def _read_channels_last(path: Any) -> "np.ndarray[Any, Any]":
+def _read_channels_last(path: Any) -> NDArray[Any]:
     with rasterio.open(path) as file:
         return np.moveaxis(file.read(), 0, -1)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
@@ -37,7 +38,7 @@ class MemorySource:
     def __init__(
         self,
         *,
-        pixels: "np.ndarray[Any, Any]",
+        pixels: NDArray[Any],
         bands: BandSpec,
         classes: tuple[str, ...],
         files: tuple[TileFile, ...],
@@ -125,5 +126,5 @@ def open_split(settings: DataSettings, split: Split) -> MemorySource:
     )
 
 
-def _fits_uint16(pixels: "np.ndarray[Any, Any]") -> bool:
+def _fits_uint16(pixels: NDArray[Any]) -> bool:
     return bool(pixels.min() >= 0 and pixels.max() <= 65535 and (pixels == np.rint(pixels)).all())

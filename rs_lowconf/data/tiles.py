@@ -73,24 +73,13 @@ class Tile:
     pixels: Float[Tensor, "c h w"]
     """Digital numbers, in the order of `bands`."""
 
-    def nodata(self) -> Bool[Tensor, "h w"]:
-        """Return which pixels are nodata.
-
-        That is 0 in every band, because a single 0 is a dark pixel; or, in any band, a
-        value other than 0 that the file declares to be nodata.
-        """
-        empty = (self.pixels == 0).all(dim=0)
-        declared = self.profile.nodata
-        if declared is None or declared == 0:
-            return empty
-        if math.isnan(declared):
-            return empty | self.pixels.isnan().any(dim=0)
-        return empty | (self.pixels == declared).any(dim=0)
+    nodata: Bool[Tensor, "h w"]
+    """Which pixels are nodata: see `nodata_mask`."""
 
     def select(self, bands: BandSpec) -> Float[Tensor, "c h w"]:
         """Return digital numbers in the order of `bands`; nodata becomes zero reflectance."""
         pixels = self.pixels[list(self.bands.index_of(bands.names))]
-        return pixels.masked_fill(self.nodata(), -bands.dn_offset)
+        return pixels.masked_fill(self.nodata, -bands.dn_offset)
 
 
 def read_profile(path: Path) -> FileProfile:
@@ -134,7 +123,22 @@ def read_tile(
     bands = band_spec(settings, profile)
     with _read_errors(profile.path, "cannot be read"):
         pixels: Tensor = dataset[index]["image"]
-    return Tile(profile=profile, bands=bands, pixels=pixels)
+    nodata = nodata_mask(pixels, profile.nodata)
+    return Tile(profile=profile, bands=bands, pixels=pixels, nodata=nodata)
+
+
+def nodata_mask(pixels: Float[Tensor, "c h w"], declared: float | None) -> Bool[Tensor, "h w"]:
+    """Return which pixels are nodata.
+
+    That is 0 in every band, because a single 0 is a dark pixel; or, in any band, a value
+    other than 0 that the file declares to be nodata.
+    """
+    empty = (pixels == 0).all(dim=0)
+    if declared is None or declared == 0:
+        return empty
+    if math.isnan(declared):
+        return empty | pixels.isnan().any(dim=0)
+    return empty | (pixels == declared).any(dim=0)
 
 
 def band_spec(settings: DataSettings, profile: FileProfile) -> BandSpec:
@@ -218,11 +222,10 @@ def problems_of(tile: Tile, settings: DataSettings) -> list[TileError]:
                 expected=f"{side} x {side} (data.tile_size)",
             )
         )
-    nodata = tile.nodata()
-    unreal = int((~torch.isfinite(tile.pixels).all(dim=0) & ~nodata).sum())
+    unreal = int((~torch.isfinite(tile.pixels).all(dim=0) & ~tile.nodata).sum())
     if unreal:
         problems.append(TileError(path, "has NaN or infinity", detail=f"{unreal} pixels"))
-    empty = float(nodata.float().mean())
+    empty = float(tile.nodata.float().mean())
     if empty == 1.0:
         problems.append(TileError(path, "is nodata everywhere"))
     elif empty > settings.max_nodata:
