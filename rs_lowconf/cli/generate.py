@@ -48,9 +48,9 @@ def generate(
             f"{folder / 'review'} exists already, and reviews may live in it",
             remedy="choose another --name, or move that folder away",
         )
-    models = _load(settings, trust_code)
-    search = _search(settings, models, folder, "search")
-    baseline = _search(settings, models, folder, "baseline")
+    models = load_models(settings, trust_code=trust_code)
+    search = run_search(settings, models, folder, "search")
+    baseline = run_search(settings, models, folder, "baseline")
     _export(settings, models, folder, search, baseline)
 
 
@@ -81,7 +81,7 @@ class Searched:
     """Why it stopped and what to do about it."""
 
 
-def _load(settings: Settings, trust_code: bool) -> Models:
+def load_models(settings: Settings, *, trust_code: bool) -> Models:
     """Load models and tiles and check that they fit each other."""
     from rs_lowconf.cli.device import choose_device
     from rs_lowconf.data.source import open_split
@@ -176,7 +176,7 @@ def _rules(settings: Settings, models: Models, stream: str) -> "SearchRules":
     )
 
 
-def _search(settings: Settings, models: Models, folder: Path, stream: str) -> Searched:
+def run_search(settings: Settings, models: Models, folder: Path, stream: str) -> Searched:
     """Run the search, or the random-latent baseline, going on from its journal."""
     from rs_lowconf.search.journal import Journal
     from rs_lowconf.search.loop import Budget, SearchEnd, search
