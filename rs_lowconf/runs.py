@@ -5,9 +5,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,28 @@ _REPORTED_PACKAGES = (
 )
 
 
+_UNWRITABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+)
+
+
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
     """Turn an unwritable folder or a full disk into an `OutputError` that names `path`."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OutputError(
                 f"the disk is full while writing {path}",
                 remedy="free some space and run the same command again, it resumes",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in _UNWRITABLE:
             raise OutputError(
                 f"cannot write {path}: {error.strerror}",
                 remedy="choose another folder with --set run.dir=FOLDER",
@@ -140,7 +151,7 @@ def versions() -> dict[str, Any]:
     """Return the versions of Python and of the packages that shape results."""
     return {
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in _REPORTED_PACKAGES},
+        **{name: version(name) for name in _REPORTED_PACKAGES},
     }
 
 
@@ -159,14 +170,12 @@ def write_checkpoint(
 
     # Cloned, because modules may share a buffer and safetensors refuses shared memory.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    values = {
-        "format": CHECKPOINT_FORMAT,
-        "kind": kind,
-        "sha256": _tensor_hash(plain),
-        "header": dict(header),
-    }
+    values = {"format": CHECKPOINT_FORMAT, "kind": kind, "header": dict(header)}
+    text = json.dumps(values, allow_nan=False)
     with replacing(path) as temporary:
-        save_file(plain, temporary, metadata={"rs_lowconf": json.dumps(values, allow_nan=False)})
+        save_file(
+            plain, temporary, metadata={"rs_lowconf": text, "sha256": _content_hash(text, plain)}
+        )
 
 
 def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -181,33 +190,36 @@ def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str,
         raise ModelError(f"there is no checkpoint {path}", remedy=f"train the {kind} first")
     try:
         with safe_open(path, framework="pt") as file:
-            recorded = (file.metadata() or {}).get("rs_lowconf")
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"checkpoint {path} is damaged ({error})", remedy="restore it or train again"
         ) from error
-    if recorded is None:
+    if "rs_lowconf" not in metadata:
         raise ModelError(f"{path} is no checkpoint of rs_lowconf", expected=f"a {kind}")
-    values = json.loads(recorded)
-    if values["format"] > CHECKPOINT_FORMAT:
+    text = metadata["rs_lowconf"]
+    # Before the checksum, whose definition belongs to the format.
+    number = re.match(r'{"format": (\d+),', text)
+    if number is not None and int(number[1]) > CHECKPOINT_FORMAT:
         raise ModelError(
-            f"checkpoint {path} has format {values['format']}",
+            f"checkpoint {path} has format {number[1]}",
             expected=f"at most {CHECKPOINT_FORMAT}",
             remedy="upgrade rs_lowconf",
         )
-    if values["kind"] != kind:
-        raise ModelError(f"checkpoint {path} holds a {values['kind']}", expected=f"a {kind}")
-    if values["sha256"] != _tensor_hash(tensors):
+    if metadata.get("sha256") != _content_hash(text, tensors):
         raise ModelError(
             f"checkpoint {path} is damaged (its checksum differs)",
             remedy="restore it or train again",
         )
+    values = json.loads(text)
+    if values["kind"] != kind:
+        raise ModelError(f"checkpoint {path} holds a {values['kind']}", expected=f"a {kind}")
     return tensors, values["header"]
 
 
-def _tensor_hash(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _content_hash(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

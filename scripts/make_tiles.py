@@ -65,7 +65,9 @@ def draw(
         if band in ("B11", "B12"):  # measured at 20 m
             coarse = tile[index].reshape(SIDE // 2, 2, SIDE // 2, 2).mean((1, 3))
             tile[index] = zoom(coarse, 2, order=1, grid_mode=True, mode="nearest")
-    return np.clip(np.rint(tile), 1, 65_535).astype(np.uint16)
+    numbers: np.ndarray[tuple[int, ...], np.dtype[np.uint16]]
+    numbers = np.clip(np.rint(tile), 1, 65_535).astype(np.uint16)
+    return numbers
 
 
 def main() -> None:

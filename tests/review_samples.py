@@ -24,7 +24,8 @@ def tile(seed: int, kind: int, channels: int) -> UInt16[np.ndarray, "c h w"]:
     values = level + random.normal(0, 60, size=(channels, SIZE, SIZE))
     values[:, :4, :4] = 9000  # brighter than every stretch
     values[:, -4:, -4:] = 1  # black, but not without data
-    return np.clip(values, 1, 65535).astype(np.uint16)
+    pixels: UInt16[np.ndarray, "c h w"] = np.clip(values, 1, 65535).astype(np.uint16)
+    return pixels
 
 
 def sample(

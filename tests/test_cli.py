@@ -72,7 +72,7 @@ def rslow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with tiles, a config and models that were trained by the commands."""
     folder = tmp_path_factory.mktemp("trained")
-    make = [sys.executable, ROOT / "scripts" / "make_tiles.py", folder / "tiles", "16"]
+    make = [sys.executable, str(ROOT / "scripts" / "make_tiles.py"), str(folder / "tiles"), "16"]
     subprocess.run(make, check=True, capture_output=True)
     for name in ("houses", "road", "water"):
         shutil.rmtree(folder / "tiles" / name)

@@ -143,7 +143,7 @@ def test_realism_is_calibrated_by_class() -> None:
     before = fit_realism(training.discriminator, training.average, source, 0)
     with torch.no_grad():
         # Adds the same to all logits of all classes: the bias of the whole-tile head.
-        training.discriminator.whole.bias += 100.0
+        training.discriminator.whole.bias.add_(100.0)
     after = fit_realism(training.discriminator, training.average, source, 0)
     tiles = source.batch(range(6))
     label = source.labels[:6]

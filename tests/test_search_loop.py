@@ -30,7 +30,7 @@ class FakeGenerator:
     """Band means are a smooth function of the first latents; the class shifts them."""
 
     bands = BANDS
-    classes = ("a", "b")
+    classes: tuple[str, ...] = ("a", "b")
     tile_size = 16
     latent_parts: tuple[int, ...] = (6, 10)
 
@@ -46,7 +46,7 @@ class FakeTarget:
     """Softmax of scaled band means: two bands decide between two classes."""
 
     bands = BANDS.select(("B04", "B02"))
-    classes = ("x", "y")
+    classes: tuple[str, ...] = ("x", "y")
     differentiable = True
     evaluations = 0
 
@@ -63,7 +63,7 @@ class FakeCritic:
     """Real is what is bright in B08."""
 
     bands = BANDS.select(("B08",))
-    classes = ("a", "b")
+    classes: tuple[str, ...] = ("a", "b")
 
     def realism(self, image: Tensor, label: Tensor) -> Tensor:
         return 10 * image.mean((1, 2, 3)) + 0 * label
@@ -252,10 +252,10 @@ class TestBudget:
     """Why a search stops."""
 
     @staticmethod
-    def spend(**limits: float) -> tuple[SearchEnd | None, int]:
-        budget = Budget(
-            **{"count": 10**9, "evaluations": 10**9, "minutes": 1e9, "seconds": 0.0, **limits}
-        )  # type: ignore[arg-type]
+    def spend(
+        *, count: int = 10**9, evaluations: int = 10**9, minutes: float = 1e9, seconds: float = 0.0
+    ) -> tuple[SearchEnd | None, int]:
+        budget = Budget(count=count, evaluations=evaluations, minutes=minutes, seconds=seconds)
         end, number = None, 0
         for one in islice(search(make_evaluator(), SHELL, rules()), 200):
             number += 1
