@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.errors import DataError, ModelError
+from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.critic import critic_logit, fit_realism
 from rs_lowconf.gan.figures import figures, sample
 from rs_lowconf.gan.model import load_model, restore_state, save_model, save_state
@@ -92,6 +92,15 @@ def test_an_empty_class_is_named() -> None:
     source.labels = torch.zeros_like(source.labels)
     with pytest.raises(DataError, match="b, c"):
         GanTraining(SMALL, source, lambda image, seed: image, seed=0, device=CPU)
+
+
+def test_divergence_ends_the_training() -> None:
+    """Weights that are no numbers end in one line that says what to change."""
+    training = start()
+    with torch.no_grad():
+        training.generator.draw.weight.fill_(torch.nan)
+    with pytest.raises(JobError, match="learning_rate"):
+        next(train(training))
 
 
 def test_the_penalty_is_the_squared_gradient_norm() -> None:

@@ -335,6 +335,20 @@ class TestGate:
         assert gate.rank == 2
         assert rejected / total == pytest.approx(2 / 59, abs=0.012)
 
+    def test_classes_are_matched_by_name(self) -> None:
+        """Tiles enter with the critic's index of their class; unknown classes stay out."""
+
+        class Picky(FakeCritic):
+            def realism(self, image: Tensor, label: Tensor) -> Tensor:
+                seen.extend(label.tolist())
+                return super().realism(image, label)
+
+        seen: list[int] = []
+        source = FakeSource(BANDS, ("b", "volcano", "a"), 20)
+        gate = calibrate_gate(Picky(), source, 0.05, CPU)
+        assert gate.tiles == 40
+        assert seen == [1, 0] * 20
+
     def test_too_few_tiles_are_refused(self) -> None:
         """18 tiles cannot bound a false rejection of 5 %; 19 are needed."""
         with pytest.raises(DataError, match="at least 19"):

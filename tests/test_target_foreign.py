@@ -438,16 +438,16 @@ def test_trained_targets_load_by_the_same_function(tmp_path: Path) -> None:
 def test_fit_gives_the_channels_in_the_target_order() -> None:
     """Bands are found by name wherever the data have them."""
     data = BandSpec(names=("B02", "B03", "B04", "B08"), level="L1C")
-    assert check_fit(wrap(level), data) == (3, 1, 2)
+    assert check_fit(wrap(level).bands, data) == (3, 1, 2)
 
 
 def test_misfits_are_refused_before_any_evaluation() -> None:
     """Missing bands and another processing level are model errors that name both sides."""
     target = wrap(level)
     with pytest.raises(ModelError, match="target reads B08, the data have B03, B04"):
-        check_fit(target, BandSpec(names=("B03", "B04"), level="L1C"))
+        check_fit(target.bands, BandSpec(names=("B03", "B04"), level="L1C"))
     with pytest.raises(ModelError, match="made for L1C, the data are L2A"):
-        check_fit(target, BandSpec(names=BANDS, level="L2A"))
+        check_fit(target.bands, BandSpec(names=BANDS, level="L2A"))
     assert target.evaluations == 0
 
 

@@ -90,6 +90,6 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("rslow: interrupted; the same command goes on from here.", file=sys.stderr)
+        print("rslow: interrupted; the same command goes on from what is saved.", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)

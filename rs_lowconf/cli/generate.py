@@ -9,7 +9,7 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
 from rs_lowconf.cli.progress import interrupt_between_steps, progress
-from rs_lowconf.errors import JobError, ReviewError, SettingsError
+from rs_lowconf.errors import JobError, ModelError, ReviewError, SettingsError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -108,14 +108,21 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         tile_size=gan.generator.tile_size,
         device=device,
     )
-    channels = check_fit(target, gan.generator.bands)
-    check_fit(extractor, gan.generator.bands)
+    channels = check_fit(target.bands, gan.generator.bands)
+    check_fit(extractor.bands, gan.generator.bands, model="extractor")
     if not target.differentiable:
         raise SettingsError(
             "the target gives no gradients, which this search needs",
             remedy="export it with gradients, or test a differentiable version of it",
         )
     train, val = open_split(settings.data, "train"), open_split(settings.data, "val")
+    check_fit(gan.generator.bands, train.bands, model="generator")
+    if settings.data.tile_size != gan.generator.tile_size:
+        raise ModelError(
+            f"the generator draws tiles of {gan.generator.tile_size} pixels, the data have "
+            f"{settings.data.tile_size}",
+            remedy="set data.tile_size, or train the GAN on these data",
+        )
     gate = calibrate_gate(gan.critic, val, settings.search.false_rejection, device)
     evaluator = Evaluator(
         gan.generator,
@@ -260,10 +267,10 @@ def _export(
             remedy=f"see {folder / 'report.json'}; a larger search.tau is easier to reach",
         )
     write_results(settings, models, folder, found)
-    _say(report, folder, search.end)
+    _say(report, folder, search.end, settings.review.max_samples)
 
 
-def _say(report: dict[str, Any], folder: Path, end: str) -> None:
+def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:
     ours = report["search"]
     print(
         f"{ours['accepted']} hard samples in {ours['evaluations']:,} evaluations and "
@@ -280,5 +287,7 @@ def _say(report: dict[str, Any], folder: Path, end: str) -> None:
     print(
         f"{kept['share']:.1%} were still valid after rounding to stored numbers; only those count."
     )
+    if ours["accepted"] > most:
+        print(f"The review package holds the first {most}; samples.parquet and tiles/ hold all.")
     print(f"Report: {folder / 'report.json'}")
     print(f"Open in QGIS: {folder / 'review' / 'review.qgz'}")

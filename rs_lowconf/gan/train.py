@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rs_lowconf.errors import DataError, ModelError
+from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.seeds import forked_rng, seed_of
@@ -226,9 +226,19 @@ class GanTraining:
 
 
 def train(training: GanTraining) -> Iterator[StepRecord]:
-    """Yield a record after each step until the set number of images has been shown."""
+    """Yield a record after each step until the set number of images has been shown.
+
+    Raises:
+        JobError: a loss is no longer a number; what was saved before is still good.
+    """
     while training.images < training.settings.images:
-        yield training.step()
+        record = training.step()
+        if not math.isfinite(record.critic_loss + record.generator_loss):
+            raise JobError(
+                f"training diverged after {record.images:,} images (a loss is not finite)",
+                remedy="lower gan.learning_rate or raise gan.gamma, and train in a new run.dir",
+            )
+        yield record
 
 
 def _optimiser(module: nn.Module, settings: GanSettings) -> torch.optim.Adam:

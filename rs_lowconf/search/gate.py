@@ -1,5 +1,6 @@
 """The gate: tiles that the critic takes for fake are dropped, at a known cost in real tiles."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,8 @@ def calibrate_gate(
 ) -> Gate:
     """Set the threshold so that at most `false_rejection` of real tiles fall below it.
 
+    Classes are matched by name; tiles of classes that the critic does not know are left out.
+
     Split conformal: of n held-out tiles and a new one, exchangeable, the new one falls below
     the k-th lowest with probability k / (n + 1), whatever the distribution (Vovk et al.,
     "Algorithmic Learning in a Random World", 2005). The guarantee is on average over draws
@@ -55,17 +58,24 @@ def calibrate_gate(
     Raises:
         DataError: too few tiles for a share so small.
     """
-    rank = int(false_rejection * (len(source) + 1))
+    known = [
+        index
+        for index, label in enumerate(source.labels.tolist())
+        if source.classes[label] in critic.classes
+    ]
+    rank = int(false_rejection * (len(known) + 1))
     if rank < 1:
         raise DataError(
-            f"{len(source)} held-out tiles cannot bound a false rejection of {false_rejection:.1%}",
-            expected=f"at least {round(1 / false_rejection) - 1}",
+            f"{len(known)} held-out tiles of the generator's classes cannot bound a false "
+            f"rejection of {false_rejection:.1%}",
+            expected=f"at least {math.ceil(1 / false_rejection) - 1}",
             remedy="raise search.false_rejection, or hold out more tiles for validation",
         )
     channels = list(source.bands.index_of(critic.bands.names))
     realism = []
-    for index in range(len(source)):
+    for index in known:
         image = source.batch([index]).image[:, channels].to(device)
-        label = source.labels[index : index + 1].to(device)
+        name = source.classes[int(source.labels[index])]
+        label = torch.tensor([critic.classes.index(name)], device=device)
         realism.append(float(critic.realism(image, label)[0]))
-    return Gate(critic=critic, threshold=sorted(realism)[rank - 1], tiles=len(source), rank=rank)
+    return Gate(critic=critic, threshold=sorted(realism)[rank - 1], tiles=len(known), rank=rank)

@@ -64,7 +64,7 @@ def evaluate_classifier(model: TargetModel, source: TileSource) -> ClassifierRep
             expected=f"classes among {', '.join(model.classes)}",
             remedy="choose classes with --set data.classes=[...]",
         )
-    channels = list(check_fit(model, source.bands))
+    channels = list(check_fit(model.bands, source.bands))
     with torch.no_grad():
         parts = []
         for first in range(0, len(source), _BATCH):

@@ -41,25 +41,26 @@ def load_target(
     return ForeignTarget(module, settings, tile_size=tile_size, device=device)
 
 
-def check_fit(target: TargetModel, bands: BandSpec) -> tuple[int, ...]:
-    """Return the data's channel of each band the target reads, in the target's order.
+def check_fit(reads: BandSpec, data: BandSpec, *, model: str = "target") -> tuple[int, ...]:
+    """Return the data's channel of each band a model reads, in the model's order.
 
     Args:
-        target: anything that names its bands.
-        bands: what the channel axis of the data holds.
+        reads: what the model was made for.
+        data: what the channel axis of the data holds.
+        model: what to call it in a message.
 
     Raises:
         ModelError: the data lack a band, or are of another processing level.
     """
-    missing = [name for name in target.bands.names if name not in bands.names]
+    missing = [name for name in reads.names if name not in data.names]
     if missing:
         raise ModelError(
-            f"the target reads {', '.join(missing)}, the data have {', '.join(bands.names)}",
-            remedy="choose other bands for the data or the target",
+            f"the {model} reads {', '.join(missing)}, the data have {', '.join(data.names)}",
+            remedy=f"choose other bands for the data or the {model}",
         )
-    if target.bands.level != bands.level:
+    if reads.level != data.level:
         raise ModelError(
-            f"the target was made for {target.bands.level}, the data are {bands.level}",
-            remedy=f"use {target.bands.level} tiles, or correct target.level or data.level",
+            f"the {model} was made for {reads.level}, the data are {data.level}",
+            remedy=f"use {reads.level} tiles, or correct the level in the settings",
         )
-    return bands.index_of(target.bands.names)
+    return data.index_of(reads.names)
