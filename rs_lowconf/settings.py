@@ -80,7 +80,7 @@ class AugmentSettings(Section):
     """One augmentation pipeline for target, extractor and discriminator."""
 
     flip: bool = True
-    """The eight symmetries of the square: a nadir tile has no preferred direction."""
+    """The eight symmetries of the square, for real tiles: they have no preferred direction."""
     shift: float = Field(default=0.125, ge=0.0, lt=0.5)
     """Largest shift in whole pixels, as a share of the side; edges are reflected."""
     zoom: float = Field(default=1.2, ge=1.0, le=2.0)

@@ -35,8 +35,17 @@ def fake_source(seed: int = 0, per_class: int = 6) -> FakeSource:
     return FakeSource(BANDS, ("a", "b", "c"), per_class, seed=seed)
 
 
-def start(settings: GanSettings = SMALL, seed: int = 1) -> GanTraining:
-    return GanTraining(settings, fake_source(), lambda image, seed: image, seed=seed, device=CPU)
+def start(
+    settings: GanSettings = SMALL, seed: int = 1, source: FakeSource | None = None
+) -> GanTraining:
+    return GanTraining(
+        settings,
+        source or fake_source(),
+        augment_real=lambda image, seed: image,
+        augment_fake=lambda image, seed: image,
+        seed=seed,
+        device=CPU,
+    )
 
 
 def test_a_resumed_training_equals_the_unbroken_one(tmp_path: Path) -> None:
@@ -91,7 +100,7 @@ def test_an_empty_class_is_named() -> None:
     source = fake_source()
     source.labels = torch.zeros_like(source.labels)
     with pytest.raises(DataError, match="b, c"):
-        GanTraining(SMALL, source, lambda image, seed: image, seed=0, device=CPU)
+        start(source=source)
 
 
 def test_divergence_ends_the_training() -> None:
@@ -213,7 +222,7 @@ def test_sheets_show_real_and_generated_tiles(tmp_path: Path) -> None:
 def test_sheets_without_visible_bands_show_the_first_band(tmp_path: Path) -> None:
     """Data without red, green and blue still get a sheet."""
     source = FakeSource(BandSpec(names=("B11", "B12"), level="L2A"), ("a", "b"), 4)
-    training = GanTraining(SMALL, source, lambda image, seed: image, seed=0, device=CPU)
+    training = start(source=source)
     written = write_sheets(tmp_path, training.average, source, columns=2, seed=0, images=0)
     assert [path.name for path in written] == ["B11_000000000.png"]
 

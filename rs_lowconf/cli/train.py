@@ -58,8 +58,14 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
 
     device = choose_device(settings.run)
     source, val = open_split(settings.data, "train"), open_split(settings.data, "val")
-    augment = augmentation(settings.augment)
-    training = GanTraining(settings.gan, source, augment, seed=settings.run.seed, device=device)
+    training = GanTraining(
+        settings.gan,
+        source,
+        augment_real=augmentation(settings.augment),
+        augment_fake=augmentation(settings.augment.model_copy(update={"flip": False})),
+        seed=settings.run.seed,
+        device=device,
+    )
     path = settings.run.dir / "gan"
     state = path / "state.safetensors"
     if state.exists():

@@ -47,12 +47,24 @@ class GanTraining:
         self,
         settings: GanSettings,
         source: TileSource,
-        augment: Augmentation,
         *,
+        augment_real: Augmentation,
+        augment_fake: Augmentation,
         seed: int,
         device: torch.device,
     ) -> None:
         """Start from scratch.
+
+        Args:
+            settings: of networks and training.
+            source: the training split.
+            augment_real: what real tiles go through before the discriminator sees them.
+            augment_fake: what generated tiles go through. The same, but without symmetries
+                that are drawn uniformly: if both went through those, a generator that draws
+                every field in one direction would look perfect (Karras et al., "Training
+                generative adversarial networks with limited data", 2020, section 2.2).
+            seed: the run's.
+            device: where to compute.
 
         Raises:
             DataError: a class has no tile.
@@ -61,7 +73,7 @@ class GanTraining:
         self.seed = seed
         self.images = 0
         self._source = source
-        self._augment = augment
+        self._augment = {"real": augment_real, "fake": augment_fake}
         self._device = device
         self._by_class = [
             torch.nonzero(source.labels == label)[:, 0] for label in range(len(source.classes))
@@ -195,7 +207,7 @@ class GanTraining:
     ) -> Float[Tensor, "b c h w"]:
         """Return what the discriminator is shown: dithered, augmented components."""
         dither = torch.rand(image.shape, generator=dice).to(self._device) - 0.5
-        augmented = self._augment(image, seed_of(self.seed, "gan", "augment", kind, number))
+        augmented = self._augment[kind](image, seed_of(self.seed, "gan", "augment", kind, number))
         components: Tensor = self.discriminator.components(augmented, dither)
         return components
 
