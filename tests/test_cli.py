@@ -222,6 +222,7 @@ def test_an_interrupted_search_goes_on_and_equals_the_unbroken_one(
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130, printed
     assert b"Traceback" not in printed
+    assert b"the same command goes on" in printed
     assert rslow(*words).code == 0
     assert rslow(*words, "--name", "unbroken").code == 0
     ids = {}

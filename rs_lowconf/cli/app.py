@@ -90,6 +90,7 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("rslow: interrupted; the same command goes on from what is saved.", file=sys.stderr)
         code = INTERRUPTED
+    if code == INTERRUPTED:  # some versions of Typer turn Ctrl-C into this code themselves
+        print("rslow: interrupted; the same command goes on from what is saved.", file=sys.stderr)
     sys.exit(code)
