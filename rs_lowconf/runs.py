@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -171,11 +170,11 @@ def write_checkpoint(
     # Cloned, because modules may share a buffer and safetensors refuses shared memory.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     values = {"format": CHECKPOINT_FORMAT, "kind": kind, "header": dict(header)}
-    text = json.dumps(values, allow_nan=False)
+    values["sha256"] = _content_hash(values, plain)
+    # One entry, because safetensors writes several in an order of chance.
+    metadata = {"rs_lowconf": json.dumps(values, allow_nan=False)}
     with replacing(path) as temporary:
-        save_file(
-            plain, temporary, metadata={"rs_lowconf": text, "sha256": _content_hash(text, plain)}
-        )
+        save_file(plain, temporary, metadata=metadata)
 
 
 def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -198,28 +197,29 @@ def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str,
         ) from error
     if "rs_lowconf" not in metadata:
         raise ModelError(f"{path} is no checkpoint of rs_lowconf", expected=f"a {kind}")
-    text = metadata["rs_lowconf"]
+    damaged = ModelError(
+        f"checkpoint {path} is damaged (its checksum differs)", remedy="restore it or train again"
+    )
+    try:
+        values = json.loads(metadata["rs_lowconf"])
+    except json.JSONDecodeError as error:
+        raise damaged from error
     # Before the checksum, whose definition belongs to the format.
-    number = re.match(r'{"format": (\d+),', text)
-    if number is not None and int(number[1]) > CHECKPOINT_FORMAT:
+    if values.get("format", 0) > CHECKPOINT_FORMAT:
         raise ModelError(
-            f"checkpoint {path} has format {number[1]}",
+            f"checkpoint {path} has format {values['format']}",
             expected=f"at most {CHECKPOINT_FORMAT}",
             remedy="upgrade rs_lowconf",
         )
-    if metadata.get("sha256") != _content_hash(text, tensors):
-        raise ModelError(
-            f"checkpoint {path} is damaged (its checksum differs)",
-            remedy="restore it or train again",
-        )
-    values = json.loads(text)
+    if values.pop("sha256", None) != _content_hash(values, tensors):
+        raise damaged
     if values["kind"] != kind:
         raise ModelError(f"checkpoint {path} holds a {values['kind']}", expected=f"a {kind}")
     return tensors, values["header"]
 
 
-def _content_hash(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
+def _content_hash(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(values, allow_nan=False).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

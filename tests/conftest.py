@@ -1,19 +1,27 @@
 """Shared fixtures: real data where the environment offers it, and small seeded folders."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 from numpy.typing import NDArray
 from rasterio import Affine
 
 from rs_lowconf.bands import EUROSAT_ORDER
 
 WriteTile = Callable[..., NDArray[Any]]
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """Undo what a command run in this process sets for the whole of it: hypothesis minds."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
