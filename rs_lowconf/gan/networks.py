@@ -18,6 +18,8 @@ from rs_lowconf.gan.spectral import SpectralBasis, Unwhiten, Whiten
 from rs_lowconf.settings import GanSettings
 
 EMBEDDING = 64
+FINE = 16
+"""Channels of the generator at full resolution, where a channel costs most."""
 
 
 class FilmBlock(nn.Module):
@@ -29,9 +31,10 @@ class FilmBlock(nn.Module):
     def __init__(self, channels: int, style: int) -> None:
         """Build for a number of channels and the length of the style vector."""
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        # Zeros beyond the edge would draw a frame around every tile.
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="replicate")
         self.film = nn.Linear(style, 2 * channels)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="replicate")
         nn.init.zeros_(self.second.weight)
 
     def forward(
@@ -93,19 +96,15 @@ class Generator(nn.Module):
         self.embed_latent = nn.Linear(self._global, EMBEDDING)
         self.style = nn.Linear(2 * EMBEDDING, style)
         self.start = nn.Linear(style, eighth)
-        self.spread = nn.Conv2d(self._map[0], eighth, 3, padding=1)
+        self.spread = nn.Conv2d(self._map[0], eighth, 3, padding=1, padding_mode="replicate")
         self.block8 = FilmBlock(eighth, style)
         self.to4 = nn.Conv2d(eighth, quarter, 1)
         self.block4 = FilmBlock(quarter, style)
         self.to2 = nn.Conv2d(quarter, half, 1)
         self.block2 = FilmBlock(half, style)
-        self.expand = nn.Conv2d(half, 4 * 16, 3, padding=1)
-        with torch.no_grad():
-            # The four pixels that a shuffle interleaves start alike, or the first ten
-            # thousand images are spent on unlearning a lattice (ICNR, Aitken et al. 2017).
-            for part in self.expand.parameters():
-                part.copy_(part[::4].repeat_interleave(4, dim=0))
-        self.draw = nn.Conv2d(16, len(bands), 3, padding=1)
+        self.to1 = nn.Conv2d(half, FINE, 1)
+        self.block1 = FilmBlock(FINE, style)
+        self.draw = nn.Conv2d(FINE, len(bands), 3, padding=1, padding_mode="replicate")
         self.unwhiten = Unwhiten(basis, bands, tile_size)
 
     @property
@@ -127,9 +126,9 @@ class Generator(nn.Module):
         features = self.block4(features, style)
         features = _double(self.to2(features))  # b w s/2 s/2
         features = self.block2(features, style)
-        # The cheap last stage: pixel-shuffle to full size, one narrow convolution.
-        fine = F.pixel_shuffle(self.expand(F.leaky_relu(features, 0.2)), 2)  # b 16 s s
-        components = self.draw(F.leaky_relu(fine, 0.2))  # b c s s
+        # Narrow at full size. A pixel shuffle would be cheaper and leaves a lattice.
+        features = self.block1(_double(self.to1(features)), style)  # b 16 s s
+        components = self.draw(F.leaky_relu(features, 0.2))  # b c s s
         image: Tensor = self.unwhiten(components)
         return image
 
