@@ -195,6 +195,21 @@ class GanSettings(Section):
     """Share of the mean band variance added to each principal variance (tempering)."""
 
 
+class CriticSettings(Section):
+    """The gate's own discriminator, trained against the finished generator."""
+
+    width: PositiveInt = 32
+    """Channels at half resolution; coarser stages are wider."""
+    images: PositiveInt = 40_000
+    """Real tiles shown before training ends."""
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 4e-4
+    gamma: PositiveFloat = 100.0
+    """Weight of the gradient penalties, before scaling by 3 / bands."""
+    ema_images: PositiveInt = 4_000
+    """Half-life of the weight average, in images."""
+
+
 class SearchSettings(Section):
     """Latent search for tiles the target is unsure of."""
 
@@ -202,8 +217,22 @@ class SearchSettings(Section):
     """Accepted samples to stop at."""
     classes: tuple[str, ...] | None = None
     """Conditions to search, by name; all of the generator's when missing."""
+    mode: Literal["yield", "sample"] = "yield"
+    """`yield` finds the most hard tiles for the budget; `sample` draws tiles of the prior
+    given low confidence, for two to three times the cost."""
     tau: float = Field(default=0.5, gt=0.0, lt=1.0)
     """A sample is of low confidence when the target's largest probability is below this."""
+    tau_quantile: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Takes the place of tau: this quantile of the target's confidence on held-out reals."""
+    per_condition: PositiveInt | None = None
+    """Most samples of one condition; 1.25 times an equal share when missing."""
+    per_cell: PositiveInt | None = 4
+    """Most samples of one condition, second class of the target and cluster of looks."""
+    novelty_quantile: float | None = Field(default=0.05, ge=0.0, le=1.0)
+    """A tile that is nearer to one found before than this quantile of the distances of real
+    tiles to their nearest other one is a duplicate; null keeps duplicates."""
+    clusters: PositiveInt = 20
+    """Clusters of looks, found among real tiles."""
     max_evaluations: PositiveInt = 50_000
     """Budget in evaluations of the target, the random-latent baseline not counted."""
     max_minutes: PositiveFloat = 30.0
@@ -218,12 +247,37 @@ class SearchSettings(Section):
     """Steps after which a latent that found nothing is given up."""
     realism_weight: NonNegativeFloat = 1.0
     """Weight of the realism penalty in the energy."""
+    inverse_temperature: PositiveFloat = 4.0
+    """Mode `sample`: weight of the energy against the prior on the way to the first hit."""
+    langevin_step: float = Field(default=0.1, gt=0.0, lt=2.0)
+    """Mode `sample`: step of the Langevin dynamics."""
+    mixing_steps: PositiveInt = 10
+    """Mode `sample`: moves after the first hit that let the sample forget its way."""
+    mixing_size: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """Mode `sample`: share of fresh noise in each of these moves."""
     false_rejection: float = Field(default=0.05, gt=0.0, lt=0.5)
-    """Share of held-out real tiles that the realism gate may reject."""
+    """Share of held-out real tiles that all parts of the gate together may reject."""
     prior_tail: float = Field(default=0.01, gt=0.0, lt=0.5)
     """Each latent is kept inside the central 1 - prior_tail of the prior's norm."""
     baseline_evaluations: NonNegativeInt = 2_000
     """Random latents evaluated under the same gate for comparison; 0 leaves the baseline out."""
+
+
+class ReporterSettings(ClassifierSettings):
+    """The reporter: wider than a target, so that its features tell more apart."""
+
+    width: PositiveInt = 48
+
+
+class EvaluateSettings(Section):
+    """How the generator's quality is measured, on tiles drawn for nothing else."""
+
+    tiles_per_class: PositiveInt = 100
+    """Generated tiles a class that the figures are measured on."""
+    reporter: ReporterSettings = ReporterSettings()
+    """The network whose features the figures speak of; it selects and gates nothing."""
+    classifier: ClassifierSettings = ClassifierSettings()
+    """Trained on real and on generated tiles alike, for as many steps: `epochs` on real ones."""
 
 
 class ReviewSettings(Section):
@@ -244,7 +298,9 @@ class Settings(Section):
     target: TargetSettings = TargetSettings()
     extractor: ClassifierSettings = ClassifierSettings(architecture="residual_cnn", width=24)
     gan: GanSettings = GanSettings()
+    critic: CriticSettings = CriticSettings()
     search: SearchSettings = SearchSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
     review: ReviewSettings = ReviewSettings()
 
 

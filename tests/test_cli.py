@@ -24,7 +24,7 @@ from rs_lowconf import errors
 from rs_lowconf.cli import main
 from rs_lowconf.cli.app import app
 from rs_lowconf.data.source import open_split
-from rs_lowconf.gan.model import load_model
+from rs_lowconf.gan.model import load_critic, load_model
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.settings import load
 from rs_lowconf.target.classifier import load_classifier
@@ -37,8 +37,10 @@ target: {{train: {{width: 8, epochs: 6}}}}
 extractor: {{architecture: residual_cnn, width: 8, epochs: 4}}
 gan: {{width: 8, critic_width: 8, latent_global: 8, latent_map: 2, images: 800, batch_size: 8,
       learning_rate: 2.0e-3, ema_images: 200, checkpoint_images: 400, sheet_columns: 3}}
+critic: {{width: 8, images: 320, ema_images: 100}}
 search: {{count: 8, tau: 0.9, slots: 6, micro_batch: 3, max_evaluations: 4000,
-         baseline_evaluations: 40}}
+         baseline_evaluations: 40, per_condition: 8, per_cell: null,
+         novelty_quantile: null}}
 """
 
 
@@ -82,7 +84,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tile_size: 32", "tile_size: 32, val_share: 0.45, test_share: 0.1"
     )
     config.write_text(text)
-    for part in ("target", "extractor", "gan"):
+    for part in ("target", "extractor", "gan", "critic"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["rslow", "train", part, "-c", str(config)])
             with pytest.raises(SystemExit) as ended:
@@ -129,7 +131,9 @@ def test_every_exported_tile_is_low_confidence_when_read_back_alone(
     folder = project / "run" / "generate"
     target = load_classifier(project / "run" / "target" / "target.safetensors", torch.device("cpu"))
     gan = load_model(project / "run" / "gan" / "gan.safetensors", torch.device("cpu"))
-    threshold = json.loads((folder / "report.json").read_text())["gate"]["threshold"]
+    critic = load_critic(project / "run" / "critic" / "critic.safetensors", torch.device("cpu"))
+    told = json.loads((folder / "report.json").read_text())["gate"]
+    least = told["joint_false_rejection_at_most"]
     for row in pq.read_table(folder / "samples.parquet").to_pylist():
         # No place is invented: rasterio warns that there is no georeference.
         with pytest.warns(NotGeoreferencedWarning):
@@ -142,10 +146,11 @@ def test_every_exported_tile_is_low_confidence_when_read_back_alone(
         with torch.no_grad():
             confidence = float(target.predict(image).max().exp())
             label = torch.tensor([gan.generator.classes.index(row["condition"])])
-            realism = float(gan.critic.realism(image, label)[0])
+            realism = float(critic.realism(image, label)[0])
         assert confidence < 0.9
         assert confidence == pytest.approx(row["confidence"], abs=1e-5)
-        assert realism >= threshold - 1e-4
+        assert realism == pytest.approx(row["gate_critic"], abs=1e-4)
+        assert row["gate_p_value"] > least
 
 
 def test_a_package_is_never_overwritten(rslow: Run, project: Path) -> None:
@@ -365,7 +370,7 @@ class TestBadInput:
         config.write_text(config.read_text().replace("count: 8", "cuont: 8"))
         self.fails(rslow("generate", "-c", config), 3, "search.cuont")
 
-    @pytest.mark.parametrize("part", ["gan", "target", "extractor"])
+    @pytest.mark.parametrize("part", ["gan", "critic", "target", "extractor"])
     def test_a_corrupt_checkpoint(self, rslow: Run, project: Path, part: str) -> None:
         """One flipped byte in the weights is noticed."""
         path = project / "run" / part / f"{part}.safetensors"

@@ -8,19 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom, chi
+from scipy.stats import binom, chi, ks_2samp
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.errors import SettingsError
 from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, stored_numbers
-from rs_lowconf.search.gate import Gate, calibrate_gate
+from rs_lowconf.search.gate import Gate
 from rs_lowconf.search.journal import Journal
 from rs_lowconf.search.loop import Budget, Outcome, SearchEnd, SearchRules, Trajectory, search
 from rs_lowconf.search.prior import PriorShell, draw_latent
 from rs_lowconf.search.report import compare, low_confidence_share, summarise, write_plots
 from rs_lowconf.types import Critic, TargetModel, TileGenerator
-from tests.fakes import FakeSource
 
 CPU = torch.device("cpu")
 BANDS = BandSpec(names=("B02", "B03", "B04", "B08"), level="L1C")
@@ -69,12 +68,32 @@ class FakeCritic:
         return 10 * image.mean((1, 2, 3)) + 0 * label
 
 
-def make_evaluator(threshold: float = 2.6, micro_batch: int = 4, **target: float) -> Evaluator:
+def brightness(image: Tensor, label: Tensor) -> Tensor:
+    """Return the gate's only part here: the same as the critic, so that a floor is enough."""
+    return 10 * image[:, 3].mean((1, 2)) + 0 * label
+
+
+def band_means(image: Tensor) -> Tensor:
+    return image.mean((2, 3))
+
+
+#: 19 reals of which one is rejected: below 2.6, or as far above as no tile is.
+GATE = Gate(
+    parts={"critic": brightness},
+    reference=torch.cat([torch.tensor([2.6]), torch.linspace(3.0, 4.5, 19)])[:, None],
+    false_rejection=0.06,
+)
+
+
+def make_evaluator(floor: float = 2.6, micro_batch: int = 4, **target: float) -> Evaluator:
     return Evaluator(
         FakeGenerator(),
         FakeTarget(**target),
-        Gate(critic=FakeCritic(), threshold=threshold, tiles=58, rank=2),
+        FakeCritic(),
+        GATE,
+        features=band_means,
         target_channels=(2, 0),
+        realism_floor=floor,
         realism_weight=1.0,
         micro_batch=micro_batch,
         device=CPU,
@@ -83,6 +102,7 @@ def make_evaluator(threshold: float = 2.6, micro_batch: int = 4, **target: float
 
 def rules(**changed: object) -> SearchRules:
     values: dict[str, object] = {
+        "mode": "yield",
         "tau": 0.6,
         "max_age": 25,
         "slots": 8,
@@ -111,6 +131,7 @@ def same(first: Trajectory, second: Trajectory) -> bool:
             "steps",
             "evaluations",
             "flips",
+            "gate_rejections",
             "confidence",
             "realism",
         )
@@ -121,6 +142,9 @@ def same(first: Trajectory, second: Trajectory) -> bool:
         plain
         and torch.equal(first.found.pixels, second.found.pixels)
         and torch.equal(first.found.z, second.found.z)
+        and torch.equal(first.found.features, second.found.features)
+        and first.found.parts == second.found.parts
+        and first.found.p_value == second.found.p_value
     )
 
 
@@ -135,12 +159,16 @@ def test_what_is_found_is_unsure_and_real_when_scored_from_the_stored_tile() -> 
     """Every found tile, scored alone from its 16-bit numbers, passes both conditions."""
     found = [one.found for one in run(60) if one.found is not None]
     assert len(found) > 20
-    target, critic = FakeTarget(), FakeCritic()
+    target = FakeTarget()
     for tile in found:
         image = (tile.pixels.numpy().astype(np.float32) / 10_000)[None]
         stored = torch.from_numpy(image)
         assert float(target.predict(stored[:, [2, 0]]).max().exp()) < 0.6
-        assert float(critic.realism(stored[:, [3]], torch.tensor([0]))) >= 2.6
+        again = GATE.score(stored, torch.tensor([0]))
+        assert bool(GATE.passes(again.p_value))
+        assert float(again.p_value) == tile.p_value
+        assert float(again.parts["critic"]) == tile.parts["critic"]
+        torch.testing.assert_close(tile.features, stored.mean((2, 3))[0])
         assert tile.pixels.int().min() >= 1
 
 
@@ -152,15 +180,59 @@ def test_the_search_needs_far_fewer_evaluations_than_random_latents() -> None:
         return sum(one.evaluations for one in trajectories) / found
 
     moved = run(60, make_evaluator(sharpness=300.0))
-    still = run(3000, make_evaluator(sharpness=300.0), max_age=1, slots=64)
+    still = run(3000, make_evaluator(sharpness=300.0), mode="random", slots=64)
     assert cost(still) > 3 * cost(moved)
 
 
 @pytest.mark.parametrize("slots", [1, 3, 32])
-def test_results_do_not_depend_on_the_number_of_slots(slots: int) -> None:
+@pytest.mark.parametrize("mode", ["yield", "sample", "random"])
+def test_results_do_not_depend_on_the_number_of_slots(slots: int, mode: str) -> None:
     """The same seeds give the same trajectories, bit for bit, in the same order."""
-    reference = run(30)
-    assert all(same(a, b) for a, b in zip(reference, run(30, slots=slots), strict=True))
+    reference = run(30, mode=mode)
+    again = run(30, mode=mode, slots=slots)
+    assert any(one.found is not None for one in reference)
+    assert all(same(a, b) for a, b in zip(reference, again, strict=True))
+
+
+def test_sampling_follows_the_prior_given_low_confidence() -> None:
+    """Found latents are distributed as those that survive plain rejection from the prior.
+
+    First hits are not: they lie at the border of the level set that they came through.
+    """
+    evaluator = make_evaluator(floor=-100.0, micro_batch=64, sharpness=15.0)
+    evaluator.gate = Gate(
+        parts={"critic": lambda image, label: torch.zeros(len(image))},
+        reference=torch.zeros(19, 1),
+        false_rejection=0.01,
+    )
+    accepted = torch.randn(400_000, 16, generator=torch.Generator().manual_seed(5))
+    gap = 15 * 0.1 * (torch.tanh(accepted[:, 2]) - torch.tanh(accepted[:, 0]))
+    accepted = accepted[torch.sigmoid(gap.abs()) < 0.6]
+
+    def distances(**changed: object) -> list[float]:
+        """Return the p-values of two-sample tests on the latents that decide."""
+        stream = search(evaluator, SHELL, rules(slots=64, **changed))
+        found = [one.found.z for one in islice(stream, 500) if one.found is not None]
+        assert len(found) > 300
+        z = torch.stack(found)
+        ours = (z[:, 0], z[:, 2], z[:, 2] - z[:, 0])
+        theirs = (accepted[:, 0], accepted[:, 2], accepted[:, 2] - accepted[:, 0])
+        return [
+            float(ks_2samp(a.numpy(), b.numpy()).pvalue) for a, b in zip(ours, theirs, strict=True)
+        ]
+
+    mixed = {"mixing_steps": 40, "mixing_size": 0.6}
+    assert min(distances(mode="sample", **mixed)) > 1e-3
+    assert min(distances(mode="yield", learning_rate=0.02)) < 1e-3
+
+
+def test_closed_conditions_are_skipped() -> None:
+    """No seed of a condition that has enough is started; the order stays whole."""
+    stream = search(make_evaluator(), SHELL, rules(), closed={1})
+    ran = list(islice(stream, 20))
+    assert [one.seed_id for one in ran] == list(range(20))
+    assert all((one.outcome is Outcome.SKIPPED) == (one.label == 1) for one in ran)
+    assert sum(one.evaluations for one in ran if one.label == 1) == 0
 
 
 def test_evaluations_are_counted_exactly() -> None:
@@ -173,7 +245,7 @@ def test_evaluations_are_counted_exactly() -> None:
 
 def test_random_latents_follow_the_prior() -> None:
     """The baseline evaluates each latent once and projects none: P agrees with plain sampling."""
-    still = run(2000, max_age=1, slots=64)
+    still = run(2000, mode="random", slots=64)
     assert all(one.steps == 1 for one in still)
     low = sum(one.confidence < 0.6 for one in still)
     z = torch.randn(200_000, 16, generator=torch.Generator().manual_seed(0))
@@ -316,59 +388,12 @@ class TestJournal:
         assert Journal(tmp_path, {}).read().seconds == 1.5 * 4
 
 
-class TestGate:
-    """Conformal calibration."""
-
-    @staticmethod
-    def source(count: int, seed: int) -> FakeSource:
-        return FakeSource(BANDS, ("a", "b"), count // 2, seed=seed, noise=0.3)
-
-    def test_at_most_the_wanted_share_is_rejected_on_average(self) -> None:
-        """Over many calibrations, fresh tiles fall below the threshold at rate k / (n + 1)."""
-        critic, rejected, total = FakeCritic(), 0, 0
-        for seed in range(60):
-            gate = calibrate_gate(critic, self.source(58, seed), 0.05, CPU)
-            fresh = self.source(58, 1000 + seed).batch(range(58))
-            realism = critic.realism(fresh.image[:, [3]], torch.zeros(58))
-            rejected += int((realism < gate.threshold).sum())
-            total += 58
-        assert gate.rank == 2
-        assert rejected / total == pytest.approx(2 / 59, abs=0.012)
-
-    def test_classes_are_matched_by_name(self) -> None:
-        """Tiles enter with the critic's index of their class; unknown classes stay out."""
-
-        class Picky(FakeCritic):
-            def realism(self, image: Tensor, label: Tensor) -> Tensor:
-                seen.extend(label.tolist())
-                return super().realism(image, label)
-
-        seen: list[int] = []
-        source = FakeSource(BANDS, ("b", "volcano", "a"), 20)
-        gate = calibrate_gate(Picky(), source, 0.05, CPU)
-        assert gate.tiles == 40
-        assert seen == [1, 0] * 20
-
-    def test_too_few_tiles_are_refused(self) -> None:
-        """18 tiles cannot bound a false rejection of 5 %; 19 are needed."""
-        with pytest.raises(DataError, match="at least 19"):
-            calibrate_gate(FakeCritic(), self.source(18, 0), 0.05, CPU)
-
-    def test_it_says_what_it_cannot_guarantee(self) -> None:
-        """The chance of a much worse threshold agrees with simulation."""
-        gate = Gate(critic=FakeCritic(), threshold=0.0, tiles=58, rank=2)
-        uniform = np.random.default_rng(0).random((20_000, 58))
-        worse = float((np.sort(uniform, axis=1)[:, 1] > 0.10).mean())
-        told = gate.describe()["chance_that_more_than_10_percent_are_rejected"]
-        assert told == pytest.approx(worse, abs=0.005)
-
-
 class TestReport:
     """The figures that a user reads."""
 
     def test_sums_and_ratios(self) -> None:
         """Counts add up, and the ratio to random latents is that of the costs."""
-        ours, theirs = run(40), run(400, max_age=1, slots=64)
+        ours, theirs = run(40), run(400, mode="random", slots=64)
         search_part = summarise(ours, 10.0, ("a", "b"))
         baseline = summarise(theirs, 20.0, ("a", "b"))
         assert search_part["evaluations"] == sum(one.evaluations for one in ours)
@@ -390,18 +415,22 @@ class TestReport:
 
     def test_the_share_of_low_confidence_has_an_exact_interval(self) -> None:
         """Clopper-Pearson, as scipy computes it, around the raw share."""
-        theirs = run(300, max_age=1, slots=64)
-        share = low_confidence_share(theirs, 0.6, 2.6)
+        theirs = run(300, mode="random", slots=64)
+        share = low_confidence_share(theirs, 0.6)
         value = sum(one.confidence < 0.6 for one in theirs) / 300
         assert share["low_confidence"]["value"] == value
         low, high = share["low_confidence"]["interval_95"]
         k = round(300 * value)
         assert binom.sf(k - 1, 300, low) == pytest.approx(0.025, rel=1e-4)
         assert binom.cdf(k, 300, high) == pytest.approx(0.025, rel=1e-4)
+        passed = sum(one.found is not None for one in theirs)
+        assert share["of_these_pass_gate"]["value"] == pytest.approx(
+            passed / (passed + sum(one.gate_rejections for one in theirs))
+        )
 
     def test_plots_are_written(self, tmp_path: Path) -> None:
         """Three plots with a baseline, two without."""
-        ours, theirs = run(40), run(60, max_age=1)
+        ours, theirs = run(40), run(60, mode="random")
         for baseline, names in (
             (theirs, {"yield.png", "confusion.png", "confidence.png"}),
             ([], {"yield.png", "confusion.png"}),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,22 +10,21 @@ import pyarrow.parquet as pq
 import torch
 
 from rs_lowconf import __version__
+from rs_lowconf.cli.models import CRITIC, Models
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.review.geotiff import synthetic_tags, write_tile
 from rs_lowconf.review.package import RealNeighbour, ReviewSample, sample_tags, write_package
 from rs_lowconf.runs import replacing, sha256_of
-from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
+from rs_lowconf.search.archive import most_diverse
+from rs_lowconf.search.evaluate import stored_numbers
 from rs_lowconf.search.loop import Trajectory
-from rs_lowconf.search.neighbours import features_of, nearest, same_class
+from rs_lowconf.search.neighbours import nearest, same_class
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
 
-if TYPE_CHECKING:
-    from rs_lowconf.cli.generate import Models
-
 
 def write_results(
-    settings: Settings, models: "Models", folder: Path, found: Sequence[Trajectory]
+    settings: Settings, models: Models, folder: Path, found: Sequence[Trajectory]
 ) -> None:
     """Write tiles/, samples.parquet and review/ for the found tiles.
 
@@ -41,7 +40,10 @@ def write_results(
         shown = _samples(settings, models, found, any_class=True)
         dice = np.random.default_rng(seed_of(settings.run.seed, "review", "order"))
         shown = [shown[i] for i in dice.permutation(len(shown))]
-    shown = shown[: settings.review.max_samples]
+    if len(shown) > settings.review.max_samples:
+        tiles = {_sample_id(settings, one): one.found for one in found if one.found is not None}
+        features = torch.stack([tiles[one.sample_id].features for one in shown])
+        shown = [shown[i] for i in most_diverse(features, settings.review.max_samples)]
     classes = list(dict.fromkeys((*models.gan.generator.classes, *models.train.classes)))
     write_package(
         folder / "review",
@@ -55,7 +57,7 @@ def write_results(
 
 
 def _samples(
-    settings: Settings, models: "Models", found: Sequence[Trajectory], *, any_class: bool
+    settings: Settings, models: Models, found: Sequence[Trajectory], *, any_class: bool
 ) -> list[ReviewSample]:
     """Pair every found tile with the real tile that resembles it most.
 
@@ -67,14 +69,10 @@ def _samples(
     """
     generator, source = models.gan.generator, models.train
     tiles = [one.found for one in found if one.found is not None]
-    channels = list(generator.bands.index_of(models.extractor.bands.names))
-    image = torch.stack([tile.pixels for tile in tiles]).float() / EXPORT_SCALE
-    with torch.no_grad():
-        features = models.extractor.features(image[:, channels].to(models.device)).cpu()
+    features = torch.stack([tile.features for tile in tiles])
     conditions = [generator.classes[one.label] for one in found]
-    bank = features_of(models.extractor, source, models.device)
     allowed = None if any_class else same_class(conditions, source.classes, source.labels)
-    indices, distances = nearest(features, bank, allowed)
+    indices, distances = nearest(features, models.bank, allowed)
     real = source.batch(indices.tolist())
     ordered = real.image[:, list(source.bands.index_of(generator.bands.names))]
     real_pixels = stored_numbers(ordered).numpy()
@@ -91,7 +89,7 @@ def _samples(
                 predicted=models.target.classes[int(ranked[0])],
                 second=models.target.classes[int(ranked[1])],
                 confidence=float(tile.log_probability.max().exp()),
-                realism=tile.realism,
+                realism=tile.parts[CRITIC],
                 neighbour=RealNeighbour(
                     tile_id=source.ids[index],
                     pixels=real_pixels[row],
@@ -110,7 +108,7 @@ def _sample_id(settings: Settings, one: Trajectory) -> str:
     return f"s{seed_of(settings.run.seed, 'sample', one.seed_id) % 16**10:010x}"
 
 
-def _provenance(models: "Models", one: Trajectory) -> dict[str, str]:
+def _provenance(models: Models, one: Trajectory) -> dict[str, str]:
     header = models.gan.header
     return {
         "software": f"rs_lowconf {__version__}",
@@ -151,7 +149,8 @@ def _write_table(
                 "confidence": sample.confidence,
                 "confidence_before_rounding": one.found.confidence_before,
                 "margin": float(top[0] - top[1]),
-                "realism": sample.realism,
+                **{f"gate_{name}": value for name, value in one.found.parts.items()},
+                "gate_p_value": one.found.p_value,
                 "steps": one.steps,
                 "evaluations": one.evaluations,
                 "neighbour": sample.neighbour.tile_id,

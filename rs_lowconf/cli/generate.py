@@ -9,19 +9,13 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
 from rs_lowconf.cli.progress import interrupt_between_steps, progress
-from rs_lowconf.errors import JobError, ModelError, ReviewError, SettingsError
+from rs_lowconf.errors import JobError, ReviewError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
-    import torch
-
-    from rs_lowconf.data.source import MemorySource
-    from rs_lowconf.gan.model import GanModel
-    from rs_lowconf.search.evaluate import Evaluator
+    from rs_lowconf.cli.models import Models
+    from rs_lowconf.search.archive import Archive
     from rs_lowconf.search.loop import SearchRules, Trajectory
-    from rs_lowconf.search.prior import PriorShell
-    from rs_lowconf.target.classifier import Classifier
-    from rs_lowconf.types import TargetModel
 
 NameOption = Annotated[
     str, typer.Option("--name", help="Folder of this search below run.dir; one search a folder.")
@@ -37,9 +31,9 @@ def generate(
 ) -> None:
     """Search for realistic tiles the target is unsure of and write a QGIS review package.
 
-    Needs the GAN and the extractor in run.dir, and the target. Goes on where an interrupted
-    run stopped. Writes report.json, plots/, samples.parquet, tiles/ and review/ into
-    run.dir/NAME; open review/review.qgz in QGIS.
+    Needs the GAN, its critic and the extractor in run.dir, and the target. Goes on where an
+    interrupted run stopped. Writes report.json, plots/, samples.parquet, tiles/ and review/
+    into run.dir/NAME; open review/review.qgz in QGIS.
     """
     settings = load_settings(config, set_)
     folder = settings.run.dir / name
@@ -48,27 +42,12 @@ def generate(
             f"{folder / 'review'} exists already, and reviews may live in it",
             remedy="choose another --name, or move that folder away",
         )
+    from rs_lowconf.cli.models import load_models
+
     models = load_models(settings, trust_code=trust_code)
     search = run_search(settings, models, folder, "search")
     baseline = run_search(settings, models, folder, "baseline")
     _export(settings, models, folder, search, baseline)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Models:
-    """Everything that the search reads."""
-
-    gan: "GanModel"
-    target: "TargetModel"
-    extractor: "Classifier"
-    train: "MemorySource"
-    evaluator: "Evaluator"
-    shell: "PriorShell"
-    labels: tuple[int, ...]
-    """Class indices of the conditions to search."""
-    fingerprint: dict[str, Any]
-    """What the results depend on, so that an interrupted search is not mixed with another."""
-    device: "torch.device"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,111 +58,46 @@ class Searched:
     seconds: float
     end: str
     """Why it stopped and what to do about it."""
+    discarded: int
+    """Evaluations of trajectories that were on their way when their condition had enough."""
+    unfinished: int
+    """Evaluations of trajectories that were on their way when the search stopped."""
 
 
-def load_models(settings: Settings, *, trust_code: bool) -> Models:
-    """Load models and tiles and check that they fit each other."""
-    from rs_lowconf.cli.device import choose_device
-    from rs_lowconf.data.source import open_split
-    from rs_lowconf.gan.model import load_model
-    from rs_lowconf.runs import sha256_of
-    from rs_lowconf.search.evaluate import Evaluator
-    from rs_lowconf.search.gate import calibrate_gate
-    from rs_lowconf.search.prior import PriorShell
-    from rs_lowconf.target.classifier import load_classifier
-    from rs_lowconf.target.load import check_fit, load_target
-
-    device = choose_device(settings.run)
-    paths = {
-        part: settings.run.dir / part / f"{part}.safetensors"
-        for part in ("gan", "extractor", "target")
-    }
-    gan = load_model(paths["gan"], device)
-    labels = _labels(settings.search.classes, gan.generator.classes)
-    extractor = load_classifier(paths["extractor"], device)
-    target = load_target(
-        settings.target,
-        paths["target"],
-        trust_code=trust_code,
-        tile_size=gan.generator.tile_size,
-        device=device,
-    )
-    channels = check_fit(target.bands, gan.generator.bands)
-    check_fit(extractor.bands, gan.generator.bands, model="extractor")
-    if not target.differentiable:
-        raise SettingsError(
-            "the target gives no gradients, which this search needs",
-            remedy="export it with gradients, or test a differentiable version of it",
-        )
-    train, val = open_split(settings.data, "train"), open_split(settings.data, "val")
-    check_fit(gan.generator.bands, train.bands, model="generator")
-    if settings.data.tile_size != gan.generator.tile_size:
-        raise ModelError(
-            f"the generator draws tiles of {gan.generator.tile_size} pixels, the data have "
-            f"{settings.data.tile_size}",
-            remedy="set data.tile_size, or train the GAN on these data",
-        )
-    gate = calibrate_gate(gan.critic, val, settings.search.false_rejection, device)
-    evaluator = Evaluator(
-        gan.generator,
-        target,
-        gate,
-        target_channels=channels,
-        realism_weight=settings.search.realism_weight,
-        micro_batch=settings.search.micro_batch,
-        device=device,
-    )
-    foreign = settings.target.path
-    target_file = paths["target"] if settings.target.kind == "trained" else foreign
-    fingerprint = {
-        "run.seed": settings.run.seed,
-        "search settings": settings.search.model_dump(
-            mode="json",
-            exclude={"count", "max_evaluations", "max_minutes", "slots", "baseline_evaluations"},
-        ),
-        "target settings": settings.target.model_dump(mode="json"),
-        "target file": None if target_file is None else sha256_of(target_file),
-        "GAN file": sha256_of(paths["gan"]),
-        "gate": gate.describe(),
-    }
-    return Models(
-        gan=gan,
-        target=target,
-        extractor=extractor,
-        train=train,
-        evaluator=evaluator,
-        shell=PriorShell(gan.generator.latent_parts, settings.search.prior_tail),
-        labels=labels,
-        fingerprint=fingerprint,
-        device=device,
-    )
-
-
-def _labels(wanted: tuple[str, ...] | None, classes: tuple[str, ...]) -> tuple[int, ...]:
-    unknown = [name for name in wanted or () if name not in classes]
-    if unknown or wanted == ():
-        raise SettingsError(
-            f"search.classes names {', '.join(unknown) or 'none'}",
-            expected=f"some of the generator's {', '.join(classes)}",
-        )
-    return tuple(classes.index(name) for name in wanted or classes)
-
-
-def _rules(settings: Settings, models: Models, stream: str) -> "SearchRules":
+def _rules(settings: Settings, models: "Models", stream: str) -> "SearchRules":
     from rs_lowconf.search.loop import SearchRules
 
+    own = settings.search
     return SearchRules(
-        tau=settings.search.tau,
-        max_age=settings.search.max_age if stream == "search" else 1,
-        slots=settings.search.slots,
-        learning_rate=settings.search.learning_rate,
+        mode=own.mode if stream == "search" else "random",
+        tau=models.tau,
+        max_age=own.max_age,
+        slots=own.slots,
+        learning_rate=own.learning_rate,
         labels=models.labels,
         run_seed=settings.run.seed,
         stream=stream,
+        inverse_temperature=own.inverse_temperature,
+        langevin_step=own.langevin_step,
+        mixing_steps=own.mixing_steps,
+        mixing_size=own.mixing_size,
     )
 
 
-def run_search(settings: Settings, models: Models, folder: Path, stream: str) -> Searched:
+def _archive(settings: Settings, models: "Models") -> "Archive":
+    from rs_lowconf.cli.models import LIKENESS
+    from rs_lowconf.search.archive import Archive
+
+    return Archive(
+        models.looks,
+        likeness=LIKENESS,
+        labels=models.labels,
+        per_condition=models.per_condition,
+        per_cell=settings.search.per_cell,
+    )
+
+
+def run_search(settings: Settings, models: "Models", folder: Path, stream: str) -> Searched:
     """Run the search, or the random-latent baseline, going on from its journal."""
     from rs_lowconf.search.journal import Journal
     from rs_lowconf.search.loop import Budget, SearchEnd, search
@@ -191,7 +105,7 @@ def run_search(settings: Settings, models: Models, folder: Path, stream: str) ->
     own = settings.search
     baseline = stream == "baseline"
     if baseline and not own.baseline_evaluations:
-        return Searched(trajectories=(), seconds=0.0, end="left out")
+        return Searched(trajectories=(), seconds=0.0, end="left out", discarded=0, unfinished=0)
     journal = Journal(folder / stream, models.fingerprint)
     past = journal.read()
     # The baseline measures a rate: it stops at its number of latents, whatever it finds.
@@ -201,17 +115,28 @@ def run_search(settings: Settings, models: Models, folder: Path, stream: str) ->
         minutes=float("inf") if baseline else own.max_minutes,
         seconds=past.seconds,
     )
+    archive = _archive(settings, models)
     trajectories: list[Trajectory] = []
     end: SearchEnd | None = None
-    rules = _rules(settings, models, stream)
     total = own.baseline_evaluations if baseline else own.count
     title = "random latents" if baseline else "hard samples"
+    before, counted = models.target.evaluations, 0
     with progress(title, total) as bar, interrupt_between_steps() as interrupt:
-        for trajectory in search(models.evaluator, models.shell, rules, past.trajectories):
+        for raw in search(
+            models.evaluator,
+            models.shell,
+            _rules(settings, models, stream),
+            past.trajectories,
+            archive.closed,
+        ):
+            trajectory = archive.judge(raw)
             end = budget.spend(trajectory)
+            if end is None and archive.full:
+                end = SearchEnd.FULL
             trajectories.append(trajectory)
-            if trajectory.seed_id not in past.trajectories:
-                journal.write(trajectory, budget.seconds)
+            if raw.seed_id not in past.trajectories:
+                counted += raw.evaluations
+                journal.write(raw, budget.seconds)
             bar.update(
                 budget.evaluations if baseline else budget.accepted,
                 f"{budget.accepted} found, {budget.evaluations:,} evaluations",
@@ -222,12 +147,16 @@ def run_search(settings: Settings, models: Models, folder: Path, stream: str) ->
                 raise KeyboardInterrupt
     seconds = past.seconds if len(trajectories) <= len(past.trajectories) else budget.seconds
     return Searched(
-        trajectories=tuple(trajectories), seconds=seconds, end="" if end is None else end.value
+        trajectories=tuple(trajectories),
+        seconds=seconds,
+        end="" if end is None else end.value,
+        discarded=archive.discarded,
+        unfinished=models.target.evaluations - before - counted,
     )
 
 
 def _export(
-    settings: Settings, models: Models, folder: Path, search: Searched, baseline: Searched
+    settings: Settings, models: "Models", folder: Path, search: Searched, baseline: Searched
 ) -> None:
     """Write report, plots, table, tiles and, last, the review package."""
     from rs_lowconf.cli.export import write_results
@@ -239,15 +168,25 @@ def _export(
     report: dict[str, Any] = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "end": search.end,
-        "tau": settings.search.tau,
+        "mode": settings.search.mode,
+        "tau": models.tau,
         "gate": gate.describe(),
-        "search": summarise(search.trajectories, search.seconds, classes),
+        "looks": {
+            "copy_distance": models.looks.copy_distance,
+            "novelty_radius": models.looks.novelty_radius,
+            "clusters": len(models.looks.centres),
+        },
+        "search": {
+            **summarise(search.trajectories, search.seconds, classes),
+            "evaluations_discarded": search.discarded,
+            "evaluations_unfinished": search.unfinished,
+        },
         "models": models.fingerprint,
     }
     if baseline.trajectories:
         report["random_latents"] = {
             **summarise(baseline.trajectories, baseline.seconds, classes),
-            **low_confidence_share(baseline.trajectories, settings.search.tau, gate.threshold),
+            **low_confidence_share(baseline.trajectories, models.tau),
         }
         report["times_less_than_random"] = compare(report["search"], report["random_latents"])
     RunFolder(folder, settings)
@@ -256,7 +195,7 @@ def _export(
         folder / "plots",
         search.trajectories,
         baseline.trajectories,
-        tau=settings.search.tau,
+        tau=models.tau,
         classes=classes,
         target_classes=models.target.classes,
     )

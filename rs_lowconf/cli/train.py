@@ -1,4 +1,4 @@
-"""`rslow train target | extractor | gan`."""
+"""`rslow train target | extractor | gan | critic`."""
 
 import time
 from typing import TYPE_CHECKING, cast
@@ -7,9 +7,11 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import interrupt_between_steps, progress
+from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import ClassifierSettings, Settings
 
 if TYPE_CHECKING:
+    from rs_lowconf.gan.networks import Discriminator
     from rs_lowconf.gan.train import StepRecord
     from rs_lowconf.target.classifier import Classifier
 
@@ -116,6 +118,57 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
         if recent:
             checkpoint()
     print(f"{training.images:,} images; {path / 'gan.safetensors'}, sheets in {path / 'sheets'}")
+
+
+@train_app.command()
+def critic(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Train the gate's discriminator against the finished generator, from another seed.
+
+    The generator's own discriminator guides the search, so it cannot judge what was found.
+    Writes critic.safetensors and metrics.jsonl into run.dir/critic.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.cli.device import choose_device
+    from rs_lowconf.data.augment import augmentation
+    from rs_lowconf.data.source import open_split
+    from rs_lowconf.gan.critic import fit_realism
+    from rs_lowconf.gan.judge import train_judge
+    from rs_lowconf.gan.model import load_model, save_critic
+    from rs_lowconf.runs import RunFolder
+    from rs_lowconf.target.load import check_fit
+
+    device = choose_device(settings.run)
+    generator = load_model(settings.run.dir / "gan" / "gan.safetensors", device).generator
+    source = open_split(settings.data, "train")
+    check_fit(generator.bands, source.bands, model="generator")
+    if (generator.bands, generator.classes) != (source.bands, source.classes):
+        raise ModelError(
+            "the generator has other bands or classes than the data, or in another order",
+            expected=f"{', '.join(generator.bands.names)} and {', '.join(generator.classes)}",
+            remedy="set data.bands and data.classes so",
+        )
+    path = settings.run.dir / "critic"
+    folder = RunFolder(path, settings)
+    folder.trim_log("images", 0)
+    own, losses, judge = settings.critic, [], None
+    every = max(1, own.images // own.batch_size // 20)
+    augment = (
+        augmentation(settings.augment),
+        augmentation(settings.augment.model_copy(update={"flip": False})),
+    )
+    with progress("training the critic", own.images) as bar:
+        for step, record in enumerate(
+            train_judge(generator, source, own, augment, settings.run.seed, device), start=1
+        ):
+            judge = record.average
+            losses.append(record.loss)
+            bar.update(min(record.images, own.images), f"loss {record.loss:.2f}")
+            if step % every == 0:
+                folder.log({"images": record.images, "loss": sum(losses) / len(losses)})
+                losses.clear()
+    calibrated = fit_realism(cast("Discriminator", judge), generator, source, settings.run.seed)
+    save_critic(path / "critic.safetensors", calibrated, own.width)
+    print(f"critic: {path / 'critic.safetensors'}")
 
 
 def _means(records: list["StepRecord"]) -> dict[str, float]:

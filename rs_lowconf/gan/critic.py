@@ -32,13 +32,13 @@ class RealismCritic:
         self.classes = discriminator.classes
         self.slope = slope
         self.offset = offset
-        self._discriminator = discriminator.eval().requires_grad_(requires_grad=False)
+        self.discriminator = discriminator.eval().requires_grad_(requires_grad=False)
 
     def realism(
         self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
         """Return the calibrated realism logit, higher for more real."""
-        logit = critic_logit(self._discriminator, image, label)
+        logit = critic_logit(self.discriminator, image, label)
         return self.slope.to(logit) * (logit - self.offset.to(logit)[label])
 
 

@@ -16,6 +16,7 @@ from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.settings import GanSettings
 
 KIND = "gan"
+CRITIC_KIND = "critic"
 STATE_KIND = "gan training state"
 
 
@@ -56,24 +57,11 @@ def load_model(path: Path, device: torch.device) -> GanModel:
         ModelError: the file is missing, damaged or of another kind.
     """
     tensors, header = read_checkpoint(path, KIND)
-    bands = BandSpec.from_json(header["bands"])
     settings = GanSettings.model_validate(header["settings"])
-    # The basis comes with the weights; this one only gives the shapes. Three tensors, not
-    # views of one: the weights are copied into them.
-    count = len(bands)
-    shape: dict[str, Any] = {
-        "bands": bands,
-        "classes": tuple(header["classes"]),
-        "tile_size": header["tile_size"],
-        "basis": SpectralBasis(
-            centre=torch.zeros(count),
-            forward=torch.zeros(count, count),
-            inverse=torch.zeros(count, count),
-        ),
-    }
+    shape = _shape(header)
     generator = Generator(settings, **shape)
     generator.load_state_dict(tensors_below(tensors, "generator"))
-    discriminator = Discriminator(settings, **shape)
+    discriminator = Discriminator(settings.critic_width, **shape)
     discriminator.load_state_dict(tensors_below(tensors, "discriminator"))
     critic = RealismCritic(
         discriminator.to(device),
@@ -84,10 +72,58 @@ def load_model(path: Path, device: torch.device) -> GanModel:
     return GanModel(generator=generator, critic=critic, header=header)
 
 
+def save_critic(path: Path, critic: RealismCritic, width: int) -> None:
+    """Write the gate's critic."""
+    tensors = {f"discriminator.{k}": v for k, v in critic.discriminator.state_dict().items()}
+    tensors |= {"realism.slope": critic.slope, "realism.offset": critic.offset}
+    header = {
+        "width": width,
+        "bands": critic.bands.to_json(),
+        "classes": list(critic.classes),
+        "tile_size": critic.discriminator.tile_size,
+    }
+    write_checkpoint(path, CRITIC_KIND, tensors, header)
+
+
+def load_critic(path: Path, device: torch.device) -> RealismCritic:
+    """Read what `save_critic` wrote.
+
+    Raises:
+        ModelError: the file is missing, damaged or of another kind.
+    """
+    tensors, header = read_checkpoint(path, CRITIC_KIND)
+    discriminator = Discriminator(header["width"], **_shape(header))
+    discriminator.load_state_dict(tensors_below(tensors, "discriminator"))
+    return RealismCritic(
+        discriminator.to(device),
+        slope=tensors["realism.slope"].to(device),
+        offset=tensors["realism.offset"].to(device),
+    )
+
+
 def save_state(path: Path, training: GanTraining) -> None:
     """Write everything that the next training step depends on."""
     header = {"seed": training.seed, "settings": training.settings.model_dump(mode="json")}
     write_checkpoint(path, STATE_KIND, training.state(), header)
+
+
+def _shape(header: dict[str, Any]) -> dict[str, Any]:
+    """Return what networks are built for, with a basis that only has the right shapes.
+
+    The basis comes with the weights: three tensors, not views of one, to be copied into.
+    """
+    bands = BandSpec.from_json(header["bands"])
+    count = len(bands)
+    return {
+        "bands": bands,
+        "classes": tuple(header["classes"]),
+        "tile_size": header["tile_size"],
+        "basis": SpectralBasis(
+            centre=torch.zeros(count),
+            forward=torch.zeros(count, count),
+            inverse=torch.zeros(count, count),
+        ),
+    }
 
 
 def restore_state(path: Path, training: GanTraining) -> None:
@@ -98,8 +134,10 @@ def restore_state(path: Path, training: GanTraining) -> None:
     """
     tensors, header = read_checkpoint(path, STATE_KIND)
     now = training.settings.model_dump(mode="json")
+    # A setting that did not exist then had what is its default now.
+    before = GanSettings.model_validate(header["settings"]).model_dump(mode="json")
     free = ("images", "checkpoint_images", "sheet_columns")
-    changed = [k for k in now if k not in free and now[k] != header["settings"].get(k)]
+    changed = [k for k in now if k not in free and now[k] != before[k]]
     if header["seed"] != training.seed:
         changed.append("run.seed")
     if changed:

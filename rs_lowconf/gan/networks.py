@@ -142,19 +142,19 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        settings: GanSettings,
+        width: int,
         *,
         bands: BandSpec,
         classes: tuple[str, ...],
         tile_size: int,
         basis: SpectralBasis,
     ) -> None:
-        """Build for bands, classes and a tile side that is a multiple of 16."""
+        """Build for channels at half resolution and a tile side that is a multiple of 16."""
         super().__init__()
         self.bands = bands
         self.classes = classes
         self.tile_size = tile_size
-        half = settings.critic_width
+        half = width
         quarter, eighth, sixteenth = _eights(1.5 * half), _eights(3.0 * half), _eights(4.0 * half)
         self.whiten = Whiten(basis)
         self.read = nn.Conv2d(4 * len(bands), half, 3, padding=1)

@@ -75,17 +75,9 @@ class GanTraining:
         self._source = source
         self._augment = {"real": augment_real, "fake": augment_fake}
         self._device = device
-        self._by_class = [
-            torch.nonzero(source.labels == label)[:, 0] for label in range(len(source.classes))
-        ]
-        empty = [n for n, own in zip(source.classes, self._by_class, strict=True) if not len(own)]
-        if empty:
-            raise DataError(
-                f"no training tile of class {', '.join(empty)}",
-                remedy="add some, or leave the class out with data.classes",
-            )
+        self._draw = BalancedDraw(source)
         with forked_rng(seed_of(seed, "gan", "weights")):
-            basis = spectral_basis(_some_pixels(source, seed), settings.whitening)
+            basis = spectral_basis(some_pixels(source, seed), settings.whitening)
             shape: dict[str, Any] = {
                 "bands": source.bands,
                 "classes": source.classes,
@@ -93,7 +85,7 @@ class GanTraining:
                 "basis": basis,
             }
             self.generator = Generator(settings, **shape).to(device)
-            self.discriminator = Discriminator(settings, **shape).to(device)
+            self.discriminator = Discriminator(settings.critic_width, **shape).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(requires_grad=False)
         self._optimisers = {
             "generator": _optimiser(self.generator, settings),
@@ -108,8 +100,8 @@ class GanTraining:
             for group in optimiser.param_groups:
                 group["lr"] = rate
         dice = torch.Generator().manual_seed(seed_of(self.seed, "gan", "step", number))
-        label = torch.randint(len(self._by_class), (settings.batch_size,), generator=dice)
-        real = self._real(label, dice)
+        label, chosen = self._draw(settings.batch_size, dice)
+        real = self._source.batch(chosen).image.to(self._device)
         z = torch.randn(settings.batch_size, self.generator.latent_dim, generator=dice)
         label = label.to(self._device)
         fake = self.generator(z.to(self._device), label)
@@ -126,7 +118,7 @@ class GanTraining:
         if number % settings.penalty_every == 0:
             # The penalty sums over channels, so gamma is scaled from 3 bands to ours.
             weight = settings.gamma / 2 * 3 / len(self._source.bands) * settings.penalty_every
-            penalty = self._gradient_penalty(both, label.repeat(2)) * 2
+            penalty = gradient_penalty(self.discriminator, both, label.repeat(2)) * 2
             total = total + weight * penalty
         self._update("discriminator", total)
 
@@ -194,14 +186,6 @@ class GanTraining:
         share = low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
         return self.settings.learning_rate * share
 
-    def _real(self, label: Int[Tensor, " b"], dice: torch.Generator) -> Float[Tensor, "b c h w"]:
-        """Return a random training tile of each class in `label`: classes are balanced."""
-        chosen = []
-        for one in label.tolist():
-            own = self._by_class[one]
-            chosen.append(int(own[torch.randint(len(own), (1,), generator=dice)]))
-        return self._source.batch(chosen).image.to(self._device)
-
     def _seen(
         self, image: Float[Tensor, "b c h w"], dice: torch.Generator, number: int, kind: str
     ) -> Float[Tensor, "b c h w"]:
@@ -210,15 +194,6 @@ class GanTraining:
         augmented = self._augment[kind](image, seed_of(self.seed, "gan", "augment", kind, number))
         components: Tensor = self.discriminator.components(augmented, dither)
         return components
-
-    def _gradient_penalty(
-        self, components: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
-    ) -> Float[Tensor, ""]:
-        """Return the mean squared gradient norm; on real and fake halves it is (R1 + R2) / 2."""
-        leaf = components.detach().requires_grad_()
-        logit = self.discriminator(leaf, label).sum()
-        (gradient,) = torch.autograd.grad(logit, leaf, create_graph=True)
-        return gradient.square().sum((1, 2, 3)).mean()
 
     def _update(self, name: str, loss: Float[Tensor, ""]) -> None:
         optimiser = self._optimisers[name]
@@ -235,6 +210,46 @@ class GanTraining:
         pairs = zip(self.average.parameters(), self.generator.parameters(), strict=True)
         for slow, fast in pairs:
             slow.lerp_(fast, 1 - keep)
+
+
+class BalancedDraw:
+    """Draws tiles so that every class comes equally often."""
+
+    def __init__(self, source: TileSource) -> None:
+        """Sort the tiles by class.
+
+        Raises:
+            DataError: a class has no tile.
+        """
+        self._by_class = [
+            torch.nonzero(source.labels == label)[:, 0] for label in range(len(source.classes))
+        ]
+        empty = [n for n, own in zip(source.classes, self._by_class, strict=True) if not len(own)]
+        if empty:
+            raise DataError(
+                f"no training tile of class {', '.join(empty)}",
+                remedy="add some, or leave the class out with data.classes",
+            )
+
+    def __call__(self, count: int, dice: torch.Generator) -> tuple[Int[Tensor, " b"], list[int]]:
+        """Return random classes and a random tile of each."""
+        label = torch.randint(len(self._by_class), (count,), generator=dice)
+        chosen = []
+        for one in label.tolist():
+            own = self._by_class[one]
+            chosen.append(int(own[torch.randint(len(own), (1,), generator=dice)]))
+        return label, chosen
+
+
+def gradient_penalty(
+    discriminator: Discriminator, components: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    """Return the mean squared gradient norm; on real and fake halves it is (R1 + R2) / 2."""
+    leaf = components.detach().requires_grad_()
+    logit = discriminator(leaf, label).sum()
+    (gradient,) = torch.autograd.grad(logit, leaf, create_graph=True)
+    penalty: Tensor = gradient.square().sum((1, 2, 3)).mean()
+    return penalty
 
 
 def train(training: GanTraining) -> Iterator[StepRecord]:
@@ -263,7 +278,7 @@ def tensors_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tenso
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
-def _some_pixels(source: TileSource, seed: int) -> Float[Tensor, "n c"]:
+def some_pixels(source: TileSource, seed: int) -> Float[Tensor, "n c"]:
     """Return pixels of random tiles, enough to fit the spectral basis."""
     dice = torch.Generator().manual_seed(seed_of(seed, "gan", "basis"))
     tiles = torch.randperm(len(source), generator=dice)[:1000].tolist()

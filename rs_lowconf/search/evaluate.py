@@ -1,11 +1,11 @@
-"""Latents to scores: generator, target and gate in padded micro-batches of one fixed size.
+"""Latents to scores: generator, target and critic in padded micro-batches of one fixed size.
 
 Kernels depend on the batch's shape, so a sample computed in a batch of 3 differs in its last
 bits from the same sample in a batch of 16. A fixed, padded shape makes it the same in any
 company; a stored tile is always scored alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rs_lowconf.search.gate import Gate
-from rs_lowconf.types import TargetModel, TileGenerator
+from rs_lowconf.types import Critic, TargetModel, TileGenerator
 
 EXPORT_SCALE = 10_000.0
 
@@ -25,6 +25,7 @@ class Scores:
 
     log_probability: Float[Tensor, "b k"]
     realism: Float[Tensor, " b"]
+    """The energy's critic; the gate has another one."""
     pixels: UInt16[Tensor, "b c h w"]
     """The tiles as they would be stored: reflectance x 10,000."""
     gradient: Float[Tensor, "b d"] | None
@@ -36,16 +37,37 @@ class Scores:
         return self.log_probability.max(dim=1).values.exp()
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredScores:
+    """What is said of a tile as it is stored, scored alone."""
+
+    log_probability: Float[Tensor, " k"]
+    parts: dict[str, float]
+    """What every part of the gate says."""
+    p_value: float
+    """The gate's joint p-value."""
+    features: Float[Tensor, " f"]
+    """In which distance means dissimilarity."""
+
+    @property
+    def confidence(self) -> float:
+        """Return the target's largest probability."""
+        return float(self.log_probability.max().exp())
+
+
 class Evaluator:
-    """Joins the generator, the target under test and the gate."""
+    """Joins the generator, the target under test, the critic of the energy and the gate."""
 
     def __init__(
         self,
         generator: TileGenerator,
         target: TargetModel,
+        critic: Critic,
         gate: Gate,
         *,
+        features: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]],
         target_channels: Sequence[int],
+        realism_floor: float,
         realism_weight: float,
         micro_batch: int,
         device: torch.device,
@@ -55,17 +77,24 @@ class Evaluator:
         Args:
             generator: draws the tiles.
             target: the model under test.
-            gate: its critic reads the generator's bands by name.
+            critic: of the energy; it reads the generator's bands by name.
+            gate: judges stored tiles, their channels in the generator's order.
+            features: of tiles with the generator's channels.
             target_channels: the generator's channels that the target reads, in its order.
+            realism_floor: the critic's realism below which the energy rises, and below which
+                a tile is not worth showing to the gate.
             realism_weight: weight of the realism penalty in the energy.
             micro_batch: the fixed batch size.
             device: where the networks are.
         """
         self.generator = generator
         self.target = target
+        self.critic = critic
         self.gate = gate
+        self.realism_floor = realism_floor
+        self._features = features
         self._target_channels = list(target_channels)
-        self._gate_channels = list(generator.bands.index_of(gate.critic.bands.names))
+        self._critic_channels = list(generator.bands.index_of(critic.bands.names))
         self._realism_weight = realism_weight
         self._micro_batch = micro_batch
         self._device = device
@@ -74,7 +103,7 @@ class Evaluator:
         """Score tiles of latents, with the energy's gradient when asked for.
 
         The energy of a latent is the target's top-two log-probability margin, which does not
-        saturate as the largest probability does, plus softplus(threshold - realism).
+        saturate as the largest probability does, plus softplus(floor - realism).
         """
         parts = [
             self._micro(
@@ -93,15 +122,17 @@ class Evaluator:
         )
 
     @torch.no_grad()
-    def score_stored(
-        self, pixels: UInt16[Tensor, "c h w"], label: int
-    ) -> tuple[Float[Tensor, " k"], float]:
-        """Return the log-probabilities and the realism of a stored tile, scored alone."""
+    def score_stored(self, pixels: UInt16[Tensor, "c h w"], label: int) -> StoredScores:
+        """Return what target and gate say of a stored tile, scored alone."""
         image = (pixels.float() / EXPORT_SCALE)[None].to(self._device)
-        log_probability = self.target.predict(image[:, self._target_channels])[0].cpu()
         labels = torch.tensor([label], device=self._device)
-        realism = float(self.gate.realism(image[:, self._gate_channels], labels)[0])
-        return log_probability, realism
+        gate = self.gate.score(image, labels)
+        return StoredScores(
+            log_probability=self.target.predict(image[:, self._target_channels])[0].cpu(),
+            parts={name: float(values[0]) for name, values in gate.parts.items()},
+            p_value=float(gate.p_value[0]),
+            features=self._features(image)[0].cpu(),
+        )
 
     def _micro(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], gradient: bool) -> Scores:
         count = len(z)
@@ -113,11 +144,11 @@ class Evaluator:
         with torch.set_grad_enabled(gradient):
             image = self.generator(leaf, labels)
             log_probability = self.target.predict(image[:, self._target_channels])
-            realism = self.gate.realism(image[:, self._gate_channels], labels)
+            realism = self.critic.realism(image[:, self._critic_channels], labels)
             slope = None
             if gradient:
                 top = log_probability.topk(2, dim=1).values
-                unreal = F.softplus(self.gate.threshold - realism)
+                unreal = F.softplus(self.realism_floor - realism)
                 energy = top[:, 0] - top[:, 1] + self._realism_weight * unreal
                 slope = torch.autograd.grad(energy.sum(), leaf)[0][:count].cpu()
         # Padding is work for the machine, not a question to the target.

@@ -1,81 +1,153 @@
-"""The gate: tiles that the critic takes for fake are dropped, at a known cost in real tiles."""
+"""The gate: tiles that look unlike real ones are dropped, at a known joint cost in real tiles.
+
+Several parts look at a tile, each in its own way. Five parts that each reject 5 % of real
+tiles would together reject up to 23 %, so there is one score over all of them: the worst of
+the standardised parts, with one threshold.
+"""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.stats import beta
 from torch import Tensor
 
 from rs_lowconf.errors import DataError
-from rs_lowconf.types import Critic, TileSource
+from rs_lowconf.types import TileSource
+
+_MAD_TO_DEVIATION = 1.4826
+
+
+GatePart = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Float[Tensor, " b"]]
+"""One way of looking at tiles: a score, higher for more real, given the index of the
+conditioned class. The channels are in the order of the gate's bands."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GateScores:
+    """What the gate says of tiles."""
+
+    parts: dict[str, Float[Tensor, " b"]]
+    """Raw score of every part."""
+    p_value: Float[Tensor, " b"]
+    """Share of real tiles, this one included, that look at most as real."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Gate:
-    """A critic with the realism below which a tile is taken for fake."""
+    """Parts with their scores on held-out real tiles.
 
-    critic: Critic
-    threshold: float
-    tiles: int
-    """Held-out real tiles that the threshold was set on."""
-    rank: int
-    """The threshold is the realism of the tile of this rank, 1 being the least real."""
+    Full conformal prediction (Vovk et al., "Algorithmic Learning in a Random World", 2005):
+    the parts are standardised by median and absolute deviation of the held-out tiles *and*
+    the judged one, so a real tile is exchangeable with them and its p-value is at most alpha
+    with probability at most alpha, whatever the distribution and however the parts depend
+    on each other.
+    """
 
-    def realism(
-        self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
-    ) -> Float[Tensor, " b"]:
-        """Return the critic's realism logits."""
-        return self.critic.realism(image, label)
+    parts: Mapping[str, GatePart]
+    reference: Float[Tensor, "n p"]
+    """Scores of the held-out real tiles, a column a part."""
+    false_rejection: float
+    """Share of real tiles that may be rejected, over all parts together."""
+
+    def score(self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]) -> GateScores:
+        """Return what every part says, and the joint p-value."""
+        parts = {name: part(image, label).cpu() for name, part in self.parts.items()}
+        return GateScores(parts=parts, p_value=self.p_value(torch.stack([*parts.values()], 1)))
+
+    def p_value(self, scores: Float[Tensor, "b p"]) -> Float[Tensor, " b"]:
+        """Return the joint p-value of raw scores."""
+        n = len(self.reference)
+        together = torch.cat(
+            [self.reference.double().expand(len(scores), n, -1), scores.double()[:, None]], dim=1
+        )  # b n+1 p
+        centre = together.quantile(0.5, dim=1, keepdim=True)
+        spread = (together - centre).abs().quantile(0.5, dim=1, keepdim=True) * _MAD_TO_DEVIATION
+        joint = ((together - centre) / spread.clamp_min(1e-9)).amin(2)  # b n+1
+        return (joint <= joint[:, -1:]).double().mean(1).float()
+
+    def passes(self, p_value: Float[Tensor, " b"]) -> Bool[Tensor, " b"]:
+        """Return which tiles the gate lets through."""
+        # In whole ranks, because a share such as 3/60 is not exact in binary.
+        n = len(self.reference)
+        return (p_value * (n + 1)).round() > self.rank
+
+    @property
+    def rank(self) -> int:
+        """Return how many of the tiles, the judged one included, the gate rejects."""
+        return math.floor(self.false_rejection * (len(self.reference) + 1) + 1e-9)
 
     def describe(self) -> dict[str, Any]:
         """Say what the calibration guarantees, and what so few tiles cannot."""
+        n, rank = len(self.reference), self.rank
         return {
-            "threshold": self.threshold,
-            "held_out_real_tiles": self.tiles,
-            "expected_false_rejection": self.rank / (self.tiles + 1),
+            "parts": list(self.parts),
+            "held_out_real_tiles": n,
+            "joint_false_rejection_at_most": rank / (n + 1),
             "chance_that_more_than_10_percent_are_rejected": float(
-                beta.sf(0.10, self.rank, self.tiles - self.rank + 1)
+                beta.sf(0.10, rank, n - rank + 1)
+            ),
+            "note": (
+                f"On average over draws of the {n} held-out tiles at most {rank / (n + 1):.1%} of "
+                "real tiles are rejected; one draw may be worse, as the chance above says. "
+                "Mirrored and turned copies would add no information. Nothing is guaranteed for "
+                "a single class, nor for tiles from elsewhere."
             ),
         }
 
 
-@torch.no_grad()
 def calibrate_gate(
-    critic: Critic, source: TileSource, false_rejection: float, device: torch.device
+    parts: Mapping[str, GatePart],
+    source: TileSource,
+    *,
+    channels: tuple[int, ...],
+    classes: tuple[str, ...],
+    false_rejection: float,
+    device: torch.device,
 ) -> Gate:
-    """Set the threshold so that at most `false_rejection` of real tiles fall below it.
-
-    Classes are matched by name; tiles of classes that the critic does not know are left out.
-
-    Split conformal: of n held-out tiles and a new one, exchangeable, the new one falls below
-    the k-th lowest with probability k / (n + 1), whatever the distribution (Vovk et al.,
-    "Algorithmic Learning in a Random World", 2005). The guarantee is on average over draws
-    of the held-out tiles; `Gate.describe` tells how far one draw may be off.
+    """Score held-out real tiles; see `scores_one_by_one` for the arguments.
 
     Raises:
         DataError: too few tiles for a share so small.
     """
-    known = [
-        index
-        for index, label in enumerate(source.labels.tolist())
-        if source.classes[label] in critic.classes
-    ]
-    rank = int(false_rejection * (len(known) + 1))
-    if rank < 1:
+    scores = scores_one_by_one(parts, source, channels=channels, classes=classes, device=device)
+    needed = math.ceil(1 / false_rejection - 1e-9) - 1
+    if len(scores) < needed:
         raise DataError(
-            f"{len(known)} held-out tiles of the generator's classes cannot bound a false "
+            f"{len(scores)} held-out tiles of the generator's classes cannot bound a false "
             f"rejection of {false_rejection:.1%}",
-            expected=f"at least {math.ceil(1 / false_rejection) - 1}",
+            expected=f"at least {needed}",
             remedy="raise search.false_rejection, or hold out more tiles for validation",
         )
-    channels = list(source.bands.index_of(critic.bands.names))
-    realism = []
-    for index in known:
-        image = source.batch([index]).image[:, channels].to(device)
-        name = source.classes[int(source.labels[index])]
-        label = torch.tensor([critic.classes.index(name)], device=device)
-        realism.append(float(critic.realism(image, label)[0]))
-    return Gate(critic=critic, threshold=sorted(realism)[rank - 1], tiles=len(known), rank=rank)
+    return Gate(parts=parts, reference=scores, false_rejection=false_rejection)
+
+
+@torch.no_grad()
+def scores_one_by_one(
+    parts: Mapping[str, GatePart],
+    source: TileSource,
+    *,
+    channels: tuple[int, ...],
+    classes: tuple[str, ...],
+    device: torch.device,
+) -> Float[Tensor, "n p"]:
+    """Return every part's score of real tiles, each alone, as a stored tile is scored.
+
+    Args:
+        parts: by name.
+        source: real tiles; those of classes not in `classes` are left out.
+        channels: the source's channels in the order that the parts read.
+        classes: the class list that the parts' labels index; classes match by name.
+        device: where the parts compute.
+    """
+    rows = [torch.empty(0, len(parts))]
+    for index, own in enumerate(source.labels.tolist()):
+        name = source.classes[own]
+        if name in classes:
+            image = source.batch([index]).image[:, list(channels)].to(device)
+            label = torch.tensor([classes.index(name)], device=device)
+            rows.append(torch.stack([part(image, label).cpu() for part in parts.values()], 1))
+    return torch.cat(rows)

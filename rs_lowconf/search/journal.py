@@ -79,8 +79,17 @@ class Journal:
             write_checkpoint(
                 self._found_path(trajectory.seed_id),
                 KIND,
-                {"z": found.z, "pixels": found.pixels, "log_probability": found.log_probability},
-                {"realism": found.realism, "confidence_before": found.confidence_before},
+                {
+                    "z": found.z,
+                    "pixels": found.pixels,
+                    "log_probability": found.log_probability,
+                    "features": found.features,
+                },
+                {
+                    "parts": found.parts,
+                    "p_value": found.p_value,
+                    "confidence_before": found.confidence_before,
+                },
             )
         values = {
             "seed_id": trajectory.seed_id,
@@ -89,6 +98,7 @@ class Journal:
             "steps": trajectory.steps,
             "evaluations": trajectory.evaluations,
             "flips": trajectory.flips,
+            "gate_rejections": trajectory.gate_rejections,
             "confidence": trajectory.confidence,
             "realism": trajectory.realism,
             "seconds": seconds,
@@ -105,8 +115,8 @@ class Journal:
                 z=tensors["z"],
                 pixels=tensors["pixels"],
                 log_probability=tensors["log_probability"],
-                realism=header["realism"],
-                confidence_before=header["confidence_before"],
+                features=tensors["features"],
+                **header,
             )
         return Trajectory(outcome=outcome, found=found, **values)
 

@@ -6,9 +6,11 @@ how many slots there are or on where an earlier run was interrupted.
 """
 
 import enum
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt16
@@ -16,17 +18,30 @@ from torch import Tensor
 
 from rs_lowconf.search.evaluate import Evaluator, Scores
 from rs_lowconf.search.prior import PriorShell, draw_latent
+from rs_lowconf.seeds import seed_of
+
+Mode = Literal["yield", "sample", "random"]
 
 
 class Outcome(enum.Enum):
-    """How a trajectory ended."""
+    """How a trajectory ended; all but the last four are the search's own."""
 
     FOUND = "found"
     """A realistic tile of low confidence, also after rounding to what is stored."""
     AGED = "aged"
     """None within the allowed steps."""
+    REJECTED = "rejected"
+    """Low confidence, but the gate or the rounding took it away (modes sample and random)."""
     DIVERGED = "diverged"
     """The gradient was not finite."""
+    COPY = "copy of a training tile"
+    """Found, but nearer to a training tile than real tiles are to each other."""
+    DUPLICATE = "duplicate"
+    """Found, but too near to a tile found before."""
+    FULL = "cell full"
+    """Found, but there are enough of its condition, second class and looks."""
+    SKIPPED = "skipped"
+    """Not searched, or not counted: there are enough of its condition."""
 
 
 class SearchEnd(enum.Enum):
@@ -35,18 +50,21 @@ class SearchEnd(enum.Enum):
     COUNT = "as many samples as asked for were found"
     EVALUATIONS = "the budget of target evaluations is spent; raise search.max_evaluations"
     MINUTES = "the budget of minutes is spent; raise search.max_minutes"
+    FULL = "every condition has its share of samples; raise search.per_condition"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """A hard tile as it is stored."""
+    """A hard tile as it is stored; all scores are of the stored tile, alone."""
 
     z: Float[Tensor, " d"]
     pixels: UInt16[Tensor, "c h w"]
     log_probability: Float[Tensor, " k"]
-    """Of the stored tile, scored alone."""
-    realism: float
-    """Of the stored tile, scored alone."""
+    parts: dict[str, float]
+    """What every part of the gate said."""
+    p_value: float
+    """The gate's joint p-value."""
+    features: Float[Tensor, " f"]
     confidence_before: float
     """Before rounding to digital numbers."""
 
@@ -63,11 +81,13 @@ class Trajectory:
     evaluations: int
     """Evaluations of the target, those of stored tiles included."""
     flips: int
-    """How often low confidence or realism was lost by rounding to digital numbers."""
+    """How often low confidence was lost by rounding to digital numbers."""
+    gate_rejections: int
+    """How often the gate rejected a stored tile of low confidence."""
     confidence: float
     """At the last step, before rounding."""
     realism: float
-    """At the last step, before rounding."""
+    """Of the energy's critic at the last step, before rounding."""
     found: Found | None = None
 
 
@@ -75,16 +95,38 @@ class Trajectory:
 class SearchRules:
     """What a search accepts and how it moves."""
 
+    mode: Mode
+    """`yield` descends the energy and stops at the first hit, `sample` draws from the prior
+    given low confidence, `random` evaluates each latent once: the baseline."""
     tau: float
     max_age: int
-    """1 evaluates each latent once and moves none: the random-latent baseline."""
     slots: int
     learning_rate: float
+    """`yield`: step size of Adam."""
     labels: tuple[int, ...]
     """Conditions; seed i searches labels[i mod n]."""
     run_seed: int
     stream: str
     """Names the random stream, so that search and baseline start from other latents."""
+    inverse_temperature: float = 4.0
+    """`sample`: weight of the energy against the prior while it looks for a first hit."""
+    langevin_step: float = 0.1
+    """`sample`: step of the preconditioned Langevin dynamics."""
+    mixing_steps: int = 10
+    """`sample`: moves inside the level set after the first hit."""
+    mixing_size: float = 0.2
+    """`sample`: share of fresh noise in each of these moves."""
+    patience: int = 3
+    """`yield`: steps after a rejected tile before the next is shown to the gate."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _State:
+    """A latent inside the level set with what was measured there."""
+
+    z: Float[Tensor, " d"]
+    pixels: UInt16[Tensor, "c h w"]
+    confidence: float
 
 
 @dataclass(kw_only=True, eq=False)
@@ -99,6 +141,12 @@ class _Slot:
     steps: int = 0
     evaluations: int = 0
     flips: int = 0
+    gate_rejections: int = 0
+    wait_until: int = 0
+    """Step before which no tile is shown to the gate."""
+    inside: _State | None = None
+    """`sample`: where the chain stands once it has reached the level set."""
+    mixed: int = 0
 
 
 @dataclass(kw_only=True)
@@ -115,6 +163,7 @@ def search(
     shell: PriorShell,
     rules: SearchRules,
     done: Mapping[int, Trajectory] | None = None,
+    closed: Container[int] = (),
 ) -> Iterator[Trajectory]:
     """Yield trajectories in the order of their seeds, for ever; the caller stops.
 
@@ -123,22 +172,28 @@ def search(
         shell: keeps latents where the prior has its mass.
         rules: what to accept and how to move.
         done: trajectories of an earlier, interrupted search, by seed: not searched again.
+        closed: conditions of which there are enough. The caller may add to it; a seed of a
+            closed condition that has not started is skipped.
     """
     done = done or {}
     flow = _Flow()
     slots: list[_Slot] = []
     while True:
         while len(slots) < rules.slots:
-            if flow.next_seed in done:
-                flow.waiting[flow.next_seed] = done[flow.next_seed]
-            else:
-                slots.append(_start(evaluator, shell, rules, flow.next_seed))
+            seed_id = flow.next_seed
             flow.next_seed += 1
+            label = rules.labels[seed_id % len(rules.labels)]
+            if seed_id in done:
+                flow.waiting[seed_id] = done[seed_id]
+            elif label in closed:
+                flow.waiting[seed_id] = _skipped(seed_id, label)
+            else:
+                slots.append(_start(evaluator, shell, rules, seed_id, label))
             yield from _in_order(flow)
         scores = evaluator.score(
             torch.stack([slot.z for slot in slots]),
             torch.tensor([slot.label for slot in slots]),
-            gradient=rules.max_age > 1,
+            gradient=rules.mode != "random",
         )
         staying = []
         for row, slot in enumerate(slots):
@@ -148,19 +203,35 @@ def search(
             else:
                 flow.waiting[ended.seed_id] = ended
         if scores.gradient is not None:
-            _move(shell, rules, staying, scores.gradient)
+            for row, slot in staying:
+                _move(shell, rules, slot, scores.gradient[row])
         slots = [slot for _, slot in staying]
         yield from _in_order(flow)
 
 
-def _start(evaluator: Evaluator, shell: PriorShell, rules: SearchRules, seed_id: int) -> _Slot:
+def _start(
+    evaluator: Evaluator, shell: PriorShell, rules: SearchRules, seed_id: int, label: int
+) -> _Slot:
     dim = sum(evaluator.generator.latent_parts)
     z = draw_latent(rules.run_seed, rules.stream, seed_id, dim)
-    if rules.max_age > 1:
+    if rules.mode == "yield":
         z = shell.project(z[None])[0]
-    label = rules.labels[seed_id % len(rules.labels)]
     blank = torch.zeros(dim)
     return _Slot(seed_id=seed_id, label=label, z=z, mean=blank, square=blank)
+
+
+def _skipped(seed_id: int, label: int) -> Trajectory:
+    return Trajectory(
+        seed_id=seed_id,
+        label=label,
+        outcome=Outcome.SKIPPED,
+        steps=0,
+        evaluations=0,
+        flips=0,
+        gate_rejections=0,
+        confidence=1.0,
+        realism=0.0,
+    )
 
 
 def _judge(
@@ -169,29 +240,34 @@ def _judge(
     """Return the trajectory if it ends here."""
     slot.steps += 1
     slot.evaluations += 1
-    confidence = float(scores.confidence[row])
+    state = _State(z=slot.z, pixels=scores.pixels[row], confidence=float(scores.confidence[row]))
     realism = float(scores.realism[row])
+    unsure = state.confidence < rules.tau
+    # Random latents face the gate alone, or the energy's critic would be a second gate.
+    inside = unsure and (rules.mode == "random" or realism >= evaluator.realism_floor)
     outcome, found = None, None
-    if confidence < rules.tau and realism >= evaluator.gate.threshold:
-        pixels = scores.pixels[row]
-        log_probability, stored_realism = evaluator.score_stored(pixels, slot.label)
-        slot.evaluations += 1
-        still_unsure = float(log_probability.max().exp()) < rules.tau
-        if still_unsure and stored_realism >= evaluator.gate.threshold:
+    if rules.mode == "sample":
+        if inside:
+            slot.inside = state
+        if slot.inside is not None:
+            slot.mixed += 1
+            if slot.mixed > rules.mixing_steps:
+                found = _stored(evaluator, rules, slot, slot.inside)
+                outcome = Outcome.REJECTED if found is None else Outcome.FOUND
+    elif inside and slot.steps >= slot.wait_until:
+        found = _stored(evaluator, rules, slot, state)
+        slot.wait_until = slot.steps + rules.patience
+        if found is not None:
             outcome = Outcome.FOUND
-            found = Found(
-                z=slot.z,
-                pixels=pixels.clone(),
-                log_probability=log_probability,
-                realism=stored_realism,
-                confidence_before=confidence,
-            )
-        else:
-            slot.flips += 1
+        elif rules.mode == "random":
+            outcome = Outcome.REJECTED
     if outcome is None and scores.gradient is not None:
         finite = bool(torch.isfinite(scores.gradient[row]).all())
         outcome = None if finite else Outcome.DIVERGED
-    if outcome is None and slot.steps >= rules.max_age:
+    looking = rules.mode != "sample" or slot.inside is None
+    if outcome is None and looking and slot.steps >= rules.max_age:
+        outcome = Outcome.AGED
+    if outcome is None and rules.mode == "random":
         outcome = Outcome.AGED
     if outcome is None:
         return None
@@ -202,26 +278,66 @@ def _judge(
         steps=slot.steps,
         evaluations=slot.evaluations,
         flips=slot.flips,
-        confidence=confidence,
+        gate_rejections=slot.gate_rejections,
+        confidence=state.confidence,
         realism=realism,
         found=found,
     )
 
 
+def _stored(evaluator: Evaluator, rules: SearchRules, slot: _Slot, state: _State) -> Found | None:
+    """Judge a tile as it would be stored; return it if it is unsure and passes the gate."""
+    scores = evaluator.score_stored(state.pixels, slot.label)
+    slot.evaluations += 1
+    if scores.confidence >= rules.tau:
+        slot.flips += 1
+        return None
+    if not bool(evaluator.gate.passes(torch.tensor([scores.p_value]))):
+        slot.gate_rejections += 1
+        return None
+    return Found(
+        z=state.z,
+        pixels=state.pixels.clone(),
+        log_probability=scores.log_probability,
+        parts=scores.parts,
+        p_value=scores.p_value,
+        features=scores.features,
+        confidence_before=state.confidence,
+    )
+
+
 def _move(
-    shell: PriorShell,
-    rules: SearchRules,
-    staying: Sequence[tuple[int, _Slot]],
-    gradient: Float[Tensor, "b d"],
+    shell: PriorShell, rules: SearchRules, slot: _Slot, gradient: Float[Tensor, " d"]
 ) -> None:
-    """Take one step of Adam (Kingma and Ba 2015) a slot, then return into the shell."""
-    for row, slot in staying:
-        g = gradient[row]
-        slot.mean = torch.lerp(g, slot.mean, 0.9)
-        slot.square = torch.lerp(g.square(), slot.square, 0.999)
-        mean = slot.mean / (1 - 0.9**slot.steps)
-        root = (slot.square / (1 - 0.999**slot.steps)).sqrt()
-        slot.z = shell.project((slot.z - rules.learning_rate * mean / (root + 1e-8))[None])[0]
+    if rules.mode == "yield":
+        _descend(shell, rules, slot, gradient)
+        return
+    dice = torch.Generator().manual_seed(
+        seed_of(rules.run_seed, "search", rules.stream, slot.seed_id, "move", slot.steps)
+    )
+    noise = torch.randn(len(slot.z), generator=dice)
+    if slot.inside is None:
+        # Preconditioned Crank-Nicolson Langevin (Cotter et al., "MCMC methods for functions",
+        # Statistical Science 2013): without an energy it leaves the prior as it is.
+        step = rules.langevin_step
+        drift = 2 * step * rules.inverse_temperature * gradient
+        slot.z = ((2 - step) * slot.z - drift + math.sqrt(8 * step) * noise) / (2 + step)
+    else:
+        # Crank-Nicolson inside the level set; a move out of it is not taken (its state stays
+        # `inside`), which leaves the prior given the level set as it is.
+        size = rules.mixing_size
+        slot.z = math.sqrt(1 - size**2) * slot.inside.z + size * noise
+
+
+def _descend(
+    shell: PriorShell, rules: SearchRules, slot: _Slot, gradient: Float[Tensor, " d"]
+) -> None:
+    """Take one step of Adam (Kingma and Ba 2015), then return into the shell."""
+    slot.mean = torch.lerp(gradient, slot.mean, 0.9)
+    slot.square = torch.lerp(gradient.square(), slot.square, 0.999)
+    mean = slot.mean / (1 - 0.9**slot.steps)
+    root = (slot.square / (1 - 0.999**slot.steps)).sqrt()
+    slot.z = shell.project((slot.z - rules.learning_rate * mean / (root + 1e-8))[None])[0]
 
 
 def _in_order(flow: _Flow) -> Iterator[Trajectory]:

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from rs_lowconf.runs import replacing
-from rs_lowconf.search.loop import Trajectory
+from rs_lowconf.search.archive import vendi_score
+from rs_lowconf.search.loop import Outcome, Trajectory
 
 _RESAMPLES = 2_000
+_HITS = (Outcome.FOUND, Outcome.COPY, Outcome.DUPLICATE, Outcome.FULL)
 
 
 def summarise(
@@ -27,12 +30,18 @@ def summarise(
         classes: names of the conditions.
     """
     evaluations = sum(one.evaluations for one in trajectories)
+    searched = [one for one in trajectories if one.outcome is not Outcome.SKIPPED]
     accepted = [one for one in trajectories if one.found is not None]
+    tiles = [one.found for one in trajectories if one.found is not None]
     flips = sum(one.flips for one in trajectories)
+    # Every stored tile that was still unsure was accepted, doubled, or rejected by the gate.
+    unflipped = sum(one.outcome in _HITS for one in trajectories) + sum(
+        one.gate_rejections for one in trajectories
+    )
     by_class = Counter(classes[one.label] for one in accepted)
-    tried = Counter(classes[one.label] for one in trajectories)
+    tried = Counter(classes[one.label] for one in searched)
     return {
-        "trajectories": len(trajectories),
+        "trajectories": len(searched),
         "outcomes": dict(Counter(one.outcome.value for one in trajectories)),
         "accepted": len(accepted),
         "accepted_by_condition": {
@@ -43,29 +52,26 @@ def summarise(
         "evaluations_per_accepted": _cost(trajectories),
         "seconds_per_accepted": seconds / len(accepted) if accepted else None,
         "still_valid_after_rounding": {
-            "kept": len(accepted),
+            "kept": unflipped,
             "lost": flips,
-            "share": len(accepted) / (len(accepted) + flips) if accepted or flips else None,
+            "share": unflipped / (unflipped + flips) if unflipped + flips else None,
         },
+        "rejected_by_gate": sum(one.gate_rejections for one in trajectories),
+        "vendi_score": vendi_score(torch.stack([one.features for one in tiles])) if tiles else None,
     }
 
 
-def low_confidence_share(
-    baseline: Sequence[Trajectory], tau: float, threshold: float
-) -> dict[str, Any]:
-    """Return the shares of random latents below tau, and below it behind the gate.
+def low_confidence_share(baseline: Sequence[Trajectory], tau: float) -> dict[str, Any]:
+    """Return the shares of random latents below tau, and of those that are accepted as well.
 
     Each share is under the generator's prior at equal class shares; with its 95 %
-    Clopper-Pearson interval.
+    Clopper-Pearson interval. Latents of conditions that had enough count for the first only
+    if they were evaluated.
     """
-    low = [one.confidence < tau for one in baseline]
-    both = [one.confidence < tau and one.realism >= threshold for one in baseline]
-    passed = [one.realism >= threshold for one in baseline]
-    return {
-        "low_confidence": _share(low),
-        "pass_gate": _share(passed),
-        "low_confidence_and_pass_gate": _share(both),
-    }
+    looked = [one for one in baseline if one.steps]
+    low = [one.confidence < tau for one in looked]
+    real = [one.gate_rejections == 0 for one in looked if one.confidence < tau and not one.flips]
+    return {"low_confidence": _share(low), "of_these_pass_gate": _share(real)}
 
 
 def compare(search: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +126,8 @@ def _cost(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     ).astype(float)
     with np.errstate(divide="ignore"):
         ratio = (weight @ spent) / (weight @ found)
-    low, high = np.quantile(ratio, [0.025, 0.975])
+    # No interpolation: resamples without a find cost infinitely much.
+    low, high = np.quantile(ratio, [0.025, 0.975], method="inverted_cdf")
     return {
         "value": float(spent.sum() / found.sum()),
         "interval_95": [float(low), float(high) if np.isfinite(high) else None],
@@ -171,7 +178,7 @@ def _confidence_figure(
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     bins = np.linspace(0, 1, 41).tolist()
-    random = [one.confidence for one in baseline]
+    random = [one.confidence for one in baseline if one.steps]
     found = [float(one.found.log_probability.max().exp()) for one in search if one.found]
     for name, values, colour in (
         (f"random latents (n = {len(random):,})", random, "#b23a48"),

@@ -1,0 +1,107 @@
+"""The gate's critic: a discriminator of another seed, trained against the finished generator.
+
+The generator was trained to please its own discriminator, and the search's energy leans on
+that one; neither can say how real a searched tile is. This one saw none of that.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from rs_lowconf.errors import JobError
+from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.spectral import spectral_basis
+from rs_lowconf.gan.train import BalancedDraw, gradient_penalty, some_pixels
+from rs_lowconf.seeds import forked_rng, seed_of
+from rs_lowconf.settings import CriticSettings
+from rs_lowconf.types import Augmentation, TileSource
+
+_WHITENING = 0.01
+_PENALTY_EVERY = 8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JudgeRecord:
+    """One training step."""
+
+    images: int
+    """Real tiles shown so far."""
+    loss: float
+    """Mean logistic loss of real and generated tiles, in nats; log 2 is a coin."""
+    average: Discriminator
+    """The weight average so far; training goes on with it, so copy what is kept."""
+
+
+def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order of the work
+    generator: Generator,
+    source: TileSource,
+    settings: CriticSettings,
+    augment: tuple[Augmentation, Augmentation],
+    seed: int,
+    device: torch.device,
+) -> Iterator[JudgeRecord]:
+    """Train a fresh discriminator to tell training tiles from generated ones, class by class.
+
+    Logistic loss with both zero-centred gradient penalties; the weight average counts.
+
+    Args:
+        generator: finished and frozen.
+        source: the training split, in the generator's bands and classes.
+        settings: of network and training.
+        augment: of real tiles, and of generated ones.
+        seed: the run's; the critic's stream is its own.
+        device: where to compute.
+
+    Raises:
+        DataError: a class has no tile.
+        JobError: the loss is no longer a number.
+    """
+    draw = BalancedDraw(source)
+    with forked_rng(seed_of(seed, "critic", "weights")):
+        shape: dict[str, Any] = {
+            "bands": source.bands,
+            "classes": source.classes,
+            "tile_size": generator.tile_size,
+            "basis": spectral_basis(some_pixels(source, seed), _WHITENING),
+        }
+        judge = Discriminator(settings.width, **shape).to(device)
+    average = copy.deepcopy(judge).requires_grad_(requires_grad=False)
+    optimiser = torch.optim.Adam(judge.parameters(), lr=settings.learning_rate, betas=(0.0, 0.99))
+    weight = settings.gamma / 2 * 3 / len(source.bands) * _PENALTY_EVERY
+    for number in range(math.ceil(settings.images / settings.batch_size)):
+        dice = torch.Generator().manual_seed(seed_of(seed, "critic", "step", number))
+        label, chosen = draw(settings.batch_size, dice)
+        z = torch.randn(settings.batch_size, generator.latent_dim, generator=dice).to(device)
+        label = label.to(device)
+        with torch.no_grad():
+            pair = (source.batch(chosen).image.to(device), generator(z, label))
+            seen = []
+            for kind, image, own in zip(("real", "fake"), pair, augment, strict=True):
+                augmented = own(image, seed_of(seed, "critic", "augment", kind, number))
+                dither = torch.rand(image.shape, generator=dice).to(device) - 0.5
+                seen.append(judge.components(augmented, dither))
+        both = torch.cat(seen)
+        real, fake = judge(both, label.repeat(2)).chunk(2)
+        loss = (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
+        total = loss
+        if number % _PENALTY_EVERY == 0:
+            total = loss + weight * gradient_penalty(judge, both, label.repeat(2))
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
+        optimiser.step()
+        images = (number + 1) * settings.batch_size
+        keep = 0.5 ** (settings.batch_size / min(settings.ema_images, images / 4))
+        with torch.no_grad():
+            for slow, fast in zip(average.parameters(), judge.parameters(), strict=True):
+                slow.lerp_(fast, 1 - keep)
+        if not math.isfinite(loss.item()):
+            raise JobError(
+                f"training of the critic diverged after {images:,} images",
+                remedy="lower critic.learning_rate or raise critic.gamma",
+            )
+        yield JudgeRecord(images=images, loss=loss.item(), average=average)

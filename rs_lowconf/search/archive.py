@@ -1,0 +1,170 @@
+"""Keeps what is found diverse and new: no copies, no duplicates, no condition that takes all.
+
+Everything is decided in the order of seeds, so it does not depend on slots or interruptions.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+from rs_lowconf.search.loop import Found, Outcome, Trajectory
+from rs_lowconf.seeds import seed_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Looks:
+    """How real tiles lie in feature space: what counts as near, and which regions there are."""
+
+    copy_distance: float
+    """A tile nearer than this to a training tile, in any orientation, is a copy: the 1 %
+    quantile of the distances of held-out real tiles."""
+    novelty_radius: float
+    """Two tiles nearer than this show the same: a quantile of the distances of real tiles to
+    their nearest other one; 0 keeps duplicates."""
+    centres: Float[Tensor, "m f"]
+    """Centres of the clusters of real tiles."""
+
+    def cluster(self, features: Float[Tensor, " f"]) -> int:
+        """Return the cluster of a tile."""
+        return int(torch.cdist(features[None], self.centres)[0].argmin())
+
+
+def learn_looks(
+    train: Float[Tensor, "n f"],
+    held_out_distances: Float[Tensor, " m"],
+    *,
+    novelty_quantile: float | None,
+    clusters: int,
+    seed: int,
+) -> Looks:
+    """Measure distances and find clusters.
+
+    Args:
+        train: features of the training tiles.
+        held_out_distances: of held-out real tiles to their nearest training tile.
+        novelty_quantile: of the distances that sets the novelty radius; None for no radius.
+        clusters: number of clusters, at most that of the tiles.
+        seed: of the clustering (k-means with k-means++ starts).
+    """
+    radius = 0.0
+    if novelty_quantile is not None:
+        between = torch.cdist(train, train)
+        between.fill_diagonal_(torch.inf)
+        radius = float(between.amin(1).quantile(novelty_quantile))
+    centres, _ = kmeans2(
+        train.double().numpy(),
+        min(clusters, len(train)),
+        minit="++",
+        rng=np.random.default_rng(seed_of(seed, "search", "clusters")),
+        missing="warn",
+    )
+    return Looks(
+        copy_distance=float(held_out_distances.quantile(0.01)),
+        novelty_radius=radius,
+        centres=torch.from_numpy(centres).float(),
+    )
+
+
+class Archive:
+    """Judges found tiles in the order of seeds and tells which conditions have enough."""
+
+    def __init__(
+        self,
+        looks: Looks,
+        *,
+        likeness: str,
+        labels: Sequence[int],
+        per_condition: int | None,
+        per_cell: int | None,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            looks: of real tiles.
+            likeness: the gate's part that is minus the log distance to the training tiles.
+            labels: the conditions searched.
+            per_condition: most tiles of a condition; no limit when missing.
+            per_cell: most tiles of a condition, second class and cluster; likewise.
+        """
+        self._looks = looks
+        self._likeness = likeness
+        self._labels = set(labels)
+        self._per_condition = math.inf if per_condition is None else per_condition
+        self._per_cell = math.inf if per_cell is None else per_cell
+        self._conditions: Counter[int] = Counter()
+        self._cells: Counter[tuple[int, int, int]] = Counter()
+        self._kept: list[Float[Tensor, " f"]] = []
+        self.closed: set[int] = set()
+        """Conditions that have enough: `search` starts no more of their seeds."""
+        self.discarded = 0
+        """Evaluations of trajectories that were on their way when their condition closed."""
+
+    @property
+    def full(self) -> bool:
+        """Return whether every condition has enough."""
+        return self.closed == self._labels
+
+    def judge(self, trajectory: Trajectory) -> Trajectory:
+        """Return the trajectory, found or not: without its tile where it is not wanted."""
+        if trajectory.label in self.closed:
+            self.discarded += trajectory.evaluations
+            return replace(trajectory, outcome=Outcome.SKIPPED, evaluations=0, found=None)
+        if trajectory.found is None:
+            return trajectory
+        outcome = self._place(trajectory.label, trajectory.found)
+        if outcome is Outcome.FOUND:
+            return trajectory
+        return replace(trajectory, outcome=outcome, found=None)
+
+    def _place(self, label: int, found: Found) -> Outcome:
+        if math.exp(-found.parts[self._likeness]) < self._looks.copy_distance:
+            return Outcome.COPY
+        if self._kept:
+            nearest = float(torch.cdist(found.features[None], torch.stack(self._kept)).min())
+            if nearest < self._looks.novelty_radius:
+                return Outcome.DUPLICATE
+        second = int(found.log_probability.topk(2).indices[1])
+        cell = (label, second, self._looks.cluster(found.features))
+        if self._cells[cell] >= self._per_cell:
+            return Outcome.FULL
+        self._cells[cell] += 1
+        self._conditions[label] += 1
+        self._kept.append(found.features)
+        if self._conditions[label] >= self._per_condition:
+            self.closed.add(label)
+        return Outcome.FOUND
+
+
+def most_diverse(features: Float[Tensor, "n f"], count: int) -> list[int]:
+    """Return `count` rows that cover all rows well, ascending: greedy k-centre.
+
+    Each next row is the one farthest from those chosen (Gonzalez, "Clustering to minimize
+    the maximum intercluster distance", 1985: within twice the best radius).
+    """
+    if count >= len(features):
+        return list(range(len(features)))
+    chosen = [0]
+    distance = torch.cdist(features, features[:1])[:, 0]
+    while len(chosen) < count:
+        farthest = int(distance.argmax())
+        chosen.append(farthest)
+        distance = torch.minimum(distance, torch.cdist(features, features[farthest][None])[:, 0])
+    return sorted(chosen)
+
+
+def vendi_score(features: Float[Tensor, "n f"]) -> float:
+    """Return the effective number of different tiles (Friedman and Dieng, TMLR 2023).
+
+    The exponential of the entropy of the eigenvalues of the cosine kernel over n.
+    """
+    unit = torch.nn.functional.normalize(features.double(), dim=1)
+    values = torch.linalg.eigvalsh(unit @ unit.T / len(unit)).clamp_min(0)
+    values = values[values > 1e-12]
+    return float((-(values * values.log()).sum()).exp())

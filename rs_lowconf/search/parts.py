@@ -1,0 +1,94 @@
+"""What the gate looks at: the critic's logit, likeness to real tiles, and plausible spectra."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from rs_lowconf.search.neighbours import nearest
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.types import TileSource
+
+_PIXELS = 200_000
+_KEPT_VARIANCE = 0.99
+
+
+class Likeness:
+    """How near a tile is to its nearest real training tile, in any of its eight orientations.
+
+    The score is minus the logarithm of the distance: low is unlike anything real, very high
+    is a copy.
+    """
+
+    def __init__(
+        self,
+        features: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]],
+        bank: Float[Tensor, "n f"],
+    ) -> None:
+        """Compare with the features of training tiles.
+
+        Args:
+            features: of tiles whose channels are in the order of the gate's bands.
+            bank: features of the training tiles.
+        """
+        self._features = features
+        self._bank = bank
+
+    def __call__(
+        self,
+        image: Float[Tensor, "b c h w"],
+        label: Int[Tensor, " b"],  # noqa: ARG002  # a tile between two classes is no fake
+    ) -> Float[Tensor, " b"]:
+        """Return minus the logarithm of the distance."""
+        # The tile is turned, not the bank: eight passes a tile instead of eight a data set.
+        turned = symmetries(image).flatten(0, 1)
+        distance = nearest(self._features(turned).cpu(), self._bank)[1]
+        return -distance.view(8, len(image)).amin(0).clamp_min(1e-9).log()
+
+
+class Spectra:
+    """How well pixels keep to the relations between bands that real pixels have.
+
+    Principal components beyond 99 % of the variance hold hardly anything in real tiles; the
+    score is minus the logarithm of a tile's mean energy there, in real standard deviations.
+    """
+
+    def __init__(self, source: TileSource, channels: tuple[int, ...], seed: int) -> None:
+        """Fit to the pixels of training tiles.
+
+        Args:
+            source: real tiles.
+            channels: the source's channels in the order that tiles will have.
+            seed: of the choice of pixels.
+        """
+        dice = torch.Generator().manual_seed(seed_of(seed, "search", "spectra"))
+        tiles = torch.randperm(len(source), generator=dice)[:1000].tolist()
+        image = source.batch(tiles).image[:, list(channels)]
+        pixels = image.permute(0, 2, 3, 1).flatten(0, 2).double()
+        chosen = torch.randint(len(pixels), (min(_PIXELS, len(pixels)),), generator=dice)
+        pixels = pixels[chosen]
+        values, vectors = torch.linalg.eigh(torch.cov(pixels.T).reshape(len(channels), -1))
+        # Ascending; a component belongs to the rest while it and all smaller ones are small.
+        small = values.cumsum(0) <= (1 - _KEPT_VARIANCE) * values.sum()
+        small[0] = True
+        scale = values[small].clamp_min(1e-12).sqrt()
+        self._matrix = (vectors[:, small] / scale).T.float()  # r c
+        self._centre = pixels.mean(0).float()
+
+    def __call__(
+        self,
+        image: Float[Tensor, "b c h w"],
+        label: Int[Tensor, " b"],  # noqa: ARG002  # the relations hold for every class
+    ) -> Float[Tensor, " b"]:
+        """Return minus the logarithm of the mean energy."""
+        centred = image - self._centre.to(image)[:, None, None]
+        rest = F.conv2d(centred, self._matrix.to(image)[:, :, None, None])
+        return -rest.square().mean((1, 2, 3)).clamp_min(1e-9).log()
+
+
+def symmetries(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "8 b c h w"]:
+    """Return square tiles in the eight orientations of the square, as they are first."""
+    turned = [image.rot90(quarter, (2, 3)) for quarter in range(4)]
+    return torch.stack([*turned, *(one.flip(3) for one in turned)])
