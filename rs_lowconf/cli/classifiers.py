@@ -1,0 +1,144 @@
+"""The networks that an evaluation trains: the reporter, and those that learn from drawn tiles."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from rs_lowconf.cli.progress import progress
+from rs_lowconf.data.augment import augmentation
+from rs_lowconf.gan.quality import Right
+from rs_lowconf.gan.tiles import ChangedTiles, DrawnTiles, fit_gaussian, standardise
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.settings import ClassifierSettings, Settings
+from rs_lowconf.target.classifier import Classifier, load_classifier, save_classifier
+from rs_lowconf.target.evaluate import evaluate_classifier
+from rs_lowconf.target.train import EpochRecord, train_classifier
+from rs_lowconf.types import TileSource
+
+if TYPE_CHECKING:
+    from rs_lowconf.cli.evaluate import Tiles
+
+_BATCH = 64
+_VIEWS = {"tiles as they are": lambda image: image, "standardised tiles": standardise}
+
+
+def load_reporter(settings: Settings, tiles: "Tiles", path: Path) -> Classifier:
+    """Return the reporter of an earlier run with the same settings and tiles, or train it."""
+    fingerprint = _fingerprint(settings, tiles)
+    if path.exists():
+        known = load_classifier(path, tiles.device)
+        if known.figures.get("fingerprint") == fingerprint:
+            return known
+    own = settings.evaluate.reporter
+    with progress("training the reporter", own.epochs) as bar:
+        augment, seed = augmentation(settings.augment), seed_of(settings.run.seed, "reporter")
+        training = train_classifier(tiles.train, tiles.val, own, augment, seed, tiles.device)
+        for epoch, best in enumerate(_best(training), start=1):
+            bar.update(epoch)
+            reporter = best
+    report = evaluate_classifier(reporter, tiles.test)
+    reporter.figures = {"fingerprint": fingerprint, "accuracy": report.accuracy}
+    save_classifier(path, reporter)
+    return reporter
+
+
+def _fingerprint(settings: Settings, tiles: "Tiles") -> str:
+    """Return a hash of everything that the reporter and its accuracy depend on."""
+    values = {
+        "reporter": settings.evaluate.reporter.model_dump(mode="json"),
+        "augment": settings.augment.model_dump(mode="json"),
+        "seed": settings.run.seed,
+        "bands": tiles.train.bands.to_json(),
+        "classes": tiles.train.classes,
+    }
+    digest = hashlib.sha256(json.dumps(values).encode())
+    for source in (tiles.train, tiles.val, tiles.test):
+        digest.update(json.dumps([source.ids, source.labels.tolist()]).encode())
+        for index in range(len(source)):
+            digest.update(source.batch([index]).image.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def train_and_test(settings: Settings, tiles: "Tiles") -> Right:
+    """Train classifiers on real, generated and Gaussian tiles, and test them on real ones.
+
+    All take as many steps, whatever their number of tiles. The epoch is chosen on tiles of
+    the kind that is learned from: real ones would help those that must do without.
+    """
+    recipe, augment = settings.evaluate.classifier, augmentation(settings.augment)
+    pairs = {
+        "real": (tiles.train, tiles.val),
+        "generated": (tiles.generated, tiles.generated_val),
+        "gaussian": _gaussian_tiles(settings, tiles),
+    }
+    recipes = {
+        name: _as_many_steps(recipe, len(tiles.train), len(train))
+        for name, (train, _) in pairs.items()
+    }
+    right = {}
+    done, total = 0, len(_VIEWS) * sum(own.epochs for own in recipes.values())
+    with progress("training on real and on generated tiles", total) as bar:
+        for view, change in _VIEWS.items():
+            # The same first weights for all three.
+            seed = seed_of(settings.run.seed, "evaluate", "classifier", view)
+            for name, (train, val) in pairs.items():
+                sources = ChangedTiles(train, change), ChangedTiles(val, change)
+                training = train_classifier(*sources, recipes[name], augment, seed, tiles.device)
+                for best in _best(training):
+                    done += 1
+                    bar.update(done, f"{view}, {name} tiles")
+                    classifier = best
+                right[view, name] = _right(classifier, ChangedTiles(tiles.test, change))
+    return right
+
+
+def _gaussian_tiles(settings: Settings, tiles: "Tiles") -> tuple[DrawnTiles, DrawnTiles]:
+    """Return tiles without texture, as many as are generated to learn from and to choose on."""
+    statistics = fit_gaussian(tiles.train)
+    learn, choose = (
+        DrawnTiles(
+            statistics.draw(like.labels, settings.data.tile_size, seed_of(settings.run.seed, name)),
+            like.labels,
+            bands=like.bands,
+            classes=like.classes,
+            name=name,
+        )
+        for name, like in (
+            ("gaussian", tiles.generated),
+            ("gaussian_val", tiles.generated_val),
+        )
+    )
+    return learn, choose
+
+
+def _as_many_steps(recipe: ClassifierSettings, real: int, tiles: int) -> ClassifierSettings:
+    """Return the recipe with as many steps on `tiles` tiles as it has on the real ones."""
+    steps = recipe.epochs * math.ceil(real / recipe.batch_size)
+    epochs = max(1, round(steps / math.ceil(tiles / recipe.batch_size)))
+    return recipe.model_copy(update={"epochs": epochs})
+
+
+def _best(records: Iterable[EpochRecord]) -> Iterator[Classifier]:
+    """Yield, epoch by epoch, the best classifier so far."""
+    best = None
+    for record in records:
+        best = record.best or best
+        if best is not None:  # always: the first epoch is better than none
+            yield best
+
+
+@torch.no_grad()
+def _right(classifier: Classifier, source: TileSource) -> Bool[Tensor, " n"]:
+    """Return which tiles are classified correctly."""
+    parts = torch.split(torch.arange(len(source)), _BATCH)
+    predicted = [
+        classifier.predict(source.batch(part.tolist()).image).argmax(1).cpu() for part in parts
+    ]
+    return torch.cat(predicted) == source.labels

@@ -1,0 +1,286 @@
+"""`rslow evaluate`: how good the generator is, in figures with intervals and floors."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
+from rs_lowconf.cli.progress import progress
+from rs_lowconf.errors import ModelError
+from rs_lowconf.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from rs_lowconf.gan.measure import Measurement
+    from rs_lowconf.gan.model import GanModel
+    from rs_lowconf.gan.quality import Right, Sets
+    from rs_lowconf.gan.tiles import DrawnTiles
+    from rs_lowconf.target.classifier import Classifier
+    from rs_lowconf.types import TileSource
+
+FORMAT = 1
+_HEADER = """# Quality of the generator
+
+{tiles}
+
+Every class weighs the same. Intervals are 95 %: Wilson's for shares of tiles, else a bootstrap
+over tiles, or half-samples where repeated tiles would distort a figure. The floor is what real
+tiles reach in the place of generated ones, at the same number a class: where figure and floor
+agree, this measure cannot tell the tiles from real ones at this number. Features are those of the
+reporter, a network that selects and gates nothing; it has {reporter:.1%} of the test tiles right.
+"""
+
+NameOption = Annotated[str, typer.Option("--name", help="Folder of this evaluation below run.dir.")]
+
+
+@app.command()
+def evaluate(
+    config: ConfigOption = None, set_: SetOption = None, name: NameOption = "evaluate"
+) -> None:
+    """Measure the generator against the test split: likeness, usefulness, spectra, copies.
+
+    Needs the GAN in run.dir; trains the classifiers it measures with. Writes report.json,
+    report.md, plots/ and mixed.png (generated tiles without labels; the key is mixed.json)
+    into run.dir/NAME.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.cli.classifiers import load_reporter, train_and_test
+    from rs_lowconf.runs import RunFolder
+
+    tiles = load_tiles(settings)
+    folder = settings.run.dir / name
+    RunFolder(folder, settings)
+    reporter = load_reporter(settings, tiles, folder / "reporter.safetensors")
+    right = train_and_test(settings, tiles)
+    sets = measure(settings, tiles, reporter)
+    distances = nearest_training_tiles(settings, tiles, reporter)
+    _write(settings, tiles, folder, reporter, (sets, right, distances))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tiles:
+    """Real and generated tiles, all with the generator's bands and classes."""
+
+    gan: "GanModel"
+    gan_sha256: str
+    train: "TileSource"
+    val: "TileSource"
+    test: "TileSource"
+    generated: "DrawnTiles"
+    """What the figures are measured on."""
+    generated_val: "DrawnTiles"
+    """Others, which choose the epoch where a classifier learns from generated tiles."""
+    device: "torch.device"
+
+
+def load_tiles(settings: Settings) -> Tiles:
+    """Load the generator, read the splits in its bands, and draw."""
+    import torch
+
+    from rs_lowconf.cli.device import choose_device
+    from rs_lowconf.data.source import open_split
+    from rs_lowconf.gan.figures import sample
+    from rs_lowconf.gan.model import load_model
+    from rs_lowconf.gan.tiles import DrawnTiles
+    from rs_lowconf.runs import sha256_of
+    from rs_lowconf.seeds import seed_of
+    from rs_lowconf.target.load import check_fit
+
+    device = choose_device(settings.run)
+    path = settings.run.dir / "gan" / "gan.safetensors"
+    gan = load_model(path, device)
+    generator = gan.generator
+    if settings.data.tile_size != generator.tile_size:
+        raise ModelError(
+            f"the generator draws tiles of {generator.tile_size} pixels, the data have "
+            f"{settings.data.tile_size}",
+            remedy="set data.tile_size, or train the GAN on these data",
+        )
+    wanted = {"bands": generator.bands.names, "classes": generator.classes}
+    data = settings.data.model_copy(update=wanted)
+    train, val, test = (open_split(data, split) for split in ("train", "val", "test"))
+    check_fit(generator.bands, train.bands, model="generator")
+    k = len(generator.classes)
+    counts = {
+        "generated": torch.full((k,), settings.evaluate.tiles_per_class),
+        "generated_val": torch.bincount(val.labels, minlength=k),
+    }
+    total, done = int(sum(own.sum() for own in counts.values())), 0
+    drawn = {}
+    with progress("drawing tiles", total) as bar:
+        for name, own in counts.items():
+            parts = []
+            for label, number in enumerate(own.tolist()):
+                seed = seed_of(settings.run.seed, "evaluate", name, label)
+                parts.append(sample(generator, torch.full((number,), label), seed))
+                done += number
+                bar.update(done)
+            drawn[name] = DrawnTiles(
+                torch.cat(parts),
+                torch.arange(k).repeat_interleave(own),
+                bands=train.bands,
+                classes=train.classes,
+                name=name,
+            )
+    return Tiles(
+        gan=gan,
+        gan_sha256=sha256_of(path),
+        train=train,
+        val=val,
+        test=test,
+        **drawn,
+        device=device,
+    )
+
+
+def measure(settings: Settings, tiles: Tiles, reporter: "Classifier") -> "Sets":
+    """Measure features and spectra of generated, training and test tiles."""
+    from rs_lowconf.gan.quality import matched_sets
+    from rs_lowconf.gan.spectra import limits_of, tile_spectra
+    from rs_lowconf.gan.tiles import at_most
+    from rs_lowconf.search.neighbours import features_of
+    from rs_lowconf.seeds import seed_of
+
+    seed = seed_of(settings.run.seed, "evaluate")
+    sources: dict[str, TileSource] = {
+        "generated": tiles.generated,
+        # As many as there are generated: more could not be compared at the same number.
+        "train": at_most(tiles.train, settings.evaluate.tiles_per_class, seed),
+        "test": tiles.test,
+    }
+    features, spectra = {}, {}
+    with progress("measuring tiles", 2 * len(sources)) as bar:
+        limits = limits_of(tiles.train)
+        for number, (name, source) in enumerate(sources.items()):
+            features[name] = features_of(reporter, source, tiles.device)
+            bar.update(2 * number + 1, f"{name} tiles")
+            spectra[name] = tile_spectra(source, limits, seed_of(seed, name))
+            bar.update(2 * number + 2, f"{name} tiles")
+    return matched_sets(
+        features, spectra, bands=tiles.train.bands, classes=tiles.train.classes, seed=seed
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Distances:
+    """To the nearest training tile over the symmetries of the square, by space."""
+
+    generated: "dict[str, Float[Tensor, ' _']]"
+    held_out: "dict[str, Float[Tensor, ' _']]"
+    """Of real tiles of the validation and the test split."""
+
+
+def nearest_training_tiles(settings: Settings, tiles: Tiles, reporter: "Classifier") -> Distances:
+    """Look for the training tile that each generated and each held-out tile is nearest to."""
+    import torch
+
+    from rs_lowconf.gan.distances import nearest_features, nearest_pixels
+    from rs_lowconf.gan.spectra import band_deviations
+    from rs_lowconf.gan.tiles import all_turns, at_most
+    from rs_lowconf.search.neighbours import features_of
+
+    own = settings.evaluate.tiles_per_class
+    seed = settings.run.seed
+    parts: dict[str, list[TileSource]] = {
+        "generated": [tiles.generated],
+        "held_out": [at_most(split, own, seed) for split in (tiles.val, tiles.test)],
+    }
+    bank = features_of(reporter, tiles.train, tiles.device)
+    scale = band_deviations(tiles.train)
+    found: dict[str, dict[str, Tensor]] = {}
+    total, done = sum(len(split) for splits in parts.values() for split in splits), 0
+    with progress("looking for copies", total) as bar:
+        for name, splits in parts.items():
+            features, pixels = [], []
+            for split in splits:
+                versions = [features_of(reporter, view, tiles.device) for view in all_turns(split)]
+                features.append(nearest_features(versions, bank))
+                for part in nearest_pixels(split, tiles.train, scale):
+                    pixels.append(part)
+                    done += len(part)
+                    bar.update(done)
+            found[name] = {"features": torch.cat(features), "pixels": torch.cat(pixels)}
+    return Distances(**found)
+
+
+def _write(
+    settings: Settings,
+    tiles: Tiles,
+    folder: Path,
+    reporter: "Classifier",
+    results: "tuple[Sets, Right, Distances]",
+) -> None:
+    """Write report, plots and the mixed sheet, and say what the report says."""
+    from rs_lowconf.gan.quality import (
+        classification_figures,
+        distribution_figures,
+        markdown,
+        memorisation_figures,
+    )
+    from rs_lowconf.gan.quality_plots import write_mixed_sheet, write_plots
+    from rs_lowconf.gan.spectral_quality import spectral_figures
+    from rs_lowconf.runs import write_json, write_text
+
+    sets, right, distances = results
+    with progress("figures with intervals", 3) as bar:
+        distribution = distribution_figures(sets)
+        bar.update(1)
+        spectral, details = spectral_figures(sets)
+        bar.update(2)
+        groups = {
+            "Likeness and diversity": distribution,
+            "Use: classifiers trained on generated tiles alone": classification_figures(
+                right, len(sets.classes), sets.seed
+            ),
+            "Spectra and texture": spectral,
+            "Copies of training tiles": memorisation_figures(
+                distances.generated, distances.held_out
+            ),
+        }
+        write_plots(folder / "plots", sets, right, distances.generated, distances.held_out)
+        key = write_mixed_sheet(folder / "mixed.png", tiles.generated, settings.run.seed)
+        write_json(folder / "mixed.json", key)
+        bar.update(3)
+    images = tiles.gan.header["images"]
+    numbers = {
+        "generated": len(tiles.generated),
+        **{name: len(getattr(tiles, name)) for name in ("train", "val", "test")},
+    }
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "seed": settings.run.seed,
+        "gan": {"images": images, "sha256": tiles.gan_sha256},
+        "reporter": {
+            "settings": settings.evaluate.reporter.model_dump(mode="json"),
+            "test_accuracy": reporter.figures["accuracy"],
+        },
+        "tiles": numbers,
+        "figures": {name: [one.to_json() for one in own] for name, own in groups.items()},
+        **details,
+    }
+    table = markdown(groups)
+    counted = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
+    header = _HEADER.format(
+        tiles=f"GAN after {images:,} images. Tiles: {counted}.",
+        reporter=reporter.figures["accuracy"],
+    )
+    write_text(folder / "report.md", f"{header}\n{table}")
+    write_json(folder / "report.json", report)
+    for one in (*distribution, *groups["Use: classifiers trained on generated tiles alone"]):
+        _say(one)
+    print(f"The whole table: {folder / 'report.md'}")
+    print(f"Plots: {folder / 'plots'}; generated tiles to judge by eye: {folder / 'mixed.png'}")
+
+
+def _say(one: "Measurement") -> None:
+    if one.measured is None:
+        print(f"{one.name}: {one.note}")
+        return
+    interval = f"{one.measured.low:.3g} .. {one.measured.high:.3g}"
+    floor = "" if one.floor is None else f"; real tiles {one.floor.value:.3g}"
+    print(f"{one.name}: {one.measured.value:.3g} ({interval}){floor}")

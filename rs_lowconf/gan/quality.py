@@ -1,0 +1,262 @@
+"""The quality table of a generator: which figures, of which tiles, against which floor."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.gan.distances import (
+    NEIGHBOURS,
+    frechet_distance,
+    kernel_distance,
+    manifold_figures,
+    over_halves,
+    vendi_score,
+)
+from rs_lowconf.gan.measure import (
+    Estimate,
+    Measurement,
+    Weights,
+    matched_counts,
+    ratio_of,
+    share_of,
+    weigh,
+)
+from rs_lowconf.gan.spectra import TileSpectra
+from rs_lowconf.seeds import seed_of
+
+#: Share of held-out real tiles that are nearer to a training tile than the threshold.
+QUANTILE = 0.01
+
+Right = Mapping[tuple[str, str], Bool[Tensor, " n"]]
+"""Which test tiles a classifier has right, by what it read and what it was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TileSet:
+    """What is known of one set of tiles."""
+
+    features: Float[Tensor, "n f"]
+    """The reporter's."""
+    spectra: TileSpectra
+    labels: Int[Tensor, " n"]
+    weights: Weights
+    """Of subsets of the size at which the set is compared."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sets:
+    """Generated tiles, real training tiles in their place, and the test tiles for both.
+
+    Generated and training tiles are compared with the test tiles at the same number a
+    class, so that what the second reach is the floor for the first.
+    """
+
+    generated: TileSet
+    train: TileSet
+    test: TileSet
+    bands: BandSpec
+    classes: tuple[str, ...]
+    seed: int
+    """Of subsets and resamples."""
+
+
+def matched_sets(
+    features: Mapping[str, Float[Tensor, "_ f"]],
+    spectra: Mapping[str, TileSpectra],
+    *,
+    bands: BandSpec,
+    classes: tuple[str, ...],
+    seed: int,
+) -> Sets:
+    """Join what was measured of the tiles called `generated`, `train` and `test`."""
+    labels = {name: own.labels for name, own in spectra.items()}
+    k = len(classes)
+    counts = matched_counts(labels["generated"], labels["train"], classes=k)
+    wanted = {
+        "generated": counts,
+        "train": counts,
+        "test": torch.bincount(labels["test"], minlength=k),
+    }
+    sets = {
+        name: TileSet(
+            features=features[name],
+            spectra=spectra[name],
+            labels=labels[name],
+            weights=weigh(labels[name], own, seed_of(seed, name)),
+        )
+        for name, own in wanted.items()
+    }
+    return Sets(**sets, bands=bands, classes=classes, seed=seed)
+
+
+def distribution_figures(sets: Sets) -> list[Measurement]:
+    """Return distance, manifold figures and diversity in the reporter's feature space."""
+    test = sets.test
+    kernel, floor = (
+        kernel_distance(own.features, test.features, own.weights, test.weights)
+        for own in (sets.generated, sets.train)
+    )
+    return [
+        Measurement(
+            name="KID-S2", measured=kernel, floor=floor, note="unbiased: its floor is around 0"
+        ),
+        _frechet(sets),
+        *_manifolds(sets),
+        _vendi(sets),
+    ]
+
+
+def _frechet(sets: Sets) -> Measurement:
+    width = sets.test.features.shape[1]
+    n = min(sets.generated.weights.n // 2, len(sets.test.labels))
+    if n < 2 * width:
+        return Measurement(
+            name="FD-S2",
+            note=f"left out: covariances of {width} features take at least {2 * width} tiles of "
+            f"each kind; {n} are there",
+        )
+    measured, floor = (
+        over_halves(
+            lambda some: frechet_distance(some, sets.test.features),
+            own.features,
+            own.weights,
+            seed_of(sets.seed, "frechet"),
+        )
+        for own in (sets.generated, sets.train)
+    )
+    return Measurement(name="FD-S2", measured=measured, floor=floor)
+
+
+def _manifolds(sets: Sets) -> list[Measurement]:
+    notes = {
+        "precision": "generated tiles within the real tiles' reach",
+        "recall": "real tiles within the generated tiles' reach",
+        "density": "real tiles within whose reach a generated one is, over k; may exceed 1",
+        "coverage": "real tiles with a generated one within reach",
+    }
+    if min(sets.generated.weights.n, sets.test.weights.n) <= NEIGHBOURS:
+        reason = f"left out: it takes more than {NEIGHBOURS} tiles of each kind"
+        return [Measurement(name=name, note=reason) for name in notes]
+    measured, floor = (
+        manifold_figures(own.features, sets.test.features, own.weights, sets.test.weights)
+        for own in (sets.generated, sets.train)
+    )
+    return [
+        Measurement(
+            name=name, measured=measured[name], floor=floor[name], better="higher", note=note
+        )
+        for name, note in notes.items()
+    ]
+
+
+def _vendi(sets: Sets) -> Measurement:
+    if sets.generated.weights.n < 4:
+        return Measurement(name="Vendi score", note="left out: it takes at least 4 tiles")
+    measured, floor = (
+        over_halves(vendi_score, own.features, own.weights, seed_of(sets.seed, "vendi"))
+        for own in (sets.generated, sets.train)
+    )
+    return Measurement(
+        name="Vendi score",
+        measured=measured,
+        floor=floor,
+        better="like the floor",
+        note="effective number of different tiles",
+    )
+
+
+def classification_figures(right: Right, classes: int, seed: int) -> list[Measurement]:
+    """Return the classification accuracy scores (Ravuri and Vinyals 2019) and their ratios.
+
+    Args:
+        right: for `real`, `generated` and `gaussian` training tiles, each read as they are
+            and standardised. Tiles standardised band by band have lost their colour, not how their
+            bands vary together, and a Gaussian can still tell classes by that.
+        classes: number of classes, for the level of chance.
+        seed: of the resamples.
+    """
+    found = []
+    for view in dict.fromkeys(view for view, _ in right):
+        real = right[view, "real"]
+        for name, title in (("generated", "CAS"), ("gaussian", "CAS of Gaussian tiles")):
+            found.append(
+                Measurement(
+                    name=f"{title}, {view}",
+                    measured=share_of(right[view, name]),
+                    floor=share_of(real),
+                    better="higher",
+                    note=f"the floor is trained on real tiles; chance is {1 / classes:.0%}",
+                )
+            )
+            ratio = ratio_of(right[view, name], real, seed)
+            note = "paired over test tiles"
+            if ratio is None:
+                note = "left out: the classifier trained on real tiles is too often wrong"
+            found.append(
+                Measurement(
+                    name=f"{title}, {view}, ratio to real",
+                    measured=ratio,
+                    better="higher",
+                    note=note,
+                )
+            )
+    return found
+
+
+def memorisation_figures(
+    generated: Mapping[str, Float[Tensor, " n"]], held_out: Mapping[str, Float[Tensor, " m"]]
+) -> list[Measurement]:
+    """Return shares of generated tiles that are nearer to a training tile than real ones are.
+
+    Args:
+        generated: distance to the nearest training tile, by the space it is measured in.
+        held_out: the same of real tiles that were not trained on.
+    """
+    found = []
+    for space, own in generated.items():
+        others = held_out[space]
+        for what, limit in (("1 % quantile", threshold(others)), ("smallest", float(others.min()))):
+            below = share_of(others < limit)
+            found.append(
+                Measurement(
+                    name=f"copies, {space}, below the {what}",
+                    measured=share_of(own < limit),
+                    floor=below,
+                    better="like the floor",
+                    note=f"nearer to a training tile than {limit:.3g}; the floor is held-out tiles",
+                )
+            )
+    return found
+
+
+def threshold(held_out: Float[Tensor, " m"]) -> float:
+    """Return the distance below which a tile is suspected to be a copy."""
+    return float(torch.quantile(held_out.double(), QUANTILE))
+
+
+def markdown(groups: Mapping[str, Sequence[Measurement]]) -> str:
+    """Return the table that report.md holds."""
+    lines = []
+    for title, measurements in groups.items():
+        lines += [
+            f"## {title}",
+            "",
+            "| figure | value | 95 % interval | tiles | floor | 95 % interval | tiles "
+            "| better | what |",
+            "|---|---:|---|---:|---:|---|---:|---|---|",
+        ]
+        for one in measurements:
+            cells = [one.name, *_cells(one.measured), *_cells(one.floor), one.better, one.note]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cells(one: Estimate | None) -> list[str]:
+    if one is None:
+        return ["", "", ""]
+    return [f"{one.value:.3g}", f"{one.low:.3g} .. {one.high:.3g}", f"{one.n:,}"]

@@ -1,0 +1,210 @@
+"""Pictures of the quality table, and the sheet that a person looks at without a key."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from rs_lowconf.gan.quality import Right, Sets, threshold
+from rs_lowconf.gan.sheet import COMPOSITES
+from rs_lowconf.gan.spectra import GRID
+from rs_lowconf.gan.spectral_quality import mean_power
+from rs_lowconf.runs import replacing
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.types import TileSource
+
+_GENERATED, _REAL, _OTHER = "#b23a48", "#0b6e4f", "#8a8d91"
+_COLUMNS, _ROWS = 10, 6
+_GAP, _MARGIN, _ENLARGED = 6, 28, 2
+
+
+def write_plots(
+    folder: Path,
+    sets: Sets,
+    right: Right,
+    generated: Mapping[str, Float[Tensor, " _"]],
+    held_out: Mapping[str, Float[Tensor, " _"]],
+) -> list[Path]:
+    """Write the pictures as PNG.
+
+    Args:
+        folder: where to.
+        sets: of tiles, as the table compares them.
+        right: which test tiles each classifier has right.
+        generated: distances of generated tiles to the nearest training tile, by space.
+        held_out: the same of real tiles that were not trained on.
+    """
+    figures = {
+        "radial_power": _power_figure(sets),
+        "class_accuracy": _accuracy_figure(right, sets),
+        "memorisation": _memorisation_figure(generated, held_out),
+    }
+    if sets.test.spectra.indices:
+        figures["indices"] = _index_figure(sets)
+    written = []
+    for name, figure in figures.items():
+        path = folder / f"{name}.png"
+        FigureCanvasAgg(figure)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
+        written.append(path)
+    return written
+
+
+def write_mixed_sheet(path: Path, source: TileSource, seed: int) -> dict[str, Any]:
+    """Write generated tiles of shuffled classes without labels, in true colour.
+
+    Without red, green and blue the first band is shown in grey.
+
+    Returns:
+        the key: what is shown, and the class and id of the tile at every place.
+    """
+    names, white = COMPOSITES["true_colour"]
+    if not set(names) <= set(source.bands.names):
+        names, white = (source.bands.names[0],) * 3, 0.4
+    dice = torch.Generator().manual_seed(seed_of(seed, "mixed sheet"))
+    chosen = torch.randperm(len(source), generator=dice)[: _COLUMNS * _ROWS].tolist()
+    tiles = source.batch(chosen)
+    shown = (tiles.image[:, list(source.bands.index_of(names))] / white).clamp(0, 1)
+    pixels = (shown * 255).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    side = pixels.shape[1] * _ENLARGED
+    rows = -(-len(chosen) // _COLUMNS)
+    size = (_MARGIN + _COLUMNS * (side + _GAP), _MARGIN + rows * (side + _GAP))
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for column in range(_COLUMNS):
+        left = _MARGIN + column * (side + _GAP) + side // 2
+        draw.text((left, _MARGIN // 2), str(column + 1), fill="black", font=font, anchor="mm")
+    key = {}
+    for number, (tile, index) in enumerate(zip(pixels, chosen, strict=True)):
+        row, column = divmod(number, _COLUMNS)
+        left, top = _MARGIN + column * (side + _GAP), _MARGIN + row * (side + _GAP)
+        letter = chr(ord("A") + row)
+        if column == 0:
+            place = (_MARGIN // 2, top + side // 2)
+            draw.text(place, letter, fill="black", font=font, anchor="mm")
+        picture = Image.fromarray(tile).resize((side, side), Image.Resampling.NEAREST)
+        sheet.paste(picture, (left, top))
+        class_name = source.classes[int(source.labels[index])]
+        key[f"{letter}{column + 1}"] = {"class": class_name, "id": source.ids[index]}
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG")
+    return {"bands": list(names), "white_reflectance": white, "tiles": key}
+
+
+def _power_figure(sets: Sets) -> Figure:
+    bands = sets.bands.names
+    columns = min(len(bands), 5)
+    rows = -(-len(bands) // columns)
+    figure = Figure(figsize=(2.7 * columns, 2.3 * rows + 0.6), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
+    for i, (name, axes) in enumerate(zip(bands, panels, strict=False)):
+        for own, title, colour, style in (
+            (sets.test, "real, test", _REAL, "-"),
+            (sets.train, "real, training", _OTHER, "--"),
+            (sets.generated, "generated", _GENERATED, "-"),
+        ):
+            power = mean_power(own)[i].numpy()
+            axes.loglog(
+                range(1, len(power) + 1), power, color=colour, ls=style, lw=1.5, label=title
+            )
+        axes.minorticks_off()
+        axes.set_title(name, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(bands) :]:
+        axes.set_visible(False)
+    figure.supxlabel("cycles a tile", fontsize=10)
+    figure.supylabel("power", fontsize=10)
+    lines, titles = panels[0].get_legend_handles_labels()
+    figure.legend(lines, titles, loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def _index_figure(sets: Sets) -> Figure:
+    names = list(sets.test.spectra.indices)
+    figure = Figure(figsize=(4 * len(names), 3.2), layout="constrained")
+    step = 20
+    edges = GRID[::step].numpy()
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for name, axes in zip(names, panels, strict=True):
+        for own, title, colour in (
+            (sets.test, "real, test", _REAL),
+            (sets.generated, "generated", _GENERATED),
+        ):
+            average = (own.weights.draws @ own.spectra.indices[name]).mean(0)
+            share = average[::step].diff().numpy()
+            axes.stairs(share, edges, color=colour, fill=True, alpha=0.25)
+            axes.stairs(share, edges, color=colour, lw=1.5, label=title)
+        axes.set_title(name)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("share of pixels")
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def _accuracy_figure(right: Right, sets: Sets) -> Figure:
+    views = list(dict.fromkeys(view for view, _ in right))
+    figure = Figure(
+        figsize=(2.5 + 0.75 * len(sets.classes), 3.1 * len(views)), layout="constrained"
+    )
+    panels = figure.subplots(len(views), 1, squeeze=False, sharex=True)[:, 0]
+    places = np.arange(len(sets.classes) + 1)
+    for view, axes in zip(views, panels, strict=True):
+        for i, (name, title, colour) in enumerate(
+            (
+                ("real", "real", _REAL),
+                ("generated", "generated", _GENERATED),
+                ("gaussian", "Gaussian", _OTHER),
+            )
+        ):
+            shares = _class_shares(right[view, name], sets)
+            label = f"trained on {title} tiles"
+            axes.bar(places + 0.27 * (i - 1), shares, 0.25, color=colour, label=label)
+        axes.axhline(1 / len(sets.classes), color="black", lw=1, ls=":", label="chance")
+        axes.set_ylim(0, 1)
+        axes.set_ylabel("accuracy on real test tiles", fontsize=9)
+        axes.set_title(view, fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xticks(places, ["all", *sets.classes], rotation=40, ha="right")
+    lines, titles = panels[0].get_legend_handles_labels()
+    figure.legend(lines, titles, loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def _class_shares(right: Bool[Tensor, " n"], sets: Sets) -> list[float]:
+    own = [right[sets.test.labels == k].double().mean().item() for k in range(len(sets.classes))]
+    return [right.double().mean().item(), *own]
+
+
+def _memorisation_figure(
+    generated: Mapping[str, Float[Tensor, " _"]], held_out: Mapping[str, Float[Tensor, " _"]]
+) -> Figure:
+    figure = Figure(figsize=(4.5 * len(generated), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(generated), squeeze=False)[0]
+    for (space, own), axes in zip(generated.items(), panels, strict=True):
+        others = held_out[space]
+        both = torch.cat([own, others])
+        bins = np.linspace(0, float(torch.quantile(both, 0.995)) * 1.02, 41).tolist()
+        for values, title, colour in (
+            (others, f"held-out real (n = {len(others):,})", _REAL),
+            (own, f"generated (n = {len(own):,})", _GENERATED),
+        ):
+            weights = np.full(len(values), 1 / len(values))
+            axes.hist(
+                values.numpy(), bins=bins, weights=weights, color=colour, alpha=0.55, label=title
+            )
+        axes.axvline(
+            threshold(others), color="black", lw=1, ls=":", label="1 % quantile of held-out"
+        )
+        axes.set_xlabel(f"distance to the nearest training tile, {space}")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    panels[0].set_ylabel("share of tiles")
+    return figure

@@ -1,0 +1,197 @@
+"""Tiles as sources: generated ones, a baseline without texture, and views of other sources."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.types import TileBatch, TileSource
+
+SYMMETRIES = 8
+"""Of the square: four quarter turns, and each of them mirrored."""
+_BATCH = 64
+
+Change = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b c h w"]]
+
+
+class DrawnTiles:
+    """Tiles made of nothing but chance and a class; a `TileSource` in memory."""
+
+    def __init__(
+        self,
+        image: Float[Tensor, "n c h w"],
+        labels: Int[Tensor, " n"],
+        *,
+        bands: BandSpec,
+        classes: tuple[str, ...],
+        name: str,
+    ) -> None:
+        """Round to the digital numbers that a file would store, as real tiles are rounded.
+
+        Args:
+            image: reflectance.
+            labels: class of every tile.
+            bands: what the channel axis holds.
+            classes: the class list.
+            name: what the tiles' ids start with.
+        """
+        numbers = (image * bands.scale - bands.dn_offset).round()
+        self._image = (numbers + bands.dn_offset) / bands.scale
+        self.labels = labels
+        self.bands = bands
+        self.classes = classes
+        self.ids = tuple(f"{name}-{i}" for i in range(len(labels)))
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        """Return the tiles at `indices`."""
+        chosen = list(indices)
+        return TileBatch(
+            image=self._image[chosen],
+            bands=self.bands,
+            ids=tuple(self.ids[i] for i in chosen),
+            classes=self.classes,
+            label=self.labels[chosen],
+        )
+
+
+class ChangedTiles:
+    """A view of another source: every batch goes through a function on reading."""
+
+    def __init__(self, source: TileSource, change: Change) -> None:
+        """Show the tiles of `source` through `change`, which keeps their number and bands."""
+        self.bands = source.bands
+        self.classes = source.classes
+        self.ids = source.ids
+        self.labels = source.labels
+        self._source = source
+        self._change = change
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self._source)
+
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        """Return the changed tiles; where they lie on the ground is no longer said."""
+        tiles = self._source.batch(indices)
+        return replace(tiles, image=self._change(tiles.image), grids=None)
+
+
+class SomeTiles:
+    """A view of some tiles of another source."""
+
+    def __init__(self, source: TileSource, chosen: Int[Tensor, " n"]) -> None:
+        """Show the tiles at `chosen` only, in that order."""
+        self.bands = source.bands
+        self.classes = source.classes
+        self.ids = tuple(source.ids[i] for i in chosen.tolist())
+        self.labels = source.labels[chosen]
+        self._source = source
+        self._chosen = chosen
+
+    def __len__(self) -> int:
+        """Return the number of tiles shown."""
+        return len(self._chosen)
+
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        """Return the tiles at `indices` of those shown."""
+        return self._source.batch(self._chosen[list(indices)].tolist())
+
+
+def at_most(source: TileSource, per_class: int, seed: int) -> SomeTiles:
+    """Return up to `per_class` random tiles of every class, in the order of the source."""
+    dice = torch.Generator().manual_seed(seed_of(seed, "some"))
+    chosen = []
+    for k in range(len(source.classes)):
+        own = torch.nonzero(source.labels == k)[:, 0]
+        chosen.append(own[torch.randperm(len(own), generator=dice)[:per_class]])
+    return SomeTiles(source, torch.cat(chosen).sort().values)
+
+
+def standardise(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Return tiles with mean 0 and deviation 1 in every band: texture without colour.
+
+    A constant band becomes 0.
+    """
+    spread, mean = torch.std_mean(image, dim=(2, 3), correction=0, keepdim=True)
+    return (image - mean) / spread.clamp_min(1e-6)
+
+
+def turn(image: Float[Tensor, "b c h w"], symmetry: int) -> Float[Tensor, "b c h w"]:
+    """Return square tiles turned by `symmetry % 4` quarters, mirrored from 4 on."""
+    turned = image.rot90(symmetry % 4, (2, 3))
+    return turned.flip(3) if symmetry >= SYMMETRIES // 2 else turned
+
+
+def all_turns(source: TileSource) -> list[ChangedTiles]:
+    """Return the eight views of a source through the symmetries of the square."""
+    return [ChangedTiles(source, partial(turn, symmetry=s)) for s in range(SYMMETRIES)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GaussianTiles:
+    """A generator that knows a class by its band statistics alone, without texture.
+
+    What a classifier learns from its tiles is what colour tells; a GAN has to tell more.
+    """
+
+    mean: Float[Tensor, "k c"]
+    """Mean of the tiles' band means, a class."""
+    between: Float[Tensor, "k c c"]
+    """Covariance of the tiles' band means, a class."""
+    within: Float[Tensor, "k c c"]
+    """Mean over tiles of the covariance of a tile's pixels, a class."""
+
+    def draw(self, label: Int[Tensor, " n"], tile_size: int, seed: int) -> Float[Tensor, "n c h w"]:
+        """Return tiles whose means are Gaussian and whose pixels are white around them."""
+        dice = torch.Generator().manual_seed(seed_of(seed, "gaussian"))
+        between, within = _root(self.between), _root(self.within)
+        bands = self.mean.shape[1]
+        offset = torch.randn(len(label), bands, generator=dice, dtype=torch.float64)
+        centre = self.mean[label] + torch.einsum("bij,bj->bi", between[label], offset)
+        parts = []
+        for own, middle in zip(
+            torch.split(label, _BATCH), torch.split(centre, _BATCH), strict=True
+        ):
+            shape = (len(own), bands, tile_size, tile_size)
+            noise = torch.randn(shape, generator=dice).flatten(2)
+            pixels = within[own].float() @ noise + middle.float()[:, :, None]
+            parts.append(pixels.view(shape))
+        return torch.cat(parts)
+
+
+def fit_gaussian(source: TileSource) -> GaussianTiles:
+    """Measure the statistics of each class; every class has at least one tile."""
+    mean, between, within = [], [], []
+    for k in range(len(source.classes)):
+        own = torch.nonzero(source.labels == k)[:, 0]
+        centres, covariances = [], []
+        for part in torch.split(own, _BATCH):
+            pixels = source.batch(part.tolist()).image.double().flatten(2)  # b c hw
+            centre = pixels.mean(2)
+            pixels = pixels - centre[:, :, None]
+            centres.append(centre)
+            covariances.append(pixels @ pixels.mT / pixels.shape[2])
+        centre = torch.cat(centres)
+        mean.append(centre.mean(0))
+        spread = centre - mean[-1]
+        between.append(spread.T @ spread / max(len(own) - 1, 1))
+        within.append(torch.cat(covariances).mean(0))
+    return GaussianTiles(
+        mean=torch.stack(mean), between=torch.stack(between), within=torch.stack(within)
+    )
+
+
+def _root(covariance: Float[Tensor, "k c c"]) -> Float[Tensor, "k c c"]:
+    """Return a matrix R with R R^T the covariance, which may be singular."""
+    variance, direction = torch.linalg.eigh(covariance)
+    root: Tensor = direction * variance.clamp_min(0).sqrt()[:, None, :]
+    return root
