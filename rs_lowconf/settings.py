@@ -187,6 +187,13 @@ class GanSettings(Section):
     """The penalties are computed every so many steps, with their weight times as large."""
     ema_images: PositiveInt = 5_000
     """Half-life of the generator's weight average, in images."""
+    overfit_target: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Overfitting of the discriminator (0 none, 1 complete) at which the chance of augmentation
+    is held; it starts at augment.probability and, when this is missing, stays there."""
+    blend_images: NonNegativeInt = 0
+    """Images over which the classes come apart, from one for all."""
+    reconstruction: NonNegativeFloat = 0.0
+    """Weight of redrawing real tiles from the discriminator's features; 0 leaves it out."""
     checkpoint_images: PositiveInt = 10_000
     """A checkpoint, a sample sheet and a metrics line every so many images."""
     sheet_columns: PositiveInt = 8

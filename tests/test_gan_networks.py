@@ -91,7 +91,11 @@ def test_any_side_that_is_a_multiple_of_16(side: int) -> None:
     z = torch.randn(2, generator.latent_dim)
     image = generator(z, torch.tensor([0, 1]))
     critic = Discriminator(
-        SMALL, bands=generator.bands, classes=generator.classes, tile_size=side, basis=basis_of(2)
+        SMALL.critic_width,
+        bands=generator.bands,
+        classes=generator.classes,
+        tile_size=side,
+        basis=basis_of(2),
     )
     logit = critic(critic.components(image, torch.zeros(1, 2, side, side)), torch.tensor([0, 1]))
     assert image.shape == (2, 2, side, side)

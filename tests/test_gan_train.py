@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.critic import critic_logit, fit_realism
-from rs_lowconf.gan.figures import figures, sample
+from rs_lowconf.gan.figures import figures, overfit, sample
 from rs_lowconf.gan.judge import train_judge
 from rs_lowconf.gan.model import load_model, restore_state, save_model, save_state
+from rs_lowconf.gan.networks import Discriminator
 from rs_lowconf.gan.sheet import write_sheets
 from rs_lowconf.gan.train import GanTraining, gradient_penalty, train
 from rs_lowconf.settings import CriticSettings, GanSettings
-from rs_lowconf.types import Critic
+from rs_lowconf.types import Augmentation, Critic
 from tests.fakes import FakeSource
 
 CPU = torch.device("cpu")
@@ -42,29 +44,114 @@ def start(
     return GanTraining(
         settings,
         source or fake_source(),
-        augment_real=lambda image, seed: image,
-        augment_fake=lambda image, seed: image,
+        augment_at=lambda strength: (lambda image, seed: image, lambda image, seed: image),
+        strength=0.5,
         seed=seed,
         device=CPU,
+        val=fake_source(9, 4),
     )
 
 
-def test_a_resumed_training_equals_the_unbroken_one(tmp_path: Path) -> None:
+EVERYTHING = SMALL.model_copy(
+    update={"overfit_target": 0.3, "blend_images": 120, "reconstruction": 1.0}
+)
+
+
+@pytest.mark.parametrize("settings", [SMALL, EVERYTHING], ids=["plain", "everything"])
+def test_a_resumed_training_equals_the_unbroken_one(
+    tmp_path: Path, settings: GanSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """20 steps give bit for bit what 10 steps, a file and 10 more steps give."""
-    unbroken = start()
+    monkeypatch.setattr("rs_lowconf.gan.train.CONTROL_IMAGES", 24)
+    unbroken = start(settings)
     for _ in range(20):
         unbroken.step()
-    first = start()
+    first = start(settings)
     for _ in range(10):
         first.step()
     save_state(tmp_path / "state.safetensors", first)
-    second = start()
+    second = start(settings)
     restore_state(tmp_path / "state.safetensors", second)
     for _ in range(10):
         second.step()
     ours, theirs = second.state(), unbroken.state()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(("target", "way"), [(0.0, 1), (0.99, -1)])
+def test_overfitting_drives_the_augmentation(
+    target: float, way: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above the target the chance of augmentation rises step by step, below it falls."""
+    monkeypatch.setattr("rs_lowconf.gan.train.CONTROL_IMAGES", 16)
+    monkeypatch.setattr("rs_lowconf.gan.train.overfit", lambda *_: 0.5)
+    asked: list[float] = []
+
+    def augment_at(strength: float) -> tuple[Augmentation, Augmentation]:
+        asked.append(strength)
+        return (lambda image, seed: image), (lambda image, seed: image)
+
+    training = GanTraining(
+        SMALL.model_copy(update={"overfit_target": target}),
+        fake_source(),
+        augment_at=augment_at,
+        strength=0.5,
+        seed=1,
+        device=CPU,
+        val=fake_source(9, 4),
+    )
+    for _ in range(40):
+        training.step()
+    assert asked[:3] == pytest.approx([0.5 + 0.05 * way, 0.5 + 0.05 * way, 0.5 + 0.1 * way])
+    assert training.strength == (1.0 if way > 0 else 0.0)
+
+
+def test_overfit_is_measured_against_held_out_tiles() -> None:
+    """A discriminator that knows its training tiles by heart is at 1, a fair one near 0."""
+
+    class Memory(Discriminator):
+        def forward(self, components: Tensor, label: Tensor) -> Tensor:  # noqa: ARG002
+            known = train.batch(range(len(train))).image
+            known = self.components(known, torch.zeros_like(known[:1]))
+            return (torch.cdist(components.flatten(1), known.flatten(1)).amin(1) < 1e-3).float()
+
+    class Fair(Discriminator):
+        def forward(self, components: Tensor, label: Tensor) -> Tensor:  # noqa: ARG002
+            rough = components.diff(dim=-1).abs().mean((1, 2, 3))
+            return (rough > 0.1).float()
+
+    train, val, training = fake_source(), fake_source(9, 4), start()
+    told = []
+    for kind in (Memory, Fair):
+        training.discriminator.__class__ = kind
+        told.append(overfit(training.discriminator, training.average, train, val, 0))
+    assert told == pytest.approx([1.0, 0.0])
+
+
+def test_classes_come_apart_over_the_blend() -> None:
+    """At first all classes draw the same tile, after the blend each its own."""
+    training = start(SMALL.model_copy(update={"blend_images": 16}))
+    z = torch.randn(1, training.generator.latent_dim).expand(3, -1)
+
+    def spread() -> float:
+        with torch.no_grad():
+            return float(training.average(z, torch.arange(3)).std(0).max())
+
+    training.step()
+    assert spread() < 1e-6
+    for _ in range(3):
+        training.step()
+    assert spread() > 1e-4
+
+
+def test_redrawing_teaches_the_decoder_only_when_asked() -> None:
+    """With a weight the decoder's weights move, without they stay."""
+    for weight, moves in ((0.0, False), (1.0, True)):
+        training = start(SMALL.model_copy(update={"reconstruction": weight}))
+        before = training.state()["decoder.draw.weight"].clone()
+        training.step()
+        assert torch.equal(before, training.state()["decoder.draw.weight"]) is not moves
 
 
 def test_training_ignores_and_keeps_the_global_random_state() -> None:

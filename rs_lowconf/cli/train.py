@@ -49,7 +49,7 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
     """
     settings = load_settings(config, set_)
     from rs_lowconf.cli.device import choose_device
-    from rs_lowconf.data.augment import augmentation
+    from rs_lowconf.data.augment import augmentations_at
     from rs_lowconf.data.source import open_split
     from rs_lowconf.gan.critic import fit_realism
     from rs_lowconf.gan.figures import figures
@@ -63,10 +63,11 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
     training = GanTraining(
         settings.gan,
         source,
-        augment_real=augmentation(settings.augment),
-        augment_fake=augmentation(settings.augment.model_copy(update={"flip": False})),
+        augment_at=augmentations_at(settings.augment),
+        strength=settings.augment.probability,
         seed=settings.run.seed,
         device=device,
+        val=val,
     )
     path = settings.run.dir / "gan"
     state = path / "state.safetensors"
@@ -129,7 +130,7 @@ def critic(config: ConfigOption = None, set_: SetOption = None) -> None:
     """
     settings = load_settings(config, set_)
     from rs_lowconf.cli.device import choose_device
-    from rs_lowconf.data.augment import augmentation
+    from rs_lowconf.data.augment import augmentations_at
     from rs_lowconf.data.source import open_split
     from rs_lowconf.gan.critic import fit_realism
     from rs_lowconf.gan.judge import train_judge
@@ -152,10 +153,7 @@ def critic(config: ConfigOption = None, set_: SetOption = None) -> None:
     folder.trim_log("images", 0)
     own, losses, judge = settings.critic, [], None
     every = max(1, own.images // own.batch_size // 20)
-    augment = (
-        augmentation(settings.augment),
-        augmentation(settings.augment.model_copy(update={"flip": False})),
-    )
+    augment = augmentations_at(settings.augment)(settings.augment.probability)
     with progress("training the critic", own.images) as bar:
         for step, record in enumerate(
             train_judge(generator, source, own, augment, settings.run.seed, device), start=1
@@ -174,7 +172,14 @@ def critic(config: ConfigOption = None, set_: SetOption = None) -> None:
 def _means(records: list["StepRecord"]) -> dict[str, float]:
     """Return the mean of each part of the records over the steps that have it."""
     means = {}
-    for name in ("critic_loss", "generator_loss", "logit_real", "logit_fake", "penalty"):
+    for name in (
+        "critic_loss",
+        "generator_loss",
+        "logit_real",
+        "logit_fake",
+        "penalty",
+        "strength",
+    ):
         values = [v for v in (getattr(record, name) for record in records) if v is not None]
         if values:
             means[name] = sum(values) / len(values)

@@ -9,6 +9,8 @@ alone: kornia otherwise copies the batch once more a step, forward and backward,
 two kinds together. That is a third of the time of the pipeline.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import kornia.augmentation as ka
@@ -188,6 +190,22 @@ def augmentation(settings: AugmentSettings) -> Augmentation:
         return augmented
 
     return augment
+
+
+def augmentations_at(
+    settings: AugmentSettings,
+) -> Callable[[float], tuple[Augmentation, Augmentation]]:
+    """Return what gives, for a probability, the pipelines of real and of generated tiles.
+
+    Generated tiles go through the same, but without symmetries.
+    """
+
+    @cache
+    def at(probability: float) -> tuple[Augmentation, Augmentation]:
+        real = settings.model_copy(update={"probability": probability})
+        return augmentation(real), augmentation(real.model_copy(update={"flip": False}))
+
+    return at
 
 
 def _chosen(tiles: int, probability: float) -> Tensor:

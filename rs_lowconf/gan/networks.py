@@ -65,6 +65,29 @@ class PlainBlock(nn.Module):
         return features + residual
 
 
+class ClassTable(nn.Module):
+    """One vector a class, blended with the mean of all by a share that training raises to 1.
+
+    A generator that is told classes of a few tiles each from the start collapses to a few
+    tiles a class; one that learns land first and classes later does not (Shahbazi et al.,
+    "Collapse by conditioning", ICLR 2022).
+    """
+
+    share: Tensor
+
+    def __init__(self, classes: int, length: int) -> None:
+        """Start with the classes fully apart."""
+        super().__init__()
+        self.table = nn.Embedding(classes, length)
+        self.register_buffer("share", torch.ones(()))
+
+    def forward(self, label: Int[Tensor, " b"]) -> Float[Tensor, "b f"]:
+        """Return a vector a label."""
+        common = self.table.weight.mean(0)
+        vectors: Tensor = torch.lerp(common.expand(len(label), -1), self.table(label), self.share)
+        return vectors
+
+
 class Generator(nn.Module):
     """Latents and classes to reflectance: deterministic, no hidden noise; a `TileGenerator`.
 
@@ -92,7 +115,7 @@ class Generator(nn.Module):
         half = settings.width
         quarter, eighth = _eights(1.6 * half), _eights(2.4 * half)
         style = 2 * EMBEDDING
-        self.embed_class = nn.Embedding(len(classes), EMBEDDING)
+        self.embed_class = ClassTable(len(classes), EMBEDDING)
         self.embed_latent = nn.Linear(self._global, EMBEDDING)
         self.style = nn.Linear(2 * EMBEDDING, style)
         self.start = nn.Linear(style, eighth)
@@ -164,13 +187,13 @@ class Discriminator(nn.Module):
         self.to8 = nn.Conv2d(quarter, eighth, 1)
         self.block8 = PlainBlock(eighth)
         self.patch = nn.Conv2d(eighth, 1, 1)
-        self.patch_class = nn.Embedding(len(classes), eighth)
+        self.patch_class = ClassTable(len(classes), eighth)
         self.to16 = nn.Conv2d(eighth, sixteenth, 1)
         self.block16 = PlainBlock(sixteenth)
         self.pool = nn.Conv2d(sixteenth, sixteenth, tile_size // 16, groups=sixteenth)
         self.whole = nn.Linear(sixteenth, 1)
-        self.whole_class = nn.Embedding(len(classes), sixteenth)
-        for table in (self.patch_class, self.whole_class):
+        self.whole_class = ClassTable(len(classes), sixteenth)
+        for table in (self.patch_class.table, self.whole_class.table):
             nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
 
     def components(
@@ -206,11 +229,44 @@ class Discriminator(nn.Module):
     ) -> Float[Tensor, " b"]:
         """Return one logit a tile; it has an arbitrary constant a class (relativistic loss)."""
         patches, whole = self.trunk(components)
+        return self.heads(patches, whole, label)
+
+    def heads(
+        self,
+        patches: Float[Tensor, "b p v u"],
+        whole: Float[Tensor, "b f"],
+        label: Int[Tensor, " b"],
+    ) -> Float[Tensor, " b"]:
+        """Return the logit of what the trunk returned."""
         conditioned = (patches * self.patch_class(label)[:, :, None, None]).sum(1)
         patch_logit = (self.patch(patches)[:, 0] + conditioned).mean((1, 2))
         whole_logit = self.whole(whole)[:, 0] + (whole * self.whole_class(label)).sum(1)
         logit: Tensor = patch_logit + whole_logit
         return logit
+
+
+class Decoder(nn.Module):
+    """Redraws real tiles at half size from the discriminator's patch features.
+
+    Having to keep what a tile shows keeps the discriminator of few tiles from learning them
+    by heart (Liu et al., "Towards faster and stabilized GAN training", ICLR 2021).
+    """
+
+    def __init__(self, discriminator: "Discriminator") -> None:
+        """Build for the features of a discriminator."""
+        super().__init__()
+        channels = discriminator.to8.out_channels
+        narrow = _eights(channels / 3)
+        self.to4 = nn.Conv2d(channels, narrow, 3, padding=1)
+        self.to2 = nn.Conv2d(narrow, narrow, 3, padding=1)
+        self.draw = nn.Conv2d(narrow, len(discriminator.bands), 3, padding=1)
+
+    def forward(self, patches: Float[Tensor, "b p v u"]) -> Float[Tensor, "b c h w"]:
+        """Return components at half size."""
+        features = F.leaky_relu(self.to4(_double(patches)), 0.2)
+        features = F.leaky_relu(self.to2(_double(features)), 0.2)
+        components: Tensor = self.draw(features)
+        return components
 
 
 def _double(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c v u"]:

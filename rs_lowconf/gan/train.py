@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rs_lowconf.errors import DataError, JobError, ModelError
-from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.figures import overfit
+from rs_lowconf.gan.networks import ClassTable, Decoder, Discriminator, Generator
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GanSettings
 from rs_lowconf.types import Augmentation, TileSource
 
+AugmentationsAt = Callable[[float], tuple[Augmentation, Augmentation]]
+
+CONTROL_IMAGES = 4_000
+"""The strength of augmentation is reconsidered every so many images."""
+CONTROL_STEP = 0.05
 _BASIS_PIXELS = 200_000
 
 
@@ -34,6 +40,8 @@ class StepRecord:
     logit_fake: float
     penalty: float | None
     """R1 + R2 before weighting; None in steps that leave it out."""
+    strength: float
+    """Chance of each augmentation."""
 
 
 class GanTraining:
@@ -48,23 +56,27 @@ class GanTraining:
         settings: GanSettings,
         source: TileSource,
         *,
-        augment_real: Augmentation,
-        augment_fake: Augmentation,
+        augment_at: AugmentationsAt,
+        strength: float,
         seed: int,
         device: torch.device,
+        val: TileSource | None = None,
     ) -> None:
         """Start from scratch.
 
         Args:
             settings: of networks and training.
             source: the training split.
-            augment_real: what real tiles go through before the discriminator sees them.
-            augment_fake: what generated tiles go through. The same, but without symmetries
-                that are drawn uniformly: if both went through those, a generator that draws
-                every field in one direction would look perfect (Karras et al., "Training
-                generative adversarial networks with limited data", 2020, section 2.2).
+            augment_at: gives, for a chance of each augmentation, what real tiles go through
+                before the discriminator sees them, and what generated tiles go through: the
+                same, but without symmetries that are drawn uniformly. If both went through
+                those, a generator that draws every field in one direction would look perfect
+                (Karras et al., "Training generative adversarial networks with limited data",
+                2020, section 2.2).
+            strength: the chance to start with, and to stay with unless overfitting drives it.
             seed: the run's.
             device: where to compute.
+            val: held-out tiles, needed where overfitting drives the strength.
 
         Raises:
             DataError: a class has no tile.
@@ -72,8 +84,10 @@ class GanTraining:
         self.settings = settings
         self.seed = seed
         self.images = 0
+        self.strength = strength
         self._source = source
-        self._augment = {"real": augment_real, "fake": augment_fake}
+        self._val = val
+        self._augment_at = augment_at
         self._device = device
         self._draw = BalancedDraw(source)
         with forked_rng(seed_of(seed, "gan", "weights")):
@@ -86,10 +100,12 @@ class GanTraining:
             }
             self.generator = Generator(settings, **shape).to(device)
             self.discriminator = Discriminator(settings.critic_width, **shape).to(device)
+            self._decoder = Decoder(self.discriminator).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(requires_grad=False)
         self._optimisers = {
             "generator": _optimiser(self.generator, settings),
             "discriminator": _optimiser(self.discriminator, settings),
+            "decoder": _optimiser(self._decoder, settings),
         }
 
     def step(self) -> StepRecord:
@@ -99,6 +115,7 @@ class GanTraining:
         for optimiser in self._optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = rate
+        self._control(number)
         dice = torch.Generator().manual_seed(seed_of(self.seed, "gan", "step", number))
         label, chosen = self._draw(settings.batch_size, dice)
         real = self._source.batch(chosen).image.to(self._device)
@@ -110,22 +127,27 @@ class GanTraining:
         seen_fake = self._seen(fake, dice, number, "fake")
 
         both = torch.cat([seen_real, seen_fake.detach()])
-        logits = self.discriminator(both, label.repeat(2))
+        patches, whole = self.discriminator.trunk(both)
+        logits = self.discriminator.heads(patches, whole, label.repeat(2))
         logit_real, logit_fake = logits.chunk(2)
         critic_loss = F.softplus(logit_fake - logit_real).mean()
         penalty = None
         total = critic_loss
+        if settings.reconstruction:
+            redrawn = self._decoder(patches[: len(label)])
+            difference = (redrawn - F.avg_pool2d(seen_real, 2)).abs().mean()
+            total = total + settings.reconstruction * difference
         if number % settings.penalty_every == 0:
             # The penalty sums over channels, so gamma is scaled from 3 bands to ours.
             weight = settings.gamma / 2 * 3 / len(self._source.bands) * settings.penalty_every
             penalty = gradient_penalty(self.discriminator, both, label.repeat(2)) * 2
             total = total + weight * penalty
-        self._update("discriminator", total)
+        self._update(("discriminator", "decoder"), total)
 
         self.discriminator.requires_grad_(requires_grad=False)
         judged = self.discriminator(seen_fake, label)
         generator_loss = F.softplus(logit_real.detach() - judged).mean()
-        self._update("generator", generator_loss)
+        self._update(("generator",), generator_loss)
         self.discriminator.requires_grad_(requires_grad=True)
 
         self.images += settings.batch_size
@@ -137,11 +159,15 @@ class GanTraining:
             logit_real=logit_real.mean().item(),
             logit_fake=logit_fake.mean().item(),
             penalty=None if penalty is None else penalty.item(),
+            strength=self.strength,
         )
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that the next step depends on, as tensors by name."""
-        tensors = {"images": torch.tensor(self.images)}
+        tensors = {
+            "images": torch.tensor(self.images),
+            "strength": torch.tensor(self.strength, dtype=torch.float64),
+        }
         for name, module in self._modules().items():
             tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
         for name, optimiser in self._optimisers.items():
@@ -172,13 +198,33 @@ class GanTraining:
             state["state"] = moments
             optimiser.load_state_dict(state)
         self.images = int(tensors["images"])
+        self.strength = float(tensors["strength"])
 
     def _modules(self) -> dict[str, nn.Module]:
         return {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "average": self.average,
+            "decoder": self._decoder,
         }
+
+    def _control(self, number: int) -> None:
+        """Set what depends on progress and on overfitting: classes' share and augmentation."""
+        settings = self.settings
+        share = min(1.0, self.images / settings.blend_images) if settings.blend_images else 1.0
+        for module in (self.generator, self.average, self.discriminator):
+            for part in module.modules():
+                if isinstance(part, ClassTable):
+                    part.share.fill_(share)
+        every = max(1, CONTROL_IMAGES // settings.batch_size)
+        if settings.overfit_target is not None and self._val is not None and number % every == 0:
+            seen = overfit(
+                self.discriminator, self.generator, self._source, self._val, self.seed + number
+            )
+            change = CONTROL_STEP if seen > settings.overfit_target else -CONTROL_STEP
+            self.strength = round(min(1.0, max(0.0, self.strength + change)), 6)
+        real, fake = self._augment_at(self.strength)
+        self._augment = {"real": real, "fake": fake}
 
     def _learning_rate(self) -> float:
         done = min(self.images / self.settings.images, 1.0)
@@ -191,16 +237,18 @@ class GanTraining:
     ) -> Float[Tensor, "b c h w"]:
         """Return what the discriminator is shown: dithered, augmented components."""
         dither = torch.rand(image.shape, generator=dice).to(self._device) - 0.5
-        augmented = self._augment[kind](image, seed_of(self.seed, "gan", "augment", kind, number))
+        augment = self._augment[kind]
+        augmented = augment(image, seed_of(self.seed, "gan", "augment", kind, number))
         components: Tensor = self.discriminator.components(augmented, dither)
         return components
 
-    def _update(self, name: str, loss: Float[Tensor, ""]) -> None:
-        optimiser = self._optimisers[name]
-        optimiser.zero_grad(set_to_none=True)
+    def _update(self, names: tuple[str, ...], loss: Float[Tensor, ""]) -> None:
+        for name in names:
+            self._optimisers[name].zero_grad(set_to_none=True)
         # torch leaves backward untyped.
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        for name in names:
+            self._optimisers[name].step()
 
     @torch.no_grad()
     def _average_weights(self) -> None:
