@@ -87,7 +87,7 @@ def test_every_figure_has_its_number_and_interval_or_a_reason(evaluated: Path) -
     report = report_of(evaluated)
     assert report["tiles"] == {"generated": 21, "train": 24, "val": 12, "test": 15}
     figures = {one["name"]: one for group in report["figures"].values() for one in group}
-    for wanted in ("KID-S2", "recall", "Vendi score", "NDVI distance", "CAS, standardised tiles"):
+    for wanted in ("KID-S2", "recall", "Vendi score", "NDVI distance", "CAS, decorrelated tiles"):
         assert figures[wanted]["measured"] is not None, wanted
     assert "B11" in figures["NDBI distance"]["note"]
     assert "left out" in figures["FD-S2"]["note"]

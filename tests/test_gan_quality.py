@@ -50,6 +50,7 @@ from rs_lowconf.gan.tiles import (
     DrawnTiles,
     all_turns,
     at_most,
+    decorrelate,
     fit_gaussian,
     standardise,
     turn,
@@ -368,6 +369,16 @@ class TestTiles:
         spread = found.std((2, 3), correction=0)
         assert float(spread[0, 0]) == 0
         torch.testing.assert_close(spread[1:], torch.ones(2, 5))
+
+    def test_decorrelated_tiles_have_texture_alone(self) -> None:
+        """Mean 0 and the identity as covariance in every tile; a constant band stays near 0."""
+        image = source().batch([0, 1, 2]).image.clone()
+        image[2, 4] = 0.25
+        found = decorrelate(image).double().flatten(2)
+        covariance = found @ found.mT / 256
+        torch.testing.assert_close(found.mean(2), torch.zeros(3, 5).double(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(covariance[:2], torch.eye(5).double().expand(2, 5, 5))
+        assert float(found[2, 4].abs().max()) < 0.1
 
     def test_drawn_tiles_are_rounded_as_files_are(self) -> None:
         """The digital numbers are whole, offset included."""

@@ -14,7 +14,14 @@ from torch import Tensor
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.data.augment import augmentation
 from rs_lowconf.gan.quality import Right
-from rs_lowconf.gan.tiles import ChangedTiles, DrawnTiles, fit_gaussian, standardise
+from rs_lowconf.gan.tiles import (
+    Change,
+    ChangedTiles,
+    DrawnTiles,
+    decorrelate,
+    fit_gaussian,
+    standardise,
+)
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import ClassifierSettings, Settings
 from rs_lowconf.target.classifier import Classifier, load_classifier, save_classifier
@@ -26,7 +33,11 @@ if TYPE_CHECKING:
     from rs_lowconf.cli.evaluate import Tiles
 
 _BATCH = 64
-_VIEWS = {"tiles as they are": lambda image: image, "standardised tiles": standardise}
+_VIEWS: dict[str, Change] = {
+    "tiles as they are": lambda image: image,
+    "standardised tiles": standardise,
+    "decorrelated tiles": decorrelate,
+}
 
 
 def load_reporter(settings: Settings, tiles: "Tiles", path: Path) -> Classifier:

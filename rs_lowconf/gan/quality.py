@@ -173,9 +173,9 @@ def classification_figures(right: Right, classes: int, seed: int) -> list[Measur
     """Return the classification accuracy scores (Ravuri and Vinyals 2019) and their ratios.
 
     Args:
-        right: for `real`, `generated` and `gaussian` training tiles, each read as they are
-            and standardised. Tiles standardised band by band have lost their colour, not how their
-            bands vary together, and a Gaussian can still tell classes by that.
+        right: for `real`, `generated` and `gaussian` training tiles, each read in several
+            ways: as they are; standardised, without colour; decorrelated, without anything
+            that a Gaussian of the bands can tell, who must fall to chance there.
         classes: number of classes, for the level of chance.
         seed: of the resamples.
     """

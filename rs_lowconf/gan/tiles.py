@@ -117,12 +117,26 @@ def at_most(source: TileSource, per_class: int, seed: int) -> SomeTiles:
 
 
 def standardise(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """Return tiles with mean 0 and deviation 1 in every band: texture without colour.
+    """Return tiles with mean 0 and deviation 1 in every band; a constant band becomes 0.
 
-    A constant band becomes 0.
+    Colour is gone; how the bands vary together is left beside texture.
     """
     spread, mean = torch.std_mean(image, dim=(2, 3), correction=0, keepdim=True)
     return (image - mean) / spread.clamp_min(1e-6)
+
+
+def decorrelate(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Return tiles whose bands are standardised and uncorrelated within the tile.
+
+    All first and second moments of the pixels are gone, so nothing but texture is left. The
+    root is the symmetric (ZCA) one: channel i still is about band i.
+    """
+    pixels = image.double().flatten(2)
+    pixels = pixels - pixels.mean(2, keepdim=True)
+    variance, direction = torch.linalg.eigh(pixels @ pixels.mT / pixels.shape[2])
+    gain = variance.clamp_min(1e-12).rsqrt()  # a hundredth of a digital number and less is noise
+    whitened: Tensor = (direction * gain[:, None, :]) @ direction.mT @ pixels
+    return whitened.view_as(image).to(image)
 
 
 def turn(image: Float[Tensor, "b c h w"], symmetry: int) -> Float[Tensor, "b c h w"]:
