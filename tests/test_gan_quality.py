@@ -145,30 +145,36 @@ class TestDistances:
     """Clouds of features."""
 
     def test_kid_is_the_one_of_torchmetrics(self) -> None:
-        """For sets of one size and equal classes the value is that of `poly_mmd`."""
+        """For sets of one size and without classes the value is that of `poly_mmd`."""
         dice = torch.Generator().manual_seed(1)
         a, b = torch.randn(2, 12, 7, generator=dice).double()
-        weights = everything(torch.arange(12) % 3)
+        weights = everything(torch.zeros(12).long())
         ours = kernel_distance(a, b + 0.3, weights, weights)
         assert ours.value == pytest.approx(float(poly_mmd(a, b + 0.3)), rel=1e-9)
         assert ours.low < ours.value < ours.high
 
     def test_kid_of_one_distribution_is_zero_on_average(self) -> None:
-        """Unbiased: the mean over pairs of samples is within its error of 0, sizes differing."""
+        """Unbiased: the mean over pairs of samples is within its error of 0.
+
+        Sizes differ, and so do the classes, of which each sample has a fixed number of tiles.
+        """
         dice = torch.Generator().manual_seed(2)
-        small, large = everything(torch.zeros(8).long()), everything(torch.zeros(20).long())
+        small, large = torch.arange(9) % 3, torch.arange(21) % 3
+        weights = everything(small), everything(large)
+
+        def draw(label: torch.Tensor) -> torch.Tensor:
+            return torch.randn(len(label), 3, generator=dice) + 2 * label[:, None]
+
         values = torch.tensor(
-            [
-                kernel_distance(
-                    torch.randn(8, 3, generator=dice),
-                    torch.randn(20, 3, generator=dice),
-                    small,
-                    large,
-                ).value
-                for _ in range(40)
-            ]
+            [kernel_distance(draw(small), draw(large), *weights).value for _ in range(60)]
         )
-        assert abs(float(values.mean())) < 3 * float(values.std()) / math.sqrt(40)
+        assert abs(float(values.mean())) < 2.5 * float(values.std()) / math.sqrt(60)
+
+    def test_kid_of_single_tiles_is_a_number(self) -> None:
+        """A class with one tile has no pair of different tiles, and does not spoil the figure."""
+        weights = everything(torch.tensor([0, 0, 1]))
+        found = kernel_distance(torch.randn(3, 2), torch.randn(3, 2), weights, weights)
+        assert math.isfinite(found.value + found.low + found.high)
 
     def test_the_frechet_distance_agrees_with_scipy(self) -> None:
         """The textbook formula with a matrix square root."""

@@ -7,7 +7,7 @@ Features here are those of the reporter, a network used for nothing else.
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics.image.kid import poly_kernel
 
@@ -37,8 +37,8 @@ def kernel_distance(
     """Return KID-S2: the unbiased squared MMD with KID's kernel (Binkowski et al. 2018).
 
     torchmetrics' metric averages it over random subsets of one size for both sets; this is
-    the same estimator over all pairs, for sets of any size. A pair of a tile with itself, as
-    a bootstrap makes, never counts. Unbiased, so it can be negative.
+    the same estimator over all pairs, for sets of any size whose number of tiles a class is
+    fixed. Unbiased, so it can be negative.
     """
     own, reference = own.double(), reference.double()
     among_own = poly_kernel(own, own)
@@ -47,15 +47,31 @@ def kernel_distance(
 
     def distance(a: Float[Tensor, "r n"], b: Float[Tensor, "r m"]) -> Float[Tensor, " r"]:
         cross = ((a @ between) * b).sum(1)
-        return _pair_mean(among_own, a) + _pair_mean(among_reference, b) - 2 * cross
+        within_own = _pair_mean(among_own, a, own_weights.label)
+        within_reference = _pair_mean(among_reference, b, reference_weights.label)
+        return within_own + within_reference - 2 * cross
 
     return estimate(distance, own_weights, reference_weights, least=-torch.inf)
 
 
-def _pair_mean(kernel: Float[Tensor, "n n"], weight: Float[Tensor, "r n"]) -> Float[Tensor, " r"]:
-    """Return the weighted mean of the kernel over pairs of different tiles."""
-    square = weight.square()
-    return (((weight @ kernel) * weight).sum(1) - square @ kernel.diagonal()) / (1 - square.sum(1))
+def _pair_mean(
+    kernel: Float[Tensor, "n n"], weight: Float[Tensor, "r n"], label: Int[Tensor, " n"]
+) -> Float[Tensor, " r"]:
+    """Return the mean of the kernel over pairs of different tiles, classes weighing as they do.
+
+    Pairs within a class lack those of a tile with itself; the others are weighed up for
+    them, or two samples with fixed classes would seem nearer to each other than they are.
+    A class with a single tile has but the pair with itself.
+    """
+    total = ((weight @ kernel) * weight).sum(1)
+    for k in sorted(set(label.tolist())):
+        own = weight[:, label == k]
+        block = kernel[label == k][:, label == k]
+        all_pairs = ((own @ block) * own).sum(1)
+        share, selves = own.sum(1).square(), own.square().sum(1)
+        distinct = (all_pairs - own.square() @ block.diagonal()) * share / (share - selves)
+        total += torch.where(share - selves > 1e-9 * share, distinct, all_pairs) - all_pairs
+    return total
 
 
 def frechet_distance(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> float:

@@ -64,6 +64,8 @@ class Weights:
     """Subsets of the wanted number of tiles a class."""
     resamples: Float[Tensor, "s n"]
     """Bootstrap resamples of such subsets, class by class."""
+    label: Int[Tensor, " n"]
+    """Class of every tile."""
     n: int
     """Tiles in each subset."""
 
@@ -106,7 +108,7 @@ def weigh(label: Int[Tensor, " n"], counts: Int[Tensor, " k"], seed: int) -> Wei
         chosen = subsets[torch.arange(_RESAMPLES) % len(draws)].gather(1, again)
         each = torch.full(chosen.shape, share, dtype=torch.float64)
         resamples.scatter_add_(1, chosen, each)
-    return Weights(draws=draws, resamples=resamples, n=int(counts.sum()))
+    return Weights(draws=draws, resamples=resamples, label=label, n=int(counts.sum()))
 
 
 def estimate(

@@ -102,7 +102,10 @@ def distribution_figures(sets: Sets) -> list[Measurement]:
     )
     return [
         Measurement(
-            name="KID-S2", measured=kernel, floor=floor, note="unbiased: its floor is around 0"
+            name="KID-S2",
+            measured=kernel,
+            floor=floor,
+            note="unbiased: its floor is around 0, on either side",
         ),
         _frechet(sets),
         *_manifolds(sets),
