@@ -137,6 +137,13 @@ class RunFolder:
         ):
             file.write(line)
 
+    def read_log(self) -> list[dict[str, Any]]:
+        """Return the records of `metrics.jsonl`, none when there is no such file."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
     def trim_log(self, key: str, last: int) -> None:
         """Drop the lines after `record[key] == last`, which a resumed run writes again."""
         path = self.path / "metrics.jsonl"

@@ -103,6 +103,8 @@ class ClassifierSettings(Section):
     width: PositiveInt = 32
     """Channels of the first stage of the CNNs of ours."""
     epochs: PositiveInt = 60
+    average_epochs: NonNegativeFloat = 3.0
+    """Half-life of the running average of the weights, in epochs; 0 averages nothing."""
     batch_size: PositiveInt = 32
     learning_rate: PositiveFloat = 2e-3
     weight_decay: NonNegativeFloat = 0.05

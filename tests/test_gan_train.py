@@ -11,10 +11,10 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.critic import critic_logit, fit_realism
-from rs_lowconf.gan.figures import figures, overfit, sample
+from rs_lowconf.gan.figures import domain_distance, figures, overfit, sample
 from rs_lowconf.gan.judge import train_judge
 from rs_lowconf.gan.model import load_model, restore_state, save_model, save_state
-from rs_lowconf.gan.networks import Discriminator
+from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.gan.sheet import write_sheets
 from rs_lowconf.gan.train import GanTraining, gradient_penalty, train
 from rs_lowconf.settings import CriticSettings, GanSettings
@@ -105,6 +105,33 @@ def test_overfitting_drives_the_augmentation(
         training.step()
     assert asked[:3] == pytest.approx([0.5 + 0.05 * way, 0.5 + 0.05 * way, 0.5 + 0.1 * way])
     assert training.strength == (1.0 if way > 0 else 0.0)
+
+
+def test_the_domain_distance_tells_checkpoints_apart() -> None:
+    """Tiles of the domain are near, the darker they get the farther; it is free of bias."""
+    val = fake_source(9, 8)
+
+    class Shifted(Generator):
+        shift = 0.0
+
+        def forward(self, z: Tensor, label: Tensor) -> Tensor:
+            tiles = FakeSource(BANDS, ("a", "b", "c"), 40, seed=int(z[0, 0].abs() * 1e6))
+            rows = [int(torch.nonzero(tiles.labels == k)[i % 40, 0]) for i, k in enumerate(label)]
+            return tiles.batch(rows).image - self.shift
+
+    generator = start().average
+    generator.__class__ = Shifted
+
+    def features(image: Tensor) -> Tensor:
+        return 10 * torch.cat([image.mean((2, 3)), image.std((2, 3))], 1)
+
+    near = [domain_distance(generator, val, features, seed) for seed in range(6)]
+    assert abs(np.mean(near)) < 0.02
+    far = []
+    for shift in (0.05, 0.1):
+        Shifted.shift = shift
+        far.append(domain_distance(generator, val, features, 0))
+    assert max(near) < far[0] < far[1]
 
 
 def test_overfit_is_measured_against_held_out_tiles() -> None:

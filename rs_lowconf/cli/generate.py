@@ -64,7 +64,8 @@ class Searched:
     """Evaluations of trajectories that were on their way when the search stopped."""
 
 
-def _rules(settings: Settings, models: "Models", stream: str) -> "SearchRules":
+def rules_of(settings: Settings, models: "Models", stream: str) -> "SearchRules":
+    """Return the rules of a stream: the search, or the random-latent baseline."""
     from rs_lowconf.search.loop import SearchRules
 
     own = settings.search
@@ -84,7 +85,8 @@ def _rules(settings: Settings, models: "Models", stream: str) -> "SearchRules":
     )
 
 
-def _archive(settings: Settings, models: "Models") -> "Archive":
+def archive_of(settings: Settings, models: "Models") -> "Archive":
+    """Return an empty archive."""
     from rs_lowconf.cli.models import LIKENESS
     from rs_lowconf.search.archive import Archive
 
@@ -115,7 +117,7 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
         minutes=float("inf") if baseline else own.max_minutes,
         seconds=past.seconds,
     )
-    archive = _archive(settings, models)
+    archive = archive_of(settings, models)
     trajectories: list[Trajectory] = []
     end: SearchEnd | None = None
     total = own.baseline_evaluations if baseline else own.count
@@ -125,7 +127,7 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
         for raw in search(
             models.evaluator,
             models.shell,
-            _rules(settings, models, stream),
+            rules_of(settings, models, stream),
             past.trajectories,
             archive.closed,
         ):

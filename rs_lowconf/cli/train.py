@@ -1,5 +1,6 @@
 """`rslow train target | extractor | gan | critic`."""
 
+import math
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -11,9 +12,14 @@ from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import ClassifierSettings, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
     from rs_lowconf.gan.networks import Discriminator
     from rs_lowconf.gan.train import StepRecord
     from rs_lowconf.target.classifier import Classifier
+    from rs_lowconf.types import TileSource
 
 train_app = typer.Typer(help="Train a model of ours.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
@@ -45,14 +51,16 @@ def extractor(config: ConfigOption = None, set_: SetOption = None) -> None:
 def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Train the class-conditional generator and its discriminator; resumes where it stopped.
 
-    Writes gan.safetensors, metrics.jsonl and sheets/ (real | generated) into run.dir/gan.
+    Needs the extractor, by whose features gan.safetensors is the checkpoint nearest to the
+    validation tiles. Writes metrics.jsonl and sheets/ (real | generated) beside it into
+    run.dir/gan.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.cli.device import choose_device
     from rs_lowconf.data.augment import augmentations_at
     from rs_lowconf.data.source import open_split
     from rs_lowconf.gan.critic import fit_realism
-    from rs_lowconf.gan.figures import figures
+    from rs_lowconf.gan.figures import domain_distance, figures
     from rs_lowconf.gan.model import restore_state, save_model, save_state
     from rs_lowconf.gan.sheet import write_sheets
     from rs_lowconf.gan.train import GanTraining, train
@@ -69,6 +77,7 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
         device=device,
         val=val,
     )
+    features = _selecting_features(settings, source, device)
     path = settings.run.dir / "gan"
     state = path / "state.safetensors"
     if state.exists():
@@ -77,12 +86,19 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
     folder.trim_log("images", training.images)
     recent: list[StepRecord]
     start, first, recent = time.monotonic(), training.images, []
+    best = min((line["domain_distance"] for line in folder.read_log()), default=math.inf)
 
     def checkpoint() -> None:
-        critic = fit_realism(training.discriminator, training.average, source, settings.run.seed)
-        save_model(
-            path / "gan.safetensors", training, critic, attribution=settings.data.attribution
-        )
+        nonlocal best
+        distance = domain_distance(training.average, val, features, settings.run.seed)
+        if distance < best:
+            best = distance
+            critic = fit_realism(
+                training.discriminator, training.average, source, settings.run.seed
+            )
+            save_model(
+                path / "gan.safetensors", training, critic, attribution=settings.data.attribution
+            )
         write_sheets(
             path / "sheets",
             training.average,
@@ -93,10 +109,14 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
         )
         save_state(state, training)
         quality = figures(training.average, training.discriminator, source, val, settings.run.seed)
-        seconds = time.monotonic() - start
-        rate = (training.images - first) / seconds
         folder.log(
-            {"images": training.images, "images_per_second": rate, **_means(recent), **quality}
+            {
+                "images": training.images,
+                "images_per_second": (training.images - first) / (time.monotonic() - start),
+                **_means(recent),
+                **quality,
+                "domain_distance": distance,
+            }
         )
         recent.clear()
 
@@ -118,7 +138,23 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
                 due += 1
         if recent:
             checkpoint()
-    print(f"{training.images:,} images; {path / 'gan.safetensors'}, sheets in {path / 'sheets'}")
+    chosen = min(folder.read_log(), key=lambda line: line["domain_distance"])["images"]
+    print(
+        f"{training.images:,} images, of which the checkpoint after {chosen:,} is kept: "
+        f"{path / 'gan.safetensors'}, sheets in {path / 'sheets'}"
+    )
+
+
+def _selecting_features(
+    settings: Settings, source: "TileSource", device: "torch.device"
+) -> "Callable[[torch.Tensor], torch.Tensor]":
+    """Return the extractor's features, by which the best checkpoint is chosen."""
+    from rs_lowconf.target.classifier import load_classifier
+    from rs_lowconf.target.load import check_fit
+
+    extractor = load_classifier(settings.run.dir / "extractor" / "extractor.safetensors", device)
+    channels = list(check_fit(extractor.bands, source.bands, model="extractor"))
+    return lambda image: extractor.features(image[:, channels])
 
 
 @train_app.command()

@@ -22,6 +22,10 @@ FINE = 16
 """Channels of the generator at full resolution, where a channel costs most."""
 
 
+DARKEST = 1e-4
+"""Reflectance below which no tile is drawn: one digital number, because 0 is nodata."""
+
+
 class FilmBlock(nn.Module):
     """Residual block whose features are scaled and shifted by a style vector.
 
@@ -153,7 +157,7 @@ class Generator(nn.Module):
         features = self.block1(_double(self.to1(features)), style)  # b 16 s s
         components = self.draw(F.leaky_relu(features, 0.2))  # b c s s
         image: Tensor = self.unwhiten(components)
-        return image
+        return image.clamp_min(DARKEST)
 
 
 class Discriminator(nn.Module):
