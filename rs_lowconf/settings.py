@@ -111,12 +111,19 @@ class ClassifierSettings(Section):
     label_smoothing: float = Field(default=0.05, ge=0.0, lt=1.0)
 
 
+class ExtractorSettings(ClassifierSettings):
+    """The extractor: another architecture than the target."""
+
+    architecture: str = "residual_cnn"
+    width: PositiveInt = 24
+
+
 class TargetSettings(Section):
     """The model under test: trained by `rslow train target`, or from elsewhere."""
 
     kind: Literal["trained", "torchgeo", "timm", "export", "torchscript", "python"] = "trained"
     """`trained` is what `rslow train target` wrote; the others read `path` or `python`."""
-    train: ClassifierSettings = ClassifierSettings(architecture="small_cnn")
+    train: ClassifierSettings = ClassifierSettings()
     path: Path | None = None
     """Checkpoint or program file of a foreign target."""
     python: str | None = None
@@ -305,7 +312,7 @@ class Settings(Section):
     data: DataSettings = DataSettings()
     augment: AugmentSettings = AugmentSettings()
     target: TargetSettings = TargetSettings()
-    extractor: ClassifierSettings = ClassifierSettings(architecture="residual_cnn", width=24)
+    extractor: ExtractorSettings = ExtractorSettings()
     gan: GanSettings = GanSettings()
     critic: CriticSettings = CriticSettings()
     search: SearchSettings = SearchSettings()

@@ -1,10 +1,12 @@
 """The trained model as one file: averaged generator, discriminator and realism calibration."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError
@@ -60,9 +62,9 @@ def load_model(path: Path, device: torch.device) -> GanModel:
     settings = GanSettings.model_validate(header["settings"])
     shape = _shape(header)
     generator = Generator(settings, **shape)
-    generator.load_state_dict(tensors_below(tensors, "generator"))
     discriminator = Discriminator(settings.critic_width, **shape)
-    discriminator.load_state_dict(tensors_below(tensors, "discriminator"))
+    _fill(generator, tensors, "generator", path)
+    _fill(discriminator, tensors, "discriminator", path)
     critic = RealismCritic(
         discriminator.to(device),
         slope=tensors["realism.slope"].to(device),
@@ -93,7 +95,7 @@ def load_critic(path: Path, device: torch.device) -> RealismCritic:
     """
     tensors, header = read_checkpoint(path, CRITIC_KIND)
     discriminator = Discriminator(header["width"], **_shape(header))
-    discriminator.load_state_dict(tensors_below(tensors, "discriminator"))
+    _fill(discriminator, tensors, "discriminator", path)
     return RealismCritic(
         discriminator.to(device),
         slope=tensors["realism.slope"].to(device),
@@ -105,6 +107,16 @@ def save_state(path: Path, training: GanTraining) -> None:
     """Write everything that the next training step depends on."""
     header = {"seed": training.seed, "settings": training.settings.model_dump(mode="json")}
     write_checkpoint(path, STATE_KIND, training.state(), header)
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: Path) -> None:
+    try:
+        module.load_state_dict(tensors_below(tensors, name))
+    except RuntimeError as error:
+        raise ModelError(
+            f"the weights in {path} do not fit the {name} of this version of rs_lowconf",
+            remedy="train again, or use the version that its run's versions.json names",
+        ) from error
 
 
 def _shape(header: dict[str, Any]) -> dict[str, Any]:
