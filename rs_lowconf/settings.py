@@ -216,7 +216,7 @@ class CriticSettings(Section):
 
     width: PositiveInt = 32
     """Channels at half resolution; coarser stages are wider."""
-    images: PositiveInt = 40_000
+    images: PositiveInt = 20_000
     """Real tiles shown before training ends."""
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 4e-4

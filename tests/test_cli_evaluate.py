@@ -59,11 +59,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, write_tile: WriteTile) -> 
                 write_tile(path, bands=BANDS, pixels=pixels)
     config = folder / "config.yaml"
     config.write_text(CONFIG.format(folder=folder))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["rslow", "train", "gan", "-c", str(config)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    assert ended.value.code in (0, None)
+    for part in ("extractor", "gan"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["rslow", "train", part, "-c", str(config)])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        assert ended.value.code in (0, None)
     return folder
 
 

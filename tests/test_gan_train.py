@@ -108,7 +108,7 @@ def test_overfitting_drives_the_augmentation(
 
 
 def test_the_domain_distance_tells_checkpoints_apart() -> None:
-    """Tiles of the domain are near, the darker they get the farther; it is free of bias."""
+    """Tiles of the domain are equally near, whichever they are; the darker, the farther."""
     val = fake_source(9, 8)
 
     class Shifted(Generator):
@@ -126,7 +126,7 @@ def test_the_domain_distance_tells_checkpoints_apart() -> None:
         return 10 * torch.cat([image.mean((2, 3)), image.std((2, 3))], 1)
 
     near = [domain_distance(generator, val, features, seed) for seed in range(6)]
-    assert abs(np.mean(near)) < 0.02
+    assert max(near) - min(near) < 0.02
     far = []
     for shift in (0.05, 0.1):
         Shifted.shift = shift
@@ -139,7 +139,7 @@ def test_overfit_is_measured_against_held_out_tiles() -> None:
 
     class Memory(Discriminator):
         def forward(self, components: Tensor, label: Tensor) -> Tensor:  # noqa: ARG002
-            known = train.batch(range(len(train))).image
+            known = tiles.batch(range(len(tiles))).image
             known = self.components(known, torch.zeros_like(known[:1]))
             return (torch.cdist(components.flatten(1), known.flatten(1)).amin(1) < 1e-3).float()
 
@@ -148,11 +148,11 @@ def test_overfit_is_measured_against_held_out_tiles() -> None:
             rough = components.diff(dim=-1).abs().mean((1, 2, 3))
             return (rough > 0.1).float()
 
-    train, val, training = fake_source(), fake_source(9, 4), start()
+    tiles, val, training = fake_source(), fake_source(9, 4), start()
     told = []
     for kind in (Memory, Fair):
         training.discriminator.__class__ = kind
-        told.append(overfit(training.discriminator, training.average, train, val, 0))
+        told.append(overfit(training.discriminator, training.average, tiles, val, 0))
     assert told == pytest.approx([1.0, 0.0])
 
 
@@ -269,7 +269,7 @@ def test_the_penalty_is_the_squared_gradient_norm() -> None:
 def test_training_learns_the_colours_of_the_classes() -> None:
     """After a short training the generated band means are nearer to the right class's."""
     settings = SMALL.model_copy(
-        update={"images": 8 * 250, "ema_images": 200, "learning_rate": 2e-3}
+        update={"images": 8 * 350, "ema_images": 200, "learning_rate": 2e-3}
     )
     training = start(settings)
     source = fake_source()
@@ -283,7 +283,7 @@ def test_training_learns_the_colours_of_the_classes() -> None:
 
     for record in train(training):
         last = record
-    assert last.images == 2000
+    assert last.images == 2800
     assert correct() > 0.8
 
 

@@ -215,7 +215,8 @@ def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:
     ours = report["search"]
     print(
         f"{ours['accepted']} hard samples in {ours['evaluations']:,} evaluations and "
-        f"{ours['seconds']:.0f} s ({end})."
+        f"{ours['seconds']:.0f} s ({end}); {ours['evaluations_unfinished']:,} more evaluations "
+        "went into latents that were still on their way."
     )
     if "times_less_than_random" in report:
         theirs = report["random_latents"]

@@ -69,9 +69,10 @@ def domain_distance(
 ) -> float:
     """Return how far generated tiles are from held-out ones, to choose a checkpoint by.
 
-    The unbiased squared MMD with KID's kernel (Binkowski et al., "Demystifying MMD GANs",
-    ICLR 2018), of several generated tiles for every held-out one. It is no figure to report:
-    the checkpoint with the smallest of many looks better than it is.
+    The squared MMD with KID's kernel (Binkowski et al., "Demystifying MMD GANs", ICLR 2018)
+    of several generated tiles for every held-out one. It is no figure to report: the
+    checkpoint with the smallest of many looks better than it is, and as both sets have the
+    same number of tiles a class, it has an offset (the same for all checkpoints).
     """
     label = val.labels.repeat(max(1, _COMPARED // len(val)))
     real = val.batch(range(len(val))).image

@@ -23,7 +23,7 @@ FINE = 16
 
 
 DARKEST = 1e-4
-"""Reflectance below which no tile is drawn: one digital number, because 0 is nodata."""
+"""Reflectance below which a trained generator draws nothing: one digital number, as 0 is nodata."""
 
 
 class FilmBlock(nn.Module):
@@ -157,7 +157,8 @@ class Generator(nn.Module):
         features = self.block1(_double(self.to1(features)), style)  # b 16 s s
         components = self.draw(F.leaky_relu(features, 0.2))  # b c s s
         image: Tensor = self.unwhiten(components)
-        return image.clamp_min(DARKEST)
+        # The discriminator has to see what is too dark, or the generator does not learn it.
+        return image if self.training else image.clamp_min(DARKEST)
 
 
 class Discriminator(nn.Module):
