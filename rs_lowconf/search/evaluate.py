@@ -81,8 +81,7 @@ class Evaluator:
             gate: judges stored tiles, their channels in the generator's order.
             features: of tiles with the generator's channels.
             target_channels: the generator's channels that the target reads, in its order.
-            realism_floor: the critic's realism below which the energy rises, and below which
-                a tile is not worth showing to the gate.
+            realism_floor: the critic's realism below which the energy rises.
             realism_weight: weight of the realism penalty in the energy.
             micro_batch: the fixed batch size.
             device: where the networks are.

@@ -242,9 +242,8 @@ def _judge(
     slot.evaluations += 1
     state = _State(z=slot.z, pixels=scores.pixels[row], confidence=float(scores.confidence[row]))
     realism = float(scores.realism[row])
-    unsure = state.confidence < rules.tau
-    # Random latents face the gate alone, or the energy's critic would be a second gate.
-    inside = unsure and (rules.mode == "random" or realism >= evaluator.realism_floor)
+    # The energy's critic only leads the way: as a condition it would be a second gate.
+    inside = state.confidence < rules.tau
     outcome, found = None, None
     if rules.mode == "sample":
         if inside:
