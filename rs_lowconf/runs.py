@@ -9,13 +9,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from torch import Tensor
 
 from rs_lowconf.errors import ModelError, OutputError
 from rs_lowconf.settings import Settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CHECKPOINT_FORMAT = 1
 _REPORTED_PACKAGES = (
@@ -102,6 +105,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file atomically; NaN and infinity are refused, because JSON has none."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def save_figures(folder: Path, figures: "Mapping[str, Figure]") -> list[Path]:
+    """Write each matplotlib figure as NAME.png, atomically, and return the files."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    written = []
+    for name, figure in figures.items():
+        path = folder / f"{name}.png"
+        FigureCanvasAgg(figure)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
+        written.append(path)
+    return written
 
 
 def sha256_of(path: Path) -> str:

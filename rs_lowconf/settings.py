@@ -6,7 +6,7 @@ YAML holds values, never class paths; the sole exception is the target's
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -24,6 +24,8 @@ from pydantic import (
 from rs_lowconf.bands import Level
 from rs_lowconf.errors import SettingsError
 
+Architecture = Annotated[str, Field(pattern="^(small_cnn|residual_cnn|timm:.+)$")]
+
 
 class Section(BaseModel):
     """A frozen group of settings that forbids unknown keys."""
@@ -36,6 +38,9 @@ class RunSettings(Section):
 
     dir: Path = Path("runs/default")
     """Folder of the run; each stage writes a subfolder named after itself."""
+    models: Literal["embedded", "trained"] = "embedded"
+    """Generator, gate and extractor: those inside the package (EuroSAT's bands and classes), or
+    those that `rslow train` wrote into `dir`."""
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: NonNegativeInt = 0
@@ -45,8 +50,10 @@ class RunSettings(Section):
 class DataSettings(Section):
     """The tiles to learn from and to be measured on."""
 
-    kind: Literal["eurosat", "folder"] = "eurosat"
-    """`eurosat`: torchgeo.datasets.EuroSAT. `folder`: class-named subfolders of GeoTIFFs."""
+    kind: Literal["none", "eurosat", "folder"] = "none"
+    """`none`: no real tiles at hand; the embedded models need none, but then no real tile is
+    shown beside a generated one. `eurosat`: torchgeo.datasets.EuroSAT. `folder`: class-named
+    subfolders of GeoTIFFs."""
     root: Path = Path("data")
     download: bool = False
     """EuroSAT only: let torchgeo fetch the 2 GB archive when it is not in `root`."""
@@ -98,9 +105,9 @@ class AugmentSettings(Section):
 class ClassifierSettings(Section):
     """How a classifier of ours is trained; for the target and for the extractor."""
 
-    architecture: str = "small_cnn"
+    architecture: Architecture = "small_cnn"
     """`small_cnn`, `residual_cnn`, or `timm:NAME` for any timm backbone."""
-    width: PositiveInt = 32
+    width: PositiveInt = 48
     """Channels of the first stage of the CNNs of ours."""
     epochs: PositiveInt = 60
     average_epochs: NonNegativeFloat = 3.0
@@ -114,15 +121,18 @@ class ClassifierSettings(Section):
 class ExtractorSettings(ClassifierSettings):
     """The extractor: another architecture than the target."""
 
-    architecture: str = "residual_cnn"
+    architecture: Architecture = "residual_cnn"
     width: PositiveInt = 24
 
 
 class TargetSettings(Section):
     """The model under test: trained by `rslow train target`, or from elsewhere."""
 
-    kind: Literal["trained", "torchgeo", "timm", "export", "torchscript", "python"] = "trained"
-    """`trained` is what `rslow train target` wrote; the others read `path` or `python`."""
+    kind: Literal["embedded", "trained", "torchgeo", "timm", "export", "torchscript", "python"] = (
+        "embedded"
+    )
+    """`embedded` is the one inside the package, `trained` what `rslow train target` wrote into
+    run.dir; the others read `path` or `python`."""
     train: ClassifierSettings = ClassifierSettings()
     path: Path | None = None
     """Checkpoint or program file of a foreign target."""
@@ -154,7 +164,7 @@ class TargetSettings(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "TargetSettings":
-        if self.kind == "trained":
+        if self.kind in ("embedded", "trained"):
             return self
         needed = ["bands", "classes", "python" if self.kind == "python" else "path"]
         if self.kind == "timm":
@@ -187,6 +197,9 @@ class GanSettings(Section):
     images: PositiveInt = 200_000
     """Real tiles shown to the discriminator before training ends."""
     batch_size: PositiveInt = 8
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the networks' inner layers in training: bfloat16 is twice as fast where the processor
+    knows it (avx512_bf16, amx or a recent GPU) and slower where it does not."""
     learning_rate: PositiveFloat = 4e-4
     final_rate: float = Field(default=0.25, gt=0.0, le=1.0)
     """The learning rate falls along a cosine to this share of its first value."""
@@ -202,7 +215,7 @@ class GanSettings(Section):
     blend_images: NonNegativeInt = 0
     """Images over which the classes come apart, from one for all."""
     reconstruction: NonNegativeFloat = 0.0
-    """Weight of redrawing real tiles from the discriminator's features; 0 leaves it out."""
+    """Weight of redrawing real tiles from latents that an encoder finds; 0 leaves it out."""
     checkpoint_images: PositiveInt = 10_000
     """A checkpoint, a sample sheet and a metrics line every so many images."""
     sheet_columns: PositiveInt = 8
@@ -211,7 +224,7 @@ class GanSettings(Section):
     """Share of the mean band variance added to each principal variance (tempering)."""
 
 
-class CriticSettings(Section):
+class GateSettings(Section):
     """The gate's own discriminator, trained against the finished generator."""
 
     width: PositiveInt = 32
@@ -253,8 +266,8 @@ class SearchSettings(Section):
     """Budget in evaluations of the target, the random-latent baseline not counted."""
     max_minutes: PositiveFloat = 30.0
     """Budget in minutes, the random-latent baseline not counted."""
-    slots: PositiveInt = 64
-    """Latents that move at the same time."""
+    slots: PositiveInt = 16
+    """Latents that move at the same time; more than a micro-batch pays on a GPU only."""
     micro_batch: PositiveInt = 16
     """Fixed, padded batch of every network pass, so that a sample is the same in any company."""
     learning_rate: PositiveFloat = 0.05
@@ -282,7 +295,7 @@ class SearchSettings(Section):
 class ReporterSettings(ClassifierSettings):
     """The reporter: wider than a target, so that its features tell more apart."""
 
-    width: PositiveInt = 48
+    width: PositiveInt = 64
 
 
 class EvaluateSettings(Section):
@@ -314,7 +327,7 @@ class Settings(Section):
     target: TargetSettings = TargetSettings()
     extractor: ExtractorSettings = ExtractorSettings()
     gan: GanSettings = GanSettings()
-    critic: CriticSettings = CriticSettings()
+    gate: GateSettings = GateSettings()
     search: SearchSettings = SearchSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     review: ReviewSettings = ReviewSettings()

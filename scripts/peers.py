@@ -13,7 +13,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.search.evaluate import Evaluator, Scores
-from rs_lowconf.search.loop import Found, Outcome, SearchRules, Trajectory
+from rs_lowconf.search.loop import (
+    Found,
+    Outcome,
+    Refusal,
+    SearchRules,
+    State,
+    Tile,
+    Trajectory,
+    judge_stored,
+)
 from rs_lowconf.search.prior import draw_latent
 from rs_lowconf.seeds import seed_of
 
@@ -107,7 +116,7 @@ class _Trial:
         self._evaluator, self._rules = evaluator, rules
         self._seed_id, self._label = seed_id, label
         self.evaluations = self._steps = self._flips = self._rejections = 0
-        self._confidence, self._realism = 1.0, 0.0
+        self._confidence = 1.0
         self.found: Found | None = None
 
     def look(self, z: Float[Tensor, "b d"]) -> Scores:
@@ -116,26 +125,16 @@ class _Trial:
         scores = self._evaluator.score(z, labels, gradient=False)
         self.evaluations += len(z)
         self._steps += 1
-        best = int(scores.confidence.argmin())
-        self._confidence = float(scores.confidence[best])
-        self._realism = float(scores.realism[best])
+        self._confidence = float(scores.confidence.min())
         for row in torch.nonzero(scores.confidence < self._rules.tau)[:, 0].tolist():
-            stored = self._evaluator.score_stored(scores.pixels[row], self._label)
+            tile = Tile(z=z[row], pixels=scores.pixels[row])
+            state = State(tile=tile, confidence=float(scores.confidence[row]))
+            judged = judge_stored(self._evaluator, self._rules.tau, self._label, state)
             self.evaluations += 1
-            if stored.confidence >= self._rules.tau:
-                self._flips += 1
-            elif not bool(self._evaluator.gate.passes(torch.tensor([stored.p_value]))):
-                self._rejections += 1
-            else:
-                self.found = Found(
-                    z=z[row],
-                    pixels=scores.pixels[row],
-                    log_probability=stored.log_probability,
-                    parts=stored.parts,
-                    p_value=stored.p_value,
-                    features=stored.features,
-                    confidence_before=float(scores.confidence[row]),
-                )
+            self._flips += judged is Refusal.FLIPPED
+            self._rejections += judged is Refusal.REJECTED
+            if isinstance(judged, Found):
+                self.found = judged
                 break
         return scores
 
@@ -150,7 +149,6 @@ class _Trial:
             flips=self._flips,
             gate_rejections=self._rejections,
             confidence=self._confidence,
-            realism=self._realism,
             found=self.found,
         )
 

@@ -1,6 +1,7 @@
 """Shared fixtures: real data where the environment offers it, and small seeded folders."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from rasterio import Affine
 
 from rs_lowconf.bands import EUROSAT_ORDER
+from rs_lowconf.cli import main
 
 WriteTile = Callable[..., NDArray[Any]]
 
@@ -35,6 +37,16 @@ def eurosat_root() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return root
+
+
+def train_models(config: Path, *stages: str) -> None:
+    """Run `rslow train` for one stage after another, in this process."""
+    for stage in stages:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["rslow", "train", stage, "-c", str(config)])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        assert ended.value.code in (0, None)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ from jaxtyping import UInt16
 
 from rs_lowconf.bands import EUROSAT_ORDER, BandSpec
 from rs_lowconf.review import Label, RealNeighbour, ReviewSample, write_package
+from rs_lowconf.review.composites import composites_of
+from rs_lowconf.review.sheet import Sheet
 from rs_lowconf.types import Grid
 
 CLASSES = ("Forest", "Field", "Town", "Water")
@@ -29,11 +31,25 @@ def tile(seed: int, kind: int, channels: int) -> UInt16[np.ndarray, "c h w"]:
 
 
 def sample(
-    number: int, names: tuple[str, ...] = EUROSAT_ORDER, grid: Grid | None = GRID
+    number: int,
+    names: tuple[str, ...] = EUROSAT_ORDER,
+    grid: Grid | None = GRID,
+    *,
+    real: bool = True,
 ) -> ReviewSample:
-    """Return the sample of this number; its tiles depend on nothing else."""
+    """Return the sample of this number, with a real neighbour or without.
+
+    Its tiles depend on the number alone.
+    """
     kind = number % len(CLASSES)
     bands = BandSpec(names=names, level="L1C")
+    neighbour = RealNeighbour(
+        tile_id=f"{CLASSES[kind]}_{number}",
+        pixels=tile(2 * number + 1, kind, len(names)),
+        class_name=CLASSES[kind],
+        grid=grid,
+        distance=1.5,
+    )
     return ReviewSample(
         sample_id=f"s{number:04d}",
         pixels=tile(2 * number, kind, len(names)),
@@ -43,14 +59,25 @@ def sample(
         second=CLASSES[kind],
         confidence=0.31,
         realism=-0.25,
-        neighbour=RealNeighbour(
-            tile_id=f"{CLASSES[kind]}_{number}",
-            pixels=tile(2 * number + 1, kind, len(names)),
-            class_name=CLASSES[kind],
-            grid=grid,
-            distance=1.5,
-        ),
+        neighbour=neighbour if real else None,
         provenance={"seed": str(number)},
+    )
+
+
+def blocks_of(one: ReviewSample) -> list[UInt16[np.ndarray, "c h w"]]:
+    """Return the tiles of a sample's cell from left to right."""
+    real = [] if one.neighbour is None else [one.neighbour.pixels]
+    return [*real, one.pixels]
+
+
+def sheet_of(samples: list[ReviewSample]) -> Sheet:
+    """Return the places on the sheet of these samples."""
+    return Sheet(
+        count=len(samples),
+        width=SIZE,
+        height=SIZE,
+        blocks=len(blocks_of(samples[0])),
+        composites=composites_of(samples[0].bands),
     )
 
 

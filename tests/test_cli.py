@@ -28,16 +28,19 @@ from rs_lowconf.gan.model import load_critic, load_model
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.settings import load
 from rs_lowconf.target.classifier import load_classifier
+from tests.conftest import train_models
+from tests.make_tiles import make_tiles
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
-run: {{dir: {folder}/run, threads: 1}}
-data: {{kind: folder, root: {folder}/tiles, tile_size: 32}}
-target: {{train: {{width: 8, epochs: 6}}}}
+run: {{dir: {folder}/run, models: trained, threads: 1}}
+data: {{kind: folder, root: {folder}/tiles, tile_size: 32, val_share: 0.45,
+       test_share: 0.1}}
+target: {{kind: trained, train: {{width: 8, epochs: 6}}}}
 extractor: {{architecture: residual_cnn, width: 8, epochs: 4}}
 gan: {{width: 8, critic_width: 8, latent_global: 8, latent_map: 2, images: 800, batch_size: 8,
       learning_rate: 2.0e-3, ema_images: 200, checkpoint_images: 400, sheet_columns: 3}}
-critic: {{width: 8, images: 320, ema_images: 100}}
+gate: {{width: 8, images: 320, ema_images: 100}}
 search: {{count: 8, tau: 0.9, slots: 6, micro_batch: 3, max_evaluations: 4000,
          baseline_evaluations: 40, per_condition: 8, per_cell: null,
          novelty_quantile: null}}
@@ -74,22 +77,10 @@ def rslow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with tiles, a config and models that were trained by the commands."""
     folder = tmp_path_factory.mktemp("trained")
-    make = [sys.executable, str(ROOT / "scripts" / "make_tiles.py"), str(folder / "tiles"), "16"]
-    subprocess.run(make, check=True, capture_output=True)
-    for name in ("houses", "road", "water"):
-        shutil.rmtree(folder / "tiles" / name)
+    make_tiles(folder / "tiles", 16)
     config = folder / "config.yaml"
-    config.write_text(CONFIG.format(folder=folder) + "# 16 tiles a class\n")
-    text = config.read_text().replace(
-        "tile_size: 32", "tile_size: 32, val_share: 0.45, test_share: 0.1"
-    )
-    config.write_text(text)
-    for part in ("target", "extractor", "gan", "critic"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["rslow", "train", part, "-c", str(config)])
-            with pytest.raises(SystemExit) as ended:
-                main()
-        assert ended.value.code in (0, None)
+    config.write_text(CONFIG.format(folder=folder))
+    train_models(config, "target", "extractor", "gan", "gate")
     return folder
 
 
@@ -131,7 +122,7 @@ def test_every_exported_tile_is_low_confidence_when_read_back_alone(
     folder = project / "run" / "generate"
     target = load_classifier(project / "run" / "target" / "target.safetensors", torch.device("cpu"))
     gan = load_model(project / "run" / "gan" / "gan.safetensors", torch.device("cpu"))
-    critic = load_critic(project / "run" / "critic" / "critic.safetensors", torch.device("cpu"))
+    critic = load_critic(project / "run" / "gate" / "critic.safetensors", torch.device("cpu"))
     told = json.loads((folder / "report.json").read_text())["gate"]
     least = told["joint_false_rejection_at_most"]
     for row in pq.read_table(folder / "samples.parquet").to_pylist():
@@ -370,10 +361,13 @@ class TestBadInput:
         config.write_text(config.read_text().replace("count: 8", "cuont: 8"))
         self.fails(rslow("generate", "-c", config), 3, "search.cuont")
 
-    @pytest.mark.parametrize("part", ["gan", "critic", "target", "extractor"])
+    @pytest.mark.parametrize(
+        "part",
+        ["gan/gan", "gate/critic", "gate/calibration", "target/target", "extractor/extractor"],
+    )
     def test_a_corrupt_checkpoint(self, rslow: Run, project: Path, part: str) -> None:
         """One flipped byte in the weights is noticed."""
-        path = project / "run" / part / f"{part}.safetensors"
+        path = project / "run" / f"{part}.safetensors"
         content = bytearray(path.read_bytes())
         content[-50] ^= 0xFF
         path.write_bytes(bytes(content))

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from rs_lowconf.cli import main
-from tests.conftest import WriteTile
+from tests.conftest import WriteTile, train_models
 
 CONFIG = """
-run: {{dir: {folder}/run, threads: 1}}
+run: {{dir: {folder}/run, models: trained, threads: 1}}
 data: {{kind: folder, root: {folder}/tiles, tile_size: 16}}
 gan: {{width: 8, critic_width: 8, latent_global: 8, latent_map: 2, images: 160, batch_size: 8,
       checkpoint_images: 160, sheet_columns: 2}}
@@ -59,12 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, write_tile: WriteTile) -> 
                 write_tile(path, bands=BANDS, pixels=pixels)
     config = folder / "config.yaml"
     config.write_text(CONFIG.format(folder=folder))
-    for part in ("extractor", "gan"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["rslow", "train", part, "-c", str(config)])
-            with pytest.raises(SystemExit) as ended:
-                main()
-        assert ended.value.code in (0, None)
+    train_models(config, "extractor", "gan")
     return folder
 
 

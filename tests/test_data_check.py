@@ -227,7 +227,7 @@ def test_many_files_with_one_fault_are_one_finding(sound: Path, rslow: Run) -> N
 
 def test_real_eurosat_passes(eurosat_root: Path, rslow: Run) -> None:
     """The real subset has nothing wrong; the ranges equal numpy's over all its pixels."""
-    code, out, err = rslow("-s", f"data.root={eurosat_root}")
+    code, out, err = rslow("-s", "data.kind=eurosat", "-s", f"data.root={eurosat_root}")
     assert code == 0, err
     assert "389 can be used" in out
     assert "Nothing is wrong." in out
@@ -256,7 +256,14 @@ def test_real_eurosat_with_wrong_radiometry(
 ) -> None:
     """A wrong offset or scale on real tiles is a warning that says how sure it is; not an error."""
     code, out, _ = rslow(
-        "-s", f"data.root={eurosat_root}", "-s", "data.classes=[River]", "-s", given
+        "-s",
+        "data.kind=eurosat",
+        "-s",
+        f"data.root={eurosat_root}",
+        "-s",
+        "data.classes=[River]",
+        "-s",
+        given,
     )
     assert code == 0
     assert found in " ".join(out.split())
@@ -267,7 +274,9 @@ def test_real_eurosat_half_unpacked(eurosat_root: Path, tmp_path: Path, rslow: R
     shutil.copytree(eurosat_root, tmp_path / "e")
     for path in sorted((tmp_path / "e" / EuroSAT.base_dir / "River").glob("*.tif"))[:4]:
         path.unlink()
-    code, out, _ = rslow("-s", f"data.root={tmp_path / 'e'}", "-s", "data.classes=[River]")
+    code, out, _ = rslow(
+        "-s", "data.kind=eurosat", "-s", f"data.root={tmp_path / 'e'}", "-s", "data.classes=[River]"
+    )
     assert code == 0
     counts = re.findall(r"WARNING: (\d+) of the files that EuroSAT's list", out)
     assert sum(map(int, counts)) == 4
@@ -276,8 +285,8 @@ def test_real_eurosat_half_unpacked(eurosat_root: Path, tmp_path: Path, rslow: R
 def test_no_data_ends_with_4_and_a_contradiction_with_3(tmp_path: Path, rslow: Run) -> None:
     """A wrong folder is a data error, a setting without effect a settings error, each one line."""
     for words, code in (
-        (["-s", f"data.root={tmp_path / 'none'}"], 4),
-        (["-s", f"data.root={tmp_path}", "-s", "data.level=L2A"], 3),
+        (["-s", "data.kind=eurosat", "-s", f"data.root={tmp_path / 'none'}"], 4),
+        (["-s", "data.kind=eurosat", "-s", f"data.root={tmp_path}", "-s", "data.level=L2A"], 3),
     ):
         ended, out, err = rslow(*words)
         assert ended == code

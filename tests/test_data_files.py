@@ -52,7 +52,7 @@ def eurosat(root: Path, *, missing: tuple[str, ...] = ()) -> DataSettings:
                 if name not in missing
             ),
         )
-    return DataSettings(root=root)
+    return DataSettings(kind="eurosat", root=root)
 
 
 @settings(max_examples=20, deadline=None)
@@ -153,7 +153,7 @@ def test_folders_that_are_no_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no subfolder"):
         open_dataset(folder(tmp_path), "train")
     with pytest.raises(DataError, match=r"no EuroSAT.*data\.download=true"):
-        open_dataset(DataSettings(root=tmp_path), "train")
+        open_dataset(DataSettings(kind="eurosat", root=tmp_path), "train")
 
 
 def test_a_folder_of_other_files_has_no_tile(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_failed_download_is_a_data_error(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("torchgeo.datasets.eurosat.download_url", refuse)
     with pytest.raises(DataError, match=r"could not be downloaded.*no network here"):
-        open_dataset(DataSettings(root=tmp_path / "new", download=True), "train")
+        open_dataset(DataSettings(kind="eurosat", root=tmp_path / "new", download=True), "train")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_failed_download_is_a_data_error(tmp_path: Path, monkeypatch: pytest.M
 def test_settings_without_effect_are_refused(tmp_path: Path, given: dict[str, Any]) -> None:
     """A setting that the kind of data does not read is refused instead of passed over."""
     with pytest.raises(SettingsError, match=r"no effect.*remove it"):
-        open_dataset(DataSettings(root=tmp_path, **given), "train")
+        open_dataset(DataSettings(kind="eurosat", root=tmp_path, **given), "train")
 
 
 def test_defaults_written_out_are_no_settings_without_effect(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_real_eurosat_is_listed_as_torchgeo_lists_it(eurosat_root: Path) -> None
     """Our splits hold torchgeo's files with torchgeo's labels, and no file is absent."""
     for split in SPLITS:
         theirs = EuroSAT(root=str(eurosat_root), split=split)
-        ours = open_dataset(DataSettings(root=eurosat_root), split)
+        ours = open_dataset(DataSettings(kind="eurosat", root=eurosat_root), split)
         assert ours.classes == theirs.classes
         assert [(str(f.path), f.label) for f in list_files(ours)] == theirs.samples
         assert absent_files(ours) == 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import CubicSpline
 
 from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec
-from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.networks import Discriminator, Generator, compress
 from rs_lowconf.gan.spectral import SpectralBasis, Unwhiten, Whiten, band_limit, spectral_basis
 from rs_lowconf.settings import GanSettings
 from rs_lowconf.types import TileGenerator
@@ -169,3 +169,15 @@ def test_the_class_matters_from_the_start(label: int, seed: int) -> None:
     with torch.no_grad():
         one, other = (generator(z, torch.tensor([k])) for k in (label, (label + 1) % 3))
     assert not torch.equal(one, other)
+
+
+def test_the_compressed_components_are_those_of_asinh() -> None:
+    """Values and gradients, also gradients of gradients, over all magnitudes and both signs."""
+    size = torch.logspace(-6, 3, 200)
+    x = torch.cat([-size, torch.zeros(1), size]).requires_grad_()
+    ours, theirs = compress(x), torch.asinh(x)
+    assert torch.allclose(ours, theirs, atol=2e-7, rtol=2e-6)
+    slope, known = (torch.autograd.grad(y.sum(), x, create_graph=True)[0] for y in (ours, theirs))
+    assert torch.allclose(slope, known, rtol=1e-5)
+    bend, known = (torch.autograd.grad(s.square().sum(), x)[0] for s in (slope, known))
+    assert torch.allclose(bend, known, rtol=1e-4, atol=1e-7)

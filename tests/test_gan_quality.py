@@ -20,7 +20,6 @@ from rs_lowconf.gan.distances import (
     manifold_figures,
     nearest_features,
     nearest_pixels,
-    vendi_score,
 )
 from rs_lowconf.gan.measure import Measurement, Weights, mean_of, ratio_of, share_of, weigh
 from rs_lowconf.gan.quality import (
@@ -45,7 +44,6 @@ from rs_lowconf.gan.spectra import (
 )
 from rs_lowconf.gan.spectral_quality import spectral_figures
 from rs_lowconf.gan.tiles import (
-    SYMMETRIES,
     ChangedTiles,
     DrawnTiles,
     all_turns,
@@ -53,8 +51,8 @@ from rs_lowconf.gan.tiles import (
     decorrelate,
     fit_gaussian,
     standardise,
-    turn,
 )
+from rs_lowconf.measures import turn
 from rs_lowconf.types import TileSource
 from tests.fakes import FakeSource
 
@@ -211,12 +209,6 @@ class TestDistances:
         )
         assert {name: own.value for name, own in ours.items()} == pytest.approx(expected)
 
-    def test_the_vendi_score_counts_different_tiles(self) -> None:
-        """Orthogonal features count each, copies count once."""
-        assert vendi_score(torch.eye(6)) == pytest.approx(6)
-        assert vendi_score(torch.ones(6, 4)) == pytest.approx(1)
-        assert vendi_score(torch.eye(3).repeat(2, 1)) == pytest.approx(3)
-
     def test_nearest_tiles_are_found_in_any_orientation(self) -> None:
         """A loop over numpy's turns and mirrors gives the same distances."""
         query, bank = source(1, 2), source(2, 3)
@@ -229,13 +221,6 @@ class TestDistances:
             min(np.sqrt(np.square(v - tile).mean((1, 2, 3))).min() for v in versions) for tile in a
         ]
         np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-4)
-
-    def test_the_eight_symmetries_differ_and_form_a_group(self) -> None:
-        """Eight distinct versions, and turning one again gives one of the eight."""
-        tile = torch.randn(1, 2, 4, 4)
-        versions = [turn(tile, s) for s in range(SYMMETRIES)]
-        assert len({v.numpy().tobytes() for v in map(torch.Tensor.contiguous, versions)}) == 8
-        assert any(torch.equal(turn(turn(tile, 5), 3), version) for version in versions)
 
 
 class TestSpectra:

@@ -17,7 +17,7 @@ from rs_lowconf.gan.model import load_model, restore_state, save_model, save_sta
 from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.gan.sheet import write_sheets
 from rs_lowconf.gan.train import GanTraining, gradient_penalty, train
-from rs_lowconf.settings import CriticSettings, GanSettings
+from rs_lowconf.settings import GanSettings, GateSettings
 from rs_lowconf.types import Augmentation, Critic
 from tests.fakes import FakeSource
 
@@ -172,13 +172,13 @@ def test_classes_come_apart_over_the_blend() -> None:
     assert spread() > 1e-4
 
 
-def test_redrawing_teaches_the_decoder_only_when_asked() -> None:
-    """With a weight the decoder's weights move, without they stay."""
+def test_redrawing_teaches_the_encoder_only_when_asked() -> None:
+    """With a weight the encoder's weights move, without they stay."""
     for weight, moves in ((0.0, False), (1.0, True)):
         training = start(SMALL.model_copy(update={"reconstruction": weight}))
-        before = training.state()["decoder.draw.weight"].clone()
+        before = training.state()["encoder.overall.weight"].clone()
         training.step()
-        assert torch.equal(before, training.state()["decoder.draw.weight"]) is not moves
+        assert torch.equal(before, training.state()["encoder.overall.weight"]) is not moves
 
 
 def test_training_ignores_and_keeps_the_global_random_state() -> None:
@@ -232,7 +232,7 @@ def test_the_judge_learns_without_touching_the_generator() -> None:
     training = start()
     generator = training.average
     before = {name: value.clone() for name, value in generator.state_dict().items()}
-    settings = CriticSettings(width=8, images=640, ema_images=100, gamma=1.0, learning_rate=2e-3)
+    settings = GateSettings(width=8, images=640, ema_images=100, gamma=1.0, learning_rate=2e-3)
     same = (lambda image, seed: image,) * 2
     records = list(train_judge(generator, fake_source(), settings, same, 1, CPU))
     assert records[-1].images == 640

@@ -19,22 +19,18 @@ from rasterio.errors import CRSError
 
 from rs_lowconf.bands import EUROSAT_ORDER
 from rs_lowconf.errors import ReviewError
-from rs_lowconf.review import ReviewSample, read_tile
+from rs_lowconf.review import Label, ReviewSample, read_tile
 from rs_lowconf.review.composites import composites_of, stretch
 from rs_lowconf.review.fields import DECISIONS
 from rs_lowconf.review.package import FORMAT
-from rs_lowconf.review.sheet import Sheet
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.types import Grid
-from tests.review_samples import CLASSES, GRID, SIZE, package, sample
+from tests.review_samples import CLASSES, GRID, SIZE, blocks_of, package, sample, sheet_of
 
 TEN_METRES = ("B02", "B03", "B04", "B08")
 
-
-def sheet_of(samples: list[ReviewSample]) -> Sheet:
-    """Return the places on the sheet of these samples."""
-    composites = composites_of(samples[0].bands)
-    return Sheet(count=len(samples), width=SIZE, height=SIZE, composites=composites)
+both_kinds = pytest.mark.parametrize("real", [True, False], ids=["beside real", "alone"])
+"""What holds with real neighbours and without."""
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -53,18 +49,17 @@ def rows_of(folder: Path) -> geopandas.GeoDataFrame:
     return geopandas.read_file(folder / "review.gpkg", layer="review")
 
 
-def test_package_has_its_parts(tmp_path: Path) -> None:
+@both_kinds
+def test_package_has_its_parts(tmp_path: Path, real: bool) -> None:
     """The folder holds exactly the documented files, one set a sample, and nothing else."""
-    folder = package(tmp_path / "review", [sample(0), sample(1)])
+    folder = package(tmp_path / "review", [sample(0, real=real), sample(1, real=real)])
+    rasters = ("tiles", "anchors") if real else ("tiles",)
     each = {
         name
         for i in ("s0000", "s0001")
         for name in (
-            f"tiles/{i}.tif",
-            f"tiles/{i}.qml",
-            f"anchors/{i}.tif",
-            f"anchors/{i}.qml",
             f"previews/{i}.png",
+            *(f"{place}/{i}.{ending}" for place in rasters for ending in ("tif", "qml")),
         )
     }
     assert set(files_in(folder)) == each | {
@@ -76,15 +71,16 @@ def test_package_has_its_parts(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["review"]
 
 
+@both_kinds
 @pytest.mark.parametrize("names", [EUROSAT_ORDER, TEN_METRES, ("B04", "B12", "B03", "B02")])
-def test_contact_sheet_shows_the_tiles(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_contact_sheet_shows_the_tiles(tmp_path: Path, names: tuple[str, ...], real: bool) -> None:
     """GDAL draws each tile at its place with the documented stretch, whatever bands there are."""
-    samples = [sample(number, names) for number in range(5)]
+    samples = [sample(number, names, real=real) for number in range(5)]
     folder = package(tmp_path / "review", samples)
     sheet = sheet_of(samples)
     expected = np.zeros((sheet.size[1], sheet.size[0], 3), dtype=np.uint8)
     for index, one in enumerate(samples):
-        for block, pixels in enumerate((one.neighbour.pixels, one.pixels)):
+        for block, pixels in enumerate(blocks_of(one)):
             for place, composite in enumerate(sheet.composites):
                 left, top, right, bottom = sheet.picture(index, block, place)
                 assert not expected[top:bottom, left:right].any(), "pictures overlap"
@@ -140,9 +136,10 @@ def test_package_can_be_moved(tmp_path: Path) -> None:
         assert str(tmp_path).encode() not in content, name
 
 
-def test_manifest_describes_the_tiles(tmp_path: Path) -> None:
+@both_kinds
+def test_manifest_describes_the_tiles(tmp_path: Path, real: bool) -> None:
     """The manifest's checksums fit the files, and its scale is the tiles', not the source's."""
-    one = sample(0)
+    one = sample(0, real=real)
     offset = replace(one.bands, scale=5000.0, dn_offset=-1000.0)
     folder = package(tmp_path / "review", [replace(one, bands=offset)])
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -153,13 +150,17 @@ def test_manifest_describes_the_tiles(tmp_path: Path) -> None:
     assert (manifest["bands"]["scale"], manifest["bands"]["dn_offset"]) == (10_000, 0)
     assert manifest["provenance"] == {"generator": "0123abcd"}
     for entry in manifest["samples"]:
-        assert entry["tile_sha256"] == sha256_of(folder / entry["tile"])
-        assert entry["anchor_sha256"] == sha256_of(folder / entry["anchor"])
+        kinds = {"tile", "anchor"} if real else {"tile"}
+        sums = {f"{kind}_sha256" for kind in kinds}
+        assert set(entry) == {"sample_id", "preview"} | kinds | sums
+        for kind in kinds:
+            assert entry[f"{kind}_sha256"] == sha256_of(folder / entry[kind])
 
 
-def test_tiles_say_what_they_are(tmp_path: Path) -> None:
-    """A sample is marked synthetic, whatever its provenance, and has no place; a neighbour has."""
-    liar = replace(sample(3), provenance={"seed": "3", "synthetic": "false"})
+@both_kinds
+def test_tiles_say_what_they_are(tmp_path: Path, real: bool) -> None:
+    """A sample is marked synthetic, whatever its provenance, and has no place."""
+    liar = replace(sample(3, real=real), provenance={"seed": "3", "synthetic": "false"})
     folder = package(tmp_path / "review", [liar])
     tile = read_tile(folder / "tiles" / "s0003.tif")
     assert np.array_equal(tile.pixels, sample(3).pixels)
@@ -169,15 +170,24 @@ def test_tiles_say_what_they_are(tmp_path: Path) -> None:
     assert tile.tags["RSLOW_PREDICTED"] == "Forest"
     assert tile.tags["RSLOW_CONFIDENCE"] == "0.310000"
     assert tile.tags["RSLOW_SEED"] == "3"
+    assert tile.tags.get("RSLOW_NEAREST_REAL") == ("Water_3" if real else None)
+
+
+def test_neighbours_say_what_they_are(tmp_path: Path) -> None:
+    """A neighbour is marked as an observation, and keeps its name, class and place."""
+    folder = package(tmp_path / "review", [sample(3)])
     anchor = read_tile(folder / "anchors" / "s0003.tif")
+    assert np.array_equal(anchor.pixels, blocks_of(sample(3))[0])
     assert anchor.grid == GRID
     assert anchor.tags["RSLOW_SYNTHETIC"] == "false"
     assert anchor.tags["RSLOW_TILE_ID"] == "Water_3"
+    assert anchor.tags["RSLOW_CLASS"] == "Water"
 
 
-def test_previews_show_both_tiles(tmp_path: Path) -> None:
-    """The preview ends with the sample's last composite, enlarged, and says SYNTHETIC inside."""
-    one = sample(0)
+@both_kinds
+def test_previews_show_the_tiles(tmp_path: Path, real: bool) -> None:
+    """The preview has a row a tile, ends with the sample's last composite and says SYNTHETIC."""
+    one = sample(0, real=real)
     folder = package(tmp_path / "review", [one])
     composite = composites_of(one.bands)[-1]
     zoom = 192 // SIZE
@@ -189,11 +199,14 @@ def test_previews_show_both_tiles(tmp_path: Path) -> None:
     bottom, right = inside[-1] + 1, found.shape[1] - 8
     shown = found[bottom - 192 : bottom, right - 192 : right]
     assert np.array_equal(shown, expected)
+    rows = len(blocks_of(one))
+    assert 192 * rows < len(found) < 192 * (rows + 1)
 
 
-def test_layer_is_plain_and_pending(tmp_path: Path) -> None:
+@both_kinds
+def test_layer_is_plain_and_pending(tmp_path: Path, real: bool) -> None:
     """Geopandas reads one undecided row a sample, its frame around the sample's pictures."""
-    samples = [sample(number) for number in range(5)]
+    samples = [sample(number, real=real) for number in range(5)]
     rows = rows_of(package(tmp_path / "review", samples))
     assert list(rows["sample_id"]) == [one.sample_id for one in samples]
     for name in ("decision", "true_class", "realism", "comment", "reviewer", "reviewed_ms"):
@@ -204,7 +217,7 @@ def test_layer_is_plain_and_pending(tmp_path: Path) -> None:
     for index, frame in enumerate(rows.geometry):
         assert frame.is_valid
         left, low, right, high = frame.bounds
-        for block in (0, 1):
+        for block in range(sheet.blocks):
             for place in range(len(sheet.composites)):
                 box = sheet.picture(index, block, place)
                 assert left < box[0] < box[2] < right
@@ -232,9 +245,10 @@ def test_layer_obeys_plain_sql(tmp_path: Path) -> None:
     assert list(rows_of(folder)["decision"]) == ["mixed"]
 
 
-def test_project_and_geopackage_hold_the_same_form(tmp_path: Path) -> None:
+@both_kinds
+def test_project_and_geopackage_hold_the_same_form(tmp_path: Path, real: bool) -> None:
     """However the layer is opened, its symbols, widgets and rules are the same."""
-    folder = package(tmp_path / "review", [sample(0)])
+    folder = package(tmp_path / "review", [sample(0, real=real)])
     project = ET.fromstring(files_in(folder)["review.qgz"])  # noqa: S314 (written here)
     (layer,) = (x for x in project.iter("maplayer") if x.findtext("layername") == "review")
     with closing(sqlite3.connect(folder / "review.gpkg")) as database:
@@ -270,9 +284,10 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_blind_package_leaks_nothing(tmp_path: Path) -> None:
+@both_kinds
+def test_blind_package_leaks_nothing(tmp_path: Path, real: bool) -> None:
     """A blind package is the same whatever the model says, and holds no word of it."""
-    samples = [sample(number) for number in range(4)]
+    samples = [sample(number, real=real) for number in range(4)]
     disguised = [
         replace(
             one,
@@ -282,7 +297,8 @@ def test_blind_package_leaks_nothing(tmp_path: Path) -> None:
             confidence=0.777777,
             realism=5.4321,
             provenance={"secret": "LEAKED-PROVENANCE"},
-            neighbour=replace(
+            neighbour=one.neighbour
+            and replace(
                 one.neighbour,
                 tile_id="LEAKED-TILE",
                 class_name="LEAKED-CLASS",
@@ -317,6 +333,17 @@ def _without_times(files: dict[str, bytes], folder: Path) -> dict[str, Any]:
     return {**files, "manifest.json": manifest, "review.gpkg": tables}
 
 
+@pytest.mark.parametrize(("label", "title"), [("confirm", "SYNTHETIC"), ("blind", "TO JUDGE")])
+@both_kinds
+def test_headings_name_what_is_shown(tmp_path: Path, label: Label, title: str, real: bool) -> None:
+    """Only a cell that shows a real tile says REAL."""
+    folder = package(tmp_path / "review", [sample(0, real=real)], label)
+    project = ET.fromstring(files_in(folder)["review.qgz"])  # noqa: S314 (written here)
+    texts = [style.get("fieldName", "") for style in project.iter("text-style")]
+    assert any("'REAL'" in text for text in texts) == real
+    assert sum(title in text for text in texts) == 1
+
+
 def test_confirm_package_does_tell(tmp_path: Path) -> None:
     """The search for leaks can fail: the same words are found in a confirm package."""
     files = files_in(package(tmp_path / "review", [sample(3)]))
@@ -332,6 +359,7 @@ def test_misfits_are_named(tmp_path: Path) -> None:
         ([one] * 501, "501 samples"),
         ([one, replace(sample(1), sample_id="S0000")], "S0000 occurs more than once"),
         ([one, sample(1, TEN_METRES)], "differs from s0000 in bands"),
+        ([one, sample(1, real=False)], "1 of 2 samples have no real neighbour, such as s0001"),
         ([replace(one, condition="Tundra")], "unknown class 'Tundra'"),
         ([replace(one, second="Tundra")], "unknown class 'Tundra'"),
     ]

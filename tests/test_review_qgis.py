@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from rs_lowconf.review import Label, ReviewSample
-from rs_lowconf.review.composites import composites_of, stretch
+from rs_lowconf.review.composites import stretch
 from rs_lowconf.review.sheet import Sheet
-from tests.review_samples import SIZE, package, sample
+from tests.review_samples import SIZE, blocks_of, package, sample, sheet_of
 
 SCRIPT = Path(__file__).parent / "qgis" / "open_package.py"
 SCALE = 2  # as in the script
@@ -41,8 +41,7 @@ class Session:
     @property
     def sheet(self) -> Sheet:
         """Return the places of the samples."""
-        composites = composites_of(self.samples[0].bands)
-        return Sheet(count=len(self.samples), width=SIZE, height=SIZE, composites=composites)
+        return sheet_of(self.samples)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +61,13 @@ def qgis_python() -> str:
     return python
 
 
-def run(python: str, folder: Path, label: Label) -> Session:
+def run(python: str, folder: Path, label: Label, *, real: bool) -> Session:
     """Write a package, let QGIS open, draw and edit it."""
-    samples = [sample(number) for number in range(COUNT)]
+    # Names that would leave the cell of a sample alone if they were not drawn smaller.
+    samples = [
+        replace(sample(number, real=real), sample_id=f"sample-with-a-long-name-{number:04d}")
+        for number in range(COUNT)
+    ]
     where = package(folder / "review", samples, label)
     environment = os.environ | {
         "QT_QPA_PLATFORM": "offscreen",
@@ -85,14 +88,16 @@ def run(python: str, folder: Path, label: Label) -> Session:
     return Session(report=report, pictures=folder, rows=rows, samples=samples)
 
 
-@pytest.fixture(scope="module")
-def confirm(qgis_python: str, tmp_path_factory: pytest.TempPathFactory) -> Session:
-    return run(qgis_python, tmp_path_factory.mktemp("confirm"), "confirm")
+@pytest.fixture(scope="module", params=[True, False], ids=["beside real", "alone"])
+def confirm(
+    request: pytest.FixtureRequest, qgis_python: str, tmp_path_factory: pytest.TempPathFactory
+) -> Session:
+    return run(qgis_python, tmp_path_factory.mktemp("confirm"), "confirm", real=request.param)
 
 
 @pytest.fixture(scope="module")
 def blind(qgis_python: str, tmp_path_factory: pytest.TempPathFactory) -> Session:
-    return run(qgis_python, tmp_path_factory.mktemp("blind"), "blind")
+    return run(qgis_python, tmp_path_factory.mktemp("blind"), "blind", real=True)
 
 
 def test_project_opens_whole(confirm: Session) -> None:
@@ -136,7 +141,7 @@ def test_map_shows_the_tiles(confirm: Session) -> None:
     sheet = confirm.sheet
     assert drawn.shape == (sheet.size[1] * SCALE, sheet.size[0] * SCALE, 3)
     for index, one in enumerate(confirm.samples):
-        for block, pixels in enumerate((one.neighbour.pixels, one.pixels)):
+        for block, pixels in enumerate(blocks_of(one)):
             for place, composite in enumerate(sheet.composites):
                 left, top, right, bottom = sheet.picture(index, block, place)
                 centres = drawn[top * SCALE : bottom * SCALE, left * SCALE : right * SCALE]
@@ -147,18 +152,18 @@ def test_map_shows_the_tiles(confirm: Session) -> None:
 
 def test_cells_are_labelled(confirm: Session) -> None:
     """Above every picture there is ink, and the labels stay inside their cell."""
-    drawn = confirm.picture("map.png")
     sheet = confirm.sheet
-    ink = drawn.max(axis=-1) < 100
+    ink, decided = (confirm.picture(f"{name}.png").max(-1) < 100 for name in ("map", "decided"))
     for index in range(COUNT):
-        for block in (0, 1):
+        for block in range(sheet.blocks):
             left, top, right, _ = sheet.picture(index, block, 0)
             cell_top = sheet.cell(index)[1]
             header = ink[cell_top * SCALE + 4 : top * SCALE, left * SCALE : right * SCALE]
             assert header.sum() > 50, (index, block)
     width, height = sheet.cell_size
-    gutter = ink[:, (sheet.line + width) * SCALE + 4 : (2 * sheet.line + width) * SCALE - 4]
-    assert not gutter.any()
+    gutter = slice((sheet.line + width) * SCALE + 4, (2 * sheet.line + width) * SCALE - 4)
+    assert not ink[:, gutter].any()
+    assert not decided[:, gutter].any()
     assert height > SIZE
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from rs_lowconf.search.archive import Archive, Looks, learn_looks, most_diverse, vendi_score
+from rs_lowconf.search.archive import Archive, Looks, learn_looks, most_diverse
 from rs_lowconf.search.loop import Found, Outcome, Trajectory
 
 LOOKS = Looks(copy_distance=0.1, novelty_radius=1.0, centres=torch.tensor([[0.0, 0.0], [9.0, 9.0]]))
@@ -28,15 +28,13 @@ def trajectory(
         flips=0,
         gate_rejections=0,
         confidence=0.5,
-        realism=0.0,
         found=Found(
-            z=torch.zeros(2),
-            pixels=torch.ones(1, 2, 2, dtype=torch.uint16),
             log_probability=log_probability,
             parts={"likeness": -math.log(distance)},
             p_value=0.5,
             features=features,
             confidence_before=0.5,
+            tile=None,
         ),
     )
 
@@ -109,9 +107,3 @@ def test_the_most_diverse_cover_better_than_the_first() -> None:
     assert sorted(i // 10 for i in chosen) == [0, 1, 2, 3]
     assert chosen == sorted(chosen)
     assert most_diverse(features, 99) == list(range(40))
-
-
-def test_the_vendi_score_counts_different_tiles() -> None:
-    """Identical tiles count once; m orthogonal groups count m."""
-    assert vendi_score(torch.ones(10, 6)) == pytest.approx(1.0)
-    assert vendi_score(torch.eye(6).repeat(3, 1)) == pytest.approx(6.0)

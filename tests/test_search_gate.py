@@ -8,8 +8,9 @@ from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError
-from rs_lowconf.search.gate import Gate, calibrate_gate
-from rs_lowconf.search.parts import Likeness, Spectra, symmetries
+from rs_lowconf.measures import symmetries
+from rs_lowconf.search.gate import Gate, scores_one_by_one
+from rs_lowconf.search.parts import Likeness, fit_spectra
 from tests.fakes import FakeSource
 
 CPU = torch.device("cpu")
@@ -68,29 +69,21 @@ def test_classes_are_matched_by_name() -> None:
         seen.extend(label.tolist())
         return image.mean((1, 2, 3))
 
-    gate = calibrate_gate(
+    scores = scores_one_by_one(
         {"part": part},
         FakeSource(BANDS, ("b", "volcano", "a"), 20),
         channels=(3,),
         classes=("a", "b"),
-        false_rejection=0.05,
         device=CPU,
     )
-    assert len(gate.reference) == 40
+    assert len(scores) == 40
     assert seen == [1, 0] * 20
 
 
 def test_too_few_tiles_are_refused() -> None:
     """18 tiles cannot bound a false rejection of 5 %; 19 are needed."""
     with pytest.raises(DataError, match="at least 19"):
-        calibrate_gate(
-            {"part": lambda image, label: image.mean((1, 2, 3))},
-            FakeSource(BANDS, ("a", "b"), 9),
-            channels=(0, 1, 2, 3),
-            classes=("a", "b"),
-            false_rejection=0.05,
-            device=CPU,
-        )
+        gate_of(torch.zeros(18, 1))
 
 
 def test_it_says_what_it_cannot_guarantee() -> None:
@@ -102,15 +95,6 @@ def test_it_says_what_it_cannot_guarantee() -> None:
     assert told["joint_false_rejection_at_most"] == pytest.approx(2 / 59)
 
 
-def test_eight_symmetries_are_all_different_and_keep_the_pixels() -> None:
-    """Every orientation once, the tile itself first; applying one again stays among them."""
-    tile = torch.arange(16.0).view(1, 1, 4, 4)
-    turned = symmetries(tile)
-    assert torch.equal(turned[0], tile)
-    assert len({tuple(one.flatten().tolist()) for one in turned}) == 8
-    assert all(one.sum() == tile.sum() for one in turned)
-
-
 def test_likeness_knows_a_turned_copy() -> None:
     """A mirrored training tile is as near as the tile itself; distances are those of scipy."""
 
@@ -118,20 +102,20 @@ def test_likeness_knows_a_turned_copy() -> None:
         return image[:, :, :2, :3].flatten(1)
 
     train = torch.rand(6, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    part = Likeness(corner, corner(train))
+    part = Likeness(corner, corner(symmetries(train).flatten(0, 1)))
     label = torch.zeros(1, dtype=torch.long)
     copy = train[3:4].rot90(3, (2, 3)).flip(3)
     assert float(part(copy, label)) > 15
     other = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(1))
-    turned = [corner(one).numpy() for one in symmetries(other)]
-    nearest = min(cdist(one, corner(train).numpy()).min() for one in turned)
+    turned = [corner(one).numpy() for one in symmetries(train)]
+    nearest = min(cdist(corner(other).numpy(), one).min() for one in turned)
     assert float(part(other, label)) == pytest.approx(-np.log(nearest), rel=1e-4)
 
 
 def test_spectra_that_break_the_bands_relation_are_noticed() -> None:
     """Bands that always are multiples of each other no longer are: the score falls."""
     source = FakeSource(BANDS, ("a", "b"), 20, noise=0.001)
-    part = Spectra(source, (0, 1, 2, 3), seed=0)
+    part = fit_spectra(source, (0, 1, 2, 3), seed=0)
     # Class b only: class a is grey, so that its bands can be swapped.
     image = source.batch(range(1, 20, 2)).image
     label = torch.ones(10, dtype=torch.long)
@@ -143,7 +127,7 @@ def test_spectra_of_a_single_band() -> None:
     """One band has no relation to break; it still is compared with real values."""
     bands = BandSpec(names=("B08",), level="L1C")
     source = FakeSource(bands, ("a", "b"), 10)
-    part = Spectra(source, (0,), seed=0)
+    part = fit_spectra(source, (0,), seed=0)
     image = source.batch(range(4)).image
     label = torch.zeros(4, dtype=torch.long)
     assert float(part(image, label).min()) > float(part(image + 5, label).max())

@@ -418,7 +418,7 @@ def test_the_margin_is_the_logit_margin_over_the_temperature(temperature: float)
 
 
 def test_trained_targets_load_by_the_same_function(tmp_path: Path) -> None:
-    """Kind `trained` reads our own checkpoint, at the batch size of the settings."""
+    """Our own checkpoints are read at the batch size of the settings."""
     bands = BandSpec(names=BANDS, level="L1C")
     spec = ClassifierSpec(
         architecture="small_cnn", width=4, bands=bands, classes=CLASSES, tile_size=16

@@ -44,7 +44,7 @@ def evaluate(
 ) -> None:
     """Measure the generator against the test split: likeness, usefulness, spectra, copies.
 
-    Needs the GAN in run.dir; trains the classifiers it measures with. Writes report.json,
+    Needs a GAN and real tiles; trains the classifiers it measures with. Writes report.json,
     report.md, plots/ and mixed.png (generated tiles without labels; the key is mixed.json)
     into run.dir/NAME.
     """
@@ -83,6 +83,7 @@ def load_tiles(settings: Settings) -> Tiles:
     import torch
 
     from rs_lowconf.cli.device import choose_device
+    from rs_lowconf.cli.models import model_path
     from rs_lowconf.data.source import open_split
     from rs_lowconf.gan.figures import sample
     from rs_lowconf.gan.model import load_model
@@ -92,7 +93,7 @@ def load_tiles(settings: Settings) -> Tiles:
     from rs_lowconf.target.load import check_fit
 
     device = choose_device(settings.run)
-    path = settings.run.dir / "gan" / "gan.safetensors"
+    path = model_path(settings, "gan")
     gan = load_model(path, device)
     generator = gan.generator
     if settings.data.tile_size != generator.tile_size:

@@ -15,6 +15,7 @@ from rs_lowconf.settings import Settings
 if TYPE_CHECKING:
     from rs_lowconf.cli.models import Models
     from rs_lowconf.search.archive import Archive
+    from rs_lowconf.search.journal import Journal
     from rs_lowconf.search.loop import SearchRules, Trajectory
 
 NameOption = Annotated[
@@ -31,9 +32,9 @@ def generate(
 ) -> None:
     """Search for realistic tiles the target is unsure of and write a QGIS review package.
 
-    Needs the GAN, its critic and the extractor in run.dir, and the target. Goes on where an
-    interrupted run stopped. Writes report.json, plots/, samples.parquet, tiles/ and review/
-    into run.dir/NAME; open review/review.qgz in QGIS.
+    Without --config it searches the embedded models and needs neither data nor network. Goes
+    on where an interrupted run stopped. Writes report.json, plots/, samples.parquet, tiles/ and
+    review/ into run.dir/NAME; open review/review.qgz in QGIS.
     """
     settings = load_settings(config, set_)
     folder = settings.run.dir / name
@@ -46,7 +47,9 @@ def generate(
 
     models = load_models(settings, trust_code=trust_code)
     search = run_search(settings, models, folder, "search")
-    baseline = run_search(settings, models, folder, "baseline")
+    baseline = None
+    if settings.search.baseline_evaluations:
+        baseline = run_search(settings, models, folder, "baseline")
     _export(settings, models, folder, search, baseline)
 
 
@@ -55,6 +58,8 @@ class Searched:
     """What a search left in its journal."""
 
     trajectories: "tuple[Trajectory, ...]"
+    """Without their tiles, which the journal holds."""
+    journal: "Journal"
     seconds: float
     end: str
     """Why it stopped and what to do about it."""
@@ -87,8 +92,8 @@ def rules_of(settings: Settings, models: "Models", stream: str) -> "SearchRules"
 
 def archive_of(settings: Settings, models: "Models") -> "Archive":
     """Return an empty archive."""
-    from rs_lowconf.cli.models import LIKENESS
     from rs_lowconf.search.archive import Archive
+    from rs_lowconf.search.calibration import LIKENESS
 
     return Archive(
         models.looks,
@@ -102,12 +107,10 @@ def archive_of(settings: Settings, models: "Models") -> "Archive":
 def run_search(settings: Settings, models: "Models", folder: Path, stream: str) -> Searched:
     """Run the search, or the random-latent baseline, going on from its journal."""
     from rs_lowconf.search.journal import Journal
-    from rs_lowconf.search.loop import Budget, SearchEnd, search
+    from rs_lowconf.search.loop import Budget, SearchEnd, search, without_tile
 
     own = settings.search
     baseline = stream == "baseline"
-    if baseline and not own.baseline_evaluations:
-        return Searched(trajectories=(), seconds=0.0, end="left out", discarded=0, unfinished=0)
     journal = Journal(folder / stream, models.fingerprint)
     past = journal.read()
     # The baseline measures a rate: it stops at its number of latents, whatever it finds.
@@ -131,14 +134,14 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
             past.trajectories,
             archive.closed,
         ):
-            trajectory = archive.judge(raw)
+            if raw.seed_id not in past.trajectories:
+                counted += raw.evaluations
+                journal.write(raw, budget.seconds)
+            trajectory = archive.judge(without_tile(raw))
             end = budget.spend(trajectory)
             if end is None and archive.full:
                 end = SearchEnd.FULL
             trajectories.append(trajectory)
-            if raw.seed_id not in past.trajectories:
-                counted += raw.evaluations
-                journal.write(raw, budget.seconds)
             bar.update(
                 budget.evaluations if baseline else budget.accepted,
                 f"{budget.accepted} found, {budget.evaluations:,} evaluations",
@@ -150,6 +153,7 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
     seconds = past.seconds if len(trajectories) <= len(past.trajectories) else budget.seconds
     return Searched(
         trajectories=tuple(trajectories),
+        journal=journal,
         seconds=seconds,
         end="" if end is None else end.value,
         discarded=archive.discarded,
@@ -158,7 +162,7 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
 
 
 def _export(
-    settings: Settings, models: "Models", folder: Path, search: Searched, baseline: Searched
+    settings: Settings, models: "Models", folder: Path, search: Searched, baseline: Searched | None
 ) -> None:
     """Write report, plots, table, tiles and, last, the review package."""
     from rs_lowconf.cli.export import write_results
@@ -185,7 +189,7 @@ def _export(
         },
         "models": models.fingerprint,
     }
-    if baseline.trajectories:
+    if baseline is not None:
         report["random_latents"] = {
             **summarise(baseline.trajectories, baseline.seconds, classes),
             **low_confidence_share(baseline.trajectories, models.tau),
@@ -196,7 +200,7 @@ def _export(
     write_plots(
         folder / "plots",
         search.trajectories,
-        baseline.trajectories,
+        () if baseline is None else baseline.trajectories,
         tau=models.tau,
         classes=classes,
         target_classes=models.target.classes,
@@ -207,7 +211,7 @@ def _export(
             f"no hard sample found: {search.end}",
             remedy=f"see {folder / 'report.json'}; a larger search.tau is easier to reach",
         )
-    write_results(settings, models, folder, found)
+    write_results(settings, models, folder, found, search.journal)
     _say(report, folder, search.end, settings.review.max_samples)
 
 

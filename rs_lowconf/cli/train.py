@@ -1,4 +1,4 @@
-"""`rslow train target | extractor | gan | critic`."""
+"""`rslow train target | extractor | gan | gate`."""
 
 import math
 import time
@@ -158,25 +158,38 @@ def _selecting_features(
 
 
 @train_app.command()
-def critic(config: ConfigOption = None, set_: SetOption = None) -> None:
-    """Train the gate's discriminator against the finished generator, from another seed.
+def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Train the gate's discriminator and measure what the gate knows of real tiles.
 
-    The generator's own discriminator guides the search, so it cannot judge what was found.
-    Writes critic.safetensors and metrics.jsonl into run.dir/critic.
+    The generator's own discriminator guides the search, so it cannot judge what was found:
+    another one is trained from another seed against the finished generator. Needs the GAN
+    and the extractor. Writes critic.safetensors, calibration.safetensors and metrics.jsonl
+    into run.dir/gate; a search needs no data beyond these.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.cli.device import choose_device
+    from rs_lowconf.cli.models import checksums, features_in
     from rs_lowconf.data.augment import augmentations_at
     from rs_lowconf.data.source import open_split
     from rs_lowconf.gan.critic import fit_realism
     from rs_lowconf.gan.judge import train_judge
     from rs_lowconf.gan.model import load_model, save_critic
     from rs_lowconf.runs import RunFolder
+    from rs_lowconf.search.calibration import calibrate
+    from rs_lowconf.target.classifier import load_classifier
     from rs_lowconf.target.load import check_fit
 
     device = choose_device(settings.run)
-    generator = load_model(settings.run.dir / "gan" / "gan.safetensors", device).generator
-    source = open_split(settings.data, "train")
+    run = settings.run.dir
+    paths = {
+        "gan": run / "gan" / "gan.safetensors",
+        "extractor": run / "extractor" / "extractor.safetensors",
+        "critic": run / "gate" / "critic.safetensors",
+    }
+    gan = load_model(paths["gan"], device)
+    generator = gan.generator
+    features = features_in(load_classifier(paths["extractor"], device), generator.bands)
+    source, val = open_split(settings.data, "train"), open_split(settings.data, "val")
     check_fit(generator.bands, source.bands, model="generator")
     if (generator.bands, generator.classes) != (source.bands, source.classes):
         raise ModelError(
@@ -184,13 +197,12 @@ def critic(config: ConfigOption = None, set_: SetOption = None) -> None:
             expected=f"{', '.join(generator.bands.names)} and {', '.join(generator.classes)}",
             remedy="set data.bands and data.classes so",
         )
-    path = settings.run.dir / "critic"
-    folder = RunFolder(path, settings)
+    folder = RunFolder(run / "gate", settings)
     folder.trim_log("images", 0)
-    own, losses, judge = settings.critic, [], None
+    own, losses, judge = settings.gate, [], None
     every = max(1, own.images // own.batch_size // 20)
     augment = augmentations_at(settings.augment)(settings.augment.probability)
-    with progress("training the critic", own.images) as bar:
+    with progress("training the gate's critic", own.images) as bar:
         for step, record in enumerate(
             train_judge(generator, source, own, augment, settings.run.seed, device), start=1
         ):
@@ -200,9 +212,20 @@ def critic(config: ConfigOption = None, set_: SetOption = None) -> None:
             if step % every == 0:
                 folder.log({"images": record.images, "loss": sum(losses) / len(losses)})
                 losses.clear()
-    calibrated = fit_realism(cast("Discriminator", judge), generator, source, settings.run.seed)
-    save_critic(path / "critic.safetensors", calibrated, own.width)
-    print(f"critic: {path / 'critic.safetensors'}")
+    critic = fit_realism(cast("Discriminator", judge), generator, source, settings.run.seed)
+    save_critic(paths["critic"], critic, own.width)
+    calibration = calibrate(
+        critic,
+        gan.critic,
+        features,
+        source,
+        val,
+        seed=settings.run.seed,
+        models=checksums(paths),
+        device=device,
+    )
+    calibration.save(run / "gate" / "calibration.safetensors")
+    print(f"gate, calibrated on {len(calibration.reference)} held-out tiles: {run / 'gate'}")
 
 
 def _means(records: list["StepRecord"]) -> dict[str, float]:

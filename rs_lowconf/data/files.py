@@ -120,9 +120,15 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
     """Open a split through torchgeo, downloading EuroSAT when asked to.
 
     Raises:
-        SettingsError: a setting is given that this kind of data does not read.
+        SettingsError: no data are set, or a setting is given that these data do not read.
         DataError: there is no such data set, or it lacks a wanted class.
     """
+    if settings.kind == "none":
+        raise SettingsError(
+            "real tiles are needed and none are set (data.kind is none)",
+            expected="data.kind eurosat or folder",
+            remedy="set data.kind and data.root",
+        )
     _refuse_idle(settings)
     root = settings.root.expanduser()
     if not root.is_dir() and not settings.download:

@@ -19,7 +19,7 @@ from rs_lowconf.gan.measure import (
     spread_of,
     weighted_share_of,
 )
-from rs_lowconf.gan.tiles import SYMMETRIES, turn
+from rs_lowconf.measures import SYMMETRIES, turn
 from rs_lowconf.types import TileSource
 
 NEIGHBOURS = 5
@@ -129,16 +129,6 @@ def manifold_figures(
 def _reach(distance: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
     """Return the distance of each tile to its k-th neighbour, itself not counted."""
     return distance.kthvalue(NEIGHBOURS + 1, dim=1).values
-
-
-def vendi_score(features: Float[Tensor, "n f"]) -> float:
-    """Return the effective number of different tiles (Friedman and Dieng 2023).
-
-    The exponential of the entropy of the eigenvalues of K / n, with the cosine kernel K.
-    """
-    unit = torch.nn.functional.normalize(features.double(), dim=1)
-    values = torch.linalg.eigvalsh(unit @ unit.T / len(unit)).clamp_min(0)
-    return float(torch.special.entr(values).sum().exp())
 
 
 def over_halves(

@@ -18,7 +18,7 @@ from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.train import BalancedDraw, gradient_penalty, some_pixels
 from rs_lowconf.seeds import forked_rng, seed_of
-from rs_lowconf.settings import CriticSettings
+from rs_lowconf.settings import GateSettings
 from rs_lowconf.types import Augmentation, TileSource
 
 _WHITENING = 0.01
@@ -40,7 +40,7 @@ class JudgeRecord:
 def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order of the work
     generator: Generator,
     source: TileSource,
-    settings: CriticSettings,
+    settings: GateSettings,
     augment: tuple[Augmentation, Augmentation],
     seed: int,
     device: torch.device,

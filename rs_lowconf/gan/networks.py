@@ -7,6 +7,7 @@ networks; a per-patch head beside the whole-tile head, which makes more of few i
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -133,6 +134,8 @@ class Generator(nn.Module):
         self.block1 = FilmBlock(FINE, style)
         self.draw = nn.Conv2d(FINE, len(bands), 3, padding=1, padding_mode="replicate")
         self.unwhiten = Unwhiten(basis, bands, tile_size)
+        # Channels last: convolutions of these widths take half the time on a CPU.
+        self.to(memory_format=torch.channels_last)
 
     @property
     def latent_dim(self) -> int:
@@ -155,8 +158,10 @@ class Generator(nn.Module):
         features = self.block2(features, style)
         # Narrow at full size. A pixel shuffle would be cheaper and leaves a lattice.
         features = self.block1(_double(self.to1(features)), style)  # b 16 s s
-        components = self.draw(F.leaky_relu(features, 0.2))  # b c s s
-        image: Tensor = self.unwhiten(components)
+        # In mixed precision too, reflectance is computed with all its digits.
+        with torch.autocast(features.device.type, enabled=False):
+            components = self.draw(F.leaky_relu(features.float(), 0.2))  # b c s s
+            image: Tensor = self.unwhiten(components)
         # The discriminator has to see what is too dark, or the generator does not learn it.
         return image if self.training else image.clamp_min(DARKEST)
 
@@ -200,6 +205,7 @@ class Discriminator(nn.Module):
         self.whole_class = ClassTable(len(classes), sixteenth)
         for table in (self.patch_class.table, self.whole_class.table):
             nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
+        self.to(memory_format=torch.channels_last)
 
     def components(
         self, image: Float[Tensor, "b c h w"], dither: Float[Tensor, "#b c h w"]
@@ -215,7 +221,7 @@ class Discriminator(nn.Module):
         """
         # Roofs and glints lie 70 standard deviations out; without normalisation layers they
         # would drown every other pixel in features and gradients.
-        return torch.asinh(self.whiten(image + dither / self.bands.scale))
+        return compress(self.whiten(image + dither / self.bands.scale))
 
     def trunk(
         self, components: Float[Tensor, "b c h w"]
@@ -250,28 +256,62 @@ class Discriminator(nn.Module):
         return logit
 
 
-class Decoder(nn.Module):
-    """Redraws real tiles at half size from the discriminator's patch features.
+def compress(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return the inverse hyperbolic sine, in a quarter of the time of torch.asinh on a CPU."""
+    result: Tensor = _Asinh.apply(x)
+    return result
 
-    Having to keep what a tile shows keeps the discriminator of few tiles from learning them
-    by heart (Liu et al., "Towards faster and stabilized GAN training", ICLR 2021).
-    """
 
-    def __init__(self, discriminator: "Discriminator") -> None:
-        """Build for the features of a discriminator."""
+class _Asinh(torch.autograd.Function):
+    """Its derivative is written down, because the formula's own is undefined at 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        size = x.abs()
+        return (size + (size * size + 1).sqrt()).log().copysign(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        slope: Tensor = (x * x + 1).rsqrt()
+        return gradient * slope
+
+
+class Encoder(nn.Module):
+    """Real tiles to latents from which the generator can draw them again."""
+
+    def __init__(self, settings: GanSettings, *, bands: BandSpec) -> None:
+        """Build for the latent of a generator with the same settings."""
         super().__init__()
-        channels = discriminator.to8.out_channels
-        narrow = _eights(channels / 3)
-        self.to4 = nn.Conv2d(channels, narrow, 3, padding=1)
-        self.to2 = nn.Conv2d(narrow, narrow, 3, padding=1)
-        self.draw = nn.Conv2d(narrow, len(discriminator.bands), 3, padding=1)
+        half = settings.critic_width
+        quarter, eighth = _eights(1.5 * half), _eights(3.0 * half)
+        self.read = nn.Conv2d(4 * len(bands), half, 3, padding=1)
+        self.block2 = PlainBlock(half)
+        self.to4 = nn.Conv2d(half, quarter, 1)
+        self.block4 = PlainBlock(quarter)
+        self.to8 = nn.Conv2d(quarter, eighth, 1)
+        self.block8 = PlainBlock(eighth)
+        self.layout = nn.Conv2d(eighth, 2 * settings.latent_map, 1)
+        self.overall = nn.Linear(eighth, 2 * settings.latent_global)
+        self.to(memory_format=torch.channels_last)
 
-    def forward(self, patches: Float[Tensor, "b p v u"]) -> Float[Tensor, "b c h w"]:
-        """Return components at half size."""
-        features = F.leaky_relu(self.to4(_double(patches)), 0.2)
-        features = F.leaky_relu(self.to2(_double(features)), 0.2)
-        components: Tensor = self.draw(features)
-        return components
+    def forward(
+        self, components: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Return mean and logarithm of the variance of each latent."""
+        features = self.read(F.pixel_unshuffle(components, 2))  # b w s/2 s/2
+        features = F.avg_pool2d(self.block2(features), 2)
+        features = F.avg_pool2d(self.block4(self.to4(features)), 2)
+        features = F.leaky_relu(self.block8(self.to8(features)), 0.2)  # b 3w s/8 s/8
+        overall = self.overall(features.mean((2, 3))).chunk(2, dim=1)
+        layout = self.layout(features).chunk(2, dim=1)
+        mean, log_variance = (
+            torch.cat([a, b.flatten(1)], dim=1).float()
+            for a, b in zip(overall, layout, strict=True)
+        )
+        # Within what single precision can take the exponential of.
+        return mean, log_variance.clamp(-12, 4)
 
 
 def _double(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c v u"]:

@@ -14,7 +14,6 @@ from rs_lowconf.gan.distances import (
     kernel_distance,
     manifold_figures,
     over_halves,
-    vendi_score,
 )
 from rs_lowconf.gan.measure import (
     Estimate,
@@ -26,6 +25,7 @@ from rs_lowconf.gan.measure import (
     weigh,
 )
 from rs_lowconf.gan.spectra import TileSpectra
+from rs_lowconf.measures import vendi_score
 from rs_lowconf.seeds import seed_of
 
 #: Share of held-out real tiles that are nearer to a training tile than the threshold.

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -16,7 +15,7 @@ from rs_lowconf.gan.quality import Right, Sets, threshold
 from rs_lowconf.gan.sheet import COMPOSITES
 from rs_lowconf.gan.spectra import GRID
 from rs_lowconf.gan.spectral_quality import mean_power
-from rs_lowconf.runs import replacing
+from rs_lowconf.runs import replacing, save_figures
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import TileSource
 
@@ -48,14 +47,7 @@ def write_plots(
     }
     if sets.test.spectra.indices:
         figures["indices"] = _index_figure(sets)
-    written = []
-    for name, figure in figures.items():
-        path = folder / f"{name}.png"
-        FigureCanvasAgg(figure)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
-        written.append(path)
-    return written
+    return save_figures(folder, figures)
 
 
 def write_mixed_sheet(path: Path, source: TileSource, seed: int) -> dict[str, Any]:

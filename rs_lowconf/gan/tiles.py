@@ -9,11 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.measures import SYMMETRIES, turn
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import TileBatch, TileSource
 
-SYMMETRIES = 8
-"""Of the square: four quarter turns, and each of them mirrored."""
 _BATCH = 64
 
 Change = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b c h w"]]
@@ -137,12 +136,6 @@ def decorrelate(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     gain = variance.clamp_min(1e-12).rsqrt()  # a hundredth of a digital number and less is noise
     whitened: Tensor = (direction * gain[:, None, :]) @ direction.mT @ pixels
     return whitened.view_as(image).to(image)
-
-
-def turn(image: Float[Tensor, "b c h w"], symmetry: int) -> Float[Tensor, "b c h w"]:
-    """Return square tiles turned by `symmetry % 4` quarters, mirrored from 4 on."""
-    turned = image.rot90(symmetry % 4, (2, 3))
-    return turned.flip(3) if symmetry >= SYMMETRIES // 2 else turned
 
 
 def all_turns(source: TileSource) -> list[ChangedTiles]:

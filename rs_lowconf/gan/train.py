@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.figures import overfit
-from rs_lowconf.gan.networks import ClassTable, Decoder, Discriminator, Generator
+from rs_lowconf.gan.networks import ClassTable, Discriminator, Encoder, Generator
 from rs_lowconf.gan.spectral import spectral_basis
+from rs_lowconf.measures import SYMMETRIES, turn
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GanSettings
 from rs_lowconf.types import Augmentation, TileSource
@@ -24,6 +25,9 @@ AugmentationsAt = Callable[[float], tuple[Augmentation, Augmentation]]
 CONTROL_IMAGES = 4_000
 """The strength of augmentation is reconsidered every so many images."""
 CONTROL_STEP = 0.05
+PRIOR_WEIGHT = 0.1
+"""Weight of the mean divergence of a real tile's latents from the prior, in nats a number,
+against the redrawn tile's mean error in deviations."""
 _BASIS_PIXELS = 200_000
 
 
@@ -100,12 +104,12 @@ class GanTraining:
             }
             self.generator = Generator(settings, **shape).to(device)
             self.discriminator = Discriminator(settings.critic_width, **shape).to(device)
-            self._decoder = Decoder(self.discriminator).to(device)
+            self._encoder = Encoder(settings, bands=source.bands).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(requires_grad=False)
         self._optimisers = {
             "generator": _optimiser(self.generator, settings),
             "discriminator": _optimiser(self.discriminator, settings),
-            "decoder": _optimiser(self._decoder, settings),
+            "encoder": _optimiser(self._encoder, settings),
         }
 
     def step(self) -> StepRecord:
@@ -121,33 +125,32 @@ class GanTraining:
         real = self._source.batch(chosen).image.to(self._device)
         z = torch.randn(settings.batch_size, self.generator.latent_dim, generator=dice)
         label = label.to(self._device)
-        fake = self.generator(z.to(self._device), label)
+        with self._precision():
+            fake = self.generator(z.to(self._device), label)
         # One generated batch serves both steps: half the generator's and augmentation's work.
         seen_real = self._seen(real, dice, number, "real")
         seen_fake = self._seen(fake, dice, number, "fake")
 
         both = torch.cat([seen_real, seen_fake.detach()])
-        patches, whole = self.discriminator.trunk(both)
-        logits = self.discriminator.heads(patches, whole, label.repeat(2))
+        _, logits = self._judge(both, label.repeat(2))
         logit_real, logit_fake = logits.chunk(2)
         critic_loss = F.softplus(logit_fake - logit_real).mean()
         penalty = None
         total = critic_loss
-        if settings.reconstruction:
-            redrawn = self._decoder(patches[: len(label)])
-            difference = (redrawn - F.avg_pool2d(seen_real, 2)).abs().mean()
-            total = total + settings.reconstruction * difference
         if number % settings.penalty_every == 0:
             # The penalty sums over channels, so gamma is scaled from 3 bands to ours.
             weight = settings.gamma / 2 * 3 / len(self._source.bands) * settings.penalty_every
             penalty = gradient_penalty(self.discriminator, both, label.repeat(2)) * 2
             total = total + weight * penalty
-        self._update(("discriminator", "decoder"), total)
+        self._update(("discriminator",), total)
 
         self.discriminator.requires_grad_(requires_grad=False)
-        judged = self.discriminator(seen_fake, label)
+        _, judged = self._judge(seen_fake, label)
         generator_loss = F.softplus(logit_real.detach() - judged).mean()
-        self._update(("generator",), generator_loss)
+        total = generator_loss
+        if settings.reconstruction:
+            total = total + settings.reconstruction * self._redrawing_loss(real, label, dice)
+        self._update(("generator", "encoder"), total)
         self.discriminator.requires_grad_(requires_grad=True)
 
         self.images += settings.batch_size
@@ -205,7 +208,7 @@ class GanTraining:
             "generator": self.generator,
             "discriminator": self.discriminator,
             "average": self.average,
-            "decoder": self._decoder,
+            "encoder": self._encoder,
         }
 
     def _control(self, number: int) -> None:
@@ -241,6 +244,47 @@ class GanTraining:
         augmented = augment(image, seed_of(self.seed, "gan", "augment", kind, number))
         components: Tensor = self.discriminator.components(augmented, dither)
         return components
+
+    def _judge(
+        self, components: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b p v u"], Float[Tensor, " b"]]:
+        """Return patch features and logits."""
+        with self._precision():
+            patches, whole = self.discriminator.trunk(components)
+        patches = patches.float()
+        return patches, self.discriminator.heads(patches, whole.float(), label)
+
+    def _redrawing_loss(
+        self, real: Float[Tensor, "b c h w"], label: Int[Tensor, " b"], dice: torch.Generator
+    ) -> Float[Tensor, ""]:
+        """Return how far tiles that are drawn from real tiles' latents are from these.
+
+        A generator that must be able to draw every real tile cannot forget kinds of them, and
+        learns edges and roofs from where they are. Tiles are compared by their components and
+        by the discriminator's features; the latents are drawn towards the prior (Larsen et
+        al., "Autoencoding beyond pixels using a learned similarity metric", ICML 2016).
+        """
+        real = turn(real, int(torch.randint(SYMMETRIES, (), generator=dice)))
+        still = torch.zeros_like(real[:1])
+        seen = self.discriminator.components(real, still)
+        with self._precision():
+            mean, log_variance = self._encoder(seen)
+        noise = torch.randn(mean.shape, generator=dice).to(self._device)
+        with self._precision():
+            drawn = self.generator(mean + (log_variance / 2).exp() * noise, label)
+        again = self.discriminator.components(drawn, still)
+        known, _ = self._judge(seen, label)
+        features, _ = self._judge(again, label)
+        apart = (features - known).abs().mean() / known.abs().mean().clamp_min(1e-6)
+        divergence = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
+        loss: Tensor = (again - seen).abs().mean() + apart + PRIOR_WEIGHT * divergence
+        return loss
+
+    def _precision(self) -> torch.autocast:
+        """Return the context of the heavy layers; gradient penalties stay out of it."""
+        return torch.autocast(
+            self._device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"
+        )
 
     def _update(self, names: tuple[str, ...], loss: Float[Tensor, ""]) -> None:
         for name in names:

@@ -1,11 +1,11 @@
-"""A folder that a person opens in QGIS to judge generated tiles beside real ones.
+"""A folder that a person opens in QGIS to judge generated tiles, beside real ones if there are any.
 
 ```
 review.qgz      project: layer `review` (one cell a sample) over one contact sheet
 review.gpkg     the layer `review` with its form; decisions are written here, by QGIS only
 contact.vrt     the contact sheet, straight from the tiles
 tiles/          all bands of each sample as GeoTIFF, with a .qml that fixes the stretch
-anchors/        the most similar real tile of each sample, likewise
+anchors/        the most similar real tile of each sample, likewise; absent without real tiles
 previews/       one PNG a sample, shown in the form
 manifest.json   format version, classes, bands, stretch, checksums
 ```
@@ -14,6 +14,7 @@ A reviewer opens `review.qgz`, switches editing on, opens the table of `review` 
 form view and goes through the list; the map highlights the cell of the form. Saving the
 edits writes the decisions. `fields` says what each decision means.
 
+Every sample has a real neighbour, or none has: then cells and previews show samples alone.
 A sample gets no georeference: its neighbour looks alike, but the sample shows no place.
 
 A `blind` package holds nothing of the model: neither condition, prediction, score nor
@@ -103,8 +104,8 @@ class ReviewSample:
     realism: float
     """The critic's realism logit, higher for more real."""
 
-    neighbour: RealNeighbour
-    """The real tile shown beside it."""
+    neighbour: RealNeighbour | None = None
+    """The real tile shown beside it; None shows it alone."""
 
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Where it comes from; each entry becomes a tag RSLOW_<KEY> of a confirm package."""
@@ -121,7 +122,7 @@ class ReviewSample:
                 f"sample {self.sample_id} has {len(self.pixels)} channels",
                 expected=f"{len(self.bands)} ({', '.join(self.bands.names)})",
             )
-        if self.neighbour.pixels.shape != self.pixels.shape:
+        if self.neighbour is not None and self.neighbour.pixels.shape != self.pixels.shape:
             raise ReviewError(
                 f"neighbour {self.neighbour.tile_id} of sample {self.sample_id} has shape "
                 f"{self.neighbour.pixels.shape}",
@@ -163,7 +164,13 @@ def write_package(
     _check(samples, classes, target_classes)
     composites = composites_of(samples[0].bands)
     _, height, width = samples[0].pixels.shape
-    sheet = Sheet(count=len(samples), width=width, height=height, composites=composites)
+    sheet = Sheet(
+        count=len(samples),
+        width=width,
+        height=height,
+        blocks=1 if samples[0].neighbour is None else 2,
+        composites=composites,
+    )
     with _new_folder(folder) as building:
         files = [
             _write_images(building, sample, composites, label, attribution) for sample in samples
@@ -171,7 +178,9 @@ def write_package(
         write_text(
             building / "contact.vrt",
             contact_vrt(
-                sheet, samples[0].bands, [(names["anchor"], names["tile"]) for names in files]
+                sheet,
+                samples[0].bands,
+                [[names[kind] for kind in ("anchor", "tile") if kind in names] for names in files],
             ),
         )
         _write_layer(building, samples, fields_of(label, classes), sheet, label)
@@ -212,6 +221,12 @@ def _check(
             remedy="split them with --set review.max_samples=N"
             if samples
             else "search for samples first",
+        )
+    alone = [sample.sample_id for sample in samples if sample.neighbour is None]
+    if 0 < len(alone) < len(samples):
+        raise ReviewError(
+            f"{len(alone)} of {len(samples)} samples have no real neighbour, such as {alone[0]}",
+            expected="one for every sample or for none",
         )
     seen: set[str] = set()
     first = samples[0]
@@ -268,51 +283,54 @@ def _write_images(
     label: Label,
     attribution: str,
 ) -> dict[str, str]:
-    """Write one sample's tile, anchor and preview; return the manifest's entry."""
+    """Write one sample's tile, anchor if any, and preview; return the manifest's entry."""
     names = _file_names(sample)
-    tile, anchor = building / names["tile"], building / names["anchor"]
     neighbour = sample.neighbour
     if label == "confirm":
         # The mark comes last: no entry of the provenance can replace it.
-        tile_tags = sample_tags(sample) | geotiff.synthetic_tags(attribution)
-        anchor_tags = _neighbour_tags(neighbour) | geotiff.observed_tags(attribution)
-        grid = neighbour.grid
+        tags = sample_tags(sample) | geotiff.synthetic_tags(attribution)
     else:
-        tile_tags = geotiff.undisclosed_tags(attribution)
-        anchor_tags = geotiff.observed_tags(attribution)
-        grid = None  # a place is as good as a class to whoever looks it up
-    geotiff.write_tile(tile, sample.pixels, sample.bands, tile_tags)
-    geotiff.write_tile(anchor, neighbour.pixels, sample.bands, anchor_tags, grid)
+        tags = geotiff.undisclosed_tags(attribution)
+    geotiff.write_tile(building / names["tile"], sample.pixels, sample.bands, tags)
+    if neighbour is not None:
+        _write_anchor(building / names["anchor"], neighbour, sample.bands, label, attribution)
+    tiles = {kind: building / names[kind] for kind in ("tile", "anchor") if kind in names}
     qml = style.tile_style(sample.bands, composites[0])
-    for file in (tile, anchor):
+    for file in tiles.values():
         write_text(file.with_suffix(".qml"), qml)
-    titles = style.block_titles(label)
+    shown = [sample.pixels] if neighbour is None else [neighbour.pixels, sample.pixels]
     previews.write_preview(
         building / names["preview"],
-        list(zip(titles, (neighbour.pixels, sample.pixels), strict=True)),
+        list(zip(style.block_titles(label, len(shown)), shown, strict=True)),
         sample.bands,
         composites,
-        tile_tags["TIFFTAG_IMAGEDESCRIPTION"],
+        tags["TIFFTAG_IMAGEDESCRIPTION"],
     )
-    return {
-        "sample_id": sample.sample_id,
-        **names,
-        "tile_sha256": sha256_of(tile),
-        "anchor_sha256": sha256_of(anchor),
-    }
+    checksums = {f"{kind}_sha256": sha256_of(file) for kind, file in tiles.items()}
+    return {"sample_id": sample.sample_id, **names, **checksums}
+
+
+def _write_anchor(
+    path: Path, neighbour: RealNeighbour, bands: BandSpec, label: Label, attribution: str
+) -> None:
+    """Write a real tile; when blind, a place would tell as much as its name and its class."""
+    tags, grid = geotiff.observed_tags(attribution), None
+    if label == "confirm":
+        tags, grid = _neighbour_tags(neighbour) | tags, neighbour.grid
+    geotiff.write_tile(path, neighbour.pixels, bands, tags, grid)
 
 
 def _file_names(sample: ReviewSample) -> dict[str, str]:
     """Return a sample's files: all after its id, because a tile's own name may tell its class."""
-    return {
-        "tile": f"tiles/{sample.sample_id}.tif",
-        "anchor": f"anchors/{sample.sample_id}.tif",
-        "preview": f"previews/{sample.sample_id}.png",
-    }
+    names = {"tile": f"tiles/{sample.sample_id}.tif"}
+    if sample.neighbour is not None:
+        names["anchor"] = f"anchors/{sample.sample_id}.tif"
+    return {**names, "preview": f"previews/{sample.sample_id}.png"}
 
 
 def sample_tags(sample: ReviewSample) -> dict[str, str]:
     """Return what is known of a sample as tags of its tile."""
+    neighbour = sample.neighbour
     return {
         **{f"RSLOW_{key.upper()}": value for key, value in sample.provenance.items()},
         "RSLOW_SAMPLE_ID": sample.sample_id,
@@ -321,7 +339,7 @@ def sample_tags(sample: ReviewSample) -> dict[str, str]:
         "RSLOW_SECOND": sample.second,
         "RSLOW_CONFIDENCE": f"{sample.confidence:.6f}",
         "RSLOW_REALISM": f"{sample.realism:.6f}",
-        "RSLOW_NEAREST_REAL": sample.neighbour.tile_id,
+        **({"RSLOW_NEAREST_REAL": neighbour.tile_id} if neighbour is not None else {}),
         "RSLOW_LEVEL": sample.bands.level,
     }
 

@@ -1,4 +1,4 @@
-"""Pictures for the form: the real tile above the sample, one composite a column."""
+"""Pictures for the form: one tile a row, the one to judge last, one composite a column."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -17,12 +17,11 @@ Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels of the sheet, counted from its upper left corner."""
 
 _ASPECT = 1.1  # width by height of a map canvas that has the form beside it
-_BLOCKS = 2  # the real tile and the one to judge
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """Cells of one size in rows; each shows the composites of a real tile and of a sample."""
+    """Cells of one size in rows; each shows the composites of one tile a block."""
 
     count: int
     """Cells, filled row by row."""
@@ -32,6 +31,9 @@ class Sheet:
 
     height: int
     """Height of a tile in pixels."""
+
+    blocks: int
+    """Tiles side by side in a cell: 2 with a real tile left of the one to judge, else 1."""
 
     composites: tuple[Composite, ...]
     """What is shown of each tile, from left to right."""
@@ -46,7 +48,8 @@ class Sheet:
         """Width and height of a cell, without the gutter around it."""
         gap = self.line // 4
         block = len(self.composites) * self.width + (len(self.composites) - 1) * gap
-        return _BLOCKS * block + 3 * self.line, self.height + 5 * self.line
+        width = self.blocks * block + (self.blocks + 1) * self.line
+        return width, self.height + 5 * self.line
 
     @property
     def columns(self) -> int:
@@ -78,7 +81,7 @@ class Sheet:
         return left, top, left + width, top + height
 
     def picture(self, index: int, block: int, composite: int) -> Box:
-        """Return the place of one composite; block 0 is the real tile, 1 the sample."""
+        """Return the place of one composite; blocks count from the left, the sample is last."""
         cell_left, cell_top, _, _ = self.cell(index)
         offset_x, offset_y = self.offset(block, composite)
         left, top = cell_left + offset_x, cell_top + offset_y
@@ -92,15 +95,15 @@ class Sheet:
         return x, 4 * self.line
 
 
-def contact_vrt(sheet: Sheet, bands: BandSpec, pairs: Sequence[tuple[str, str]]) -> str:
-    """Return a VRT of three byte bands that shows `pairs` straight from their files.
+def contact_vrt(sheet: Sheet, bands: BandSpec, cells: Sequence[Sequence[str]]) -> str:
+    """Return a VRT of three byte bands that shows the tiles straight from their files.
 
     Gaps are nodata (0). Pictures are stretched by lookup tables, which clip by themselves.
 
     Args:
         sheet: the places.
         bands: what the channels of the files hold.
-        pairs: the files of the real tile and of the sample, relative to the VRT.
+        cells: for each cell its files in the order of blocks, relative to the VRT.
     """
     width, height = sheet.size
     root = ET.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
@@ -109,8 +112,8 @@ def contact_vrt(sheet: Sheet, bands: BandSpec, pairs: Sequence[tuple[str, str]])
         band = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(channel + 1))
         ET.SubElement(band, "NoDataValue").text = "0"
         ET.SubElement(band, "ColorInterp").text = colour
-        for index, pair in enumerate(pairs):
-            for block, file in enumerate(pair):
+        for index, files in enumerate(cells):
+            for block, file in enumerate(files):
                 for place, composite in enumerate(sheet.composites):
                     source = _source(sheet, bands, file, composite, channel)
                     left, top, _, _ = sheet.picture(index, block, place)

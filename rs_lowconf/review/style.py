@@ -27,6 +27,7 @@ _COLOURS = {
     "mixed": "148,80,200,255",
 }
 _PENDING = "110,110,110,255"
+_LETTER_WIDTH = 0.7  # mean width of a bold letter by font size, in wide fonts like DejaVu Sans
 
 
 def document(elements: Sequence[ET.Element]) -> str:
@@ -39,7 +40,7 @@ def document(elements: Sequence[ET.Element]) -> str:
 
 def review_style(fields: Sequence[Field], sheet: Sheet, label: Label) -> list[ET.Element]:
     """Return symbols, labels and form of the layer `review`."""
-    return [_renderer(), _labeling(sheet, label), *_fields(fields), *_form(fields)]
+    return [_renderer(), _labeling(sheet, label), *_fields(fields, sheet), *_form(fields)]
 
 
 def raster_style(bands: tuple[int, int, int], white: int | None) -> list[ET.Element]:
@@ -109,18 +110,18 @@ def _renderer() -> ET.Element:
 
 
 def _labeling(sheet: Sheet, label: Label) -> ET.Element:
-    """Return headings that scale with the pictures: name, block and composite."""
+    """Return headings that scale with the pictures: name, block, decision and composite."""
     labeling = ET.Element("labeling", type="rule-based")
     rules = ET.SubElement(labeling, "rules", key="{all}")
-    name = '"sample_id"'
-    if label == "confirm":
-        name += " || '   ' || \"cond_class\" || '?'"
-    name += " || coalesce('   ' || upper(\"decision\") || coalesce(' ' || \"true_class\", ''), '')"
     line = sheet.line
-    _add_rule(rules, name, x=line, y=round(1.55 * line), size=1.1 * line, bold=True)
-    for block, title in enumerate(block_titles(label)):
+    # Alone, a sample has half the width, which not every name fits.
+    room = sheet.cell_size[0] - 2 * line if sheet.blocks == 1 else None
+    first, above = _headings(label, sheet.blocks)
+    _add_rule(rules, first, x=line, y=round(1.55 * line), size=1.1 * line, bold=True, room=room)
+    for block, heading in enumerate(above):
         x, y = sheet.offset(block, 0)
-        _add_rule(rules, f"'{title}'", x=x, y=round(y - 1.2 * line), size=1.0 * line, bold=True)
+        y = round(y - 1.2 * line)
+        _add_rule(rules, heading, x=x, y=y, size=1.0 * line, bold=True, room=room)
         for place, composite in enumerate(sheet.composites):
             x, y = sheet.offset(block, place)
             text = f"'{composite.caption}'"
@@ -128,13 +129,47 @@ def _labeling(sheet: Sheet, label: Label) -> ET.Element:
     return labeling
 
 
-def block_titles(label: Label) -> tuple[str, str]:
-    """Return what stands above the real tile and above the one to judge."""
-    return ("REAL", "SYNTHETIC") if label == "confirm" else ("REAL", "TO JUDGE")
+def _headings(label: Label, blocks: int) -> tuple[str, list[str]]:
+    """Return expressions for a cell's first line and for the lines above its blocks.
+
+    With a real tile the cell is wide enough to say all of the sample in the first line. Alone,
+    the sample's title joins its name; suggestion and decision are on the second line, where
+    the class of an accepted sample takes the place of the suggested one.
+    """
+    titles = block_titles(label, blocks)
+    if blocks == 1:
+        answer = 'upper("decision")'
+        if label == "confirm":
+            answer = f"\"cond_class\" || '?' || coalesce('   ' || {answer}, '')"
+        answer = f'coalesce(upper("decision") || \' \' || "true_class", {answer})'
+        return f"\"sample_id\" || '   {titles[0]}'", [answer]
+    name = '"sample_id"'
+    if label == "confirm":
+        name += " || '   ' || \"cond_class\" || '?'"
+    name += " || coalesce('   ' || upper(\"decision\") || coalesce(' ' || \"true_class\", ''), '')"
+    return name, [f"'{title}'" for title in titles]
 
 
-def _add_rule(rules: ET.Element, text: str, *, x: int, y: int, size: float, bold: bool) -> None:
-    """Add one label a cell, its left end `x` right of and `y` below the cell's corner."""
+def block_titles(label: Label, blocks: int) -> tuple[str, ...]:
+    """Return what stands above each block: above the tile to judge and a real one, if any."""
+    titles = ("REAL", "SYNTHETIC" if label == "confirm" else "TO JUDGE")
+    return titles[-blocks:]
+
+
+def _add_rule(
+    rules: ET.Element,
+    text: str,
+    *,
+    x: int,
+    y: int,
+    size: float,
+    bold: bool,
+    room: int | None = None,
+) -> None:
+    """Add one label a cell, its left end `x` right of and `y` below the cell's corner.
+
+    Text that would be wider than `room` is drawn smaller; with None it keeps its size.
+    """
     rule = ET.SubElement(rules, "rule", key=f"{{{len(rules)}}}")
     settings = ET.SubElement(rule, "settings", calloutType="simple")
     style = ET.SubElement(
@@ -172,9 +207,14 @@ def _add_rule(rules: ET.Element, text: str, *, x: int, y: int, size: float, bold
         fontMinPixelSize="6",
         fontMaxPixelSize="10000",
     )
+    if room is not None:
+        fitting = f"min({size:g}, {room} / ({_LETTER_WIDTH} * length({text})))"
+        properties = {"Size": {"active": True, "expression": fitting, "type": 3}}
+        overrides = {"name": "", "properties": properties, "type": "collection"}
+        ET.SubElement(settings, "dd_properties").append(_option(None, overrides))
 
 
-def _fields(fields: Sequence[Field]) -> list[ET.Element]:
+def _fields(fields: Sequence[Field], sheet: Sheet) -> list[ET.Element]:
     """Return widgets, aliases, default values and constraints."""
     widgets = ET.Element("fieldConfiguration")
     aliases = ET.Element("aliases")
@@ -182,7 +222,7 @@ def _fields(fields: Sequence[Field]) -> list[ET.Element]:
     constraints = ET.Element("constraints")
     expressions = ET.Element("constraintExpressions")
     for index, field in enumerate(fields, start=1):  # 0 is the fid
-        kind, config = _widget(field)
+        kind, config = _widget(field, sheet)
         element = ET.SubElement(widgets, "field", name=field.name, configurationFlags="None")
         widget = ET.SubElement(element, "editWidget", type=kind)
         ET.SubElement(widget, "config").append(_option(None, config))
@@ -213,7 +253,7 @@ def _fields(fields: Sequence[Field]) -> list[ET.Element]:
     return [widgets, aliases, defaults, constraints, expressions]
 
 
-def _widget(field: Field) -> tuple[str, dict[str, Any]]:
+def _widget(field: Field, sheet: Sheet) -> tuple[str, dict[str, Any]]:
     """Return QGIS's name of an edit widget and its configuration."""
     match field.widget:
         case "choice":
@@ -232,7 +272,8 @@ def _widget(field: Field) -> tuple[str, dict[str, Any]]:
         case "picture":
             return "ExternalResource", {
                 "DocumentViewer": 1,
-                "DocumentViewerHeight": 460,  # 0 would shrink it in a low window, unreadably
+                # A row a block; 0 would shrink it in a low window, unreadably.
+                "DocumentViewerHeight": 230 * sheet.blocks,
                 "DocumentViewerWidth": 0,  # keeps the shape
                 "FileWidget": False,
                 "FileWidgetButton": False,

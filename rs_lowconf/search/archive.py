@@ -157,14 +157,3 @@ def most_diverse(features: Float[Tensor, "n f"], count: int) -> list[int]:
         chosen.append(farthest)
         distance = torch.minimum(distance, torch.cdist(features, features[farthest][None])[:, 0])
     return sorted(chosen)
-
-
-def vendi_score(features: Float[Tensor, "n f"]) -> float:
-    """Return the effective number of different tiles (Friedman and Dieng, TMLR 2023).
-
-    The exponential of the entropy of the eigenvalues of the cosine kernel over n.
-    """
-    unit = torch.nn.functional.normalize(features.double(), dim=1)
-    values = torch.linalg.eigvalsh(unit @ unit.T / len(unit)).clamp_min(0)
-    values = values[values > 1e-12]
-    return float((-(values * values.log()).sum()).exp())

@@ -21,11 +21,9 @@ EXPORT_SCALE = 10_000.0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
-    """What target and critic say of a batch of tiles."""
+    """What the target says of a batch of tiles."""
 
     log_probability: Float[Tensor, "b k"]
-    realism: Float[Tensor, " b"]
-    """The energy's critic; the gate has another one."""
     pixels: UInt16[Tensor, "b c h w"]
     """The tiles as they would be stored: reflectance x 10,000."""
     gradient: Float[Tensor, "b d"] | None
@@ -37,22 +35,15 @@ class Scores:
         return self.log_probability.max(dim=1).values.exp()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StoredScores:
-    """What is said of a tile as it is stored, scored alone."""
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What the gate says of a tile as it is stored, scored alone."""
 
-    log_probability: Float[Tensor, " k"]
     parts: dict[str, float]
-    """What every part of the gate says."""
+    """What every part says."""
     p_value: float
-    """The gate's joint p-value."""
-    features: Float[Tensor, " f"]
-    """In which distance means dissimilarity."""
-
-    @property
-    def confidence(self) -> float:
-        """Return the target's largest probability."""
-        return float(self.log_probability.max().exp())
+    """The joint p-value."""
+    passes: bool
 
 
 class Evaluator:
@@ -101,8 +92,8 @@ class Evaluator:
     def score(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], *, gradient: bool) -> Scores:
         """Score tiles of latents, with the energy's gradient when asked for.
 
-        The energy of a latent is the target's top-two log-probability margin, which does not
-        saturate as the largest probability does, plus softplus(floor - realism).
+        The energy of a latent is the log-odds of the target's largest probability, which
+        does not saturate as the probability does, plus softplus(floor - realism).
         """
         parts = [
             self._micro(
@@ -115,23 +106,33 @@ class Evaluator:
         gradients = [part.gradient for part in parts if part.gradient is not None]
         return Scores(
             log_probability=torch.cat([part.log_probability for part in parts]),
-            realism=torch.cat([part.realism for part in parts]),
             pixels=torch.cat([part.pixels for part in parts]),
             gradient=torch.cat(gradients) if gradients else None,
         )
 
     @torch.no_grad()
-    def score_stored(self, pixels: UInt16[Tensor, "c h w"], label: int) -> StoredScores:
-        """Return what target and gate say of a stored tile, scored alone."""
-        image = (pixels.float() / EXPORT_SCALE)[None].to(self._device)
-        labels = torch.tensor([label], device=self._device)
-        gate = self.gate.score(image, labels)
-        return StoredScores(
-            log_probability=self.target.predict(image[:, self._target_channels])[0].cpu(),
+    def predict_stored(self, pixels: UInt16[Tensor, "c h w"]) -> Float[Tensor, " k"]:
+        """Return the target's log-probabilities of a stored tile, scored alone."""
+        image = self._image(pixels)
+        return self.target.predict(image[:, self._target_channels])[0].cpu()
+
+    @torch.no_grad()
+    def judge_stored(self, pixels: UInt16[Tensor, "c h w"], label: int) -> Judgement:
+        """Return what the gate says of a stored tile, scored alone."""
+        gate = self.gate.score(self._image(pixels), torch.tensor([label], device=self._device))
+        return Judgement(
             parts={name: float(values[0]) for name, values in gate.parts.items()},
             p_value=float(gate.p_value[0]),
-            features=self._features(image)[0].cpu(),
+            passes=bool(self.gate.passes(gate.p_value)[0]),
         )
+
+    @torch.no_grad()
+    def features_stored(self, pixels: UInt16[Tensor, "c h w"]) -> Float[Tensor, " f"]:
+        """Return the features of a stored tile, in which distance means dissimilarity."""
+        return self._features(self._image(pixels))[0].cpu()
+
+    def _image(self, pixels: UInt16[Tensor, "c h w"]) -> Float[Tensor, "1 c h w"]:
+        return (pixels.float() / EXPORT_SCALE)[None].to(self._device)
 
     def _micro(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], gradient: bool) -> Scores:
         count = len(z)
@@ -143,21 +144,32 @@ class Evaluator:
         with torch.set_grad_enabled(gradient):
             image = self.generator(leaf, labels)
             log_probability = self.target.predict(image[:, self._target_channels])
-            realism = self.critic.realism(image[:, self._critic_channels], labels)
             slope = None
             if gradient:
-                top = log_probability.topk(2, dim=1).values
-                unreal = F.softplus(self.realism_floor - realism)
-                energy = top[:, 0] - top[:, 1] + self._realism_weight * unreal
+                energy = log_odds(log_probability)
+                if self._realism_weight:
+                    realism = self.critic.realism(image[:, self._critic_channels], labels)
+                    unreal = F.softplus(self.realism_floor - realism)
+                    energy = energy + self._realism_weight * unreal
                 slope = torch.autograd.grad(energy.sum(), leaf)[0][:count].cpu()
         # Padding is work for the machine, not a question to the target.
         self.target.evaluations -= padding
         return Scores(
             log_probability=log_probability.detach()[:count].cpu(),
-            realism=realism.detach()[:count].cpu(),
             pixels=stored_numbers(image.detach()[:count].cpu()),
             gradient=slope,
         )
+
+
+def log_odds(log_probability: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+    """Return the logarithm of p / (1 - p) for the largest probability p.
+
+    The margin between the two largest logits would do as well down to p = 1/2; for less, more
+    than two classes have to compete, and it is these odds that have to fall.
+    """
+    ordered = log_probability.sort(dim=1, descending=True).values
+    odds: Tensor = ordered[:, 0] - ordered[:, 1:].logsumexp(1)
+    return odds
 
 
 def stored_numbers(image: Float[Tensor, "b c h w"]) -> UInt16[Tensor, "b c h w"]:

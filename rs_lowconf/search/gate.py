@@ -53,6 +53,21 @@ class Gate:
     false_rejection: float
     """Share of real tiles that may be rejected, over all parts together."""
 
+    def __post_init__(self) -> None:
+        """Check that there are enough held-out tiles.
+
+        Raises:
+            DataError: they are too few for a share so small.
+        """
+        needed = math.ceil(1 / self.false_rejection - 1e-9) - 1
+        if len(self.reference) < needed:
+            raise DataError(
+                f"{len(self.reference)} held-out tiles of the generator's classes cannot bound a "
+                f"false rejection of {self.false_rejection:.1%}",
+                expected=f"at least {needed}",
+                remedy="raise search.false_rejection, or hold out more tiles for validation",
+            )
+
     def score(self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]) -> GateScores:
         """Return what every part says, and the joint p-value."""
         parts = {name: part(image, label).cpu() for name, part in self.parts.items()}
@@ -97,32 +112,6 @@ class Gate:
                 "a single class, nor for tiles from elsewhere."
             ),
         }
-
-
-def calibrate_gate(
-    parts: Mapping[str, GatePart],
-    source: TileSource,
-    *,
-    channels: tuple[int, ...],
-    classes: tuple[str, ...],
-    false_rejection: float,
-    device: torch.device,
-) -> Gate:
-    """Score held-out real tiles; see `scores_one_by_one` for the arguments.
-
-    Raises:
-        DataError: too few tiles for a share so small.
-    """
-    scores = scores_one_by_one(parts, source, channels=channels, classes=classes, device=device)
-    needed = math.ceil(1 / false_rejection - 1e-9) - 1
-    if len(scores) < needed:
-        raise DataError(
-            f"{len(scores)} held-out tiles of the generator's classes cannot bound a false "
-            f"rejection of {false_rejection:.1%}",
-            expected=f"at least {needed}",
-            remedy="raise search.false_rejection, or hold out more tiles for validation",
-        )
-    return Gate(parts=parts, reference=scores, false_rejection=false_rejection)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.runs import output_errors, read_checkpoint, write_checkpoint, write_json, write_text
-from rs_lowconf.search.loop import Found, Outcome, Trajectory
+from rs_lowconf.search.loop import Found, Outcome, Tile, Trajectory
 
 KIND = "found tile"
 
@@ -71,17 +71,17 @@ class Journal:
         """Append a trajectory, its tile first.
 
         Args:
-            trajectory: the next one in seed order.
+            trajectory: the next one in seed order; if it found a tile, with that.
             seconds: time spent by the whole search so far.
         """
-        if trajectory.found is not None:
-            found = trajectory.found
+        found = trajectory.found
+        if found is not None and found.tile is not None:
             write_checkpoint(
                 self._found_path(trajectory.seed_id),
                 KIND,
                 {
-                    "z": found.z,
-                    "pixels": found.pixels,
+                    "z": found.tile.z,
+                    "pixels": found.tile.pixels,
                     "log_probability": found.log_probability,
                     "features": found.features,
                 },
@@ -100,11 +100,19 @@ class Journal:
             "flips": trajectory.flips,
             "gate_rejections": trajectory.gate_rejections,
             "confidence": trajectory.confidence,
-            "realism": trajectory.realism,
             "seconds": seconds,
         }
         with output_errors(self._lines), self._lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+
+    def tile(self, seed_id: int) -> Tile:
+        """Return the tile that a seed found.
+
+        Raises:
+            ModelError: its file is missing or damaged.
+        """
+        tensors, _ = read_checkpoint(self._found_path(seed_id), KIND)
+        return Tile(z=tensors["z"], pixels=tensors["pixels"])
 
     def _trajectory(self, values: dict[str, Any]) -> Trajectory:
         outcome = Outcome(values.pop("outcome"))
@@ -112,10 +120,9 @@ class Journal:
         if outcome is Outcome.FOUND:
             tensors, header = read_checkpoint(self._found_path(values["seed_id"]), KIND)
             found = Found(
-                z=tensors["z"],
-                pixels=tensors["pixels"],
                 log_probability=tensors["log_probability"],
                 features=tensors["features"],
+                tile=None,
                 **header,
             )
         return Trajectory(outcome=outcome, found=found, **values)

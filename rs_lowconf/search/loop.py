@@ -9,7 +9,7 @@ import enum
 import math
 import time
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -54,11 +54,17 @@ class SearchEnd(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Found:
-    """A hard tile as it is stored; all scores are of the stored tile, alone."""
+class Tile:
+    """A latent with its tile as it is stored."""
 
     z: Float[Tensor, " d"]
     pixels: UInt16[Tensor, "c h w"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """What is known of a hard tile; all scores are of the stored tile, alone."""
+
     log_probability: Float[Tensor, " k"]
     parts: dict[str, float]
     """What every part of the gate said."""
@@ -67,6 +73,8 @@ class Found:
     features: Float[Tensor, " f"]
     confidence_before: float
     """Before rounding to digital numbers."""
+    tile: Tile | None
+    """None once the journal holds it: ten thousand tiles would take a gigabyte."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,8 +94,6 @@ class Trajectory:
     """How often the gate rejected a stored tile of low confidence."""
     confidence: float
     """At the last step, before rounding."""
-    realism: float
-    """Of the energy's critic at the last step, before rounding."""
     found: Found | None = None
 
 
@@ -121,12 +127,18 @@ class SearchRules:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _State:
-    """A latent inside the level set with what was measured there."""
+class State:
+    """A tile as it would be stored, and the target's confidence before rounding."""
 
-    z: Float[Tensor, " d"]
-    pixels: UInt16[Tensor, "c h w"]
+    tile: Tile
     confidence: float
+
+
+class Refusal(enum.Enum):
+    """Why a tile of low confidence is not found."""
+
+    FLIPPED = "not of low confidence once rounded to digital numbers"
+    REJECTED = "rejected by the gate"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -144,7 +156,7 @@ class _Slot:
     gate_rejections: int = 0
     wait_until: int = 0
     """Step before which no tile is shown to the gate."""
-    inside: _State | None = None
+    inside: State | None = None
     """`sample`: where the chain stands once it has reached the level set."""
     mixed: int = 0
 
@@ -209,6 +221,13 @@ def search(
         yield from _in_order(flow)
 
 
+def without_tile(trajectory: Trajectory) -> Trajectory:
+    """Return what is kept of a trajectory in memory once the journal has it."""
+    if trajectory.found is None:
+        return trajectory
+    return replace(trajectory, found=replace(trajectory.found, tile=None))
+
+
 def _start(
     evaluator: Evaluator, shell: PriorShell, rules: SearchRules, seed_id: int, label: int
 ) -> _Slot:
@@ -230,7 +249,6 @@ def _skipped(seed_id: int, label: int) -> Trajectory:
         flips=0,
         gate_rejections=0,
         confidence=1.0,
-        realism=0.0,
     )
 
 
@@ -240,8 +258,8 @@ def _judge(
     """Return the trajectory if it ends here."""
     slot.steps += 1
     slot.evaluations += 1
-    state = _State(z=slot.z, pixels=scores.pixels[row], confidence=float(scores.confidence[row]))
-    realism = float(scores.realism[row])
+    tile = Tile(z=slot.z, pixels=scores.pixels[row])
+    state = State(tile=tile, confidence=float(scores.confidence[row]))
     # The energy's critic only leads the way: as a condition it would be a second gate.
     inside = state.confidence < rules.tau
     outcome, found = None, None
@@ -251,10 +269,10 @@ def _judge(
         if slot.inside is not None:
             slot.mixed += 1
             if slot.mixed > rules.mixing_steps:
-                found = _stored(evaluator, rules, slot, slot.inside)
+                found = _store(evaluator, rules, slot, slot.inside)
                 outcome = Outcome.REJECTED if found is None else Outcome.FOUND
     elif inside and slot.steps >= slot.wait_until:
-        found = _stored(evaluator, rules, slot, state)
+        found = _store(evaluator, rules, slot, state)
         slot.wait_until = slot.steps + rules.patience
         if found is not None:
             outcome = Outcome.FOUND
@@ -279,28 +297,38 @@ def _judge(
         flips=slot.flips,
         gate_rejections=slot.gate_rejections,
         confidence=state.confidence,
-        realism=realism,
         found=found,
     )
 
 
-def _stored(evaluator: Evaluator, rules: SearchRules, slot: _Slot, state: _State) -> Found | None:
-    """Judge a tile as it would be stored; return it if it is unsure and passes the gate."""
-    scores = evaluator.score_stored(state.pixels, slot.label)
+def _store(evaluator: Evaluator, rules: SearchRules, slot: _Slot, state: State) -> Found | None:
+    """Judge a tile and count what came of it."""
+    judged = judge_stored(evaluator, rules.tau, slot.label, state)
     slot.evaluations += 1
-    if scores.confidence >= rules.tau:
-        slot.flips += 1
-        return None
-    if not bool(evaluator.gate.passes(torch.tensor([scores.p_value]))):
-        slot.gate_rejections += 1
-        return None
+    slot.flips += judged is Refusal.FLIPPED
+    slot.gate_rejections += judged is Refusal.REJECTED
+    return judged if isinstance(judged, Found) else None
+
+
+def judge_stored(evaluator: Evaluator, tau: float, label: int, state: State) -> Found | Refusal:
+    """Judge a tile as it would be stored; it is found if it is unsure and passes the gate.
+
+    Costs one evaluation of the target.
+    """
+    pixels = state.tile.pixels
+    log_probability = evaluator.predict_stored(pixels)
+    if float(log_probability.max().exp()) >= tau:
+        return Refusal.FLIPPED
+    judgement = evaluator.judge_stored(pixels, label)
+    if not judgement.passes:
+        return Refusal.REJECTED
     return Found(
-        z=state.z,
-        pixels=state.pixels.clone(),
-        log_probability=scores.log_probability,
-        parts=scores.parts,
-        p_value=scores.p_value,
-        features=scores.features,
+        # A copy: the pixels are a view of a whole batch.
+        tile=Tile(z=state.tile.z, pixels=pixels.clone()),
+        log_probability=log_probability,
+        parts=judgement.parts,
+        p_value=judgement.p_value,
+        features=evaluator.features_stored(pixels),
         confidence_before=state.confidence,
     )
 
@@ -325,7 +353,7 @@ def _move(
         # Crank-Nicolson inside the level set; a move out of it is not taken (its state stays
         # `inside`), which leaves the prior given the level set as it is.
         size = rules.mixing_size
-        slot.z = math.sqrt(1 - size**2) * slot.inside.z + size * noise
+        slot.z = math.sqrt(1 - size**2) * slot.inside.tile.z + size * noise
 
 
 def _descend(

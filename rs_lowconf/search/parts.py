@@ -16,7 +16,7 @@ _KEPT_VARIANCE = 0.99
 
 
 class Likeness:
-    """How near a tile is to its nearest real training tile, in any of its eight orientations.
+    """How near a tile is to its nearest real training tile, in any orientation of that.
 
     The score is minus the logarithm of the distance: low is unlike anything real, very high
     is a copy.
@@ -31,7 +31,7 @@ class Likeness:
 
         Args:
             features: of tiles whose channels are in the order of the gate's bands.
-            bank: features of the training tiles.
+            bank: features of the training tiles in all orientations, a row each.
         """
         self._features = features
         self._bank = bank
@@ -42,10 +42,8 @@ class Likeness:
         label: Int[Tensor, " b"],  # noqa: ARG002  # a tile between two classes is no fake
     ) -> Float[Tensor, " b"]:
         """Return minus the logarithm of the distance."""
-        # The tile is turned, not the bank: eight passes a tile instead of eight a data set.
-        turned = symmetries(image).flatten(0, 1)
-        distance = nearest(self._features(turned).cpu(), self._bank)[1]
-        return -distance.view(8, len(image)).amin(0).clamp_min(1e-9).log()
+        distance = nearest(self._features(image).cpu(), self._bank)[1]
+        return -distance.clamp_min(1e-9).log()
 
 
 class Spectra:
@@ -55,27 +53,10 @@ class Spectra:
     score is minus the logarithm of a tile's mean energy there, in real standard deviations.
     """
 
-    def __init__(self, source: TileSource, channels: tuple[int, ...], seed: int) -> None:
-        """Fit to the pixels of training tiles.
-
-        Args:
-            source: real tiles.
-            channels: the source's channels in the order that tiles will have.
-            seed: of the choice of pixels.
-        """
-        dice = torch.Generator().manual_seed(seed_of(seed, "search", "spectra"))
-        tiles = torch.randperm(len(source), generator=dice)[:1000].tolist()
-        image = source.batch(tiles).image[:, list(channels)]
-        pixels = image.permute(0, 2, 3, 1).flatten(0, 2).double()
-        chosen = torch.randint(len(pixels), (min(_PIXELS, len(pixels)),), generator=dice)
-        pixels = pixels[chosen]
-        values, vectors = torch.linalg.eigh(torch.cov(pixels.T).reshape(len(channels), -1))
-        # Ascending; a component belongs to the rest while it and all smaller ones are small.
-        small = values.cumsum(0) <= (1 - _KEPT_VARIANCE) * values.sum()
-        small[0] = True
-        scale = values[small].clamp_min(1e-12).sqrt()
-        self._matrix = (vectors[:, small] / scale).T.float()  # r c
-        self._centre = pixels.mean(0).float()
+    def __init__(self, matrix: Float[Tensor, "r c"], centre: Float[Tensor, " c"]) -> None:
+        """Hold what `fit_spectra` found: the small components, scaled, and the mean pixel."""
+        self.matrix = matrix
+        self.centre = centre
 
     def __call__(
         self,
@@ -83,12 +64,28 @@ class Spectra:
         label: Int[Tensor, " b"],  # noqa: ARG002  # the relations hold for every class
     ) -> Float[Tensor, " b"]:
         """Return minus the logarithm of the mean energy."""
-        centred = image - self._centre.to(image)[:, None, None]
-        rest = F.conv2d(centred, self._matrix.to(image)[:, :, None, None])
+        centred = image - self.centre.to(image)[:, None, None]
+        rest = F.conv2d(centred, self.matrix.to(image)[:, :, None, None])
         return -rest.square().mean((1, 2, 3)).clamp_min(1e-9).log()
 
 
-def symmetries(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "8 b c h w"]:
-    """Return square tiles in the eight orientations of the square, as they are first."""
-    turned = [image.rot90(quarter, (2, 3)) for quarter in range(4)]
-    return torch.stack([*turned, *(one.flip(3) for one in turned)])
+def fit_spectra(source: TileSource, channels: tuple[int, ...], seed: int) -> Spectra:
+    """Fit to the pixels of training tiles.
+
+    Args:
+        source: real tiles.
+        channels: the source's channels in the order that tiles will have.
+        seed: of the choice of pixels.
+    """
+    dice = torch.Generator().manual_seed(seed_of(seed, "search", "spectra"))
+    tiles = torch.randperm(len(source), generator=dice)[:1000].tolist()
+    image = source.batch(tiles).image[:, list(channels)]
+    pixels = image.permute(0, 2, 3, 1).flatten(0, 2).double()
+    chosen = torch.randint(len(pixels), (min(_PIXELS, len(pixels)),), generator=dice)
+    pixels = pixels[chosen]
+    values, vectors = torch.linalg.eigh(torch.cov(pixels.T).reshape(len(channels), -1))
+    # Ascending; a component belongs to the rest while it and all smaller ones are small.
+    small = values.cumsum(0) <= (1 - _KEPT_VARIANCE) * values.sum()
+    small[0] = True
+    scale = values[small].clamp_min(1e-12).sqrt()
+    return Spectra((vectors[:, small] / scale).T.float(), pixels.mean(0).float())

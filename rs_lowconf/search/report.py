@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from rs_lowconf.runs import replacing
-from rs_lowconf.search.archive import vendi_score
+from rs_lowconf.measures import vendi_score
+from rs_lowconf.runs import save_figures
 from rs_lowconf.search.loop import Outcome, Trajectory
 
 _RESAMPLES = 2_000
@@ -104,14 +103,7 @@ def write_plots(
     }
     if baseline:
         figures["confidence"] = _confidence_figure(search, baseline, tau)
-    written = []
-    for name, figure in figures.items():
-        path = folder / f"{name}.png"
-        FigureCanvasAgg(figure)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
-        written.append(path)
-    return written
+    return save_figures(folder, figures)
 
 
 def _cost(trajectories: Sequence[Trajectory]) -> dict[str, Any]:

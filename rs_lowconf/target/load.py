@@ -25,7 +25,7 @@ def load_target(
 
     Args:
         settings: which target.
-        trained: the checkpoint of a target of kind `trained`.
+        trained: the checkpoint of a target of kind `embedded` or `trained`.
         trust_code: whether files that can run code may be read.
         tile_size: side in pixels of the tiles that will come.
         device: where to compute.
@@ -35,7 +35,7 @@ def load_target(
             settings say.
         SettingsError: timm has no such architecture.
     """
-    if settings.kind == "trained":
+    if settings.kind in ("embedded", "trained"):
         return load_classifier(trained, device, batch_size=settings.batch_size)
     module = load_module(settings, trust_code=trust_code, device=device)
     return ForeignTarget(module, settings, tile_size=tile_size, device=device)

@@ -66,7 +66,7 @@ def build_network(
     """
     if architecture == "small_cnn":
         body: nn.Module = _SmallCnn(bands, width)
-        features = 2 * (bands + 11 * width)
+        features = 2 * (bands + 7 * width)
     elif architecture == "residual_cnn":
         body, features = _residual_cnn(bands, width), 4 * width
     elif architecture.startswith("timm:"):
@@ -83,37 +83,49 @@ class _SmallCnn(nn.Module):
     """Plain 3x3 convolutions with max pooling; every scale speaks to the head directly.
 
     Land cover differs in texture as much as in colour, so each scale, the input included,
-    is pooled to the mean and the standard deviation of every channel over the tile.
+    is pooled to the mean and the standard deviation of every channel over the tile. Nothing
+    is convolved at full size, which would take four fifths of the time and told no more.
     """
 
     def __init__(self, bands: int, width: int) -> None:
         super().__init__()
-        channels = (bands, width, 2 * width, 4 * width, 4 * width)
+        channels = (bands, width, 2 * width, 4 * width)
         self.stages = nn.ModuleList(
             nn.Sequential(
                 nn.MaxPool2d(2) if i > 0 else nn.Identity(),
-                nn.Conv2d(channels[i], channels[i + 1], 3, padding=1, bias=False),
+                nn.Conv2d(
+                    channels[i],
+                    channels[i + 1],
+                    3,
+                    stride=1 if i > 0 else 2,
+                    padding=1,
+                    bias=False,
+                ),
                 nn.BatchNorm2d(channels[i + 1]),
                 nn.ReLU(inplace=True),
             )
-            for i in range(4)
+            for i in range(3)
         )
         # Means and spreads of different scales differ in size by orders of magnitude.
-        self.level = nn.Sequential(nn.BatchNorm1d(2 * sum(channels)), nn.Dropout(0.3))
+        self.level = nn.Sequential(nn.BatchNorm1d(2 * sum(channels)), nn.Dropout(0.5))
+        # Channels last: these convolutions take half the time on a CPU.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         pooled = [_mean_and_spread(x)]
         for stage in self.stages:
-            x = stage(x)
+            x = stage(x)  # b width h/2 w/2, b 2*width h/4 w/4, b 4*width h/8 w/8
             pooled.append(_mean_and_spread(x))
         features: Tensor = self.level(torch.cat(pooled, dim=1))
         return features
 
 
 def _mean_and_spread(x: Float[Tensor, "b f h w"]) -> Float[Tensor, "b g"]:
+    mean = x.mean((2, 3))
+    # Half the time of torch.var, and normalised inputs have no digits to lose.
+    variance = (x.square().mean((2, 3)) - mean.square()).clamp_min(0)
     # The small constant keeps the gradient of the root finite on a constant tile.
-    spread = (x.var((2, 3), correction=0) + 1e-5).sqrt()
-    return torch.cat([x.mean((2, 3)), spread], dim=1)
+    return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)
 
 
 class _Residual(nn.Module):

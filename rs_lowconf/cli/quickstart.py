@@ -1,0 +1,27 @@
+"""`rslow quickstart`: the main job on the embedded models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rs_lowconf.cli.app import app
+from rs_lowconf.cli.generate import generate
+
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
+
+
+@app.command()
+def quickstart(out: OutOption = Path("runs/quickstart")) -> None:
+    """Find 64 hard samples for the embedded target and write a QGIS review package.
+
+    Needs no data and no network, and takes a minute or two. The same as
+    `rslow generate --set run.dir=FOLDER`, but a package that is there already is left
+    alone: reviews may live in it.
+    """
+    review = out / "generate" / "review"
+    if review.exists():
+        print(f"The review package is there already; open in QGIS: {review / 'review.qgz'}")
+    else:
+        generate(set_=[f"run.dir={out}"])
+    print(f"Without QGIS look at the pictures in {review / 'previews'}")

@@ -1,0 +1,30 @@
+"""Measures of tiles that several stages share."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SYMMETRIES = 8
+"""Of the square: four quarter turns, each plain and mirrored."""
+
+
+def turn(image: Float[Tensor, "b c h w"], symmetry: int) -> Float[Tensor, "b c h w"]:
+    """Return square tiles turned by `symmetry % 4` quarters, mirrored from 4 on."""
+    turned = image.rot90(symmetry % 4, (2, 3))
+    return turned.flip(3) if symmetry >= SYMMETRIES // 2 else turned
+
+
+def symmetries(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "8 b c h w"]:
+    """Return square tiles in the eight orientations of the square, as they are first."""
+    return torch.stack([turn(image, symmetry) for symmetry in range(SYMMETRIES)])
+
+
+def vendi_score(features: Float[Tensor, "n f"]) -> float:
+    """Return the effective number of different tiles.
+
+    The exponential of the entropy of the eigenvalues of the cosine kernel over n (Friedman
+    and Dieng, "The Vendi score", TMLR 2023).
+    """
+    unit = torch.nn.functional.normalize(features.double(), dim=1)
+    values = torch.linalg.eigvalsh(unit @ unit.T / len(unit)).clamp_min(0)
+    return float(torch.special.entr(values).sum().exp())

@@ -1,0 +1,148 @@
+"""What the gate knows of real tiles, measured once, so that a search needs no data."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rs_lowconf.errors import ModelError
+from rs_lowconf.measures import symmetries
+from rs_lowconf.runs import read_checkpoint, write_checkpoint
+from rs_lowconf.search.gate import Gate, GatePart, scores_one_by_one
+from rs_lowconf.search.parts import Likeness, Spectra, fit_spectra
+from rs_lowconf.types import Critic, TileSource
+
+KIND = "gate calibration"
+CRITIC, LIKENESS, SPECTRA = "critic", "likeness", "spectra"
+_PARTS = (CRITIC, LIKENESS, SPECTRA)
+_BATCH = 32
+
+Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
+"""Features of tiles whose channels are in the order of the gate's bands."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibration:
+    """Training tiles as the parts of the gate know them, and scores of held-out ones."""
+
+    bank: Float[Tensor, "8 n f"]
+    """Features of the training tiles in their eight orientations, as they are first."""
+    spectra: Spectra
+    """Relations between bands in training tiles."""
+    reference: Float[Tensor, "m p"]
+    """What every part of the gate says of the held-out tiles."""
+    energy: Float[Tensor, " m"]
+    """What the critic of the search's energy says of them."""
+    models: Mapping[str, str]
+    """Checksums of the models that were calibrated, by name."""
+
+    def gate(self, critic: Critic, features: Features, false_rejection: float) -> Gate:
+        """Return the gate of the calibrated models.
+
+        Raises:
+            DataError: too few held-out tiles for a share so small.
+        """
+        parts = parts_of(critic, features, self.bank, self.spectra)
+        return Gate(parts=parts, reference=self.reference, false_rejection=false_rejection)
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, atomically."""
+        tensors = {
+            "bank": self.bank,
+            "spectra.matrix": self.spectra.matrix,
+            "spectra.centre": self.spectra.centre,
+            "reference": self.reference,
+            "energy": self.energy,
+        }
+        write_checkpoint(path, KIND, tensors, {"parts": list(_PARTS), "models": dict(self.models)})
+
+
+def load_calibration(path: Path, models: Mapping[str, str]) -> Calibration:
+    """Read what `Calibration.save` wrote.
+
+    Args:
+        path: the file.
+        models: checksums of the models at hand, by name.
+
+    Raises:
+        ModelError: the file is missing, damaged, or of other models.
+    """
+    tensors, header = read_checkpoint(path, KIND)
+    changed = [name for name, checksum in models.items() if header["models"][name] != checksum]
+    if changed:
+        raise ModelError(
+            f"{path} was calibrated for another {' and '.join(changed)}",
+            remedy="run rslow train gate",
+        )
+    return Calibration(
+        bank=tensors["bank"],
+        spectra=Spectra(tensors["spectra.matrix"], tensors["spectra.centre"]),
+        reference=tensors["reference"],
+        energy=tensors["energy"],
+        models=header["models"],
+    )
+
+
+def calibrate(
+    critic: Critic,
+    energy: Critic,
+    features: Features,
+    train: TileSource,
+    val: TileSource,
+    *,
+    seed: int,
+    models: Mapping[str, str],
+    device: torch.device,
+) -> Calibration:
+    """Measure training and held-out tiles.
+
+    Args:
+        critic: the gate's.
+        energy: the critic of the search's energy, with the same bands and classes.
+        features: of the extractor.
+        train: the tiles that everything was trained on.
+        val: held-out tiles; those of classes that the critic lacks are left out.
+        seed: of the choice of pixels.
+        models: checksums of critic, generator and extractor, by name.
+        device: where the models compute.
+    """
+    channels = train.bands.index_of(critic.bands.names)
+    rows = torch.split(torch.arange(len(train)), _BATCH)
+    with torch.no_grad():
+        bank = torch.cat(
+            [
+                torch.stack([features(one.to(device)).cpu() for one in symmetries(image)])
+                for image in (train.batch(r.tolist()).image[:, list(channels)] for r in rows)
+            ],
+            dim=1,
+        )
+    spectra = fit_spectra(train, channels, seed)
+    parts = parts_of(critic, features, bank, spectra)
+    scores = scores_one_by_one(
+        {**parts, "energy": energy.realism},
+        val,
+        channels=val.bands.index_of(critic.bands.names),
+        classes=critic.classes,
+        device=device,
+    )
+    return Calibration(
+        bank=bank,
+        spectra=spectra,
+        reference=scores[:, : len(parts)],
+        energy=scores[:, len(parts)],
+        models=models,
+    )
+
+
+def parts_of(
+    critic: Critic, features: Features, bank: Float[Tensor, "8 n f"], spectra: Spectra
+) -> dict[str, GatePart]:
+    """Return the parts of the gate in the order of a calibration's columns."""
+    return {
+        CRITIC: critic.realism,
+        LIKENESS: Likeness(features, bank.flatten(0, 1)),
+        SPECTRA: spectra,
+    }

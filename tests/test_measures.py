@@ -1,0 +1,24 @@
+"""Measures that several stages share."""
+
+import pytest
+import torch
+
+from rs_lowconf.measures import SYMMETRIES, symmetries, turn, vendi_score
+
+
+def test_eight_symmetries_differ_keep_the_pixels_and_form_a_group() -> None:
+    """Every orientation once, the tile itself first; turning one again stays among them."""
+    tile = torch.arange(32.0).view(1, 2, 4, 4)
+    turned = symmetries(tile)
+    assert torch.equal(turned[0], tile)
+    assert len({tuple(one.flatten().tolist()) for one in turned}) == SYMMETRIES
+    assert all(torch.equal(one.flatten().sort().values, tile.flatten()) for one in turned)
+    for first in range(SYMMETRIES):
+        again = turn(turn(tile, first), 5)
+        assert any(torch.equal(again, one) for one in turned)
+
+
+def test_the_vendi_score_counts_different_tiles() -> None:
+    """Orthogonal features count each, copies count once."""
+    assert vendi_score(torch.ones(10, 6)) == pytest.approx(1.0)
+    assert vendi_score(torch.eye(6).repeat(3, 1)) == pytest.approx(6.0)
