@@ -190,8 +190,13 @@ class GanSettings(Section):
     """Length of the latent vector that sets a tile's overall appearance."""
     latent_map: PositiveInt = 16
     """Channels of the latent map (one eighth of the tile's side) that sets its layout."""
+    latent_layout: NonNegativeInt = 0
+    """Channels of a map of the same size that is computed from class and latent vector, for
+    what has to agree over the whole tile, such as a road; 0 leaves it out."""
     width: PositiveInt = 40
     """Channels of the generator at half resolution; coarser stages are wider."""
+    depth: PositiveInt = 1
+    """Residual blocks of the generator at an eighth of the resolution; one less at a quarter."""
     critic_width: PositiveInt = 32
     """Channels of the discriminator at half resolution; coarser stages are wider."""
     images: PositiveInt = 200_000
@@ -270,12 +275,13 @@ class SearchSettings(Section):
     """Latents that move at the same time; more than a micro-batch pays on a GPU only."""
     micro_batch: PositiveInt = 16
     """Fixed, padded batch of every network pass, so that a sample is the same in any company."""
-    learning_rate: PositiveFloat = 0.05
+    learning_rate: PositiveFloat = 0.2
     """Step size of Adam on the latent."""
     max_age: PositiveInt = 40
     """Steps after which a latent that found nothing is given up."""
-    realism_weight: NonNegativeFloat = 1.0
-    """Weight of the realism penalty in the energy."""
+    realism_weight: NonNegativeFloat = 0.0
+    """Weight of a penalty in the energy for what the generator's own discriminator finds unreal.
+    It pays where the gate rejects most of what is found; each step takes 1.5 times as long."""
     inverse_temperature: PositiveFloat = 4.0
     """Mode `sample`: weight of the energy against the prior on the way to the first hit."""
     langevin_step: float = Field(default=0.1, gt=0.0, lt=2.0)

@@ -227,7 +227,7 @@ def test_a_failed_download_is_a_data_error(tmp_path: Path, monkeypatch: pytest.M
 def test_settings_without_effect_are_refused(tmp_path: Path, given: dict[str, Any]) -> None:
     """A setting that the kind of data does not read is refused instead of passed over."""
     with pytest.raises(SettingsError, match=r"no effect.*remove it"):
-        open_dataset(DataSettings(kind="eurosat", root=tmp_path, **given), "train")
+        open_dataset(DataSettings(**{"kind": "eurosat", "root": tmp_path, **given}), "train")
 
 
 def test_defaults_written_out_are_no_settings_without_effect(tmp_path: Path) -> None:

@@ -5,44 +5,57 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.interpolate import CubicSpline
+from scipy.fft import dct, dctn, idctn
+from scipy.ndimage import gaussian_filter
 
 from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec
 from rs_lowconf.gan.networks import Discriminator, Generator, compress
-from rs_lowconf.gan.spectral import SpectralBasis, Unwhiten, Whiten, band_limit, spectral_basis
+from rs_lowconf.gan.spectral import (
+    SpectralBasis,
+    Unwhiten,
+    Whiten,
+    measured_blur,
+    spectral_basis,
+)
 from rs_lowconf.settings import GanSettings
 from rs_lowconf.types import TileGenerator
 
 SMALL = GanSettings(width=8, critic_width=8, latent_global=4, latent_map=2)
 
 
-def basis_of(bands: int, seed: int = 0) -> SpectralBasis:
-    dice = torch.Generator().manual_seed(seed)
-    mix = torch.randn(bands, bands, generator=dice)
-    return spectral_basis(0.2 + 0.02 * torch.randn(4000, bands, generator=dice) @ mix, 0.01)
+def basis_of(names: tuple[str, ...], side: int = 32) -> SpectralBasis:
+    dice = torch.Generator().manual_seed(0)
+    mix = torch.randn(len(names), len(names), generator=dice)
+    noise = (torch.randn(12, side, side, len(names), generator=dice) @ mix).permute(0, 3, 1, 2)
+    for i, name in enumerate(names):
+        width = (RESOLUTION_M[name] - 10) / 20
+        blurred = gaussian_filter(noise[:, i].numpy(), (0, width, width))
+        noise[:, i] = torch.from_numpy(blurred)
+    return spectral_basis(0.2 + 0.02 * noise, BandSpec(names=names, level="L1C"), 0.01)
 
 
 def make_generator(names: tuple[str, ...] = EUROSAT_ORDER, side: int = 32) -> Generator:
     torch.manual_seed(0)
     bands = BandSpec(names=names, level="L1C")
     return Generator(
-        SMALL, bands=bands, classes=("a", "b", "c"), tile_size=side, basis=basis_of(len(bands))
+        SMALL, bands=bands, classes=("a", "b", "c"), tile_size=side, basis=basis_of(names, side)
     )
 
 
 def test_whitening_is_inverted_exactly() -> None:
-    """Components mapped back are the reflectance they came from, where nothing is resampled."""
-    bands = BandSpec(names=("B02", "B03", "B04", "B08"), level="L1C")
-    basis = basis_of(4)
+    """Components mapped back are the reflectance they came from, where nothing is blurred."""
+    basis = basis_of(("B02", "B03", "B04", "B08"), 16)
     image = 0.2 + 0.1 * torch.rand(2, 4, 16, 16)
-    back = Unwhiten(basis, bands, 16)(Whiten(basis)(image))
+    back = Unwhiten(basis)(Whiten(basis)(image))
     torch.testing.assert_close(back, image, atol=1e-5, rtol=1e-4)
 
 
 def test_whitened_pixels_are_uncorrelated() -> None:
     """The components of the fitted pixels have a diagonal covariance of at most 1."""
-    pixels = torch.randn(5000, 5) @ torch.randn(5, 5) * 0.05 + 0.3
-    basis = spectral_basis(pixels, 0.01)
+    names = ("B02", "B03", "B04", "B08", "B11")
+    image = (torch.randn(20, 16, 16, 5) @ torch.randn(5, 5) * 0.05 + 0.3).permute(0, 3, 1, 2)
+    basis = spectral_basis(image, BandSpec(names=names, level="L1C"), 0.01)
+    pixels = image.permute(0, 2, 3, 1).flatten(0, 2)
     components = (pixels - basis.centre) @ basis.forward.T
     covariance = np.cov(components.numpy().T)
     off_diagonal = covariance - np.diag(np.diag(covariance))
@@ -52,36 +65,30 @@ def test_whitened_pixels_are_uncorrelated() -> None:
 
 def test_a_single_band_can_be_whitened() -> None:
     """One band needs no covariance matrix."""
-    basis = spectral_basis(torch.rand(100, 1), 0.01)
+    bands = BandSpec(names=("B08",), level="L1C")
+    basis = spectral_basis(torch.rand(2, 1, 16, 16), bands, 0.01)
     assert basis.forward.shape == (1, 1)
 
 
-@pytest.mark.parametrize("metres", [10, 20, 60])
-@pytest.mark.parametrize("side", [32, 48, 64])
-def test_band_limit_keeps_constants_and_removes_fine_detail(metres: int, side: int) -> None:
-    """Resampling keeps a flat tile flat; a checkerboard survives at 10 m only."""
-    matrix = band_limit(side, metres)
-    flat = torch.full((side,), 0.3)
-    torch.testing.assert_close(matrix @ flat, flat, atol=1e-5, rtol=1e-5)
-    checkers = torch.tensor([1.0, -1.0]).repeat(side // 2)
-    # The replicated edge is no checkerboard any more, so only the inside counts.
-    left = (matrix @ checkers)[side // 2 - 2 : side // 2 + 2].abs().max()
-    assert left == pytest.approx(1.0) if metres == 10 else left < 0.1
-
-
-@pytest.mark.parametrize("metres", [20, 60])
 @pytest.mark.parametrize("side", [16, 48, 64])
-def test_band_limit_is_a_projection_that_real_bands_pass(metres: int, side: int) -> None:
-    """Limited twice is limited once, and an upsampled band (cubic spline, scipy) is kept."""
-    matrix = band_limit(side, metres)
-    torch.testing.assert_close(matrix @ matrix, matrix, atol=1e-5, rtol=0)
-    torch.testing.assert_close(matrix, matrix.T)
-    factor = metres // 10
-    native = np.random.default_rng(0).normal(size=side // factor + 8)
-    # The native grid reaches equally far beyond both edges of the tile.
-    centres = (np.arange(len(native)) - 3) * factor + (factor - 1) / 2 - (-side % factor) // 2
-    row = torch.from_numpy(CubicSpline(centres, native)(np.arange(side))).float()
-    torch.testing.assert_close(matrix @ row, row, atol=1e-3 * float(row.std()), rtol=0)
+def test_bands_are_blurred_as_much_as_their_tiles_are(side: int) -> None:
+    """A known blur of a coarse band is found; the finest bands and the mean stay as they are."""
+    sharp = 0.3 + 0.05 * torch.randn(600, side, side, generator=torch.Generator().manual_seed(0))
+    gain = np.exp(-((np.arange(side) / side / 0.4) ** 2))
+    both = gain[:, None] * gain
+    blurred = idctn(
+        dctn(sharp.numpy(), axes=(1, 2), norm="ortho") * both, axes=(1, 2), norm="ortho"
+    )
+    image = torch.stack([sharp, torch.from_numpy(blurred).float()], dim=1)
+    fine, coarse = measured_blur(image, BandSpec(names=("B04", "B11"), level="L1C"))
+    torch.testing.assert_close(fine, torch.eye(side), atol=1e-5, rtol=0)
+    torch.testing.assert_close(coarse.sum(1), torch.ones(side), atol=1e-4, rtol=0)
+    cosines = dct(np.eye(side), axis=0, norm="ortho")
+    found = np.diag(cosines @ coarse.numpy() @ cosines.T)
+    # What lies below the frequencies that count as one is not told from a weaker band.
+    expected = gain / np.sqrt((gain[1 : max(2, side // 12)] ** 2).mean())
+    np.testing.assert_allclose(found[1:], expected[1:].clip(max=1), atol=0.05)
+    assert (np.diff(found) <= 1e-6).all()
 
 
 def test_the_generator_obeys_the_protocol() -> None:
@@ -103,7 +110,7 @@ def test_any_side_that_is_a_multiple_of_16(side: int) -> None:
         bands=generator.bands,
         classes=generator.classes,
         tile_size=side,
-        basis=basis_of(2),
+        basis=basis_of(generator.bands.names, side),
     )
     logit = critic(critic.components(image, torch.zeros(1, 2, side, side)), torch.tensor([0, 1]))
     assert image.shape == (2, 2, side, side)

@@ -67,11 +67,14 @@ def _root(
 
 
 def load_settings(config: Path | None, overrides: list[str] | None) -> Settings:
-    """Read the settings and let torch know how many threads it may use.
+    """Read the settings and tell torch's libraries what they read when torch is imported.
 
-    The variable is read when torch is imported, which the commands do after this.
+    The commands import it after this.
     """
     settings = load(config, overrides or ())
+    # Otherwise a row of a matrix product has other last bits when it starts at another address,
+    # and a sample would depend on its place in the batch.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     if settings.run.threads:
         os.environ["OMP_NUM_THREADS"] = str(settings.run.threads)
     return settings

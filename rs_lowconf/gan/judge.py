@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rs_lowconf.errors import JobError
 from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.gan.spectral import spectral_basis
-from rs_lowconf.gan.train import BalancedDraw, gradient_penalty, some_pixels
+from rs_lowconf.gan.train import BalancedDraw, gradient_penalty, some_tiles
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GateSettings
 from rs_lowconf.types import Augmentation, TileSource
@@ -67,7 +67,7 @@ def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order 
             "bands": source.bands,
             "classes": source.classes,
             "tile_size": generator.tile_size,
-            "basis": spectral_basis(some_pixels(source, seed), _WHITENING),
+            "basis": spectral_basis(some_tiles(source, seed), source.bands, _WHITENING),
         }
         judge = Discriminator(settings.width, **shape).to(device)
     average = copy.deepcopy(judge).requires_grad_(requires_grad=False)

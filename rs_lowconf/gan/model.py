@@ -122,7 +122,7 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: Pat
 def _shape(header: dict[str, Any]) -> dict[str, Any]:
     """Return what networks are built for, with a basis that only has the right shapes.
 
-    The basis comes with the weights: three tensors, not views of one, to be copied into.
+    The basis comes with the weights: tensors of its own, not views of one, to be copied into.
     """
     bands = BandSpec.from_json(header["bands"])
     count = len(bands)
@@ -134,6 +134,7 @@ def _shape(header: dict[str, Any]) -> dict[str, Any]:
             centre=torch.zeros(count),
             forward=torch.zeros(count, count),
             inverse=torch.zeros(count, count),
+            resample=torch.zeros(count, header["tile_size"], header["tile_size"]),
         ),
     }
 

@@ -124,16 +124,21 @@ class Generator(nn.Module):
         self.embed_latent = nn.Linear(self._global, EMBEDDING)
         self.style = nn.Linear(2 * EMBEDDING, style)
         self.start = nn.Linear(style, eighth)
-        self.spread = nn.Conv2d(self._map[0], eighth, 3, padding=1, padding_mode="replicate")
-        self.block8 = FilmBlock(eighth, style)
+        self._layout = (settings.latent_layout, *self._map[1:])
+        self.layout = nn.Linear(style, math.prod(self._layout)) if settings.latent_layout else None
+        maps = self._map[0] + settings.latent_layout
+        self.spread = nn.Conv2d(maps, eighth, 3, padding=1, padding_mode="replicate")
+        self.block8 = nn.ModuleList(FilmBlock(eighth, style) for _ in range(settings.depth))
         self.to4 = nn.Conv2d(eighth, quarter, 1)
-        self.block4 = FilmBlock(quarter, style)
+        self.block4 = nn.ModuleList(
+            FilmBlock(quarter, style) for _ in range(max(1, settings.depth - 1))
+        )
         self.to2 = nn.Conv2d(quarter, half, 1)
         self.block2 = FilmBlock(half, style)
         self.to1 = nn.Conv2d(half, FINE, 1)
         self.block1 = FilmBlock(FINE, style)
         self.draw = nn.Conv2d(FINE, len(bands), 3, padding=1, padding_mode="replicate")
-        self.unwhiten = Unwhiten(basis, bands, tile_size)
+        self.unwhiten = Unwhiten(basis)
         # Channels last: convolutions of these widths take half the time on a CPU.
         self.to(memory_format=torch.channels_last)
 
@@ -150,10 +155,15 @@ class Generator(nn.Module):
         style = torch.cat([self.embed_class(label), latent], dim=1)
         style = F.leaky_relu(self.style(style), 0.2)
         layout = z[:, self._global :].reshape(-1, *self._map)
+        if self.layout is not None:
+            # Every place has a latent of its own; only this can draw one line through all.
+            layout = torch.cat([layout, self.layout(style).reshape(-1, *self._layout)], dim=1)
         features = self.spread(layout) + self.start(style)[:, :, None, None]  # b 2.4w s/8 s/8
-        features = self.block8(features, style)
+        for block in self.block8:
+            features = block(features, style)
         features = _double(self.to4(features))  # b 1.6w s/4 s/4
-        features = self.block4(features, style)
+        for block in self.block4:
+            features = block(features, style)
         features = _double(self.to2(features))  # b w s/2 s/2
         features = self.block2(features, style)
         # Narrow at full size. A pixel shuffle would be cheaper and leaves a lattice.

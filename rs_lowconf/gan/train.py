@@ -25,10 +25,12 @@ AugmentationsAt = Callable[[float], tuple[Augmentation, Augmentation]]
 CONTROL_IMAGES = 4_000
 """The strength of augmentation is reconsidered every so many images."""
 CONTROL_STEP = 0.05
-PRIOR_WEIGHT = 0.1
+REDRAW_EVERY = 2
+"""Real tiles are redrawn every so many steps, with their weight times as large."""
+PRIOR_WEIGHT = 0.02
 """Weight of the mean divergence of a real tile's latents from the prior, in nats a number,
 against the redrawn tile's mean error in deviations."""
-_BASIS_PIXELS = 200_000
+_BASIS_TILES = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ class GanTraining:
         self._device = device
         self._draw = BalancedDraw(source)
         with forked_rng(seed_of(seed, "gan", "weights")):
-            basis = spectral_basis(some_pixels(source, seed), settings.whitening)
+            basis = spectral_basis(some_tiles(source, seed), source.bands, settings.whitening)
             shape: dict[str, Any] = {
                 "bands": source.bands,
                 "classes": source.classes,
@@ -148,8 +150,9 @@ class GanTraining:
         _, judged = self._judge(seen_fake, label)
         generator_loss = F.softplus(logit_real.detach() - judged).mean()
         total = generator_loss
-        if settings.reconstruction:
-            total = total + settings.reconstruction * self._redrawing_loss(real, label, dice)
+        if settings.reconstruction and number % REDRAW_EVERY == 0:
+            weight = settings.reconstruction * REDRAW_EVERY
+            total = total + weight * self._redrawing_loss(real, label, dice)
         self._update(("generator", "encoder"), total)
         self.discriminator.requires_grad_(requires_grad=True)
 
@@ -370,10 +373,7 @@ def tensors_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tenso
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
-def some_pixels(source: TileSource, seed: int) -> Float[Tensor, "n c"]:
-    """Return pixels of random tiles, enough to fit the spectral basis."""
+def some_tiles(source: TileSource, seed: int) -> Float[Tensor, "n c h w"]:
+    """Return random tiles, enough to fit the spectral basis."""
     dice = torch.Generator().manual_seed(seed_of(seed, "gan", "basis"))
-    tiles = torch.randperm(len(source), generator=dice)[:1000].tolist()
-    pixels = source.batch(tiles).image.permute(0, 2, 3, 1).flatten(0, 2)
-    chosen = torch.randint(len(pixels), (min(_BASIS_PIXELS, len(pixels)),), generator=dice)
-    return pixels[chosen]
+    return source.batch(torch.randperm(len(source), generator=dice)[:_BASIS_TILES].tolist()).image

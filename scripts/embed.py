@@ -1,0 +1,156 @@
+"""Put the models of a run into the package, with a model card made of the run's own figures.
+
+Usage: python scripts/embed.py RUN_FOLDER
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from rs_lowconf.cli.models import EMBEDDED, checksums
+from rs_lowconf.runs import read_checkpoint, sha256_of, write_text
+from rs_lowconf.search.calibration import load_calibration
+from rs_lowconf.settings import GanSettings
+
+MOST_BYTES = 12_000_000
+FILES = (
+    "gan/gan.safetensors",
+    "gate/critic.safetensors",
+    "gate/calibration.safetensors",
+    "extractor/extractor.safetensors",
+    "target/target.safetensors",
+)
+CARD = """# Embedded models
+
+What `rslow quickstart` and `rslow generate` use when no other models are named: a conditional GAN
+for 64 x 64 tiles of the 13 bands of Sentinel-2 (L1C), the gate that judges its tiles, a classifier
+to be tested, and the network that measures likeness.
+
+* **Data**: {tiles} tiles of EuroSAT ({data}), split by torchgeo.
+* **Licence**: MIT, as rs_lowconf.
+* **Attribution**: {attribution}.
+* **Recipe** of the generator, where it differs from the defaults: {recipe}; the kept checkpoint is
+  the one nearest to the validation tiles.
+* **Trained** by `scripts/train-reference EUROSAT_FOLDER`; seed {seed}. Someone with all 27,000
+  tiles of EuroSAT runs the same command, with `--set data.download=true` if they are not at hand.
+
+## Figures
+
+Test split, unless another is named; intervals are 95 %.
+
+| model | figure |
+|---|---|
+{figures}
+
+Every figure of the generator, with its number of tiles, interval and floor, is in
+[QUALITY.md](QUALITY.md).
+
+## Limits
+
+* The classes, the places (Europe), the season and the processing level are EuroSAT's. A tile that
+  these models find hard says nothing about another product, sensor or land cover.
+* The generator knows {train} tiles. It mixes what it saw there; what it never saw it cannot draw.
+  It learned from L1C reflectance as EuroSAT delivers it: 20 m and 60 m bands resampled to 10 m.
+* The gate was calibrated on {held_out} held-out tiles: on average over such sets it rejects at most
+  the share of real tiles that is asked for, but one set of {held_out} may be worse.
+* Generated tiles are no observations. Every file they are written to says so (`RSLOW_SYNTHETIC`).
+* The classifier is a subject for tests, not a product.
+
+## Files
+
+| file | bytes | sha256 |
+|---|---:|---|
+{files}
+"""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a JSON file that a stage wrote."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def figures_of(run: Path) -> list[str]:
+    """Return the rows of the card's table."""
+    rows = []
+    for name in ("target", "extractor"):
+        own = read(run / name / "report.json")
+        rows.append(
+            f"| {name} | {own['accuracy']:.1%} of {own['tiles']} tiles right "
+            f"({own['accuracy_low']:.1%} .. {own['accuracy_high']:.1%}), calibration error "
+            f"{own['ece']:.3f} |"
+        )
+    for group in read(run / "evaluate" / "report.json")["figures"].values():
+        for figure in group:
+            own = figure["measured"]
+            if own is None or figure["name"] not in SHOWN:
+                continue
+            low, high = own["interval_95"]
+            floor = figure["floor"]
+            beside = f"; floor {floor['value']:.3g}" if floor else ""
+            rows.append(
+                f"| generator | {figure['name']}: {own['value']:.3g} ({low:.3g} .. {high:.3g})"
+                f"{beside} |"
+            )
+    return rows
+
+
+SHOWN = (
+    "KID-S2",
+    "CAS, tiles as they are, ratio to real",
+    "CAS of Gaussian tiles, tiles as they are, ratio to real",
+    "CAS, standardised tiles, ratio to real",
+    "CAS of Gaussian tiles, standardised tiles, ratio to real",
+    "SAM to the nearest real spectrum",
+    "SID of class means",
+    "radial power",
+    "copies, features, below the 1 % quantile",
+)
+
+
+def main(run: Path) -> None:
+    """Check that the models belong together, copy them and write the card."""
+    names = {Path(file).stem: run / file for file in FILES}
+    calibration = load_calibration(names["calibration"], checksums(names))
+    size = sum(path.stat().st_size for path in names.values())
+    if size > MOST_BYTES:
+        sys.exit(f"the models take {size:,} bytes; the package holds at most {MOST_BYTES:,}")
+    report = read(run / "evaluate" / "report.json")
+    if report["gan"]["sha256"] != sha256_of(names["gan"]):
+        sys.exit(f"{run / 'evaluate'} measured another GAN; run rslow evaluate again")
+    header = read_checkpoint(names["gan"], "gan")[1]
+    counts = report["tiles"]
+    card = CARD.format(
+        tiles=counts["train"] + counts["val"] + counts["test"],
+        data=f"{counts['train']} to train, {counts['val']} to validate, {counts['test']} to test",
+        attribution=header["attribution"],
+        seed=header["seed"],
+        recipe=", ".join(
+            f"{name} {value}"
+            for name, value in header["settings"].items()
+            if value != GanSettings().model_dump(mode="json")[name]
+        ),
+        figures="\n".join(
+            [f"| generator | {header['images']:,} images seen in training |", *figures_of(run)]
+        ),
+        train=counts["train"],
+        held_out=len(calibration.reference),
+        files="\n".join(
+            f"| {file} | {(run / file).stat().st_size:,} | {sha256_of(run / file)} |"
+            for file in FILES
+        ),
+    )
+    for file in FILES:
+        (EMBEDDED / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run / file, EMBEDDED / file)
+    shutil.copyfile(run / "evaluate" / "report.md", EMBEDDED / "QUALITY.md")
+    write_text(EMBEDDED / "MODEL_CARD.md", card)
+    print(f"{size:,} bytes in {EMBEDDED}; read {EMBEDDED / 'MODEL_CARD.md'}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))

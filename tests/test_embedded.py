@@ -1,0 +1,88 @@
+"""The models inside the package: small, whole, documented, and enough to search with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import geopandas
+import pytest
+
+from rs_lowconf.cli.models import EMBEDDED, checksums
+from rs_lowconf.runs import sha256_of
+from rs_lowconf.search.calibration import load_calibration
+
+MODELS = {path.stem: path for path in EMBEDDED.glob("*/*.safetensors")}
+PROGRAM = [sys.executable, "-c", "from rs_lowconf.cli import main; main()"]
+SMALL = ("--set", "search.count=6", "--set", "search.baseline_evaluations=0")
+
+
+def test_they_are_complete_and_small_and_belong_together() -> None:
+    """Five models of at most 12 MB; the gate was calibrated for these very files."""
+    assert set(MODELS) == {"gan", "critic", "calibration", "extractor", "target"}
+    assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) <= 12e6
+    load_calibration(MODELS["calibration"], checksums(MODELS))
+
+
+def test_the_model_card_speaks_of_these_files() -> None:
+    """The card names every file with its checksum, the data, the licence and the attribution."""
+    card = (EMBEDDED / "MODEL_CARD.md").read_text()
+    assert all(sha256_of(path) in card for path in MODELS.values())
+    for words in ("EuroSAT", "MIT", "Copernicus Sentinel data", "Limits"):
+        assert words in card
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small search in an empty working folder, without any data."""
+    folder = tmp_path_factory.mktemp("nothing")
+    words = ("generate", *SMALL, "--set", f"run.dir={folder / 'run'}")
+    environment = {key: value for key, value in os.environ.items() if key != "RSLOW_DATA"}
+    ran = subprocess.run(
+        [*PROGRAM, *words], check=False, cwd=folder, env=environment, capture_output=True
+    )
+    assert ran.returncode == 0, ran.stderr.decode()
+    return folder / "run" / "generate"
+
+
+def test_a_search_needs_no_data(searched: Path) -> None:
+    """The package holds no real tiles and says whose data the generator learned from."""
+    assert not (searched / "review" / "anchors").exists()
+    assert len(geopandas.read_file(searched / "review" / "review.gpkg", layer="review")) == 6
+    manifest = json.loads((searched / "review" / "manifest.json").read_text())
+    assert "Copernicus Sentinel data" in manifest["attribution"]
+
+
+@pytest.mark.parametrize("slots", [1, 64])
+def test_tiles_do_not_depend_on_slots_or_on_being_killed(
+    searched: Path, tmp_path: Path, slots: int
+) -> None:
+    """Killed in the middle and started again, with other slots: the same files bit for bit."""
+    words = ["generate", *SMALL, "--set", f"run.dir={tmp_path}", "--set", f"search.slots={slots}"]
+    process = subprocess.Popen([*PROGRAM, *words], stderr=subprocess.DEVNULL)
+    journal = tmp_path / "generate" / "search" / "journal.jsonl"
+    deadline = time.monotonic() + 120
+    while not journal.exists() or not journal.read_text():
+        assert time.monotonic() < deadline, "the search did not start"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "generate" / "review").exists(), "it was over before it was killed"
+    ran = subprocess.run([*PROGRAM, *words], check=False, capture_output=True)
+    assert ran.returncode == 0, ran.stderr.decode()
+    ours, theirs = (
+        {path.name: path.read_bytes() for path in (folder / "tiles").iterdir()}
+        for folder in (tmp_path / "generate", searched)
+    )
+    assert ours == theirs
+
+
+def test_the_quickstart_leaves_a_package_alone(searched: Path) -> None:
+    """Where a package is, it says where and ends well."""
+    words = ("quickstart", "--out", str(searched.parent))
+    ran = subprocess.run([*PROGRAM, *words], check=False, capture_output=True, text=True)
+    assert ran.returncode == 0
+    assert str(searched / "review" / "review.qgz") in ran.stdout
