@@ -161,7 +161,7 @@ def _selecting_features(
 def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Train the gate's discriminator and measure what the gate knows of real tiles.
 
-    The generator's own discriminator guides the search, so it cannot judge what was found:
+    The generator has learned to fool its own discriminator, so that cannot judge what was found:
     another one is trained from another seed against the finished generator. Needs the GAN
     and the extractor. Writes critic.safetensors, calibration.safetensors and metrics.jsonl
     into run.dir/gate; a search needs no data beyond these.
