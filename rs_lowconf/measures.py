@@ -26,5 +26,7 @@ def vendi_score(features: Float[Tensor, "n f"]) -> float:
     and Dieng, "The Vendi score", TMLR 2023).
     """
     unit = torch.nn.functional.normalize(features.double(), dim=1)
-    values = torch.linalg.eigvalsh(unit @ unit.T / len(unit)).clamp_min(0)
+    # The kernel and the much smaller product of many tiles' few features share their eigenvalues.
+    few = unit if len(unit) < unit.shape[1] else unit.T
+    values = torch.linalg.eigvalsh(few @ few.T / len(unit)).clamp_min(0)
     return float(torch.special.entr(values).sum().exp())

@@ -1,7 +1,9 @@
 """Measures that several stages share."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 
 from rs_lowconf.measures import SYMMETRIES, symmetries, turn, vendi_score
 
@@ -22,3 +24,14 @@ def test_the_vendi_score_counts_different_tiles() -> None:
     """Orthogonal features count each, copies count once."""
     assert vendi_score(torch.ones(10, 6)) == pytest.approx(1.0)
     assert vendi_score(torch.eye(6).repeat(3, 1)) == pytest.approx(6.0)
+    assert vendi_score(torch.eye(3, 40)) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("tiles", [5, 60])
+def test_the_vendi_score_is_the_entropy_of_the_kernel(tiles: int) -> None:
+    """Few or many tiles: the exponential of scipy's entropy of the cosine kernel's eigenvalues."""
+    features = np.random.default_rng(0).normal(size=(tiles, 12))
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    values = np.linalg.eigvalsh(unit @ unit.T / tiles).clip(min=0)
+    told = vendi_score(torch.from_numpy(features).float())
+    assert told == pytest.approx(np.exp(entropy(values)), rel=1e-5)

@@ -100,7 +100,8 @@ class Archive:
         self._per_cell = math.inf if per_cell is None else per_cell
         self._conditions: Counter[int] = Counter()
         self._cells: Counter[tuple[int, int, int]] = Counter()
-        self._kept: list[Float[Tensor, " f"]] = []
+        self._kept = torch.empty(0, looks.centres.shape[1])
+        self._accepted = 0
         self.closed: set[int] = set()
         """Conditions that have enough: `search` starts no more of their seeds."""
         self.discarded = 0
@@ -126,9 +127,9 @@ class Archive:
     def _place(self, label: int, found: Found) -> Outcome:
         if math.exp(-found.parts[self._likeness]) < self._looks.copy_distance:
             return Outcome.COPY
-        if self._kept:
-            nearest = float(torch.cdist(found.features[None], torch.stack(self._kept)).min())
-            if nearest < self._looks.novelty_radius:
+        if self._accepted and self._looks.novelty_radius:
+            kept = self._kept[: self._accepted]
+            if float(torch.cdist(found.features[None], kept).min()) < self._looks.novelty_radius:
                 return Outcome.DUPLICATE
         second = int(found.log_probability.topk(2).indices[1])
         cell = (label, second, self._looks.cluster(found.features))
@@ -136,10 +137,19 @@ class Archive:
             return Outcome.FULL
         self._cells[cell] += 1
         self._conditions[label] += 1
-        self._kept.append(found.features)
+        self._keep(found.features)
         if self._conditions[label] >= self._per_condition:
             self.closed.add(label)
         return Outcome.FOUND
+
+    def _keep(self, features: Float[Tensor, " f"]) -> None:
+        """Remember an accepted tile's features; room is doubled, so that little is copied."""
+        if self._accepted == len(self._kept):
+            self._kept = torch.cat(
+                [self._kept, torch.empty(max(64, len(self._kept)), len(features))]
+            )
+        self._kept[self._accepted] = features
+        self._accepted += 1
 
 
 def most_diverse(features: Float[Tensor, "n f"], count: int) -> list[int]:
