@@ -253,7 +253,7 @@ class SearchSettings(Section):
     """Conditions to search, by name; all of the generator's when missing."""
     mode: Literal["yield", "sample"] = "yield"
     """`yield` finds the most hard tiles for the budget; `sample` draws tiles of the prior
-    given low confidence, for two to three times the cost."""
+    given low confidence, for about five times as many evaluations."""
     tau: float = Field(default=0.5, gt=0.0, lt=1.0)
     """A sample is of low confidence when the target's largest probability is below this."""
     tau_quantile: float | None = Field(default=None, gt=0.0, lt=1.0)

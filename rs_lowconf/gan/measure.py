@@ -152,7 +152,8 @@ def weighted_share_of(shares: Float[Tensor, " n"], own: Weights) -> Estimate:
     A bootstrap would give no interval at all where every tile has the same share. Shares
     between 0 and 1 vary less than yes or no, so the interval is rather too wide.
     """
-    return _wilson(float((own.draws @ shares.double()).mean()), own.n)
+    share = float((own.draws @ shares.double()).mean())
+    return _wilson(min(share, 1.0), own.n)  # weights that add up to one do so up to rounding
 
 
 def _wilson(share: float, n: int) -> Estimate:
