@@ -189,7 +189,7 @@ def write_checkpoint(
         tensors: plain tensors by name.
         header: JSON values: settings, bands, classes, step.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # Cloned, because modules may share a buffer and safetensors refuses shared memory.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -198,7 +198,8 @@ def write_checkpoint(
     # One entry, because safetensors writes several in an order of chance.
     metadata = {"rs_lowconf": json.dumps(values, allow_nan=False)}
     with replacing(path) as temporary:
-        save_file(plain, temporary, metadata=metadata)
+        # Not by safetensors itself, which hides a full disk behind an error of its own.
+        temporary.write_bytes(save(plain, metadata=metadata))
 
 
 def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -89,6 +89,27 @@ def test_a_full_disk_is_an_output_error(tmp_path: Path, number: int) -> None:
     assert path.read_text() == "old"
 
 
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_an_output_error(tmp_path: Path) -> None:
+    """The operating system refuses the bytes (a limit on file sizes stands in for the disk)."""
+    code = (
+        "import resource, sys, torch\n"
+        "from pathlib import Path\n"
+        "from rs_lowconf.errors import OutputError\n"
+        "from rs_lowconf.runs import write_checkpoint\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "try:\n"
+        "    write_checkpoint(Path(sys.argv[1]), 'gan', {'w': torch.zeros(9000)}, {})\n"
+        "except OutputError as error:\n"
+        "    print(error)\n"
+    )
+    path = tmp_path / "model.safetensors"
+    words = [sys.executable, "-c", code, str(path)]
+    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert "full" in told
+    assert path.name in told
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unwritable_folder_is_an_output_error(tmp_path: Path) -> None:
     """A folder that cannot be made, or where nobody may write, is refused with a remedy."""
     (tmp_path / "file").write_text("in the way")

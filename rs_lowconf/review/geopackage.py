@@ -77,11 +77,9 @@ def write_geopackage(
         cells: the frame of each row's cell on the contact sheet.
         style: the QML document that QGIS applies when the layer is added to any project.
     """
-    with (
-        replacing(path) as temporary,
-        # isolation_level None: the whole file is one transaction, begun here.
-        closing(sqlite3.connect(temporary, isolation_level=None)) as database,
-    ):
+    # In memory first, because SQLite hides a full disk behind an error of its own.
+    # isolation_level None: the whole file is one transaction, begun here.
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
         database.execute("PRAGMA application_id = 1196444487")  # 'GPKG'
         database.execute("PRAGMA user_version = 10200")
         database.executescript("BEGIN;" + _TABLES)
@@ -95,6 +93,9 @@ def write_geopackage(
             (LAYER, GEOMETRY, style),
         )
         database.execute("COMMIT")
+        content = database.serialize()
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _write_catalogue(database: sqlite3.Connection, cells: Sequence[Extent]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import rasterio
 from jaxtyping import Float, UInt16
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from rs_lowconf.bands import BandSpec
@@ -124,14 +125,14 @@ def write_tile(
     }
     if grid is not None:
         profile |= {"crs": grid.crs, "transform": Affine(*grid.transform)}
-    with (
-        replacing(path) as temporary,
-        _without_georeference(),
-        rasterio.open(temporary, "w", **profile) as file,
-    ):
-        file.write(np.maximum(pixels, 1))
-        file.descriptions = bands.names
-        file.update_tags(**tags)
+    # In memory first, because GDAL hides a full disk behind an error of its own.
+    with MemoryFile() as memory:
+        with _without_georeference(), memory.open(**profile) as file:
+            file.write(np.maximum(pixels, 1))
+            file.descriptions = bands.names
+            file.update_tags(**tags)
+        with replacing(path) as temporary:
+            temporary.write_bytes(memory.read())
 
 
 def read_tile(path: Path) -> Tile:
