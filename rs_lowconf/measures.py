@@ -14,11 +14,6 @@ def turn(image: Float[Tensor, "b c h w"], symmetry: int) -> Float[Tensor, "b c h
     return turned.flip(3) if symmetry >= SYMMETRIES // 2 else turned
 
 
-def symmetries(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "8 b c h w"]:
-    """Return square tiles in the eight orientations of the square, as they are first."""
-    return torch.stack([turn(image, symmetry) for symmetry in range(SYMMETRIES)])
-
-
 def vendi_score(features: Float[Tensor, "n f"]) -> float:
     """Return the effective number of different tiles.
 

@@ -1,6 +1,8 @@
 """Put the models of a run into the package, with a model card made of the run's own figures.
 
-Usage: python scripts/embed.py RUN_FOLDER
+Usage: python scripts/embed.py RUN_FOLDER [REMARK]
+
+The remark says on the card what the files do not: how their training differed.
 """
 
 import json
@@ -31,10 +33,11 @@ to be tested, and the network that measures likeness.
 * **Data**: {tiles} tiles of EuroSAT ({data}), split by torchgeo.
 * **Licence**: MIT, as rs_lowconf.
 * **Attribution**: {attribution}.
-* **Recipe** of the generator, where it differs from the defaults: {recipe}; the kept checkpoint is
-  the one nearest to the validation tiles.
-* **Trained** by `scripts/train-reference EUROSAT_FOLDER`; seed {seed}. Someone with all 27,000
-  tiles of EuroSAT runs the same command, with `--set data.download=true` if they are not at hand.
+* **Recipe** of the generator, where it differs from the defaults: {recipe}. The kept
+  checkpoint, the one nearest to the validation tiles, saw {images:,} images.
+* **Trained** by the commands of `scripts/train-reference EUROSAT_FOLDER`; seed {seed}.{remark}
+  Someone with all 27,000 tiles of EuroSAT runs the same command, with
+  `--set data.download=true` if they are not at hand.
 
 ## Figures
 
@@ -110,7 +113,7 @@ SHOWN = (
 )
 
 
-def main(run: Path) -> None:
+def main(run: Path, remark: str = "") -> None:
     """Check that the models belong together, copy them and write the card."""
     names = {Path(file).stem: run / file for file in FILES}
     calibration = load_calibration(names["calibration"], checksums(names))
@@ -132,9 +135,9 @@ def main(run: Path) -> None:
             for name, value in header["settings"].items()
             if value != GanSettings().model_dump(mode="json")[name]
         ),
-        figures="\n".join(
-            [f"| generator | {header['images']:,} images seen in training |", *figures_of(run)]
-        ),
+        figures="\n".join(figures_of(run)),
+        images=header["images"],
+        remark=f" {remark}" if remark else "",
         train=counts["train"],
         held_out=len(calibration.reference),
         files="\n".join(
@@ -151,6 +154,6 @@ def main(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError
-from rs_lowconf.measures import symmetries
+from rs_lowconf.measures import SYMMETRIES, turn
 from rs_lowconf.search.gate import Gate, scores_one_by_one
 from rs_lowconf.search.parts import Likeness, fit_spectra
 from tests.fakes import FakeSource
@@ -102,12 +102,13 @@ def test_likeness_knows_a_turned_copy() -> None:
         return image[:, :, :2, :3].flatten(1)
 
     train = torch.rand(6, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    part = Likeness(corner, corner(symmetries(train).flatten(0, 1)))
+    all_turned = [turn(train, symmetry) for symmetry in range(SYMMETRIES)]
+    part = Likeness(corner, corner(torch.cat(all_turned)))
     label = torch.zeros(1, dtype=torch.long)
     copy = train[3:4].rot90(3, (2, 3)).flip(3)
     assert float(part(copy, label)) > 15
     other = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(1))
-    turned = [corner(one).numpy() for one in symmetries(train)]
+    turned = [corner(one).numpy() for one in all_turned]
     nearest = min(cdist(corner(other).numpy(), one).min() for one in turned)
     assert float(part(other, label)) == pytest.approx(-np.log(nearest), rel=1e-4)
 

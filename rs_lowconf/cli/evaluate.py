@@ -8,7 +8,6 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import progress
-from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def load_tiles(settings: Settings) -> Tiles:
     import torch
 
     from rs_lowconf.cli.device import choose_device
-    from rs_lowconf.cli.models import model_path
+    from rs_lowconf.cli.models import check_tile_size, model_path
     from rs_lowconf.data.source import open_split
     from rs_lowconf.gan.figures import sample
     from rs_lowconf.gan.model import load_model
@@ -96,12 +95,7 @@ def load_tiles(settings: Settings) -> Tiles:
     path = model_path(settings, "gan")
     gan = load_model(path, device)
     generator = gan.generator
-    if settings.data.tile_size != generator.tile_size:
-        raise ModelError(
-            f"the generator draws tiles of {generator.tile_size} pixels, the data have "
-            f"{settings.data.tile_size}",
-            remedy="set data.tile_size, or train the GAN on these data",
-        )
+    check_tile_size(settings, generator)
     wanted = {"bands": generator.bands.names, "classes": generator.classes}
     data = settings.data.model_copy(update=wanted)
     train, val, test = (open_split(data, split) for split in ("train", "val", "test"))

@@ -234,6 +234,9 @@ def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:
         f"{kept['share']:.1%} were still valid after rounding to stored numbers; only those count."
     )
     if ours["accepted"] > most:
-        print(f"The review package holds the first {most}; samples.parquet and tiles/ hold all.")
+        print(
+            f"The review package holds the {most} that differ most; samples.parquet and tiles/ "
+            "hold all."
+        )
     print(f"Report: {folder / 'report.json'}")
     print(f"Open in QGIS: {folder / 'review' / 'review.qgz'}")

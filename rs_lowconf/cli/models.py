@@ -93,7 +93,8 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
             "the target gives no gradients, which this search needs",
             remedy="export it with gradients, or test a differentiable version of it",
         )
-    calibration = load_calibration(paths["calibration"], checksums(paths))
+    known = checksums(paths)
+    calibration = load_calibration(paths["calibration"], known)
     gate = calibration.gate(critic, features, own.false_rejection)
     real = _real_tiles(settings, generator)
     evaluator = Evaluator(
@@ -130,7 +131,7 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         tau=tau,
         labels=labels,
         fingerprint={
-            **_fingerprint(settings, paths),
+            **_fingerprint(settings, paths, known),
             "search.per_condition": per_condition,
         },
         device=device,
@@ -158,13 +159,22 @@ def _real_tiles(settings: Settings, generator: Generator) -> MemorySource | None
         return None
     train = open_split(settings.data, "train")
     check_fit(generator.bands, train.bands, model="generator")
+    check_tile_size(settings, generator)
+    return train
+
+
+def check_tile_size(settings: Settings, generator: Generator) -> None:
+    """Refuse data whose tiles are not of the generator's size.
+
+    Raises:
+        ModelError: the sizes differ.
+    """
     if settings.data.tile_size != generator.tile_size:
         raise ModelError(
             f"the generator draws tiles of {generator.tile_size} pixels, the data have "
             f"{settings.data.tile_size}",
             remedy="set data.tile_size, or train the GAN on these data",
         )
-    return train
 
 
 def _labels(wanted: tuple[str, ...] | None, classes: tuple[str, ...]) -> tuple[int, ...]:
@@ -196,7 +206,9 @@ def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
     return float(torch.cat(parts).amax(1).exp().quantile(quantile))
 
 
-def _fingerprint(settings: Settings, paths: Mapping[str, Path]) -> dict[str, Any]:
+def _fingerprint(
+    settings: Settings, paths: Mapping[str, Path], known: Mapping[str, str]
+) -> dict[str, Any]:
     """Return what a search depends on, so that it is not continued with something else."""
     limits = {"count", "max_evaluations", "max_minutes", "slots", "baseline_evaluations"}
     foreign = settings.target.path
@@ -207,8 +219,8 @@ def _fingerprint(settings: Settings, paths: Mapping[str, Path]) -> dict[str, Any
         "search settings": settings.search.model_dump(mode="json", exclude=limits),
         "target settings": settings.target.model_dump(mode="json"),
         "target file": None if target_file is None else sha256_of(target_file),
-        "GAN file": sha256_of(paths["gan"]),
-        "critic file": sha256_of(paths["critic"]),
-        "extractor file": sha256_of(paths["extractor"]),
+        "GAN file": known["gan"],
+        "critic file": known["critic"],
+        "extractor file": known["extractor"],
         "calibration file": sha256_of(paths["calibration"]),
     }

@@ -15,7 +15,7 @@ OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results."
 def quickstart(out: OutOption = Path("runs/quickstart")) -> None:
     """Find 64 hard samples for the embedded target and write a QGIS review package.
 
-    Needs no data and no network, and takes a minute or two. The same as
+    Needs no data and no network, and takes half a minute on two cores. The same as
     `rslow generate --set run.dir=FOLDER`, but a package that is there already is left
     alone: reviews may live in it.
     """

@@ -167,6 +167,8 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
     into run.dir/gate; a search needs no data beyond these.
     """
     settings = load_settings(config, set_)
+    import torch
+
     from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import checksums, features_in
     from rs_lowconf.data.augment import augmentations_at
@@ -174,8 +176,10 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
     from rs_lowconf.gan.critic import fit_realism
     from rs_lowconf.gan.judge import train_judge
     from rs_lowconf.gan.model import load_model, save_critic
+    from rs_lowconf.gan.tiles import all_turns
     from rs_lowconf.runs import RunFolder
     from rs_lowconf.search.calibration import calibrate
+    from rs_lowconf.search.neighbours import features_of
     from rs_lowconf.target.classifier import load_classifier
     from rs_lowconf.target.load import check_fit
 
@@ -188,7 +192,8 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
     }
     gan = load_model(paths["gan"], device)
     generator = gan.generator
-    features = features_in(load_classifier(paths["extractor"], device), generator.bands)
+    extractor = load_classifier(paths["extractor"], device)
+    features = features_in(extractor, generator.bands)
     source, val = open_split(settings.data, "train"), open_split(settings.data, "val")
     check_fit(generator.bands, source.bands, model="generator")
     if (generator.bands, generator.classes) != (source.bands, source.classes):
@@ -220,6 +225,7 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
         features,
         source,
         val,
+        bank=torch.stack([features_of(extractor, view, device) for view in all_turns(source)]),
         seed=settings.run.seed,
         models=checksums(paths),
         device=device,

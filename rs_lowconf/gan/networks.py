@@ -176,7 +176,29 @@ class Generator(nn.Module):
         return image if self.training else image.clamp_min(DARKEST)
 
 
-class Discriminator(nn.Module):
+class PatchReader(nn.Module):
+    """Reads components down to features of one eighth of the tile's side."""
+
+    def __init__(self, width: int, bands: BandSpec) -> None:
+        """Build for channels at half resolution."""
+        super().__init__()
+        quarter, eighth = _eights(1.5 * width), _eights(3.0 * width)
+        self.read = nn.Conv2d(4 * len(bands), width, 3, padding=1)
+        self.block2 = PlainBlock(width)
+        self.to4 = nn.Conv2d(width, quarter, 1)
+        self.block4 = PlainBlock(quarter)
+        self.to8 = nn.Conv2d(quarter, eighth, 1)
+        self.block8 = PlainBlock(eighth)
+
+    def patches(self, components: Float[Tensor, "b c h w"]) -> Float[Tensor, "b p v u"]:
+        """Return patch features."""
+        features = self.read(F.pixel_unshuffle(components, 2))  # b w s/2 s/2
+        features = F.avg_pool2d(self.block2(features), 2)
+        features = F.avg_pool2d(self.block4(self.to4(features)), 2)
+        return F.leaky_relu(self.block8(self.to8(features)), 0.2)  # b 3w s/8 s/8
+
+
+class Discriminator(PatchReader):
     """Realism logit of components, as the sum of a whole-tile head and a per-patch head.
 
     Each head has an unconditional part and a projection on the class (Miyato and Koyama,
@@ -193,19 +215,12 @@ class Discriminator(nn.Module):
         basis: SpectralBasis,
     ) -> None:
         """Build for channels at half resolution and a tile side that is a multiple of 16."""
-        super().__init__()
+        super().__init__(width, bands)
         self.bands = bands
         self.classes = classes
         self.tile_size = tile_size
-        half = width
-        quarter, eighth, sixteenth = _eights(1.5 * half), _eights(3.0 * half), _eights(4.0 * half)
+        eighth, sixteenth = self.to8.out_channels, _eights(4.0 * width)
         self.whiten = Whiten(basis)
-        self.read = nn.Conv2d(4 * len(bands), half, 3, padding=1)
-        self.block2 = PlainBlock(half)
-        self.to4 = nn.Conv2d(half, quarter, 1)
-        self.block4 = PlainBlock(quarter)
-        self.to8 = nn.Conv2d(quarter, eighth, 1)
-        self.block8 = PlainBlock(eighth)
         self.patch = nn.Conv2d(eighth, 1, 1)
         self.patch_class = ClassTable(len(classes), eighth)
         self.to16 = nn.Conv2d(eighth, sixteenth, 1)
@@ -237,10 +252,7 @@ class Discriminator(nn.Module):
         self, components: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b p v u"], Float[Tensor, "b f"]]:
         """Return patch features and whole-tile features."""
-        features = self.read(F.pixel_unshuffle(components, 2))  # b w s/2 s/2
-        features = F.avg_pool2d(self.block2(features), 2)
-        features = F.avg_pool2d(self.block4(self.to4(features)), 2)
-        patches = F.leaky_relu(self.block8(self.to8(features)), 0.2)  # b 3w s/8 s/8
+        patches = self.patches(components)
         coarse = self.block16(self.to16(F.avg_pool2d(patches, 2)))  # b 4w s/16 s/16
         whole = F.leaky_relu(self.pool(F.leaky_relu(coarse, 0.2)).flatten(1), 0.2)
         return patches, whole
@@ -288,20 +300,13 @@ class _Asinh(torch.autograd.Function):
         return gradient * slope
 
 
-class Encoder(nn.Module):
+class Encoder(PatchReader):
     """Real tiles to latents from which the generator can draw them again."""
 
     def __init__(self, settings: GanSettings, *, bands: BandSpec) -> None:
         """Build for the latent of a generator with the same settings."""
-        super().__init__()
-        half = settings.critic_width
-        quarter, eighth = _eights(1.5 * half), _eights(3.0 * half)
-        self.read = nn.Conv2d(4 * len(bands), half, 3, padding=1)
-        self.block2 = PlainBlock(half)
-        self.to4 = nn.Conv2d(half, quarter, 1)
-        self.block4 = PlainBlock(quarter)
-        self.to8 = nn.Conv2d(quarter, eighth, 1)
-        self.block8 = PlainBlock(eighth)
+        super().__init__(settings.critic_width, bands)
+        eighth = self.to8.out_channels
         self.layout = nn.Conv2d(eighth, 2 * settings.latent_map, 1)
         self.overall = nn.Linear(eighth, 2 * settings.latent_global)
         self.to(memory_format=torch.channels_last)
@@ -310,10 +315,7 @@ class Encoder(nn.Module):
         self, components: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
         """Return mean and logarithm of the variance of each latent."""
-        features = self.read(F.pixel_unshuffle(components, 2))  # b w s/2 s/2
-        features = F.avg_pool2d(self.block2(features), 2)
-        features = F.avg_pool2d(self.block4(self.to4(features)), 2)
-        features = F.leaky_relu(self.block8(self.to8(features)), 0.2)  # b 3w s/8 s/8
+        features = self.patches(components)
         overall = self.overall(features.mean((2, 3))).chunk(2, dim=1)
         layout = self.layout(features).chunk(2, dim=1)
         mean, log_variance = (

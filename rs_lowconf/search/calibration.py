@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.errors import ModelError
-from rs_lowconf.measures import symmetries
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.search.gate import Gate, GatePart, scores_one_by_one
 from rs_lowconf.search.parts import Likeness, Spectra, fit_spectra
@@ -18,7 +17,6 @@ from rs_lowconf.types import Critic, TileSource
 KIND = "gate calibration"
 CRITIC, LIKENESS, SPECTRA = "critic", "likeness", "spectra"
 _PARTS = (CRITIC, LIKENESS, SPECTRA)
-_BATCH = 32
 
 Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
 """Features of tiles whose channels are in the order of the gate's bands."""
@@ -93,6 +91,7 @@ def calibrate(
     train: TileSource,
     val: TileSource,
     *,
+    bank: Float[Tensor, "8 n f"],
     seed: int,
     models: Mapping[str, str],
     device: torch.device,
@@ -105,21 +104,12 @@ def calibrate(
         features: of the extractor.
         train: the tiles that everything was trained on.
         val: held-out tiles; those of classes that the critic lacks are left out.
+        bank: features of the training tiles in their eight orientations.
         seed: of the choice of pixels.
         models: checksums of critic, generator and extractor, by name.
         device: where the models compute.
     """
-    channels = train.bands.index_of(critic.bands.names)
-    rows = torch.split(torch.arange(len(train)), _BATCH)
-    with torch.no_grad():
-        bank = torch.cat(
-            [
-                torch.stack([features(one.to(device)).cpu() for one in symmetries(image)])
-                for image in (train.batch(r.tolist()).image[:, list(channels)] for r in rows)
-            ],
-            dim=1,
-        )
-    spectra = fit_spectra(train, channels, seed)
+    spectra = fit_spectra(train, train.bands.index_of(critic.bands.names), seed)
     parts = parts_of(critic, features, bank, spectra)
     scores = scores_one_by_one(
         {**parts, "energy": energy.realism},
