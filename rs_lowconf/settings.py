@@ -221,6 +221,9 @@ class GanSettings(Section):
     """Images over which the classes come apart, from one for all."""
     reconstruction: NonNegativeFloat = 0.0
     """Weight of redrawing real tiles from latents that an encoder finds; 0 leaves it out."""
+    self_supervision: NonNegativeFloat = 0.0
+    """Weight of redrawing real tiles from the discriminator's features, which keeps it from
+    learning few tiles by heart; 0 leaves it out."""
     checkpoint_images: PositiveInt = 10_000
     """A checkpoint, a sample sheet and a metrics line every so many images."""
     sheet_columns: PositiveInt = 8

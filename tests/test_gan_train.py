@@ -53,7 +53,12 @@ def start(
 
 
 EVERYTHING = SMALL.model_copy(
-    update={"overfit_target": 0.3, "blend_images": 120, "reconstruction": 1.0}
+    update={
+        "overfit_target": 0.3,
+        "blend_images": 120,
+        "reconstruction": 1.0,
+        "self_supervision": 1.0,
+    }
 )
 
 
@@ -172,13 +177,24 @@ def test_classes_come_apart_over_the_blend() -> None:
     assert spread() > 1e-4
 
 
-def test_redrawing_teaches_the_encoder_only_when_asked() -> None:
-    """With a weight the encoder's weights move, without they stay."""
-    for weight, moves in ((0.0, False), (1.0, True)):
-        training = start(SMALL.model_copy(update={"reconstruction": weight}))
-        before = training.state()["encoder.overall.weight"].clone()
-        training.step()
-        assert torch.equal(before, training.state()["encoder.overall.weight"]) is not moves
+def test_redrawing_teaches_the_encoder() -> None:
+    """A step with the weight moves the encoder, and the state of one without has none."""
+    training = start(SMALL.model_copy(update={"reconstruction": 1.0}))
+    before = training.state()["encoder.overall.weight"].clone()
+    training.step()
+    assert not torch.equal(before, training.state()["encoder.overall.weight"])
+    assert not any(name.startswith("encoder") for name in start().state())
+
+
+def test_self_supervision_moves_the_discriminator() -> None:
+    """The discriminator takes another step than without; a state of one without has no helper."""
+    with_it = start(SMALL.model_copy(update={"self_supervision": 10.0}))
+    without = start()
+    first = with_it.step().critic_loss
+    assert first == without.step().critic_loss
+    name = "discriminator.read.weight"
+    assert not torch.equal(with_it.state()[name], without.state()[name])
+    assert not any(name.startswith("redrawer") for name in without.state())
 
 
 def test_training_ignores_and_keeps_the_global_random_state() -> None:

@@ -326,6 +326,26 @@ class Encoder(PatchReader):
         return mean, log_variance.clamp(-12, 4)
 
 
+class Redrawer(nn.Module):
+    """Patch features of the discriminator to the components they were read from, at half size."""
+
+    def __init__(self, width: int, *, bands: BandSpec) -> None:
+        """Build for the features of a discriminator of the same width."""
+        super().__init__()
+        quarter, eighth = _eights(1.5 * width), _eights(3.0 * width)
+        self.to4 = nn.Conv2d(eighth, quarter, 3, padding=1)
+        self.to2 = nn.Conv2d(quarter, width, 3, padding=1)
+        self.draw = nn.Conv2d(width, len(bands), 3, padding=1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, patches: Float[Tensor, "b p v u"]) -> Float[Tensor, "b c h w"]:
+        """Return components of half the tile's side."""
+        features = _double(F.leaky_relu(self.to4(patches), 0.2))
+        features = _double(F.leaky_relu(self.to2(features), 0.2))
+        drawn: Tensor = self.draw(features)
+        return drawn
+
+
 def _double(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c v u"]:
     return F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.figures import overfit
-from rs_lowconf.gan.networks import ClassTable, Discriminator, Encoder, Generator
+from rs_lowconf.gan.networks import ClassTable, Discriminator, Encoder, Generator, Redrawer
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.measures import SYMMETRIES, turn
 from rs_lowconf.seeds import forked_rng, seed_of
@@ -107,11 +107,13 @@ class GanTraining:
             self.generator = Generator(settings, **shape).to(device)
             self.discriminator = Discriminator(settings.critic_width, **shape).to(device)
             self._encoder = Encoder(settings, bands=source.bands).to(device)
+            self._redrawer = Redrawer(settings.critic_width, bands=source.bands).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(requires_grad=False)
         self._optimisers = {
             "generator": _optimiser(self.generator, settings),
             "discriminator": _optimiser(self.discriminator, settings),
             "encoder": _optimiser(self._encoder, settings),
+            "redrawer": _optimiser(self._redrawer, settings),
         }
 
     def step(self) -> StepRecord:
@@ -134,7 +136,7 @@ class GanTraining:
         seen_fake = self._seen(fake, dice, number, "fake")
 
         both = torch.cat([seen_real, seen_fake.detach()])
-        _, logits = self._judge(both, label.repeat(2))
+        patches, logits = self._judge(both, label.repeat(2))
         logit_real, logit_fake = logits.chunk(2)
         critic_loss = F.softplus(logit_fake - logit_real).mean()
         penalty = None
@@ -144,7 +146,11 @@ class GanTraining:
             weight = settings.gamma / 2 * 3 / len(self._source.bands) * settings.penalty_every
             penalty = gradient_penalty(self.discriminator, both, label.repeat(2)) * 2
             total = total + weight * penalty
-        self._update(("discriminator",), total)
+        if settings.self_supervision:
+            total = total + settings.self_supervision * self._memory_loss(
+                seen_real, patches[: len(real)]
+            )
+        self._update(("discriminator", "redrawer"), total)
 
         self.discriminator.requires_grad_(requires_grad=False)
         _, judged = self._judge(seen_fake, label)
@@ -207,12 +213,17 @@ class GanTraining:
         self.strength = float(tensors["strength"])
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {
+        modules: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "average": self.average,
-            "encoder": self._encoder,
         }
+        # A state holds the helpers that its settings use.
+        if self.settings.reconstruction:
+            modules["encoder"] = self._encoder
+        if self.settings.self_supervision:
+            modules["redrawer"] = self._redrawer
+        return modules
 
     def _control(self, number: int) -> None:
         """Set what depends on progress and on overfitting: classes' share and augmentation."""
@@ -256,6 +267,19 @@ class GanTraining:
             patches, whole = self.discriminator.trunk(components)
         patches = patches.float()
         return patches, self.discriminator.heads(patches, whole.float(), label)
+
+    def _memory_loss(
+        self, seen: Float[Tensor, "b c h w"], patches: Float[Tensor, "b p v u"]
+    ) -> Float[Tensor, ""]:
+        """Return how badly the discriminator's features of real tiles describe these.
+
+        Features that must tell what is where cannot be a list of known tiles (Liu et al.,
+        "Towards faster and stabilized GAN training for high-fidelity few-shot image
+        synthesis", ICLR 2021).
+        """
+        with self._precision():
+            drawn = self._redrawer(patches)
+        return (drawn.float() - F.avg_pool2d(seen, 2)).abs().mean()
 
     def _redrawing_loss(
         self, real: Float[Tensor, "b c h w"], label: Int[Tensor, " b"], dice: torch.Generator
