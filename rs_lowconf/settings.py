@@ -297,6 +297,8 @@ class SearchSettings(Section):
     """Share of held-out real tiles that all parts of the gate together may reject."""
     prior_tail: float = Field(default=0.01, gt=0.0, lt=0.5)
     """Each latent is kept inside the central 1 - prior_tail of the prior's norm."""
+    update: NonNegativeInt | None = None
+    """Which update of the gate by reviews to use: 0 for none, the newest when missing."""
     baseline_evaluations: NonNegativeInt = 2_000
     """Random latents evaluated under the same gate for comparison; 0 leaves the baseline out."""
 
@@ -325,6 +327,30 @@ class ReviewSettings(Section):
     """`confirm`: the reviewer confirms or corrects a suggested class; `blind`: names it unseen."""
     max_samples: PositiveInt = Field(default=500, le=500)
     """Samples in one package; more make reviews long and QGIS slow."""
+    round: PositiveInt | None = None
+    """Round of reviews that the package belongs to; each round draws other latents. One more
+    than the gate's update when missing."""
+    real_share: float = Field(default=0.3, ge=0.0, lt=1.0)
+    """Blind packages: share of real held-out tiles, which measure how often a reviewer takes
+    reality for a fake. Without data there are none."""
+    audit_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Blind packages: share of tiles that the gate rejected; without them nobody would learn
+    what the gate rejects wrongly."""
+
+
+class UpdateSettings(Section):
+    """What reviews change: a head on the critic's features, then the critic, then the GAN."""
+
+    refine_from: PositiveInt = 200
+    """Rejected samples from which the critic's last stage is trained on, with them as fakes."""
+    images: PositiveInt = 10_000
+    """Real tiles shown in that training."""
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-4
+    ema_images: PositiveInt = 2_000
+    """Half-life of the weight average, in images."""
+    generator_images: NonNegativeInt = 0
+    """Real tiles shown in training the generator on against the updated critic; 0 leaves it."""
 
 
 class Settings(Section):
@@ -340,6 +366,7 @@ class Settings(Section):
     search: SearchSettings = SearchSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     review: ReviewSettings = ReviewSettings()
+    update: UpdateSettings = UpdateSettings()
 
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Settings:

@@ -132,6 +132,10 @@ class Critic(Protocol):
         """Return a realism logit, higher for more real, given the conditioned class."""
         ...
 
+    def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        """Return what it sees in tiles, from which reviews can be learned."""
+        ...
+
 
 @runtime_checkable
 class FeatureExtractor(Protocol):

@@ -81,11 +81,17 @@ def sheet_of(samples: list[ReviewSample]) -> Sheet:
     )
 
 
-def package(folder: Path, samples: list[ReviewSample], label: Label = "confirm") -> Path:
+def package(
+    folder: Path,
+    samples: list[ReviewSample],
+    label: Label = "confirm",
+    package_id: str = "0123456789abcdef",
+) -> Path:
     """Write a package of these samples and return its folder."""
     write_package(
         folder,
         samples,
+        package_id=package_id,
         classes=CLASSES,
         target_classes=CLASSES,
         label=label,

@@ -32,6 +32,7 @@ def trajectory(
             log_probability=log_probability,
             parts={"likeness": -math.log(distance)},
             p_value=0.5,
+            passes=True,
             features=features,
             confidence_before=0.5,
             tile=None,
@@ -105,5 +106,5 @@ def test_the_most_diverse_cover_better_than_the_first() -> None:
     features = centres.repeat_interleave(10, 0) + noise
     chosen = most_diverse(features, 4)
     assert sorted(i // 10 for i in chosen) == [0, 1, 2, 3]
-    assert chosen == sorted(chosen)
-    assert most_diverse(features, 99) == list(range(40))
+    assert most_diverse(features, 99)[:4] == chosen
+    assert sorted(most_diverse(features, 99)) == list(range(40))

@@ -82,7 +82,16 @@ def load_settings(config: Path | None, overrides: list[str] | None) -> Settings:
 
 def main() -> None:
     """Run the command line and end the process with the documented exit code."""
-    from rs_lowconf.cli import data, evaluate, generate, quickstart, train  # noqa: F401
+    from rs_lowconf.cli import (  # noqa: F401
+        data,
+        evaluate,
+        generate,
+        loop,
+        quickstart,
+        review,
+        train,
+        update,
+    )
 
     try:
         code = app(standalone_mode=False)

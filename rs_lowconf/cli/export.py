@@ -5,22 +5,25 @@ One tile after the other, so that ten thousand take no more memory than a review
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt16
 from torch import Tensor
 
 from rs_lowconf import __version__
 from rs_lowconf.cli.models import Models
 from rs_lowconf.cli.progress import progress
-from rs_lowconf.review.geotiff import synthetic_tags, write_tile
+from rs_lowconf.data.source import MemorySource, open_split
+from rs_lowconf.review.geotiff import observed_tags, synthetic_tags, write_tile
 from rs_lowconf.review.package import RealNeighbour, ReviewSample, sample_tags, write_package
+from rs_lowconf.review.store import STORE, Origin, ReviewStore, SentPackage, SentSample
 from rs_lowconf.runs import replacing, sha256_of
 from rs_lowconf.search.archive import most_diverse
 from rs_lowconf.search.calibration import CRITIC
@@ -35,44 +38,140 @@ _ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Shown:
+    """A sample as reviewers see it and as the review store knows it."""
+
+    sample: ReviewSample
+    sent: SentSample
+    features: Float[Tensor, " f"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Export:
-    """Turns found tiles into samples, one at a time."""
+    """Turns tiles into samples, one at a time."""
 
     settings: Settings
     models: Models
+    folder: Path
+    """Of the search."""
     bank: Float[Tensor, "n f"] | None
     """Features of the real tiles to show beside found ones; None where there are no data."""
 
-    def sample(self, one: Trajectory, tile: Tile, *, any_class: bool = False) -> ReviewSample:
-        """Return a found tile as a sample, with the real tile that resembles it most.
-
-        Args:
-            one: the trajectory that found it.
-            tile: the tile.
-            any_class: whether the real tile may be of another class than the condition.
-        """
-        found, generator = _found(one), self.models.gan.generator
-        ranked = found.log_probability.argsort(descending=True)
-        return ReviewSample(
-            sample_id=_sample_id(self.settings, one),
-            pixels=tile.pixels.numpy(),
-            bands=generator.bands,
+    def sample(self, one: Trajectory, kept: Found, tile: Tile) -> ReviewSample:
+        """Return what a trajectory kept as a sample, with the real tile most like it."""
+        generator = self.models.gan.generator
+        return self._judged(
+            name=_sample_id(self.settings, "sample", *self._stream(one)),
+            pixels=tile.pixels,
+            log_probability=kept.log_probability,
             condition=generator.classes[one.label],
-            predicted=self.models.target.classes[int(ranked[0])],
-            second=self.models.target.classes[int(ranked[1])],
-            confidence=float(found.log_probability.max().exp()),
-            realism=found.parts[CRITIC],
-            neighbour=self._neighbour(one, any_class=any_class),
+            realism=kept.parts[CRITIC],
+            neighbour=self._neighbour(kept.features, generator.classes[one.label]),
             provenance=_provenance(self.models, one),
         )
 
-    def _neighbour(self, one: Trajectory, *, any_class: bool) -> RealNeighbour | None:
+    def shown(self, one: Trajectory, tile: Tile, origin: Literal["found", "audit"]) -> Shown:
+        """Return a tile that the search kept, to be shown to reviewers."""
+        kept = cast("Found", one.found if origin == "found" else one.audit)
+        sample = self.sample(one, kept, tile)
+        kind = "tiles" if origin == "found" else "audit"
+        path = self.folder / kind / f"{sample.sample_id}.tif"
+        if origin == "audit":
+            tags = synthetic_tags(self.models.gan.header["attribution"])
+            write_tile(path, sample.pixels, sample.bands, {**sample_tags(sample), **tags})
+        return self._sent(sample, origin, kept.parts, path, kept.features)
+
+    def real(self, source: MemorySource, index: int) -> Shown:
+        """Return a real tile, to be shown to reviewers among generated ones."""
+        generator, evaluator = self.models.gan.generator, self.models.evaluator
+        batch = source.batch([index])
+        pixels = stored_numbers(batch.image[:, list(source.bands.index_of(generator.bands.names))])
+        name = source.classes[int(source.labels[index])]
+        features = evaluator.features_stored(pixels[0])
+        parts = evaluator.judge_stored(pixels[0], generator.classes.index(name)).parts
+        sample = self._judged(
+            name=_sample_id(self.settings, "real", source.ids[index]),
+            pixels=pixels[0],
+            log_probability=evaluator.predict_stored(pixels[0]),
+            condition=name,
+            realism=parts[CRITIC],
+            neighbour=self._neighbour(features, name),
+            provenance={"tile_id": source.ids[index]},
+        )
+        path = self.folder / "real" / f"{sample.sample_id}.tif"
+        tags = observed_tags(self.settings.data.attribution)
+        write_tile(path, sample.pixels, sample.bands, tags, source.grids[index])
+        return self._sent(sample, "real", parts, path, features)
+
+    def _judged(
+        self,
+        *,
+        name: str,
+        pixels: UInt16[Tensor, "c h w"],
+        log_probability: Float[Tensor, " k"],
+        condition: str,
+        realism: float,
+        neighbour: RealNeighbour | None,
+        provenance: dict[str, str],
+    ) -> ReviewSample:
+        first, second = log_probability.topk(2).indices.tolist()
+        return ReviewSample(
+            sample_id=name,
+            pixels=pixels.numpy(),
+            bands=self.models.gan.generator.bands,
+            condition=condition,
+            predicted=self.models.target.classes[first],
+            second=self.models.target.classes[second],
+            confidence=float(log_probability.max().exp()),
+            realism=realism,
+            neighbour=neighbour,
+            provenance=provenance,
+        )
+
+    def _sent(
+        self,
+        sample: ReviewSample,
+        origin: Origin,
+        parts: dict[str, float],
+        path: Path,
+        features: Float[Tensor, " f"],
+    ) -> Shown:
+        gate, beside = self.models.evaluator.gate, sample.neighbour
+        said = torch.tensor([[parts[name] for name in gate.parts]])
+        sent = SentSample(
+            sample_id=sample.sample_id,
+            origin=origin,
+            condition=sample.condition,
+            predicted=sample.predicted,
+            second=sample.second,
+            confidence=sample.confidence,
+            realism=sample.realism,
+            gate_score=float(gate.joint(said)[0]),
+            tile=path.relative_to(self.settings.run.dir).as_posix(),
+            sha256=sha256_of(path),
+            neighbour=None
+            if beside is None
+            else {
+                "tile_id": beside.tile_id,
+                "class_name": beside.class_name,
+                "distance": beside.distance,
+            },
+            provenance=sample.provenance,
+        )
+        return Shown(sample=sample, sent=sent, features=features)
+
+    def _stream(self, one: Trajectory) -> tuple[int, ...]:
+        """Return what tells the latent of a trajectory from those of all rounds."""
+        return (one.seed_id,) if self.models.round == 1 else (self.models.round, one.seed_id)
+
+    def _neighbour(self, features: Float[Tensor, " f"], name: str) -> RealNeighbour | None:
         source, generator = self.models.real, self.models.gan.generator
         if source is None or self.bank is None:
             return None
-        condition = [generator.classes[one.label]]
-        allowed = None if any_class else same_class(condition, source.classes, source.labels)
-        indices, distances = nearest(_found(one).features[None], self.bank, allowed)
+        # Blind, a neighbour of the sample's class would tell the class.
+        blind = self.settings.review.label == "blind"
+        allowed = None if blind else same_class([name], source.classes, source.labels)
+        indices, distances = nearest(features[None], self.bank, allowed)
         index = int(indices[0])
         image = source.batch([index]).image[:, list(source.bands.index_of(generator.bands.names))]
         return RealNeighbour(
@@ -88,49 +187,105 @@ def write_results(
     settings: Settings,
     models: Models,
     folder: Path,
-    found: Sequence[Trajectory],
+    trajectories: Sequence[Trajectory],
     journal: Journal,
 ) -> None:
     """Write tiles/, samples.parquet and review/ for the found tiles.
 
-    The review package comes last and whole: where it exists, everything else does.
+    The review package comes last and whole, after the store knows of it: where it exists,
+    everything else does.
+
+    Args:
+        settings: of the run.
+        models: that searched.
+        folder: of the search.
+        trajectories: of the search.
+        journal: holds their tiles.
     """
+    found = [one for one in trajectories if one.found is not None]
+    rejected = [one for one in trajectories if one.audit is not None]
     real = models.real
     bank = None if real is None else features_of(models.extractor, real, models.device)
-    export = Export(settings=settings, models=models, bank=bank)
-    attribution = models.gan.header["attribution"]
+    export = Export(settings=settings, models=models, folder=folder, bank=bank)
     with replacing(folder / "samples.parquet") as temporary:
-        _write_table(temporary, _write_tiles(export, folder, found, journal))
-    blind = settings.review.label == "blind"
-    shown = list(found)
-    if len(shown) > settings.review.max_samples:
-        features = torch.stack([_found(one).features for one in shown])
-        shown = [shown[i] for i in most_diverse(features, settings.review.max_samples)]
-    if blind:
-        # An order by seed would tell the condition.
-        dice = np.random.default_rng(seed_of(settings.run.seed, "review", "order"))
-        shown = [shown[i] for i in dice.permutation(len(shown))]
+        _write_table(temporary, _write_tiles(export, found, journal))
+    shown = choose_shown(export, found, rejected, journal)
     known = models.gan.generator.classes + (models.real.classes if models.real else ())
+    classes = tuple(dict.fromkeys(known))
+    review = folder / "review"
+    package = SentPackage(
+        package_id=f"{seed_of(settings.run.seed, 'package', models.round, folder.name):016x}",
+        label=settings.review.label,
+        round=models.round,
+        folder=review.relative_to(settings.run.dir).as_posix(),
+        classes=classes,
+        exported=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    store = ReviewStore(settings.run.dir / STORE)
+    store.register(package, [one.sent for one in shown])
     write_package(
-        folder / "review",
-        # Blind, a neighbour of the conditioned class would tell the class.
-        [export.sample(one, journal.tile(one.seed_id), any_class=blind) for one in shown],
-        classes=list(dict.fromkeys(known)),
+        review,
+        [one.sample for one in shown],
+        package_id=package.package_id,
+        classes=classes,
         target_classes=models.target.classes,
         label=settings.review.label,
-        attribution=attribution,
+        attribution=models.gan.header["attribution"],
         provenance={name: str(value) for name, value in models.fingerprint.items()},
     )
 
 
-def _found(one: Trajectory) -> Found:
-    """Return what a trajectory found; it is asked of those only that found something."""
-    return cast("Found", one.found)
+def choose_shown(
+    export: Export, found: Sequence[Trajectory], rejected: Sequence[Trajectory], journal: Journal
+) -> list[Shown]:
+    """Return what reviewers are shown, most informative first.
+
+    Each next sample differs most from those before it, so whoever stops early has seen the
+    whole variety; the order tells nothing of origin or model. A blind package has real tiles
+    and tiles that the gate rejected among the found ones.
+    """
+    settings = export.settings.review
+    blind = settings.label == "blind"
+    dice = np.random.default_rng(
+        seed_of(export.settings.run.seed, "review", "shown", export.models.round)
+    )
+    reals = real_tiles(export) if blind else []
+    shares = {
+        "real": settings.real_share if reals else 0.0,
+        "audit": settings.audit_share if blind and rejected else 0.0,
+    }
+    own = 1 - sum(shares.values())
+    features = torch.stack([cast("Found", one.found).features for one in found])
+    most = max(1, int(settings.max_samples * own))
+    chosen = [found[i] for i in most_diverse(features, most)]
+    shown = [export.shown(one, journal.tile(one.seed_id), "found") for one in chosen]
+    # So many that the shares come true, as far as there are tiles.
+    counts = {name: round(len(chosen) * share / own) for name, share in shares.items()}
+    for i in dice.permutation(len(rejected))[: counts["audit"]]:
+        one = rejected[int(i)]
+        shown.append(export.shown(one, journal.tile(one.seed_id, "audit"), "audit"))
+    for i in dice.permutation(len(reals))[: counts["real"]]:
+        shown.append(export.real(*reals[int(i)]))
+    order = most_diverse(torch.stack([one.features for one in shown]), len(shown))
+    return [shown[i] for i in order]
 
 
-def _sample_id(settings: Settings, one: Trajectory) -> str:
+def real_tiles(export: Export) -> list[tuple[MemorySource, int]]:
+    """Return the real tiles that no model was trained on, of the generator's classes."""
+    if export.models.real is None:
+        return []
+    classes = export.models.gan.generator.classes
+    return [
+        (source, index)
+        for source in (open_split(export.settings.data, split) for split in ("val", "test"))
+        for index, label in enumerate(source.labels.tolist())
+        if source.classes[label] in classes
+    ]
+
+
+def _sample_id(settings: Settings, *names: str | int) -> str:
     """Return a name that tells nothing of class or order, the same after a resume."""
-    return f"s{seed_of(settings.run.seed, 'sample', one.seed_id) % 16**10:010x}"
+    return f"s{seed_of(settings.run.seed, *names) % 16**10:010x}"
 
 
 def _provenance(models: Models, one: Trajectory) -> dict[str, str]:
@@ -147,15 +302,15 @@ def _provenance(models: Models, one: Trajectory) -> dict[str, str]:
 
 
 def _write_tiles(
-    export: Export, folder: Path, found: Sequence[Trajectory], journal: Journal
+    export: Export, found: Sequence[Trajectory], journal: Journal
 ) -> Iterator[dict[str, Any]]:
     """Write tile after tile and yield its row of the table."""
     tags = synthetic_tags(export.models.gan.header["attribution"])
     with progress("writing tiles", len(found)) as bar:
         for number, one in enumerate(found, start=1):
-            own, tile = _found(one), journal.tile(one.seed_id)
-            sample = export.sample(one, tile)
-            path = folder / "tiles" / f"{sample.sample_id}.tif"
+            own, tile = cast("Found", one.found), journal.tile(one.seed_id)
+            sample = export.sample(one, own, tile)
+            path = export.folder / "tiles" / f"{sample.sample_id}.tif"
             write_tile(path, sample.pixels, sample.bands, {**sample_tags(sample), **tags})
             top = own.log_probability.topk(2).values
             neighbour = sample.neighbour
@@ -174,7 +329,7 @@ def _write_tiles(
                 "evaluations": one.evaluations,
                 "neighbour": None if neighbour is None else neighbour.tile_id,
                 "neighbour_distance": None if neighbour is None else neighbour.distance,
-                "tile": path.relative_to(folder).as_posix(),
+                "tile": path.relative_to(export.folder).as_posix(),
                 "sha256": sha256_of(path),
                 "probabilities": own.log_probability.exp().tolist(),
                 "latent": tile.z.tolist(),

@@ -71,6 +71,7 @@ class Searched:
 
 def rules_of(settings: Settings, models: "Models", stream: str) -> "SearchRules":
     """Return the rules of a stream: the search, or the random-latent baseline."""
+    from rs_lowconf.cli.models import audits
     from rs_lowconf.search.loop import SearchRules
 
     own = settings.search
@@ -82,7 +83,8 @@ def rules_of(settings: Settings, models: "Models", stream: str) -> "SearchRules"
         learning_rate=own.learning_rate,
         labels=models.labels,
         run_seed=settings.run.seed,
-        stream=stream,
+        stream=stream if models.round == 1 else f"{stream} of round {models.round}",
+        audit=stream == "search" and audits(settings),
         inverse_temperature=own.inverse_temperature,
         langevin_step=own.langevin_step,
         mixing_steps=own.mixing_steps,
@@ -205,13 +207,12 @@ def _export(
         classes=classes,
         target_classes=models.target.classes,
     )
-    found = [one for one in search.trajectories if one.found is not None]
-    if not found:
+    if all(one.found is None for one in search.trajectories):
         raise JobError(
             f"no hard sample found: {search.end}",
             remedy=f"see {folder / 'report.json'}; a larger search.tau is easier to reach",
         )
-    write_results(settings, models, folder, found, search.journal)
+    write_results(settings, models, folder, search.trajectories, search.journal)
     _say(report, folder, search.end, settings.review.max_samples)
 
 

@@ -31,10 +31,45 @@ EMBEDDED = Path(__file__).parents[1] / "embedded"
 
 def model_path(settings: Settings, name: str) -> Path:
     """Return where a model is read from: `gan`, `critic`, `calibration`, `extractor`, `target`."""
+    stage = "gate" if name in ("critic", "calibration") else name
+    if name in ("gan", "critic", "calibration"):
+        for number in reversed(range(1, update_of(settings) + 1)):
+            path = update_folder(settings, number) / f"{name}.safetensors"
+            if path.exists():
+                return path
     kind = settings.target.kind if name == "target" else settings.run.models
     folder = EMBEDDED if kind == "embedded" else settings.run.dir
-    stage = "gate" if name in ("critic", "calibration") else name
     return folder / stage / f"{name}.safetensors"
+
+
+def update_folder(settings: Settings, number: int) -> Path:
+    """Return where the models that reviews led to are, from number 1 on."""
+    return settings.run.dir / f"update-{number}"
+
+
+def newest_update(settings: Settings) -> int:
+    """Return the number of the newest update, 0 without any."""
+    newest = 0
+    while update_folder(settings, newest + 1).exists():
+        newest += 1
+    return newest
+
+
+def update_of(settings: Settings) -> int:
+    """Return the number of the update to use, 0 for none.
+
+    Raises:
+        ModelError: there is no such update.
+    """
+    newest = newest_update(settings)
+    wanted = settings.search.update
+    if wanted is not None and wanted > newest:
+        raise ModelError(
+            f"there is no {update_folder(settings, wanted)}",
+            expected=f"search.update from 0 to {newest}",
+            remedy="run rslow update",
+        )
+    return newest if wanted is None else wanted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +90,8 @@ class Models:
     """Confidence below which a tile counts as hard."""
     labels: tuple[int, ...]
     """Class indices of the conditions to search."""
+    round: int
+    """The round of reviews that a search belongs to."""
     fingerprint: dict[str, Any]
     """What the results depend on, so that an interrupted search is not mixed with another."""
     device: torch.device
@@ -130,12 +167,20 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         per_condition=per_condition,
         tau=tau,
         labels=labels,
+        round=settings.review.round or update_of(settings) + 1,
         fingerprint={
             **_fingerprint(settings, paths, known),
             "search.per_condition": per_condition,
+            "audit": audits(settings),
+            "round": settings.review.round or update_of(settings) + 1,
         },
         device=device,
     )
+
+
+def audits(settings: Settings) -> bool:
+    """Return whether tiles that the gate rejects are kept, to be shown to reviewers."""
+    return settings.review.label == "blind" and settings.review.audit_share > 0
 
 
 def checksums(paths: Mapping[str, Path]) -> dict[str, str]:
@@ -210,13 +255,14 @@ def _fingerprint(
     settings: Settings, paths: Mapping[str, Path], known: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return what a search depends on, so that it is not continued with something else."""
-    limits = {"count", "max_evaluations", "max_minutes", "slots", "baseline_evaluations"}
+    # Models are known by their checksums, not by the number of their update.
+    free = {"count", "max_evaluations", "max_minutes", "slots", "baseline_evaluations", "update"}
     foreign = settings.target.path
     own = settings.target.kind in ("embedded", "trained")
     target_file = paths["target"] if own else foreign
     return {
         "run.seed": settings.run.seed,
-        "search settings": settings.search.model_dump(mode="json", exclude=limits),
+        "search settings": settings.search.model_dump(mode="json", exclude=free),
         "target settings": settings.target.model_dump(mode="json"),
         "target file": None if target_file is None else sha256_of(target_file),
         "GAN file": known["gan"],

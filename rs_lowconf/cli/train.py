@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from rs_lowconf.gan.networks import Discriminator
+    from rs_lowconf.gan.critic import RealismCritic
+    from rs_lowconf.gan.networks import Discriminator, Generator
     from rs_lowconf.gan.train import StepRecord
     from rs_lowconf.target.classifier import Classifier
     from rs_lowconf.types import TileSource
@@ -171,10 +172,7 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
 
     from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import checksums, features_in
-    from rs_lowconf.data.augment import augmentations_at
     from rs_lowconf.data.source import open_split
-    from rs_lowconf.gan.critic import fit_realism
-    from rs_lowconf.gan.judge import train_judge
     from rs_lowconf.gan.model import load_model, save_critic
     from rs_lowconf.gan.tiles import all_turns
     from rs_lowconf.runs import RunFolder
@@ -204,21 +202,8 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
         )
     folder = RunFolder(run / "gate", settings)
     folder.trim_log("images", 0)
-    own, losses, judge = settings.gate, [], None
-    every = max(1, own.images // own.batch_size // 20)
-    augment = augmentations_at(settings.augment)(settings.augment.probability)
-    with progress("training the gate's critic", own.images) as bar:
-        for step, record in enumerate(
-            train_judge(generator, source, own, augment, settings.run.seed, device), start=1
-        ):
-            judge = record.average
-            losses.append(record.loss)
-            bar.update(min(record.images, own.images), f"loss {record.loss:.2f}")
-            if step % every == 0:
-                folder.log({"images": record.images, "loss": sum(losses) / len(losses)})
-                losses.clear()
-    critic = fit_realism(cast("Discriminator", judge), generator, source, settings.run.seed)
-    save_critic(paths["critic"], critic, own.width)
+    critic = gate_critic(settings, generator, source, device, folder.log)
+    save_critic(paths["critic"], critic)
     calibration = calibrate(
         critic,
         gan.critic,
@@ -232,6 +217,42 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
     )
     calibration.save(run / "gate" / "calibration.safetensors")
     print(f"gate, calibrated on {len(calibration.reference)} held-out tiles: {run / 'gate'}")
+
+
+def gate_critic(
+    settings: Settings,
+    generator: "Generator",
+    source: "TileSource",
+    device: "torch.device",
+    log: "Callable[[dict[str, float]], None]",
+) -> "RealismCritic":
+    """Train the gate's discriminator against a finished generator and calibrate its realism.
+
+    Args:
+        settings: of the run.
+        generator: finished.
+        source: the training split, in the generator's bands and classes.
+        device: where to compute.
+        log: takes a record now and then.
+    """
+    from rs_lowconf.data.augment import augmentations_at
+    from rs_lowconf.gan.critic import fit_realism
+    from rs_lowconf.gan.judge import train_judge
+
+    own, losses, judge = settings.gate, [], None
+    every = max(1, own.images // own.batch_size // 20)
+    augment = augmentations_at(settings.augment)(settings.augment.probability)
+    with progress("training the gate's critic", own.images) as bar:
+        for step, record in enumerate(
+            train_judge(generator, source, own, augment, settings.run.seed, device), start=1
+        ):
+            judge = record.average
+            losses.append(record.loss)
+            bar.update(min(record.images, own.images), f"loss {record.loss:.2f}")
+            if step % every == 0:
+                log({"images": record.images, "loss": sum(losses) / len(losses)})
+                losses.clear()
+    return fit_realism(cast("Discriminator", judge), generator, source, settings.run.seed)
 
 
 def _means(records: list["StepRecord"]) -> dict[str, float]:

@@ -41,6 +41,12 @@ class RealismCritic:
         logit = critic_logit(self.discriminator, image, label)
         return self.slope.to(logit) * (logit - self.offset.to(logit)[label])
 
+    def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        """Return what the discriminator sees in tiles: mean patch and whole-tile features."""
+        still = torch.zeros_like(image[:1])
+        patches, whole = self.discriminator.trunk(self.discriminator.components(image, still))
+        return torch.cat([patches.mean((2, 3)), whole], dim=1)
+
 
 def critic_logit(
     discriminator: Discriminator, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]

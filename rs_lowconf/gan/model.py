@@ -74,12 +74,12 @@ def load_model(path: Path, device: torch.device) -> GanModel:
     return GanModel(generator=generator, critic=critic, header=header)
 
 
-def save_critic(path: Path, critic: RealismCritic, width: int) -> None:
+def save_critic(path: Path, critic: RealismCritic) -> None:
     """Write the gate's critic."""
     tensors = {f"discriminator.{k}": v for k, v in critic.discriminator.state_dict().items()}
     tensors |= {"realism.slope": critic.slope, "realism.offset": critic.offset}
     header = {
-        "width": width,
+        "width": critic.discriminator.width,
         "bands": critic.bands.to_json(),
         "classes": list(critic.classes),
         "tile_size": critic.discriminator.tile_size,

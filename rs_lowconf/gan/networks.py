@@ -216,6 +216,7 @@ class Discriminator(PatchReader):
     ) -> None:
         """Build for channels at half resolution and a tile side that is a multiple of 16."""
         super().__init__(width, bands)
+        self.width = width
         self.bands = bands
         self.classes = classes
         self.tile_size = tile_size

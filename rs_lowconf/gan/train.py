@@ -116,6 +116,12 @@ class GanTraining:
             "redrawer": _optimiser(self._redrawer, settings),
         }
 
+    def adopt(self, generator: Generator, discriminator: Discriminator) -> None:
+        """Go on from finished networks of the same settings instead of from scratch."""
+        for own in (self.generator, self.average):
+            own.load_state_dict(generator.state_dict())
+        self.discriminator.load_state_dict(discriminator.state_dict())
+
     def step(self) -> StepRecord:
         """Show one batch to the discriminator, then improve the generator on the same batch."""
         settings, number = self.settings, self.images // self.settings.batch_size
@@ -279,7 +285,8 @@ class GanTraining:
         """
         with self._precision():
             drawn = self._redrawer(patches)
-        return (drawn.float() - F.avg_pool2d(seen, 2)).abs().mean()
+        loss: Tensor = (drawn.float() - F.avg_pool2d(seen, 2)).abs().mean()
+        return loss
 
     def _redrawing_loss(
         self, real: Float[Tensor, "b c h w"], label: Int[Tensor, " b"], dice: torch.Generator

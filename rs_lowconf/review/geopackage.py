@@ -1,4 +1,4 @@
-"""The GeoPackage of decisions, written with plain SQL: version 1.2, no spatial index.
+"""The GeoPackage of a sheet's cells, written with plain SQL: version 1.2, no spatial index.
 
 A spatial index would need functions that only GDAL's SQLite has, so that a plain UPDATE on
 the table fails; GeoPackage 1.4, the default of newer writers, makes older GDALs warn. The
@@ -9,6 +9,7 @@ import sqlite3
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rs_lowconf.review.fields import GEOMETRY, LAYER, Field
@@ -67,8 +68,11 @@ def write_geopackage(
     rows: Sequence[Mapping[str, str | float | None]],
     cells: Sequence[Extent],
     style: str,
+    *,
+    layer: str = LAYER,
+    changed: datetime | None = None,
 ) -> None:
-    """Write the layer `review`, its style and its enums, atomically.
+    """Write one layer, its style and its enums, atomically.
 
     Args:
         path: the file, replaced when it exists.
@@ -76,21 +80,25 @@ def write_geopackage(
         rows: values by column name; a column without value is NULL, that is, pending.
         cells: the frame of each row's cell on the contact sheet.
         style: the QML document that QGIS applies when the layer is added to any project.
+        layer: the layer's name.
+        changed: when the content is from, in UTC; None is now.
     """
+    time = f"{changed or datetime.now(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
     # In memory first, because SQLite hides a full disk behind an error of its own.
     # isolation_level None: the whole file is one transaction, begun here.
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
         database.execute("PRAGMA application_id = 1196444487")  # 'GPKG'
         database.execute("PRAGMA user_version = 10200")
         database.executescript("BEGIN;" + _TABLES)
-        _write_catalogue(database, cells)
-        _write_layer(database, fields, rows, cells)
-        _write_enums(database, fields)
+        _write_catalogue(database, layer, cells, time)
+        _write_layer(database, layer, fields, rows, cells)
+        _write_enums(database, layer, fields)
         database.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
             " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description,"
-            " owner) VALUES ('', '', ?, ?, 'review', ?, '', 1, 'Form and symbols', '')",
-            (LAYER, GEOMETRY, style),
+            " owner, update_time)"
+            " VALUES ('', '', ?, ?, ?, ?, '', 1, 'Form and symbols', '', ?)",
+            (layer, GEOMETRY, layer, style, time),
         )
         database.execute("COMMIT")
         content = database.serialize()
@@ -98,7 +106,9 @@ def write_geopackage(
         temporary.write_bytes(content)
 
 
-def _write_catalogue(database: sqlite3.Connection, cells: Sequence[Extent]) -> None:
+def _write_catalogue(
+    database: sqlite3.Connection, layer: str, cells: Sequence[Extent], time: str
+) -> None:
     database.executemany(
         "INSERT INTO gpkg_spatial_ref_sys VALUES (?, ?, ?, ?, ?, ?)",
         [
@@ -109,35 +119,37 @@ def _write_catalogue(database: sqlite3.Connection, cells: Sequence[Extent]) -> N
     )
     left, bottom, right, top = zip(*cells, strict=True)
     database.execute(
-        "INSERT INTO gpkg_contents (table_name, data_type, identifier, min_x, min_y, max_x,"
-        " max_y, srs_id) VALUES (?, 'features', ?, ?, ?, ?, ?, ?)",
-        (LAYER, LAYER, min(left), min(bottom), max(right), max(top), _NO_CRS),
+        "INSERT INTO gpkg_contents (table_name, data_type, identifier, last_change, min_x, min_y,"
+        " max_x, max_y, srs_id) VALUES (?, 'features', ?, ?, ?, ?, ?, ?, ?)",
+        (layer, layer, time, min(left), min(bottom), max(right), max(top), _NO_CRS),
     )
     database.execute(
-        "INSERT INTO gpkg_contents (table_name, data_type, identifier)"
-        " VALUES ('layer_styles', 'attributes', 'layer_styles')"
+        "INSERT INTO gpkg_contents (table_name, data_type, identifier, last_change)"
+        " VALUES ('layer_styles', 'attributes', 'layer_styles', ?)",
+        (time,),
     )
     database.execute(
         "INSERT INTO gpkg_geometry_columns VALUES (?, ?, 'POLYGON', ?, 0, 0)",
-        (LAYER, GEOMETRY, _NO_CRS),
+        (layer, GEOMETRY, _NO_CRS),
     )
 
 
 def _write_layer(
     database: sqlite3.Connection,
+    layer: str,
     fields: Sequence[Field],
     rows: Sequence[Mapping[str, str | float | None]],
     cells: Sequence[Extent],
 ) -> None:
     columns = ", ".join(f'"{field.name}" {field.sql}' for field in fields)
     database.execute(
-        f'CREATE TABLE "{LAYER}" (fid INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,'
+        f'CREATE TABLE "{layer}" (fid INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,'
         f' "{GEOMETRY}" POLYGON, {columns})'
     )
     marks = ", ".join("?" * (len(fields) + 1))
     names = ", ".join(f'"{field.name}"' for field in fields)
     database.executemany(
-        f'INSERT INTO "{LAYER}" ("{GEOMETRY}", {names}) VALUES ({marks})',  # noqa: S608 (ours)
+        f'INSERT INTO "{layer}" ("{GEOMETRY}", {names}) VALUES ({marks})',  # noqa: S608 (ours)
         [
             (_polygon(cell), *(row.get(field.name) for field in fields))
             for row, cell in zip(rows, cells, strict=True)
@@ -145,7 +157,7 @@ def _write_layer(
     )
 
 
-def _write_enums(database: sqlite3.Connection, fields: Sequence[Field]) -> None:
+def _write_enums(database: sqlite3.Connection, layer: str, fields: Sequence[Field]) -> None:
     """Record allowed values by the schema extension, for readers that do not know QML."""
     for table in ("gpkg_data_columns", "gpkg_data_column_constraints"):
         database.execute(
@@ -153,10 +165,10 @@ def _write_enums(database: sqlite3.Connection, fields: Sequence[Field]) -> None:
             (table, _EXTENSION),
         )
     for field in fields:
-        rule = f"{LAYER}_{field.name}" if field.widget in ("choice", "range") else None
+        rule = f"{layer}_{field.name}" if field.widget in ("choice", "range") else None
         database.execute(
             "INSERT INTO gpkg_data_columns VALUES (?, ?, ?, ?, NULL, NULL, ?)",
-            (LAYER, field.name, field.name, field.alias, rule),
+            (layer, field.name, field.name, field.alias, rule),
         )
         if field.widget == "choice":
             database.executemany(

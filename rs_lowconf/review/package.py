@@ -27,11 +27,8 @@ silently and loses decisions.
 """
 
 import math
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -42,11 +39,12 @@ from jaxtyping import UInt16
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ReviewError
+from rs_lowconf.folders import whole_folder
 from rs_lowconf.review import geopackage, geotiff, previews, project, style
 from rs_lowconf.review.composites import Composite, composites_of
 from rs_lowconf.review.fields import Field, Label, fields_of
 from rs_lowconf.review.sheet import Sheet, contact_vrt
-from rs_lowconf.runs import fsync_folder, output_errors, sha256_of, write_json, write_text
+from rs_lowconf.runs import sha256_of, write_json, write_text
 from rs_lowconf.types import Grid
 
 FORMAT = 1
@@ -140,6 +138,7 @@ def write_package(
     folder: Path,
     samples: Sequence[ReviewSample],
     *,
+    package_id: str,
     classes: Sequence[str],
     target_classes: Sequence[str],
     label: Label,
@@ -151,6 +150,7 @@ def write_package(
     Args:
         folder: the package; it must not exist yet.
         samples: 1 to 500 samples of the same bands and size, in the order of the sheet.
+        package_id: by which the review store knows the package again; tells nothing of it.
         classes: the classes among which reviewers choose; every condition is one of them.
         target_classes: the classes of the model under test.
         label: `confirm` suggests each sample's condition; `blind` suggests nothing.
@@ -171,7 +171,11 @@ def write_package(
         blocks=1 if samples[0].neighbour is None else 2,
         composites=composites,
     )
-    with _new_folder(folder) as building:
+    exists = ReviewError(
+        f"{folder} exists already and may hold decisions; a package is never overwritten",
+        remedy="name another folder, or move this one away",
+    )
+    with whole_folder(folder, exists) as building:
         files = [
             _write_images(building, sample, composites, label, attribution) for sample in samples
         ]
@@ -188,6 +192,7 @@ def write_package(
             building / "manifest.json",
             {
                 "format": FORMAT,
+                "package_id": package_id,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "rs_lowconf": metadata.version("rs-lowconf"),
                 "label": label,
@@ -250,30 +255,6 @@ def _check(
                     f"sample {sample.sample_id} has the unknown class {name!r}",
                     expected=f"one of {', '.join(known)}",
                 )
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder` that becomes it on success, else vanishes."""
-    exists = ReviewError(
-        f"{folder} exists already and may hold decisions; a package is never overwritten",
-        remedy="name another folder, or move this one away",
-    )
-    # An absent link target does not `exist`, but renaming over the link would lose it.
-    if folder.exists() or folder.is_symlink():
-        raise exists
-    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    with output_errors(folder):
-        try:
-            building.mkdir(parents=True)
-            yield building
-            # Renaming onto a folder that appeared meanwhile would replace it if empty.
-            if folder.exists():
-                raise exists
-            building.rename(folder)
-            fsync_folder(folder.parent)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
 
 
 def _write_images(

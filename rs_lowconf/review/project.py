@@ -1,4 +1,4 @@
-"""The QGIS project: the layer `review` over one contact sheet, without a coordinate system.
+"""The QGIS project: one layer of cells over one contact sheet, without a coordinate system.
 
 Written as text, because no library that pip installs can write projects. With no CRS at all
 QGIS draws the sheet in its own pixels and warns of nothing; an invented one would show a
@@ -15,27 +15,35 @@ from rs_lowconf.review.style import DOCTYPE, QGIS_VERSION, raster_style
 from rs_lowconf.runs import replacing
 
 # QGIS ignores layers whose id has ten characters or fewer, without a word.
-_REVIEW_ID = "review_cells_of_the_sheet"
 _SHEET_ID = "contact_sheet_of_the_tiles"
 _SHOWN = "Qt::Checked"
 _CANVAS_GREY = 235
 
 
 def write_project(
-    path: Path, size: tuple[int, int], style: Sequence[ET.Element], title: str
+    path: Path,
+    size: tuple[int, int],
+    style: Sequence[ET.Element],
+    title: str,
+    *,
+    layer: str = LAYER,
+    read_only: bool = False,
 ) -> None:
     """Write the .qgz, atomically.
 
     Args:
-        path: the file, beside `review.gpkg` and `contact.vrt`, replaced when it exists.
+        path: the file, beside LAYER.gpkg and `contact.vrt`, replaced when it exists.
         size: width and height of the sheet, to which the map is zoomed.
-        style: symbols, labels and form of the layer `review`.
+        style: symbols, labels and form of the layer of cells.
         title: of the project's window.
+        layer: the name of that layer and of its GeoPackage.
+        read_only: whether QGIS refuses to edit that layer.
     """
+    cells_id = f"{layer}_cells_of_the_sheet"
     root = ET.Element("qgis", version=QGIS_VERSION, projectname=title)
     ET.SubElement(root, "title").text = title
     _append_crs(ET.SubElement(root, "projectCrs"))
-    layers = ((_REVIEW_ID, LAYER, "ogr"), (_SHEET_ID, "contact sheet", "gdal"))
+    layers = ((cells_id, layer, "ogr"), (_SHEET_ID, "contact sheet", "gdal"))
     tree = ET.SubElement(root, "layer-tree-group")
     for identifier, name, provider in layers:
         ET.SubElement(
@@ -45,7 +53,7 @@ def write_project(
             name=name,
             providerKey=provider,
             checked=_SHOWN,
-            expanded="1" if name == LAYER else "0",
+            expanded="1" if name == layer else "0",
         )
     canvas = ET.SubElement(root, "mapcanvas", name="theMapCanvas", annotationsVisible="1")
     ET.SubElement(canvas, "units").text = "unknown"
@@ -53,7 +61,7 @@ def write_project(
     ET.SubElement(canvas, "rotation").text = "0"
     _append_crs(ET.SubElement(canvas, "destinationsrs"))
     project_layers = ET.SubElement(root, "projectlayers")
-    project_layers.append(_review_layer(style))
+    project_layers.append(_cells_layer(cells_id, layer, style, read_only=read_only))
     project_layers.append(_sheet_layer())
     order = ET.SubElement(root, "layerorder")
     for identifier, _, _ in layers:
@@ -70,18 +78,21 @@ def write_project(
         archive.writestr(entry, text)
 
 
-def _review_layer(style: Sequence[ET.Element]) -> ET.Element:
+def _cells_layer(
+    identifier: str, name: str, style: Sequence[ET.Element], *, read_only: bool
+) -> ET.Element:
     layer = ET.Element(
         "maplayer",
         type="vector",
         geometry="Polygon",
         wkbType="Polygon",
         labelsEnabled="1",
+        readOnly=str(int(read_only)),
         styleCategories="AllStyleCategories",
     )
-    ET.SubElement(layer, "id").text = _REVIEW_ID
-    ET.SubElement(layer, "datasource").text = f"./review.gpkg|layername={LAYER}"
-    ET.SubElement(layer, "layername").text = LAYER
+    ET.SubElement(layer, "id").text = identifier
+    ET.SubElement(layer, "datasource").text = f"./{name}.gpkg|layername={name}"
+    ET.SubElement(layer, "layername").text = name
     _append_crs(ET.SubElement(layer, "srs"))
     ET.SubElement(layer, "provider", encoding="UTF-8").text = "ogr"
     layer.extend(style)

@@ -8,6 +8,7 @@ them upwards from 0 at the top edge, so that y is negative.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from xml.etree import ElementTree as ET
 
 from rs_lowconf.bands import BandSpec
@@ -51,7 +52,7 @@ class Sheet:
         width = self.blocks * block + (self.blocks + 1) * self.line
         return width, self.height + 5 * self.line
 
-    @property
+    @cached_property  # asked for by every cell
     def columns(self) -> int:
         """Cells in a row: what brings the sheet closest to the shape of a map canvas."""
         width, height = self.cell_size

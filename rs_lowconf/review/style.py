@@ -5,7 +5,7 @@ form is there however the layer is opened. No Python is used, because QGIS asks 
 trusts a project that holds some. Attributes that equal QGIS's defaults are left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -26,7 +26,7 @@ _COLOURS = {
     "unsure": "240,160,0,255",
     "mixed": "148,80,200,255",
 }
-_PENDING = "110,110,110,255"
+_GREY = "110,110,110,255"
 _LETTER_WIDTH = 0.7  # mean width of a bold letter by font size, in wide fonts like DejaVu Sans
 
 
@@ -40,7 +40,13 @@ def document(elements: Sequence[ET.Element]) -> str:
 
 def review_style(fields: Sequence[Field], sheet: Sheet, label: Label) -> list[ET.Element]:
     """Return symbols, labels and form of the layer `review`."""
-    return [_renderer(), _labeling(sheet, label), *_fields(fields, sheet), *_form(fields)]
+    first, above = _headings(label, sheet.blocks)
+    return [
+        outlines("decision", _COLOURS, other="pending"),
+        headings(sheet, first, above),
+        *_fields(fields, sheet),
+        *_form(fields),
+    ]
 
 
 def raster_style(bands: tuple[int, int, int], white: int | None) -> list[ET.Element]:
@@ -78,20 +84,26 @@ def tile_style(bands: BandSpec, composite: Composite) -> str:
     return document(raster_style((red, green, blue), composite.white))
 
 
-def _renderer() -> ET.Element:
-    """Return outlines coloured by decision, without fill, so that the pictures stay visible."""
-    renderer = ET.Element("renderer-v2", type="categorizedSymbol", attr="decision")
+def outlines(attribute: str, colours: Mapping[str, str], *, other: str) -> ET.Element:
+    """Return outlines without fill, so that the pictures stay visible.
+
+    Args:
+        attribute: the column, or QGIS expression, that decides on a cell's colour.
+        colours: red, green, blue and opacity by value.
+        other: what the legend calls cells of any other value, which are grey.
+    """
+    renderer = ET.Element("renderer-v2", type="categorizedSymbol", attr=attribute)
     categories = ET.SubElement(renderer, "categories")
     symbols = ET.SubElement(renderer, "symbols")
     # The empty value stands for NULL and for whatever else is not listed.
-    for number, (value, colour) in enumerate([*_COLOURS.items(), ("", _PENDING)]):
+    for number, (value, colour) in enumerate([*colours.items(), ("", _GREY)]):
         ET.SubElement(
             categories,
             "category",
             render="true",
             symbol=str(number),
             value=value,
-            label=value or "pending",
+            label=value or other,
             type="string",
         )
         symbol = ET.SubElement(symbols, "symbol", type="fill", name=str(number), alpha="1")
@@ -109,14 +121,19 @@ def _renderer() -> ET.Element:
     return renderer
 
 
-def _labeling(sheet: Sheet, label: Label) -> ET.Element:
-    """Return headings that scale with the pictures: name, block, decision and composite."""
+def headings(sheet: Sheet, first: str, above: Sequence[str]) -> ET.Element:
+    """Return headings that scale with the pictures, the composites' captions among them.
+
+    Args:
+        sheet: the places.
+        first: a QGIS expression for a cell's first line.
+        above: expressions for the line above each block.
+    """
     labeling = ET.Element("labeling", type="rule-based")
     rules = ET.SubElement(labeling, "rules", key="{all}")
     line = sheet.line
     # Alone, a sample has half the width, which not every name fits.
     room = sheet.cell_size[0] - 2 * line if sheet.blocks == 1 else None
-    first, above = _headings(label, sheet.blocks)
     _add_rule(rules, first, x=line, y=round(1.55 * line), size=1.1 * line, bold=True, room=room)
     for block, heading in enumerate(above):
         x, y = sheet.offset(block, 0)

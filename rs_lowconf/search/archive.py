@@ -116,7 +116,9 @@ class Archive:
         """Return the trajectory, found or not: without its tile where it is not wanted."""
         if trajectory.label in self.closed:
             self.discarded += trajectory.evaluations
-            return replace(trajectory, outcome=Outcome.SKIPPED, evaluations=0, found=None)
+            return replace(
+                trajectory, outcome=Outcome.SKIPPED, evaluations=0, found=None, audit=None
+            )
         if trajectory.found is None:
             return trajectory
         outcome = self._place(trajectory.label, trajectory.found)
@@ -153,17 +155,18 @@ class Archive:
 
 
 def most_diverse(features: Float[Tensor, "n f"], count: int) -> list[int]:
-    """Return `count` rows that cover all rows well, ascending: greedy k-centre.
+    """Return up to `count` rows such that any first few of them cover all rows well.
 
-    Each next row is the one farthest from those chosen (Gonzalez, "Clustering to minimize
-    the maximum intercluster distance", 1985: within twice the best radius).
+    Each next row is the one farthest from those chosen: greedy k-centre (Gonzalez, "Clustering
+    to minimize the maximum intercluster distance", 1985: within twice the best radius).
     """
-    if count >= len(features):
-        return list(range(len(features)))
     chosen = [0]
     distance = torch.cdist(features, features[:1])[:, 0]
-    while len(chosen) < count:
+    distance[0] = -1
+    while len(chosen) < min(count, len(features)):
         farthest = int(distance.argmax())
         chosen.append(farthest)
         distance = torch.minimum(distance, torch.cdist(features, features[farthest][None])[:, 0])
-    return sorted(chosen)
+        # Rows that are alike lie at distance 0, but none comes twice.
+        distance[chosen] = -1
+    return chosen

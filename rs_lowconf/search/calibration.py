@@ -1,7 +1,7 @@
 """What the gate knows of real tiles, measured once, so that a search needs no data."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor
 from rs_lowconf.errors import ModelError
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.search.gate import Gate, GatePart, scores_one_by_one
+from rs_lowconf.search.head import ReviewHead
 from rs_lowconf.search.parts import Likeness, Spectra, fit_spectra
 from rs_lowconf.types import Critic, TileSource
 
 KIND = "gate calibration"
-CRITIC, LIKENESS, SPECTRA = "critic", "likeness", "spectra"
-_PARTS = (CRITIC, LIKENESS, SPECTRA)
+CRITIC, LIKENESS, SPECTRA, REVIEWS = "critic", "likeness", "spectra", "reviews"
 
 Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
 """Features of tiles whose channels are in the order of the gate's bands."""
@@ -36,6 +36,8 @@ class Calibration:
     """What the critic of the search's energy says of them."""
     models: Mapping[str, str]
     """Checksums of the models that were calibrated, by name."""
+    head: ReviewHead | None = None
+    """What reviewers taught; None before the first reviews."""
 
     def gate(self, critic: Critic, features: Features, false_rejection: float) -> Gate:
         """Return the gate of the calibrated models.
@@ -43,7 +45,7 @@ class Calibration:
         Raises:
             DataError: too few held-out tiles for a share so small.
         """
-        parts = parts_of(critic, features, self.bank, self.spectra)
+        parts = parts_of(critic, features, self)
         return Gate(parts=parts, reference=self.reference, false_rejection=false_rejection)
 
     def save(self, path: Path) -> None:
@@ -55,7 +57,9 @@ class Calibration:
             "reference": self.reference,
             "energy": self.energy,
         }
-        write_checkpoint(path, KIND, tensors, {"parts": list(_PARTS), "models": dict(self.models)})
+        if self.head is not None:
+            tensors |= {"head.weight": self.head.weight, "head.bias": self.head.bias}
+        write_checkpoint(path, KIND, tensors, {"models": dict(self.models)})
 
 
 def load_calibration(path: Path, models: Mapping[str, str]) -> Calibration:
@@ -75,7 +79,11 @@ def load_calibration(path: Path, models: Mapping[str, str]) -> Calibration:
             f"{path} was calibrated for another {' and '.join(changed)}",
             remedy="run rslow train gate",
         )
+    head = None
+    if "head.weight" in tensors:
+        head = ReviewHead(weight=tensors["head.weight"], bias=tensors["head.bias"])
     return Calibration(
+        head=head,
         bank=tensors["bank"],
         spectra=Spectra(tensors["spectra.matrix"], tensors["spectra.centre"]),
         reference=tensors["reference"],
@@ -95,6 +103,7 @@ def calibrate(
     seed: int,
     models: Mapping[str, str],
     device: torch.device,
+    head: ReviewHead | None = None,
 ) -> Calibration:
     """Measure training and held-out tiles.
 
@@ -108,9 +117,18 @@ def calibrate(
         seed: of the choice of pixels.
         models: checksums of critic, generator and extractor, by name.
         device: where the models compute.
+        head: what reviewers taught, if they did.
     """
-    spectra = fit_spectra(train, train.bands.index_of(critic.bands.names), seed)
-    parts = parts_of(critic, features, bank, spectra)
+    blank = torch.empty(0)
+    calibration = Calibration(
+        bank=bank,
+        spectra=fit_spectra(train, train.bands.index_of(critic.bands.names), seed),
+        reference=blank[:, None],
+        energy=blank,
+        models=models,
+        head=head,
+    )
+    parts = parts_of(critic, features, calibration)
     scores = scores_one_by_one(
         {**parts, "energy": energy.realism},
         val,
@@ -118,21 +136,16 @@ def calibrate(
         classes=critic.classes,
         device=device,
     )
-    return Calibration(
-        bank=bank,
-        spectra=spectra,
-        reference=scores[:, : len(parts)],
-        energy=scores[:, len(parts)],
-        models=models,
-    )
+    return replace(calibration, reference=scores[:, :-1], energy=scores[:, -1])
 
 
-def parts_of(
-    critic: Critic, features: Features, bank: Float[Tensor, "8 n f"], spectra: Spectra
-) -> dict[str, GatePart]:
+def parts_of(critic: Critic, features: Features, calibration: Calibration) -> dict[str, GatePart]:
     """Return the parts of the gate in the order of a calibration's columns."""
-    return {
+    parts: dict[str, GatePart] = {
         CRITIC: critic.realism,
-        LIKENESS: Likeness(features, bank.flatten(0, 1)),
-        SPECTRA: spectra,
+        LIKENESS: Likeness(features, calibration.bank.flatten(0, 1)),
+        SPECTRA: calibration.spectra,
     }
+    if calibration.head is not None:
+        parts[REVIEWS] = calibration.head.part(critic.features)
+    return parts

@@ -84,6 +84,12 @@ class Gate:
         joint = ((together - centre) / spread.clamp_min(1e-9)).amin(2)  # b n+1
         return (joint <= joint[:, -1:]).double().mean(1).float()
 
+    def joint(self, scores: Float[Tensor, "b p"]) -> Float[Tensor, " b"]:
+        """Return the worst standardised part, which ranks tiles more finely than the p-value."""
+        centre = self.reference.quantile(0.5, dim=0)
+        spread = (self.reference - centre).abs().quantile(0.5, dim=0) * _MAD_TO_DEVIATION
+        return ((scores - centre) / spread.clamp_min(1e-9)).amin(1)
+
     def passes(self, p_value: Float[Tensor, " b"]) -> Bool[Tensor, " b"]:
         """Return which tiles the gate lets through."""
         # In whole ranks, because a share such as 3/60 is not exact in binary.

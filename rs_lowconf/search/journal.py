@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.runs import output_errors, read_checkpoint, write_checkpoint, write_json, write_text
@@ -74,23 +74,24 @@ class Journal:
             trajectory: the next one in seed order; if it found a tile, with that.
             seconds: time spent by the whole search so far.
         """
-        found = trajectory.found
-        if found is not None and found.tile is not None:
-            write_checkpoint(
-                self._found_path(trajectory.seed_id),
-                KIND,
-                {
-                    "z": found.tile.z,
-                    "pixels": found.tile.pixels,
-                    "log_probability": found.log_probability,
-                    "features": found.features,
-                },
-                {
-                    "parts": found.parts,
-                    "p_value": found.p_value,
-                    "confidence_before": found.confidence_before,
-                },
-            )
+        for kind, kept in (("found", trajectory.found), ("audit", trajectory.audit)):
+            if kept is not None and kept.tile is not None:
+                write_checkpoint(
+                    self._path(kind, trajectory.seed_id),
+                    KIND,
+                    {
+                        "z": kept.tile.z,
+                        "pixels": kept.tile.pixels,
+                        "log_probability": kept.log_probability,
+                        "features": kept.features,
+                    },
+                    {
+                        "parts": kept.parts,
+                        "p_value": kept.p_value,
+                        "passes": kept.passes,
+                        "confidence_before": kept.confidence_before,
+                    },
+                )
         values = {
             "seed_id": trajectory.seed_id,
             "label": trajectory.label,
@@ -100,35 +101,42 @@ class Journal:
             "flips": trajectory.flips,
             "gate_rejections": trajectory.gate_rejections,
             "confidence": trajectory.confidence,
+            "audit": trajectory.audit is not None,
             "seconds": seconds,
         }
         with output_errors(self._lines), self._lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
-    def tile(self, seed_id: int) -> Tile:
-        """Return the tile that a seed found.
+    def tile(self, seed_id: int, kind: Literal["found", "audit"] = "found") -> Tile:
+        """Return the tile that a seed found, or the one that was kept for audit.
 
         Raises:
             ModelError: its file is missing or damaged.
         """
-        tensors, _ = read_checkpoint(self._found_path(seed_id), KIND)
+        tensors, _ = read_checkpoint(self._path(kind, seed_id), KIND)
         return Tile(z=tensors["z"], pixels=tensors["pixels"])
 
     def _trajectory(self, values: dict[str, Any]) -> Trajectory:
-        outcome = Outcome(values.pop("outcome"))
-        found = None
-        if outcome is Outcome.FOUND:
-            tensors, header = read_checkpoint(self._found_path(values["seed_id"]), KIND)
-            found = Found(
-                log_probability=tensors["log_probability"],
-                features=tensors["features"],
-                tile=None,
-                **header,
-            )
-        return Trajectory(outcome=outcome, found=found, **values)
+        outcome, audited = Outcome(values.pop("outcome")), values.pop("audit")
+        seed_id = values["seed_id"]
+        return Trajectory(
+            outcome=outcome,
+            found=self._kept("found", seed_id) if outcome is Outcome.FOUND else None,
+            audit=self._kept("audit", seed_id) if audited else None,
+            **values,
+        )
 
-    def _found_path(self, seed_id: int) -> Path:
-        return self._folder / "found" / f"{seed_id:08d}.safetensors"
+    def _kept(self, kind: str, seed_id: int) -> Found:
+        tensors, header = read_checkpoint(self._path(kind, seed_id), KIND)
+        return Found(
+            log_probability=tensors["log_probability"],
+            features=tensors["features"],
+            tile=None,
+            **header,
+        )
+
+    def _path(self, kind: str, seed_id: int) -> Path:
+        return self._folder / kind / f"{seed_id:08d}.safetensors"
 
     def _rewrite(self, count: int) -> None:
         """Keep the first `count` lines, so that the next one starts on a line of its own."""

@@ -70,6 +70,8 @@ class Found:
     """What every part of the gate said."""
     p_value: float
     """The gate's joint p-value."""
+    passes: bool
+    """Whether the gate lets it through; of what is found, only what was kept for audit is not."""
     features: Float[Tensor, " f"]
     confidence_before: float
     """Before rounding to digital numbers."""
@@ -95,6 +97,8 @@ class Trajectory:
     confidence: float
     """At the last step, before rounding."""
     found: Found | None = None
+    audit: Found | None = None
+    """The first tile that the gate rejected, where the rules ask to keep it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +128,8 @@ class SearchRules:
     """`sample`: share of fresh noise in each of these moves."""
     patience: int = 3
     """`yield`: steps after a rejected tile before the next is shown to the gate."""
+    audit: bool = False
+    """Whether to keep tiles that the gate rejects, so that people can check the gate."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -154,6 +160,7 @@ class _Slot:
     evaluations: int = 0
     flips: int = 0
     gate_rejections: int = 0
+    audit: Found | None = None
     wait_until: int = 0
     """Step before which no tile is shown to the gate."""
     inside: State | None = None
@@ -223,9 +230,11 @@ def search(
 
 def without_tile(trajectory: Trajectory) -> Trajectory:
     """Return what is kept of a trajectory in memory once the journal has it."""
-    if trajectory.found is None:
-        return trajectory
-    return replace(trajectory, found=replace(trajectory.found, tile=None))
+    found, audit = (
+        None if kept is None else replace(kept, tile=None)
+        for kept in (trajectory.found, trajectory.audit)
+    )
+    return replace(trajectory, found=found, audit=audit)
 
 
 def _start(
@@ -298,29 +307,38 @@ def _judge(
         gate_rejections=slot.gate_rejections,
         confidence=state.confidence,
         found=found,
+        audit=slot.audit,
     )
 
 
 def _store(evaluator: Evaluator, rules: SearchRules, slot: _Slot, state: State) -> Found | None:
     """Judge a tile and count what came of it."""
-    judged = judge_stored(evaluator, rules.tau, slot.label, state)
+    keep = rules.audit and slot.audit is None
+    judged = judge_stored(evaluator, rules.tau, slot.label, state, keep_rejected=keep)
     slot.evaluations += 1
     slot.flips += judged is Refusal.FLIPPED
-    slot.gate_rejections += judged is Refusal.REJECTED
-    return judged if isinstance(judged, Found) else None
+    if isinstance(judged, Found):
+        if judged.passes:
+            return judged
+        slot.audit = judged
+    slot.gate_rejections += judged is not Refusal.FLIPPED
+    return None
 
 
-def judge_stored(evaluator: Evaluator, tau: float, label: int, state: State) -> Found | Refusal:
+def judge_stored(
+    evaluator: Evaluator, tau: float, label: int, state: State, *, keep_rejected: bool = False
+) -> Found | Refusal:
     """Judge a tile as it would be stored; it is found if it is unsure and passes the gate.
 
-    Costs one evaluation of the target.
+    Costs one evaluation of the target. With `keep_rejected` a tile that the gate rejects is
+    returned too, marked so.
     """
     pixels = state.tile.pixels
     log_probability = evaluator.predict_stored(pixels)
     if float(log_probability.max().exp()) >= tau:
         return Refusal.FLIPPED
     judgement = evaluator.judge_stored(pixels, label)
-    if not judgement.passes:
+    if not judgement.passes and not keep_rejected:
         return Refusal.REJECTED
     return Found(
         # A copy: the pixels are a view of a whole batch.
@@ -328,6 +346,7 @@ def judge_stored(evaluator: Evaluator, tau: float, label: int, state: State) -> 
         log_probability=log_probability,
         parts=judgement.parts,
         p_value=judgement.p_value,
+        passes=judgement.passes,
         features=evaluator.features_stored(pixels),
         confidence_before=state.confidence,
     )

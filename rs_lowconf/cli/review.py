@@ -1,0 +1,202 @@
+"""`rslow review plugin | status | import | agreement`: what reviewers bring back from QGIS."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
+from rs_lowconf.errors import ReviewError
+from rs_lowconf.settings import Settings
+
+if TYPE_CHECKING:
+    from rs_lowconf.review.reading import ReviewedPackage
+    from rs_lowconf.review.store import Opinion, ReviewStore
+
+review_app = typer.Typer(help="Bring reviews back from QGIS.", no_args_is_help=True)
+app.add_typer(review_app, name="review")
+
+PackagesArgument = Annotated[
+    list[Path], typer.Argument(help="Folders of review packages.", metavar="PACKAGE...")
+]
+
+
+def store_of(settings: Settings) -> "ReviewStore":
+    """Return the review store of a run."""
+    from rs_lowconf.review.store import STORE, ReviewStore
+
+    return ReviewStore(settings.run.dir / STORE)
+
+
+@review_app.command()
+def plugin(
+    out: Annotated[Path, typer.Argument(help="The zip to write.")] = Path("rs_lowconf_review.zip"),
+) -> None:
+    """Write the QGIS plugin for reviewing by single keys.
+
+    In QGIS: Plugins, Manage and Install Plugins, Install from ZIP. The package can be reviewed
+    without it too.
+    """
+    from rs_lowconf.review.plugin import write_plugin
+
+    write_plugin(out)
+    print(f"{out}: in QGIS, Plugins > Manage and Install Plugins > Install from ZIP")
+
+
+@review_app.command()
+def status(packages: PackagesArgument) -> None:
+    """Check packages and say how far their reviewers are."""
+    from rs_lowconf.review.fields import DECISIONS
+    from rs_lowconf.review.reading import read_package
+
+    for folder in packages:
+        reviewed = read_package(folder)
+        answers = reviewed.answers
+        counts = {name: sum(one.decision == name for one in answers) for name in DECISIONS}
+        names = sorted({one.reviewer or "unnamed" for one in answers if one.decision is not None})
+        print(
+            f"{folder}: {reviewed.decided} of {len(answers)} decided ("
+            + ", ".join(f"{count} {name}" for name, count in counts.items())
+            + f") by {', '.join(names) or 'nobody'}; package {reviewed.package_id}, "
+            f"{reviewed.label}"
+        )
+
+
+@review_app.command(name="import")
+def import_(
+    packages: PackagesArgument,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    reviewer: Annotated[
+        str | None,
+        typer.Option(help="Name that takes the place of the names in the packages."),
+    ] = None,
+) -> None:
+    """Add the answers in packages to the review store in run.dir.
+
+    All packages are checked before anything is added. The packages are only read; importing
+    one again adds what is new since.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.review.reading import read_package
+
+    store = store_of(settings)
+    for reviewed in [read_package(folder) for folder in packages]:
+        added = store.add(reviewed, reviewer)
+        print(
+            f"{reviewed.folder}: {added.new} new, {added.changed} changed, "
+            f"{added.withdrawn} withdrawn, {added.older} older than known, {added.known} known, "
+            f"{added.pending} pending"
+        )
+    print(f"Store: {store.path}")
+
+
+@review_app.command()
+def agreement(
+    packages: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Copies of packages to compare; the whole store when none is named."),
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a new package of the samples that reviewers disagree on."),
+    ] = None,
+) -> None:
+    """Say how far reviewers agree, and export what they disagree on for a last word.
+
+    Krippendorff's alpha over all reviewers and Cohen's kappa for every pair, on decisions
+    alone and with the class. Answers in the exported package count alone for its samples.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.review.reading import read_package
+    from rs_lowconf.review.verdicts import agreement as measure
+
+    store = store_of(settings)
+    reviewed = [read_package(folder) for folder in packages or ()]
+    opinions = _opinions(reviewed) if reviewed else store.opinions()
+    found = measure(opinions)
+    for name, count in found["reviewers"].items():
+        print(f"{name or 'unnamed'}: {count} answers")
+    disagreed = found["samples_disagreed_on"]
+    print(
+        f"{found['samples_answered_more_than_once']} samples were answered more than once, "
+        f"{len(disagreed)} of them differently"
+    )
+    print(
+        f"Krippendorff's alpha: {_told(found['alpha_decision'])} on decisions, "
+        f"{_told(found['alpha_decision_and_class'])} with the class"
+    )
+    for pair in found["kappa"]:
+        print(
+            f"Cohen's kappa of {' and '.join(n or 'unnamed' for n in pair['reviewers'])}: "
+            f"{_told(pair['decision'])} on decisions, {_told(pair['decision_and_class'])} with "
+            f"the class ({pair['samples']} samples)"
+        )
+    if export is None:
+        return
+    if not disagreed:
+        print("Nothing to export: there is no disagreement.", file=sys.stderr)
+        return
+    _export(settings, store, reviewed, set(disagreed), export)
+
+
+def _opinions(reviewed: "list[ReviewedPackage]") -> "list[Opinion]":
+    """Return the answers of copies; equal names in two copies are two reviewers."""
+    from rs_lowconf.review.store import Opinion
+
+    seen: dict[tuple[str, str], ReviewedPackage] = {}
+    opinions = []
+    for package in reviewed:
+        for one in package.answers:
+            if one.decision is None:
+                continue
+            own = seen.setdefault((package.package_id, one.reviewer), package) is package
+            opinions.append(
+                Opinion(
+                    sample_id=one.sample_id,
+                    package_id=package.package_id,
+                    reviewer=one.reviewer if own else f"{one.reviewer} ({package.folder})",
+                    reviewed_ms=one.reviewed_ms,
+                    decision=one.decision,
+                    true_class=one.true_class,
+                    realism=one.realism,
+                    comment=one.comment,
+                    settles=False,
+                )
+            )
+    return opinions
+
+
+def _export(
+    settings: Settings,
+    store: "ReviewStore",
+    reviewed: "list[ReviewedPackage]",
+    disagreed: set[str],
+    folder: Path,
+) -> None:
+    """Write the samples that reviewers disagree on as a package that settles."""
+    from rs_lowconf.review.settle import settling_package
+
+    sources = reviewed
+    if not sources:
+        from rs_lowconf.review.reading import read_package
+
+        sources = [
+            read_package(where)
+            for package in store.packages()
+            if (where := settings.run.dir / package.folder).exists()
+        ]
+    count = settling_package(store, sources, disagreed, folder, settings.data.attribution)
+    if not count:
+        raise ReviewError(
+            "no package with the samples that reviewers disagree on is at hand",
+            remedy="name the packages",
+        )
+    print(f"{count} samples to settle, open in QGIS: {folder / 'review.qgz'}")
+
+
+def _told(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"

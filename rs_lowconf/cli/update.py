@@ -1,0 +1,291 @@
+"""`rslow update`: what reviewers said changes the gate, and on request the generator."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
+from rs_lowconf.cli.progress import progress
+from rs_lowconf.errors import ModelError, OutputError, ReviewError
+from rs_lowconf.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Bool, Float, Int
+
+    from rs_lowconf.data.source import MemorySource
+    from rs_lowconf.gan.critic import RealismCritic
+    from rs_lowconf.gan.model import GanModel
+    from rs_lowconf.gan.networks import Generator
+    from rs_lowconf.review.rounds import Judged
+
+
+@app.command()
+def update(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Teach the gate what reviewers rejected; the next `rslow generate` uses the new gate.
+
+    From a few dozen reviews a head on the critic's features becomes a part of the gate; from
+    update.refine_from rejects the critic's last stage is trained on with them as fakes. Then
+    the gate is calibrated again, to the same joint false rejection of real tiles. Needs the
+    data that the gate was trained on. Writes run.dir/update-N, whole or not at all, with
+    report.json.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.cli.models import newest_update, update_folder
+    from rs_lowconf.cli.review import store_of
+    from rs_lowconf.folders import whole_folder
+    from rs_lowconf.review.rounds import round_reports
+    from rs_lowconf.runs import RunFolder, write_json
+
+    store = store_of(settings)
+    before = newest_update(settings)
+    folder = update_folder(settings, before + 1)
+    reviews = _reviews(settings, before)
+    with whole_folder(folder, OutputError(f"{folder} exists already")) as building:
+        made = _make(settings, building, before + 1, reviews)
+        RunFolder(building, settings)
+        write_json(
+            building / "report.json",
+            {
+                "update": before + 1,
+                **made,
+                "reviewed": sorted(reviews.names),
+                "rounds": {str(k): v for k, v in round_reports(store).items()},
+            },
+        )
+    head = made["head"]
+    print(
+        f"update {before + 1}: a head from {head['accepted']} accepted and {head['rejected']} "
+        f"rejected samples, cross-validated AUC {head['auc']:.2f}; critic "
+        f"{'refined' if made['critic_refined'] else 'as before'}, generator "
+        f"{'trained on' if made['generator_images'] else 'as before'}; {folder}"
+    )
+    print("Next: rslow generate with another --name")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reviews:
+    """Generated tiles that reviewers accepted or rejected."""
+
+    names: tuple[str, ...]
+    image: "Float[torch.Tensor, 'n c h w']"
+    """Reflectance, in the generator's bands."""
+    label: "Int[torch.Tensor, ' n']"
+    """Class that each was generated for."""
+    accepted: "Bool[torch.Tensor, ' n']"
+
+
+def _reviews(settings: Settings, before: int) -> Reviews:
+    """Read the reviewed tiles from the run's folders, and check that there are new ones.
+
+    Raises:
+        ReviewError: nothing was reviewed, or nothing since the last update; a tile is missing
+            or was edited.
+    """
+    import json
+
+    import torch
+
+    from rs_lowconf.cli.models import update_folder
+    from rs_lowconf.cli.review import store_of
+    from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+    from rs_lowconf.review.rounds import judged_samples
+    from rs_lowconf.runs import sha256_of
+
+    judged: dict[str, Judged] = {}
+    for own in judged_samples(store_of(settings)).values():
+        for one in own:
+            if one.sent.origin != "real" and one.verdict.decision in ("accept", "reject"):
+                judged[one.sent.sample_id] = one
+    if not judged:
+        raise ReviewError(
+            "no generated sample was accepted or rejected yet",
+            remedy="review a package in QGIS, then run rslow review import",
+        )
+    if before:
+        report = update_folder(settings, before) / "report.json"
+        known = set(json.loads(report.read_text(encoding="utf-8"))["reviewed"])
+        if set(judged) <= known:
+            raise ReviewError(
+                f"no sample was reviewed since update {before}",
+                remedy="review another package, then run rslow review import",
+            )
+    images, chosen = [], sorted(judged)
+    for name in chosen:
+        path = settings.run.dir / judged[name].sent.tile
+        tile = read_tile(path)
+        if sha256_of(path) != judged[name].sent.sha256:
+            raise ReviewError(f"{path} was edited since it was exported", remedy="restore it")
+        images.append(torch.from_numpy(tile.pixels.astype("float32")) / DN_SCALE)
+    classes = _classes(settings)
+    return Reviews(
+        names=tuple(chosen),
+        image=torch.stack(images),
+        label=torch.tensor([classes.index(judged[name].sent.condition) for name in chosen]),
+        accepted=torch.tensor([judged[name].verdict.decision == "accept" for name in chosen]),
+    )
+
+
+def _classes(settings: Settings) -> tuple[str, ...]:
+    import torch
+
+    from rs_lowconf.cli.models import model_path
+    from rs_lowconf.gan.model import load_model
+
+    return load_model(model_path(settings, "gan"), torch.device("cpu")).generator.classes
+
+
+def _make(settings: Settings, folder: Path, number: int, reviews: Reviews) -> dict[str, Any]:
+    """Write critic.safetensors, calibration.safetensors and, on request, gan.safetensors."""
+    import torch
+
+    from rs_lowconf.cli.device import choose_device
+    from rs_lowconf.cli.models import checksums, features_in, model_path
+    from rs_lowconf.cli.train import gate_critic
+    from rs_lowconf.data.source import open_split
+    from rs_lowconf.gan.model import load_critic, load_model, save_critic
+    from rs_lowconf.gan.tiles import all_turns
+    from rs_lowconf.search.calibration import calibrate
+    from rs_lowconf.search.head import fit_head
+    from rs_lowconf.search.neighbours import features_of
+    from rs_lowconf.seeds import seed_of
+    from rs_lowconf.target.classifier import load_classifier
+
+    device = choose_device(settings.run)
+    seed = seed_of(settings.run.seed, "update", number)
+    paths = {name: model_path(settings, name) for name in ("gan", "critic", "extractor")}
+    gan = load_model(paths["gan"], device)
+    critic = load_critic(paths["critic"], device)
+    train, val = open_split(settings.data, "train"), open_split(settings.data, "val")
+    if (gan.generator.bands, gan.generator.classes) != (train.bands, train.classes):
+        raise ModelError(
+            "the generator has other bands or classes than the data, or in another order",
+            expected=f"{', '.join(gan.generator.bands.names)} and "
+            f"{', '.join(gan.generator.classes)}",
+            remedy="set data.bands and data.classes so",
+        )
+    refined = int((~reviews.accepted).sum()) >= settings.update.refine_from
+    if settings.update.generator_images:
+        opponent = gan.critic
+        if refined:
+            opponent = _refine(settings, opponent, gan.generator, train, reviews, seed=seed)
+        paths["gan"] = folder / "gan.safetensors"
+        _tune_generator(settings, gan, opponent, train, val, path=paths["gan"])
+        gan = load_model(paths["gan"], device)
+        # Not the one that the generator has just learned to please.
+        critic = gate_critic(settings, gan.generator, train, device, lambda record: None)
+    if refined:
+        critic = _refine(settings, critic, gan.generator, train, reviews, seed=seed)
+    paths["critic"] = folder / "critic.safetensors"
+    save_critic(paths["critic"], critic)
+    extractor = load_classifier(paths["extractor"], device)
+    with torch.no_grad():
+        parts = torch.split(reviews.image, 32)
+        seen = torch.cat([critic.features(one.to(device)).cpu() for one in parts])
+    fitted = fit_head(seen, reviews.accepted, seed)
+    calibration = calibrate(
+        critic,
+        gan.critic,
+        features_in(extractor, gan.generator.bands),
+        train,
+        val,
+        bank=torch.stack([features_of(extractor, view, device) for view in all_turns(train)]),
+        seed=settings.run.seed,
+        models=checksums(paths),
+        device=device,
+        head=fitted.head,
+    )
+    calibration.save(folder / "calibration.safetensors")
+    return {
+        "head": {
+            "auc": fitted.auc,
+            "accepted": fitted.accepted,
+            "rejected": fitted.rejected,
+        },
+        "critic_refined": refined,
+        "generator_images": settings.update.generator_images,
+        "held_out_real_tiles": len(calibration.reference),
+    }
+
+
+def _refine(
+    settings: Settings,
+    critic: "RealismCritic",
+    generator: "Generator",
+    train: "MemorySource",
+    reviews: Reviews,
+    *,
+    seed: int,
+) -> "RealismCritic":
+    """Train the critic's last stage on with the rejected tiles, and calibrate its realism."""
+    from rs_lowconf.data.augment import augmentations_at
+    from rs_lowconf.gan.critic import fit_realism
+    from rs_lowconf.gan.refine import refine_critic
+
+    own, judge = settings.update, critic.discriminator
+    rejected = ~reviews.accepted
+    augment = augmentations_at(settings.augment)(settings.augment.probability)
+    with progress("refining the critic", own.images) as bar:
+        for record in refine_critic(
+            critic,
+            generator,
+            train,
+            reviews.image[rejected],
+            reviews.label[rejected],
+            own,
+            augment,
+            seed,
+        ):
+            judge = record.average
+            bar.update(min(record.images, own.images), f"loss {record.loss:.2f}")
+    return fit_realism(judge, generator, train, settings.run.seed)
+
+
+def _tune_generator(
+    settings: Settings,
+    gan: "GanModel",
+    opponent: "RealismCritic",
+    train: "MemorySource",
+    val: "MemorySource",
+    *,
+    path: Path,
+) -> None:
+    """Train the generator on against a critic that knows the rejected tiles, and write it."""
+    from rs_lowconf.cli.device import choose_device
+    from rs_lowconf.data.augment import augmentations_at
+    from rs_lowconf.gan.critic import fit_realism
+    from rs_lowconf.gan.model import save_model
+    from rs_lowconf.gan.train import GanTraining
+    from rs_lowconf.gan.train import train as train_gan
+    from rs_lowconf.settings import GanSettings
+
+    before = GanSettings.model_validate(gan.header["settings"])
+    own = before.model_copy(
+        update={
+            "images": settings.update.generator_images,
+            # It goes on where the cosine of the first training ended.
+            "learning_rate": before.learning_rate * before.final_rate,
+            "blend_images": 0,
+            "reconstruction": 0.0,
+            "precision": settings.gan.precision,
+        }
+    )
+    training = GanTraining(
+        own,
+        train,
+        augment_at=augmentations_at(settings.augment),
+        strength=settings.augment.probability,
+        seed=settings.run.seed,
+        device=choose_device(settings.run),
+        val=val,
+    )
+    training.adopt(gan.generator, opponent.discriminator)
+    with progress("training the generator on", own.images) as bar:
+        for record in train_gan(training):
+            bar.update(
+                min(record.images, own.images),
+                f"loss {record.critic_loss:.2f} / {record.generator_loss:.2f}",
+            )
+    critic = fit_realism(training.discriminator, training.average, train, settings.run.seed)
+    training.images += gan.header["images"]
+    save_model(path, training, critic, attribution=gan.header["attribution"])

@@ -1,0 +1,99 @@
+"""A folder that appears whole or not at all, also when the process is killed or power fails."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from rs_lowconf.errors import OutputError, RsLowconfError
+from rs_lowconf.runs import fsync_folder, output_errors
+
+UNFINISHED = ".unfinished"
+"""How the name of a folder ends while it is being written."""
+
+
+@contextmanager
+def whole_folder(folder: Path, exists: RsLowconfError) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder` that becomes it on success, else vanishes.
+
+    Every file and folder is on disk before the rename, and the rename before this returns.
+    What killed processes left behind is removed first.
+
+    Args:
+        folder: the folder to be.
+        exists: raised when it is there already.
+
+    Raises:
+        RsLowconfError: `exists`.
+        OutputError: the folder cannot be written, or another process writes beside it.
+    """
+    # An absent link target does not `exist`, but renaming over the link would lose it.
+    if folder.exists() or folder.is_symlink():
+        raise exists
+    with output_errors(folder):
+        _make(folder.parent)
+        with _alone_in(folder.parent):
+            for leftover in folder.parent.glob(f".*{UNFINISHED}"):
+                shutil.rmtree(leftover)
+            building = folder.with_name(f".{folder.name}{UNFINISHED}")
+            building.mkdir()
+            try:
+                yield building
+                _sync(building)
+                # Renaming onto a folder that appeared meanwhile would replace it if empty.
+                if folder.exists():
+                    raise exists
+                building.rename(folder)
+                fsync_folder(folder.parent)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, durably."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        fsync_folder(path.parent)
+
+
+@contextmanager
+def _alone_in(parent: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which the system takes back from a killed process.
+
+    Without it, a second process would take the first one's unfinished folder for a leftover.
+    """
+    if os.name != "posix":
+        yield
+        return
+    import fcntl  # noqa: PLC0415 (other systems lack it)
+
+    handle = os.open(parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"another process is writing into {parent}",
+                remedy="wait until it has finished",
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    """Put every file and then every folder on disk, `folder` itself last."""
+    paths = list(folder.rglob("*"))
+    # At once, because a disk writes many files in the time of one: 0.8 s instead of 13 s.
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(_sync_file, (path for path in paths if path.is_file())))
+    for path in (*(path for path in paths if path.is_dir()), folder):
+        fsync_folder(path)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

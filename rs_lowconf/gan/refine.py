@@ -1,0 +1,100 @@
+"""Reviews into networks: rejected tiles become fakes that the gate's critic has to tell."""
+
+import copy
+from collections.abc import Iterator
+from itertools import count
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rs_lowconf.errors import JobError
+from rs_lowconf.gan.critic import RealismCritic
+from rs_lowconf.gan.judge import JudgeRecord
+from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.train import BalancedDraw
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.settings import UpdateSettings
+from rs_lowconf.types import Augmentation, TileSource
+
+LAST_STAGE = ("patch", "patch_class", "to16", "block16", "pool", "whole", "whole_class")
+"""What is trained: a few hundred tiles would spoil what reads textures."""
+
+
+def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the order of the work
+    critic: RealismCritic,
+    generator: Generator,
+    source: TileSource,
+    rejected: Float[Tensor, "n c h w"],
+    label: Int[Tensor, " n"],
+    settings: UpdateSettings,
+    augment: tuple[Augmentation, Augmentation],
+    seed: int,
+) -> Iterator[JudgeRecord]:
+    """Train the last stage of a critic on, with rejected tiles as half of the fakes.
+
+    Both halves are drawn by class; a class without rejects is taught by generated tiles alone.
+
+    Args:
+        critic: what to start from; it stays as it is.
+        generator: draws the other half.
+        source: training tiles, in the generator's bands and classes.
+        rejected: tiles that reviewers took for fakes, in the generator's bands.
+        label: the class that each was generated for.
+        settings: of the training.
+        augment: of real tiles, and of fakes.
+        seed: of this update.
+
+    Raises:
+        JobError: the loss is no longer a number.
+    """
+    judge = copy.deepcopy(critic.discriminator).train()
+    device = next(judge.parameters()).device
+    for name in LAST_STAGE:
+        _stage(judge, name).requires_grad_(requires_grad=True)
+    free = [p for p in judge.parameters() if p.requires_grad]
+    average = copy.deepcopy(judge).requires_grad_(requires_grad=False)
+    optimiser = torch.optim.Adam(free, lr=settings.learning_rate, betas=(0.0, 0.99))
+    draw, size = BalancedDraw(source), settings.batch_size
+    by_class = [torch.nonzero(label == k)[:, 0] for k in range(len(source.classes))]
+    for number in count():
+        dice = torch.Generator().manual_seed(seed_of(seed, "refine", number))
+        chosen_label, chosen = draw(size, dice)
+        z = torch.randn(size, generator.latent_dim, generator=dice).to(device)
+        with torch.no_grad():
+            fake = generator(z, chosen_label.to(device))
+            for row in range(0, size, 2):
+                own = by_class[int(chosen_label[row])]
+                if len(own):
+                    pick = own[torch.randint(len(own), (1,), generator=dice)]
+                    fake[row] = rejected[pick][0].to(device)
+            pair = (source.batch(chosen).image.to(device), fake)
+            seen = []
+            for kind, image, change in zip(("real", "fake"), pair, augment, strict=True):
+                augmented = change(image, seed_of(seed, "refine", kind, number))
+                dither = torch.rand(image.shape, generator=dice).to(device) - 0.5
+                seen.append(judge.components(augmented, dither))
+        logit = judge(torch.cat(seen), chosen_label.repeat(2).to(device))
+        real, unreal = logit.chunk(2)
+        loss = (F.softplus(-real).mean() + F.softplus(unreal).mean()) / 2
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
+        optimiser.step()
+        images = (number + 1) * size
+        keep = 0.5 ** (size / min(settings.ema_images, images / 4))
+        with torch.no_grad():
+            for slow, fast in zip(average.parameters(), judge.parameters(), strict=True):
+                slow.lerp_(fast, 1 - keep)
+        if not loss.isfinite():
+            raise JobError(
+                f"refining the critic diverged after {images:,} images",
+                remedy="lower update.learning_rate",
+            )
+        yield JudgeRecord(images=images, loss=loss.item(), average=average)
+        if images >= settings.images:
+            return
+
+
+def _stage(judge: Discriminator, name: str) -> nn.Module:
+    return judge.get_submodule(name)

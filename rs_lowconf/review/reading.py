@@ -1,0 +1,228 @@
+"""Reading a reviewed package back: everything is checked, and nothing is written into it.
+
+QGIS may have the package open, or may have been killed while it had: then decisions are in a
+write-ahead log beside the GeoPackage, and copying the .gpkg alone would lose them. So the
+database is copied by SQLite itself, which reads that log too.
+"""
+
+import json
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from rs_lowconf.errors import ReviewError
+from rs_lowconf.review.fields import DECISIONS, LAYER, Decision, Label
+from rs_lowconf.review.package import FORMAT
+from rs_lowconf.runs import sha256_of
+
+_COLUMNS = (
+    "sample_id",
+    "decision",
+    "true_class",
+    "realism",
+    "comment",
+    "reviewer",
+    "reviewed_ms",
+)
+_TOLD = 3
+"""Faults that an error spells out; the others are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a reviewer said of a sample."""
+
+    sample_id: str
+
+    decision: Decision | None
+    """None is pending, or withdrawn if there was a decision before."""
+
+    true_class: str | None
+    """The class of an accepted sample, else None."""
+
+    realism: int | None
+    """1 to 5; None when the reviewer gave no mark."""
+
+    comment: str
+
+    reviewer: str
+    """Empty when the row names nobody."""
+
+    reviewed_ms: int
+    """Milliseconds since 1970, UTC; 0 when the row does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewedPackage:
+    """A package as its reviewer left it; valid throughout."""
+
+    folder: Path
+    package_id: str
+    label: Label
+    classes: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    """One a sample, pending ones included, in the order of the layer."""
+
+    manifest: Mapping[str, Any]
+    """As written at export."""
+
+    @property
+    def decided(self) -> int:
+        """Return how many samples have a decision."""
+        return sum(answer.decision is not None for answer in self.answers)
+
+
+def read_package(folder: Path) -> ReviewedPackage:
+    """Read and check a package.
+
+    Raises:
+        ReviewError: it is no package, of a newer format, or damaged: a file is missing or
+            edited, a sample is missing or foreign, or an answer is none that the form allows.
+    """
+    manifest = _manifest(folder)
+    expected = {str(entry["sample_id"]): entry for entry in manifest["samples"]}
+    _check_tiles(folder, expected)
+    rows = _rows(folder / "review.gpkg")
+    ids = [str(row["sample_id"]) for row in rows]
+    faults = [f"sample {name} is missing" for name in expected if name not in ids]
+    faults += [f"sample {name} is foreign" for name in dict.fromkeys(ids) if name not in expected]
+    faults += [
+        f"sample {name} occurs {ids.count(name)} times"
+        for name in dict.fromkeys(ids)
+        if ids.count(name) > 1
+    ]
+    _refuse(folder, faults, "the samples that were exported")
+    classes = tuple(manifest["classes"])
+    faults = [fault for row in rows for fault in _faults(row, classes)]
+    _refuse(folder, faults, "what the form allows", "correct it in QGIS and save")
+    return ReviewedPackage(
+        folder=folder,
+        package_id=manifest["package_id"],
+        label=manifest["label"],
+        classes=classes,
+        answers=tuple(_answer(row) for row in rows),
+        manifest=manifest,
+    )
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        form = manifest["format"]
+        newer = not isinstance(form, int) or form > FORMAT
+        if not newer:
+            # Whatever is missing is missing now, not in the middle of the work.
+            {key: manifest[key] for key in ("package_id", "label", "classes", "samples")}
+    except OSError as error:
+        raise ReviewError(
+            f"{folder} is no review package (manifest.json: {error.strerror})",
+            remedy="name the folder that holds review.qgz",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReviewError(
+            f"{path} is damaged", remedy="take the package from where it was exported"
+        ) from error
+    if newer:
+        raise ReviewError(
+            f"{folder} has package format {form}",
+            expected=f"at most {FORMAT}",
+            remedy="upgrade rs_lowconf",
+        )
+    return cast("dict[str, Any]", manifest)
+
+
+def _check_tiles(folder: Path, entries: Mapping[str, Mapping[str, str]]) -> None:
+    """Compare every tile with its checksum: an edited tile is not what was generated."""
+    faults = []
+    for entry in entries.values():
+        for kind in ("tile", "anchor"):
+            if kind in entry:
+                path = folder / entry[kind]
+                if not path.is_file():
+                    faults.append(f"{entry[kind]} is missing")
+                elif sha256_of(path) != entry[f"{kind}_sha256"]:
+                    faults.append(f"{entry[kind]} was edited")
+    _refuse(folder, faults, "the tiles that were exported", "restore them from the exported folder")
+
+
+def _refuse(folder: Path, faults: list[str], expected: str, remedy: str = "") -> None:
+    if faults:
+        more = len(faults) - _TOLD
+        told = ", ".join(faults[:_TOLD]) + (f" and {more} more" if more > 0 else "")
+        raise ReviewError(f"package {folder}: {told}", expected=expected, remedy=remedy)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    columns = ", ".join(f'"{name}"' for name in _COLUMNS)
+    try:
+        with _copied(path) as database:
+            database.row_factory = sqlite3.Row
+            fault = database.execute("PRAGMA quick_check").fetchone()[0]
+            if fault != "ok":
+                raise sqlite3.DatabaseError(fault.splitlines()[0])
+            query = f'SELECT {columns} FROM "{LAYER}" ORDER BY fid'  # noqa: S608 (ours)
+            return [dict(row) for row in database.execute(query)]
+    except (sqlite3.Error, OSError) as error:
+        raise ReviewError(
+            f"{path} cannot be read ({error})",
+            expected=f"a GeoPackage with the layer {LAYER} as exported",
+            remedy="if QGIS is saving, try again",
+        ) from error
+
+
+@contextmanager
+def _copied(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a copy of a database, with what its write-ahead log holds."""
+    log, index = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
+    with tempfile.TemporaryDirectory(prefix="rslow-review-") as temporary:
+        source = path
+        if log.exists() and not index.exists():
+            # Nobody has it open, and opening it would make the missing index in the package.
+            source = Path(temporary) / path.name
+            shutil.copyfile(path, source)
+            shutil.copyfile(log, source.with_name(source.name + "-wal"))
+        uri = f"{source.resolve().as_uri()}?mode={'ro' if source == path else 'rw'}"
+        with (
+            closing(sqlite3.connect(uri, uri=True, timeout=10)) as original,
+            closing(sqlite3.connect(":memory:")) as copy,
+        ):
+            original.backup(copy)
+            yield copy
+
+
+def _faults(row: Mapping[str, Any], classes: tuple[str, ...]) -> list[str]:
+    """Return what is wrong with a row, in words."""
+    name, decision, true_class = row["sample_id"], row["decision"], row["true_class"]
+    faults = []
+    if decision not in (None, *DECISIONS):
+        faults.append(f"sample {name} has the unknown decision {decision!r}")
+    if true_class is not None and true_class not in classes:
+        faults.append(f"sample {name} has the unknown class {true_class!r}")
+    if decision == "accept" and true_class is None:
+        faults.append(f"sample {name} is accepted without a class")
+    if decision in ("reject", "unsure", "mixed") and true_class is not None:
+        faults.append(f"sample {name} is {decision} and has the class {true_class!r}")
+    if row["realism"] not in (None, 1, 2, 3, 4, 5):
+        faults.append(f"sample {name} has the realism {row['realism']!r}")
+    if not isinstance(row["reviewed_ms"], int | None):
+        faults.append(f"sample {name} has the time {row['reviewed_ms']!r}")
+    return faults
+
+
+def _answer(row: Mapping[str, Any]) -> Answer:
+    return Answer(
+        sample_id=row["sample_id"],
+        decision=row["decision"],
+        # A class chosen before any decision is not an answer yet.
+        true_class=row["true_class"] if row["decision"] == "accept" else None,
+        realism=row["realism"],
+        comment=row["comment"] or "",
+        reviewer=(row["reviewer"] or "").strip(),
+        reviewed_ms=row["reviewed_ms"] or 0,
+    )

@@ -1,0 +1,153 @@
+"""What each round of reviews says of the generator, the gate and the reviewers."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
+
+from rs_lowconf.review.store import Opinion, ReviewStore, SentSample
+from rs_lowconf.review.verdicts import Verdict, verdicts
+
+_BREAK_S = 120
+"""A longer time between two answers was a break, not work on a sample."""
+_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A sample of a round with the reviewers' verdict."""
+
+    sent: SentSample
+    verdict: Verdict
+
+
+def judged_samples(store: ReviewStore) -> dict[int, list[Judged]]:
+    """Return the samples that have a verdict, by round, each once."""
+    found = verdicts(store.opinions())
+    rounds: dict[int, dict[str, Judged]] = defaultdict(dict)
+    for package in store.packages():
+        for sent in store.samples(package.package_id):
+            if sent.sample_id in found:
+                rounds[package.round][sent.sample_id] = Judged(
+                    sent=sent, verdict=found[sent.sample_id]
+                )
+    return {number: list(own.values()) for number, own in sorted(rounds.items())}
+
+
+def round_report(
+    judged: Sequence[Judged], opinions: Iterable[Opinion], sent: int
+) -> dict[str, Any]:
+    """Return the figures of a round; those that nothing was answered for are None.
+
+    Args:
+        judged: the round's samples with a verdict.
+        opinions: the answers to samples of the round.
+        sent: number of the round's samples.
+    """
+    by_origin: dict[str, list[Judged]] = {"found": [], "audit": [], "real": []}
+    for one in judged:
+        by_origin[one.sent.origin].append(one)
+    found = by_origin["found"]
+    accepted = [one for one in found if one.verdict.decision == "accept"]
+    return {
+        "samples": sent,
+        "with_a_verdict": len(judged),
+        "disputed": sum(one.verdict.decision is None for one in judged),
+        "unsure": sum(one.verdict.decision == "unsure" for one in judged),
+        "accepted": _share(found, "accept"),
+        "rejected": _share(found, "reject"),
+        "mixed": _share(found, "mixed"),
+        "label_kept": share_of(
+            sum(one.verdict.true_class == one.sent.condition for one in accepted), len(accepted)
+        ),
+        "audit_rejected": _share(by_origin["audit"], "reject"),
+        "real_rejected": _share(by_origin["real"], "reject"),
+        "gate_auc": _gate_auc([*found, *by_origin["audit"]]),
+        "seconds_a_sample": _seconds(opinions),
+    }
+
+
+def round_reports(store: ReviewStore) -> dict[int, dict[str, Any]]:
+    """Return a report a round that something was exported in."""
+    judged, opinions = judged_samples(store), store.opinions()
+    sent: dict[int, set[str]] = defaultdict(set)
+    for package in store.packages():
+        sent[package.round] |= {one.sample_id for one in store.samples(package.package_id)}
+    return {
+        number: round_report(
+            judged.get(number, []),
+            [one for one in opinions if one.sample_id in names],
+            len(names),
+        )
+        for number, names in sorted(sent.items())
+    }
+
+
+def share_of(count: int, of: int) -> dict[str, Any] | None:
+    """Return a share with its exact 95 % interval (Clopper and Pearson, 1934)."""
+    if not of:
+        return None
+    interval = binomtest(count, of).proportion_ci(confidence_level=0.95, method="exact")
+    return {
+        "share": count / of,
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "count": count,
+        "of": of,
+    }
+
+
+def _share(judged: Sequence[Judged], decision: str) -> dict[str, Any] | None:
+    """Return the share among those that reviewers agreed on and were not unsure of."""
+    decided = [one for one in judged if one.verdict.decision in ("accept", "reject", "mixed")]
+    return share_of(sum(one.verdict.decision == decision for one in decided), len(decided))
+
+
+def _gate_auc(judged: Sequence[Judged]) -> dict[str, Any] | None:
+    """Return how well the score of the gate that was in use tells accepts from rejects.
+
+    It did not know these answers. What it rejected is among them by the audit slice only, so
+    without one this speaks of tiles that it let through.
+    """
+    decided = [one for one in judged if one.verdict.decision in ("accept", "reject")]
+    accepted = np.array([one.verdict.decision == "accept" for one in decided], dtype=bool)
+    score = np.array([one.sent.gate_score for one in decided])
+    if len({*accepted.tolist()}) < 2:
+        return None
+    low, high = _auc_interval(accepted, score)
+    return {
+        "auc": float(roc_auc_score(accepted, score)),
+        "low": low,
+        "high": high,
+        "accepted": int(accepted.sum()),
+        "rejected": int((~accepted).sum()),
+        "of_them_audit": sum(one.sent.origin == "audit" for one in decided),
+    }
+
+
+def _auc_interval(accepted: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> list[float]:
+    """Return a 95 % interval by resampling accepts and rejects apart."""
+    dice = np.random.default_rng(0)
+    yes, no = score[accepted], score[~accepted]
+    truth = np.r_[np.ones(len(yes)), np.zeros(len(no))]
+    areas = [
+        roc_auc_score(truth, np.r_[dice.choice(yes, len(yes)), dice.choice(no, len(no))])
+        for _ in range(_RESAMPLES)
+    ]
+    return [float(value) for value in np.quantile(areas, (0.025, 0.975))]
+
+
+def _seconds(opinions: Iterable[Opinion]) -> float | None:
+    """Return the median time between two answers of one reviewer, breaks left out."""
+    times: Mapping[str, list[int]] = defaultdict(list)
+    for one in opinions:
+        if one.reviewed_ms:
+            times[one.reviewer].append(one.reviewed_ms)
+    gaps = [gap / 1_000 for own in times.values() for gap in np.diff(sorted(own))]
+    worked = [gap for gap in gaps if 0 < gap <= _BREAK_S]
+    return float(np.median(worked)) if worked else None

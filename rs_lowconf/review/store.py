@@ -1,0 +1,350 @@
+"""The tool's own memory of reviews: which samples went out, and every answer that came back.
+
+One SQLite file beside the runs. A package never holds where a blind sample came from or what
+the models thought of it; this file does. Answers are only ever added: who said what and when
+stays, also when the answer changes. Every call is one transaction, on disk when it returns.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rs_lowconf.errors import ReviewError
+from rs_lowconf.review.fields import Decision, Label
+from rs_lowconf.review.reading import Answer, ReviewedPackage
+from rs_lowconf.runs import output_errors
+
+STORE = "reviews.sqlite"
+"""Its usual name, in run.dir."""
+FORMAT = 1
+_APPLICATION = 0x72736C77  # 'rslw'
+
+Origin = Literal["found", "audit", "real"]
+"""`found` passed the gate, `audit` was rejected by it, `real` is an observation."""
+
+_TABLES = """
+CREATE TABLE package (package_id TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT;
+CREATE TABLE sample (
+  sample_id TEXT NOT NULL, package_id TEXT NOT NULL REFERENCES package, content TEXT NOT NULL,
+  PRIMARY KEY (sample_id, package_id)) STRICT;
+CREATE TABLE answer (
+  number INTEGER PRIMARY KEY, package_id TEXT NOT NULL, sample_id TEXT NOT NULL,
+  reviewer TEXT NOT NULL, reviewed_ms INTEGER NOT NULL, decision TEXT, true_class TEXT,
+  realism INTEGER, comment TEXT NOT NULL,
+  FOREIGN KEY (sample_id, package_id) REFERENCES sample) STRICT;
+CREATE INDEX answer_of ON answer (sample_id, reviewer);
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentPackage:
+    """A package as it was exported."""
+
+    package_id: str
+    label: Label
+    round: int
+    """From 1; reviews of one round lead to the gate of the next."""
+    folder: str
+    """Where it was written, relative to the store's folder."""
+    classes: tuple[str, ...]
+    exported: str
+    """ISO 8601, UTC."""
+    settles: bool = False
+    """Whether it asks again about samples that reviewers disagree on: then its answers win."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentSample:
+    """A sample as it was exported, with what a blind package does not tell."""
+
+    sample_id: str
+    origin: Origin
+    condition: str
+    """Class that the generator was asked for; of a real tile, its class in the data set."""
+    predicted: str
+    second: str
+    confidence: float
+    realism: float
+    """The critic's logit when the sample was exported."""
+    gate_score: float
+    """The gate's p-value when the sample was exported."""
+    tile: str
+    """GeoTIFF with all that is known of it, relative to the store's folder."""
+    sha256: str
+    """Of that GeoTIFF."""
+    neighbour: Mapping[str, Any] | None = None
+    """Name, class and distance of the real tile that was shown beside it."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What an import added."""
+
+    new: int
+    """First answers of a reviewer to a sample."""
+    changed: int
+    withdrawn: int
+    """Answers taken back: the sample is pending again."""
+    older: int
+    """Answers from before one that the store has of the same reviewer: kept as history."""
+    known: int
+    """Answers that were in the store already."""
+    pending: int
+    """Samples without a decision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opinion:
+    """A reviewer's current answer to a sample."""
+
+    sample_id: str
+    package_id: str
+    reviewer: str
+    reviewed_ms: int
+    decision: Decision
+    true_class: str | None
+    realism: int | None
+    comment: str
+    settles: bool
+    """Whether it was asked to settle a disagreement."""
+
+
+class ReviewStore:
+    """The store in one file, made when the first package is registered."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; nothing is opened yet."""
+        self.path = path
+
+    def register(self, package: SentPackage, samples: Sequence[SentSample]) -> None:
+        """Note a package that is about to be written.
+
+        Doing so again changes nothing, so that an interrupted export can be repeated.
+
+        Raises:
+            ReviewError: another package of that id is known, or the file is damaged.
+            OutputError: the file cannot be written.
+        """
+        with self._writing() as database:
+            known = database.execute(
+                "SELECT sample_id FROM sample WHERE package_id = ?", (package.package_id,)
+            ).fetchall()
+            if known:
+                if {name for (name,) in known} != {sample.sample_id for sample in samples}:
+                    raise ReviewError(
+                        f"{self.path} knows package {package.package_id} with other samples",
+                        remedy="give this search another --name",
+                    )
+                return
+            content = json.dumps(asdict(package))
+            database.execute("INSERT INTO package VALUES (?, ?)", (package.package_id, content))
+            database.executemany(
+                "INSERT INTO sample VALUES (?, ?, ?)",
+                [
+                    (sample.sample_id, package.package_id, json.dumps(asdict(sample)))
+                    for sample in samples
+                ],
+            )
+
+    def add(self, reviewed: ReviewedPackage, reviewer: str | None = None) -> Imported:
+        """Add the answers of a package that this store has registered, all or none.
+
+        A second time nothing is added.
+
+        Args:
+            reviewed: the package as it came back.
+            reviewer: takes the place of the names in the package.
+
+        Raises:
+            ReviewError: the package is foreign, or the file is damaged.
+            OutputError: the file cannot be written.
+        """
+        self._check_ours(reviewed)
+        counts = dict.fromkeys(("new", "changed", "withdrawn", "older", "known", "pending"), 0)
+        with self._writing() as database:
+            for answer in reviewed.answers:
+                counts[_add(database, reviewed.package_id, answer, reviewer)] += 1
+        return Imported(**counts)
+
+    def packages(self) -> tuple[SentPackage, ...]:
+        """Return the packages in the order of their registration."""
+        with self._reading() as database:
+            rows = database.execute("SELECT content FROM package ORDER BY rowid").fetchall()
+        return tuple(_package(content) for (content,) in rows)
+
+    def samples(self, package_id: str) -> tuple[SentSample, ...]:
+        """Return the samples of a package in the order of their registration."""
+        with self._reading() as database:
+            rows = database.execute(
+                "SELECT content FROM sample WHERE package_id = ? ORDER BY rowid", (package_id,)
+            ).fetchall()
+        return tuple(SentSample(**json.loads(content)) for (content,) in rows)
+
+    def opinions(self) -> tuple[Opinion, ...]:
+        """Return every reviewer's current answers: the newest to each sample, not withdrawn."""
+        settling = {package.package_id: package.settles for package in self.packages()}
+        current: dict[tuple[str, str, bool], Any] = {}
+        with self._reading() as database:
+            for row in database.execute(
+                "SELECT sample_id, package_id, reviewer, reviewed_ms, decision, true_class,"
+                " realism, comment FROM answer ORDER BY reviewed_ms, number"
+            ):
+                current[row[0], row[2], settling[row[1]]] = row
+        names = (
+            "sample_id",
+            "package_id",
+            "reviewer",
+            "reviewed_ms",
+            "decision",
+            "true_class",
+            "realism",
+            "comment",
+        )
+        return tuple(
+            Opinion(**dict(zip(names, row, strict=True)), settles=settles)
+            for (_, _, settles), row in sorted(current.items(), key=lambda item: item[0])
+            if row[4] is not None
+        )
+
+    def history(self, sample_id: str) -> tuple[Answer, ...]:
+        """Return all answers to a sample ever imported, oldest first; withdrawals included."""
+        with self._reading() as database:
+            rows = database.execute(
+                "SELECT sample_id, decision, true_class, realism, comment, reviewer, reviewed_ms"
+                " FROM answer WHERE sample_id = ? ORDER BY reviewed_ms, number",
+                (sample_id,),
+            ).fetchall()
+        names = Answer.__dataclass_fields__
+        return tuple(Answer(**dict(zip(names, row, strict=True))) for row in rows)
+
+    def _check_ours(self, reviewed: ReviewedPackage) -> None:
+        known = {package.package_id: package for package in self.packages()}
+        package = known.get(reviewed.package_id)
+        if package is None:
+            raise ReviewError(
+                f"{reviewed.folder} is foreign: package {reviewed.package_id} was not exported "
+                f"from the run whose store is {self.path}",
+                expected=f"one of {', '.join(known) or 'none, nothing was exported yet'}",
+                remedy="name its run with --config or --set run.dir=FOLDER",
+            )
+        sent = {sample.sample_id for sample in self.samples(reviewed.package_id)}
+        if sent != {answer.sample_id for answer in reviewed.answers}:
+            raise ReviewError(
+                f"{reviewed.folder} holds other samples than package {reviewed.package_id} "
+                "was exported with"
+            )
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        if not self.path.exists():
+            with closing(sqlite3.connect(":memory:")) as database:
+                database.executescript(_TABLES)
+                yield database
+            return
+        # Not read-only: what a killed import left half-written has to be rolled back first.
+        uri = f"{self.path.resolve().as_uri()}?mode=rw"
+        with self._errors(), closing(sqlite3.connect(uri, uri=True, timeout=30)) as database:
+            self._check(database)
+            yield database
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with output_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        # isolation_level None: a call is one transaction, begun here.
+        with (
+            self._errors(),
+            closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as database,
+        ):
+            # EXTRA syncs the folder too, so a committed answer survives a power cut.
+            database.execute("PRAGMA synchronous = EXTRA")
+            database.execute("PRAGMA foreign_keys = ON")
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    for statement in _TABLES.split(";"):
+                        database.execute(statement)
+                    database.execute(f"PRAGMA application_id = {_APPLICATION}")
+                    database.execute(f"PRAGMA user_version = {FORMAT}")
+                self._check(database)
+                yield database
+            except BaseException:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
+
+    def _check(self, database: sqlite3.Connection) -> None:
+        (application,) = database.execute("PRAGMA application_id").fetchone()
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if application != _APPLICATION:
+            raise ReviewError(f"{self.path} is no review store", remedy="move it away")
+        if version > FORMAT:
+            raise ReviewError(
+                f"{self.path} has format {version}",
+                expected=f"at most {FORMAT}",
+                remedy="upgrade rs_lowconf",
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise ReviewError(
+                f"the review store {self.path} cannot be used ({error})",
+                remedy="free disk space, or wait until another rslow has finished",
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise ReviewError(
+                f"the review store {self.path} is damaged ({error})",
+                remedy="restore it and import the packages again",
+            ) from error
+
+
+def _add(
+    database: sqlite3.Connection, package_id: str, answer: Answer, reviewer: str | None
+) -> Literal["new", "changed", "withdrawn", "older", "known", "pending"]:
+    """Add an answer unless the store has it or a newer one; return what it was."""
+    name = reviewer if reviewer is not None else answer.reviewer
+    key = (package_id, answer.sample_id, name)
+    values = (answer.decision, answer.true_class, answer.realism, answer.comment)
+    newest = database.execute(
+        "SELECT reviewed_ms, decision, true_class, realism, comment FROM answer"
+        " WHERE package_id = ? AND sample_id = ? AND reviewer = ?"
+        " ORDER BY reviewed_ms DESC, number DESC LIMIT 1",
+        key,
+    ).fetchone()
+    if answer.decision is None and (
+        newest is None or newest[1] is None or answer.reviewed_ms <= newest[0]
+    ):
+        # Nobody decided yet, or this copy was made before somebody did.
+        return "pending"
+    twice = database.execute(
+        "SELECT 1 FROM answer WHERE package_id = ? AND sample_id = ? AND reviewer = ?"
+        " AND reviewed_ms = ? AND decision IS ? AND true_class IS ? AND realism IS ?"
+        " AND comment = ?",
+        (*key, answer.reviewed_ms, *values),
+    ).fetchone()
+    if twice or (newest is not None and newest[1:] == values):
+        return "known"
+    database.execute(
+        "INSERT INTO answer (package_id, sample_id, reviewer, reviewed_ms, decision, true_class,"
+        " realism, comment) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (*key, answer.reviewed_ms, *values),
+    )
+    if answer.decision is None:
+        return "withdrawn"
+    if newest is None:
+        return "new"
+    return "changed" if answer.reviewed_ms >= newest[0] else "older"
+
+
+def _package(content: str) -> SentPackage:
+    values = json.loads(content)
+    return SentPackage(**{**values, "classes": tuple(values["classes"])})

@@ -1,0 +1,131 @@
+"""From the answers of several reviewers to one verdict a sample, and how far they agree."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import krippendorff
+import numpy as np
+from sklearn.metrics import cohen_kappa_score
+
+from rs_lowconf.review.fields import Decision
+from rs_lowconf.review.store import Opinion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the reviewers of a sample say together."""
+
+    sample_id: str
+    decision: Decision | None
+    """None while they disagree."""
+    true_class: str | None
+    """The class of an accepted sample, else None."""
+    reviewers: tuple[str, ...]
+    """Whose answers these are."""
+    reviewed_ms: int
+    """When the last of them answered; milliseconds since 1970, UTC."""
+    realism: int | None
+    """Median of their marks, rounded down; None without any."""
+
+
+def verdicts(opinions: Iterable[Opinion]) -> dict[str, Verdict]:
+    """Return a verdict for every sample that has an answer.
+
+    Reviewers agree when all decide the same, class included; one who is unsure leaves it to
+    the others. An answer that was asked for to settle a disagreement counts alone.
+    """
+    by_sample: dict[str, list[Opinion]] = defaultdict(list)
+    for opinion in opinions:
+        by_sample[opinion.sample_id].append(opinion)
+    return {name: _verdict(name, own) for name, own in by_sample.items()}
+
+
+def _verdict(sample_id: str, own: Sequence[Opinion]) -> Verdict:
+    own = [one for one in own if one.settles] or own
+    own = [one for one in own if one.decision != "unsure"] or own
+    answers = {(one.decision, one.true_class) for one in own}
+    agreed = answers.pop() if len(answers) == 1 else (None, None)
+    marks = [one.realism for one in own if one.realism is not None]
+    return Verdict(
+        sample_id=sample_id,
+        decision=agreed[0],
+        true_class=agreed[1],
+        reviewers=tuple(sorted({one.reviewer for one in own})),
+        reviewed_ms=max(one.reviewed_ms for one in own),
+        realism=int(np.median(marks)) if marks else None,
+    )
+
+
+def agreement(opinions: Iterable[Opinion]) -> dict[str, Any]:
+    """Return how far reviewers agree, on decisions alone and with the class.
+
+    Krippendorff's alpha for all of them (missing answers allowed), Cohen's kappa for every
+    pair; 1 is complete agreement, 0 what chance would give. None where it is undefined: no
+    sample answered twice, or all answers the same. Answers that settle disagreements are left
+    out.
+    """
+    table: dict[str, dict[str, str]] = defaultdict(dict)
+    for one in opinions:
+        if not one.settles:
+            said = f"{one.decision} {one.true_class}" if one.true_class else one.decision
+            table[one.reviewer][one.sample_id] = said
+    reviewers = sorted(table)
+    shared = [
+        name
+        for name in sorted({name for own in table.values() for name in own})
+        if sum(name in own for own in table.values()) > 1
+    ]
+    disagreed = [
+        name for name in shared if len({own[name] for own in table.values() if name in own}) > 1
+    ]
+
+    def answers(reviewer: str, name: str, *, whole: bool) -> str | None:
+        said = table[reviewer].get(name)
+        return said if whole or said is None else said.split(" ")[0]
+
+    def alpha(*, whole: bool) -> float | None:
+        rows = [[answers(r, name, whole=whole) for name in shared] for r in reviewers]
+        return _alpha(rows)
+
+    return {
+        "reviewers": {name: len(table[name]) for name in reviewers},
+        "samples_answered_more_than_once": len(shared),
+        "samples_disagreed_on": disagreed,
+        "alpha_decision": alpha(whole=False),
+        "alpha_decision_and_class": alpha(whole=True),
+        "kappa": [
+            {
+                "reviewers": [a, b],
+                "samples": len(both),
+                "decision": _kappa([[answers(r, n, whole=False) for n in both] for r in (a, b)]),
+                "decision_and_class": _kappa(
+                    [[answers(r, n, whole=True) for n in both] for r in (a, b)]
+                ),
+            }
+            for a, b in combinations(reviewers, 2)
+            if (both := [name for name in shared if name in table[a] and name in table[b]])
+        ],
+    }
+
+
+def _alpha(rows: Sequence[Sequence[str | None]]) -> float | None:
+    values = sorted({said for row in rows for said in row if said is not None})
+    if len(values) < 2:
+        return None
+    codes = [[np.nan if said is None else values.index(said) for said in row] for row in rows]
+    return float(krippendorff.alpha(np.array(codes), level_of_measurement="nominal"))
+
+
+def _kappa(rows: Sequence[Sequence[str | None]]) -> float | None:
+    first, second = rows
+    if len({*first, *second}) < 2:
+        return None
+    with warnings.catch_warnings():
+        # Chance agreement of 1 gives nan, which is said by None.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        kappa = float(cohen_kappa_score(first, second))
+    return None if np.isnan(kappa) else kappa

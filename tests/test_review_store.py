@@ -1,0 +1,473 @@
+"""Reading packages back, the store of answers, and what reviewers say together."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rs_lowconf.errors import ReviewError
+from rs_lowconf.review import Decision, read_tile
+from rs_lowconf.review.reading import Answer, read_package
+from rs_lowconf.review.settle import settling_package
+from rs_lowconf.review.store import Opinion, ReviewStore, SentPackage, SentSample
+from rs_lowconf.review.verdicts import agreement, verdicts
+from rs_lowconf.runs import sha256_of
+from tests.review_samples import CLASSES, package, sample
+
+COUNT = 6
+PACKAGE_ID = "0123456789abcdef"
+NOW = 1_790_000_000_000
+
+
+def sent(number: int) -> SentSample:
+    one = sample(number)
+    return SentSample(
+        sample_id=one.sample_id,
+        origin="found",
+        condition=one.condition,
+        predicted=one.predicted,
+        second=one.second,
+        confidence=one.confidence,
+        realism=one.realism,
+        gate_score=0.1,
+        tile=f"generate/tiles/{one.sample_id}.tif",
+        sha256="0" * 64,
+        neighbour={"tile_id": "Forest_1", "class_name": "Forest", "distance": 1.5},
+    )
+
+
+def register(store: ReviewStore, package_id: str = PACKAGE_ID, *, settles: bool = False) -> None:
+    store.register(
+        SentPackage(
+            package_id=package_id,
+            label="confirm",
+            round=1,
+            folder="generate/review",
+            classes=CLASSES,
+            exported="2026-11-24T12:00:00+00:00",
+            settles=settles,
+        ),
+        [sent(number) for number in range(COUNT)],
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return package(tmp_path / "review", [sample(number) for number in range(COUNT)])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ReviewStore:
+    own = ReviewStore(tmp_path / "run" / "reviews.sqlite")
+    register(own)
+    return own
+
+
+def decide(
+    folder: Path,
+    number: int,
+    decision: Decision | None = "accept",
+    true_class: str | None = "Forest",
+    *,
+    reviewer: str = "Ada",
+    when: int = NOW,
+    realism: int | None = None,
+) -> None:
+    """Decide as QGIS does: a plain UPDATE of the layer's table."""
+    with closing(sqlite3.connect(folder / "review.gpkg")) as database, database:
+        database.execute(
+            "UPDATE review SET decision = ?, true_class = ?, reviewer = ?, reviewed_ms = ?,"
+            " realism = ? WHERE sample_id = ?",
+            (decision, true_class, reviewer, when, realism, f"s{number:04d}"),
+        )
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_package_is_read_as_it_was_left_and_not_touched(folder: Path) -> None:
+    """Decisions, classes and times come back; no byte of the package changes."""
+    decide(folder, 2, "accept", "Town", realism=4)
+    decide(folder, 3, "reject", None)
+    before = snapshot(folder)
+    reviewed = read_package(folder)
+    assert snapshot(folder) == before
+    assert reviewed.decided == 2
+    assert reviewed.answers[2] == Answer(
+        sample_id="s0002",
+        decision="accept",
+        true_class="Town",
+        realism=4,
+        comment="",
+        reviewer="Ada",
+        reviewed_ms=NOW,
+    )
+    assert reviewed.answers[0].decision is None
+
+
+LEAVE_LOG = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA journal_mode = WAL")
+database.execute("PRAGMA wal_autocheckpoint = 0")
+database.execute(
+    "UPDATE review SET decision = 'reject', reviewer = 'Ada', reviewed_ms = 5"
+    " WHERE sample_id = 's0001'"
+)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("index", [True, False], ids=["as it was killed", "copied without index"])
+def test_what_a_killed_qgis_left_in_the_log_is_read(folder: Path, index: bool) -> None:
+    """Decisions in a left-over write-ahead log count, and the log stays where it is."""
+    subprocess.run([sys.executable, "-c", LEAVE_LOG, str(folder / "review.gpkg")], check=False)
+    log = folder / "review.gpkg-wal"
+    assert log.stat().st_size > 0
+    if not index:
+        (folder / "review.gpkg-shm").unlink()
+    before = snapshot(folder)
+    assert read_package(folder).answers[1].decision == "reject"
+    assert snapshot(folder).keys() == before.keys()
+    assert snapshot(folder)["review.gpkg"] == before["review.gpkg"]
+    assert snapshot(folder)[log.name] == before[log.name]
+
+
+def edit_manifest(folder: Path, **values: object) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**manifest, **values}), encoding="utf-8")
+
+
+def sql(statement: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        with closing(sqlite3.connect(folder / "review.gpkg")) as database, database:
+            database.execute(statement)
+
+    return damage
+
+
+def edit_tile(folder: Path) -> None:
+    path = folder / "tiles" / "s0002.tif"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no package": (lambda folder: (folder / "manifest.json").unlink(), "no review package"),
+    "torn manifest": (
+        lambda folder: (folder / "manifest.json").write_text('{"format": 1', encoding="utf-8"),
+        "manifest.json is damaged",
+    ),
+    "newer": (lambda folder: edit_manifest(folder, format=99), "format 99.*upgrade"),
+    "foreign": (lambda folder: edit_manifest(folder, package_id="f" * 16), "is foreign"),
+    "edited tile": (edit_tile, "tiles/s0002.tif was edited"),
+    "missing tile": (lambda folder: (folder / "tiles" / "s0002.tif").unlink(), "is missing"),
+    "truncated layer": (
+        lambda folder: os.truncate(folder / "review.gpkg", 5_000),
+        "review.gpkg cannot be read",
+    ),
+    "no layer": (lambda folder: (folder / "review.gpkg").unlink(), "review.gpkg cannot be read"),
+    "unknown decision": (
+        sql("UPDATE review SET decision = 'yes' WHERE fid = 2"),
+        "s0001 has the unknown decision 'yes'",
+    ),
+    "unknown class": (
+        sql("UPDATE review SET decision = 'accept', true_class = 'Moon' WHERE fid = 2"),
+        "unknown class 'Moon'",
+    ),
+    "accept without class": (
+        sql("UPDATE review SET decision = 'accept', true_class = NULL WHERE fid = 2"),
+        "s0001 is accepted without a class",
+    ),
+    "deleted row": (sql("DELETE FROM review WHERE fid = 3"), "s0002 is missing"),
+    "added row": (
+        sql("INSERT INTO review (sample_id) VALUES ('s9999')"),
+        "s9999 is foreign",
+    ),
+    "repeated row": (
+        sql("UPDATE review SET sample_id = 's0000' WHERE fid = 2"),
+        "s0001 is missing, sample s0000 occurs 2 times",
+    ),
+    "impossible mark": (sql("UPDATE review SET realism = 9 WHERE fid = 2"), "realism 9"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_packages_are_refused_whole(folder: Path, store: ReviewStore, damage: str) -> None:
+    """Each kind of damage has a clear line, and the store keeps every byte."""
+    decide(folder, 5)
+    work, message = DAMAGES[damage]
+    work(folder)
+    before = sha256_of(store.path)
+    with pytest.raises(ReviewError, match=message):
+        store.add(read_package(folder))
+    assert sha256_of(store.path) == before
+
+
+def test_importing_twice_changes_nothing(folder: Path, store: ReviewStore) -> None:
+    """The second import finds everything known; not a byte of the store changes."""
+    decide(folder, 0)
+    decide(folder, 1, "unsure", None)
+    first = store.add(read_package(folder))
+    assert (first.new, first.known, first.pending) == (2, 0, COUNT - 2)
+    before = sha256_of(store.path)
+    second = store.add(read_package(folder))
+    assert (second.new, second.changed, second.known) == (0, 0, 2)
+    assert sha256_of(store.path) == before
+
+
+def test_changed_and_withdrawn_answers_keep_their_history(folder: Path, store: ReviewStore) -> None:
+    """The newest answer counts; a withdrawn one leaves the sample pending; all are kept."""
+    decide(folder, 0, "reject", None)
+    store.add(read_package(folder))
+    decide(folder, 0, "accept", "Water", when=NOW + 1)
+    assert store.add(read_package(folder)).changed == 1
+    assert [(one.decision, one.true_class) for one in store.opinions()] == [("accept", "Water")]
+    decide(folder, 0, None, None, when=NOW + 2)
+    assert store.add(read_package(folder)).withdrawn == 1
+    assert store.opinions() == ()
+    assert store.add(read_package(folder)).pending == COUNT
+    assert [one.decision for one in store.history("s0000")] == ["reject", "accept", None]
+
+
+def test_an_older_copy_adds_history_and_changes_no_verdict(
+    tmp_path: Path, folder: Path, store: ReviewStore
+) -> None:
+    """A backup imported late neither overrides nor withdraws what came after it."""
+    decide(folder, 0, "reject", None)
+    backup = tmp_path / "backup"
+    shutil.copytree(folder, backup)
+    decide(folder, 0, "accept", "Water", when=NOW + 9)
+    decide(folder, 1, "accept", "Town", when=NOW + 9)
+    store.add(read_package(folder))
+    for _ in range(2):
+        late = store.add(read_package(backup))
+    assert (late.new, late.changed, late.withdrawn, late.older, late.known) == (0, 0, 0, 0, 1)
+    current = {one.sample_id: one.decision for one in store.opinions()}
+    assert current == {"s0000": "accept", "s0001": "accept"}
+    assert [one.decision for one in store.history("s0000")] == ["reject", "accept"]
+
+
+def test_two_reviewers_copies_merge(tmp_path: Path, folder: Path, store: ReviewStore) -> None:
+    """Both are kept apart; agreement gives the verdict, disagreement none, doubt abstains."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    said: list[tuple[Decision, str | None, Decision, str | None]] = [
+        ("accept", "Town", "accept", "Town"),
+        ("accept", "Town", "accept", "Water"),
+        ("reject", None, "accept", "Town"),
+        ("unsure", None, "reject", None),
+        ("unsure", None, "unsure", None),
+    ]
+    for number, (one, class_one, two, class_two) in enumerate(said):
+        decide(folder, number, one, class_one)
+        decide(other, number, two, class_two, reviewer="Bo", when=NOW + 5)
+    decide(other, 5, "mixed", None, reviewer="Bo")
+    store.add(read_package(folder))
+    store.add(read_package(other))
+    found = verdicts(store.opinions())
+    assert {name: (one.decision, one.true_class) for name, one in found.items()} == {
+        "s0000": ("accept", "Town"),
+        "s0001": (None, None),
+        "s0002": (None, None),
+        "s0003": ("reject", None),
+        "s0004": ("unsure", None),
+        "s0005": ("mixed", None),
+    }
+    assert found["s0000"].reviewers == ("Ada", "Bo")
+    assert agreement(store.opinions())["samples_disagreed_on"] == ["s0001", "s0002", "s0003"]
+
+
+def test_a_settling_package_has_the_last_word(
+    tmp_path: Path, folder: Path, store: ReviewStore
+) -> None:
+    """It holds what was disagreed on, pixel by pixel, and its answers count alone."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    for number in range(3):
+        decide(folder, number, "accept", "Town")
+        decide(other, number, "reject" if number else "accept", None if number else "Town")
+    reviewed = [read_package(folder), read_package(other)]
+    store.add(reviewed[0])
+    store.add(reviewed[1], "Bo")
+    settle = tmp_path / "settle"
+    disagreed = agreement(store.opinions())["samples_disagreed_on"]
+    assert disagreed == ["s0001", "s0002"]
+    assert settling_package(store, reviewed, disagreed, settle, "notice") == 2
+    for name in disagreed:
+        for kind in ("tiles", "anchors"):
+            again, first = (read_tile(f / kind / f"{name}.tif") for f in (settle, folder))
+            np.testing.assert_array_equal(again.pixels, first.pixels)
+            assert again.grid == first.grid
+    decide(settle, 1, "accept", "Water", reviewer="Cy", when=NOW - 5)
+    assert store.add(read_package(settle)).new == 1
+    found = verdicts(store.opinions())
+    assert (found["s0001"].decision, found["s0001"].true_class) == ("accept", "Water")
+    assert found["s0001"].reviewers == ("Cy",)
+    assert found["s0002"].decision is None
+
+
+def opinion(name: str, reviewer: str, decision: Decision, true_class: str | None) -> Opinion:
+    return Opinion(
+        sample_id=name,
+        package_id=PACKAGE_ID,
+        reviewer=reviewer,
+        reviewed_ms=NOW,
+        decision=decision,
+        true_class=true_class,
+        realism=None,
+        comment="",
+        settles=False,
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["accept", "reject"]), st.sampled_from(["accept", "reject"])),
+        min_size=4,
+        max_size=40,
+    )
+)
+def test_agreement_matches_its_definition(pairs: list[tuple[Decision, Decision]]) -> None:
+    """For two reviewers kappa is (observed - expected) / (1 - expected), worked out by hand."""
+    opinions = [
+        opinion(f"s{number}", name, said, "Town" if said == "accept" else None)
+        for number, pair in enumerate(pairs)
+        for name, said in zip(("Ada", "Bo"), pair, strict=True)
+    ]
+    n = len(pairs)
+    observed = sum(a == b for a, b in pairs) / n
+    yes = [sum(pair[k] == "accept" for pair in pairs) / n for k in (0, 1)]
+    expected = yes[0] * yes[1] + (1 - yes[0]) * (1 - yes[1])
+    found = agreement(opinions)["kappa"][0]["decision"]
+    if expected == 1:
+        assert found is None
+    else:
+        assert found == pytest.approx((observed - expected) / (1 - expected))
+
+
+def test_alpha_is_one_in_agreement_and_tells_class_from_decision() -> None:
+    """Reviewers who decide alike but name other classes agree on decisions only."""
+    said: list[tuple[Decision, str | None, str | None]] = [
+        ("accept", "Town", "Water"),
+        ("reject", None, None),
+        ("accept", "Water", "Water"),
+    ]
+    opinions = [
+        opinion(f"s{number}", name, decision, true_class)
+        for number, (decision, *classes) in enumerate(said)
+        for name, true_class in zip(("Ada", "Bo"), classes, strict=True)
+    ]
+    found = agreement(opinions)
+    assert found["alpha_decision"] == pytest.approx(1.0)
+    assert found["alpha_decision_and_class"] < 0.9
+    alone = [one for one in opinions if one.reviewer == "Ada"]
+    assert agreement(alone)["alpha_decision"] is None
+
+
+def test_a_package_is_registered_once(store: ReviewStore) -> None:
+    """Registering again is nothing new; other samples under the same id are refused."""
+    before = sha256_of(store.path)
+    register(store)
+    assert sha256_of(store.path) == before
+    assert len(store.samples(PACKAGE_ID)) == COUNT
+    other = [replace(sent(number), sample_id=f"x{number}") for number in range(COUNT)]
+    with pytest.raises(ReviewError, match="with other samples"):
+        store.register(store.packages()[0], other)
+
+
+def test_a_foreign_or_newer_store_is_refused(tmp_path: Path, store: ReviewStore) -> None:
+    """Another program's database, a text file and a newer store are told apart and kept."""
+    text = tmp_path / "text.sqlite"
+    text.write_text("no database, but long enough to be taken for the header of one" * 20)
+    with pytest.raises(ReviewError, match="damaged"):
+        ReviewStore(text).packages()
+    foreign = tmp_path / "foreign.sqlite"
+    with closing(sqlite3.connect(foreign)) as database, database:
+        database.execute("CREATE TABLE theirs (x)")
+    with pytest.raises(ReviewError, match="no review store"):
+        register(ReviewStore(foreign))
+    with closing(sqlite3.connect(store.path)) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(ReviewError, match=r"format 99.*upgrade"):
+        store.packages()
+
+
+KILL_IMPORTS = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+from rs_lowconf.review.reading import read_package
+from rs_lowconf.review.store import ReviewStore
+
+store, folders = ReviewStore(Path(sys.argv[1])), [Path(name) for name in sys.argv[2:]]
+empty = store.path.read_bytes()
+dice = random.Random(0)
+
+def add_all(report):
+    for folder in folders:
+        store.add(read_package(folder))
+        os.write(report, b".")
+
+start = time.monotonic()
+add_all(os.open(os.devnull, os.O_WRONLY))
+whole = time.monotonic() - start
+for _ in range(50):
+    store.path.write_bytes(empty)
+    end, report = os.pipe()
+    child = os.fork()
+    if child == 0:
+        add_all(report)
+        os._exit(0)
+    os.close(report)
+    time.sleep(dice.uniform(0, whole))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    reported = len(os.read(end, 99))
+    os.close(end)
+    counts = {}
+    for one in store.opinions():
+        counts[one.reviewer] = counts.get(one.reviewer, 0) + 1
+    print(json.dumps([reported, sorted(counts.values())]), flush=True)
+"""
+
+
+def test_a_killed_import_leaves_all_or_nothing(
+    tmp_path: Path, folder: Path, store: ReviewStore
+) -> None:
+    """Kill -9 at 50 moments: what was reported is in the store, and no package is in it half."""
+    copies = []
+    for number in range(4):
+        copy = tmp_path / f"copy{number}"
+        shutil.copytree(folder, copy)
+        for row in range(COUNT):
+            decide(copy, row, "reject", None, reviewer=f"R{number}")
+        copies.append(copy)
+    command = [sys.executable, "-c", KILL_IMPORTS, str(store.path), *map(str, copies)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    rounds = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(rounds) == 50
+    assert len({reported for reported, _ in rounds}) > 2  # killed at different stages
+    for reported, counts in rounds:
+        assert set(counts) <= {COUNT}
+        assert len(counts) >= reported
+    for copy in copies:
+        store.add(read_package(copy))
+    assert len(store.opinions()) == COUNT * len(copies)
