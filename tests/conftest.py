@@ -1,8 +1,10 @@
 """Shared fixtures: real data where the environment offers it, and small seeded folders."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from rasterio import Affine
 
 from rs_lowconf.bands import EUROSAT_ORDER
 from rs_lowconf.cli import main
+from tests.make_tiles import make_tiles
 
 WriteTile = Callable[..., NDArray[Any]]
 
@@ -47,6 +50,67 @@ def train_models(config: Path, *stages: str) -> None:
             with pytest.raises(SystemExit) as ended:
                 main()
         assert ended.value.code in (0, None)
+
+
+_CONFIG = """
+run: {{dir: {folder}/run, models: trained, threads: 1}}
+data: {{kind: folder, root: {folder}/tiles, tile_size: 32, val_share: 0.45,
+       test_share: 0.1}}
+target: {{kind: trained, train: {{width: 8, epochs: 6}}}}
+extractor: {{architecture: residual_cnn, width: 8, epochs: 4}}
+gan: {{width: 8, critic_width: 8, latent_global: 8, latent_map: 2, images: 800, batch_size: 8,
+      learning_rate: 2.0e-3, ema_images: 200, checkpoint_images: 400, sheet_columns: 3}}
+gate: {{width: 8, images: 320, ema_images: 100}}
+search: {{count: 8, tau: 0.9, slots: 6, micro_batch: 3, max_evaluations: 4000,
+         baseline_evaluations: 40, per_condition: 8, per_cell: null,
+         novelty_quantile: null}}
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def rslow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the program in this process."""
+
+    def run(*words: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["rslow", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with tiles, a config and models that were trained by the commands."""
+    folder = tmp_path_factory.mktemp("trained")
+    make_tiles(folder / "tiles", 16)
+    config = folder / "config.yaml"
+    config.write_text(_CONFIG.format(folder=folder))
+    train_models(config, "target", "extractor", "gan", "gate")
+    return folder
+
+
+@pytest.fixture
+def project(trained: Path, tmp_path: Path) -> Path:
+    """Return a copy of the trained folder that a test may spoil."""
+    shutil.copytree(trained, tmp_path / "project")
+    config = tmp_path / "project" / "config.yaml"
+    config.write_text(config.read_text().replace(str(trained), str(tmp_path / "project")))
+    return tmp_path / "project"
 
 
 @pytest.fixture(scope="session")

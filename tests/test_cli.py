@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas
@@ -21,76 +20,15 @@ import torch
 from rasterio.errors import NotGeoreferencedWarning
 
 from rs_lowconf import errors
-from rs_lowconf.cli import main
 from rs_lowconf.cli.app import app
 from rs_lowconf.data.source import open_split
 from rs_lowconf.gan.model import load_critic, load_model
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.settings import load
 from rs_lowconf.target.classifier import load_classifier
-from tests.conftest import train_models
-from tests.make_tiles import make_tiles
+from tests.conftest import Ran, Run
 
 ROOT = Path(__file__).parent.parent
-CONFIG = """
-run: {{dir: {folder}/run, models: trained, threads: 1}}
-data: {{kind: folder, root: {folder}/tiles, tile_size: 32, val_share: 0.45,
-       test_share: 0.1}}
-target: {{kind: trained, train: {{width: 8, epochs: 6}}}}
-extractor: {{architecture: residual_cnn, width: 8, epochs: 4}}
-gan: {{width: 8, critic_width: 8, latent_global: 8, latent_map: 2, images: 800, batch_size: 8,
-      learning_rate: 2.0e-3, ema_images: 200, checkpoint_images: 400, sheet_columns: 3}}
-gate: {{width: 8, images: 320, ema_images: 100}}
-search: {{count: 8, tau: 0.9, slots: 6, micro_batch: 3, max_evaluations: 4000,
-         baseline_evaluations: 40, per_condition: 8, per_cell: null,
-         novelty_quantile: null}}
-"""
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command printed and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def rslow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs the program in this process."""
-
-    def run(*words: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["rslow", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with tiles, a config and models that were trained by the commands."""
-    folder = tmp_path_factory.mktemp("trained")
-    make_tiles(folder / "tiles", 16)
-    config = folder / "config.yaml"
-    config.write_text(CONFIG.format(folder=folder))
-    train_models(config, "target", "extractor", "gan", "gate")
-    return folder
-
-
-@pytest.fixture
-def project(trained: Path, tmp_path: Path) -> Path:
-    """Return a copy of the trained folder that a test may spoil."""
-    shutil.copytree(trained, tmp_path / "project")
-    config = tmp_path / "project" / "config.yaml"
-    config.write_text(config.read_text().replace(str(trained), str(tmp_path / "project")))
-    return tmp_path / "project"
 
 
 def test_the_whole_way_ends_in_a_review_package(rslow: Run, project: Path) -> None:

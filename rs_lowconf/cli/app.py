@@ -89,6 +89,7 @@ def main() -> None:
         loop,
         quickstart,
         review,
+        testset,
         train,
         update,
     )

@@ -57,11 +57,16 @@ class Export:
     bank: Float[Tensor, "n f"] | None
     """Features of the real tiles to show beside found ones; None where there are no data."""
 
-    def sample(self, one: Trajectory, kept: Found, tile: Tile) -> ReviewSample:
-        """Return what a trajectory kept as a sample, with the real tile most like it."""
+    def sample(
+        self, one: Trajectory, tile: Tile, origin: Literal["found", "audit"] = "found"
+    ) -> ReviewSample:
+        """Return what a trajectory found or kept for audit, with the real tile most like it."""
+        kept = kept_by(one, origin)
+        # A trajectory may have both: a tile that the gate rejected, and then a better one.
+        kind = "sample" if origin == "found" else origin
         generator = self.models.gan.generator
         return self._judged(
-            name=_sample_id(self.settings, "sample", *self._stream(one)),
+            name=_sample_id(self.settings, kind, *self._stream(one)),
             pixels=tile.pixels,
             log_probability=kept.log_probability,
             condition=generator.classes[one.label],
@@ -72,8 +77,7 @@ class Export:
 
     def shown(self, one: Trajectory, tile: Tile, origin: Literal["found", "audit"]) -> Shown:
         """Return a tile that the search kept, to be shown to reviewers."""
-        kept = cast("Found", one.found if origin == "found" else one.audit)
-        sample = self.sample(one, kept, tile)
+        kept, sample = kept_by(one, origin), self.sample(one, tile, origin)
         kind = "tiles" if origin == "found" else "audit"
         path = self.folder / kind / f"{sample.sample_id}.tif"
         if origin == "audit":
@@ -255,7 +259,7 @@ def choose_shown(
         "audit": settings.audit_share if blind and rejected else 0.0,
     }
     own = 1 - sum(shares.values())
-    features = torch.stack([cast("Found", one.found).features for one in found])
+    features = torch.stack([kept_by(one, "found").features for one in found])
     most = max(1, int(settings.max_samples * own))
     chosen = [found[i] for i in most_diverse(features, most)]
     shown = [export.shown(one, journal.tile(one.seed_id), "found") for one in chosen]
@@ -283,6 +287,11 @@ def real_tiles(export: Export) -> list[tuple[MemorySource, int]]:
     ]
 
 
+def kept_by(one: Trajectory, origin: Literal["found", "audit"]) -> Found:
+    """Return what a trajectory kept; it is asked of those only that did."""
+    return cast("Found", one.found if origin == "found" else one.audit)
+
+
 def _sample_id(settings: Settings, *names: str | int) -> str:
     """Return a name that tells nothing of class or order, the same after a resume."""
     return f"s{seed_of(settings.run.seed, *names) % 16**10:010x}"
@@ -308,8 +317,8 @@ def _write_tiles(
     tags = synthetic_tags(export.models.gan.header["attribution"])
     with progress("writing tiles", len(found)) as bar:
         for number, one in enumerate(found, start=1):
-            own, tile = cast("Found", one.found), journal.tile(one.seed_id)
-            sample = export.sample(one, own, tile)
+            own, tile = kept_by(one, "found"), journal.tile(one.seed_id)
+            sample = export.sample(one, tile)
             path = export.folder / "tiles" / f"{sample.sample_id}.tif"
             write_tile(path, sample.pixels, sample.bands, {**sample_tags(sample), **tags})
             top = own.log_probability.topk(2).values

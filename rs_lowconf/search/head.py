@@ -24,7 +24,7 @@ MIN_REVIEWS = 10
 """Accepts and rejects, of each, below which nothing can be learned and cross-validated."""
 
 _FOLDS = 5
-_STRENGTHS = np.logspace(-5, 0, 11)
+_STRENGTHS = np.logspace(-5, 0, 6)
 """Inverse penalties to choose from: strong ones, as there are more features than reviews."""
 
 

@@ -1,0 +1,202 @@
+"""`rslow testset build | evaluate`: accepted samples as a test set, and targets on it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
+from rs_lowconf.errors import ReviewError, SettingsError
+from rs_lowconf.settings import Settings
+
+if TYPE_CHECKING:
+    from rs_lowconf.review.store import Opinion, ReviewStore
+    from rs_lowconf.testset import Release, ReleaseTile
+    from rs_lowconf.types import TargetModel
+
+testset_app = typer.Typer(help="Grow a test set from accepted samples.", no_args_is_help=True)
+app.add_typer(testset_app, name="testset")
+
+LICENCE = "MIT"
+
+
+@testset_app.command()
+def build(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    version: Annotated[
+        str | None, typer.Option(help="Name of the release; v1, v2, ... when missing.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where releases are; run.dir/testset when missing.")
+    ] = None,
+    answers: Annotated[
+        int | None,
+        typer.Option(help="Use the store's first N answers only, to build a release again."),
+    ] = None,
+) -> None:
+    """Write a release of all accepted samples: tiles, classes, provenance, datasheet, STAC.
+
+    A release never changes; the same answers give the same checksums. It goes on from the
+    release before it in its folder. Open its release.qgz in QGIS.
+    """
+    settings = load_settings(config, set_)
+    import torch
+
+    from rs_lowconf.cli.models import model_path
+    from rs_lowconf.cli.review import store_of
+    from rs_lowconf.gan.model import load_model
+    from rs_lowconf.review.verdicts import agreement
+    from rs_lowconf.testset import read_release, write_release
+
+    store = store_of(settings)
+    number = store.answers() if answers is None else answers
+    opinions = store.opinions(number)
+    tiles = _accepted(settings, store, opinions)
+    if not tiles:
+        raise ReviewError(
+            "no generated sample was accepted yet",
+            remedy="review a package in QGIS, then run rslow review import",
+        )
+    where = folder or settings.run.dir / "testset"
+    name = version or f"v{len(_releases(where)) + 1}"
+    before = [one for one in _releases(where) if one.name != name]
+    parent = before[-1] if before else None
+    gan = load_model(model_path(settings, "gan"), torch.device("cpu"))
+    told = agreement(opinions)
+    write_release(
+        where / name,
+        tiles,
+        classes=_classes(store),
+        bands=gan.generator.bands,
+        attribution=gan.header["attribution"],
+        licence=LICENCE,
+        provenance={"answers": str(number)},
+        parent=parent,
+        agreement={key: told[key] for key in ("alpha_decision", "alpha_decision_and_class")},
+    )
+    release = read_release(where / name)
+    counts = ", ".join(
+        f"{sum(tile.class_name == name for tile in release.tiles)} {name}"
+        for name in release.classes
+    )
+    print(f"{len(release.tiles)} tiles ({counts}): {release.folder}")
+    print(f"Checksum {release.checksum}; built from the first {number} answers")
+    print(f"Open in QGIS: {release.folder / 'release.qgz'}")
+
+
+@testset_app.command()
+def evaluate(
+    target: Annotated[
+        Path | None,
+        typer.Argument(help="A classifier that rslow train target wrote; else the settings'."),
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    release: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a release; the newest in run.dir/testset when missing."),
+    ] = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Measure a target on a release, by class and round, with exact 95 % intervals.
+
+    The tiles are synthetic and were searched for the doubts of one target: these figures say
+    nothing of accuracy in the field and are never averaged with any on real data. Writes
+    run.dir/testset-RELEASE.json.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.runs import write_json
+    from rs_lowconf.testset import evaluate_release, read_release
+
+    where = release
+    if where is None:
+        known = _releases(settings.run.dir / "testset")
+        if not known:
+            raise ReviewError(
+                f"there is no release in {settings.run.dir / 'testset'}",
+                remedy="run rslow testset build, or name one with --release",
+            )
+        where = known[-1]
+    read = read_release(where)
+    report = evaluate_release(read, _target(settings, target, read, trust_code=trust_code))
+    path = settings.run.dir / f"testset-{read.version}.json"
+    write_json(path, report)
+    print(f"release {read.version}: {report['evaluated']} of {report['tiles']} tiles evaluated")
+    for kind in ("class", "round"):
+        for name, share in report[f"{kind}_accuracy"].items():
+            print(f"  {kind} {name}: {_told(share)}")
+    print(f"  all: {_told(report['accuracy'])}")
+    print(report["note"])
+    print(f"Report: {path}")
+
+
+def _told(share: dict[str, Any]) -> str:
+    if share["value"] is None:
+        return "no tiles"
+    low, high = share["interval_95"]
+    return f"{share['value']:.1%} ({low:.1%} .. {high:.1%}) of {share['n']}"
+
+
+def _releases(folder: Path) -> list[Path]:
+    """Return the releases in a folder in the order of their numbers, then of their names."""
+    found = [path.parent for path in folder.glob("[!.]*/release.json")]
+    return sorted(found, key=lambda path: (len(path.name), path.name))
+
+
+def _accepted(
+    settings: Settings, store: "ReviewStore", opinions: "tuple[Opinion, ...]"
+) -> "list[ReleaseTile]":
+    """Return the generated samples that reviewers agree are real enough and of one class."""
+    from rs_lowconf.review.verdicts import verdicts
+    from rs_lowconf.testset import ReleaseTile
+
+    found = verdicts(opinions)
+    tiles = {}
+    for package in store.packages():
+        for sent in store.samples(package.package_id):
+            verdict = found.get(sent.sample_id)
+            if sent.origin == "real" or verdict is None or verdict.decision != "accept":
+                continue
+            tiles[sent.sample_id] = ReleaseTile(
+                sample_id=sent.sample_id,
+                path=settings.run.dir / sent.tile,
+                sha256=sent.sha256,
+                class_name=str(verdict.true_class),
+                condition=sent.condition,
+                predicted=sent.predicted,
+                confidence=sent.confidence,
+                round=package.round,
+                reviewers=tuple(name or "unnamed" for name in verdict.reviewers),
+                reviewed_ms=verdict.reviewed_ms,
+                realism=verdict.realism,
+                provenance={**sent.provenance, "origin": sent.origin},
+            )
+    return list(tiles.values())
+
+
+def _classes(store: "ReviewStore") -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for one in store.packages() for name in one.classes))
+
+
+def _target(
+    settings: Settings, path: Path | None, release: "Release", *, trust_code: bool
+) -> "TargetModel":
+    from rs_lowconf.cli.device import choose_device
+    from rs_lowconf.cli.models import model_path
+    from rs_lowconf.review.geotiff import read_tile
+    from rs_lowconf.target.load import load_target
+
+    own = settings.target
+    if path is not None and own.kind not in ("embedded", "trained"):
+        raise SettingsError(
+            f"{path} is named, but target.kind is {own.kind}",
+            remedy="leave the file out, its place is target.path",
+        )
+    return load_target(
+        own,
+        path or model_path(settings, "target"),
+        trust_code=trust_code,
+        tile_size=read_tile(release.tiles[0].path).pixels.shape[-1],
+        device=choose_device(settings.run),
+    )
