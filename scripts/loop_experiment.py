@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does reviewing help? Rounds with updates of the gate beside rounds without, by a scripted reviewer.
+"""Does reviewing help? Rounds with updates of the gate beside rounds without, scripted.
 
 Usage: scripts/loop_experiment.py OUT [--samples 200] [--rounds 3] [--seeds 0 1 2]
 
@@ -174,7 +174,7 @@ def ratio(played: dict[int, dict[str, Any]], number: int) -> dict[str, float]:
         [played[seed][arm][number]["rejected"] for seed in played] for arm in ("updated", "control")
     ]
     (a, n), (b, m) = (
-        (sum(one["count"] for one in own), sum(one["of"] for one in own)) for own in shares
+        (sum(one["count"] for one in own), sum(one["n"] for one in own)) for own in shares
     )
     spread = 1.96 * float(np.sqrt(1 / max(a, 1) - 1 / n + 1 / max(b, 1) - 1 / m))
     value = (a / n) / (b / m)
@@ -188,9 +188,9 @@ def ratio(played: dict[int, dict[str, Any]], number: int) -> dict[str, float]:
 def table(played: dict[int, dict[str, Any]], last: int) -> str:
     """Return all rounds of all seeds as Markdown."""
     lines = [
-        "The reviewer was a program with written rules, no person; see scripts/loop_experiment.py.",
+        "The reviewer was a program with written rules, no person: scripts/loop_experiment.py.",
         "",
-        "| seed | arm | round | rejected | audit rejected | gate AUC | real rejected | class kept |",
+        "| seed | arm | round | rejected | audit rejected | gate AUC | real rejected | kept |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for seed, arms in played.items():
@@ -202,7 +202,7 @@ def table(played: dict[int, dict[str, Any]], last: int) -> str:
                     _share(report["audit_rejected"]),
                     ""
                     if auc is None
-                    else f"{auc['auc']:.2f} ({auc['low']:.2f} .. {auc['high']:.2f})",
+                    else "{:.2f} ({:.2f} .. {:.2f})".format(auc["value"], *auc["interval_95"]),
                     _share(report["real_rejected"]),
                     _share(report["label_kept"]),
                 ]
@@ -216,10 +216,11 @@ def table(played: dict[int, dict[str, Any]], last: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _share(share: dict[str, Any] | None) -> str:
-    if share is None:
+def _share(share: dict[str, Any]) -> str:
+    if not share["n"]:
         return ""
-    return f"{share['share']:.1%} ({share['low']:.1%} .. {share['high']:.1%}) of {share['of']}"
+    low, high = share["interval_95"]
+    return f"{share['value']:.1%} ({low:.1%} .. {high:.1%}) of {share['n']}"
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def review(folder: Path, store: ReviewStore, *, reviewer: str = "Ada") -> None:
 
 
 @pytest.fixture(scope="module")
-def generated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def generated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a project with one blind round, reviewed and imported."""
     folder = tmp_path_factory.mktemp("loop") / "project"
     shutil.copytree(trained, folder)
@@ -111,8 +110,8 @@ def test_a_blind_package_mixes_origins_and_tells_none(generated: Path) -> None:
     told = b"".join(p.read_bytes() for p in folder.rglob("*") if p.suffix in (".json", ".gpkg"))
     assert not any(word in told for word in (b"audit", b"cond_class", b"observed"))
     order = [one.origin for one in sent]
-    assert len({origin for origin in order[:20]}) > 1
-    assert len({origin for origin in order[20:]}) > 1
+    assert len(set(order[:20])) > 1
+    assert len(set(order[20:])) > 1
 
 
 def test_what_the_store_keeps_leads_to_every_tile(generated: Path) -> None:
@@ -204,7 +203,7 @@ def test_the_loop_report_counts_what_was_said(rslow: Run, generated: Path) -> No
     assert ran.code == 0, ran.err
     report = json.loads((generated / "run" / "loop.json").read_text())["rounds"]["1"]
     assert report["real_rejected"]["count"] == 0
-    assert report["label_kept"]["share"] == 1
+    assert report["label_kept"]["value"] == 1
     assert report["seconds_a_sample"] == 7
     assert report["accepted"]["count"] + report["rejected"]["count"] == 40
     assert report["gate_auc"]["of_them_audit"] > 0
@@ -269,6 +268,67 @@ def test_status_and_agreement_tell_reviewers_apart(
     differ = both[0].sample_id[both[0].decision != both[1].decision]
     assert set(layer.sample_id) == set(differ)
     assert layer.decision.isna().all()
+
+
+def test_a_release_is_built_again_from_the_store(rslow: Run, reviewed: Path) -> None:
+    """All accepted generated samples and no real one; the same answers, the same checksums."""
+    config = ("-c", reviewed / "config.yaml")
+    assert rslow("testset", "build", *config).code == 0
+    first = reviewed / "run" / "testset" / "v1"
+    judged = store_of(reviewed).opinions()
+    (package,) = store_of(reviewed).packages()
+    sent = {one.sample_id: one for one in store_of(reviewed).samples(package.package_id)}
+    wanted = {
+        one.sample_id
+        for one in judged
+        if one.decision == "accept" and sent[one.sample_id].origin != "real"
+    }
+    assert {path.stem for path in (first / "tiles").glob("*.tif")} == wanted
+    answers = store_of(reviewed).answers()
+    # A changed answer leads to another release, and not into the first one.
+    layer = reviewed / "run" / "generate" / "review" / "review.gpkg"
+    lost = sorted(wanted)[0]
+    with closing(sqlite3.connect(layer)) as database, database:
+        database.execute(
+            "UPDATE review SET decision = 'reject', true_class = NULL, reviewed_ms = ?"
+            " WHERE sample_id = ?",
+            (NOW * 2, lost),
+        )
+    assert rslow("review", "import", layer.parent, *config).code == 0
+    assert rslow("testset", "build", *config).code == 0
+    second = reviewed / "run" / "testset" / "v2"
+    assert not (second / "tiles" / f"{lost}.tif").exists()
+    assert json.loads((second / "release.json").read_text())["parent"]["removed"] == [lost]
+    again = reviewed / "elsewhere" / "v1"
+    ran = rslow("testset", "build", "--out", again, "--answers", answers, *config)
+    assert ran.code == 0, ran.err
+    assert (again / "SHA256SUMS").read_bytes() == (first / "SHA256SUMS").read_bytes()
+    ran = rslow("testset", "build", "--out", first, *config)
+    assert ran.code == 8
+    assert "never changes" in ran.err
+
+
+def test_a_target_is_measured_on_a_release(rslow: Run, reviewed: Path) -> None:
+    """The report has a line a class and round; a release that was edited is refused."""
+    config = ("-c", reviewed / "config.yaml")
+    ran = rslow("testset", "evaluate", *config)
+    assert ran.code == 6
+    assert "rslow testset build" in ran.err
+    assert rslow("testset", "build", *config).code == 0
+    ran = rslow("testset", "evaluate", *config)
+    assert ran.code == 0, ran.err
+    assert "never be averaged" in ran.out
+    report = json.loads((reviewed / "run" / "testset-v1.json").read_text())
+    assert report["round_accuracy"].keys() == {"1"}
+    other = reviewed / "run" / "extractor" / "extractor.safetensors"
+    ran = rslow("testset", "evaluate", other, *config)
+    assert ran.code == 0, ran.err
+    assert json.loads((reviewed / "run" / "testset-v1.json").read_text()) != report
+    tile = next((reviewed / "run" / "testset" / "v1" / "tiles").glob("*.tif"))
+    tile.write_bytes(tile.read_bytes()[:-9])
+    ran = rslow("testset", "evaluate", *config)
+    assert ran.code == 4
+    assert tile.name in ran.err
 
 
 KILL_UPDATES = """

@@ -59,16 +59,18 @@ def _told(number: int, report: dict[str, Any]) -> list[str]:
         ("real_rejected", "of the real tiles were taken for fakes"),
     ):
         share = report[key]
-        if share is not None:
+        if share["n"]:
+            low, high = share["interval_95"]
             lines.append(
-                f"  {share['share']:.1%} ({share['low']:.1%} .. {share['high']:.1%}) {text} "
-                f"[{share['count']} of {share['of']}]"
+                f"  {share['value']:.1%} ({low:.1%} .. {high:.1%}) {text} "
+                f"[{share['count']} of {share['n']}]"
             )
     auc = report["gate_auc"]
     if auc is not None:
+        low, high = auc["interval_95"]
         lines.append(
-            f"  the gate told accepts from rejects with AUC {auc['auc']:.2f} "
-            f"({auc['low']:.2f} .. {auc['high']:.2f})"
+            f"  the gate told accepts from rejects with AUC {auc['value']:.2f} "
+            f"({low:.2f} .. {high:.2f})"
         )
     if report["seconds_a_sample"] is not None:
         lines.append(f"  {report['seconds_a_sample']:.0f} s a sample (median)")
@@ -102,6 +104,6 @@ def _next(settings: Settings, rounds: dict[int, dict[str, Any]], updates: int) -
     if report["disputed"]:
         return "rslow review agreement --export FOLDER, to settle what reviewers disagree on"
     found = report["accepted"]
-    if found is None or min(found["count"], found["of"] - found["count"]) < MIN_REVIEWS:
+    if min(found["count"], report["rejected"]["count"]) < MIN_REVIEWS:
         return "review more samples: rslow generate with another --name and run.seed"
     return "rslow update, then rslow testset build"

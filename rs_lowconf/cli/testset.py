@@ -24,11 +24,13 @@ LICENCE = "MIT"
 def build(
     config: ConfigOption = None,
     set_: SetOption = None,
-    version: Annotated[
-        str | None, typer.Option(help="Name of the release; v1, v2, ... when missing.")
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The release to write; run.dir/testset/v1, v2, ... when missing."),
     ] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where releases are; run.dir/testset when missing.")
+    parent: Annotated[
+        Path | None,
+        typer.Option(help="Release to go on from; the one before it in its folder when missing."),
     ] = None,
     answers: Annotated[
         int | None,
@@ -38,7 +40,7 @@ def build(
     """Write a release of all accepted samples: tiles, classes, provenance, datasheet, STAC.
 
     A release never changes; the same answers give the same checksums. It goes on from the
-    release before it in its folder. Open its release.qgz in QGIS.
+    release before it. Open its release.qgz in QGIS.
     """
     settings = load_settings(config, set_)
     import torch
@@ -58,24 +60,25 @@ def build(
             "no generated sample was accepted yet",
             remedy="review a package in QGIS, then run rslow review import",
         )
-    where = folder or settings.run.dir / "testset"
-    name = version or f"v{len(_releases(where)) + 1}"
-    before = [one for one in _releases(where) if one.name != name]
-    parent = before[-1] if before else None
+    where = settings.run.dir / "testset"
+    folder = out or where / f"v{len(_releases(where)) + 1}"
+    # Only earlier ones, or a release built again would go on from its successor.
+    before = [one for one in _releases(folder.parent) if _order(one) < _order(folder)]
+    going_on = parent or (before[-1] if before else None)
     gan = load_model(model_path(settings, "gan"), torch.device("cpu"))
     told = agreement(opinions)
     write_release(
-        where / name,
+        folder,
         tiles,
         classes=_classes(store),
         bands=gan.generator.bands,
         attribution=gan.header["attribution"],
         licence=LICENCE,
         provenance={"answers": str(number)},
-        parent=parent,
+        parent=going_on,
         agreement={key: told[key] for key in ("alpha_decision", "alpha_decision_and_class")},
     )
-    release = read_release(where / name)
+    release = read_release(folder)
     counts = ", ".join(
         f"{sum(tile.class_name == name for tile in release.tiles)} {name}"
         for name in release.classes
@@ -141,7 +144,12 @@ def _told(share: dict[str, Any]) -> str:
 def _releases(folder: Path) -> list[Path]:
     """Return the releases in a folder in the order of their numbers, then of their names."""
     found = [path.parent for path in folder.glob("[!.]*/release.json")]
-    return sorted(found, key=lambda path: (len(path.name), path.name))
+    return sorted(found, key=_order)
+
+
+def _order(release: Path) -> tuple[int, str]:
+    """Return what puts v10 after v9."""
+    return len(release.name), release.name
 
 
 def _accepted(

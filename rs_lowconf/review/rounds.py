@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from rs_lowconf.measures import share_of
 from rs_lowconf.review.store import Opinion, ReviewStore, SentSample
 from rs_lowconf.review.verdicts import Verdict, verdicts
 
@@ -42,7 +42,7 @@ def judged_samples(store: ReviewStore) -> dict[int, list[Judged]]:
 def round_report(
     judged: Sequence[Judged], opinions: Iterable[Opinion], sent: int
 ) -> dict[str, Any]:
-    """Return the figures of a round; those that nothing was answered for are None.
+    """Return the figures of a round; the values of those that nothing was answered for are None.
 
     Args:
         judged: the round's samples with a verdict.
@@ -88,21 +88,7 @@ def round_reports(store: ReviewStore) -> dict[int, dict[str, Any]]:
     }
 
 
-def share_of(count: int, of: int) -> dict[str, Any] | None:
-    """Return a share with its exact 95 % interval (Clopper and Pearson, 1934)."""
-    if not of:
-        return None
-    interval = binomtest(count, of).proportion_ci(confidence_level=0.95, method="exact")
-    return {
-        "share": count / of,
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "count": count,
-        "of": of,
-    }
-
-
-def _share(judged: Sequence[Judged], decision: str) -> dict[str, Any] | None:
+def _share(judged: Sequence[Judged], decision: str) -> dict[str, Any]:
     """Return the share among those that reviewers agreed on and were not unsure of."""
     decided = [one for one in judged if one.verdict.decision in ("accept", "reject", "mixed")]
     return share_of(sum(one.verdict.decision == decision for one in decided), len(decided))
@@ -119,11 +105,9 @@ def _gate_auc(judged: Sequence[Judged]) -> dict[str, Any] | None:
     score = np.array([one.sent.gate_score for one in decided])
     if len({*accepted.tolist()}) < 2:
         return None
-    low, high = _auc_interval(accepted, score)
     return {
-        "auc": float(roc_auc_score(accepted, score)),
-        "low": low,
-        "high": high,
+        "value": float(roc_auc_score(accepted, score)),
+        "interval_95": _auc_interval(accepted, score),
         "accepted": int(accepted.sum()),
         "rejected": int((~accepted).sum()),
         "of_them_audit": sum(one.sent.origin == "audit" for one in decided),

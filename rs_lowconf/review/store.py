@@ -185,14 +185,25 @@ class ReviewStore:
             ).fetchall()
         return tuple(SentSample(**json.loads(content)) for (content,) in rows)
 
-    def opinions(self) -> tuple[Opinion, ...]:
-        """Return every reviewer's current answers: the newest to each sample, not withdrawn."""
+    def answers(self) -> int:
+        """Return how many answers were ever added."""
+        with self._reading() as database:
+            (count,) = database.execute("SELECT count(*) FROM answer").fetchone()
+        return int(count)
+
+    def opinions(self, first: int | None = None) -> tuple[Opinion, ...]:
+        """Return every reviewer's current answers: the newest to each sample, not withdrawn.
+
+        Args:
+            first: leaves out what was added after that many answers.
+        """
         settling = {package.package_id: package.settles for package in self.packages()}
         current: dict[tuple[str, str, bool], Any] = {}
         with self._reading() as database:
             for row in database.execute(
                 "SELECT sample_id, package_id, reviewer, reviewed_ms, decision, true_class,"
-                " realism, comment FROM answer ORDER BY reviewed_ms, number"
+                " realism, comment FROM answer WHERE number <= ? ORDER BY reviewed_ms, number",
+                (self.answers() if first is None else first,),
             ):
                 current[row[0], row[2], settling[row[1]]] = row
         names = (

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 
-from rs_lowconf.measures import vendi_score
+from rs_lowconf.measures import share_of, vendi_score
 from rs_lowconf.runs import save_figures
 from rs_lowconf.search.loop import Outcome, Trajectory
 
@@ -70,7 +69,10 @@ def low_confidence_share(baseline: Sequence[Trajectory], tau: float) -> dict[str
     looked = [one for one in baseline if one.steps]
     low = [one.confidence < tau for one in looked]
     real = [one.gate_rejections == 0 for one in looked if one.confidence < tau and not one.flips]
-    return {"low_confidence": _share(low), "of_these_pass_gate": _share(real)}
+    return {
+        "low_confidence": share_of(sum(low), len(low)),
+        "of_these_pass_gate": share_of(sum(real), len(real)),
+    }
 
 
 def compare(search: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
@@ -123,18 +125,6 @@ def _cost(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     return {
         "value": float(spent.sum() / found.sum()),
         "interval_95": [float(low), float(high) if np.isfinite(high) else None],
-    }
-
-
-def _share(flags: Sequence[bool]) -> dict[str, Any]:
-    if not flags:
-        return {"value": None, "interval_95": None, "n": 0}
-    test = binomtest(sum(flags), len(flags))
-    interval = test.proportion_ci(method="exact")
-    return {
-        "value": sum(flags) / len(flags),
-        "interval_95": [float(interval.low), float(interval.high)],
-        "n": len(flags),
     }
 
 

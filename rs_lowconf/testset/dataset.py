@@ -1,0 +1,98 @@
+"""A release as a dataset of torchgeo."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
+
+from rs_lowconf.bands import TRUE_COLOUR
+from rs_lowconf.errors import DataError
+from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+from rs_lowconf.testset.read import read_release
+
+_WHITE = 0.3
+"""Reflectance shown at full brightness, as torchgeo shows EuroSAT."""
+
+
+class ReviewedTiles(NonGeoDataset):
+    """Reviewed synthetic tiles with their classes: for testing, beside real test data.
+
+    Accuracy on them is no estimate of accuracy in the field: see DATASHEET.md.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "test",
+        bands: Sequence[str] | None = None,
+        transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        checksum: bool = False,
+    ) -> None:
+        """Open a release.
+
+        Args:
+            root: its folder.
+            split: `test`, which is what torchgeo's data modules ask for; there is no other.
+            bands: names of the bands to return, in this order; all when missing.
+            transforms: applied to each sample.
+            checksum: whether to compare every file with its checksum first.
+
+        Raises:
+            DataError: it is no release, is damaged, lacks a band, or another split is asked
+                for.
+        """
+        if split != "test":
+            raise DataError(
+                f"a release has no split {split!r}",
+                expected="test",
+                remedy="train and validate on real tiles",
+            )
+        self.root = Path(root)
+        self.transforms = transforms
+        self.release = read_release(self.root, checksum=checksum)
+        self.classes = list(self.release.classes)
+        self.bands = self.release.bands.select(bands or self.release.bands.names).names
+        self._channels = list(self.release.bands.index_of(self.bands))
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.release.tiles)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return a tile: `image` (reflectance, float32 c h w), `label` and `sample_id`."""
+        tile = self.release.tiles[index]
+        pixels = read_tile(tile.path).pixels[self._channels]
+        sample = {
+            "image": torch.from_numpy(pixels.astype(np.float32) / DN_SCALE),
+            "label": torch.tensor(self.classes.index(tile.class_name)),
+            "sample_id": tile.sample_id,
+        }
+        return sample if self.transforms is None else self.transforms(sample)
+
+    def plot(
+        self, sample: dict[str, Any], show_titles: bool = True, suptitle: str | None = None
+    ) -> Figure:
+        """Return a figure of a sample in true colour, with its class and a `prediction` if any.
+
+        Raises:
+            RGBBandsMissingError: `bands` lacks red, green or blue.
+        """
+        if not set(TRUE_COLOUR) <= set(self.bands):
+            raise RGBBandsMissingError
+        chosen = sample["image"][[self.bands.index(name) for name in TRUE_COLOUR]]
+        figure = Figure(figsize=(4, 4))
+        axes = figure.add_subplot()
+        axes.imshow((chosen / _WHITE).clamp(0, 1).permute(1, 2, 0).numpy())
+        axes.axis("off")
+        if show_titles:
+            title = f"SYNTHETIC, label: {self.classes[int(sample['label'])]}"
+            if "prediction" in sample:
+                title += f"\nprediction: {self.classes[int(sample['prediction'])]}"
+            axes.set_title(title)
+        if suptitle is not None:
+            figure.suptitle(suptitle)
+        return figure

@@ -1,0 +1,157 @@
+"""DATASHEET.md, after Gebru et al., "Datasheets for datasets" (Communications of the ACM, 2021)."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from rs_lowconf.testset.release import CHECKSUMS, LABELS, ReleaseTile
+from rs_lowconf.testset.table import reviewed
+
+
+def datasheet(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -> str:
+    """Return the datasheet of a release as Markdown.
+
+    Args:
+        tiles: its tiles.
+        description: what release.json holds.
+    """
+    parts = [
+        f"# Datasheet of test set {description['version']}",
+        f"**{description['warning']}**",
+        'The questions are those of Gebru et al., "Datasheets for datasets" (2021).',
+        _motivation(),
+        *_composition(tiles, description),
+        *_collection(tiles, description),
+        _labelling(),
+        _uses(),
+        f"## Distribution\n\nLicence: {description['licence']}\n\n"
+        f"Attribution: {description['attribution']}",
+        *_maintenance(description),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _motivation() -> str:
+    return (
+        "## Motivation\n\n"
+        "Errors of a good model are rare, and labelling random tiles does not find them. These "
+        "tiles were made by a generative model, searched for low confidence of the target, and "
+        "kept when people found them realistic enough to name their class. They show where the "
+        "target errs, and whether its successor still does."
+    )
+
+
+def _composition(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -> list[str]:
+    height, width = description["tile_size"]
+    bands = description["bands"]
+    wrong = sum(tile.predicted != tile.class_name for tile in tiles)
+    changed = sum(tile.condition != tile.class_name for tile in tiles)
+    confidences = [tile.confidence for tile in tiles]
+    marks = Counter("none" if tile.realism is None else str(tile.realism) for tile in tiles)
+    reviewers = Counter(len(tile.reviewers) for tile in tiles)
+    return [
+        "## Composition",
+        f"{len(tiles)} synthetic tiles of {width} x {height} pixels with the bands "
+        f"{', '.join(bands['names'])} ({bands['level']}), each with one class. There is no "
+        "split: all are for testing. Nothing observed is inside, no tile shows a place on Earth, "
+        "and none has coordinates.",
+        "Tiles by class and round of review:",
+        _by_class_and_round(description["counts"]),
+        f"The searched target was wrong on {wrong} of {len(tiles)}, with confidences from "
+        f"{min(confidences):.2f} to {max(confidences):.2f} (median {median(confidences):.2f}). "
+        f"Reviewers named another class than the generator was asked for on {changed}.",
+        "Marks for realism, 1 to 5:",
+        _table(("mark", "tiles"), sorted(marks.items())),
+        "Reviewers who agreed on a tile's class:",
+        _table(("reviewers", "tiles"), sorted(reviewers.items())),
+        *_agreement(description["agreement"]),
+        "The tiles are no sample of any landscape: what is frequent here is what the generator "
+        "makes, the search finds and reviewers accept. The generator may repeat what it learned "
+        f"from. {LABELS} names the reviewers.",
+    ]
+
+
+def _by_class_and_round(numbers: Mapping[str, Any]) -> str:
+    rows = [
+        (name, *own.values(), numbers["class"][name])
+        for name, own in numbers["class_and_round"].items()
+    ]
+    rows.append(("all", *numbers["round"].values(), sum(numbers["class"].values())))
+    return _table(("class", *(f"round {one}" for one in numbers["round"]), "all"), rows)
+
+
+def _agreement(figures: Mapping[str, float | None] | None) -> list[str]:
+    if figures is None:
+        return ["How far reviewers agree was not measured."]
+    rows = [
+        (name.replace("_", " "), "undefined" if value is None else f"{value:.4g}")
+        for name, value in figures.items()
+    ]
+    return ["How far reviewers agree:", _table(("figure", "value"), rows)]
+
+
+def _collection(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -> list[str]:
+    times = sorted(reviewed(tile) for tile in tiles)
+    return [
+        "## Collection process",
+        "A conditional generative model of Sentinel-2 tiles was sampled by moving its latents "
+        "until the target's largest probability fell below a threshold. A gate dropped what "
+        "looks unlike real tiles, except for a few kept to audit it, and an archive dropped "
+        "copies. People judged the rest in QGIS "
+        f"between {times[0]:%Y-%m-%d} and {times[-1]:%Y-%m-%d} (UTC); only accepted tiles on "
+        "whose class they agree are here. What made them:",
+        _table(("what", "value"), description["provenance"].items()),
+    ]
+
+
+def _labelling() -> str:
+    return (
+        "## Preprocessing and labelling\n\n"
+        "Digital numbers are reflectance x 10000, rounded, at least 1; 0 is nodata and does not "
+        "occur. The tiles are the files that were reviewed, byte by byte. A label is the "
+        "reviewers' class of the whole tile: what a generated tile shows is defined by what "
+        "people see in it, as there is no ground to visit. Rejected, mixed and undecided tiles "
+        f"are left out. {LABELS} holds all that is known of a tile, the target's answer included."
+    )
+
+
+def _uses() -> str:
+    return (
+        "## Uses\n\n"
+        "For comparing a target with its successors on inputs that the target found hard, class "
+        "by class, beside real test data.\n\n"
+        "Not for:\n\n"
+        "- estimating accuracy in the field. The tiles are synthetic and were selected for low "
+        "confidence of one target, so that accuracy here is lower than elsewhere by "
+        "construction, for that target more than for any other;\n"
+        "- averaging with accuracy on real test data, in whatever proportion;\n"
+        "- training or choosing a model, after which it is no test set any more;\n"
+        "- maps, or anything that takes a tile for an observation of the Earth."
+    )
+
+
+def _maintenance(description: Mapping[str, Any]) -> list[str]:
+    parent = description["parent"]
+    history = "It is a first release."
+    if parent is not None:
+        history = (
+            f"It goes on from {parent['version']} (SHA-256 of its {CHECKSUMS}: "
+            f"{parent['checksum']}): {len(parent['added'])} tiles added, "
+            f"{len(parent['removed'])} removed, {len(parent['relabelled'])} with another class."
+        )
+    return [
+        "## Maintenance",
+        "A release never changes: corrections and new tiles make another one. "
+        f"`sha256sum -c {CHECKSUMS}` shows that this one is as it was built, and building it "
+        "again from the same reviews gives the same checksums.",
+        history,
+    ]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str | int]]) -> str:
+    lines: list[Sequence[str | int]] = [head, ["---"] * len(head), *rows]
+    # A bar in a value would begin another column.
+    return "\n".join(
+        f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in lines
+    )

@@ -1,0 +1,85 @@
+"""Reading a release: everything is checked, and nothing is written into it."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.errors import DataError
+from rs_lowconf.folders import UNFINISHED
+from rs_lowconf.runs import sha256_of
+from rs_lowconf.testset.checksums import read_checksums, verify
+from rs_lowconf.testset.release import (
+    CHECKSUMS,
+    DESCRIPTION,
+    FORMAT,
+    LABELS,
+    ParentRelease,
+    Release,
+)
+from rs_lowconf.testset.table import read_labels, tile_name
+
+
+def read_release(folder: Path, *, checksum: bool = True) -> Release:
+    """Read a release.
+
+    Args:
+        folder: the release.
+        checksum: whether to compare the tiles and all else with their checksums; the
+            description and the labels always are.
+
+    Raises:
+        DataError: it is no release, of a newer format, or damaged: a file is missing or
+            was edited.
+    """
+    if folder.name.endswith(UNFINISHED):
+        raise DataError(f"{folder} is what an interrupted build left", remedy="build again")
+    values = _description(folder)
+    sums = read_checksums(folder)
+    verify(folder, sums if checksum else {name: sums[name] for name in (DESCRIPTION, LABELS)})
+    tiles = read_labels(folder)
+    for tile in tiles:
+        if sums.get(tile_name(tile)) != tile.sha256:
+            raise DataError(
+                f"release {folder}: {LABELS} and {CHECKSUMS} differ on {tile_name(tile)}",
+                remedy="restore the release from a copy, or build it again",
+            )
+    parent = values["parent"]
+    return Release(
+        folder=folder,
+        version=values["version"],
+        checksum=sha256_of(folder / CHECKSUMS),
+        classes=tuple(values["classes"]),
+        bands=BandSpec.from_json(values["bands"]),
+        attribution=values["attribution"],
+        licence=values["licence"],
+        provenance=values["provenance"],
+        parent=parent and ParentRelease(**{k: _frozen(v) for k, v in parent.items()}),
+        tiles=tiles,
+    )
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        form = values["format"]
+    except OSError as error:
+        raise DataError(
+            f"{folder} is no release of a test set ({DESCRIPTION}: {error.strerror})",
+            remedy="name a folder that `rslow testset build` wrote",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged", remedy="restore the release from a copy") from error
+    # Before the checksums, because a newer format may have others.
+    if form != FORMAT:
+        raise DataError(
+            f"release {folder} has format {form}",
+            expected=f"at most {FORMAT}",
+            remedy="upgrade rs_lowconf",
+        )
+    return cast("dict[str, Any]", values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,202 @@
+"""A release of the test set: tiles that people accepted, with what is known of each.
+
+```
+release.json      format, version, classes, bands, counts, licence, provenance, parent
+labels.parquet    a row a tile: class, reviewers, round, what the target said, checksum
+tiles/            the GeoTIFFs as they were reviewed, byte by byte, each with a .qml
+stac/             collection.json, items/ and labels/ of the label extension
+DATASHEET.md      what it is for, and what it must not be used for
+release.qgz       project for QGIS: contact.vrt and the layer labels.gpkg, not to be edited
+SHA256SUMS        of every other file, for `sha256sum -c`
+```
+
+A release never changes. Its content is a function of what it is made from: no clock, no
+path, no host, so the same tiles and answers give the same checksums (with the same versions
+of SQLite, zlib and Arrow, which leave their mark in the files they write).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.errors import DataError
+
+FORMAT: Final = 1
+
+DESCRIPTION: Final = "release.json"
+LABELS: Final = "labels.parquet"
+CHECKSUMS: Final = "SHA256SUMS"
+
+WARNING: Final = (
+    "The tiles are SYNTHETIC and were selected for the low confidence of one target: accuracy on "
+    "them is no estimate of accuracy in the field and must never be averaged with accuracy on "
+    "real test data."
+)
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+_SAFE_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseTile:
+    """An accepted tile."""
+
+    sample_id: str
+    """Names its files: letters, digits, - and _, at most 40."""
+
+    path: Path
+    """Its GeoTIFF: uint16 reflectance x 10000, marked SYNTHETIC, without georeference."""
+
+    sha256: str
+    """Of that GeoTIFF, as it was shown to the reviewers."""
+
+    class_name: str
+    """The reviewers' class: the label."""
+
+    condition: str
+    """The class that the generator was asked for."""
+
+    predicted: str
+    """The class that the searched target found most likely."""
+
+    confidence: float
+    """The probability that it gave to `predicted`."""
+
+    round: int
+    """The round of search and review that brought it, from 1."""
+
+    reviewers: tuple[str, ...]
+    """Who agreed on the label, in alphabetical order."""
+
+    reviewed_ms: int
+    """When the deciding answer was given; milliseconds since 1970, UTC."""
+
+    realism: int | None
+    """The reviewers' mark, 1 to 5; None without any."""
+
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Where it comes from, such as the seed of its latent."""
+
+    def __post_init__(self) -> None:
+        """Check once; after that the value is trusted."""
+        if not _SAFE_ID.fullmatch(self.sample_id):
+            raise DataError(
+                f"sample id {self.sample_id!r} cannot name a file",
+                expected="at most 40 letters, digits, - and _, not starting with - or _",
+            )
+        for name, fits, expected in (
+            ("sha256", _SHA256.fullmatch(self.sha256), "64 hexadecimal digits"),
+            ("confidence", 0 <= self.confidence <= 1, "a probability"),
+            ("round", self.round >= 1, "1 or more"),
+            ("reviewers", self.reviewers, "at least one"),
+            ("reviewed_ms", self.reviewed_ms >= 1, "the time of the deciding answer"),
+            ("realism", self.realism in (None, 1, 2, 3, 4, 5), "1 to 5 or none"),
+        ):
+            if not fits:
+                raise DataError(
+                    f"tile {self.sample_id} has the {name} {getattr(self, name)!r}",
+                    expected=expected,
+                    remedy="correct its review, or leave the tile out",
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParentRelease:
+    """The release that another one goes on from."""
+
+    version: str
+
+    checksum: str
+    """SHA-256 of its SHA256SUMS."""
+
+    added: tuple[str, ...]
+    """Sample ids that it did not have."""
+
+    removed: tuple[str, ...]
+    """Sample ids that it alone had."""
+
+    relabelled: tuple[str, ...]
+    """Sample ids whose class differs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A release on disk."""
+
+    folder: Path
+
+    version: str
+    """Its name: that of the folder it was written to."""
+
+    checksum: str
+    """SHA-256 of SHA256SUMS, which stands for every file."""
+
+    classes: tuple[str, ...]
+    """The classes among which reviewers chose, in the order of label indices."""
+
+    bands: BandSpec
+    """What the channels of the tiles hold; digital numbers are reflectance x 10000."""
+
+    attribution: str
+    """Notice that the licence of the real data asks for."""
+
+    licence: str
+    """SPDX identifier or text."""
+
+    provenance: Mapping[str, str]
+    """What made the tiles, such as checksums of models."""
+
+    parent: ParentRelease | None
+    """None for a first release."""
+
+    tiles: tuple[ReleaseTile, ...]
+    """In the order of classes, then of sample ids."""
+
+
+def check_version(version: str) -> str:
+    """Return a name of a release.
+
+    Raises:
+        DataError: it cannot name a folder and a STAC collection.
+    """
+    if not _SAFE_VERSION.fullmatch(version):
+        raise DataError(
+            f"{version!r} cannot name a release",
+            expected="at most 64 letters, digits, ., - and _, such as v1",
+        )
+    return version
+
+
+def counts(tiles: Sequence[ReleaseTile], classes: Sequence[str]) -> dict[str, Any]:
+    """Return numbers of tiles: a class, a round, and a class in each round."""
+    rounds = sorted({tile.round for tile in tiles})
+    both = Counter((tile.class_name, tile.round) for tile in tiles)
+    return {
+        "class": {name: sum(both[name, number] for number in rounds) for name in classes},
+        "round": {str(number): sum(both[name, number] for name in classes) for number in rounds},
+        "class_and_round": {
+            name: {str(number): both[name, number] for number in rounds} for name in classes
+        },
+    }
+
+
+def compare(
+    version: str, checksum: str, before: Iterable[ReleaseTile], now: Iterable[ReleaseTile]
+) -> ParentRelease:
+    """Return the parent of a release that holds `now`."""
+    old = {tile.sample_id: tile.class_name for tile in before}
+    new = {tile.sample_id: tile.class_name for tile in now}
+    return ParentRelease(
+        version=version,
+        checksum=checksum,
+        added=tuple(sorted(new.keys() - old.keys())),
+        removed=tuple(sorted(old.keys() - new.keys())),
+        relabelled=tuple(
+            sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
+        ),
+    )
