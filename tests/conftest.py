@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,23 @@ def project(trained: Path, tmp_path: Path) -> Path:
     config = tmp_path / "project" / "config.yaml"
     config.write_text(config.read_text().replace(str(trained), str(tmp_path / "project")))
     return tmp_path / "project"
+
+
+@pytest.fixture(scope="session")
+def qgis_python() -> str:
+    """Return a Python that has QGIS; without one, skip here and fail on the build server."""
+    python = os.environ.get("QGIS_PYTHON", "/usr/bin/python3")
+    try:
+        check = [python, "-c", "import qgis.core"]
+        found = subprocess.run(check, capture_output=True, check=False).returncode == 0
+    except OSError:
+        found = False
+    if not found:
+        reason = f"{python} has no module qgis: install QGIS, or name its Python by QGIS_PYTHON"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return python
 
 
 @pytest.fixture(scope="session")

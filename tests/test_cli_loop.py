@@ -334,8 +334,8 @@ def test_a_target_is_measured_on_a_release(rslow: Run, reviewed: Path) -> None:
 KILL_UPDATES = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
-import torch
-from rs_lowconf.cli import main
+import kornia.augmentation, sklearn.model_selection, timm, torch, torchgeo.datasets
+from rs_lowconf.cli import main, models, train, update as _
 from rs_lowconf.runs import read_checkpoint
 
 torch.set_num_threads(1)

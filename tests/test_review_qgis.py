@@ -44,23 +44,6 @@ class Session:
         return sheet_of(self.samples)
 
 
-@pytest.fixture(scope="module")
-def qgis_python() -> str:
-    """Return a Python that has QGIS; without one, skip here and fail on the build server."""
-    python = os.environ.get("QGIS_PYTHON", "/usr/bin/python3")
-    try:
-        check = [python, "-c", "import qgis.core"]
-        found = subprocess.run(check, capture_output=True, check=False).returncode == 0
-    except OSError:
-        found = False
-    if not found:
-        reason = f"{python} has no module qgis: install QGIS, or name its Python by QGIS_PYTHON"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return python
-
-
 def run(python: str, folder: Path, label: Label, *, real: bool) -> Session:
     """Write a package, let QGIS open, draw and edit it."""
     # Names that would leave the cell of a sample alone if they were not drawn smaller.

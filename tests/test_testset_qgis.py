@@ -20,7 +20,6 @@ from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.sheet import Sheet
 from rs_lowconf.testset import read_release
 from tests.review_samples import CLASSES
-from tests.test_review_qgis import qgis_python  # noqa: F401 (a fixture)
 from tests.testset_samples import BANDS, release, reviewed_tiles, sheet_of
 
 SCRIPT = Path(__file__).parent / "qgis" / "open_release.py"
@@ -58,7 +57,7 @@ def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def session(
     shown: Shown,
-    qgis_python: str,  # noqa: F811
+    qgis_python: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[dict[str, Any], UInt8[np.ndarray, "h w 3"]]:
     """Return what QGIS reports of a release, and what it draws."""

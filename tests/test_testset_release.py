@@ -244,7 +244,7 @@ def test_one_build_at_a_time(tmp_path: Path, tiles: list[ReleaseTile]) -> None:
     handle = os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(OutputError, match="another process is writing a release"):
+        with pytest.raises(OutputError, match="another process is writing into"):
             release(tmp_path / "v1", tiles)
         assert other.exists()
     finally:

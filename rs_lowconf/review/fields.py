@@ -42,7 +42,7 @@ class Field:
     tab: str | None = None
     """The tab that shows it; None keeps it out of the form and of the table view."""
 
-    widget: Literal["text", "comment", "choice", "range", "picture"] = "text"
+    widget: Literal["text", "choice", "range", "picture"] = "text"
     choices: tuple[str, ...] = ()
     """For `choice`: the values; NULL is always possible and means pending."""
 
@@ -112,7 +112,6 @@ def fields_of(label: Label, classes: Sequence[str]) -> tuple[Field, ...]:
             sql="TEXT",
             alias="Comment",
             tab=JUDGE,
-            widget="comment",
             editable=True,
         ),
         Field(

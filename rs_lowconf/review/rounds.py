@@ -116,13 +116,15 @@ def _gate_auc(judged: Sequence[Judged]) -> dict[str, Any] | None:
 
 def _auc_interval(accepted: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> list[float]:
     """Return a 95 % interval by resampling accepts and rejects apart."""
-    dice = np.random.default_rng(0)
     yes, no = score[accepted], score[~accepted]
-    truth = np.r_[np.ones(len(yes)), np.zeros(len(no))]
-    areas = [
-        roc_auc_score(truth, np.r_[dice.choice(yes, len(yes)), dice.choice(no, len(no))])
-        for _ in range(_RESAMPLES)
-    ]
+    # The area is the share of pairs in the right order; a resample weighs rows and columns.
+    order = (np.sign(yes[:, None] - no) + 1) / 2
+    dice = np.random.default_rng(0)
+    rows, columns = (
+        dice.multinomial(len(own), np.full(len(own), 1 / len(own)), _RESAMPLES) / len(own)
+        for own in (yes, no)
+    )
+    areas = ((rows @ order) * columns).sum(1)
     return [float(value) for value in np.quantile(areas, (0.025, 0.975))]
 
 

@@ -298,8 +298,9 @@ def _widget(field: Field, sheet: Sheet) -> tuple[str, dict[str, Any]]:
                 "StorageMode": 0,
                 "UseLink": False,
             }
-        case "comment" | "text":
-            return "TextEdit", {"IsMultiline": field.widget == "comment", "UseHtml": False}
+        case "text":
+            # In one of several lines QGIS shows an empty value as NULL and types after it.
+            return "TextEdit", {"IsMultiline": False, "UseHtml": False}
 
 
 def _form(fields: Sequence[Field]) -> list[ET.Element]:

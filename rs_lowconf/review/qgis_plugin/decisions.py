@@ -1,0 +1,147 @@
+"""Reads and writes the rows of the layer `review`, one commit a change.
+
+What decisions mean is in rs_lowconf/review/fields.py. Values are written past the form's
+rules for updates, because they are complete here and an undo must bring back the old ones.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from qgis.core import NULL, QgsFeatureRequest, QgsProviderRegistry, QgsRectangle, QgsVectorLayer
+
+_PATIENCE_S = 0.5
+
+
+class RefusedError(Exception):
+    """Why something was not done, as one line for the reviewer."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample as the layer has it; None is NULL."""
+
+    fid: int
+    sample_id: str
+    suggestion: str | None
+    """The class that the generator was asked for; None in a blind package."""
+
+    decision: str | None
+    true_class: str | None
+    comment: str
+    reviewer: str | None
+    reviewed_ms: int | None
+    """Time of the last change, UTC, since 1970."""
+
+    cell: QgsRectangle
+    """The sample's place on the sheet."""
+
+
+class Decisions:
+    """The rows, and what was decided in this session."""
+
+    def __init__(self, layer: QgsVectorLayer) -> None:
+        """Begin with nothing to undo."""
+        self._layer = layer
+        source = QgsProviderRegistry.instance().decodeUri("ogr", layer.source())
+        self._file = source["path"]
+        self._made: list[tuple[Row, Row]] = []
+        self.fids: list[int] = sorted(layer.allFeatureIds())
+        """In the order of review."""
+
+    def row(self, fid: int) -> Row:
+        """Return a sample as it is now, edits in the form included."""
+        feature = self._layer.getFeature(fid)
+        names = self._layer.fields().names()
+        # An absent value is None in newer versions of QGIS, and a null QVariant in older ones.
+        value: dict[str, Any] = {
+            name: None if value == NULL else value
+            for name, value in zip(names, feature.attributes())
+        }
+        return Row(
+            fid=fid,
+            sample_id=value["sample_id"],
+            suggestion=value.get("cond_class"),
+            decision=value["decision"],
+            true_class=value["true_class"],
+            comment=value["comment"] or "",
+            reviewer=value["reviewer"],
+            reviewed_ms=value["reviewed_ms"],
+            cell=feature.geometry().boundingBox(),
+        )
+
+    def pending(self) -> list[int]:
+        """Return the samples without a decision, in the order of review."""
+        request = QgsFeatureRequest().setFlags(QgsFeatureRequest.NoGeometry)
+        request.setSubsetOfAttributes(["decision"], self._layer.fields())
+        rows = self._layer.getFeatures(request)
+        return sorted(row.id() for row in rows if row["decision"] == NULL)
+
+    def decide(self, fid: int, decision: str, true_class: str | None, reviewer: str) -> None:
+        """Store a decision; `undo` takes it back."""
+        before = self.row(fid)
+        values = {"decision": decision, "true_class": true_class, "reviewer": reviewer}
+        self._write(fid, {**values, "reviewed_ms": _now()})
+        self._made.append((before, self.row(fid)))
+
+    def comment(self, fid: int, text: str, reviewer: str) -> None:
+        """Store a comment."""
+        self._write(fid, {"comment": text or None, "reviewer": reviewer, "reviewed_ms": _now()})
+
+    def undo(self) -> Row:
+        """Take back the last decision of this session; return the row as it was before.
+
+        The row gets a new time, and one that was pending before keeps its reviewer: whoever
+        read the decision in the meantime sees by them that it was taken back.
+        """
+        if not self._made:
+            raise RefusedError("There is nothing to undo.")
+        before, after = self._made[-1]
+        now = self.row(before.fid)
+        if (now.decision, now.true_class) != (after.decision, after.true_class):
+            self._made.pop()
+            raise RefusedError(f"{before.sample_id} was changed since, so that is not undone.")
+        values = {"decision": before.decision, "true_class": before.true_class}
+        if before.decision is not None:
+            values["reviewer"] = before.reviewer
+        self._write(before.fid, {**values, "reviewed_ms": _now()})
+        self._made.pop()
+        return before
+
+    def checkpoint(self) -> bool:
+        """Move what was committed from the journal into the file; return whether all of it is.
+
+        QGIS reads from the same file to draw the map. Then some stays in the journal, which
+        loses nothing unless someone copies the file without it.
+        """
+        try:
+            with closing(sqlite3.connect(self._file, timeout=_PATIENCE_S)) as database:
+                row = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError:
+            return False
+        busy, logged, moved = row
+        return not busy or bool(logged == moved)
+
+    def _write(self, fid: int, values: dict[str, Any]) -> None:
+        """Commit values of one row, and leave editing switched on or off as it was."""
+        layer = self._layer
+        editing = layer.isEditable()
+        # Asking this also lets an open form hand over what was typed into it.
+        if editing and layer.isModified():
+            raise RefusedError("The form has unsaved edits: save or discard them first.")
+        if not editing and not layer.startEditing():
+            raise RefusedError("QGIS cannot edit this package now.")
+        columns = {layer.fields().indexOf(name): value for name, value in values.items()}
+        layer.changeAttributeValues(fid, columns, {}, True)
+        if not layer.commitChanges(not editing):
+            reason = " ".join(layer.commitErrors())
+            layer.rollBack(not editing)
+            raise RefusedError(f"Not saved. {reason}")
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,55 @@
+"""Where the pictures lie in a cell of the contact sheet.
+
+The same law as in rs_lowconf/review/sheet.py, from the size of a cell instead of that of a
+tile, because a row of the layer `review` tells only where its cell is. A test compares them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The pictures of one cell: composites of one tile a block."""
+
+    width: int
+    """Width of a tile in pixels of the sheet."""
+
+    height: int
+    """Height of a tile."""
+
+    blocks: int
+    """Tiles side by side: 2 with a real one left of the one to judge, else 1."""
+
+    composites: int
+    """Pictures of each tile, from left to right."""
+
+    @property
+    def line(self) -> int:
+        """Height of one line of text."""
+        return max(4, self.width // 8)
+
+    @property
+    def block_width(self) -> int:
+        """Width of all composites of one tile."""
+        return self.composites * (self.width + self.line // 4) - self.line // 4
+
+    @property
+    def cell_width(self) -> int:
+        """Width of the cell's frame."""
+        return self.blocks * (self.block_width + self.line) + self.line
+
+    def offset(self, block: int, composite: int) -> tuple[int, int]:
+        """Return how far a picture lies to the right of and below its cell's corner."""
+        x = self.line + block * (self.block_width + self.line)
+        return x + composite * (self.width + self.line // 4), 4 * self.line
+
+
+def layout_of(cell_width: int, cell_height: int, blocks: int, composites: int) -> Layout:
+    """Return the layout of a cell of this size."""
+    width = 1
+    while Layout(width, 0, blocks, composites).cell_width < cell_width:
+        width += 1
+    height = cell_height - 5 * max(4, width // 8)
+    return Layout(width, height, blocks, composites)

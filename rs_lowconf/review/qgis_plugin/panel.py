@@ -1,0 +1,191 @@
+"""What the reviewer sees in the dock: widgets, which decide nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Callable
+
+from qgis.core import QgsApplication, QgsSettings
+from qgis.PyQt.QtCore import Qt
+from qgis.PyQt.QtWidgets import (
+    QCheckBox,
+    QCompleter,
+    QFormLayout,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from .decisions import Row
+
+_REVIEWER = "rs_lowconf_review/reviewer"
+_ADVANCE = "rs_lowconf_review/advance"
+_COLOURS = {"accept": "#00803a", "reject": "#c62020", "unsure": "#a06a00", "mixed": "#8040b8"}
+_WORDS = {"accept": "Accepted", "reject": "Rejected", "unsure": "Unsure", "mixed": "Mixed"}
+_LONG = 24  # letters on a button
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a key and a button do."""
+
+    key: int
+    """Qt's number of the key."""
+
+    hint: str
+    """The key's name on the button."""
+
+    text: str
+    run: Callable[[], None]
+
+
+class Panel(QWidget):
+    """The dock's content while a package is open.
+
+    Beside the panel itself only text fields take the focus, so that whatever is typed
+    elsewhere in it is a command.
+    """
+
+    def __init__(
+        self,
+        decide: Sequence[Command],
+        choose: Sequence[Command],
+        move: Sequence[Command],
+        searched: Sequence[str],
+    ) -> None:
+        """Build the widgets.
+
+        Args:
+            decide: the decisions that need no class.
+            choose: one command a class; empty when classes are searched.
+            move: what changes the sample or the view.
+            searched: classes to be searched by name; empty when each has a key.
+        """
+        super().__init__()
+        self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self._sample, self._position = QLabel(), QLabel()
+        self._suggestion, self._decision = QLabel(), QLabel()
+        self._message, self._left = QLabel(), QLabel()
+        self._progress = QProgressBar()
+        self.search = QLineEdit(placeholderText="C   Accept as the class of this name")
+        self.comment = QLineEdit(placeholderText="Enter saves, Esc discards")
+        self.reviewer = QLineEdit()
+        self.advance = QCheckBox("Go to the next pending sample after deciding")
+        completer = QCompleter(list(searched), self.search)
+        completer.setCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
+        completer.setFilterMode(Qt.MatchFlag.MatchContains)
+        self.search.setCompleter(completer)
+        self._arrange(decide, choose, move, bool(searched))
+        self._remember()
+
+    @property
+    def name(self) -> str:
+        """Who decides."""
+        return self.reviewer.text().strip() or _user()
+
+    def show_row(self, row: Row, position: int, count: int) -> None:
+        """Show a sample, at this position counted from 1; a comment being typed stays."""
+        self._sample.setText(row.sample_id)
+        self._position.setText(f"{position} of {count}")
+        self._suggestion.setText(row.suggestion or "none, this review is blind")
+        text = _WORDS.get(row.decision or "", "Pending")
+        self._decision.setText(f"{text}: {row.true_class}" if row.true_class else text)
+        if not self.comment.isModified():
+            self.comment.setText(row.comment)
+        colour = _COLOURS.get(row.decision or "", "#606060")
+        self._decision.setStyleSheet(f"font-weight: bold; color: {colour}")
+
+    def show_progress(self, done: int, count: int, left: str) -> None:
+        """Show how much is done, and how long the rest will take."""
+        self._progress.setRange(0, count)
+        self._progress.setValue(done)
+        self._progress.setFormat(f"{done} of {count} decided")
+        self._left.setText(left)
+
+    def say(self, message: str) -> None:
+        """Show one line below the sample; an empty one takes the last away."""
+        self._message.setText(message)
+
+    def _arrange(
+        self,
+        decide: Sequence[Command],
+        choose: Sequence[Command],
+        move: Sequence[Command],
+        searching: bool,
+    ) -> None:
+        self._sample.setStyleSheet("font-size: 13pt; font-weight: bold")
+        self._message.setStyleSheet("font-weight: bold; color: #1450a0")
+        for label in (self._suggestion, self._decision, self._message):
+            label.setWordWrap(True)
+        self._message.setMinimumHeight(self.fontMetrics().lineSpacing() + 2)
+        head = QHBoxLayout()
+        head.addWidget(self._sample, 1)
+        head.addWidget(self._position)
+        facts = QFormLayout()
+        facts.setHorizontalSpacing(12)
+        facts.addRow("Suggested class", self._suggestion)
+        facts.addRow("Decision", self._decision)
+        facts.addRow("Comment", self.comment)
+        who = QFormLayout()
+        who.setHorizontalSpacing(12)
+        who.addRow("Reviewer", self.reviewer)
+        # One grid for all buttons, so that they are aligned.
+        buttons = QGridLayout()
+        buttons.setSpacing(4)
+        _add_buttons(buttons, decide)
+        if searching:
+            _add_row(buttons, self.search)
+        else:
+            _add_row(buttons, QLabel("Accept as"))
+            _add_buttons(buttons, choose)
+        _add_row(buttons, QLabel())
+        _add_buttons(buttons, move)
+        column = QVBoxLayout(self)
+        column.addLayout(head)
+        column.addLayout(facts)
+        column.addWidget(self._message)
+        column.addLayout(buttons)
+        column.addWidget(self.advance)
+        column.addSpacing(8)
+        column.addWidget(self._progress)
+        column.addWidget(self._left)
+        column.addLayout(who)
+        column.addStretch(1)
+
+    def _remember(self) -> None:
+        """Take name and habit from the last session, and keep changes for the next."""
+        settings = QgsSettings()
+        self.reviewer.setText(settings.value(_REVIEWER, "") or _user())
+        self.reviewer.editingFinished.connect(lambda: settings.setValue(_REVIEWER, self.name))
+        self.advance.setChecked(settings.value(_ADVANCE, True, type=bool))
+        self.advance.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.advance.toggled.connect(lambda on: settings.setValue(_ADVANCE, on))
+
+
+def _user() -> str:
+    name: str = QgsApplication.userFullName() or QgsApplication.userLoginName()
+    return name
+
+
+def _add_row(grid: QGridLayout, widget: QWidget) -> None:
+    grid.addWidget(widget, grid.rowCount(), 0, 1, 2)
+
+
+def _add_buttons(grid: QGridLayout, commands: Sequence[Command]) -> None:
+    """Add two buttons a row, or one if any has a long text."""
+    columns = 1 if max(len(command.text) for command in commands) > _LONG else 2
+    first = grid.rowCount()
+    for number, command in enumerate(commands):
+        # A class may be called "A & B": a single & would underline the next letter.
+        button = QPushButton(f"{command.hint}   {command.text}".replace("&", "&&"))
+        button.setStyleSheet("text-align: left; padding: 4px 8px")
+        button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        button.clicked.connect(lambda *_, run=command.run: run())
+        row, column = divmod(number, columns)
+        grid.addWidget(button, first + row, column, 1, 2 // columns)

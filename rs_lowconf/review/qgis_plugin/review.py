@@ -1,0 +1,247 @@
+"""One package under review: the current sample and the commands of keys and buttons."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Callable
+
+from qgis.gui import QgsMapCanvas
+from qgis.PyQt.QtCore import QEvent, QObject, Qt, QTimer
+from qgis.PyQt.QtWidgets import QApplication, QLineEdit
+
+from .decisions import Decisions, RefusedError
+from .pace import Pace
+from .package import Package
+from .panel import Command, Panel
+from .view import CellView
+
+MAX_KEYS = 10
+"""Classes that have a digit each; more are searched by name."""
+
+_RETRY_MS = 1000
+
+
+class Review(QObject):
+    """Leads through the samples of a package until it is closed.
+
+    Keys are caught on their way to the map and to the panel, before QGIS can take them for
+    shortcuts of its own, and only while the panel is visible.
+    """
+
+    def __init__(self, package: Package, canvas: QgsMapCanvas) -> None:
+        """Show the first pending sample."""
+        super().__init__()
+        self.layers = (package.layer, package.sheet)
+        """Without which there is no review."""
+        self._package = package
+        self._canvas = canvas
+        self._decisions = Decisions(package.layer)
+        self._pace = Pace()
+        self._view = CellView(canvas, package)
+        self._retry = QTimer(self)
+        self._retry.setSingleShot(True)
+        self._retry.timeout.connect(self._checkpoint)
+        decide, choose, move = self._commands()
+        searched = [] if choose else package.classes
+        self.panel = Panel(decide, choose, move, searched)
+        self._keys = {command.key: command.run for command in (*decide, *choose, *move)}
+        self._keys[Qt.Key.Key_Up] = self._keys[Qt.Key.Key_Left]
+        self._keys[Qt.Key.Key_Down] = self._keys[Qt.Key.Key_Right]
+        self._keys[Qt.Key.Key_Enter] = self._keys[Qt.Key.Key_Return]
+        if searched:
+            self._keys[Qt.Key.Key_C] = self._keys[Qt.Key.Key_Slash] = self.panel.search.setFocus
+        self._texts = (self.panel.search, self.panel.comment, self.panel.reviewer)
+        self._connect()
+        self._current = (self._decisions.pending() or self._decisions.fids)[0]
+        self._show()
+
+    def close(self) -> None:
+        """Save a comment being typed, then let go of map, keys and layer."""
+        self._attempt(self._keep_comment)
+        self._retry.stop()
+        self._package.layer.afterCommitChanges.disconnect(self._edited)
+        self._package.layer.afterRollBack.disconnect(self._edited)
+        for watched in (self._canvas, self.panel, *self._texts):
+            watched.removeEventFilter(self)
+        # A field that is removed while it has the focus would report that it was left.
+        for field in self._texts:
+            field.blockSignals(True)
+        self._view.close()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Run the command of a key, and keep the key from everybody else."""
+        if event.type() not in (QEvent.Type.ShortcutOverride, QEvent.Type.KeyPress):
+            return False
+        pressed = event.type() == QEvent.Type.KeyPress
+        if watched in self._texts:
+            if pressed and event.key() == Qt.Key.Key_Escape:
+                self._discard(watched)
+                return True
+            return False
+        run = self._keys.get(event.key())
+        # Keys that a text field does not want come to the panel, too.
+        focused = watched == QApplication.focusWidget()
+        plain = not event.modifiers() & (
+            Qt.KeyboardModifier.ControlModifier
+            | Qt.KeyboardModifier.AltModifier
+            | Qt.KeyboardModifier.MetaModifier
+        )
+        if run is None or not (focused and plain and self.panel.isVisible()):
+            return False
+        # An accepted override comes back as a key press instead of starting a shortcut.
+        event.accept()
+        # A key held down must not decide sample after sample.
+        arrows = (Qt.Key.Key_Left, Qt.Key.Key_Right, Qt.Key.Key_Up, Qt.Key.Key_Down)
+        if pressed and (event.key() in arrows or not event.isAutoRepeat()):
+            run()
+        return True
+
+    def _commands(self) -> tuple[list[Command], list[Command], list[Command]]:
+        """Return what decides, what names a class, and what moves on."""
+
+        def command(key: int, hint: str, text: str, run: Callable[[], None]) -> Command:
+            return Command(key, hint, text, partial(self._attempt, run))
+
+        decide = [
+            command(Qt.Key.Key_A, "A", "Accept", self._accept),
+            command(Qt.Key.Key_R, "R", "Reject", partial(self._decide, "reject")),
+            command(Qt.Key.Key_U, "U", "Unsure", partial(self._decide, "unsure")),
+            command(Qt.Key.Key_M, "M", "Mixed / none of these", partial(self._decide, "mixed")),
+        ]
+        classes = self._package.classes
+        choose = [
+            command(Qt.Key.Key_0 + digit, str(digit), name, partial(self._decide, "accept", name))
+            for digit, name in enumerate(classes if len(classes) <= MAX_KEYS else [])
+        ]
+        move = [
+            command(Qt.Key.Key_Left, "\N{LEFTWARDS ARROW}", "Previous", partial(self._step, -1)),
+            command(Qt.Key.Key_Right, "\N{RIGHTWARDS ARROW}", "Next", partial(self._step, 1)),
+            command(Qt.Key.Key_N, "N", "Next pending", self._next_pending),
+            command(Qt.Key.Key_Backspace, "Backspace", "Undo", self._undo),
+            command(Qt.Key.Key_Space, "Space", "Next view", self._view.cycle),
+            command(Qt.Key.Key_Return, "Enter", "Comment", self._write_comment),
+        ]
+        return decide, choose, move
+
+    def _connect(self) -> None:
+        panel = self.panel
+        panel.comment.returnPressed.connect(self._to_map)
+        panel.comment.editingFinished.connect(partial(self._attempt, self._keep_comment))
+        panel.reviewer.returnPressed.connect(self._to_map)
+        panel.search.returnPressed.connect(partial(self._attempt, self._choose))
+        for watched in (self._canvas, panel, *self._texts):
+            watched.installEventFilter(self)
+        self._package.layer.afterCommitChanges.connect(self._edited)
+        self._package.layer.afterRollBack.connect(self._edited)
+
+    def _attempt(self, run: Callable[[], None]) -> None:
+        """Run a command, or say why not."""
+        self.panel.say("")
+        try:
+            run()
+        except RefusedError as refused:
+            self.panel.say(str(refused))
+
+    def _accept(self) -> None:
+        """Confirm the class that was chosen before or is suggested, or ask for one."""
+        row = self._decisions.row(self._current)
+        name = row.true_class or row.suggestion
+        if name is not None:
+            self._decide("accept", name)
+        elif self.panel.search.isVisible():
+            self.panel.search.setFocus()
+            self.panel.say("Which class? Type its name, then Enter.")
+        else:
+            self.panel.say("Which class? Press its digit.")
+
+    def _choose(self) -> None:
+        """Accept as the class that was typed: of this name, or else the first that matches."""
+        typed = self.panel.search.text().strip()
+        names = [name for name in self._package.classes if typed.lower() in name.lower()]
+        exact = [name for name in names if name.lower() == typed.lower()]
+        if not typed or not names:
+            raise RefusedError(f"No class is called {typed!r}.")
+        self.panel.search.completer().popup().hide()
+        self.panel.search.clear()
+        self._decide("accept", (exact or names)[0])
+
+    def _decide(self, decision: str, true_class: str | None = None) -> None:
+        self._keep_comment()
+        self._decisions.decide(self._current, decision, true_class, self.panel.name)
+        self._pace.decided(time.monotonic())
+        if self.panel.advance.isChecked():
+            self._next_pending()
+        else:
+            self._show()
+
+    def _undo(self) -> None:
+        self._keep_comment()
+        row = self._decisions.undo()
+        self._current = row.fid
+        self._show()
+        self.panel.say(f"Undone: {row.sample_id} is as it was before.")
+
+    def _next_pending(self) -> None:
+        """Go to the next pending sample, from the last one on to the first."""
+        self._keep_comment()
+        pending = self._decisions.pending()
+        if pending:
+            self._current = min(pending, key=lambda fid: (fid <= self._current, fid))
+        else:
+            self.panel.say("All samples are decided.")
+        self._show()
+
+    def _step(self, by: int) -> None:
+        self._keep_comment()
+        fids = self._decisions.fids
+        self._current = fids[(fids.index(self._current) + by) % len(fids)]
+        self._show()
+
+    def _write_comment(self) -> None:
+        self.panel.comment.setFocus()
+
+    def _keep_comment(self) -> None:
+        """Save what was typed for the current sample, however the field was left."""
+        comment = self.panel.comment
+        if comment.isModified():
+            self._decisions.comment(self._current, comment.text().strip(), self.panel.name)
+            comment.setModified(False)
+
+    def _discard(self, field: QLineEdit) -> None:
+        """Take back what was typed in a field, and leave it."""
+        if field == self.panel.comment:
+            field.setModified(False)
+        elif field == self.panel.search:
+            field.clear()
+        self._refresh()
+        self._to_map()
+
+    def _show(self) -> None:
+        self._view.show(self._decisions.row(self._current).cell)
+        self._refresh()
+        self._to_map()
+
+    def _refresh(self) -> None:
+        """Show the current sample and the progress as they are in the layer now."""
+        fids = self._decisions.fids
+        row = self._decisions.row(self._current)
+        pending = len(self._decisions.pending())
+        self.panel.show_row(row, fids.index(self._current) + 1, len(fids))
+        self.panel.show_progress(len(fids) - pending, len(fids), self._pace.left(pending))
+
+    def _edited(self) -> None:
+        """Show what was saved or discarded, here or in QGIS's own form, and secure it."""
+        self._checkpoint()
+        self.panel.say("")
+        self._refresh()
+
+    def _to_map(self) -> None:
+        """Let the next keys be commands."""
+        self._canvas.activateWindow()
+        self._canvas.setFocus()
+
+    def _checkpoint(self) -> None:
+        """Move what was saved into the file itself, now or soon."""
+        if not self._decisions.checkpoint():
+            self._retry.start(_RETRY_MS)
