@@ -3,6 +3,15 @@
 Everything else that is raised is a bug of ours and keeps its traceback (exit code 1).
 """
 
+_TOLD = 3
+"""Faults that an error spells out; the others are counted."""
+
+
+def listed(faults: list[str]) -> str:
+    """Return the first faults in words and how many more there are."""
+    more = len(faults) - _TOLD
+    return ", ".join(faults[:_TOLD]) + (f" and {more} more" if more > 0 else "")
+
 
 class RsLowconfError(Exception):
     """Base of all errors shown to the user as one line, without a traceback."""

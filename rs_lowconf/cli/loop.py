@@ -1,10 +1,13 @@
 """`rslow loop`: where the loop of search, review and update stands, and what to type next."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.settings import Settings
+
+if TYPE_CHECKING:
+    from rs_lowconf.review.store import SentPackage
 
 
 @app.command()
@@ -32,7 +35,7 @@ def loop(config: ConfigOption = None, set_: SetOption = None) -> None:
         path = settings.run.dir / "loop.json"
         write_json(path, {"rounds": {str(k): v for k, v in rounds.items()}, "updates": updates})
         print(f"All figures: {path}")
-    print(f"Next: {_next(settings, rounds, updates)}")
+    print(f"Next: {_next(settings, store.packages(), rounds, updates)}")
 
 
 def _trained(settings: Settings) -> list[str]:
@@ -77,13 +80,16 @@ def _told(number: int, report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _next(settings: Settings, rounds: dict[int, dict[str, Any]], updates: int) -> str:
+def _next(
+    settings: Settings,
+    packages: "tuple[SentPackage, ...]",
+    rounds: dict[int, dict[str, Any]],
+    updates: int,
+) -> str:
     """Return what to type next."""
     from rs_lowconf.cli.models import model_path
-    from rs_lowconf.cli.review import store_of
     from rs_lowconf.search.head import MIN_REVIEWS
 
-    store = store_of(settings)
     for name, command in (
         ("target", "rslow train target"),
         ("extractor", "rslow train extractor"),
@@ -93,7 +99,7 @@ def _next(settings: Settings, rounds: dict[int, dict[str, Any]], updates: int) -
         own = name != "target" or settings.target.kind in ("embedded", "trained")
         if own and not model_path(settings, name).exists():
             return command
-    current = [one for one in store.packages() if one.round == updates + 1]
+    current = [one for one in packages if one.round == updates + 1]
     if not current:
         name = "generate" if not updates else f"round-{updates + 1}"
         return f"rslow generate --name {name} --set review.label=blind"

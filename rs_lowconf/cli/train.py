@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from rs_lowconf.data.source import MemorySource
     from rs_lowconf.gan.critic import RealismCritic
     from rs_lowconf.gan.networks import Discriminator, Generator
     from rs_lowconf.gan.train import StepRecord
@@ -172,14 +173,12 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
 
     from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import checksums, features_in
-    from rs_lowconf.data.source import open_split
     from rs_lowconf.gan.model import load_model, save_critic
     from rs_lowconf.gan.tiles import all_turns
     from rs_lowconf.runs import RunFolder
     from rs_lowconf.search.calibration import calibrate
     from rs_lowconf.search.neighbours import features_of
     from rs_lowconf.target.classifier import load_classifier
-    from rs_lowconf.target.load import check_fit
 
     device = choose_device(settings.run)
     run = settings.run.dir
@@ -192,14 +191,7 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
     generator = gan.generator
     extractor = load_classifier(paths["extractor"], device)
     features = features_in(extractor, generator.bands)
-    source, val = open_split(settings.data, "train"), open_split(settings.data, "val")
-    check_fit(generator.bands, source.bands, model="generator")
-    if (generator.bands, generator.classes) != (source.bands, source.classes):
-        raise ModelError(
-            "the generator has other bands or classes than the data, or in another order",
-            expected=f"{', '.join(generator.bands.names)} and {', '.join(generator.classes)}",
-            remedy="set data.bands and data.classes so",
-        )
+    source, val = gate_tiles(settings, generator)
     folder = RunFolder(run / "gate", settings)
     folder.trim_log("images", 0)
     critic = gate_critic(settings, generator, source, device, folder.log)
@@ -217,6 +209,26 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
     )
     calibration.save(run / "gate" / "calibration.safetensors")
     print(f"gate, calibrated on {len(calibration.reference)} held-out tiles: {run / 'gate'}")
+
+
+def gate_tiles(settings: Settings, generator: "Generator") -> "tuple[MemorySource, MemorySource]":
+    """Return training and validation tiles, in the generator's bands and classes.
+
+    Raises:
+        ModelError: the data have others, or in another order.
+    """
+    from rs_lowconf.data.source import open_split
+    from rs_lowconf.target.load import check_fit
+
+    source, val = open_split(settings.data, "train"), open_split(settings.data, "val")
+    check_fit(generator.bands, source.bands, model="generator")
+    if (generator.bands, generator.classes) != (source.bands, source.classes):
+        raise ModelError(
+            "the generator has other bands or classes than the data, or in another order",
+            expected=f"{', '.join(generator.bands.names)} and {', '.join(generator.classes)}",
+            remedy="set data.bands and data.classes so",
+        )
+    return source, val
 
 
 def gate_critic(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import progress
-from rs_lowconf.errors import ModelError, OutputError, ReviewError
+from rs_lowconf.errors import OutputError, ReviewError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rs_lowconf.gan.model import GanModel
     from rs_lowconf.gan.networks import Generator
     from rs_lowconf.review.rounds import Judged
+    from rs_lowconf.review.store import ReviewStore
 
 
 @app.command()
@@ -31,18 +32,23 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     report.json.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.cli.models import newest_update, update_folder
+    from rs_lowconf.cli.device import choose_device
+    from rs_lowconf.cli.models import model_path, newest_update, update_folder
     from rs_lowconf.cli.review import store_of
     from rs_lowconf.folders import whole_folder
+    from rs_lowconf.gan.model import load_model
     from rs_lowconf.review.rounds import round_reports
     from rs_lowconf.runs import RunFolder, write_json
+    from rs_lowconf.seeds import seed_of
 
     store = store_of(settings)
     before = newest_update(settings)
     folder = update_folder(settings, before + 1)
-    reviews = _reviews(settings, before)
+    gan = load_model(model_path(settings, "gan"), choose_device(settings.run))
+    reviews = _reviews(settings, store, gan.generator.classes, before)
+    seed = seed_of(settings.run.seed, "update", before + 1)
     with whole_folder(folder, OutputError(f"{folder} exists already")) as building:
-        made = _make(settings, building, before + 1, reviews)
+        made = _make(settings, building, gan, reviews, seed=seed)
         RunFolder(building, settings)
         write_json(
             building / "report.json",
@@ -75,8 +81,16 @@ class Reviews:
     accepted: "Bool[torch.Tensor, ' n']"
 
 
-def _reviews(settings: Settings, before: int) -> Reviews:
+def _reviews(
+    settings: Settings, store: "ReviewStore", classes: tuple[str, ...], before: int
+) -> Reviews:
     """Read the reviewed tiles from the run's folders, and check that there are new ones.
+
+    Args:
+        settings: of the run.
+        store: of its reviews.
+        classes: of the generator.
+        before: number of the newest update.
 
     Raises:
         ReviewError: nothing was reviewed, or nothing since the last update; a tile is missing
@@ -87,13 +101,12 @@ def _reviews(settings: Settings, before: int) -> Reviews:
     import torch
 
     from rs_lowconf.cli.models import update_folder
-    from rs_lowconf.cli.review import store_of
     from rs_lowconf.review.geotiff import DN_SCALE, read_tile
     from rs_lowconf.review.rounds import judged_samples
     from rs_lowconf.runs import sha256_of
 
     judged: dict[str, Judged] = {}
-    for own in judged_samples(store_of(settings)).values():
+    for own in judged_samples(store, store.opinions()).values():
         for one in own:
             if one.sent.origin != "real" and one.verdict.decision in ("accept", "reject"):
                 judged[one.sent.sample_id] = one
@@ -117,7 +130,6 @@ def _reviews(settings: Settings, before: int) -> Reviews:
         if sha256_of(path) != judged[name].sent.sha256:
             raise ReviewError(f"{path} was edited since it was exported", remedy="restore it")
         images.append(torch.from_numpy(tile.pixels.astype("float32")) / DN_SCALE)
-    classes = _classes(settings)
     return Reviews(
         names=tuple(chosen),
         image=torch.stack(images),
@@ -126,44 +138,26 @@ def _reviews(settings: Settings, before: int) -> Reviews:
     )
 
 
-def _classes(settings: Settings) -> tuple[str, ...]:
-    import torch
-
-    from rs_lowconf.cli.models import model_path
-    from rs_lowconf.gan.model import load_model
-
-    return load_model(model_path(settings, "gan"), torch.device("cpu")).generator.classes
-
-
-def _make(settings: Settings, folder: Path, number: int, reviews: Reviews) -> dict[str, Any]:
+def _make(
+    settings: Settings, folder: Path, gan: "GanModel", reviews: Reviews, *, seed: int
+) -> dict[str, Any]:
     """Write critic.safetensors, calibration.safetensors and, on request, gan.safetensors."""
     import torch
 
     from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import checksums, features_in, model_path
-    from rs_lowconf.cli.train import gate_critic
-    from rs_lowconf.data.source import open_split
+    from rs_lowconf.cli.train import gate_critic, gate_tiles
     from rs_lowconf.gan.model import load_critic, load_model, save_critic
-    from rs_lowconf.gan.tiles import all_turns
-    from rs_lowconf.search.calibration import calibrate
+    from rs_lowconf.search.calibration import calibrate, load_calibration
     from rs_lowconf.search.head import fit_head
-    from rs_lowconf.search.neighbours import features_of
-    from rs_lowconf.seeds import seed_of
     from rs_lowconf.target.classifier import load_classifier
 
     device = choose_device(settings.run)
-    seed = seed_of(settings.run.seed, "update", number)
     paths = {name: model_path(settings, name) for name in ("gan", "critic", "extractor")}
-    gan = load_model(paths["gan"], device)
     critic = load_critic(paths["critic"], device)
-    train, val = open_split(settings.data, "train"), open_split(settings.data, "val")
-    if (gan.generator.bands, gan.generator.classes) != (train.bands, train.classes):
-        raise ModelError(
-            "the generator has other bands or classes than the data, or in another order",
-            expected=f"{', '.join(gan.generator.bands.names)} and "
-            f"{', '.join(gan.generator.classes)}",
-            remedy="set data.bands and data.classes so",
-        )
+    # Of the training tiles, which are the same: the extractor has not changed.
+    bank = load_calibration(model_path(settings, "calibration"), checksums(paths)).bank
+    train, val = gate_tiles(settings, gan.generator)
     refined = int((~reviews.accepted).sum()) >= settings.update.refine_from
     if settings.update.generator_images:
         opponent = gan.critic
@@ -189,7 +183,7 @@ def _make(settings: Settings, folder: Path, number: int, reviews: Reviews) -> di
         features_in(extractor, gan.generator.bands),
         train,
         val,
-        bank=torch.stack([features_of(extractor, view, device) for view in all_turns(train)]),
+        bank=bank,
         seed=settings.run.seed,
         models=checksums(paths),
         device=device,

@@ -6,13 +6,13 @@ from itertools import count
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from rs_lowconf.errors import JobError
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.judge import JudgeRecord
-from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.networks import Generator
 from rs_lowconf.gan.train import BalancedDraw
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import UpdateSettings
@@ -52,7 +52,7 @@ def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the or
     judge = copy.deepcopy(critic.discriminator).train()
     device = next(judge.parameters()).device
     for name in LAST_STAGE:
-        _stage(judge, name).requires_grad_(requires_grad=True)
+        judge.get_submodule(name).requires_grad_(requires_grad=True)
     free = [p for p in judge.parameters() if p.requires_grad]
     average = copy.deepcopy(judge).requires_grad_(requires_grad=False)
     optimiser = torch.optim.Adam(free, lr=settings.learning_rate, betas=(0.0, 0.99))
@@ -94,7 +94,3 @@ def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the or
         yield JudgeRecord(images=images, loss=loss.item(), average=average)
         if images >= settings.images:
             return
-
-
-def _stage(judge: Discriminator, name: str) -> nn.Module:
-    return judge.get_submodule(name)

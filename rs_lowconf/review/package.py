@@ -353,10 +353,7 @@ def _write_layer(
         }
         for sample in samples
     ]
-    cells = []
-    for index in range(sheet.count):
-        left, top, right, bottom = sheet.cell(index)
-        cells.append((float(left), -float(bottom), float(right), -float(top)))
+    cells = [sheet.extent(index) for index in range(sheet.count)]
     elements = style.review_style(fields, sheet, label)
     geopackage.write_geopackage(
         building / "review.gpkg", fields, rows, cells, style.document(elements)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from rs_lowconf.errors import ReviewError
+from rs_lowconf.errors import ReviewError, listed
 from rs_lowconf.review.fields import DECISIONS, LAYER, Decision, Label
 from rs_lowconf.review.package import FORMAT
 from rs_lowconf.runs import sha256_of
@@ -29,8 +29,6 @@ _COLUMNS = (
     "reviewer",
     "reviewed_ms",
 )
-_TOLD = 3
-"""Faults that an error spells out; the others are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +151,7 @@ def _check_tiles(folder: Path, entries: Mapping[str, Mapping[str, str]]) -> None
 
 def _refuse(folder: Path, faults: list[str], expected: str, remedy: str = "") -> None:
     if faults:
-        more = len(faults) - _TOLD
-        told = ", ".join(faults[:_TOLD]) + (f" and {more} more" if more > 0 else "")
-        raise ReviewError(f"package {folder}: {told}", expected=expected, remedy=remedy)
+        raise ReviewError(f"package {folder}: {listed(faults)}", expected=expected, remedy=remedy)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

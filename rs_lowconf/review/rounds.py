@@ -26,9 +26,9 @@ class Judged:
     verdict: Verdict
 
 
-def judged_samples(store: ReviewStore) -> dict[int, list[Judged]]:
-    """Return the samples that have a verdict, by round, each once."""
-    found = verdicts(store.opinions())
+def judged_samples(store: ReviewStore, opinions: Iterable[Opinion]) -> dict[int, list[Judged]]:
+    """Return the samples that have a verdict by these answers, by round, each once."""
+    found = verdicts(opinions)
     rounds: dict[int, dict[str, Judged]] = defaultdict(dict)
     for package in store.packages():
         for sent in store.samples(package.package_id):
@@ -74,7 +74,8 @@ def round_report(
 
 def round_reports(store: ReviewStore) -> dict[int, dict[str, Any]]:
     """Return a report a round that something was exported in."""
-    judged, opinions = judged_samples(store), store.opinions()
+    opinions = store.opinions()
+    judged = judged_samples(store, opinions)
     sent: dict[int, set[str]] = defaultdict(set)
     for package in store.packages():
         sent[package.round] |= {one.sample_id for one in store.samples(package.package_id)}

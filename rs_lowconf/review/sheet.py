@@ -81,6 +81,11 @@ class Sheet:
         top = self.line + row * (height + self.line)
         return left, top, left + width, top + height
 
+    def extent(self, index: int) -> tuple[float, float, float, float]:
+        """Return a cell's frame in map coordinates, which count upwards: x, y, x, y."""
+        left, top, right, bottom = self.cell(index)
+        return float(left), -float(bottom), float(right), -float(top)
+
     def picture(self, index: int, block: int, composite: int) -> Box:
         """Return the place of one composite; blocks count from the left, the sample is last."""
         cell_left, cell_top, _, _ = self.cell(index)

@@ -202,8 +202,9 @@ class ReviewStore:
         with self._reading() as database:
             for row in database.execute(
                 "SELECT sample_id, package_id, reviewer, reviewed_ms, decision, true_class,"
-                " realism, comment FROM answer WHERE number <= ? ORDER BY reviewed_ms, number",
-                (self.answers() if first is None else first,),
+                " realism, comment FROM answer WHERE ?1 IS NULL OR number <= ?1"
+                " ORDER BY reviewed_ms, number",
+                (first,),
             ):
                 current[row[0], row[2], settling[row[1]]] = row
         names = (

@@ -4,15 +4,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from rs_lowconf.errors import DataError
+from rs_lowconf.errors import DataError, listed
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.testset.release import CHECKSUMS, DESCRIPTION, LABELS
 
 _LINE = re.compile(
     r"([0-9a-f]{64})  ([A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)"
 )
-_TOLD = 3
-"""Faults that an error spells out; the others are counted."""
 
 
 def write_checksums(folder: Path) -> None:
@@ -59,10 +57,8 @@ def verify(folder: Path, sums: Mapping[str, str]) -> None:
         elif sha256_of(path) != expected:
             faults.append(f"{name} was edited")
     if faults:
-        more = len(faults) - _TOLD
-        told = ", ".join(faults[:_TOLD]) + (f" and {more} more" if more > 0 else "")
         raise DataError(
-            f"release {folder}: {told}",
+            f"release {folder}: {listed(faults)}",
             expected=f"the files that {CHECKSUMS} lists",
             remedy="restore the release from a copy, or build it again",
         )

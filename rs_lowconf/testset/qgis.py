@@ -59,7 +59,7 @@ def write_sheet(
         folder / f"{LAYER}.gpkg",
         _FIELDS,
         [_row(tile) for tile in tiles],
-        [_extent(sheet, index) for index in range(sheet.count)],
+        [sheet.extent(index) for index in range(sheet.count)],
         style.document(elements),
         layer=LAYER,
         # Not the time of writing: the same release gives the same bytes.
@@ -87,8 +87,3 @@ def _row(tile: ReleaseTile) -> dict[str, str | float | None]:
         "reviewed": reviewed(tile).isoformat(timespec="milliseconds"),
         "realism": tile.realism,
     }
-
-
-def _extent(sheet: Sheet, index: int) -> tuple[float, float, float, float]:
-    left, top, right, bottom = sheet.cell(index)
-    return float(left), -float(bottom), float(right), -float(top)
