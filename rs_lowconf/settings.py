@@ -278,13 +278,16 @@ class SearchSettings(Section):
     """Latents that move at the same time; more than a micro-batch pays on a GPU only."""
     micro_batch: PositiveInt = 16
     """Fixed, padded batch of every network pass, so that a sample is the same in any company."""
-    learning_rate: PositiveFloat = 0.2
+    learning_rate: PositiveFloat = 0.1
     """Step size of Adam on the latent."""
     max_age: PositiveInt = 40
     """Steps after which a latent that found nothing is given up."""
     realism_weight: NonNegativeFloat = 0.0
     """Weight of a penalty in the energy for what the generator's own discriminator finds unreal.
-    It pays where the gate rejects most of what is found; each step takes 1.5 times as long."""
+    It pays where the gate's critic rejects most of what is found; each step takes 1.5 times as
+    long."""
+    spectra_weight: NonNegativeFloat = 3.0
+    """Weight of a penalty in the energy for spectra that real pixels do not have."""
     inverse_temperature: PositiveFloat = 4.0
     """Mode `sample`: weight of the energy against the prior on the way to the first hit."""
     langevin_step: float = Field(default=0.1, gt=0.0, lt=2.0)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, stored_numbers
+from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, Penalty, stored_numbers
 from rs_lowconf.search.gate import Gate
 from rs_lowconf.search.journal import Journal
 from rs_lowconf.search.loop import (
@@ -28,7 +28,7 @@ from rs_lowconf.search.loop import (
 )
 from rs_lowconf.search.prior import PriorShell, draw_latent
 from rs_lowconf.search.report import compare, low_confidence_share, summarise, write_plots
-from rs_lowconf.types import Critic, TargetModel, TileGenerator
+from rs_lowconf.types import TargetModel, TileGenerator
 
 CPU = torch.device("cpu")
 BANDS = BandSpec(names=("B02", "B03", "B04", "B08"), level="L1C")
@@ -67,21 +67,8 @@ class FakeTarget:
         return torch.log_softmax(logit, dim=1)
 
 
-class FakeCritic:
-    """Real is what is bright in B08."""
-
-    bands = BANDS.select(("B08",))
-    classes: tuple[str, ...] = ("a", "b")
-
-    def realism(self, image: Tensor, label: Tensor) -> Tensor:
-        return 10 * image.mean((1, 2, 3)) + 0 * label
-
-    def features(self, image: Tensor) -> Tensor:
-        return image.mean((2, 3))
-
-
 def brightness(image: Tensor, label: Tensor) -> Tensor:
-    """Return the gate's only part here: the same as the critic, so that a floor is enough."""
+    """Return the gate's only part here, and the energy's penalty, so that a floor is enough."""
     return 10 * image[:, 3].mean((1, 2)) + 0 * label
 
 
@@ -101,12 +88,10 @@ def make_evaluator(floor: float = 2.6, micro_batch: int = 4, **target: float) ->
     return Evaluator(
         FakeGenerator(),
         FakeTarget(**target),
-        FakeCritic(),
         GATE,
+        penalties=[Penalty(part=brightness, floor=floor, spread=1.0, weight=1.0)],
         features=band_means,
         target_channels=(2, 0),
-        realism_floor=floor,
-        realism_weight=1.0,
         micro_batch=micro_batch,
         device=CPU,
     )
@@ -169,7 +154,6 @@ def test_the_fakes_obey_the_protocols() -> None:
     """What the loop is tested with is what it is run with."""
     assert isinstance(FakeGenerator(), TileGenerator)
     assert isinstance(FakeTarget(), TargetModel)
-    assert isinstance(FakeCritic(), Critic)
 
 
 def test_what_is_found_is_unsure_and_real_when_scored_from_the_stored_tile() -> None:
@@ -199,6 +183,29 @@ def test_the_search_needs_far_fewer_evaluations_than_random_latents() -> None:
     moved = run(60, make_evaluator(sharpness=300.0))
     still = run(3000, make_evaluator(sharpness=300.0), mode="random", slots=64)
     assert cost(still) > 3 * cost(moved)
+
+
+def test_the_gradient_of_the_energy_is_that_of_central_differences() -> None:
+    """Log-odds of the target plus softplus of what the penalty misses, recomputed in float64."""
+    evaluator = make_evaluator(floor=3.2)
+    z = torch.stack([draw_latent(1, "search", seed, 16) for seed in range(3)])
+    label = torch.tensor([0, 1, 1])
+    gradient = evaluator.score(z, label, gradient=True).gradient
+    assert gradient is not None
+
+    def energy(latent: Tensor) -> Tensor:
+        image = FakeGenerator()(latent, label)
+        probability = FakeTarget().predict(image[:, [2, 0]]).max(dim=1).values.exp()
+        missing = 3.2 - brightness(image, label)
+        return (probability / (1 - probability)).log() + missing.exp().log1p()
+
+    step = 1e-5
+    for index in range(6):
+        ahead, behind = z.double(), z.double()
+        ahead[:, index] += step
+        behind[:, index] -= step
+        slope = (energy(ahead) - energy(behind)) / (2 * step)
+        torch.testing.assert_close(gradient[:, index].double(), slope, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("slots", [1, 3, 32])

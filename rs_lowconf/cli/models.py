@@ -137,12 +137,15 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
     evaluator = Evaluator(
         generator,
         target,
-        gan.critic,
         gate,
+        penalties=calibration.penalties(
+            gan.critic,
+            realism_weight=own.realism_weight,
+            spectra_weight=own.spectra_weight,
+            share=own.false_rejection,
+        ),
         features=features,
         target_channels=target_channels,
-        realism_floor=float(calibration.energy.quantile(own.false_rejection)),
-        realism_weight=own.realism_weight,
         micro_batch=own.micro_batch,
         device=device,
     )

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from rs_lowconf.errors import ModelError
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
-from rs_lowconf.search.gate import Gate, GatePart, scores_one_by_one
+from rs_lowconf.search.evaluate import Penalty
+from rs_lowconf.search.gate import Gate, GatePart, centre_and_spread, scores_one_by_one
 from rs_lowconf.search.head import ReviewHead
 from rs_lowconf.search.parts import Likeness, Spectra, fit_spectra
 from rs_lowconf.types import Critic, TileSource
 
 KIND = "gate calibration"
-CRITIC, LIKENESS, SPECTRA, REVIEWS = "critic", "likeness", "spectra", "reviews"
+CRITIC, LIKENESS, SPECTRA, REVIEWS = _PARTS = "critic", "likeness", "spectra", "reviews"
 
 Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
 """Features of tiles whose channels are in the order of the gate's bands."""
@@ -47,6 +48,35 @@ class Calibration:
         """
         parts = parts_of(critic, features, self)
         return Gate(parts=parts, reference=self.reference, false_rejection=false_rejection)
+
+    def penalties(
+        self, energy: Critic, *, realism_weight: float, spectra_weight: float, share: float
+    ) -> tuple[Penalty, ...]:
+        """Return what the energy of a search adds, without terms of no weight.
+
+        Args:
+            energy: the critic of the search's energy, which is not the gate's.
+            realism_weight: of what that critic finds unreal.
+            spectra_weight: of spectra that real pixels do not have. The gate's own part: it is
+                no network that could be fooled, but a fixed quadratic form of the pixels.
+            share: the share of real tiles that lie below a penalty's floor.
+        """
+        spectra = self.reference[:, _PARTS.index(SPECTRA)]
+        penalties = (
+            Penalty(
+                part=energy.realism,
+                floor=float(self.energy.quantile(share)),
+                spread=1.0,
+                weight=realism_weight,
+            ),
+            Penalty(
+                part=self.spectra,
+                floor=float(spectra.quantile(share)),
+                spread=float(centre_and_spread(spectra, 0)[1]),
+                weight=spectra_weight,
+            ),
+        )
+        return tuple(penalty for penalty in penalties if penalty.weight)
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, atomically."""

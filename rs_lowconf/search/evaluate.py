@@ -1,4 +1,4 @@
-"""Latents to scores: generator, target and critic in padded micro-batches of one fixed size.
+"""Latents to scores: generator, target and gate in padded micro-batches of one fixed size.
 
 Kernels depend on the batch's shape, so a sample computed in a batch of 3 differs in its last
 bits from the same sample in a batch of 16. A fixed, padded shape makes it the same in any
@@ -14,8 +14,8 @@ from jaxtyping import Float, Int, UInt16
 from torch import Tensor
 from torch.nn import functional as F
 
-from rs_lowconf.search.gate import Gate
-from rs_lowconf.types import Critic, TargetModel, TileGenerator
+from rs_lowconf.search.gate import Gate, GatePart
+from rs_lowconf.types import TargetModel, TileGenerator
 
 EXPORT_SCALE = 10_000.0
 
@@ -47,20 +47,37 @@ class Judgement:
     passes: bool
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Penalty:
+    """What the energy of a latent rises by where its tile is unlike real ones."""
+
+    part: GatePart
+    """Differentiable; its channels are in the generator's order."""
+    floor: float
+    """The score below which the energy rises."""
+    spread: float
+    """The score's unit."""
+    weight: float
+
+    def __call__(
+        self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> Float[Tensor, " b"]:
+        """Return weight x softplus((floor - score) / spread)."""
+        return self.weight * F.softplus((self.floor - self.part(image, label)) / self.spread)
+
+
 class Evaluator:
-    """Joins the generator, the target under test, the critic of the energy and the gate."""
+    """Joins the generator, the target under test, the penalties of the energy and the gate."""
 
     def __init__(
         self,
         generator: TileGenerator,
         target: TargetModel,
-        critic: Critic,
         gate: Gate,
         *,
+        penalties: Sequence[Penalty],
         features: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]],
         target_channels: Sequence[int],
-        realism_floor: float,
-        realism_weight: float,
         micro_batch: int,
         device: torch.device,
     ) -> None:
@@ -69,24 +86,19 @@ class Evaluator:
         Args:
             generator: draws the tiles.
             target: the model under test.
-            critic: of the energy; it reads the generator's bands by name.
             gate: judges stored tiles, their channels in the generator's order.
+            penalties: terms of the energy besides the target's confidence.
             features: of tiles with the generator's channels.
             target_channels: the generator's channels that the target reads, in its order.
-            realism_floor: the critic's realism below which the energy rises.
-            realism_weight: weight of the realism penalty in the energy.
             micro_batch: the fixed batch size.
             device: where the networks are.
         """
         self.generator = generator
         self.target = target
-        self.critic = critic
         self.gate = gate
-        self.realism_floor = realism_floor
         self._features = features
         self._target_channels = list(target_channels)
-        self._critic_channels = list(generator.bands.index_of(critic.bands.names))
-        self._realism_weight = realism_weight
+        self._penalties = tuple(penalties)
         self._micro_batch = micro_batch
         self._device = device
 
@@ -94,7 +106,7 @@ class Evaluator:
         """Score tiles of latents, with the energy's gradient when asked for.
 
         The energy of a latent is the log-odds of the target's largest probability, which
-        does not saturate as the probability does, plus softplus(floor - realism).
+        does not saturate as the probability does, plus the penalties.
         """
         parts = [
             self._micro(
@@ -148,10 +160,8 @@ class Evaluator:
             slope = None
             if gradient:
                 energy = log_odds(log_probability)
-                if self._realism_weight:
-                    realism = self.critic.realism(image[:, self._critic_channels], labels)
-                    unreal = F.softplus(self.realism_floor - realism)
-                    energy = energy + self._realism_weight * unreal
+                for penalty in self._penalties:
+                    energy = energy + penalty(image, labels)
                 slope = torch.autograd.grad(energy.sum(), leaf)[0][:count].cpu()
         # Padding is work for the machine, not a question to the target.
         self.target.evaluations -= padding

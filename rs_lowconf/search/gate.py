@@ -79,16 +79,14 @@ class Gate:
         together = torch.cat(
             [self.reference.double().expand(len(scores), n, -1), scores.double()[:, None]], dim=1
         )  # b n+1 p
-        centre = together.quantile(0.5, dim=1, keepdim=True)
-        spread = (together - centre).abs().quantile(0.5, dim=1, keepdim=True) * _MAD_TO_DEVIATION
-        joint = ((together - centre) / spread.clamp_min(1e-9)).amin(2)  # b n+1
+        centre, spread = centre_and_spread(together, 1)
+        joint = ((together - centre) / spread).amin(2)  # b n+1
         return (joint <= joint[:, -1:]).double().mean(1).float()
 
     def joint(self, scores: Float[Tensor, "b p"]) -> Float[Tensor, " b"]:
         """Return the worst standardised part, which ranks tiles more finely than the p-value."""
-        centre = self.reference.quantile(0.5, dim=0)
-        spread = (self.reference - centre).abs().quantile(0.5, dim=0) * _MAD_TO_DEVIATION
-        return ((scores - centre) / spread.clamp_min(1e-9)).amin(1)
+        centre, spread = centre_and_spread(self.reference, 0)
+        return ((scores - centre) / spread).amin(1)
 
     def passes(self, p_value: Float[Tensor, " b"]) -> Bool[Tensor, " b"]:
         """Return which tiles the gate lets through."""
@@ -118,6 +116,13 @@ class Gate:
                 "a single class, nor for tiles from elsewhere."
             ),
         }
+
+
+def centre_and_spread(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return median and scaled absolute deviation along a dimension, which is kept."""
+    centre = scores.quantile(0.5, dim=dim, keepdim=True)
+    spread = (scores - centre).abs().quantile(0.5, dim=dim, keepdim=True) * _MAD_TO_DEVIATION
+    return centre, spread.clamp_min(1e-9)
 
 
 @torch.no_grad()
