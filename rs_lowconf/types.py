@@ -14,6 +14,9 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError
 
+UNKNOWN = 255
+"""In a mask: the pixel has no data, or its class is not known. No loss or figure counts it."""
+
 Augmentation = Callable[[Float[Tensor, "b c h w"], int], Float[Tensor, "b c h w"]]
 """Augments a batch of reflectance with the random choices of a seed; differentiable."""
 
@@ -48,6 +51,10 @@ class TileBatch:
     label: Int[Tensor, " b"] | None = None
     """Class index a tile; None when the tiles are unlabelled."""
 
+    mask: Int[Tensor, "b h w"] | None = None
+    """Class index a pixel, or `UNKNOWN`; None when there are no masks. `classes` are then
+    those of pixels."""
+
     grids: tuple[Grid | None, ...] | None = None
     """Where each tile lies; None for a tile (or all) without georeference."""
 
@@ -61,6 +68,10 @@ class TileBatch:
         for name, part in (("ids", self.ids), ("label", self.label), ("grids", self.grids)):
             if part is not None and len(part) != n:
                 raise DataError(f"{len(part)} {name} for {n} tiles")
+        if self.mask is not None and self.mask.shape != (n, *self.image.shape[2:]):
+            raise DataError(
+                f"masks of shape {tuple(self.mask.shape)} for tiles of {tuple(self.image.shape)}"
+            )
 
 
 @runtime_checkable
@@ -79,6 +90,24 @@ class TileSource(Protocol):
 
     def batch(self, indices: Sequence[int]) -> TileBatch:
         """Return the tiles at `indices`, on the CPU."""
+        ...
+
+
+@runtime_checkable
+class MaskSource(Protocol):
+    """One split of tiles with masks, read by index; it may be larger than memory."""
+
+    bands: BandSpec
+    classes: tuple[str, ...]
+    """Of pixels; a mask holds their indices, or `UNKNOWN`."""
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        ...
+
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        """Return the tiles at `indices` with their masks, on the CPU; without labels."""
         ...
 
 
@@ -106,11 +135,15 @@ class TargetModel(Protocol):
     bands: BandSpec
     classes: tuple[str, ...]
     differentiable: bool
+    pixelwise: bool
+    """Whether it answers for every pixel (segmentation) and not for the tile."""
     evaluations: int
     """Tiles evaluated so far, exactly; forward passes count, gradients do not."""
 
-    def predict(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+    def predict(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k *pixels"]:
         """Return log-probabilities over `classes` for reflectance in the order of `bands`.
+
+        One distribution a tile, or one a pixel (`b k h w`) where `pixelwise`.
 
         Logarithms, because the difference of the two largest is the logit margin, which
         does not saturate where the probability rounds to 1. Gradients flow back to `image`

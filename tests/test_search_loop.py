@@ -56,6 +56,7 @@ class FakeTarget:
     bands = BANDS.select(("B04", "B02"))
     classes: tuple[str, ...] = ("x", "y")
     differentiable = True
+    pixelwise = False
     evaluations = 0
 
     def __init__(self, sharpness: float = 60.0) -> None:

@@ -29,6 +29,7 @@ class CornerTarget:
         self.bands = BandSpec(names=bands, level="L1C")
         self.classes = classes
         self.differentiable = False
+        self.pixelwise = False
         self.evaluations = 0
 
     def predict(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:

@@ -54,6 +54,7 @@ class Classifier:
     """
 
     differentiable = True
+    pixelwise = False
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class ForeignTarget:
         self._device = device
         self._mean = _per_band(settings.mean, 0.0, device)
         self._std = _per_band(settings.std, 1.0, device)
+        self.pixelwise = False
         self.differentiable = False
         self.differentiable = self._probe(tile_size)
 
