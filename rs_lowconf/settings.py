@@ -259,6 +259,9 @@ class SearchSettings(Section):
     given low confidence, for about five times as many evaluations."""
     tau: float = Field(default=0.5, gt=0.0, lt=1.0)
     """A sample is of low confidence when the target's largest probability is below this."""
+    pixel_share: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Targets that answer for every pixel: their confidence in a tile is the mean of the largest
+    probabilities over this share of its pixels, the least certain ones."""
     tau_quantile: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Takes the place of tau: this quantile of the target's confidence on held-out reals."""
     per_condition: PositiveInt | None = None

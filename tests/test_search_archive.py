@@ -30,6 +30,7 @@ def trajectory(
         confidence=0.5,
         found=Found(
             log_probability=log_probability,
+            confidence=0.5,
             parts={"likeness": -math.log(distance)},
             p_value=0.5,
             passes=True,

@@ -27,6 +27,7 @@ from rs_lowconf.search.loop import (
     search,
 )
 from rs_lowconf.search.prior import PriorShell, draw_latent
+from rs_lowconf.search.reading import Reading
 from rs_lowconf.search.report import compare, low_confidence_share, summarise, write_plots
 from rs_lowconf.types import TargetModel, TileGenerator
 
@@ -90,6 +91,7 @@ def make_evaluator(floor: float = 2.6, micro_batch: int = 4, **target: float) ->
         FakeGenerator(),
         FakeTarget(**target),
         GATE,
+        reading=Reading(),
         penalties=[Penalty(part=brightness, floor=floor, spread=1.0, weight=1.0)],
         features=band_means,
         target_channels=(2, 0),
@@ -334,7 +336,7 @@ def test_micro_batches_pad_without_effect() -> None:
     for row in range(9):
         alone = evaluator.score(z[row : row + 1], label[row : row + 1], gradient=True)
         assert alone.gradient is not None
-        assert torch.equal(alone.log_probability[0], together.log_probability[row])
+        assert torch.equal(alone.log_odds[0], together.log_odds[row])
         assert torch.equal(alone.gradient[0], together.gradient[row])
 
 

@@ -69,6 +69,7 @@ class Export:
             name=_sample_id(self.settings, kind, *self._stream(one)),
             pixels=tile.pixels,
             log_probability=kept.log_probability,
+            confidence=kept.confidence,
             condition=generator.classes[one.label],
             realism=kept.parts[CRITIC],
             neighbour=self._neighbour(kept.features, generator.classes[one.label]),
@@ -91,12 +92,14 @@ class Export:
         batch = source.batch([index])
         pixels = stored_numbers(batch.image[:, list(source.bands.index_of(generator.bands.names))])
         name = source.classes[int(source.labels[index])]
-        features = evaluator.features_stored(pixels[0])
-        parts = evaluator.judge_stored(pixels[0], generator.classes.index(name)).parts
+        features, label = evaluator.features_stored(pixels[0]), generator.classes.index(name)
+        parts = evaluator.judge_stored(pixels[0], label).parts
+        answer = evaluator.answer_stored(pixels[0], label)
         sample = self._judged(
             name=_sample_id(self.settings, "real", source.ids[index]),
             pixels=pixels[0],
-            log_probability=evaluator.predict_stored(pixels[0]),
+            log_probability=answer.log_probability[0],
+            confidence=float(answer.confidence[0]),
             condition=name,
             realism=parts[CRITIC],
             neighbour=self._neighbour(features, name),
@@ -113,6 +116,7 @@ class Export:
         name: str,
         pixels: UInt16[Tensor, "c h w"],
         log_probability: Float[Tensor, " k"],
+        confidence: float,
         condition: str,
         realism: float,
         neighbour: RealNeighbour | None,
@@ -126,7 +130,7 @@ class Export:
             condition=condition,
             predicted=self.models.target.classes[first],
             second=self.models.target.classes[second],
-            confidence=float(log_probability.max().exp()),
+            confidence=confidence,
             realism=realism,
             neighbour=neighbour,
             provenance=provenance,

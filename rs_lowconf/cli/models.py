@@ -20,6 +20,7 @@ from rs_lowconf.search.archive import Looks, learn_looks
 from rs_lowconf.search.calibration import LIKENESS, Features, load_calibration
 from rs_lowconf.search.evaluate import Evaluator
 from rs_lowconf.search.prior import PriorShell
+from rs_lowconf.search.reading import Reading
 from rs_lowconf.settings import Settings
 from rs_lowconf.target.classifier import Classifier, load_classifier
 from rs_lowconf.target.load import check_fit, load_target
@@ -134,6 +135,7 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
     calibration = load_calibration(paths["calibration"], known)
     gate = calibration.gate(critic, features, own.false_rejection)
     real = _real_tiles(settings, generator)
+    reading = Reading(share=own.pixel_share)
     evaluator = Evaluator(
         generator,
         target,
@@ -144,13 +146,14 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
             spectra_weight=own.spectra_weight,
             share=own.false_rejection,
         ),
+        reading=reading,
         features=features,
         target_channels=target_channels,
         micro_batch=own.micro_batch,
         device=device,
     )
     per_condition = own.per_condition or math.ceil(1.25 * own.count / len(labels))
-    tau = own.tau if own.tau_quantile is None else _tau(settings, target, own.tau_quantile)
+    tau = own.tau if own.tau_quantile is None else _tau(settings, target, reading, own.tau_quantile)
     target.evaluations = 0
     likeness = calibration.reference[:, list(gate.parts).index(LIKENESS)]
     return Models(
@@ -246,12 +249,15 @@ def _critic(path: Path, gan: GanModel, device: torch.device) -> RealismCritic:
 
 
 @torch.no_grad()
-def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
+def _tau(settings: Settings, target: TargetModel, reading: Reading, quantile: float) -> float:
     """Return a quantile of the target's confidence on held-out real tiles."""
     val = open_split(settings.data, "val")
     channels = list(check_fit(target.bands, val.bands))
-    parts = [target.predict(val.batch([i]).image[:, channels]).cpu() for i in range(len(val))]
-    return float(torch.cat(parts).amax(1).exp().quantile(quantile))
+    confidence = [
+        reading(target.predict(val.batch([i]).image[:, channels]), val.labels[[i]]).confidence
+        for i in range(len(val))
+    ]
+    return float(torch.cat(confidence).cpu().quantile(quantile))
 
 
 def _fingerprint(

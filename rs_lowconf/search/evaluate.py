@@ -15,25 +15,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rs_lowconf.search.gate import Gate, GatePart
+from rs_lowconf.search.reading import Answer, Reading
 from rs_lowconf.types import TargetModel, TileGenerator
 
 EXPORT_SCALE = 10_000.0
 
 
+Guide = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Float[Tensor, " b"]]
+"""A differentiable guess of the log-odds of a target's confidence, given the index of the
+conditioned class. The channels are in the generator's order."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
-    """What the target says of a batch of tiles."""
+    """What the target, or a guide in its place, says of a batch of tiles."""
 
-    log_probability: Float[Tensor, "b k"]
+    confidence: Float[Tensor, " b"]
+    log_odds: Float[Tensor, " b"]
+    """Of the confidence, where that rounds to 1."""
+    evaluations: int
+    """Evaluations of the target that each tile cost: none where a guide answered."""
     pixels: UInt16[Tensor, "b c h w"]
     """The tiles as they would be stored: reflectance x 10,000."""
     gradient: Float[Tensor, "b d"] | None
     """Gradient of the energy with respect to the latent; None when not asked for."""
-
-    @property
-    def confidence(self) -> Float[Tensor, " b"]:
-        """Return the target's largest probability a tile."""
-        return self.log_probability.max(dim=1).values.exp()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +81,12 @@ class Evaluator:
         gate: Gate,
         *,
         penalties: Sequence[Penalty],
+        reading: Reading,
         features: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]],
         target_channels: Sequence[int],
         micro_batch: int,
         device: torch.device,
+        guide: Guide | None = None,
     ) -> None:
         """Join them.
 
@@ -88,10 +95,13 @@ class Evaluator:
             target: the model under test.
             gate: judges stored tiles, their channels in the generator's order.
             penalties: terms of the energy besides the target's confidence.
+            reading: what counts as the target's confidence.
             features: of tiles with the generator's channels.
             target_channels: the generator's channels that the target reads, in its order.
             micro_batch: the fixed batch size.
             device: where the networks are.
+            guide: leads the way where the target gives no gradients; what it finds is put to
+                the target as it is stored.
         """
         self.generator = generator
         self.target = target
@@ -99,14 +109,16 @@ class Evaluator:
         self._features = features
         self._target_channels = list(target_channels)
         self._penalties = tuple(penalties)
+        self._reading = reading
+        self._guide = guide
         self._micro_batch = micro_batch
         self._device = device
 
     def score(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], *, gradient: bool) -> Scores:
         """Score tiles of latents, with the energy's gradient when asked for.
 
-        The energy of a latent is the log-odds of the target's largest probability, which
-        does not saturate as the probability does, plus the penalties.
+        The energy of a latent is the log-odds of the target's confidence, which do not
+        saturate as the confidence does, plus the penalties.
         """
         parts = [
             self._micro(
@@ -118,16 +130,27 @@ class Evaluator:
         ]
         gradients = [part.gradient for part in parts if part.gradient is not None]
         return Scores(
-            log_probability=torch.cat([part.log_probability for part in parts]),
+            confidence=torch.cat([part.confidence for part in parts]),
+            log_odds=torch.cat([part.log_odds for part in parts]),
+            evaluations=parts[0].evaluations,
             pixels=torch.cat([part.pixels for part in parts]),
             gradient=torch.cat(gradients) if gradients else None,
         )
 
     @torch.no_grad()
-    def predict_stored(self, pixels: UInt16[Tensor, "c h w"]) -> Float[Tensor, " k"]:
-        """Return the target's log-probabilities of a stored tile, scored alone."""
-        image = self._image(pixels)
-        return self.target.predict(image[:, self._target_channels])[0].cpu()
+    def answer_stored(self, pixels: UInt16[Tensor, "c h w"], label: int) -> Answer:
+        """Return the target's answer to a stored tile, scored alone, on the CPU."""
+        said = self.answer(self._image(pixels), torch.tensor([label]))
+        return Answer(
+            log_probability=said.log_probability.cpu(),
+            confidence=said.confidence.cpu(),
+            log_odds=said.log_odds.cpu(),
+        )
+
+    def answer(self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]) -> Answer:
+        """Return the target's answer to reflectance in the generator's bands."""
+        said = self.target.predict(image[:, self._target_channels])
+        return self._reading(said, label.to(said.device))
 
     @torch.no_grad()
     def judge_stored(self, pixels: UInt16[Tensor, "c h w"], label: int) -> Judgement:
@@ -156,31 +179,28 @@ class Evaluator:
         labels = label[row].to(self._device)
         with torch.set_grad_enabled(gradient):
             image = self.generator(leaf, labels)
-            log_probability = self.target.predict(image[:, self._target_channels])
+            guide = self._guide if gradient else None
+            if guide is not None:
+                log_odds = guide(image, labels)
+                confidence = log_odds.sigmoid()
+            else:
+                answer = self.answer(image, labels)
+                log_odds, confidence = answer.log_odds, answer.confidence
+                # Padding is work for the machine, not a question to the target.
+                self.target.evaluations -= padding
             slope = None
             if gradient:
-                energy = log_odds(log_probability)
+                energy = log_odds
                 for penalty in self._penalties:
                     energy = energy + penalty(image, labels)
                 slope = torch.autograd.grad(energy.sum(), leaf)[0][:count].cpu()
-        # Padding is work for the machine, not a question to the target.
-        self.target.evaluations -= padding
         return Scores(
-            log_probability=log_probability.detach()[:count].cpu(),
+            confidence=confidence.detach()[:count].cpu(),
+            log_odds=log_odds.detach()[:count].cpu(),
+            evaluations=1 if guide is None else 0,
             pixels=stored_numbers(image.detach()[:count].cpu()),
             gradient=slope,
         )
-
-
-def log_odds(log_probability: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
-    """Return the logarithm of p / (1 - p) for the largest probability p.
-
-    The margin between the two largest logits would do as well down to p = 1/2; for less, more
-    than two classes have to compete, and it is these odds that have to fall.
-    """
-    ordered = log_probability.sort(dim=1, descending=True).values
-    odds: Tensor = ordered[:, 0] - ordered[:, 1:].logsumexp(1)
-    return odds
 
 
 def stored_numbers(image: Float[Tensor, "b c h w"]) -> UInt16[Tensor, "b c h w"]:

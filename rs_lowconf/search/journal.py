@@ -87,6 +87,7 @@ class Journal:
                     },
                     {
                         "parts": kept.parts,
+                        "confidence": kept.confidence,
                         "p_value": kept.p_value,
                         "passes": kept.passes,
                         "confidence_before": kept.confidence_before,
@@ -102,6 +103,7 @@ class Journal:
             "gate_rejections": trajectory.gate_rejections,
             "confidence": trajectory.confidence,
             "audit": trajectory.audit is not None,
+            "population_probability": trajectory.population_probability,
             "seconds": seconds,
         }
         with output_errors(self._lines), self._lines.open("a", encoding="utf-8") as file:

@@ -66,6 +66,9 @@ class Found:
     """What is known of a hard tile; all scores are of the stored tile, alone."""
 
     log_probability: Float[Tensor, " k"]
+    """Of the target's classes; for a target that answers for every pixel, of their mean."""
+    confidence: float
+    """What the target's confidence was read as."""
     parts: dict[str, float]
     """What every part of the gate said."""
     p_value: float
@@ -99,6 +102,9 @@ class Trajectory:
     found: Found | None = None
     audit: Found | None = None
     """The first tile that the gate rejected, where the rules ask to keep it."""
+    population_probability: float | None = None
+    """Splitting: what its population says of P(low confidence) given the condition, the same
+    for the whole population."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +211,7 @@ def search(
             if seed_id in done:
                 flow.waiting[seed_id] = done[seed_id]
             elif label in closed:
-                flow.waiting[seed_id] = _skipped(seed_id, label)
+                flow.waiting[seed_id] = skipped(seed_id, label)
             else:
                 slots.append(_start(evaluator, shell, rules, seed_id, label))
             yield from _in_order(flow)
@@ -248,7 +254,8 @@ def _start(
     return _Slot(seed_id=seed_id, label=label, z=z, mean=blank, square=blank)
 
 
-def _skipped(seed_id: int, label: int) -> Trajectory:
+def skipped(seed_id: int, label: int) -> Trajectory:
+    """Return a seed that was not searched, because there is enough of its condition."""
     return Trajectory(
         seed_id=seed_id,
         label=label,
@@ -266,7 +273,7 @@ def _judge(
 ) -> Trajectory | None:
     """Return the trajectory if it ends here."""
     slot.steps += 1
-    slot.evaluations += 1
+    slot.evaluations += scores.evaluations
     tile = Tile(z=slot.z, pixels=scores.pixels[row])
     state = State(tile=tile, confidence=float(scores.confidence[row]))
     # The energy's critic only leads the way: as a condition it would be a second gate.
@@ -334,8 +341,8 @@ def judge_stored(
     returned too, marked so.
     """
     pixels = state.tile.pixels
-    log_probability = evaluator.predict_stored(pixels)
-    if float(log_probability.max().exp()) >= tau:
+    answer = evaluator.answer_stored(pixels, label)
+    if float(answer.confidence[0]) >= tau:
         return Refusal.FLIPPED
     judgement = evaluator.judge_stored(pixels, label)
     if not judgement.passes and not keep_rejected:
@@ -343,7 +350,8 @@ def judge_stored(
     return Found(
         # A copy: the pixels are a view of a whole batch.
         tile=Tile(z=state.tile.z, pixels=pixels.clone()),
-        log_probability=log_probability,
+        log_probability=answer.log_probability[0],
+        confidence=float(answer.confidence[0]),
         parts=judgement.parts,
         p_value=judgement.p_value,
         passes=judgement.passes,

@@ -161,7 +161,7 @@ def _confidence_figure(
     axes = figure.add_subplot()
     bins = np.linspace(0, 1, 41).tolist()
     random = [one.confidence for one in baseline if one.steps]
-    found = [float(one.found.log_probability.max().exp()) for one in search if one.found]
+    found = [one.found.confidence for one in search if one.found]
     for name, values, colour in (
         (f"random latents (n = {len(random):,})", random, "#b23a48"),
         (f"exported samples, as stored (n = {len(found):,})", found, "#0b6e4f"),

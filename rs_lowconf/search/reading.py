@@ -1,0 +1,86 @@
+"""What a search reads of a target's answer: how sure it is of a tile, and what it says of it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """A target's answer to tiles, a row each."""
+
+    log_probability: Float[Tensor, "b k"]
+    """Of the classes; for a target that answers for every pixel, of their mean probability."""
+    confidence: Float[Tensor, " b"]
+    """Mean of the largest probability over the pixels that are read; a tile that is answered
+    for as a whole counts as one pixel."""
+    log_odds: Float[Tensor, " b"]
+    """Logarithm of confidence / (1 - confidence), where confidence itself rounds to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """How to read: over which pixels a target has to be unsure."""
+
+    share: float = 0.2
+    """Of a tile's pixels, those of least confidence that are read, in 0 .. 1; at least one.
+    Few enough that the sure background does not hide an unsure place, and so many that one
+    pixel at an edge is no find."""
+    regions: Bool[Tensor, "n h w"] | None = None
+    """Pixels that count, a map for each label; None for all. A map without any counts as all."""
+
+    def __call__(
+        self, log_probability: Float[Tensor, "b k *pixels"], label: Int[Tensor, " b"]
+    ) -> Answer:
+        """Read answers.
+
+        Args:
+            log_probability: what the target returned, one distribution a tile or a pixel.
+            label: the condition of each tile, which selects its region.
+        """
+        if log_probability.ndim == 2:
+            return Answer(
+                log_probability=log_probability,
+                confidence=log_probability.max(dim=1).values.exp(),
+                log_odds=log_odds(log_probability),
+            )
+        inside = self._inside(log_probability, label)  # b n
+        pixels = log_probability.flatten(2)  # b k n
+        mean = pixels.masked_fill(~inside[:, None], -math.inf).logsumexp(2)
+        odds = log_odds(pixels)  # b n
+        sure = pixels.max(dim=1).values
+        order = odds.detach().masked_fill(~inside, math.inf).argsort(dim=1, stable=True)
+        count = (self.share * inside.sum(1)).ceil().clamp_min(1).long()
+        place = torch.arange(order.shape[1], device=order.device)
+        chosen = torch.zeros_like(inside).scatter(1, order, place < count[:, None])
+        size = count.log()
+        yes = sure.masked_fill(~chosen, -math.inf).logsumexp(1) - size
+        no = (sure - odds).masked_fill(~chosen, -math.inf).logsumexp(1) - size
+        return Answer(
+            log_probability=mean - inside.sum(1).log()[:, None],
+            confidence=yes.exp(),
+            log_odds=yes - no,
+        )
+
+    def _inside(
+        self, log_probability: Float[Tensor, "b k h w"], label: Int[Tensor, " b"]
+    ) -> Bool[Tensor, "b n"]:
+        if self.regions is None:
+            shape = (len(label), math.prod(log_probability.shape[2:]))
+            return torch.ones(shape, dtype=torch.bool, device=log_probability.device)
+        inside = self.regions.to(log_probability.device)[label].flatten(1)
+        return inside | ~inside.any(1, keepdim=True)
+
+
+def log_odds(log_probability: Float[Tensor, "b k *n"]) -> Float[Tensor, "b *n"]:
+    """Return the logarithm of p / (1 - p) for the largest probability p.
+
+    The margin between the two largest logits would do as well down to p = 1/2; for less, more
+    than two classes have to compete, and it is these odds that have to fall.
+    """
+    ordered = log_probability.sort(dim=1, descending=True).values
+    odds: Tensor = ordered[:, 0] - ordered[:, 1:].logsumexp(1)
+    return odds
