@@ -247,6 +247,33 @@ class GateSettings(Section):
     """Half-life of the weight average, in images."""
 
 
+class SplittingSettings(Section):
+    """Search without gradients, which also says how probable low confidence is."""
+
+    particles: int = Field(default=32, ge=4)
+    """Latents of a population; each population is of one condition."""
+    moves: PositiveInt = 3
+    """Proposals to each copy on a level."""
+    max_levels: PositiveInt = 25
+    """Levels after which a population gives up; each has half the probability of the last."""
+    replicates: PositiveInt = 2
+    """Populations of each condition before the search may stop at search.count; from two on
+    the probability has an interval."""
+
+
+class StudentSettings(Section):
+    """Search by the gradients of a student that learns the target's confidence."""
+
+    first: PositiveInt = 512
+    """Random latents that the target is asked about first."""
+    rounds: NonNegativeInt = 4
+    """Rounds in which it is asked about tiles at which the student expects low confidence."""
+    each: PositiveInt = 128
+    """Tiles of each of these rounds."""
+    steps: PositiveInt = 300
+    """Steps of learning, of 32 tiles each, after each round."""
+
+
 class SearchSettings(Section):
     """Latent search for tiles the target is unsure of."""
 
@@ -254,6 +281,13 @@ class SearchSettings(Section):
     """Accepted samples to stop at."""
     classes: tuple[str, ...] | None = None
     """Conditions to search, by name; all of the generator's when missing."""
+    method: Literal["auto", "gradient", "student", "splitting"] = "auto"
+    """`gradient` follows the target's own gradients, `student` those of a network that learns
+    its confidence, `splitting` needs none and says how probable low confidence is. `auto` takes
+    the first where the target gives gradients; where not, a student in mode `yield` and
+    splitting in mode `sample`."""
+    splitting: SplittingSettings = SplittingSettings()
+    student: StudentSettings = StudentSettings()
     mode: Literal["yield", "sample"] = "yield"
     """`yield` finds the most hard tiles for the budget; `sample` draws tiles of the prior
     given low confidence, for about five times as many evaluations."""

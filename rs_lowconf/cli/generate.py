@@ -1,7 +1,7 @@
 """`rslow generate`: from trained models to a review package."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +13,13 @@ from rs_lowconf.errors import JobError, ReviewError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterator, Mapping
+
     from rs_lowconf.cli.models import Models
     from rs_lowconf.search.archive import Archive
     from rs_lowconf.search.journal import Journal
     from rs_lowconf.search.loop import SearchRules, Trajectory
+    from rs_lowconf.search.student import Lessons, Student
 
 NameOption = Annotated[
     str, typer.Option("--name", help="Folder of this search below run.dir; one search a folder.")
@@ -67,6 +70,8 @@ class Searched:
     """Evaluations of trajectories that were on their way when their condition had enough."""
     unfinished: int
     """Evaluations of trajectories that were on their way when the search stopped."""
+    lessons: "Lessons | None" = None
+    """What a student was taught."""
 
 
 def rules_of(settings: Settings, models: "Models", stream: str) -> "SearchRules":
@@ -109,7 +114,7 @@ def archive_of(settings: Settings, models: "Models") -> "Archive":
 def run_search(settings: Settings, models: "Models", folder: Path, stream: str) -> Searched:
     """Run the search, or the random-latent baseline, going on from its journal."""
     from rs_lowconf.search.journal import Journal
-    from rs_lowconf.search.loop import Budget, SearchEnd, search, without_tile
+    from rs_lowconf.search.loop import Budget, SearchEnd, without_tile
 
     own = settings.search
     baseline = stream == "baseline"
@@ -121,28 +126,26 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
         evaluations=own.baseline_evaluations if baseline else own.max_evaluations,
         minutes=float("inf") if baseline else own.max_minutes,
         seconds=past.seconds,
+        at_least=0 if baseline else _least_seeds(settings, models),
     )
     archive = archive_of(settings, models)
     trajectories: list[Trajectory] = []
     end: SearchEnd | None = None
     total = own.baseline_evaluations if baseline else own.count
     title = "random latents" if baseline else "hard samples"
+    student = None
+    if models.method == "student" and not baseline:
+        student = _student(settings, models, folder / stream / "student.safetensors")
+        budget.evaluations += student[1].evaluations
     before, counted = models.target.evaluations, 0
+    stream_of = _trajectories(settings, models, stream, student and student[0])
     with progress(title, total) as bar, interrupt_between_steps() as interrupt:
-        for raw in search(
-            models.evaluator,
-            models.shell,
-            rules_of(settings, models, stream),
-            past.trajectories,
-            archive.closed,
-        ):
+        for raw in stream_of(past.trajectories, archive.closed):
             if raw.seed_id not in past.trajectories:
                 counted += raw.evaluations
                 journal.write(raw, budget.seconds)
             trajectory = archive.judge(without_tile(raw))
-            end = budget.spend(trajectory)
-            if end is None and archive.full:
-                end = SearchEnd.FULL
+            end = budget.spend(trajectory, full=archive.full)
             trajectories.append(trajectory)
             bar.update(
                 budget.evaluations if baseline else budget.accepted,
@@ -160,7 +163,69 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
         end="" if end is None else end.value,
         discarded=archive.discarded,
         unfinished=models.target.evaluations - before - counted,
+        lessons=student and student[1],
     )
+
+
+def _least_seeds(settings: Settings, models: "Models") -> int:
+    """Return how many seeds have to be searched whatever was found."""
+    own = settings.search.splitting
+    if models.method != "splitting":
+        return 0
+    return own.replicates * own.particles * len(models.labels)
+
+
+def _trajectories(
+    settings: Settings, models: "Models", stream: str, student: "Student | None"
+) -> "Callable[[Mapping[int, Trajectory], Container[int]], Iterator[Trajectory]]":
+    """Return the search that the settings or the target ask for, or the random latents."""
+    from rs_lowconf.search.loop import search
+    from rs_lowconf.search.splitting import SplittingRules, split
+
+    rules = rules_of(settings, models, stream)
+    if models.method != "splitting" or rules.mode == "random":
+        evaluator = models.evaluator if student is None else models.evaluator.guided_by(student)
+        return lambda done, closed: search(evaluator, models.shell, rules, done, closed)
+    own = settings.search.splitting
+    splitting = SplittingRules(
+        tau=rules.tau,
+        labels=rules.labels,
+        run_seed=rules.run_seed,
+        stream=rules.stream,
+        particles=own.particles,
+        moves=own.moves,
+        final_moves=rules.mixing_steps if rules.mode == "sample" else 0,
+        max_levels=own.max_levels,
+        replicates=own.replicates,
+        audit=rules.audit,
+    )
+    return lambda done, closed: split(models.evaluator, splitting, done, closed)
+
+
+def _student(settings: Settings, models: "Models", path: Path) -> "tuple[Student, Lessons]":
+    """Return the student of a search, taught now or by the run that was interrupted."""
+    from rs_lowconf.search.student import TeachingRules, load_student, teach
+
+    if path.exists():
+        return load_student(path, models.device)
+    own, rules = settings.search.student, rules_of(settings, models, "search")
+    teaching = TeachingRules(
+        tau=models.tau,
+        labels=models.labels,
+        run_seed=rules.run_seed,
+        stream=rules.stream,
+        first=own.first,
+        rounds=own.rounds,
+        each=own.each,
+        steps=own.steps,
+        learning_rate=rules.learning_rate,
+        max_age=rules.max_age,
+    )
+    with progress("teaching a student", own.first + own.rounds * own.each) as bar:
+        for taught in teach(models.evaluator, models.shell, teaching, models.device):
+            bar.update(taught[1].evaluations)
+    taught[0].save(path, taught[1])
+    return taught
 
 
 def _export(
@@ -170,13 +235,16 @@ def _export(
     from rs_lowconf.cli.export import write_results
     from rs_lowconf.runs import RunFolder, write_json
     from rs_lowconf.search.report import compare, low_confidence_share, summarise, write_plots
+    from rs_lowconf.search.splitting import probability
 
     gate = models.evaluator.gate
     classes = models.gan.generator.classes
+    taught = search.lessons.evaluations if search.lessons else 0
     report: dict[str, Any] = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "end": search.end,
         "mode": settings.search.mode,
+        "method": models.method,
         "tau": models.tau,
         "gate": gate.describe(),
         "looks": {
@@ -185,12 +253,17 @@ def _export(
             "clusters": len(models.looks.centres),
         },
         "search": {
-            **summarise(search.trajectories, search.seconds, classes),
+            **summarise(search.trajectories, search.seconds, classes, taught),
             "evaluations_discarded": search.discarded,
             "evaluations_unfinished": search.unfinished,
         },
         "models": models.fingerprint,
     }
+    if search.lessons is not None:
+        report["student"] = asdict(search.lessons)
+    if models.method == "splitting":
+        particles = settings.search.splitting.particles
+        report["low_confidence"] = probability(search.trajectories, particles, classes)
     if baseline is not None:
         report["random_latents"] = {
             **summarise(baseline.trajectories, baseline.seconds, classes),
@@ -223,6 +296,15 @@ def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:
         f"{ours['seconds']:.0f} s ({end}); {ours['evaluations_unfinished']:,} more evaluations "
         "went into latents that were still on their way."
     )
+    if "student" in report:
+        print(
+            f"{report['student']['evaluations']:,} of the evaluations taught the student that led "
+            "the search."
+        )
+    if "low_confidence" in report:
+        share, interval = (report["low_confidence"][name] for name in ("value", "interval_95"))
+        bounds = " .. ".join(f"{bound:.2g}" for bound in interval) if interval else "no interval"
+        print(f"Probability of low confidence under the generator: {share:.2g} ({bounds}).")
     if "times_less_than_random" in report:
         theirs = report["random_latents"]
         times = report["times_less_than_random"]["evaluations_per_accepted"]

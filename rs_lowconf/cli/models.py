@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,10 +21,12 @@ from rs_lowconf.search.calibration import LIKENESS, Features, load_calibration
 from rs_lowconf.search.evaluate import Evaluator
 from rs_lowconf.search.prior import PriorShell
 from rs_lowconf.search.reading import Reading
-from rs_lowconf.settings import Settings
+from rs_lowconf.settings import SearchSettings, Settings
 from rs_lowconf.target.classifier import Classifier, load_classifier
 from rs_lowconf.target.load import check_fit, load_target
 from rs_lowconf.types import TargetModel
+
+Method = Literal["gradient", "student", "splitting"]
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 """Models inside the package, laid out like a run folder."""
@@ -87,6 +89,8 @@ class Models:
     looks: Looks
     per_condition: int
     """Most samples of one condition."""
+    method: Method
+    """How to search, where the settings leave it to the target."""
     tau: float
     """Confidence below which a tile counts as hard."""
     labels: tuple[int, ...]
@@ -102,7 +106,8 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
     """Load models and tiles, and check that they fit each other.
 
     Raises:
-        SettingsError: a class is unknown, or the target gives no gradients.
+        SettingsError: a class is unknown, or the target gives no gradients where they are
+            asked for.
         DataError: tiles cannot be used, or too few were held out to calibrate the gate.
         ModelError: a model is missing, damaged, or does not fit the others or the data.
     """
@@ -126,11 +131,7 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         device=device,
     )
     target_channels = check_fit(target.bands, generator.bands)
-    if not target.differentiable:
-        raise SettingsError(
-            "the target gives no gradients, which this search needs",
-            remedy="export it with gradients, or test a differentiable version of it",
-        )
+    method = method_of(own, differentiable=target.differentiable)
     known = checksums(paths)
     calibration = load_calibration(paths["calibration"], known)
     gate = calibration.gate(critic, features, own.false_rejection)
@@ -171,6 +172,7 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
             seed=settings.run.seed,
         ),
         per_condition=per_condition,
+        method=method,
         tau=tau,
         labels=labels,
         round=settings.review.round or update_of(settings) + 1,
@@ -226,6 +228,30 @@ def check_tile_size(settings: Settings, generator: Generator) -> None:
             f"{settings.data.tile_size}",
             remedy="set data.tile_size, or train the GAN on these data",
         )
+
+
+def method_of(settings: SearchSettings, *, differentiable: bool) -> Method:
+    """Return how to search a target.
+
+    Raises:
+        SettingsError: the settings ask for what the target or the mode cannot do.
+    """
+    if settings.method == "auto":
+        if differentiable:
+            return "gradient"
+        return "splitting" if settings.mode == "sample" else "student"
+    if settings.method == "gradient" and not differentiable:
+        raise SettingsError(
+            "the target gives no gradients, which search.method=gradient needs",
+            remedy="leave search.method at auto, or set student or splitting",
+        )
+    if settings.method == "student" and settings.mode == "sample":
+        raise SettingsError(
+            "search.mode=sample does not go with search.method=student, whose confidence is a "
+            "guess",
+            remedy="set search.method=splitting",
+        )
+    return settings.method
 
 
 def _labels(wanted: tuple[str, ...] | None, classes: tuple[str, ...]) -> tuple[int, ...]:

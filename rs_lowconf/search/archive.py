@@ -115,10 +115,12 @@ class Archive:
     def judge(self, trajectory: Trajectory) -> Trajectory:
         """Return the trajectory, found or not: without its tile where it is not wanted."""
         if trajectory.label in self.closed:
+            gone = replace(trajectory, outcome=Outcome.SKIPPED, found=None, audit=None)
+            if trajectory.population_probability is not None:
+                # Its population had to climb down together, wanted or not.
+                return gone
             self.discarded += trajectory.evaluations
-            return replace(
-                trajectory, outcome=Outcome.SKIPPED, evaluations=0, found=None, audit=None
-            )
+            return replace(gone, evaluations=0)
         if trajectory.found is None:
             return trajectory
         outcome = self._place(trajectory.label, trajectory.found)

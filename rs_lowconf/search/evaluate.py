@@ -6,6 +6,7 @@ company (at any place in the batch, with what `rs_lowconf.cli.app` asks of the m
 a stored tile is always scored alone.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,6 @@ class Evaluator:
         target_channels: Sequence[int],
         micro_batch: int,
         device: torch.device,
-        guide: Guide | None = None,
     ) -> None:
         """Join them.
 
@@ -100,8 +100,6 @@ class Evaluator:
             target_channels: the generator's channels that the target reads, in its order.
             micro_batch: the fixed batch size.
             device: where the networks are.
-            guide: leads the way where the target gives no gradients; what it finds is put to
-                the target as it is stored.
         """
         self.generator = generator
         self.target = target
@@ -110,9 +108,18 @@ class Evaluator:
         self._target_channels = list(target_channels)
         self._penalties = tuple(penalties)
         self._reading = reading
-        self._guide = guide
+        self._guide: Guide | None = None
         self._micro_batch = micro_batch
         self._device = device
+
+    def guided_by(self, guide: Guide) -> "Evaluator":
+        """Return the same with a guide that leads in the target's place.
+
+        What it leads to is put to the target as it is stored.
+        """
+        guided = copy.copy(self)
+        guided._guide = guide
+        return guided
 
     def score(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], *, gradient: bool) -> Scores:
         """Score tiles of latents, with the energy's gradient when asked for.

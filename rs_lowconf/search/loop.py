@@ -403,9 +403,20 @@ def _in_order(flow: _Flow) -> Iterator[Trajectory]:
 class Budget:
     """Decides after each trajectory, in seed order, whether the search goes on."""
 
-    def __init__(self, *, count: int, evaluations: int, minutes: float, seconds: float) -> None:
-        """Start the clock at `seconds` already spent by an interrupted run."""
+    def __init__(
+        self, *, count: int, evaluations: int, minutes: float, seconds: float, at_least: int = 0
+    ) -> None:
+        """Start the clock at `seconds` already spent by an interrupted run.
+
+        Args:
+            count: accepted samples to stop at.
+            evaluations: of the target.
+            minutes: of wall time.
+            seconds: of wall time, already spent.
+            at_least: seeds to search before the count may end it.
+        """
         self._count, self._evaluations, self._minutes = count, evaluations, minutes
+        self._at_least = at_least
         self._start = time.monotonic() - seconds
         self.accepted = 0
         self.evaluations = 0
@@ -415,14 +426,20 @@ class Budget:
         """Return the time spent so far."""
         return time.monotonic() - self._start
 
-    def spend(self, trajectory: Trajectory) -> SearchEnd | None:
-        """Count a trajectory; return why the search ends now, or None."""
+    def spend(self, trajectory: Trajectory, *, full: bool = False) -> SearchEnd | None:
+        """Count a trajectory; return why the search ends now, or None.
+
+        Args:
+            trajectory: the next one in seed order.
+            full: whether every condition has its share.
+        """
         self.evaluations += trajectory.evaluations
         self.accepted += trajectory.found is not None
-        if self.accepted >= self._count:
+        enough = trajectory.seed_id + 1 >= self._at_least
+        if self.accepted >= self._count and enough:
             return SearchEnd.COUNT
         if self.evaluations >= self._evaluations:
             return SearchEnd.EVALUATIONS
         if self.seconds >= 60 * self._minutes:
             return SearchEnd.MINUTES
-        return None
+        return SearchEnd.FULL if full and enough else None

@@ -18,7 +18,7 @@ _HITS = (Outcome.FOUND, Outcome.COPY, Outcome.DUPLICATE, Outcome.FULL)
 
 
 def summarise(
-    trajectories: Sequence[Trajectory], seconds: float, classes: Sequence[str]
+    trajectories: Sequence[Trajectory], seconds: float, classes: Sequence[str], taught: int = 0
 ) -> dict[str, Any]:
     """Return counts, costs and yields as JSON values.
 
@@ -26,8 +26,9 @@ def summarise(
         trajectories: in seed order.
         seconds: wall time of the search.
         classes: names of the conditions.
+        taught: evaluations that taught a student, which every accepted sample shares.
     """
-    evaluations = sum(one.evaluations for one in trajectories)
+    evaluations = taught + sum(one.evaluations for one in trajectories)
     searched = [one for one in trajectories if one.outcome is not Outcome.SKIPPED]
     accepted = [one for one in trajectories if one.found is not None]
     tiles = [one.found for one in trajectories if one.found is not None]
@@ -47,7 +48,7 @@ def summarise(
         },
         "evaluations": evaluations,
         "seconds": round(seconds, 2),
-        "evaluations_per_accepted": _cost(trajectories),
+        "evaluations_per_accepted": _cost(trajectories, taught),
         "seconds_per_accepted": seconds / len(accepted) if accepted else None,
         "still_valid_after_rounding": {
             "kept": unflipped,
@@ -108,7 +109,7 @@ def write_plots(
     return save_figures(folder, figures)
 
 
-def _cost(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+def _cost(trajectories: Sequence[Trajectory], taught: int) -> dict[str, Any]:
     """Return evaluations per accepted sample with a bootstrap interval over trajectories."""
     spent = np.array([one.evaluations for one in trajectories], dtype=float)
     found = np.array([one.found is not None for one in trajectories], dtype=float)
@@ -119,11 +120,11 @@ def _cost(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         len(spent), np.full(len(spent), 1 / len(spent)), size=_RESAMPLES
     ).astype(float)
     with np.errstate(divide="ignore"):
-        ratio = (weight @ spent) / (weight @ found)
+        ratio = (weight @ spent + taught) / (weight @ found)
     # No interpolation: resamples without a find cost infinitely much.
     low, high = np.quantile(ratio, [0.025, 0.975], method="inverted_cdf")
     return {
-        "value": float(spent.sum() / found.sum()),
+        "value": float((spent.sum() + taught) / found.sum()),
         "interval_95": [float(low), float(high) if np.isfinite(high) else None],
     }
 

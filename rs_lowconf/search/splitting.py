@@ -57,6 +57,8 @@ class SplittingRules:
     """Proposals to each latent once its population has arrived, so that it forgets its copies."""
     max_levels: int
     """Levels, each of half the probability of the one above, after which to give up."""
+    replicates: int = 0
+    """Populations of each condition that are searched also when there is enough of it."""
     audit: bool = False
     """Whether to keep tiles that the gate rejects, so that people can check the gate."""
 
@@ -85,7 +87,11 @@ def split(
         label = rules.labels[number % len(rules.labels)]
         if all(seed_id in done for seed_id in seeds):
             yield from (done[seed_id] for seed_id in seeds)
-        elif label in closed and seeds[0] not in done:
+        elif (
+            label in closed
+            and number >= rules.replicates * len(rules.labels)
+            and seeds[0] not in done
+        ):
             yield from (skipped(seed_id, label) for seed_id in seeds)
         else:
             for one in _Population(evaluator, rules, number, label).run():

@@ -1,0 +1,246 @@
+"""A student that learns how sure a black box is of tiles, and leads the search by its gradients.
+
+It is taught in rounds: first with tiles of random latents, then with tiles at which it expects
+low confidence itself, because that is where the search goes and where random latents hardly
+come. It never judges: what it leads to is put to the target.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rs_lowconf.runs import read_checkpoint, write_checkpoint
+from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator
+from rs_lowconf.search.prior import PriorShell, draw_latent
+from rs_lowconf.seeds import forked_rng, seed_of
+
+KIND = "student"
+_BATCH = 32
+_RATE = 2e-3
+_NEAR = 3.0
+"""Log-odds up to which the student learns differences as they are; beyond, their logarithms."""
+
+
+class Student(nn.Module):
+    """Tiles to the log-odds of the target's confidence; a `Guide`."""
+
+    centre: Tensor
+    spread: Tensor
+    level: Tensor
+    """Mean and standard deviation of the compressed log-odds first learned from."""
+
+    def __init__(self, channels: int) -> None:
+        """Build for the generator's channels."""
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(channels, 1, 1))
+        self.register_buffer("spread", torch.ones(channels, 1, 1))
+        self.register_buffer("level", torch.tensor([0.0, 1.0]))
+        widths = (4 * channels, 48, 64, 96)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(widths)
+        )
+        self.head = nn.Linear(2 * widths[-1], 1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(
+        self,
+        image: Float[Tensor, "b c h w"],
+        label: Int[Tensor, " b"],  # noqa: ARG002  # it sees what the target sees
+    ) -> Float[Tensor, " b"]:
+        """Return log-odds."""
+        # Roofs and glints lie far out and would drown everything else.
+        features = F.pixel_unshuffle(((image - self.centre) / self.spread).asinh(), 2)
+        for place, layer in enumerate(self.layers):
+            features = F.leaky_relu(layer(features), 0.2)
+            if place < len(self.layers) - 1:
+                features = F.avg_pool2d(features, 2)
+        # The least certain place decides as much as the whole.
+        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
+        odds: Tensor = self.level[0] + self.level[1] * self.head(pooled)[:, 0]
+        return _NEAR * (odds / _NEAR).clamp(-8, 8).sinh()
+
+    def save(self, path: Path, lessons: "Lessons") -> None:
+        """Write one safetensors file, atomically."""
+        about = {
+            "channels": self.centre.shape[0],
+            "evaluations": lessons.evaluations,
+            "correlation": lessons.correlation,
+        }
+        write_checkpoint(path, KIND, self.state_dict(), about)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lessons:
+    """What a student has been taught so far."""
+
+    evaluations: int
+    """Of the target."""
+    correlation: float | None
+    """Between its guesses and the answers to the tiles of the last round, before it learned
+    from them; None where either is constant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachingRules:
+    """What a student is taught with."""
+
+    tau: float
+    labels: tuple[int, ...]
+    """Conditions, which take turns."""
+    run_seed: int
+    stream: str
+    first: int
+    """Random latents of the first round."""
+    rounds: int
+    """Rounds at tiles of the student's own choice."""
+    each: int
+    """Tiles of each of these."""
+    learning_rate: float
+    """Step size of Adam on the latent on the way to them."""
+    max_age: int
+    """Steps on the way."""
+    steps: int
+    """Of learning after each round."""
+
+
+def teach(
+    evaluator: Evaluator, shell: PriorShell, rules: TeachingRules, device: torch.device
+) -> Iterator[tuple[Student, Lessons]]:
+    """Yield the student after each round.
+
+    Args:
+        evaluator: asks the target.
+        shell: keeps latents where the prior has its mass.
+        rules: how much to teach.
+        device: where the student learns.
+    """
+    with forked_rng(seed_of(rules.run_seed, "search", rules.stream, "student")):
+        student = Student(len(evaluator.generator.bands)).to(device)
+    pixels, odds = [], []
+    seed = 0
+    for round_ in range(rules.rounds + 1):
+        count = rules.each if round_ else rules.first
+        z, label = _draw(evaluator, rules, seed, count)
+        seed += count
+        if round_:
+            z = _descend(evaluator.guided_by(student), shell, rules, z, label)
+        scores = evaluator.score(z, label, gradient=False)
+        correlation = _correlation(student, scores.pixels, scores.log_odds)
+        pixels.append(scores.pixels)
+        odds.append(scores.log_odds)
+        _fit(student, torch.cat(pixels), torch.cat(odds), rules, round_)
+        yield (
+            student,
+            Lessons(evaluations=seed, correlation=correlation if round_ else None),
+        )
+
+
+def load_student(path: Path, device: torch.device) -> tuple[Student, Lessons]:
+    """Read what `Student.save` wrote.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    tensors, header = read_checkpoint(path, KIND)
+    student = Student(header["channels"])
+    student.load_state_dict(tensors)
+    student.requires_grad_(requires_grad=False)
+    lessons = Lessons(evaluations=header["evaluations"], correlation=header["correlation"])
+    return student.to(device), lessons
+
+
+def _draw(
+    evaluator: Evaluator, rules: TeachingRules, first: int, count: int
+) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+    dim = sum(evaluator.generator.latent_parts)
+    seeds = range(first, first + count)
+    stream = f"{rules.stream} student"
+    z = torch.stack([draw_latent(rules.run_seed, stream, seed, dim) for seed in seeds])
+    return z, torch.tensor([rules.labels[seed % len(rules.labels)] for seed in seeds])
+
+
+def _descend(
+    evaluator: Evaluator,
+    shell: PriorShell,
+    rules: TeachingRules,
+    z: Float[Tensor, "n d"],
+    label: Int[Tensor, " n"],
+) -> Float[Tensor, "n d"]:
+    """Return latents at which the student just expects low confidence, as the search does."""
+    z = shell.project(z)
+    adam = torch.optim.Adam([z], lr=rules.learning_rate)
+    waiting = torch.ones(len(z), dtype=torch.bool)
+    for _ in range(rules.max_age):
+        rows = torch.nonzero(waiting)[:, 0]
+        scores = evaluator.score(z[rows], label[rows], gradient=True)
+        waiting[rows[scores.confidence < rules.tau]] = False
+        if not waiting.any() or scores.gradient is None:
+            break
+        before = z.clone()
+        z.grad = torch.zeros_like(z)
+        z.grad[rows] = scores.gradient.nan_to_num(0.0)
+        adam.step()
+        z.copy_(torch.where(waiting[:, None], shell.project(z), before))
+    return z
+
+
+def _fit(
+    student: Student,
+    pixels: Tensor,
+    odds: Float[Tensor, " n"],
+    rules: TeachingRules,
+    round_: int,
+) -> None:
+    device = student.centre.device
+    odds = compressed(odds)
+    image = pixels.float() / EXPORT_SCALE
+    if round_ == 0:
+        student.centre.copy_(image.mean((0, 2, 3))[:, None, None])
+        student.spread.copy_(image.std((0, 2, 3))[:, None, None].clamp_min(1e-6))
+        student.level.copy_(torch.stack([odds.mean(), odds.std().clamp_min(1e-3)]))
+    student.requires_grad_(requires_grad=True)
+    adam = torch.optim.Adam(student.parameters(), lr=_RATE)
+    dice = torch.Generator().manual_seed(
+        seed_of(rules.run_seed, "search", rules.stream, "lesson", round_)
+    )
+    cosine = torch.optim.lr_scheduler.OneCycleLR(adam, _RATE, total_steps=rules.steps)
+    label = torch.zeros(_BATCH, dtype=torch.long, device=device)
+    for _ in range(rules.steps):
+        rows = torch.randint(len(odds), (_BATCH,), generator=dice)
+        batch = image[rows]
+        # Mirrored and turned: no target has a reason to read north from south otherwise.
+        if torch.rand((), generator=dice) < 0.5:
+            batch = batch.flip(3)
+        batch = torch.rot90(batch, int(torch.randint(4, (), generator=dice)), (2, 3))
+        guess = compressed(student(batch.to(device), label))
+        loss = F.smooth_l1_loss(guess, odds[rows].to(device))
+        adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        adam.step()
+        cosine.step()
+    student.requires_grad_(requires_grad=False)
+
+
+def compressed(odds: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Return log-odds as the student learns them."""
+    return _NEAR * (odds / _NEAR).asinh()
+
+
+@torch.no_grad()
+def _correlation(student: Student, pixels: Tensor, odds: Float[Tensor, " n"]) -> float | None:
+    device = student.centre.device
+    label = torch.zeros(_BATCH, dtype=torch.long, device=device)
+    guess = torch.cat(
+        [
+            student(part.float().to(device) / EXPORT_SCALE, label[: len(part)]).cpu()
+            for part in torch.split(pixels, _BATCH)
+        ]
+    )
+    pair = compressed(torch.stack([guess, odds]))
+    return float(torch.corrcoef(pair)[0, 1]) if bool(pair.std(1).all()) else None
