@@ -203,13 +203,13 @@ class TargetSettings(Section):
         needed = ("bands", "classes", *_NEEDED.get(self.kind, ("path",)))
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
-            raise ValueError(f"a {self.kind} target needs {', '.join(missing)}")
+            raise ValueError(f"target kind {self.kind} needs {', '.join(missing)}")
         for name, kinds in _ONLY.items():
             if (
                 self.kind not in kinds
                 and getattr(self, name) != self.__class__.model_fields[name].get_default()
             ):
-                raise ValueError(f"{name} has no effect on a {self.kind} target, remove it")
+                raise ValueError(f"{name} has no effect on target kind {self.kind}, remove it")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) not in (1, len(self.bands or ())):
