@@ -102,7 +102,7 @@ def test_a_booster_gives_what_lightgbm_gives(rows: str, output: str, tmp_path: P
     changed = options(kind="lightgbm", path=tmp_path / "model.txt", rows=rows, output=output)
     target = load(changed, trust=False)
     image = tiles()
-    expected = by_hand(booster.predict, image.numpy(), rows)
+    expected = by_hand(lambda x: np.asarray(booster.predict(x)), image.numpy(), rows)
     assert isinstance(target, TargetModel)
     assert target.pixelwise == (rows == "pixel")
     assert not target.differentiable
@@ -619,14 +619,10 @@ def test_a_net_of_segmentation_models_pytorch(outputs: int, tmp_path: Path) -> N
 def test_a_segmentation_task_of_torchgeo(model: str, task: str, tmp_path: Path) -> None:
     """The net of a SemanticSegmentationTask is rebuilt from its hyper-parameters."""
     binary = task == "binary"
+    choices: dict[str, Any] = {"model": model, "task": task, "loss": "bce" if binary else "ce"}
     with forked_rng(8):
         trained = SemanticSegmentationTask(
-            model=model,
-            backbone="resnet18",
-            in_channels=3,
-            task=task,
-            num_classes=None if binary else 3,
-            loss="bce" if binary else "ce",
+            backbone="resnet18", in_channels=3, num_classes=None if binary else 3, **choices
         )
     checkpoint = {
         "hyper_parameters": dict(trained.hparams),
@@ -669,8 +665,8 @@ def cloud_mask(name: str, image: Tensor, *, tile_size: int) -> tuple[TargetModel
 
 def test_s2cloudless_as_configured_gives_what_its_wheel_gives() -> None:
     """The configured target has the wheel's probability of cloud in every pixel."""
-    from s2cloudless import S2PixelCloudDetector  # noqa: PLC0415 - seconds, for this test alone
-    from s2cloudless.utils import S2_BANDS  # noqa: PLC0415 - see above
+    from s2cloudless.cloud_detector import S2PixelCloudDetector  # noqa: PLC0415 - slow
+    from s2cloudless.utils import S2_BANDS  # noqa: PLC0415 - slow
 
     image = scene(64)
     target, predicted = cloud_mask("s2cloudless.yaml", image, tile_size=64)
@@ -690,8 +686,8 @@ def test_csmask_as_configured_gives_what_its_wheel_gives() -> None:
     There the first of the wheel's windows, 51 pixels before the tile, is the same as ours, and
     the others have no weight inside the tile.
     """
-    from ukis_csmask.mask import CSmask  # noqa: PLC0415 - seconds, for this test alone
-    from ukis_csmask.utils import tile_array  # noqa: PLC0415 - see above
+    from ukis_csmask.mask import CSmask  # noqa: PLC0415 - slow
+    from ukis_csmask.utils import tile_array  # noqa: PLC0415 - slow
 
     image = scene(154)
     target, predicted = cloud_mask("csmask.yaml", image, tile_size=154)

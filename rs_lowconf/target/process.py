@@ -155,7 +155,7 @@ class ProcessModel:
             return ModelError(
                 f"the target's process was killed after {limit}, {said}",
                 expected="an answer in that time",
-                remedy="raise the limit, or lower target.batch_size",
+                remedy="raise the limit, or find out what takes so long",
             )
         return ModelError(
             f"the target's process ended with exit code {self._process.returncode}, {said}",

@@ -1,4 +1,4 @@
-"""Answers for a model in an environment of its own, which needs numpy and nothing else.
+"""Answers for a model in an environment of its own, which needs numpy and Python 3.7 or newer.
 
     python serve.py module:function
 
