@@ -183,8 +183,9 @@ class TargetSettings(Section):
     """Foreign targets: side of the square that the model takes; missing means tiles as they
     are."""
     input_fit: Literal["resize", "mirror"] = "resize"
-    """How a tile becomes `input_size` pixels wide: resized (bilinear), or in the middle of its
-    own mirror images at its own resolution. Answers for pixels are brought back to the tile."""
+    """How a tile becomes `input_size` pixels wide: resized (bilinear), or at its own resolution
+    with its mirror images around it, a fifth of the window before it. Answers for pixels are
+    brought back to the tile."""
     classes: tuple[str, ...] | None = None
     """Foreign targets: the model's own class list, in the order of its outputs. One that returns
     a single number, for or against, has two: the one against comes first."""

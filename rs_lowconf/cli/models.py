@@ -262,7 +262,10 @@ def _fingerprint(
     # Models are known by their checksums, not by the number of their update.
     free = {"count", "max_evaluations", "max_minutes", "slots", "baseline_evaluations", "update"}
     own = settings.target.kind in ("embedded", "trained")
-    file = paths["target"] if own else target_file(settings.target)
+    if own:
+        file: Path | None = paths["target"]
+    else:
+        file = None if settings.target.path is None else target_file(settings.target)
     return {
         "run.seed": settings.run.seed,
         "search settings": settings.search.model_dump(mode="json", exclude=free),

@@ -48,17 +48,16 @@ def load_black_box(
         ModelError: a file or library is missing, the model is damaged, does not fit the
             settings, or needs trust.
     """
-    path = target_file(settings)
     if settings.kind == "process":
         function: Callable[[Any], Any] = _process(settings, trust_code=trust_code)
-    elif path is None:
+    elif settings.kind == "callable":
         function = import_named(str(settings.python), trust_code=trust_code)
     elif settings.kind == "onnx":
-        function = _onnx(path, settings, device)
+        function = _onnx(target_file(settings), settings, device)
     elif settings.kind == "lightgbm":
-        function = _lightgbm(path, settings)
+        function = _lightgbm(target_file(settings), settings)
     else:
-        function = _sklearn(path, settings, trust_code=trust_code)
+        function = _sklearn(target_file(settings), settings, trust_code=trust_code)
 
     def answer(image: Tensor) -> object:
         returned = function(image.detach().cpu().numpy())

@@ -14,14 +14,12 @@ from rs_lowconf.settings import TargetSettings
 _PACKAGE = "package:"
 
 
-def target_file(settings: TargetSettings) -> Path | None:
-    """Return the file that a foreign target is read from; None for a kind without one.
+def target_file(settings: TargetSettings) -> Path:
+    """Return the file that a foreign target with a `path` is read from.
 
     Raises:
         ModelError: there is no such file, or the package that should hold it is not installed.
     """
-    if settings.path is None:
-        return None
     path = Path(inside_package(str(settings.path)))
     if not path.is_file():
         raise ModelError(f"there is no target {path}", remedy="correct target.path")

@@ -45,19 +45,20 @@ def load_module(settings: TargetSettings, *, trust_code: bool, device: torch.dev
         ModelError: the file is missing or damaged, does not fit the settings, or needs trust.
         SettingsError: timm or segmentation_models_pytorch has no such architecture.
     """
-    path = target_file(settings)
-    if path is None:
+    if settings.kind == "python":
         module = _python(str(settings.python), trust_code=trust_code)
-    elif settings.kind == "torchgeo":
-        module = _torchgeo(path, settings, trust_code=trust_code)
-    elif settings.kind == "timm":
-        module = _timm(path, settings, trust_code=trust_code)
-    elif settings.kind == "smp":
-        module = _smp(path, settings, trust_code=trust_code)
-    elif settings.kind == "export":
-        module = _export(path, trust_code=trust_code, device=device)
     else:
-        module = _torchscript(path, trust_code=trust_code, device=device)
+        path = target_file(settings)
+        if settings.kind == "torchgeo":
+            module = _torchgeo(path, settings, trust_code=trust_code)
+        elif settings.kind == "timm":
+            module = _timm(path, settings, trust_code=trust_code)
+        elif settings.kind == "smp":
+            module = _smp(path, settings, trust_code=trust_code)
+        elif settings.kind == "export":
+            module = _export(path, trust_code=trust_code, device=device)
+        else:
+            module = _torchscript(path, trust_code=trust_code, device=device)
     if settings.kind != "export":
         # An exported program has its mode baked in and refuses eval().
         module.eval()

@@ -16,9 +16,11 @@ def resized(image: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c s 
 
 
 def mirrored(image: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c s s"]:
-    """Return a window of `side` pixels with the tile in its middle and its mirror images around.
+    """Return a window of `side` pixels with the tile in it and its mirror images around.
 
-    The border pixels are repeated, as in numpy's mode `symmetric`.
+    A fifth of the window lies before the tile, as where windows slide over a scene with that
+    overlap, or half of what is free where that is less. The border pixels are repeated, as in
+    numpy's mode `symmetric`.
 
     Raises:
         ModelError: the tile is larger than the window.
@@ -41,4 +43,4 @@ def cut(window: Float[Tensor, "b k s s"], size: int) -> Float[Tensor, "b k h w"]
 
 
 def _margin(side: int, size: int) -> int:
-    return (side - size) // 2
+    return min(side // 5, (side - size) // 2)
