@@ -1,7 +1,7 @@
 """One YAML file is one frozen settings tree. A stage is handed its own section, never the whole.
 
-YAML holds values, never class paths; the sole exception is the target's
-`python: module:factory`, which runs foreign code and needs `--trust-code`.
+YAML holds values, never class paths; the sole exceptions are the target's `python:
+module:name` and `command`, which run foreign code and need `--trust-code`.
 """
 
 from collections.abc import Sequence
@@ -128,18 +128,46 @@ class ExtractorSettings(ClassifierSettings):
 class TargetSettings(Section):
     """The model under test: trained by `rslow train target`, or from elsewhere."""
 
-    kind: Literal["embedded", "trained", "torchgeo", "timm", "export", "torchscript", "python"] = (
-        "embedded"
-    )
+    kind: Literal[
+        "embedded",
+        "trained",
+        "torchgeo",
+        "timm",
+        "smp",
+        "export",
+        "torchscript",
+        "python",
+        "onnx",
+        "lightgbm",
+        "sklearn",
+        "callable",
+        "process",
+    ] = "embedded"
     """`embedded` is the one inside the package, `trained` what `rslow train target` wrote into
-    run.dir; the others read `path` or `python`."""
+    run.dir; the others are foreign and read `path`, `python` or `command`."""
     train: ClassifierSettings = ClassifierSettings()
     path: Path | None = None
-    """Checkpoint or program file of a foreign target."""
+    """Checkpoint, program or model file of a foreign target; `package:NAME/FILE` is FILE inside
+    the installed package NAME, which is not imported for that."""
     python: str | None = None
-    """`module:factory`; the factory takes no argument and returns an nn.Module giving logits."""
+    """`python`: `module:factory`; the factory takes no argument and returns an nn.Module.
+    `callable`: `module:function`; the function takes a float32 array b c h w."""
+    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """`process`: the program that answers, and its arguments, without a shell; an argument
+    `package:NAME/FILE` is FILE inside the installed package NAME."""
+    startup_seconds: PositiveFloat = 120.0
+    """`process`: time until the program says that it is ready."""
+    batch_seconds: PositiveFloat = 60.0
+    """`process`: time for the answer to one batch."""
     architecture: str | None = None
-    """timm only: the model's name."""
+    """`timm`: the model's name. `smp`: a name of segmentation_models_pytorch, such as unet."""
+    encoder: str | None = None
+    """`smp`: the encoder's name, such as resnet34."""
+    rows: Literal["pixel", "tile", "statistics"] = "pixel"
+    """`lightgbm` and `sklearn`: what a row of their table is. `pixel`: the bands of one pixel,
+    so that the target answers for every pixel; `tile`: all pixels of a tile, band after band,
+    line after line; `statistics`: the means of all bands of a tile, then their standard
+    deviations."""
     bands: tuple[str, ...] | None = None
     """Foreign targets: the bands the model reads, in its order."""
     level: Level = "L1C"
@@ -152,11 +180,18 @@ class TargetSettings(Section):
     std: tuple[float, ...] | None = None
     """Foreign targets: divided by per band (or one value for all)."""
     input_size: PositiveInt | None = None
-    """Foreign targets: side that tiles are resized to (bilinear); missing means as they are."""
+    """Foreign targets: side of the square that the model takes; missing means tiles as they
+    are."""
+    input_fit: Literal["resize", "mirror"] = "resize"
+    """How a tile becomes `input_size` pixels wide: resized (bilinear), or at its own resolution
+    with its mirror images around it, a fifth of the window before it. Answers for pixels are
+    brought back to the tile."""
     classes: tuple[str, ...] | None = None
-    """Foreign targets: the model's own class list, in the order of its outputs."""
+    """Foreign targets: the model's own class list, in the order of its outputs. One that returns
+    a single number, for or against, has two: the one against comes first."""
     output: Literal["logits", "probabilities"] = "logits"
-    """Foreign targets: what the model returns."""
+    """Foreign targets: what the model returns. `lightgbm` and `sklearn` are asked for it: raw
+    scores and decision_function, or probabilities."""
     temperature: PositiveFloat = 1.0
     """Foreign targets: logits are divided by this."""
     batch_size: PositiveInt = 32
@@ -166,12 +201,16 @@ class TargetSettings(Section):
     def _complete(self) -> "TargetSettings":
         if self.kind in ("embedded", "trained"):
             return self
-        needed = ["bands", "classes", "python" if self.kind == "python" else "path"]
-        if self.kind == "timm":
-            needed.append("architecture")
+        needed = ("bands", "classes", *_NEEDED.get(self.kind, ("path",)))
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
-            raise ValueError(f"a {self.kind} target needs {', '.join(missing)}")
+            raise ValueError(f"target kind {self.kind} needs {', '.join(missing)}")
+        for name, kinds in _ONLY.items():
+            if (
+                self.kind not in kinds
+                and getattr(self, name) != self.__class__.model_fields[name].get_default()
+            ):
+                raise ValueError(f"{name} has no effect on target kind {self.kind}, remove it")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) not in (1, len(self.bands or ())):
@@ -180,7 +219,30 @@ class TargetSettings(Section):
                 )
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std must be positive")
+        if self.classes is not None and len(self.classes) < 2:
+            raise ValueError("classes must list at least two, also for a model of one output")
+        if self.input_fit == "mirror" and self.input_size is None:
+            raise ValueError("input_fit mirror needs input_size, the side of the model's window")
         return self
+
+
+#: What kinds of foreign targets need beside bands and classes, where that is not a path.
+_NEEDED = {
+    "timm": ("path", "architecture"),
+    "smp": ("path", "architecture", "encoder"),
+    "python": ("python",),
+    "callable": ("python",),
+    "process": ("command",),
+}
+
+#: Settings that mean something for some kinds of foreign targets alone.
+_ONLY = {
+    "command": ("process",),
+    "startup_seconds": ("process",),
+    "batch_seconds": ("process",),
+    "encoder": ("smp",),
+    "rows": ("lightgbm", "sklearn"),
+}
 
 
 class GanSettings(Section):

@@ -69,6 +69,10 @@ def no_module() -> object:
     return "text"
 
 
+def breaks() -> object:
+    return 1 / 0
+
+
 def backbone() -> nn.Module:
     with forked_rng(6):
         module: nn.Module = timm.create_model(BACKBONE, in_chans=3, num_classes=4)
@@ -197,6 +201,7 @@ def test_python_factory_from_the_current_directory(
         (f"{__name__}:missing", "missing"),
         (f"{__name__}:no_module", "returned a str"),
         ("no_colon", "expected module:factory"),
+        (f"{__name__}:breaks", "fails .ZeroDivisionError"),
     ],
 )
 def test_python_factories_that_cannot_be_used(
@@ -300,7 +305,7 @@ def test_torchgeo_checkpoints_must_fit_the_settings(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"num_classes 7 and target\.classes lists 4"):
         load(options(kind="torchgeo", path=path))
     write_torchgeo(path, task="multilabel", num_classes=None, num_labels=4)
-    with pytest.raises(ModelError, match="no multiclass"):
+    with pytest.raises(ModelError, match="no binary or multiclass task"):
         load(options(kind="torchgeo", path=path))
     torch.save({"weights": torch.zeros(1)}, path)
     with pytest.raises(ModelError, match="no Lightning checkpoint"):

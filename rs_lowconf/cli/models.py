@@ -24,6 +24,7 @@ from rs_lowconf.search.reading import Reading
 from rs_lowconf.settings import SearchSettings, Settings
 from rs_lowconf.target.classifier import Classifier, load_classifier
 from rs_lowconf.target.load import check_fit, load_target
+from rs_lowconf.target.origin import target_file
 from rs_lowconf.types import TargetModel
 
 Method = Literal["gradient", "student", "splitting"]
@@ -292,14 +293,16 @@ def _fingerprint(
     """Return what a search depends on, so that it is not continued with something else."""
     # Models are known by their checksums, not by the number of their update.
     free = {"count", "max_evaluations", "max_minutes", "slots", "baseline_evaluations", "update"}
-    foreign = settings.target.path
     own = settings.target.kind in ("embedded", "trained")
-    target_file = paths["target"] if own else foreign
+    if own:
+        file: Path | None = paths["target"]
+    else:
+        file = None if settings.target.path is None else target_file(settings.target)
     return {
         "run.seed": settings.run.seed,
         "search settings": settings.search.model_dump(mode="json", exclude=free),
         "target settings": settings.target.model_dump(mode="json"),
-        "target file": None if target_file is None else sha256_of(target_file),
+        "target file": None if file is None else sha256_of(file),
         "GAN file": known["gan"],
         "critic file": known["critic"],
         "extractor file": known["extractor"],

@@ -7,6 +7,7 @@ import torch
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import TargetSettings
+from rs_lowconf.target.blackbox import BLACK_BOXES, load_black_box
 from rs_lowconf.target.classifier import load_classifier
 from rs_lowconf.target.foreign import ForeignTarget
 from rs_lowconf.target.programs import load_module
@@ -33,12 +34,13 @@ def load_target(
     Raises:
         ModelError: the target is missing, damaged, needs trust or does not do what the
             settings say.
-        SettingsError: timm has no such architecture.
+        SettingsError: timm or segmentation_models_pytorch has no such architecture.
     """
     if settings.kind in ("embedded", "trained"):
         return load_classifier(trained, device, batch_size=settings.batch_size)
-    module = load_module(settings, trust_code=trust_code, device=device)
-    return ForeignTarget(module, settings, tile_size=tile_size, device=device)
+    load = load_black_box if settings.kind in BLACK_BOXES else load_module
+    function = load(settings, trust_code=trust_code, device=device)
+    return ForeignTarget(function, settings, tile_size=tile_size, device=device)
 
 
 def check_fit(reads: BandSpec, data: BandSpec, *, model: str = "target") -> tuple[int, ...]:

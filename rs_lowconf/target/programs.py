@@ -7,13 +7,11 @@ What needs `--trust-code`, and why:
   archive says so, unpickles custom objects, and evaluates shape expressions with
   sympy.sympify, which calls eval (torch 2.14: export/pt2_archive/_package.py and
   _export/serde/serialize.py). No part of the file can be read without that;
-* `torchgeo` and `timm` only when torch.load(weights_only=True) refuses the file.
+* `torchgeo`, `timm` and `smp` only when torch.load(weights_only=True) refuses the file.
 """
 
 import importlib
-import os
 import pickle
-import sys
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -27,10 +25,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
-from rs_lowconf.errors import ModelError
+from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.settings import TargetSettings
 from rs_lowconf.target.classifier import fill
 from rs_lowconf.target.networks import require_timm_name
+from rs_lowconf.target.origin import (
+    damaged,
+    import_named,
+    in_a_line,
+    require_trust,
+    target_file,
+)
 
 
 def load_module(settings: TargetSettings, *, trust_code: bool, device: torch.device) -> nn.Module:
@@ -38,18 +43,18 @@ def load_module(settings: TargetSettings, *, trust_code: bool, device: torch.dev
 
     Raises:
         ModelError: the file is missing or damaged, does not fit the settings, or needs trust.
-        SettingsError: timm has no such architecture.
+        SettingsError: timm or segmentation_models_pytorch has no such architecture.
     """
     if settings.kind == "python":
         module = _python(str(settings.python), trust_code=trust_code)
     else:
-        path = Path(str(settings.path))
-        if not path.is_file():
-            raise ModelError(f"there is no target {path}", remedy="correct target.path")
+        path = target_file(settings)
         if settings.kind == "torchgeo":
             module = _torchgeo(path, settings, trust_code=trust_code)
         elif settings.kind == "timm":
             module = _timm(path, settings, trust_code=trust_code)
+        elif settings.kind == "smp":
+            module = _smp(path, settings, trust_code=trust_code)
         elif settings.kind == "export":
             module = _export(path, trust_code=trust_code, device=device)
         else:
@@ -63,28 +68,15 @@ def load_module(settings: TargetSettings, *, trust_code: bool, device: torch.dev
     return module.to(device)
 
 
-def _require_trust(what: str, *, trust_code: bool) -> None:
-    if not trust_code:
-        raise ModelError(what, remedy="if you trust its origin, add --trust-code")
-
-
 def _python(name: str, *, trust_code: bool) -> nn.Module:
-    _require_trust(f"target.python {name} runs foreign code", trust_code=trust_code)
-    module_name, colon, factory_name = name.partition(":")
-    if not (module_name and colon and factory_name):
-        raise ModelError(f"target.python is {name!r}", expected="module:factory")
-    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds text
-        # Last, so that a file here cannot take the place of an installed package; it stays,
-        # because the model may import more of its files when it runs.
-        sys.path.append(os.getcwd())  # noqa: PTH109
+    factory = import_named(name, trust_code=trust_code)
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
+        module = factory()
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
         raise ModelError(
-            f"cannot import target.python {name} ({error})",
-            remedy="start in the folder that holds the module, or install it",
+            f"target.python {name} fails ({in_a_line(error)})",
+            expected="a factory without arguments that returns a torch.nn.Module",
         ) from error
-    module = factory()
     if not isinstance(module, nn.Module):
         raise ModelError(
             f"target.python {name} returned a {type(module).__name__}",
@@ -101,21 +93,31 @@ def _torchgeo(path: Path, settings: TargetSettings, *, trust_code: bool) -> nn.M
     options, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     if not isinstance(options, Mapping) or not isinstance(weights, Mapping):
         raise ModelError(f"{path} is no Lightning checkpoint with its hyper-parameters")
-    if options.get("task", "multiclass") != "multiclass" or "num_classes" not in options:
-        raise ModelError(
-            f"{path} is no multiclass ClassificationTask of torchgeo",
-            expected="one trained with task=multiclass and num_classes",
-        )
-    for setting, name, count in (
-        ("bands", "in_channels", len(settings.bands or ())),
-        ("classes", "num_classes", len(settings.classes or ())),
+    outputs = _torchgeo_outputs(path, options)
+    for setting, name, found, listed in (
+        ("bands", "in_channels", options.get("in_channels"), settings.bands),
+        ("classes", "num_classes", max(outputs, 2), settings.classes),
     ):
-        if options.get(name) != count:
+        if found != len(listed or ()):
             raise ModelError(
-                f"{path} has {name} {options.get(name)} and target.{setting} lists {count}",
+                f"{path} has {name} {found} and target.{setting} lists {len(listed or ())}",
                 remedy=f"correct target.{setting}",
             )
-    module = _create(str(options.get("model")), settings)
+    name = str(options.get("model"))
+    # Only the task of segmentation has a backbone beside its model.
+    if "backbone" not in options:
+        module = _create(name, settings, outputs)
+    elif name == "fcn":
+        # Late, because torchgeo's models take seconds to import.
+        models = importlib.import_module("torchgeo.models")
+        module = models.FCN(
+            in_channels=len(settings.bands or ()),
+            classes=outputs,
+            num_filters=options.get("num_filters"),
+        )
+    else:
+        architecture = name.replace("+", "plus")
+        module = _create_smp(architecture, str(options["backbone"]), settings, outputs)
     prefix = "model."
     fill(
         module,
@@ -129,37 +131,83 @@ def _torchgeo(path: Path, settings: TargetSettings, *, trust_code: bool) -> nn.M
     return module
 
 
+def _torchgeo_outputs(path: Path, options: Mapping[str, Any]) -> int:
+    """Return the number of outputs of a torchgeo task that tells classes apart."""
+    task = options.get("task", "multiclass")
+    count = 1 if task == "binary" else options.get("num_classes")
+    if task not in ("binary", "multiclass") or not isinstance(count, int):
+        raise ModelError(
+            f"{path} is no binary or multiclass task of torchgeo",
+            expected="a ClassificationTask or SemanticSegmentationTask with task=multiclass and "
+            "num_classes, or task=binary",
+        )
+    return count
+
+
 def _timm(path: Path, settings: TargetSettings, *, trust_code: bool) -> nn.Module:
-    module = _create(str(settings.architecture), settings)
-    if path.suffix == ".safetensors":
-        try:
-            weights: Any = load_file(path)
-        except SafetensorError as error:
-            raise ModelError(f"{path} is damaged ({error})") from error
-    else:
-        weights = _unpickle(path, trust_code=trust_code)
-        if isinstance(weights, nn.Module):
-            weights = weights.state_dict()
-        elif isinstance(weights, dict):
-            # The two names under which training scripts of timm and others nest the weights.
-            weights = weights.get("state_dict", weights.get("model", weights))
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(value, Tensor) for value in weights.values()
-    ):
-        raise ModelError(f"{path} holds no weights", expected="a state_dict")
+    module = _create(str(settings.architecture), settings, len(settings.classes or ()))
+    fill(module, _weights(path, trust_code=trust_code), path)
+    return module
+
+
+def _smp(path: Path, settings: TargetSettings, *, trust_code: bool) -> nn.Module:
+    weights = _weights(path, trust_code=trust_code)
+    # A net of two classes may have one output; its last layer tells.
+    last = weights.get("segmentation_head.0.bias")
+    binary = last is not None and len(last) == 1 and len(settings.classes or ()) == 2
+    outputs = 1 if binary else len(settings.classes or ())
+    module = _create_smp(str(settings.architecture), str(settings.encoder), settings, outputs)
     fill(module, weights, path)
     return module
 
 
-def _create(name: str, settings: TargetSettings) -> nn.Module:
+def _create(name: str, settings: TargetSettings, outputs: int) -> nn.Module:
     require_timm_name(name)
     module: nn.Module = timm.create_model(
-        name,
-        pretrained=False,
-        in_chans=len(settings.bands or ()),
-        num_classes=len(settings.classes or ()),
+        name, pretrained=False, in_chans=len(settings.bands or ()), num_classes=outputs
     )
     return module
+
+
+def _create_smp(
+    architecture: str, encoder: str, settings: TargetSettings, outputs: int
+) -> nn.Module:
+    # Late, because it takes seconds to import.
+    smp = importlib.import_module("segmentation_models_pytorch")
+    try:
+        module: nn.Module = smp.create_model(
+            architecture,
+            encoder,
+            encoder_weights=None,
+            in_channels=len(settings.bands or ()),
+            classes=outputs,
+        )
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise SettingsError(
+            f"segmentation_models_pytorch makes no {architecture} with the encoder {encoder} "
+            f"({in_a_line(error)})",
+            expected="names that its create_model knows, such as unet and resnet34",
+        ) from error
+    return module
+
+
+def _weights(path: Path, *, trust_code: bool) -> Mapping[str, Tensor]:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ModelError(f"{path} is damaged ({error})") from error
+    weights = _unpickle(path, trust_code=trust_code)
+    if isinstance(weights, nn.Module):
+        weights = weights.state_dict()
+    elif isinstance(weights, dict):
+        # The two names under which training scripts of timm and others nest the weights.
+        weights = weights.get("state_dict", weights.get("model", weights))
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(value, Tensor) for value in weights.values()
+    ):
+        raise ModelError(f"{path} holds no weights", expected="a state_dict")
+    return weights
 
 
 def _unpickle(path: Path, *, trust_code: bool) -> Any:
@@ -170,15 +218,15 @@ def _unpickle(path: Path, *, trust_code: bool) -> Any:
         if not trust_code:
             raise ModelError(what, remedy="if you trust its origin, add --trust-code") from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
     except (pickle.UnpicklingError, EOFError, ImportError, AttributeError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _export(path: Path, *, trust_code: bool, device: torch.device) -> nn.Module:
-    _require_trust(
+    require_trust(
         f"{path} is an exported program; torch unpickles parts of it, which can run foreign code",
         trust_code=trust_code,
     )
@@ -187,14 +235,14 @@ def _export(path: Path, *, trust_code: bool, device: torch.device) -> nn.Module:
     try:
         program = torch.export.load(path)
     except (RuntimeError, KeyError, AssertionError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     if device.type != "cpu":
         program = move_to_device_pass(program, device)
     return program.module()
 
 
 def _torchscript(path: Path, *, trust_code: bool, device: torch.device) -> nn.Module:
-    _require_trust(f"{path} is a TorchScript file and runs foreign code", trust_code=trust_code)
+    require_trust(f"{path} is a TorchScript file and runs foreign code", trust_code=trust_code)
     with warnings.catch_warnings():
         # torch deprecates writing new TorchScript; people's existing files are read as long
         # as torch can read them.
@@ -203,9 +251,5 @@ def _torchscript(path: Path, *, trust_code: bool, device: torch.device) -> nn.Mo
         try:
             module: nn.Module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
     return module
-
-
-def _damaged(path: Path, error: Exception) -> ModelError:
-    return ModelError(f"cannot read {path} ({' '.join(str(error).split())[:200]})")

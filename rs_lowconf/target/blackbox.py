@@ -1,0 +1,205 @@
+"""Models without gradients, as functions from tensors to tensors.
+
+What needs `--trust-code`, and why: `sklearn` unpickles a file, `callable` imports a module,
+`process` runs a program. `onnx` and `lightgbm` read data: an ONNX graph cannot name code outside
+onnxruntime, and a Booster's text file holds trees.
+
+A time limit needs the kind `process`: what hangs inside this process cannot be stopped.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rs_lowconf.errors import ModelError
+from rs_lowconf.settings import TargetSettings
+from rs_lowconf.target.origin import (
+    damaged,
+    import_named,
+    inside_package,
+    library,
+    require_trust,
+    target_file,
+)
+from rs_lowconf.target.process import ProcessModel
+
+BLACK_BOXES = ("onnx", "lightgbm", "sklearn", "callable", "process")
+"""The kinds of targets that this module loads."""
+
+Numbers = NDArray[Any]
+
+_FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
+
+
+def load_black_box(
+    settings: TargetSettings, *, trust_code: bool, device: torch.device
+) -> Callable[[Tensor], object]:
+    """Return the foreign model as a function of float32 tiles b c h w.
+
+    It returns a tensor of float64 scores on `device`, or, for `ForeignTarget` to refuse, what the
+    model returned where that is not made of numbers.
+
+    Raises:
+        ModelError: a file or library is missing, the model is damaged, does not fit the
+            settings, or needs trust.
+    """
+    if settings.kind == "process":
+        function: Callable[[Any], Any] = _process(settings, trust_code=trust_code)
+    elif settings.kind == "callable":
+        function = import_named(str(settings.python), trust_code=trust_code)
+    elif settings.kind == "onnx":
+        function = _onnx(target_file(settings), settings, device)
+    elif settings.kind == "lightgbm":
+        function = _lightgbm(target_file(settings), settings)
+    else:
+        function = _sklearn(target_file(settings), settings, trust_code=trust_code)
+
+    def answer(image: Tensor) -> object:
+        returned = function(image.detach().cpu().numpy())
+        try:
+            numbers = np.asarray(returned, np.float64)
+        except (TypeError, ValueError):
+            return returned
+        return torch.tensor(numbers, device=device)
+
+    return answer
+
+
+def _process(settings: TargetSettings, *, trust_code: bool) -> ProcessModel:
+    command = [inside_package(word) for word in settings.command or ()]
+    require_trust(f"target.command starts the program {command[0]}", trust_code=trust_code)
+    return ProcessModel(
+        command,
+        startup_seconds=settings.startup_seconds,
+        batch_seconds=settings.batch_seconds,
+    )
+
+
+def _onnx(
+    path: Path, settings: TargetSettings, device: torch.device
+) -> Callable[[Numbers], Numbers]:
+    runtime = library("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what fails is raised as well
+    on_gpu = device.type == "cuda"
+    wanted = ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"]
+    available = runtime.get_available_providers()
+    try:
+        session = runtime.InferenceSession(
+            str(path), options, providers=[name for name in wanted if name in available]
+        )
+    except Exception as error:  # onnxruntime's errors share no other base
+        raise damaged(path, error) from error
+    inputs = session.get_inputs()
+    shape = inputs[0].shape
+    if len(inputs) != 1 or len(shape) != 4 or inputs[0].type not in _FLOATS:
+        told = ", ".join(f"{one.type} {one.shape}" for one in inputs)
+        raise ModelError(
+            f"{path} reads {told}", expected="one input of floating-point numbers, b c h w"
+        )
+    if isinstance(shape[0], int) and settings.batch_size != shape[0]:
+        if shape[0] > 1:
+            raise ModelError(
+                f"{path} takes batches of exactly {shape[0]} tiles",
+                expected="a graph for batches of any number, or of one tile",
+            )
+        raise ModelError(f"{path} takes one tile at a time", remedy="set target.batch_size=1")
+    outputs = [one.name for one in session.get_outputs() if one.type in _FLOATS]
+    if not outputs:
+        raise ModelError(f"{path} returns no floating-point numbers", expected="scores")
+
+    def run(image: Numbers) -> Numbers:
+        tiles = {inputs[0].name: image.astype(_FLOATS[inputs[0].type])}
+        scores: Numbers = session.run(outputs[:1], tiles)[0]
+        return scores
+
+    return run
+
+
+def _lightgbm(path: Path, settings: TargetSettings) -> Callable[[Numbers], Numbers]:
+    lightgbm = library("lightgbm", "lightgbm")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not text.startswith("tree\n"):
+        raise ModelError(f"{path} is no LightGBM model", expected="what Booster.save_model wrote")
+    if "\nend of trees\n" not in text:
+        # LightGBM does not raise here, it ends the whole process.
+        raise ModelError(f"{path} is damaged: it ends before its last tree")
+    raw = settings.output == "logits"
+    header = text[: text.find("\nTree=")].splitlines()
+    objective = next((line.partition("=")[2] for line in header if line[:9] == "objective"), "none")
+    if raw and objective != "binary sigmoid:1" and not objective.startswith("multiclass "):
+        raise ModelError(
+            f"the raw scores of {path} are no logits, its objective is {objective}",
+            remedy="set target.output=probabilities",
+        )
+    try:
+        booster = lightgbm.Booster(model_str=text)
+    except lightgbm.basic.LightGBMError as error:
+        raise damaged(path, error) from error
+    return _in_rows(
+        lambda table: booster.predict(table, raw_score=raw, num_threads=torch.get_num_threads()),
+        settings.rows,
+        booster.num_feature(),
+    )
+
+
+def _sklearn(
+    path: Path, settings: TargetSettings, *, trust_code: bool
+) -> Callable[[Numbers], Numbers]:
+    require_trust(f"{path} is a pickle; reading it runs foreign code", trust_code=trust_code)
+    joblib = library("joblib", "sklearn")
+    try:
+        estimator = joblib.load(path)
+    except (Exception, SystemExit) as error:  # unpickling foreign code may raise anything
+        raise damaged(path, error) from error
+    asked = "predict_proba" if settings.output == "probabilities" else "decision_function"
+    if not hasattr(estimator, asked):
+        other = "logits" if settings.output == "probabilities" else "probabilities"
+        raise ModelError(
+            f"{path} holds a {type(estimator).__name__}, which has no {asked}",
+            expected="a fitted classifier of scikit-learn",
+            remedy=f"set target.output={other} if it is one",
+        )
+    names = tuple(getattr(estimator, "classes_", ()))
+    if names and all(isinstance(name, str) for name in names) and names != settings.classes:
+        raise ModelError(
+            f"the classes of {path} are {', '.join(names)} and target.classes lists "
+            f"{', '.join(settings.classes or ())}",
+            expected="the same names in the same order",
+            remedy="correct target.classes",
+        )
+    columns = getattr(estimator, "n_features_in_", None)
+    return _in_rows(getattr(estimator, asked), settings.rows, columns)
+
+
+def _in_rows(
+    score: Callable[[Numbers], Numbers], rows: str, columns: int | None
+) -> Callable[[Numbers], Numbers]:
+    """Return a function of tiles for one of a table that has `columns`, if that is known."""
+
+    def predict(image: Numbers) -> Numbers:
+        b, c, h, w = image.shape
+        if rows == "pixel":
+            table = image.transpose(0, 2, 3, 1).reshape(-1, c)
+        elif rows == "tile":
+            table = image.reshape(b, -1)
+        else:
+            table = np.concatenate([image.mean((2, 3)), image.std((2, 3))], axis=1)
+        if columns not in (None, table.shape[1]):
+            raise ModelError(
+                f"the target reads rows of {columns} numbers, target.rows={rows} gives "
+                f"{table.shape[1]}",
+                remedy="check target.bands, target.rows and target.input_size",
+            )
+        scores = np.asarray(score(table))
+        if rows == "pixel":
+            scores = scores.reshape(b, h, w, -1).transpose(0, 3, 1, 2)
+        return scores
+
+    return predict

@@ -1,0 +1,109 @@
+"""Where foreign models come from: files, installed packages, importable names; and trust."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rs_lowconf.errors import ModelError
+from rs_lowconf.settings import TargetSettings
+
+_PACKAGE = "package:"
+
+
+def target_file(settings: TargetSettings) -> Path:
+    """Return the file that a foreign target with a `path` is read from.
+
+    Raises:
+        ModelError: there is no such file, or the package that should hold it is not installed.
+    """
+    path = Path(inside_package(str(settings.path)))
+    if not path.is_file():
+        raise ModelError(f"there is no target {path}", remedy="correct target.path")
+    return path
+
+
+def inside_package(text: str) -> str:
+    """Return the path that `package:NAME/FILE` means, and any other text as it is.
+
+    The package is looked up without being imported: its own dependencies may be missing.
+
+    Raises:
+        ModelError: the package is not installed, or the text names no file in it.
+    """
+    if not text.startswith(_PACKAGE):
+        return text
+    package, _, file = text.removeprefix(_PACKAGE).partition("/")
+    if not package.isidentifier() or not file:
+        raise ModelError(
+            f"{text!r} names no file of a package", expected="package:NAME/FILE, NAME as imported"
+        )
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ModelError(
+            f"{text} is in the package {package}, which is not installed",
+            remedy=f"pip install {package.replace('_', '-')}",
+        )
+    return str(Path(found.submodule_search_locations[0]) / file)
+
+
+def library(name: str, kind: str) -> ModuleType:
+    """Return a library that only targets of one kind need.
+
+    Raises:
+        ModelError: it is not installed, or cannot be imported.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ModelError(
+            f"a target of kind {kind} needs {name} ({in_a_line(error)})",
+            remedy=f"pip install {name}",
+        ) from error
+
+
+def require_trust(what: str, *, trust_code: bool) -> None:
+    """Refuse what runs foreign code, unless the user trusts it.
+
+    Raises:
+        ModelError: the user does not; `what` says what it is.
+    """
+    if not trust_code:
+        raise ModelError(what, remedy="if you trust its origin, add --trust-code")
+
+
+def import_named(name: str, *, trust_code: bool) -> Any:
+    """Return what `module:name` means, where the current directory counts as installed.
+
+    Raises:
+        ModelError: the module needs trust, cannot be imported, or has nothing of that name.
+    """
+    require_trust(f"target.python {name} runs foreign code", trust_code=trust_code)
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise ModelError(f"target.python is {name!r}", expected="module:factory or module:function")
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds text
+        # Last, so that a file here cannot take the place of an installed package; it stays,
+        # because the model may import more of its files when it runs.
+        sys.path.append(os.getcwd())  # noqa: PTH109
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (Exception, SystemExit) as error:  # a foreign module may raise anything
+        raise ModelError(
+            f"cannot import target.python {name} ({in_a_line(error)})",
+            remedy="start in the folder that holds the module, or install it",
+        ) from error
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return what a foreign library's error is and says, short enough for one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def damaged(path: Path, error: BaseException) -> ModelError:
+    """Return the error for a file that a library could not read."""
+    return ModelError(f"cannot read {path} ({in_a_line(error)})")
