@@ -88,7 +88,7 @@ def read_profile(path: Path) -> FileProfile:
     Raises:
         TileError: the file cannot be opened as a raster.
     """
-    with _read_errors(path, "cannot be opened"), rasterio.open(path) as file:
+    with read_errors(path, "cannot be opened"), rasterio.open(path) as file:
         grid = None
         if file.crs is not None and not file.transform.is_identity:
             authority = file.crs.to_authority()
@@ -121,7 +121,7 @@ def read_tile(
         TileError: the file is truncated, or its bands are not what the settings say.
     """
     bands = band_spec(settings, profile)
-    with _read_errors(profile.path, "cannot be read"):
+    with read_errors(profile.path, "cannot be read"):
         pixels: Tensor = dataset[index]["image"]
     nodata = nodata_mask(pixels, profile.nodata)
     return Tile(profile=profile, bands=bands, pixels=pixels, nodata=nodata)
@@ -183,8 +183,8 @@ def band_spec(settings: DataSettings, profile: FileProfile) -> BandSpec:
     return _spec(settings, profile, names, settings.level)
 
 
-def used_bands(settings: DataSettings, tile: Tile) -> BandSpec:
-    """Return the bands to use, in the order to use them.
+def used_bands(settings: DataSettings, path: Path, bands: BandSpec) -> BandSpec:
+    """Return the bands of a file to use, in the order to use them.
 
     Without `data.bands` that is `data.file_bands` or EuroSAT's order, and for files that
     name their bands ESA's order: it must not depend on which file happens to come first.
@@ -193,13 +193,12 @@ def used_bands(settings: DataSettings, tile: Tile) -> BandSpec:
         TileError: the file lacks one that `data.bands` names.
         DataError: `data.bands` names something that is no band, or a band twice.
     """
-    bands = tile.bands
     if settings.bands is not None:
         wanted = replace(bands, names=settings.bands)
         missing = [name for name in wanted.names if name not in bands.names]
         if missing:
             raise TileError(
-                tile.profile.path,
+                path,
                 f"lacks {', '.join(missing)} of data.bands",
                 expected=f"some of {' '.join(bands.names)}",
             )
@@ -281,7 +280,7 @@ def _listed(profile: FileProfile) -> str:
 
 
 @contextmanager
-def _read_errors(path: Path, problem: str) -> Iterator[None]:
+def read_errors(path: Path, problem: str) -> Iterator[None]:
     """Turn GDAL's complaints into a `TileError`; a file without georeference is no complaint."""
     try:
         with warnings.catch_warnings():
