@@ -14,7 +14,6 @@ import numpy as np
 import rasterio
 import shapely
 import torch
-from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling

@@ -16,7 +16,6 @@ from rs_lowconf.data.tiles import FileProfile, Tile, TileError, nodata_mask
 from rs_lowconf.settings import DataSettings
 from rs_lowconf.types import UNKNOWN, Grid
 
-
 Reading = tuple[
     Float[Tensor, "c h w"], Int[NDArray[np.int64], "h w"], Bool[NDArray[np.bool_], "h w"]
 ]
