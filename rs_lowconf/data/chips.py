@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import rasterio
 import torch
-from numpy.typing import NDArray
 from rasterio.windows import Window as FileWindow
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.tiles import FileProfile, TileError, band_spec, read_errors, read_profile
+from rs_lowconf.data.tiles import FileProfile, TileError, band_spec, read_profile, read_window
 from rs_lowconf.data.windows import Reading, Window, grid_windows, mask_values, require_place
 from rs_lowconf.settings import DataSettings
 
@@ -66,8 +64,8 @@ class Chip:
     def read(self, window: Window) -> Reading:
         """Return digital numbers and mask of a window of the files."""
         part = FileWindow(window.col, window.row, self._side, self._side)
-        pixels = _read(self.profile.path, part).astype(np.float32)
-        values = mask_values(self._mask, _read(self._mask, part)[0])
+        pixels = read_window(self.profile.path, part).astype(np.float32)
+        values = mask_values(self._mask, read_window(self._mask, part)[0])
         return torch.from_numpy(pixels), values, np.ones(values.shape, dtype=np.bool_)
 
 
@@ -98,9 +96,3 @@ def _require_same_grid(image: FileProfile, mask: FileProfile) -> None:
                 expected="the same CRS and transform",
                 remedy="set data.kind=scenes for masks on another grid",
             )
-
-
-def _read(path: Path, part: FileWindow) -> NDArray[np.generic]:
-    with read_errors(path, "cannot be read"), rasterio.open(path) as file:
-        pixels: NDArray[np.generic] = file.read(window=part)
-        return pixels

@@ -24,7 +24,14 @@ from torchgeo.datasets import IntersectionDataset, RasterDataset
 from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.tiles import FileProfile, TileError, band_spec, read_errors, read_profile
+from rs_lowconf.data.tiles import (
+    FileProfile,
+    TileError,
+    band_spec,
+    read_errors,
+    read_profile,
+    read_window,
+)
 from rs_lowconf.data.windows import Reading, Window, mask_values, require_place, whole
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import DataSettings
@@ -55,7 +62,7 @@ def footprint(profile: FileProfile) -> Footprint:
     return Footprint(profile=profile, box=shapely.box(*bounds))
 
 
-class SceneImage(RasterDataset):  # type: ignore[misc]  # torchgeo publishes no types
+class SceneImage(RasterDataset):
     """One image as a torchgeo dataset, read pixel by pixel on its own grid."""
 
     def __init__(self, profile: FileProfile) -> None:
@@ -67,18 +74,14 @@ class SceneImage(RasterDataset):  # type: ignore[misc]  # torchgeo publishes no 
             paths=[str(profile.path)], crs=CRS.from_string(profile.grid.crs), res=(a, -e)
         )
 
-    def __getitem__(self, query: Query) -> dict[str, Any]:
-        """Return the pixels of a query."""
+    def __getitem__(self, query: Any) -> dict[str, Any]:
+        """Return the pixels of a `Query`."""
         row, col, height, width = window_of(query, self.profile)
-        with (
-            read_errors(self.profile.path, "cannot be read"),
-            rasterio.open(self.profile.path) as file,
-        ):
-            pixels = file.read(window=FileWindow(col, row, width, height)).astype(np.float32)
-        return {"image": torch.from_numpy(pixels)}
+        pixels = read_window(self.profile.path, FileWindow(col, row, width, height))
+        return {"image": torch.from_numpy(pixels.astype(np.float32))}
 
 
-class SceneMasks(RasterDataset):  # type: ignore[misc]  # torchgeo publishes no types
+class SceneMasks(RasterDataset):
     """All masks as a torchgeo dataset in the CRS of an image, and read on its grid."""
 
     is_image = False
@@ -88,8 +91,8 @@ class SceneMasks(RasterDataset):  # type: ignore[misc]  # torchgeo publishes no 
         super().__init__(paths=[str(path) for path in paths], crs=image.crs, res=image.res)
         self._image = image.profile
 
-    def __getitem__(self, query: Query) -> dict[str, Any]:
-        """Return the values of a query and where there are any; earlier files have priority."""
+    def __getitem__(self, query: Any) -> dict[str, Any]:
+        """Return the values of a `Query` and where there are any; earlier files have priority."""
         row, col, height, width = window_of(query, self._image)
         place = _affine(self._image) * Affine.translation(col, row)
         values = np.zeros((height, width), dtype=np.int64)

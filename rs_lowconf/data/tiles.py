@@ -5,12 +5,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import rasterio
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
 from torch import Tensor
 
 from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec, Level, canonical_name
@@ -125,6 +129,26 @@ def read_tile(
         pixels: Tensor = dataset[index]["image"]
     nodata = nodata_mask(pixels, profile.nodata)
     return Tile(profile=profile, bands=bands, pixels=pixels, nodata=nodata)
+
+
+def read_window(path: Path, window: Window) -> NDArray[np.generic]:
+    """Return the numbers of all bands in a window of a file.
+
+    The files read last stay open: GDAL then unpacks a block once for all its windows.
+
+    Raises:
+        TileError: the file is missing or truncated.
+    """
+    with read_errors(path, "cannot be read"):
+        file = _opened(path, path.stat().st_mtime_ns)
+        numbers: NDArray[np.generic] = file.read(window=window)
+        return numbers
+
+
+@lru_cache(maxsize=16)
+def _opened(path: Path, changed: int) -> rasterio.DatasetReader:  # noqa: ARG001
+    """Open a file, anew when it has `changed`."""
+    return rasterio.open(path)
 
 
 def nodata_mask(pixels: Float[Tensor, "c h w"], declared: float | None) -> Bool[Tensor, "h w"]:
@@ -283,7 +307,8 @@ def _listed(profile: FileProfile) -> str:
 def read_errors(path: Path, problem: str) -> Iterator[None]:
     """Turn GDAL's complaints into a `TileError`; a file without georeference is no complaint."""
     try:
-        with warnings.catch_warnings():
+        # Inside an Env GDAL logs its warnings; outside it prints them.
+        with rasterio.Env(), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except (RasterioError, OSError) as error:
