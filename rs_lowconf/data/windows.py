@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ class Window:
     fresh_cols: tuple[int, int]
 
 
+@runtime_checkable
 class Picture(Protocol):
     """An image with its mask."""
 
