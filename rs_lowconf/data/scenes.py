@@ -55,8 +55,8 @@ class Footprint:
 
 def footprint(profile: FileProfile) -> Footprint:
     """Return where a file lies that has been found to have a georeference."""
-    place = _affine(profile)
-    (left, top), (right, bottom) = place * (0, 0), place * (profile.width, profile.height)
+    left, top = _to_map(profile, 0, 0)
+    right, bottom = _to_map(profile, profile.width, profile.height)
     assert profile.grid is not None  # noqa: S101  # `require_place`
     bounds = transform_bounds(profile.grid.crs, "EPSG:4326", left, bottom, right, top)
     return Footprint(profile=profile, box=shapely.box(*bounds))
@@ -94,7 +94,8 @@ class SceneMasks(RasterDataset):
     def __getitem__(self, query: Any) -> dict[str, Any]:
         """Return the values of a `Query` and where there are any; earlier files have priority."""
         row, col, height, width = window_of(query, self._image)
-        place = _affine(self._image) * Affine.translation(col, row)
+        left, top = _to_map(self._image, col, row)
+        place = Affine(self.res[0], 0, left, 0, -self.res[1], top)
         values = np.zeros((height, width), dtype=np.int64)
         covered = np.zeros((height, width), dtype=np.bool_)
         x, y, _ = query
@@ -174,9 +175,8 @@ class Scene:
     def read(self, window: Window) -> Reading:
         """Return digital numbers of a window and the masks on it."""
         side = self._settings.tile_size
-        place = _affine(self.profile)
-        left, top = place * (window.col, window.row)
-        right, bottom = place * (window.col + side, window.row + side)
+        left, top = _to_map(self.profile, window.col, window.row)
+        right, bottom = _to_map(self.profile, window.col + side, window.row + side)
         _, _, time = self._dataset.bounds
         sample = self._dataset[slice(left, right), slice(bottom, top), time]
         return sample["image"], sample["mask"].numpy(), sample["covered"].numpy()
@@ -223,9 +223,9 @@ class Scene:
     def _covered_extent(self) -> "_Extent":
         """Return the rectangle around the masks, on whole pixels of the image."""
         side, profile = self._settings.tile_size, self.profile
-        place = _affine(profile)
         x_min, y_min, x_max, y_max = self._dataset.index.total_bounds
-        (left, top), (right, bottom) = ~place * (x_min, y_max), ~place * (x_max, y_min)
+        left, top = _to_pixels(profile, x_min, y_max)
+        right, bottom = _to_pixels(profile, x_max, y_min)
         first_row, first_col = max(math.floor(top + 0.01), 0), max(math.floor(left + 0.01), 0)
         last_row = min(math.ceil(bottom - 0.01), profile.height)
         last_col = min(math.ceil(right - 0.01), profile.width)
@@ -236,7 +236,8 @@ class Scene:
                 detail=f"{last_row - first_row} x {last_col - first_col} pixels",
                 remedy="set a smaller data.tile_size",
             )
-        corner, opposite = place * (first_col, last_row), place * (last_col, first_row)
+        corner = _to_map(profile, first_col, last_row)
+        opposite = _to_map(profile, last_col, first_row)
         return _Extent(top=first_row, right=last_col, polygon=shapely.box(*corner, *opposite))
 
 
@@ -254,13 +255,22 @@ class _Extent:
 
 def window_of(query: Query, profile: FileProfile) -> tuple[int, int, int, int]:
     """Return first row and column, height and width of a query on an image's grid."""
-    onto = ~_affine(profile)
     x, y, _ = query
-    (left, top), (right, bottom) = onto * (x.start, y.stop), onto * (x.stop, y.start)
+    left, top = _to_pixels(profile, x.start, y.stop)
+    right, bottom = _to_pixels(profile, x.stop, y.start)
     row, col = round(top), round(left)
     return row, col, round(bottom) - row, round(right) - col
 
 
-def _affine(profile: FileProfile) -> Affine:
+def _to_map(profile: FileProfile, col: int, row: int) -> tuple[float, float]:
+    """Return where the upper left corner of a pixel lies; images have north up."""
     assert profile.grid is not None  # noqa: S101  # `require_place`
-    return Affine(*profile.grid.transform)
+    a, _, c, _, e, f = profile.grid.transform
+    return c + a * col, f + e * row
+
+
+def _to_pixels(profile: FileProfile, x: float, y: float) -> tuple[float, float]:
+    """Return column and row of a place, in pixels from the upper left corner."""
+    assert profile.grid is not None  # noqa: S101  # `require_place`
+    a, _, c, _, e, f = profile.grid.transform
+    return (x - c) / a, (y - f) / e
