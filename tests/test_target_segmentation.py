@@ -42,7 +42,7 @@ class FakeMasks:
     """Seeded tiles whose pixels have their class's colour and noise; some are unknown."""
 
     bands = BANDS
-    classes = CLASSES
+    classes: tuple[str, ...] = CLASSES
 
     def __init__(self, tiles: int, *, seed: int = 0, noise: float = 0.02) -> None:
         dice = torch.Generator().manual_seed(seed)
