@@ -462,30 +462,12 @@ def test_memory_is_flat(tmp_path: Path) -> None:
         "B11",
         "B12",
     ]
-    line = np.arange(2048, dtype=np.uint16)
-    for folder, count, dtype in (("images", 13, "uint16"), ("masks", 1, "uint8")):
-        (tmp_path / folder).mkdir()
-        with rasterio.open(
-            tmp_path / folder / ("s2_a.tif" if count > 1 else "mask_a.tif"),
-            "w",
-            driver="GTiff",
-            count=count,
-            height=2048,
-            width=2048,
-            dtype=dtype,
-            crs="EPSG:32633",
-            transform=place,
-            tiled=True,
-            blockxsize=256,
-            blockysize=256,
-        ) as file:
-            for band in range(1, count + 1):
-                layer = (
-                    (line[:, None] % 500 + line + band)
-                    if count > 1
-                    else line[:, None] // 1024 + 0 * line
-                )
-                file.write(layer.astype(dtype), band)
+    row, col = np.mgrid[:2048, :2048].astype(np.uint16)
+    image = np.stack([row % 500 + col + band for band in range(1, 14)])
+    tiled = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    write(tmp_path / "images" / "s2_a.tif", image, place, **tiled)
+    write(tmp_path / "masks" / "mask_a.tif", (row // 1024).astype(np.uint8), place, **tiled)
+    del image
     code = f"""
 import resource
 from rs_lowconf.data.masks import WindowSource, _read_all, open_pictures, split_cuts
