@@ -464,7 +464,7 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     ]
     row, col = np.mgrid[:2048, :2048].astype(np.uint16)
     image = np.stack([row % 500 + col + band for band in range(1, 14)])
-    tiled = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    tiled: dict[str, Any] = {"tiled": True, "blockxsize": 256, "blockysize": 256}
     write(tmp_path / "images" / "s2_a.tif", image, place, **tiled)
     write(tmp_path / "masks" / "mask_a.tif", (row // 1024).astype(np.uint8), place, **tiled)
     del image
