@@ -243,6 +243,19 @@ def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str,
     return tensors, values["header"]
 
 
+def kind_of(path: Path) -> str | None:
+    """Return what a checkpoint says it is; None where `read_checkpoint` would refuse it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads((file.metadata() or {})["rs_lowconf"])
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError):
+        return None
+    kind = values.get("kind")
+    return kind if isinstance(kind, str) else None
+
+
 def _content_hash(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(values, allow_nan=False).encode())
     for name in sorted(tensors):

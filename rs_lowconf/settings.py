@@ -50,37 +50,84 @@ class RunSettings(Section):
 class DataSettings(Section):
     """The tiles to learn from and to be measured on."""
 
-    kind: Literal["none", "eurosat", "folder"] = "none"
+    kind: Literal["none", "eurosat", "folder", "scenes", "chips"] = "none"
     """`none`: no real tiles at hand; the embedded models need none, but then no real tile is
     shown beside a generated one. `eurosat`: torchgeo.datasets.EuroSAT. `folder`: class-named
-    subfolders of GeoTIFFs."""
+    subfolders of GeoTIFFs. With a class for every pixel, `scenes`: images and masks of any
+    extent and CRS, matched by where they lie; `chips`: an image and a mask of the same grid
+    each, matched by name."""
     root: Path = Path("data")
+    """EuroSAT's folder, or the one with the class-named subfolders."""
     download: bool = False
     """EuroSAT only: let torchgeo fetch the 2 GB archive when it is not in `root`."""
     bands: tuple[str, ...] | None = None
     """The bands to use, by name, in the order to use them; all the files have when missing."""
     file_bands: tuple[str, ...] | None = None
-    """Folder only: the order of the bands in files that carry no band descriptions."""
+    """The order of the bands in files that carry no band descriptions; EuroSAT's is known."""
     level: Level = "L1C"
-    """Processing level of a folder's files; EuroSAT is L1C."""
+    """Processing level of the files; EuroSAT is L1C."""
     scale: PositiveFloat = 10_000.0
     """Digital numbers per unit of reflectance."""
     dn_offset: float = 0.0
     """Added to digital numbers before division: -1000 from processing baseline 04.00 on."""
     classes: tuple[str, ...] | None = None
-    """The classes to use, in order; all when missing."""
+    """EuroSAT and folder: the classes to use, in order; all when missing."""
+    images: Path | None = None
+    """Scenes and chips: the folder of the images, with subfolders."""
+    masks: Path | None = None
+    """Scenes and chips: the folder of the masks, with subfolders."""
+    image_name: str = "*.tif"
+    """Scenes and chips: which files of `images` to use. Of chips, what stands for the * is the
+    name by which image and mask find each other; several dates may share a mask."""
+    mask_name: str = "*.tif"
+    """Scenes and chips: which files of `masks` to use."""
+    mask_classes: dict[int, str | None] | None = None
+    """Scenes and chips: the class of each value of a mask, or null where a value means unknown.
+    255 and the file's declared nodata are unknown unless they are named here."""
     tile_size: PositiveInt = Field(default=64, multiple_of=16)
-    """Side in pixels that every tile must have."""
+    """Side in pixels that every tile must have, or that is cut out of scenes and chips."""
+    stride: PositiveInt | None = None
+    """Scenes and chips: pixels from one training tile to the next, `tile_size` when missing; in
+    scenes as many tiles lie at random places. Tiles to validate and test on never overlap."""
+    block_size: PositiveFloat = 2_000.0
+    """Scenes and chips: side in metres of the blocks of land that are split as a whole."""
+    block_seed: NonNegativeInt = 0
+    """Scenes and chips: another seed puts other blocks on other sides."""
     max_nodata: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Largest share of a tile's pixels that may be nodata (0 in every band)."""
+    """Largest share of a tile's pixels that may be nodata (0 in every band); of scenes and chips
+    such tiles are left out."""
     skip_bad: bool = False
     """Leave out files that cannot be used instead of stopping at the first."""
     val_share: float = Field(default=0.15, ge=0.0, lt=0.5)
-    """Folder without train/val/test subfolders: share of files held out for validation."""
+    """Share held out for validation: of scenes and chips by block, of a folder without
+    train/val/test subfolders by file."""
     test_share: float = Field(default=0.15, ge=0.0, lt=0.5)
-    """Folder without train/val/test subfolders: share of files held out for the test."""
+    """Share held out for the test, likewise."""
     attribution: str = "Contains modified Copernicus Sentinel data"
     """Notice written into every exported tile, as the licence of Sentinel data asks."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether these are tiles with a class for every pixel."""
+        return self.kind in ("scenes", "chips")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "DataSettings":
+        if not self.masked:
+            return self
+        needed = ("images", "masks", "mask_classes")
+        missing = [f"data.{name}" for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"data.kind={self.kind} needs {', '.join(missing)}")
+        named = self.mask_classes or {}
+        if len(set(named.values()) - {None}) < 2:
+            raise ValueError("mask_classes must name two classes or more, such as {0: a, 1: b}")
+        if self.stride is not None and self.stride > self.tile_size:
+            raise ValueError(f"stride {self.stride} leaves gaps between tiles of {self.tile_size}")
+        for name in ("image_name", "mask_name"):
+            if self.kind == "chips" and getattr(self, name).count("*") != 1:
+                raise ValueError(f"{name} {getattr(self, name)!r} must hold one * for chips")
+        return self
 
 
 class AugmentSettings(Section):
@@ -118,6 +165,24 @@ class ClassifierSettings(Section):
     label_smoothing: float = Field(default=0.05, ge=0.0, lt=1.0)
 
 
+class SegmenterSettings(Section):
+    """How a segmentation network of ours is trained, where the data have masks."""
+
+    encoder: str = "resnet18"
+    """Encoder of the U-Net, by its name in segmentation_models_pytorch; not pretrained."""
+    width: PositiveInt = 32
+    """Channels of the decoder at full resolution; coarser stages are wider."""
+    epochs: PositiveInt = 60
+    average_epochs: NonNegativeFloat = 3.0
+    """Half-life of the running average of the weights, in epochs; 0 averages nothing."""
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: NonNegativeFloat = 0.05
+    class_weight: float = Field(default=0.5, ge=0.0, le=1.0)
+    """A class counts by its share of the pixels to the power of minus this: 0 weights nothing,
+    1 makes all classes count the same, which finds more of a rare one and claims too much."""
+
+
 class ExtractorSettings(ClassifierSettings):
     """The extractor: another architecture than the target."""
 
@@ -146,6 +211,9 @@ class TargetSettings(Section):
     """`embedded` is the one inside the package, `trained` what `rslow train target` wrote into
     run.dir; the others are foreign and read `path`, `python` or `command`."""
     train: ClassifierSettings = ClassifierSettings()
+    """The classifier that `rslow train target` makes of labelled tiles."""
+    segmenter: SegmenterSettings = SegmenterSettings()
+    """The network that `rslow train target` makes of scenes and chips."""
     path: Path | None = None
     """Checkpoint, program or model file of a foreign target; `package:NAME/FILE` is FILE inside
     the installed package NAME, which is not imported for that."""

@@ -20,6 +20,12 @@ UNKNOWN = 255
 Augmentation = Callable[[Float[Tensor, "b c h w"], int], Float[Tensor, "b c h w"]]
 """Augments a batch of reflectance with the random choices of a seed; differentiable."""
 
+MaskAugmentation = Callable[
+    [Float[Tensor, "b c h w"], Int[Tensor, "b h w"], int],
+    tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]],
+]
+"""Augments reflectance and masks together: pixels keep their classes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:

@@ -64,6 +64,8 @@ def _root(
     logging.basicConfig(
         level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    # GDAL warns of odd tags in files that it reads well, once a file and reading.
+    logging.getLogger("rasterio._env").setLevel(logging.INFO if verbose else logging.ERROR)
 
 
 def load_settings(config: Path | None, overrides: list[str] | None) -> Settings:

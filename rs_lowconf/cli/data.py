@@ -16,7 +16,11 @@ from rs_lowconf.cli.progress import progress
 from rs_lowconf.errors import DataError
 
 if TYPE_CHECKING:
+    from rs_lowconf.bands import BandSpec
     from rs_lowconf.data.check import CheckReport
+    from rs_lowconf.data.mask_check import MaskReport
+    from rs_lowconf.data.radiometry import BandRange
+    from rs_lowconf.settings import DataSettings
 
 _PLAIN_WIDTH = 100
 _FILES_SHOWN = 20
@@ -42,9 +46,13 @@ def check(
     """Read every tile and report what is there and what is wrong, before training on it.
 
     Ends with exit code 4 when a class lacks tiles or a file cannot be used, unless
-    data.skip_bad leaves such files out.
+    data.skip_bad leaves such files out. Of scenes and chips it counts the pixels of each
+    class and the blocks of land in each split.
     """
     settings = load_settings(config, set_)
+    if settings.data.masked:
+        _check_masks(settings.data, json)
+        return
     from rs_lowconf.data.check import Tally, check_files, list_splits
     from rs_lowconf.runs import write_json
 
@@ -63,6 +71,52 @@ def check(
     _judge(report, skip_bad=settings.data.skip_bad)
 
 
+def _check_masks(settings: "DataSettings", json: Path | None) -> None:
+    """Show and judge what scenes or chips hold."""
+    from rs_lowconf.data.mask_check import check_masks
+    from rs_lowconf.runs import write_json
+
+    report = check_masks(settings)
+    console = _console()
+    console.print(f"{report.images:,} images in {settings.images} can be used.\n")
+    _table(console, "Tiles and pixels by split", "lrrr", _mask_counts(report))
+    if report.bands is not None:
+        _table(console, _radiometry(report.bands), "lrrrrrr", _ranges(report.ranges))
+    _table(console, "Format", "ll", [("", "(number of images)"), ("CRS", _listed(report.crs))])
+    for text, style in (
+        *((f"ERROR: {fault}", "red") for fault in report.faults),
+        *((f"WARNING: {warning}", "yellow") for warning in report.warnings),
+    ):
+        console.print(text, style=style, overflow="fold")
+    if not report.faults and not report.warnings:
+        console.print("Nothing is wrong.")
+    if json is not None:
+        write_json(json, report.to_json())
+        print(f"Saved as {json}.")
+    if report.faults and not settings.skip_bad:
+        raise DataError(
+            f"{len(report.faults):,} files cannot be used, see above",
+            remedy="mend or remove them, or leave them out with data.skip_bad=true",
+        )
+    if any(0 in (own.tiles, *own.pixels.values()) for own in report.splits.values()):
+        raise DataError(
+            "a split lacks a class, see above",
+            remedy="try another data.block_seed or a smaller data.block_size",
+        )
+
+
+def _mask_counts(report: "MaskReport") -> Iterable[Sequence[str]]:
+    splits = report.splits.values()
+    yield "", *report.splits
+    yield "tiles", *(f"{own.tiles:,}" for own in splits)
+    yield "blocks", *(f"{own.blocks:,}" for own in splits)
+    yield "(tiles left out)", *(f"{own.left_out:,}" for own in splits)
+    for name in next(iter(splits)).pixels:
+        yield f"pixels of {name}", *(f"{own.pixels[name]:,}" for own in splits)
+    yield "pixels unknown", *(f"{own.unknown:,}" for own in splits)
+    yield "of these nodata", *(f"{own.nodata:,}" for own in splits)
+
+
 def _judge(report: "CheckReport", *, skip_bad: bool) -> None:
     """Raise what training would raise on these data."""
     bad = sum(report.unusable.values())
@@ -79,20 +133,27 @@ def _judge(report: "CheckReport", *, skip_bad: bool) -> None:
 
 
 def _show(report: "CheckReport", root: Path) -> None:
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, emoji=False, width=_PLAIN_WIDTH)
+    console = _console()
     good = sum(sum(counts) for counts in report.usable.values())
     bad = sum(report.unusable.values())
     console.print(f"{good + bad:,} tiles in {root}: {good:,} can be used, {bad:,} cannot.\n")
     _table(console, "Usable tiles by class and split", "lrrrr", _counts(report))
     if report.bands is not None:
-        bands = report.bands
-        offset = f"{bands.dn_offset:+g}" if bands.dn_offset else "+ 0"
-        title = f"{bands.level} reflectance = (digital number {offset}) / {bands.scale:g}"
-        _table(console, title, "lrrrrrr", _ranges(report))
+        _table(console, _radiometry(report.bands), "lrrrrrr", _ranges(report.ranges))
     _table(console, "Format", "ll", _format(report))
     _findings(console, report)
+
+
+def _console() -> Console:
+    console = Console(markup=False, highlight=False, emoji=False)
+    if console.is_terminal:
+        return console
+    return Console(markup=False, highlight=False, emoji=False, width=_PLAIN_WIDTH)
+
+
+def _radiometry(bands: "BandSpec") -> str:
+    offset = f"{bands.dn_offset:+g}" if bands.dn_offset else "+ 0"
+    return f"{bands.level} reflectance = (digital number {offset}) / {bands.scale:g}"
 
 
 def _counts(report: "CheckReport") -> Iterable[Sequence[str]]:
@@ -106,9 +167,9 @@ def _counts(report: "CheckReport") -> Iterable[Sequence[str]]:
         yield "(cannot be used)", *(f"{n:,}" for n in (*bad, sum(bad)))
 
 
-def _ranges(report: "CheckReport") -> Iterable[Sequence[str]]:
+def _ranges(ranges: Mapping[str, "BandRange"]) -> Iterable[Sequence[str]]:
     yield "band", "native", "min", "1 %", "median", "99 %", "max"
-    for name, own in report.ranges.items():
+    for name, own in ranges.items():
         values = (own.minimum, own.p1, own.median, own.p99, own.maximum)
         yield name, f"{RESOLUTION_M[name]} m", *(f"{value:.4f}" for value in values)
 

@@ -31,10 +31,18 @@ app.add_typer(train_app, name="train")
 def target(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Train a classifier to be tested and calibrate it on the validation split.
 
+    Of scenes and chips it trains a segmenter (target.segmenter), which names the class of
+    every pixel.
+
     Writes target.safetensors, report.json and metrics.jsonl into run.dir/target.
     """
     settings = load_settings(config, set_)
-    _train_classifier(settings, settings.target.train, "target")
+    if settings.data.masked:
+        from rs_lowconf.cli.segmentation import train_target
+
+        train_target(settings)
+    else:
+        _train_classifier(settings, settings.target.train, "target")
 
 
 @train_app.command()

@@ -15,13 +15,13 @@ from typing import Any
 
 import kornia.augmentation as ka
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from kornia.augmentation import GeometricAugmentationBase2D, IntensityAugmentationBase2D
 from torch import Tensor
 
 from rs_lowconf.seeds import forked_rng
 from rs_lowconf.settings import AugmentSettings
-from rs_lowconf.types import Augmentation
+from rs_lowconf.types import UNKNOWN, Augmentation, MaskAugmentation
 
 Params = dict[str, Tensor]
 Flags = dict[str, Any]
@@ -168,6 +168,43 @@ def augmentation(settings: AugmentSettings) -> Augmentation:
     The same batch and seed give the same result anywhere; the global random state is left
     as it was. Gradients flow through to the image.
     """
+    steps = _steps(settings)
+    if not steps:
+        return lambda image, seed: image
+    pipeline = ka.AugmentationSequential(*steps, data_keys=["input"])
+
+    def augment(image: Float[Tensor, "b c h w"], seed: int) -> Float[Tensor, "b c h w"]:
+        with forked_rng(seed):
+            augmented: Tensor = pipeline(image)
+        return augmented
+
+    return augment
+
+
+def mask_augmentation(settings: AugmentSettings) -> MaskAugmentation:
+    """Return the pipeline for tiles with masks.
+
+    Masks move with their tiles, by nearest neighbour; what is blanked becomes unknown, as
+    nodata is.
+    """
+    steps = _steps(settings)
+    if not steps:
+        return lambda image, mask, seed: (image, mask)
+    pipeline = ka.AugmentationSequential(*steps, data_keys=["input", "mask"])
+
+    def augment(
+        image: Float[Tensor, "b c h w"], mask: Int[Tensor, "b h w"], seed: int
+    ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
+        with forked_rng(seed):
+            augmented, moved = pipeline(image, mask[:, None].to(image))
+        known = (augmented != 0).any(dim=1)
+        return augmented, torch.where(known, moved[:, 0].round().long(), UNKNOWN)
+
+    return augment
+
+
+def _steps(settings: AugmentSettings) -> list[Any]:
+    """Return the steps of the pipeline that do anything."""
     p = settings.probability
     steps: list[Any] = []
     if settings.flip or settings.shift > 0:
@@ -180,16 +217,7 @@ def augmentation(settings: AugmentSettings) -> Augmentation:
         steps.append(RandomGain(settings.brightness, settings.band_gain, probability=p))
     if settings.cutout > 0:
         steps.append(RandomCutout(settings.cutout, probability=p))
-    if not steps:
-        return lambda image, seed: image
-    pipeline = ka.AugmentationSequential(*steps, data_keys=["input"])
-
-    def augment(image: Float[Tensor, "b c h w"], seed: int) -> Float[Tensor, "b c h w"]:
-        with forked_rng(seed):
-            augmented: Tensor = pipeline(image)
-        return augmented
-
-    return augment
+    return steps
 
 
 def augmentations_at(

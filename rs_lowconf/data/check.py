@@ -273,7 +273,7 @@ def _look_at(
     try:
         profile = read_profile(file.path)
         tile = read_tile(settings, listing.dataset, index, profile)
-        used = used_bands(settings, tile)
+        used = used_bands(settings, file.path, tile.bands)
         require_same_bands(file.path, used, bands or used)
         errors = problems_of(tile, settings)
     except TileError as error:

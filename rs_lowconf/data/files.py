@@ -23,13 +23,28 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SUFFIXES = (".tif", ".tiff")
 
-#: Settings that only one kind of data reads; the other kind refuses them.
-_READ_BY = {
-    "download": "eurosat",
-    "file_bands": "folder",
-    "level": "folder",
-    "val_share": "folder",
-    "test_share": "folder",
+_LABELLED = ("eurosat", "folder")
+_MASKED = ("scenes", "chips")
+
+#: Settings that only some kinds of data read; the other kinds refuse them.
+_READ_BY: dict[str, tuple[str, ...]] = {
+    "root": _LABELLED,
+    "classes": _LABELLED,
+    "download": ("eurosat",),
+    **dict.fromkeys(("file_bands", "level", "val_share", "test_share"), ("folder", *_MASKED)),
+    **dict.fromkeys(
+        (
+            "images",
+            "masks",
+            "image_name",
+            "mask_name",
+            "mask_classes",
+            "stride",
+            "block_size",
+            "block_seed",
+        ),
+        _MASKED,
+    ),
 }
 
 
@@ -129,7 +144,12 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
             expected="data.kind eurosat or folder",
             remedy="set data.kind and data.root",
         )
-    _refuse_idle(settings)
+    if settings.masked:
+        raise SettingsError(
+            f"data.kind={settings.kind} has a class for every pixel and none for the tile",
+            expected="data.kind eurosat or folder for this command",
+        )
+    refuse_idle(settings)
     root = settings.root.expanduser()
     if not root.is_dir() and not settings.download:
         raise DataError(
@@ -217,14 +237,19 @@ def absent_files(dataset: EuroSATSplit | FolderSplit) -> int:
     return sum(Path(name).stem not in on_disk for name in names)
 
 
-def _refuse_idle(settings: DataSettings) -> None:
-    for name, kind in _READ_BY.items():
+def refuse_idle(settings: DataSettings) -> None:
+    """Refuse settings that this kind of data does not read.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    for name, kinds in _READ_BY.items():
         value = getattr(settings, name)
-        if kind != settings.kind and value != type(settings).model_fields[name].default:
+        if settings.kind not in kinds and value != type(settings).model_fields[name].default:
             why = "; EuroSAT is L1C" if name == "level" else ""
             raise SettingsError(
                 f"data.{name}={value} has no effect with data.kind={settings.kind}{why}",
-                remedy=f"remove it, or set data.kind={kind}",
+                remedy=f"remove it, or set data.kind={' or '.join(kinds)}",
             )
 
 

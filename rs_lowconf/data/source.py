@@ -96,7 +96,7 @@ def open_split(settings: DataSettings, split: Split) -> MemorySource:
     for index, file in enumerate(listed):
         try:
             tile = read_tile(settings, dataset, index, read_profile(file.path))
-            used = used_bands(settings, tile)
+            used = used_bands(settings, file.path, tile.bands)
             require_same_bands(file.path, used, bands or used)
             for problem in problems_of(tile, settings):
                 raise problem

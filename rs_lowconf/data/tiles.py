@@ -5,12 +5,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import rasterio
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
 from torch import Tensor
 
 from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec, Level, canonical_name
@@ -88,7 +92,7 @@ def read_profile(path: Path) -> FileProfile:
     Raises:
         TileError: the file cannot be opened as a raster.
     """
-    with _read_errors(path, "cannot be opened"), rasterio.open(path) as file:
+    with read_errors(path, "cannot be opened"), rasterio.open(path) as file:
         grid = None
         if file.crs is not None and not file.transform.is_identity:
             authority = file.crs.to_authority()
@@ -121,10 +125,30 @@ def read_tile(
         TileError: the file is truncated, or its bands are not what the settings say.
     """
     bands = band_spec(settings, profile)
-    with _read_errors(profile.path, "cannot be read"):
+    with read_errors(profile.path, "cannot be read"):
         pixels: Tensor = dataset[index]["image"]
     nodata = nodata_mask(pixels, profile.nodata)
     return Tile(profile=profile, bands=bands, pixels=pixels, nodata=nodata)
+
+
+def read_window(path: Path, window: Window) -> NDArray[np.generic]:
+    """Return the numbers of all bands in a window of a file.
+
+    The files read last stay open: GDAL then unpacks a block once for all its windows.
+
+    Raises:
+        TileError: the file is missing or truncated.
+    """
+    with read_errors(path, "cannot be read"):
+        file = _opened(path, path.stat().st_mtime_ns)
+        numbers: NDArray[np.generic] = file.read(window=window)
+        return numbers
+
+
+@lru_cache(maxsize=16)
+def _opened(path: Path, changed: int) -> rasterio.DatasetReader:  # noqa: ARG001
+    """Open a file, anew when it has `changed`."""
+    return rasterio.open(path)
 
 
 def nodata_mask(pixels: Float[Tensor, "c h w"], declared: float | None) -> Bool[Tensor, "h w"]:
@@ -183,8 +207,8 @@ def band_spec(settings: DataSettings, profile: FileProfile) -> BandSpec:
     return _spec(settings, profile, names, settings.level)
 
 
-def used_bands(settings: DataSettings, tile: Tile) -> BandSpec:
-    """Return the bands to use, in the order to use them.
+def used_bands(settings: DataSettings, path: Path, bands: BandSpec) -> BandSpec:
+    """Return the bands of a file to use, in the order to use them.
 
     Without `data.bands` that is `data.file_bands` or EuroSAT's order, and for files that
     name their bands ESA's order: it must not depend on which file happens to come first.
@@ -193,13 +217,12 @@ def used_bands(settings: DataSettings, tile: Tile) -> BandSpec:
         TileError: the file lacks one that `data.bands` names.
         DataError: `data.bands` names something that is no band, or a band twice.
     """
-    bands = tile.bands
     if settings.bands is not None:
         wanted = replace(bands, names=settings.bands)
         missing = [name for name in wanted.names if name not in bands.names]
         if missing:
             raise TileError(
-                tile.profile.path,
+                path,
                 f"lacks {', '.join(missing)} of data.bands",
                 expected=f"some of {' '.join(bands.names)}",
             )
@@ -281,10 +304,11 @@ def _listed(profile: FileProfile) -> str:
 
 
 @contextmanager
-def _read_errors(path: Path, problem: str) -> Iterator[None]:
+def read_errors(path: Path, problem: str) -> Iterator[None]:
     """Turn GDAL's complaints into a `TileError`; a file without georeference is no complaint."""
     try:
-        with warnings.catch_warnings():
+        # Inside an Env GDAL logs its warnings; outside it prints them.
+        with rasterio.Env(), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except (RasterioError, OSError) as error:

@@ -113,11 +113,18 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 def expected_calibration_error(
     confidence: Float[Tensor, " n"], right: Tensor, bins: int = _BINS
 ) -> float:
-    """Return the mean over tiles of |accuracy - confidence| of the tile's confidence bin.
+    """Return the mean over tiles of |accuracy - confidence| of the tile's confidence bin."""
+    gaps = calibration_gaps(confidence, right, bins)
+    return math.fsum(gaps.abs().tolist()) / len(confidence)
+
+
+def calibration_gaps(
+    confidence: Float[Tensor, " n"], right: Tensor, bins: int = _BINS
+) -> Float[Tensor, " bins"]:
+    """Return the sum of (right - confidence) in each confidence bin; parts of data add up.
 
     Bins are of equal width, open at their lower end (Naeini et al. 2015; Guo et al. 2017).
     """
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
     gap = torch.zeros(bins, dtype=torch.float64)
-    gap.index_add_(0, place, right.double() - confidence.double())
-    return math.fsum(gap.abs().tolist()) / len(confidence)
+    return gap.index_add_(0, place, right.double() - confidence.double())

@@ -1,5 +1,7 @@
 """The normalisation of a classifier's input, measured on its training split."""
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,13 +17,21 @@ _BATCH = 64
 
 def band_statistics(source: TileSource) -> tuple[Float[Tensor, " c"], Float[Tensor, "c c"]]:
     """Return mean and covariance of the bands over all pixels of all tiles, in float64."""
-    bands = len(source.bands)
+    batches = range(0, len(source), _BATCH)
+    images = (source.batch(range(i, min(i + _BATCH, len(source)))).image for i in batches)
+    pixels = (image.transpose(0, 1).flatten(1) for image in images)  # c b*h*w
+    return pixel_statistics(pixels, len(source.bands))
+
+
+def pixel_statistics(
+    parts: Iterable[Float[Tensor, "c n"]], bands: int
+) -> tuple[Float[Tensor, " c"], Float[Tensor, "c c"]]:
+    """Return mean and covariance of spectra that come in parts, in float64."""
     count = 0
     total = torch.zeros(bands, dtype=torch.float64)
     products = torch.zeros(bands, bands, dtype=torch.float64)
-    for first in range(0, len(source), _BATCH):
-        image = source.batch(range(first, min(first + _BATCH, len(source)))).image
-        pixels = image.double().transpose(0, 1).flatten(1)  # c b*h*w
+    for part in parts:
+        pixels = part.double()
         count += pixels.shape[1]
         total += pixels.sum(1)
         products += pixels @ pixels.T

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 from torch import Tensor
+from torch.nn import Module
 
 from rs_lowconf.errors import DataError, JobError
 from rs_lowconf.seeds import forked_rng, seed_of
@@ -117,7 +118,7 @@ def train_classifier(  # noqa: PLR0917 - data, recipe, chance, place: the order 
             steps += 1
             # Faster at first, or the average would long remember the random start.
             half_life = min(settings.average_epochs * per_epoch, steps / 4)
-            _follow(average, network, 0.5 ** (1 / half_life) if half_life else 0.0)
+            follow(average, network, 0.5 ** (1 / half_life) if half_life else 0.0)
             losses.append(loss.detach())
         train_loss = torch.stack(losses).mean().item()
         logits, labels = _logits(average, val, settings.batch_size)
@@ -176,7 +177,7 @@ def best_temperature(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) ->
 
 
 @torch.no_grad()
-def _follow(average: Network, network: Network, keep: float) -> None:
+def follow(average: Module, network: Module, keep: float) -> None:
     """Move the average towards the network; the statistics of batch norms follow too."""
     for slow, fast in zip(
         average.state_dict().values(), network.state_dict().values(), strict=True

@@ -1,0 +1,78 @@
+"""Splits land by blocks, so that no two splits see the same place, or neighbouring ones.
+
+Blocks are the cells of one grid over the whole earth, whatever the files' own coordinate
+reference systems: two dates of a place, and two products of it, lie in the same block.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from rasterio.warp import transform
+
+from rs_lowconf.data.files import SPLITS, Split
+from rs_lowconf.errors import DataError
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.settings import DataSettings
+
+COMMON_CRS = "EPSG:6933"
+"""EASE-Grid 2.0, of equal area, in metres. Away from latitude 30 its cells are stretched on
+the ground from north to south or from east to west, and keep their area."""
+
+Block = tuple[int, int]
+"""Column and row of a cell of the grid."""
+
+
+def blocks_at(
+    x: Float[NDArray[np.float64], " n"], y: Float[NDArray[np.float64], " n"], crs: str, size: float
+) -> list[Block]:
+    """Return the block of each point.
+
+    Args:
+        x: in the unit of `crs`.
+        y: in the unit of `crs`.
+        crs: authority code or WKT.
+        size: side of a block in metres.
+    """
+    east, north = transform(crs, COMMON_CRS, x, y)
+    columns, rows = np.floor(np.array([east, north]) / size).astype(int).tolist()
+    return list(zip(columns, rows, strict=True))
+
+
+def assign(counts: Mapping[Block, int], settings: DataSettings) -> dict[Block, Split]:
+    """Return the split of each block.
+
+    Blocks come in an order that depends on their place and on the seed, and each goes where
+    most is lacking: shares come true to within a block, and no list's order matters.
+
+    Args:
+        counts: tiles of each block; 0 where tiles only reach into it.
+        settings: shares and seed.
+
+    Raises:
+        DataError: there are too few blocks for every split to get one.
+    """
+    total = sum(counts.values())
+    held_out = settings.val_share + settings.test_share
+    lacking: dict[Split, float] = {
+        "train": (1 - held_out) * total,
+        "val": settings.val_share * total,
+        "test": settings.test_share * total,
+    }
+    empty = {split for split, share in lacking.items() if share > 0}
+    splits: dict[Block, Split] = {}
+    for block in sorted(counts, key=lambda block: seed_of(settings.block_seed, *block)):
+        split = max(SPLITS, key=lambda name: lacking[name])
+        splits[block] = split
+        lacking[split] -= counts[block]
+        if counts[block]:
+            empty.discard(split)
+    if empty:
+        raise DataError(
+            f"the data lie in {len(counts)} blocks of {settings.block_size:g} m, which leaves "
+            f"{' and '.join(sorted(empty))} without any",
+            expected="several blocks for each split",
+            remedy="set a smaller data.block_size, or another data.block_seed",
+        )
+    return splits

@@ -1,0 +1,98 @@
+"""Chips: small images and their masks on the same grid, matched by name."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rasterio.windows import Window as FileWindow
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.data.tiles import FileProfile, TileError, band_spec, read_profile, read_window
+from rs_lowconf.data.windows import Reading, Window, grid_windows, mask_values, require_place
+from rs_lowconf.settings import DataSettings
+
+
+class Chip:
+    """A `Picture` whose mask has the same name and the same grid."""
+
+    def __init__(self, image: Path, masks: dict[str, Path], settings: DataSettings) -> None:
+        """Read the headers of an image and of its mask.
+
+        Args:
+            image: a file of `data.images`.
+            masks: file by name, see `chip_name`.
+            settings: of the data.
+
+        Raises:
+            TileError: a file cannot be read, has no mask or one of another grid, or other
+                bands than the settings say.
+        """
+        assert settings.images is not None  # noqa: S101  # the settings are complete
+        self.name = image.relative_to(settings.images.expanduser()).with_suffix("").as_posix()
+        self.profile = read_profile(image)
+        require_place(self.profile)
+        self.bands: BandSpec = band_spec(settings, self.profile)
+        mask = masks.get(chip_name(image, settings.image_name))
+        if mask is None:
+            due = settings.mask_name.replace("*", chip_name(image, settings.image_name))
+            raise TileError(
+                image, "has no mask", detail=due, expected="a mask of each image in data.masks"
+            )
+        own = read_profile(mask)
+        _require_same_grid(self.profile, own)
+        self.mask_nodata = own.nodata
+        self._mask = mask
+        self._side = settings.tile_size
+        self._stride = settings.stride or settings.tile_size
+        if min(self.profile.height, self.profile.width) < self._side:
+            raise TileError(
+                image,
+                f"is smaller than data.tile_size={self._side}",
+                detail=f"{self.profile.height} x {self.profile.width} pixels",
+                remedy="set a smaller data.tile_size",
+            )
+
+    def windows(self, *, training: bool) -> list[Window]:
+        """Return a grid of windows; training tiles may overlap and keep their whole masks."""
+        stride = self._stride if training else self._side
+        grid = grid_windows(self.profile.height, self.profile.width, self._side, stride)
+        side = (0, self._side)
+        if not training:
+            return grid
+        return [Window(row=w.row, col=w.col, fresh_rows=side, fresh_cols=side) for w in grid]
+
+    def read(self, window: Window) -> Reading:
+        """Return digital numbers and mask of a window of the files."""
+        part = FileWindow(window.col, window.row, self._side, self._side)
+        pixels = read_window(self.profile.path, part).astype(np.float32)
+        values = mask_values(self._mask, read_window(self._mask, part)[0])
+        return torch.from_numpy(pixels), values, np.ones(values.shape, dtype=np.bool_)
+
+
+def chip_name(path: Path, pattern: str) -> str:
+    """Return what stands for the * of a pattern in a file's name."""
+    before, _, after = pattern.partition("*")
+    return path.name.removeprefix(before).removesuffix(after)
+
+
+def _require_same_grid(image: FileProfile, mask: FileProfile) -> None:
+    size, own = (image.height, image.width), (mask.height, mask.width)
+    if mask.count != 1:
+        raise TileError(mask.path, f"has {mask.count} bands", expected="one, of class values")
+    if size != own:
+        raise TileError(
+            mask.path,
+            f"is {own[0]} x {own[1]} pixels",
+            expected=f"{size[0]} x {size[1]}, as {image.path.name}",
+            remedy="set data.kind=scenes for masks on another grid",
+        )
+    if mask.grid is not None and image.grid is not None:
+        pixel = abs(image.grid.transform[0])
+        off = np.subtract(mask.grid.transform, image.grid.transform)
+        if mask.grid.crs != image.grid.crs or np.abs(off).max() > pixel / 10:
+            raise TileError(
+                mask.path,
+                f"lies elsewhere than {image.path.name}",
+                expected="the same CRS and transform",
+                remedy="set data.kind=scenes for masks on another grid",
+            )

@@ -1,0 +1,116 @@
+"""Looks at every tile with a mask of every split before hours of training are spent on them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.data.files import SPLITS, Split
+from rs_lowconf.data.masks import Cut, by_picture, open_pictures, split_cuts, usable_cuts
+from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
+from rs_lowconf.data.tiles import TileError
+from rs_lowconf.data.windows import class_names
+from rs_lowconf.settings import DataSettings
+from rs_lowconf.types import UNKNOWN
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSplit:
+    """What one split holds."""
+
+    tiles: int
+    blocks: int
+    """Blocks of land that its tiles lie in."""
+    left_out: int
+    """Tiles with more nodata than `data.max_nodata`, or without a pixel of known class."""
+    pixels: Mapping[str, int]
+    """Pixels by class; where training tiles overlap they count again."""
+    unknown: int
+    """Pixels of unknown class, nodata among them."""
+    nodata: int
+    """Pixels without data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskReport:
+    """What `rslow data check` shows and saves of scenes and chips."""
+
+    images: int
+    """Images that can be used."""
+    bands: BandSpec | None
+    """The bands in use; None when no image can be used."""
+    ranges: Mapping[str, BandRange]
+    """Reflectance by band, nodata pixels not counted."""
+    crs: Mapping[str, int]
+    """Images by coordinate reference system."""
+    splits: Mapping[Split, MaskSplit]
+    faults: tuple[str, ...]
+    """Why files cannot be used, a line each."""
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self), "bands": self.bands.to_json() if self.bands else None}
+
+
+def check_masks(settings: DataSettings) -> MaskReport:
+    """Read every tile of every split.
+
+    Raises:
+        SettingsError: a setting has no effect on this kind of data.
+        DataError: a folder does not exist or holds no files, or there are too few blocks.
+    """
+    pictures = open_pictures(settings)
+    faults = [str(fault) for fault in pictures.faults]
+    if pictures.bands is None:
+        empty = MaskSplit(tiles=0, blocks=0, left_out=0, pixels={}, unknown=0, nodata=0)
+        splits, statistics = dict.fromkeys(SPLITS, empty), None
+    else:
+        statistics = BandStatistics(pictures.bands)
+        cuts = split_cuts(settings, pictures.usable)
+        splits = {split: _look_at(own, settings, statistics, faults) for split, own in cuts.items()}
+    ranges = statistics.ranges() if statistics else {}
+    crs: dict[str, int] = {}
+    for picture in pictures.usable:
+        own = picture.profile.grid
+        assert own is not None  # noqa: S101  # images without a place are not usable
+        crs[own.crs] = crs.get(own.crs, 0) + 1
+    return MaskReport(
+        images=len(pictures.usable),
+        bands=pictures.bands,
+        ranges=ranges,
+        crs=crs,
+        splits=splits,
+        faults=tuple(dict.fromkeys(faults)),
+        warnings=tuple(radiometric_warnings(statistics.bands, ranges) if statistics else ()),
+    )
+
+
+def _look_at(
+    cuts: list[Cut], settings: DataSettings, statistics: BandStatistics, faults: list[str]
+) -> MaskSplit:
+    names = class_names(settings)
+    bands = statistics.bands
+    counts = torch.zeros(UNKNOWN + 1, dtype=torch.int64)
+    nodata = 0
+    used: list[Cut] = []
+    for _, own in by_picture(cuts):
+        try:
+            for cut, content in usable_cuts(own, settings):
+                used.append(cut)
+                counts += torch.bincount(content.mask.flatten(), minlength=UNKNOWN + 1)
+                nodata += int(content.tile.nodata.sum())
+                valid = content.tile.select(bands)[:, ~content.tile.nodata]
+                statistics.add((valid + bands.dn_offset) / bands.scale)
+        except TileError as error:
+            faults.append(str(error))
+    return MaskSplit(
+        tiles=len(used),
+        blocks=len({cut.block for cut in used}),
+        left_out=len(cuts) - len(used),
+        pixels={name: int(counts[label]) for label, name in enumerate(names)},
+        unknown=int(counts[UNKNOWN]),
+        nodata=nodata,
+    )

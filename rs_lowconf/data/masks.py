@@ -1,0 +1,317 @@
+"""Tiles with a class for every pixel, cut out of scenes or chips and split by blocks of land."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.data.blocks import Block, assign, blocks_at
+from rs_lowconf.data.chips import Chip, chip_name
+from rs_lowconf.data.files import SPLITS, Split, refuse_idle
+from rs_lowconf.data.scenes import Scene, footprint
+from rs_lowconf.data.tiles import TileError, read_profile, require_same_bands, used_bands
+from rs_lowconf.data.windows import (
+    Content,
+    Picture,
+    Window,
+    class_names,
+    content_of,
+    grid_of,
+    require_place,
+)
+from rs_lowconf.errors import DataError
+from rs_lowconf.settings import DataSettings
+from rs_lowconf.types import UNKNOWN, TileBatch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """One tile to be read."""
+
+    picture: Picture
+    window: Window
+    block: Block
+    """The one of the tile's centre."""
+
+    @property
+    def tile_id(self) -> str:
+        """The image and the tile's upper left pixel in it."""
+        return f"{self.picture.name}_r{self.window.row:05d}_c{self.window.col:05d}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pictures:
+    """The images of a data set, whose headers have been read."""
+
+    usable: tuple[Picture, ...]
+    bands: BandSpec | None
+    """The bands to use; None when no image can be used."""
+    faults: tuple[TileError, ...]
+    """Why others cannot be used."""
+
+
+class WindowSource:
+    """A `MaskSource` that reads windows when asked, and keeps the first it has read.
+
+    What it keeps has a limit, so memory does not grow with the data.
+    """
+
+    def __init__(
+        self,
+        cuts: Iterable[tuple[Cut, Content]],
+        bands: BandSpec,
+        settings: DataSettings,
+        *,
+        kept_bytes: int = 2**28,
+    ) -> None:
+        """Hold tiles that can be used.
+
+        Args:
+            cuts: where the tiles lie and what was read there.
+            bands: the bands to use, in order.
+            settings: of the data.
+            kept_bytes: tiles are kept until they take so much memory.
+        """
+        self.bands = bands
+        self.classes = class_names(settings)
+        self._settings = settings
+        self._cuts: list[Cut] = []
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        room = kept_bytes
+        for cut, content in cuts:
+            if room > 0:
+                tile = self._compact(content)
+                self._kept.append(tile)
+                room -= sum(part.nbytes for part in tile)
+            self._cuts.append(cut)
+        self.ids = tuple(cut.tile_id for cut in self._cuts)
+        self.blocks = tuple(cut.block for cut in self._cuts)
+        """The block of each tile: tiles of one block are no independent evidence."""
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        """Return the tiles at `indices` as reflectance with their masks.
+
+        Raises:
+            TileError: a file has changed since it was looked at.
+        """
+        cuts = [self._cuts[i] for i in indices]
+        tiles = [self._kept[i] if i < len(self._kept) else self._read(i) for i in indices]
+        numbers = torch.stack([numbers.float() for numbers, _ in tiles])
+        return TileBatch(
+            image=(numbers + self.bands.dn_offset) / self.bands.scale,
+            bands=self.bands,
+            ids=tuple(cut.tile_id for cut in cuts),
+            classes=self.classes,
+            mask=torch.stack([mask.long() for _, mask in tiles]),
+            grids=tuple(grid_of(cut.picture, cut.window) for cut in cuts),
+        )
+
+    def _read(self, index: int) -> tuple[Tensor, Tensor]:
+        cut = self._cuts[index]
+        return self._compact(content_of(cut.picture, cut.window, self._settings))
+
+    def _compact(self, content: Content) -> tuple[Tensor, Tensor]:
+        """Return digital numbers, c h w, and mask, h w, in the smallest type that holds them."""
+        numbers = content.tile.select(self.bands)
+        exact = numbers.to(torch.uint16)
+        if torch.equal(exact.float(), numbers):
+            numbers = exact
+        return numbers, content.mask.to(torch.uint8)
+
+
+def open_masks(settings: DataSettings, split: Split) -> WindowSource:
+    """Open a split of tiles with masks; every tile is read once to see that it can be used.
+
+    Left out are tiles with more nodata than `data.max_nodata`, and those without a pixel of
+    known class.
+
+    Raises:
+        SettingsError: a setting has no effect on this kind of data.
+        DataError: a file cannot be used (unless `skip_bad`), or there is nothing to use.
+    """
+    pictures = open_pictures(settings)
+    if not settings.skip_bad and pictures.faults:
+        raise pictures.faults[0]
+    for fault in pictures.faults:
+        log.warning("left out: %s", fault)
+    cuts = split_cuts(settings, pictures.usable)[split]
+    source = WindowSource(_read_all(cuts, settings), _required(pictures), settings)
+    if len(source) == 0:
+        raise DataError(
+            f"the {split} split holds no tile with a known class",
+            remedy="see `rslow data check`; a smaller data.block_size makes more blocks to split",
+        )
+    return source
+
+
+def open_pictures(settings: DataSettings) -> Pictures:
+    """Read the header of every image and mask.
+
+    Raises:
+        SettingsError: a setting has no effect on this kind of data.
+        DataError: a folder does not exist or holds no such file.
+    """
+    refuse_idle(settings)
+    assert settings.images is not None  # noqa: S101  # the settings are complete
+    assert settings.masks is not None  # noqa: S101
+    images = _files(settings.images, settings.image_name, "image")
+    masks = _files(settings.masks, settings.mask_name, "mask")
+    faults: list[TileError] = []
+    usable: list[Picture] = []
+    bands: BandSpec | None = None
+    for picture in _opened(images, masks, settings, faults):
+        path = picture.profile.path
+        try:
+            own = used_bands(settings, path, picture.bands)
+            require_same_bands(path, own, bands or own)
+        except TileError as error:
+            faults.append(error)
+            continue
+        bands = bands or own
+        usable.append(picture)
+    return Pictures(usable=tuple(usable), bands=bands, faults=tuple(faults))
+
+
+def split_cuts(settings: DataSettings, pictures: Sequence[Picture]) -> dict[Split, list[Cut]]:
+    """Return the tiles of each split.
+
+    A tile belongs to the block of its centre. A tile that reaches into a block of another
+    split is in none: no pixel of land is in two splits.
+
+    Raises:
+        DataError: there are too few blocks, or tiles are larger than blocks.
+    """
+    grids = {
+        training: [(p, p.windows(training=training)) for p in pictures]
+        for training in (False, True)
+    }
+    placed = {training: list(_placed(grid, settings)) for training, grid in grids.items()}
+    counts: Counter[Block] = Counter()
+    for cut, corners in placed[False]:
+        counts[cut.block] += 1
+        counts.update(dict.fromkeys(corners, 0))
+    splits = assign(counts, settings)
+    return {
+        split: [
+            cut
+            for cut, corners in placed[split == "train"]
+            if {splits.get(block) for block in (cut.block, *corners)} == {split}
+        ]
+        for split in SPLITS
+    }
+
+
+def usable_cuts(cuts: Sequence[Cut], settings: DataSettings) -> Iterator[tuple[Cut, Content]]:
+    """Read tiles and yield those with little nodata and a pixel of known class.
+
+    Raises:
+        TileError: a file cannot be used.
+    """
+    for cut in cuts:
+        content = content_of(cut.picture, cut.window, settings)
+        empty = float(content.tile.nodata.float().mean())
+        if empty <= settings.max_nodata and bool((content.mask != UNKNOWN).any()):
+            yield cut, content
+
+
+def by_picture(cuts: Sequence[Cut]) -> list[tuple[Picture, list[Cut]]]:
+    """Return the tiles of each image."""
+    found: dict[str, tuple[Picture, list[Cut]]] = {}
+    for cut in cuts:
+        found.setdefault(cut.picture.name, (cut.picture, []))[1].append(cut)
+    return list(found.values())
+
+
+def _read_all(cuts: Sequence[Cut], settings: DataSettings) -> Iterator[tuple[Cut, Content]]:
+    """Yield the tiles that can be used, of a bad file those before the fault."""
+    for _, own in by_picture(cuts):
+        try:
+            yield from usable_cuts(own, settings)
+        except TileError as error:
+            if not settings.skip_bad:
+                raise
+            log.warning("left out: %s", error)
+
+
+def _required(pictures: Pictures) -> BandSpec:
+    if pictures.bands is None:
+        raise DataError("no image can be used", remedy="see `rslow data check`")
+    return pictures.bands
+
+
+def _files(folder: Path, pattern: str, what: str) -> list[Path]:
+    root = folder.expanduser()
+    if not root.is_dir():
+        raise DataError(
+            f"folder {root} does not exist", remedy=f"set data.{what}s to the folder of the {what}s"
+        )
+    files = sorted(path for path in root.rglob(pattern) if path.is_file())
+    if not files:
+        raise DataError(
+            f"{root} holds no {what} named {pattern}", remedy=f"correct data.{what}_name"
+        )
+    return files
+
+
+def _opened(
+    images: list[Path], masks: list[Path], settings: DataSettings, faults: list[TileError]
+) -> Iterator[Picture]:
+    """Yield the images that can be opened with their masks; add the others to `faults`."""
+    by_name = {chip_name(path, settings.mask_name): path for path in masks}
+    footprints = []
+    if settings.kind == "scenes":
+        for path in masks:
+            try:
+                profile = read_profile(path)
+                require_place(profile)
+                footprints.append(footprint(profile))
+            except TileError as error:
+                faults.append(error)
+    for path in images:
+        try:
+            if settings.kind == "chips":
+                yield Chip(path, by_name, settings)
+            else:
+                yield Scene(path, footprints, settings)
+        except TileError as error:
+            faults.append(error)
+
+
+def _placed(
+    grid: Sequence[tuple[Picture, list[Window]]], settings: DataSettings
+) -> Iterator[tuple[Cut, list[Block]]]:
+    """Yield each tile with the blocks of its corners."""
+    side, size = settings.tile_size, settings.block_size
+    steps = np.array([[0.5, 0.5], [0, 0], [0, 1], [1, 0], [1, 1]]) * side
+    for picture, windows in grid:
+        own = picture.profile.grid
+        assert own is not None  # noqa: S101  # `require_place`
+        a, _, c, _, e, f = own.transform
+        corners = np.array([[w.row, w.col] for w in windows]).reshape(-1, 1, 2) + steps  # n 5 2
+        x, y = c + a * corners[..., 1], f + e * corners[..., 0]
+        blocks = blocks_at(x.ravel(), y.ravel(), own.crs, size)
+        for i, window in enumerate(windows):
+            centre, *others = blocks[5 * i : 5 * i + 5]
+            _require_small(others, settings)
+            yield Cut(picture=picture, window=window, block=centre), others
+
+
+def _require_small(corners: Sequence[Block], settings: DataSettings) -> None:
+    if (np.ptp(np.array(corners), axis=0) > 1).any():
+        raise DataError(
+            f"a tile of {settings.tile_size} pixels is larger than a block of "
+            f"{settings.block_size:g} m",
+            remedy="set a larger data.block_size",
+        )

@@ -1,0 +1,276 @@
+"""Scenes: images and masks of any extent and CRS, matched by where they lie, through torchgeo.
+
+An image is read on its own grid and never resampled; masks are brought onto it by nearest
+neighbour. So images of different CRSs stand side by side, each in its own.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import shapely
+import torch
+from rasterio import Affine
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window as FileWindow
+from torchgeo.datasets import IntersectionDataset, RasterDataset
+from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.data.tiles import (
+    FileProfile,
+    TileError,
+    band_spec,
+    read_errors,
+    read_profile,
+    read_window,
+)
+from rs_lowconf.data.windows import Reading, Window, mask_values, require_place, whole
+from rs_lowconf.seeds import forked_rng, seed_of
+from rs_lowconf.settings import DataSettings
+
+Query = tuple[slice, slice, slice]
+"""Ranges in x, y and time, as torchgeo's samplers give them."""
+
+#: In pixels: torchgeo's samplers pass over an image of exactly the size of a window when
+#: rounding makes it seem smaller.
+_SLACK = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Where a mask lies."""
+
+    profile: FileProfile
+    box: shapely.Polygon
+    """In degrees, and around the mask."""
+
+
+def footprint(profile: FileProfile) -> Footprint:
+    """Return where a file lies that has been found to have a georeference."""
+    left, top = _to_map(profile, 0, 0)
+    right, bottom = _to_map(profile, profile.width, profile.height)
+    assert profile.grid is not None  # noqa: S101  # `require_place`
+    bounds = transform_bounds(profile.grid.crs, "EPSG:4326", left, bottom, right, top)
+    return Footprint(profile=profile, box=shapely.box(*bounds))
+
+
+class SceneImage(RasterDataset):
+    """One image as a torchgeo dataset, read pixel by pixel on its own grid."""
+
+    def __init__(self, profile: FileProfile) -> None:
+        """Index a file whose header has been read."""
+        assert profile.grid is not None  # noqa: S101  # `require_place`
+        self.profile = profile
+        a, _, _, _, e, _ = profile.grid.transform
+        super().__init__(
+            paths=[str(profile.path)], crs=CRS.from_string(profile.grid.crs), res=(a, -e)
+        )
+
+    def __getitem__(self, query: Any) -> dict[str, Any]:
+        """Return the pixels of a `Query`."""
+        row, col, height, width = window_of(query, self.profile)
+        pixels = read_window(self.profile.path, FileWindow(col, row, width, height))
+        return {"image": torch.from_numpy(pixels.astype(np.float32))}
+
+
+class SceneMasks(RasterDataset):
+    """All masks as a torchgeo dataset in the CRS of an image, and read on its grid."""
+
+    is_image = False
+
+    def __init__(self, paths: Iterable[Path], image: SceneImage) -> None:
+        """Index files whose headers have been read."""
+        super().__init__(paths=[str(path) for path in paths], crs=image.crs, res=image.res)
+        self._image = image.profile
+
+    def __getitem__(self, query: Any) -> dict[str, Any]:
+        """Return the values of a `Query` and where there are any; earlier files have priority."""
+        row, col, height, width = window_of(query, self._image)
+        left, top = _to_map(self._image, col, row)
+        place = Affine(self.res[0], 0, left, 0, -self.res[1], top)
+        values = np.zeros((height, width), dtype=np.int64)
+        covered = np.zeros((height, width), dtype=np.bool_)
+        x, y, _ = query
+        for name in self.index.cx[x.start : x.stop, y.start : y.stop].filepath:
+            path = Path(name)
+            with (
+                read_errors(path, "cannot be read"),
+                rasterio.open(path) as file,
+                WarpedVRT(
+                    file,
+                    crs=self.crs,
+                    transform=place,
+                    height=height,
+                    width=width,
+                    resampling=Resampling.nearest,
+                    src_nodata=None,
+                    add_alpha=True,
+                ) as warped,
+            ):
+                own, alpha = warped.read(1), warped.read(2)
+            new = (alpha > 0) & ~covered
+            values[new] = mask_values(path, own)[new]
+            covered |= new
+        return {"mask": torch.from_numpy(values), "covered": torch.from_numpy(covered)}
+
+
+class Scene:
+    """A `Picture` whose masks are those that lie on it."""
+
+    def __init__(self, image: Path, masks: Sequence[Footprint], settings: DataSettings) -> None:
+        """Read the header of an image and find its masks.
+
+        Args:
+            image: a file of `data.images`.
+            masks: all masks.
+            settings: of the data.
+
+        Raises:
+            TileError: the file cannot be read, no mask lies on it, too little of it is
+                covered, or its bands are not what the settings say.
+        """
+        assert settings.images is not None  # noqa: S101  # the settings are complete
+        self.name = image.relative_to(settings.images.expanduser()).with_suffix("").as_posix()
+        self.profile = read_profile(image)
+        require_place(self.profile)
+        self.bands: BandSpec = band_spec(settings, self.profile)
+        self._settings = settings
+        self._image = SceneImage(self.profile)
+        self._dataset, used = self._join(masks)
+        declared = {profile.nodata for profile in used}
+        if len(declared) > 1:
+            raise TileError(
+                image,
+                f"lies under masks with different nodata ({', '.join(map(str, declared))})",
+                expected="one value in all",
+            )
+        self.mask_nodata = declared.pop()
+        self._extent = self._covered_extent()
+
+    def windows(self, *, training: bool) -> list[Window]:
+        """Return windows at random places to learn from, a grid of windows otherwise.
+
+        There are as many random ones as a grid with the distance `data.stride` would have.
+        """
+        side = self._settings.tile_size
+        if not training:
+            return self._grid(side)
+        length = len(self._grid(self._settings.stride or side))
+        # The sampler draws from the global state also when it is given a generator.
+        with forked_rng(seed_of(self._settings.block_seed, "windows", self.name)):
+            drawn = list(
+                RandomGeoSampler(self._image, side - _SLACK, length, roi=self._extent.polygon)
+            )
+        places = [window_of(query, self.profile)[:2] for query in drawn]
+        return [whole(row, col, side) for row, col in dict.fromkeys(places)]
+
+    def read(self, window: Window) -> Reading:
+        """Return digital numbers of a window and the masks on it."""
+        side = self._settings.tile_size
+        left, top = _to_map(self.profile, window.col, window.row)
+        right, bottom = _to_map(self.profile, window.col + side, window.row + side)
+        _, _, time = self._dataset.bounds
+        sample = self._dataset[slice(left, right), slice(bottom, top), time]
+        return sample["image"], sample["mask"].numpy(), sample["covered"].numpy()
+
+    def _join(self, masks: Sequence[Footprint]) -> tuple[IntersectionDataset, list[FileProfile]]:
+        """Return the image with the masks that lie on it, and their headers."""
+        alone = TileError(
+            self.profile.path, "lies under no mask", expected="one in data.masks that overlaps it"
+        )
+        around = footprint(self.profile).box
+        near = [mask.profile for mask in masks if mask.box.intersects(around)]
+        if not near:
+            raise alone
+        try:
+            joined = self._image & SceneMasks([mask.path for mask in near], self._image)
+        except RuntimeError as error:  # torchgeo's word for no intersection
+            raise alone from error
+        used = set(joined.index["filepath_2"])
+        return joined, [profile for profile in near if str(profile.path) in used]
+
+    def _grid(self, stride: int) -> list[Window]:
+        """Return windows from the lower left corner on.
+
+        What would overhang at the upper or right edge is moved back inside, and its pixels
+        that a window before it has are not fresh.
+        """
+        side, extent = self._settings.tile_size, self._extent
+        windows = []
+        for query in GridGeoSampler(self._image, side - _SLACK, stride, roi=extent.polygon):
+            row, col, _, _ = window_of(query, self.profile)
+            above = max(extent.top - row, 0)
+            beyond = max(col + side - extent.right, 0)
+            if max(above, beyond) < side:
+                windows.append(
+                    Window(
+                        row=row + above,
+                        col=col - beyond,
+                        fresh_rows=(0, side - above),
+                        fresh_cols=(beyond, side),
+                    )
+                )
+        return windows
+
+    def _covered_extent(self) -> "_Extent":
+        """Return the rectangle around the masks, on whole pixels of the image."""
+        side, profile = self._settings.tile_size, self.profile
+        x_min, y_min, x_max, y_max = self._dataset.index.total_bounds
+        left, top = _to_pixels(profile, x_min, y_max)
+        right, bottom = _to_pixels(profile, x_max, y_min)
+        first_row, first_col = max(math.floor(top + 0.01), 0), max(math.floor(left + 0.01), 0)
+        last_row = min(math.ceil(bottom - 0.01), profile.height)
+        last_col = min(math.ceil(right - 0.01), profile.width)
+        if min(last_row - first_row, last_col - first_col) < side:
+            raise TileError(
+                profile.path,
+                f"shares less than data.tile_size={side} with its masks",
+                detail=f"{last_row - first_row} x {last_col - first_col} pixels",
+                remedy="set a smaller data.tile_size",
+            )
+        corner = _to_map(profile, first_col, last_row)
+        opposite = _to_map(profile, last_col, first_row)
+        return _Extent(top=first_row, right=last_col, polygon=shapely.box(*corner, *opposite))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Extent:
+    """The part of an image that masks may cover."""
+
+    top: int
+    """First row."""
+    right: int
+    """Last column, exclusive."""
+    polygon: shapely.Polygon
+    """In the CRS of the image."""
+
+
+def window_of(query: Query, profile: FileProfile) -> tuple[int, int, int, int]:
+    """Return first row and column, height and width of a query on an image's grid."""
+    x, y, _ = query
+    left, top = _to_pixels(profile, x.start, y.stop)
+    right, bottom = _to_pixels(profile, x.stop, y.start)
+    row, col = round(top), round(left)
+    return row, col, round(bottom) - row, round(right) - col
+
+
+def _to_map(profile: FileProfile, col: int, row: int) -> tuple[float, float]:
+    """Return where the upper left corner of a pixel lies; images have north up."""
+    assert profile.grid is not None  # noqa: S101  # `require_place`
+    a, _, c, _, e, f = profile.grid.transform
+    return c + a * col, f + e * row
+
+
+def _to_pixels(profile: FileProfile, x: float, y: float) -> tuple[float, float]:
+    """Return column and row of a place, in pixels from the upper left corner."""
+    assert profile.grid is not None  # noqa: S101  # `require_place`
+    a, _, c, _, e, f = profile.grid.transform
+    return (x - c) / a, (y - f) / e

@@ -1,0 +1,195 @@
+"""Windows of one size on an image with a mask, and what is read in them."""
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.data.tiles import FileProfile, Tile, TileError, nodata_mask
+from rs_lowconf.settings import DataSettings
+from rs_lowconf.types import UNKNOWN, Grid
+
+Reading = tuple[
+    Float[Tensor, "c h w"], Int[NDArray[np.int64], "h w"], Bool[NDArray[np.bool_], "h w"]
+]
+"""Digital numbers, values of the mask, and where there is a mask at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A square of `data.tile_size` pixels inside an image."""
+
+    row: int
+    """Of its upper left pixel in the image."""
+    col: int
+    fresh_rows: tuple[int, int]
+    """First and last (exclusive) of its rows that no window before it has."""
+    fresh_cols: tuple[int, int]
+
+
+@runtime_checkable
+class Picture(Protocol):
+    """An image with its mask."""
+
+    name: str
+    """The path below `data.images`, without suffix."""
+    profile: FileProfile
+    """Of the image."""
+    bands: BandSpec
+    """Of the image, as they lie in the file."""
+    mask_nodata: float | None
+    """The value that the mask declares as nodata."""
+
+    def windows(self, *, training: bool) -> list[Window]:
+        """Return where to cut tiles: to learn from, or so that each pixel counts once."""
+        ...
+
+    def read(self, window: Window) -> Reading:
+        """Return what lies in a window.
+
+        Raises:
+            TileError: a file is truncated.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Content:
+    """What was read in a window."""
+
+    tile: Tile
+    mask: Int[Tensor, "h w"]
+    """Class index a pixel, or `UNKNOWN`."""
+
+
+def grid_windows(height: int, width: int, side: int, stride: int) -> list[Window]:
+    """Return windows that cover an area of at least `side` squared, row by row.
+
+    The last window of a row or column is moved back inside; its pixels that the one before
+    it has are not fresh.
+    """
+    return [
+        Window(row=row, col=col, fresh_rows=rows, fresh_cols=cols)
+        for (row, rows), (col, cols) in product(
+            _line(height, side, stride), _line(width, side, stride)
+        )
+    ]
+
+
+def whole(row: int, col: int, side: int) -> Window:
+    """Return a window whose pixels are all fresh."""
+    return Window(row=row, col=col, fresh_rows=(0, side), fresh_cols=(0, side))
+
+
+def grid_of(picture: Picture, window: Window) -> Grid:
+    """Return where a window lies."""
+    own = picture.profile.grid
+    assert own is not None  # noqa: S101  # `require_place`
+    a, b, c, d, e, f = own.transform
+    row, col = window.row, window.col
+    return Grid(crs=own.crs, transform=(a, b, c + a * col + b * row, d, e, f + d * col + e * row))
+
+
+def content_of(picture: Picture, window: Window, settings: DataSettings) -> Content:
+    """Read a window: nodata pixels and those that are not fresh have an unknown class.
+
+    Raises:
+        TileError: a file is truncated, holds NaN or infinity, or the mask a value that
+            `data.mask_classes` does not name.
+    """
+    pixels, values, covered = picture.read(window)
+    nodata = nodata_mask(pixels, picture.profile.nodata)
+    unreal = int((~torch.isfinite(pixels).all(dim=0) & ~nodata).sum())
+    if unreal:
+        raise TileError(
+            picture.profile.path, "has NaN or infinity", detail=f"{unreal} pixels of a window"
+        )
+    mask = torch.from_numpy(_classes(picture, values, covered, settings))
+    fresh = torch.zeros_like(nodata)
+    fresh[slice(*window.fresh_rows), slice(*window.fresh_cols)] = True
+    tile = Tile(profile=picture.profile, bands=picture.bands, pixels=pixels, nodata=nodata)
+    return Content(tile=tile, mask=mask.masked_fill(nodata | ~fresh, UNKNOWN))
+
+
+def class_names(settings: DataSettings) -> tuple[str, ...]:
+    """Return the classes of pixels, in the order in which `data.mask_classes` names them."""
+    names = (settings.mask_classes or {}).values()
+    return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+def require_place(profile: FileProfile) -> None:
+    """Make sure that a file says where it lies, with north up.
+
+    Raises:
+        TileError: it does not.
+    """
+    if profile.grid is None:
+        raise TileError(
+            profile.path,
+            "has no georeference",
+            expected="a CRS and a transform: masks are matched and tiles are split by place",
+        )
+    _, b, _, d, e, _ = profile.grid.transform
+    if b or d or e > 0:
+        raise TileError(profile.path, "is turned or upside down", expected="an image with north up")
+
+
+def _line(length: int, side: int, stride: int) -> list[tuple[int, tuple[int, int]]]:
+    """Return start and fresh part of the windows along one axis."""
+    starts = [*range(0, length - side, stride), length - side]
+    ends = [0, *(start + side for start in starts)]
+    return [
+        (start, (max(end - start, 0), side)) for start, end in zip(starts, ends[:-1], strict=True)
+    ]
+
+
+def _classes(
+    picture: Picture,
+    values: Int[NDArray[np.int64], "h w"],
+    covered: Bool[NDArray[np.bool_], "h w"],
+    settings: DataSettings,
+) -> Int[NDArray[np.int64], "h w"]:
+    named = settings.mask_classes or {}
+    names = class_names(settings)
+    mask = np.full(values.shape, UNKNOWN, dtype=np.int64)
+    strange = covered.copy()
+    for value, name in named.items():
+        here = values == value
+        strange &= ~here
+        if name is not None:
+            mask[here & covered] = names.index(name)
+    strange &= (values != UNKNOWN) & (values != picture.mask_nodata)
+    if strange.any():
+        found = np.unique(values[strange]).tolist()
+        raise TileError(
+            picture.profile.path,
+            f"has a mask with {'value' if len(found) == 1 else 'values'} "
+            f"{', '.join(map(str, found[:5]))}",
+            detail=f"{int(strange.sum())} pixels of a window",
+            expected=f"some of {', '.join(map(str, named))} (data.mask_classes)",
+            remedy="name it there, or map it to null for unknown",
+        )
+    return mask
+
+
+def mask_values(path: Path, read: NDArray[np.generic]) -> Int[NDArray[np.int64], "h w"]:
+    """Return what was read in a mask as whole numbers; NaN is unknown.
+
+    Raises:
+        TileError: there are other numbers.
+    """
+    if np.issubdtype(read.dtype, np.integer):
+        return read.astype(np.int64)
+    known = np.where(np.isnan(read), UNKNOWN, read)
+    if (known != np.rint(known)).any():
+        raise TileError(
+            path, f"holds {read.dtype} with fractions", expected="a class value a pixel"
+        )
+    return known.astype(np.int64)

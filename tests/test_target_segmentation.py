@@ -1,0 +1,291 @@
+"""Training, figures and checkpoints of a segmenter: oracles are loops over pixels."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.errors import DataError, JobError, ModelError, SettingsError
+from rs_lowconf.settings import SegmenterSettings, TargetSettings
+from rs_lowconf.target.evaluate import expected_calibration_error
+from rs_lowconf.target.load import load_target
+from rs_lowconf.target.segment_evaluate import evaluate_segmenter, iou_of, resampled
+from rs_lowconf.target.segment_train import (
+    MaskEpoch,
+    calibrate_segmenter,
+    class_weights,
+    masked_loss,
+    train_segmenter,
+)
+from rs_lowconf.target.segmenter import Segmenter, SegmenterSpec, load_segmenter, save_segmenter
+from rs_lowconf.types import UNKNOWN, MaskSource, TargetModel, TileBatch
+from tests.conftest import Run
+from tests.make_scenes import make_chips
+
+BANDS = BandSpec(names=("B04", "B03", "B08"), level="L2A")
+CLASSES = ("background", "damage", "cloud")
+COLOURS = torch.tensor([[0.05, 0.06, 0.3], [0.12, 0.1, 0.2], [0.5, 0.5, 0.5]])
+CPU = torch.device("cpu")
+SMALL = SegmenterSettings(
+    encoder="tu-resnet10t", width=4, epochs=3, batch_size=8, learning_rate=1e-2
+)
+
+
+class FakeMasks:
+    """Seeded tiles whose pixels have their class's colour and noise; some are unknown."""
+
+    bands = BANDS
+    classes: tuple[str, ...] = CLASSES
+
+    def __init__(self, tiles: int, *, seed: int = 0, noise: float = 0.02) -> None:
+        dice = torch.Generator().manual_seed(seed)
+        coarse = torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), tiles * 16, True, generator=dice)
+        self.mask = coarse.view(tiles, 4, 4).repeat_interleave(8, 1).repeat_interleave(8, 2)
+        image = COLOURS[self.mask].movedim(3, 1)
+        self.image = image + noise * torch.randn(image.shape, generator=dice)
+        self.mask[:, 0] = UNKNOWN
+        self.image[:, :, 0] = 0
+        self.ids = tuple(f"fake-{seed}-{i}" for i in range(tiles))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        chosen = list(indices)
+        return TileBatch(
+            image=self.image[chosen],
+            bands=BANDS,
+            ids=tuple(self.ids[i] for i in chosen),
+            classes=CLASSES,
+            mask=self.mask[chosen],
+        )
+
+
+class Answers:
+    """A target with given log-probabilities, in the order of its tiles."""
+
+    bands = BANDS
+    differentiable = False
+    pixelwise = True
+
+    def __init__(self, answers: Tensor, classes: tuple[str, ...] = CLASSES) -> None:
+        self.evaluations = 0
+        self.classes = classes
+        self._answers = answers
+
+    def predict(self, image: Tensor) -> Tensor:
+        first = self.evaluations
+        self.evaluations += len(image)
+        return self._answers[first : self.evaluations]
+
+
+def as_they_are(image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    return image, mask
+
+
+def blanked(image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    return image * math.nan, mask
+
+
+def trained(seed: int = 0) -> list[MaskEpoch]:
+    val = FakeMasks(8, seed=2)
+    return list(train_segmenter(FakeMasks(16, seed=1), val, SMALL, as_they_are, seed, CPU))
+
+
+def untrained() -> Segmenter:
+    spec = SegmenterSpec(
+        encoder="tu-resnet10t", width=4, bands=BANDS, classes=CLASSES, tile_size=32
+    )
+    return Segmenter(spec, spec.build())
+
+
+def test_training_learns_and_is_repeatable() -> None:
+    """Three epochs beat one class everywhere; the same seed gives the same bits."""
+    assert isinstance(FakeMasks(1), MaskSource)
+    before = torch.get_rng_state()
+    first = trained()
+    assert torch.equal(torch.get_rng_state(), before)
+    again, other = trained(), trained(seed=1)
+    assert [r.val_loss for r in first] == [r.val_loss for r in again]
+    assert [r.train_loss for r in first] != [r.train_loss for r in other]
+    lowest = math.inf
+    for record in first:
+        assert (record.best is not None) == (record.val_loss < lowest)
+        lowest = min(lowest, record.val_loss)
+    best = [record.best for record in first if record.best is not None][-1]
+    test = FakeMasks(8, seed=3)
+    report = evaluate_segmenter(calibrate_segmenter(best, FakeMasks(8, seed=2)), test, test.ids)
+    assert report.mean_iou > report.floor_mean_iou + 0.2
+    assert report.blocks == 8
+    assert "8 blocks are few" in report.note
+
+
+def test_unknown_pixels_teach_nothing() -> None:
+    """What unknown pixels hold changes neither loss nor weights; known ones do."""
+    dice = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 8, 8, generator=dice, requires_grad=True)
+    mask = torch.randint(0, 3, (2, 8, 8), generator=dice)
+    mask[:, :3] = UNKNOWN
+    weight = torch.tensor([0.5, 1.0, 4.0])
+    loss = masked_loss(logits, mask, weight)
+    due = [
+        (weight[mask[b, i, j]], F.cross_entropy(logits[b, :, i, j][None], mask[b, i, j][None]))
+        for b in range(2)
+        for i in range(3, 8)
+        for j in range(8)
+    ]
+    mean = sum(w * x for w, x in due) / sum(w for w, _ in due)
+    torch.testing.assert_close(loss, mean)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert (logits.grad[:, :, :3] == 0).all()
+    assert (logits.grad[:, :, 3:] != 0).any()
+    assert masked_loss(logits, torch.full_like(mask, UNKNOWN), weight) == 0
+    counts = torch.bincount(FakeMasks(16).mask.flatten(), minlength=3)[:3].double()
+    shares = counts / counts.sum()
+    for power in (0.0, 0.5, 1.0):
+        weights = class_weights(FakeMasks(16), power).double()
+        torch.testing.assert_close(weights * shares**power, (weights * shares**power)[:1].expand(3))
+        assert float((weights * shares).sum()) == pytest.approx(1)
+
+
+def test_figures_equal_a_loop_over_pixels() -> None:
+    """IoU, accuracy, floor and calibration error are what a loop over known pixels counts."""
+    source = FakeMasks(6, seed=4)
+    dice = torch.Generator().manual_seed(1)
+    known = source.mask.clamp_max(2)
+    logits = torch.randn(6, 3, 32, 32, generator=dice) + 1.5 * F.one_hot(known, 3).movedim(3, 1)
+    answers = logits.log_softmax(1)
+    report = evaluate_segmenter(Answers(answers), source, ["a", "a", "b", "c", "c", "c"])
+    pairs, confidence, right = [], [], []
+    for tile in range(6):
+        for row in range(1, 32):
+            for col in range(32):
+                truth, said = (
+                    int(source.mask[tile, row, col]),
+                    int(answers[tile, :, row, col].argmax()),
+                )
+                pairs.append((truth, said))
+                confidence.append(float(answers[tile, :, row, col].max().exp()))
+                right.append(truth == said)
+    for k, name in enumerate(CLASSES):
+        both = sum(pair == (k, k) for pair in pairs)
+        either = sum(k in pair for pair in pairs)
+        assert report.iou[name] == pytest.approx(both / either)
+        low, high = report.iou_95[name] or (1.0, 0.0)
+        assert low <= both / either <= high
+    assert report.pixels == len(pairs) == 6 * 31 * 32
+    assert report.blocks == 3
+    assert report.pixel_accuracy == pytest.approx(np.mean(right))
+    share = np.mean([truth == 0 for truth, _ in pairs])
+    assert report.floor_class == "background"
+    assert report.floor_iou == {"background": pytest.approx(share), "damage": 0, "cloud": 0}
+    assert report.floor_mean_iou == pytest.approx(share / 3)
+    ece = expected_calibration_error(torch.tensor(confidence), torch.tensor(right))
+    assert report.ece == pytest.approx(ece, abs=1e-6)
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_classes_go_by_name() -> None:
+    """A target that lists the classes in another order has the same figures."""
+    source = FakeMasks(4, seed=5)
+    answers = F.one_hot(source.mask.clamp_max(2), 3).movedim(3, 1).float().log_softmax(1)
+    turned = Answers(answers[:, [2, 0, 1]], ("cloud", "background", "damage"))
+    report = evaluate_segmenter(turned, source, source.ids)
+    assert report.iou == {"cloud": 1.0, "background": 1.0, "damage": 1.0}
+    with pytest.raises(ModelError, match="does not know the classes cloud"):
+        evaluate_segmenter(Answers(answers, ("background", "damage")), source, source.ids)
+
+
+def test_intervals_cover_the_truth() -> None:
+    """Block intervals hold the IoU of all land about as often as they say; pixel ones do not."""
+    dice = np.random.default_rng(0)
+    covered = narrow = 0
+    for trial in range(100):
+        rates = dice.beta(6, 2, 40)  # each block has its own chance of a hit
+        hits = dice.binomial(500, rates)
+        blocks = torch.zeros(40, 2, 2, dtype=torch.int64)
+        blocks[:, 1, 1], blocks[:, 1, 0] = torch.tensor(hits), torch.tensor(500 - hits)
+        drawn = iou_of(resampled(blocks, trial, 500))[:, 1]
+        low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64))
+        covered += bool(low <= 0.75 <= high)
+        share = hits.sum() / 20_000
+        narrow += abs(share - 0.75) < 1.96 * math.sqrt(share * (1 - share) / 20_000)
+    assert covered >= 86
+    assert narrow < 60
+
+
+def test_checkpoints_come_back_as_targets(tmp_path: Path) -> None:
+    """A loaded segmenter answers the same, for every pixel, with gradients; damage is told."""
+    segmenter = untrained()
+    segmenter.temperature = 1.7
+    path = tmp_path / "target.safetensors"
+    save_segmenter(path, segmenter)
+    target = load_target(
+        TargetSettings(kind="trained"), path, trust_code=False, tile_size=32, device=CPU
+    )
+    assert isinstance(target, TargetModel)
+    assert (target.pixelwise, target.differentiable, target.evaluations) == (True, True, 0)
+    image = torch.rand(3, 3, 32, 48, requires_grad=True)
+    answer = target.predict(image)
+    assert answer.shape == (3, 3, 32, 48)
+    assert torch.equal(answer, segmenter.predict(image))
+    torch.testing.assert_close(answer.exp().sum(1), torch.ones(3, 32, 48))
+    answer.sum().backward()  # type: ignore[no-untyped-call]
+    assert image.grad is not None
+    assert target.evaluations == 3
+    with pytest.raises(ModelError, match="expected 3 bands and sides that are multiples of 16"):
+        target.predict(torch.rand(1, 3, 30, 32))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ModelError, match="damaged"):
+        load_segmenter(path, CPU)
+
+
+def test_bad_input_is_one_line() -> None:
+    """An unknown encoder, an absent class and a diverging loss each say what to do."""
+    train, val = FakeMasks(4), FakeMasks(2)
+    wrong = SMALL.model_copy(update={"encoder": "resnet9000"})
+    with pytest.raises(SettingsError, match=r"encoder 'resnet9000'.*target\.segmenter\.encoder"):
+        next(train_segmenter(train, val, wrong, as_they_are, 0, CPU))
+    with pytest.raises(JobError, match="lower the learning_rate"):
+        list(train_segmenter(train, val, SMALL, blanked, 0, CPU))
+    train.mask[train.mask == 2] = UNKNOWN
+    with pytest.raises(DataError, match=r"no training pixel of class cloud.*data\.mask_classes"):
+        next(train_segmenter(train, val, SMALL, as_they_are, 0, CPU))
+
+
+def test_command_trains_on_chips(tmp_path: Path, rslow: Run) -> None:
+    """`rslow train target` on chips writes a segmenter, its log and its figures."""
+    make_chips(tmp_path, 15, side=32)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"""
+run: {{dir: {tmp_path}/run, threads: 1}}
+data: {{kind: chips, images: {tmp_path}/images, masks: {tmp_path}/masks, image_name: 's2_*.tif',
+       mask_name: 'mask_*.tif', mask_classes: {{0: background, 1: damage}}, level: L2A,
+       file_bands: [B02, B03, B04, B08], tile_size: 32, block_size: 1000, val_share: 0.2,
+       test_share: 0.2}}
+augment: {{cutout: 0.0}}
+target: {{kind: trained, segmenter: {{encoder: tu-resnet10t, width: 4, epochs: 2, batch_size: 8}}}}
+"""
+    )
+    ran = rslow("train", "target", "-c", config)
+    assert ran.code == 0, ran.err
+    assert "IoU of damage" in ran.out
+    report = json.loads((tmp_path / "run/target/report.json").read_text())
+    assert report["split"] == "test"
+    assert report["blocks"] >= 2
+    assert len((tmp_path / "run/target/metrics.jsonl").read_text().splitlines()) == 2
+    segmenter = load_segmenter(tmp_path / "run/target/target.safetensors", CPU)
+    assert segmenter.classes == ("background", "damage")
+    assert segmenter.figures["mean_iou"] == report["mean_iou"]
+    ran = rslow("train", "extractor", "-c", config)
+    assert ran.code == 3
+    assert "a class for every pixel and none for the tile" in ran.err
