@@ -420,7 +420,7 @@ class SearchSettings(Section):
     student: StudentSettings = StudentSettings()
     mode: Literal["yield", "sample"] = "yield"
     """`yield` finds the most hard tiles for the budget; `sample` draws tiles of the prior
-    given low confidence, for about five times as many evaluations."""
+    given low confidence, for several times as many evaluations."""
     tau: float = Field(default=0.5, gt=0.0, lt=1.0)
     """A sample is of low confidence when the target's largest probability is below this."""
     pixel_share: float = Field(default=0.2, gt=0.0, le=1.0)
