@@ -148,7 +148,7 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
             end = budget.spend(trajectory, full=archive.full)
             trajectories.append(trajectory)
             bar.update(
-                budget.evaluations if baseline else budget.accepted,
+                min(total, budget.evaluations if baseline else budget.accepted),
                 f"{budget.accepted} found, {budget.evaluations:,} evaluations",
             )
             if end is not None:

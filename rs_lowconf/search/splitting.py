@@ -255,5 +255,5 @@ def probability(
         if error > 0:
             degrees = parts.sum() ** 2 / (parts**2 / freedom).sum()
             width = float(student_t.ppf(0.975, degrees)) * error / value
-            result["interval_95"] = [value * math.exp(-width), value * math.exp(width)]
+            result["interval_95"] = [value * math.exp(-width), min(1.0, value * math.exp(width))]
     return result
