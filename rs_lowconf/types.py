@@ -20,6 +20,12 @@ UNKNOWN = 255
 Augmentation = Callable[[Float[Tensor, "b c h w"], int], Float[Tensor, "b c h w"]]
 """Augments a batch of reflectance with the random choices of a seed; differentiable."""
 
+MaskedAugmentation = Callable[
+    [Float[Tensor, "b c h w"], Int[Tensor, "b h w"], int],
+    tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]],
+]
+"""The same for reflectance and masks, whose pixels move together; equal seeds, equal choices."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:

@@ -15,13 +15,13 @@ from typing import Any
 
 import kornia.augmentation as ka
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from kornia.augmentation import GeometricAugmentationBase2D, IntensityAugmentationBase2D
 from torch import Tensor
 
 from rs_lowconf.seeds import forked_rng
 from rs_lowconf.settings import AugmentSettings
-from rs_lowconf.types import Augmentation
+from rs_lowconf.types import Augmentation, MaskedAugmentation
 
 Params = dict[str, Tensor]
 Flags = dict[str, Any]
@@ -206,6 +206,42 @@ def augmentations_at(
         return augmentation(real), augmentation(real.model_copy(update={"flip": False}))
 
     return at
+
+
+def masked_augmentations(
+    settings: AugmentSettings,
+) -> tuple[MaskedAugmentation, MaskedAugmentation]:
+    """Return the symmetries alone, and the shifts and gains alone, for tiles with masks.
+
+    Neither magnifies, which would leave pixels between two classes, nor blanks, which would
+    leave a mask of what nobody sees.
+    """
+    p = settings.probability
+    symmetry: list[Any] = []
+    if settings.flip:
+        symmetry.append(RandomSymmetryAndShift(flip=True, share=0.0, probability=p))
+    moved: list[Any] = []
+    if settings.shift > 0:
+        moved.append(RandomSymmetryAndShift(flip=False, share=settings.shift, probability=p))
+    if settings.brightness > 0 or settings.band_gain > 0:
+        moved.append(RandomGain(settings.brightness, settings.band_gain, probability=p))
+    return _masked(symmetry), _masked(moved)
+
+
+def _masked(steps: list[Any]) -> MaskedAugmentation:
+    """Return a pipeline that moves the pixels of masks with those of tiles."""
+    if not steps:
+        return lambda image, mask, seed: (image, mask)
+    pipeline = ka.AugmentationSequential(*steps, data_keys=["input", "mask"])
+
+    def augment(
+        image: Float[Tensor, "b c h w"], mask: Int[Tensor, "b h w"], seed: int
+    ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
+        with forked_rng(seed):
+            augmented, moved = pipeline(image, mask[:, None].float())
+        return augmented, moved[:, 0].to(mask.dtype)
+
+    return augment
 
 
 def _chosen(tiles: int, probability: float) -> Tensor:

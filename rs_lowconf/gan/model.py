@@ -13,7 +13,8 @@ from rs_lowconf.errors import ModelError
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.gan.spectral import SpectralBasis
-from rs_lowconf.gan.train import GanTraining, tensors_below
+from rs_lowconf.gan.steps import tensors_below
+from rs_lowconf.gan.train import GanTraining
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.settings import GanSettings
 
