@@ -51,6 +51,17 @@ def _mean_loss(
     return total / (wanted != UNKNOWN).sum().clamp_min(1)
 
 
+def agreement(logits: Float[Tensor, "b m h w"], mask: Int[Tensor, "b h w"]) -> Float[Tensor, " b"]:
+    """Return the share of a tile's known pixels whose likeliest real class is the mask's.
+
+    A tile without any known pixel agrees.
+    """
+    known = mask != UNKNOWN
+    right = (logits[:, :-1].argmax(1) == mask) & known
+    count = known.sum((1, 2))
+    return torch.where(count > 0, right.sum((1, 2)) / count.clamp_min(1), 1.0)
+
+
 def random_regions(
     mask: Int[Tensor, "b h w"], classes: int, dice: torch.Generator
 ) -> Bool[Tensor, "b h w"]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rs_lowconf.errors import DataError, JobError
 from rs_lowconf.gan.mask_losses import (
+    agreement,
     class_loss,
     generated_loss,
     mix,
@@ -20,6 +21,7 @@ from rs_lowconf.gan.mask_losses import (
     realness_penalty,
 )
 from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator
+from rs_lowconf.gan.masks import masks_of
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.steps import (
     fill,
@@ -32,7 +34,7 @@ from rs_lowconf.gan.steps import (
 )
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import MaskGanSettings
-from rs_lowconf.types import UNKNOWN, MaskedAugmentation, MaskSource
+from rs_lowconf.types import MaskedAugmentation, MaskSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +84,10 @@ class MaskGanTraining:
             device: where to compute.
 
         Raises:
-            DataError: there are no tiles, or they have no masks.
+            DataError: there are no tiles.
         """
-        if not len(source) or source.batch([0]).mask is None:
-            raise DataError("there are no training tiles with masks")
+        if not len(source):
+            raise DataError("there are no training tiles")
         self.settings = settings
         self.seed = seed
         self.images = 0
@@ -122,7 +124,7 @@ class MaskGanTraining:
 
         region = random_regions(seen_mask, len(self._source.classes), dice)
         both = torch.cat([seen_real, seen_fake.detach()])
-        mixed = mix(*both.chunk(2), region)
+        mixed = mix(seen_real, seen_fake.detach(), region)
         of_real, of_fake, of_mixed = self._judge(torch.cat([both, mixed])).chunk(3)
         critic_loss = class_loss(of_real, seen_mask) + generated_loss(of_fake, seen_mask)
         consistency = mix_loss(of_mixed, mix(of_real, of_fake, region), seen_mask)
@@ -182,10 +184,10 @@ class MaskGanTraining:
         tiles = self._source.batch(
             torch.randint(len(self._source), (count,), generator=dice).tolist()
         )
-        if tiles.mask is None:
-            raise DataError("there are training tiles without masks")
-        seed = seed_of(self.seed, "mask gan", "turn", number)
-        return self._turn(tiles.image.to(self._device), tiles.mask.to(self._device), seed)
+        mask = masks_of(tiles).to(self._device)
+        return self._turn(
+            tiles.image.to(self._device), mask, seed_of(self.seed, "mask gan", "turn", number)
+        )
 
     def _seen(
         self,
@@ -210,17 +212,6 @@ class MaskGanTraining:
         # torch leaves backward untyped.
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimisers[name].step()
-
-
-def agreement(logits: Float[Tensor, "b m h w"], mask: Int[Tensor, "b h w"]) -> Float[Tensor, " b"]:
-    """Return the share of a tile's known pixels whose likeliest real class is the mask's.
-
-    A tile without any known pixel agrees.
-    """
-    known = mask != UNKNOWN
-    right = (logits[:, :-1].argmax(1) == mask) & known
-    count = known.sum((1, 2))
-    return torch.where(count > 0, right.sum((1, 2)) / count.clamp_min(1), 1.0)
 
 
 def train_on_masks(training: MaskGanTraining) -> Iterator[MaskStepRecord]:

@@ -50,7 +50,7 @@ def tensors_of(
     modules: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Adam]
 ) -> dict[str, Tensor]:
     """Return weights, buffers and moments as tensors by name."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
     for name, own in optimisers.items():
