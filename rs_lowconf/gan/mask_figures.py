@@ -88,7 +88,10 @@ def _components(
     device = next(discriminator.parameters()).device
     still = torch.zeros_like(image[:1]).to(device)
     return torch.cat(
-        [discriminator.components(own.to(device), still).cpu() for own in image.split(_BATCH)]
+        [
+            discriminator.components(own.to(device), still).cpu()
+            for own in torch.split(image, _BATCH)
+        ]
     )
 
 
@@ -96,4 +99,6 @@ def _logits(
     discriminator: MaskDiscriminator, components: Float[Tensor, "n c h w"]
 ) -> Float[Tensor, "n m h w"]:
     device = next(discriminator.parameters()).device
-    return torch.cat([discriminator(own.to(device)).cpu() for own in components.split(_BATCH)])
+    return torch.cat(
+        [discriminator(own.to(device)).cpu() for own in torch.split(components, _BATCH)]
+    )

@@ -16,7 +16,7 @@ from rs_lowconf.gan.spectra import limits_of, tile_spectra
 from rs_lowconf.gan.spectral_quality import spectral_figures
 from rs_lowconf.gan.tiles import DrawnTiles
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.types import UNKNOWN, MaskSource, TargetModel
+from rs_lowconf.types import UNKNOWN, MaskSource, TargetModel, TileSource
 
 _BATCH = 32
 _RESAMPLES = 1_000
@@ -146,11 +146,14 @@ def mask_spectral_figures(
         classes=_ALL,
         name="generated",
     )
-    real = {name: _one_class(own) for name, own in (("train", train), ("test", test))}
-    limits = limits_of(real["train"])
+    sources: dict[str, TileSource] = {
+        "generated": drawn,
+        "train": _one_class(train),
+        "test": _one_class(test),
+    }
+    limits = limits_of(sources["train"])
     spectra = {
-        name: tile_spectra(own, limits, seed_of(seed, name))
-        for name, own in {"generated": drawn, **real}.items()
+        name: tile_spectra(own, limits, seed_of(seed, name)) for name, own in sources.items()
     }
     # No spectral figure reads features, so means of bands take their place.
     features = {name: own.mean.float() for name, own in spectra.items()}

@@ -63,7 +63,7 @@ def write_mask_sheets(
     written = []
     for name, (bands, white) in composites_of(source.bands).items():
         blocks = []
-        for part in torch.arange(len(mask)).split(columns):
+        for part in torch.split(torch.arange(len(mask)), columns):
             block = [("mask", _mask_row(mask[part], columns))]
             for title, image in rows:
                 row = tiles_row(image[part], source.bands, bands, white, columns)

@@ -66,7 +66,7 @@ def write_sheets(
     return written
 
 
-def composites_of(bands: BandSpec) -> dict[str, tuple[tuple[str, ...], float]]:
+def composites_of(bands: BandSpec) -> dict[str, tuple[tuple[str, str, str], float]]:
     """Return the composites that the bands allow; without any, the first band in grey."""
     known = {n: own for n, own in COMPOSITES.items() if set(own[0]) <= set(bands.names)}
     first = bands.names[0]
