@@ -241,8 +241,7 @@ class MaskGanSettings(GeneratorSettings):
     """The generator of tiles with given masks, for data with masks in place of labels."""
 
     gamma: PositiveFloat = 0.1
-    """Weight of the gradient penalties, a pixel, before scaling by 3 / bands. Where it is too
-    large the classes look more different from each other than they are."""
+    """Weight of the gradient penalties, a pixel, before scaling by 3 / bands."""
     mix_weight: NonNegativeFloat = 10.0
     """Weight of the discriminator's consistency on tiles that are part real, part generated."""
     bank: PositiveInt = 500

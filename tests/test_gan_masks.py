@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.cli.train_masks import train_mask_gan
@@ -18,6 +19,7 @@ from rs_lowconf.gan.mask_losses import (
     class_loss,
     class_weights,
     generated_loss,
+    generator_loss,
     mix,
     mix_loss,
     random_regions,
@@ -170,6 +172,8 @@ def test_unknown_pixels_do_not_count() -> None:
     for a, b in (
         (class_loss(logits, mask), class_loss(other, mask)),
         (generated_loss(logits, mask), generated_loss(other, mask)),
+        (generator_loss(logits, mixed, mask), generator_loss(other, mixed, mask)),
+        (generator_loss(mixed, logits, mask), generator_loss(mixed, other, mask)),
         (mix_loss(logits, mixed, mask), mix_loss(other, mixed, mask)),
     ):
         assert torch.equal(a, b)
@@ -178,10 +182,25 @@ def test_unknown_pixels_do_not_count() -> None:
     for tile, row, column in np.argwhere((mask != UNKNOWN).numpy()).tolist():
         told = logits[tile, :, row, column].log_softmax(0)
         k = int(mask[tile, row, column])
-        own, fake, n = own - float(weight[k] * told[k]), fake - float(told[2]), n + 1
+        own, fake, n = own - float(weight[k] * told[k]), fake - float(weight[k] * told[2]), n + 1
     assert float(class_loss(logits, mask)) == pytest.approx(own / n, rel=1e-4)
     assert float(generated_loss(logits, mask)) == pytest.approx(fake / n, rel=1e-4)
     assert float(class_loss(logits, torch.full_like(mask, UNKNOWN))) == 0
+
+
+def test_generated_tiles_shall_be_as_clear_as_real_ones() -> None:
+    """Besides realness, a class costs by how much clearer or less clear it is than real pixels."""
+    mask = FakeMasks(BANDS, 2).masks
+    right = F.one_hot(torch.where(mask == UNKNOWN, 0, mask), 3).movedim(3, 1).float()
+    # The likeliest real class is surer and surer; the log-odds of being real stay as they are.
+    clear = [right * sure for sure in (0.5, 1.0, 2.0)]
+    for logits in clear:
+        logits[:, 2] = logits[:, :2].logsumexp(1)
+    loss = [float(generator_loss(logits, clear[1], mask)) for logits in clear]
+    assert loss[1] == pytest.approx(np.log(2), rel=1e-5)
+    told = [np.log1p(np.exp(-sure)) for sure in (0.5, 1.0, 2.0)]
+    assert loss[0] - loss[1] == pytest.approx(told[0] - told[1], rel=1e-3)
+    assert loss[2] - loss[1] == pytest.approx(told[1] - told[2], rel=1e-3)
 
 
 def test_mixed_tiles_keep_whole_classes() -> None:

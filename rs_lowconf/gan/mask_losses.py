@@ -1,4 +1,4 @@
-"""The losses of OASIS (see `rs_lowconf.gan.mask_networks`); no pixel of no known class counts.
+"""The losses, after OASIS (see `rs_lowconf.gan.mask_networks`); pixels of no known class are out.
 
 Shapes: m counts the classes and "generated", or in masks the classes and `UNKNOWN`.
 """
@@ -23,32 +23,60 @@ def class_weights(mask: Int[Tensor, "b h w"], classes: int) -> Float[Tensor, " k
     return torch.where(present, weight, 0.0)
 
 
-def class_loss(logits: Float[Tensor, "b m h w"], mask: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
-    """Return the weighted cross-entropy of pixels with their classes, in nats.
+def balanced_mean(
+    values: Float[Tensor, "b h w"], mask: Int[Tensor, "b h w"], classes: int
+) -> Float[Tensor, ""]:
+    """Return the mean over known pixels in which every class present counts as much."""
+    known = mask != UNKNOWN
+    weight = class_weights(mask, classes)[torch.where(known, mask, 0).long()] * known
+    return (values * weight).sum() / known.sum().clamp_min(1)
 
-    The discriminator's of real tiles, and the generator's of its own.
-    """
-    weight = class_weights(mask, logits.shape[1] - 1)
-    return _mean_loss(logits, mask, F.pad(weight, (0, 1)))
+
+def class_loss(logits: Float[Tensor, "b m h w"], mask: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
+    """Return the discriminator's cross-entropy of real pixels with their classes, in nats."""
+    values = F.cross_entropy(logits, mask.long(), ignore_index=UNKNOWN, reduction="none")
+    return balanced_mean(values, mask, logits.shape[1] - 1)
 
 
 def generated_loss(
     logits: Float[Tensor, "b m h w"], mask: Int[Tensor, "b h w"]
 ) -> Float[Tensor, ""]:
-    """Return the discriminator's mean cross-entropy of generated pixels, in nats."""
-    generated = torch.where(mask == UNKNOWN, mask, logits.shape[1] - 1)
-    return _mean_loss(logits, generated, None)
+    """Return the discriminator's cross-entropy of generated pixels with "generated", in nats.
+
+    Weighted as real pixels are. With equal weights, as in the paper, what looks like a rare
+    class would seem more real for being rare, and the generator would overdo it.
+    """
+    return balanced_mean(F.softplus(realness(logits)), mask, logits.shape[1] - 1)
 
 
-def _mean_loss(
+def generator_loss(
     logits: Float[Tensor, "b m h w"],
-    wanted: Int[Tensor, "b h w"],
-    weight: Float[Tensor, " m"] | None,
+    real: Float[Tensor, "b m h w"],
+    mask: Int[Tensor, "b h w"],
 ) -> Float[Tensor, ""]:
-    total = F.cross_entropy(
-        logits, wanted.long(), weight=weight, ignore_index=UNKNOWN, reduction="sum"
-    )
-    return total / (wanted != UNKNOWN).sum().clamp_min(1)
+    """Return how far generated pixels are from being real, and from being as clear as real ones.
+
+    The paper's loss is the cross-entropy with the mask: that of being real, plus that of the
+    class among the real ones. The second has no end: clearer than real is better still, and
+    classes that overlap in real tiles would come apart. So here each class is only asked to
+    be as clear as the real tiles of the same masks are to the same discriminator.
+
+    Args:
+        logits: of generated tiles.
+        real: of the real tiles of the same masks.
+        mask: of both.
+    """
+    classes = logits.shape[1] - 1
+    unreal = balanced_mean(F.softplus(-realness(logits)), mask, classes)
+    return unreal + (_unclear(logits, mask) - _unclear(real.detach(), mask)).abs().sum()
+
+
+def _unclear(logits: Float[Tensor, "b m h w"], mask: Int[Tensor, "b h w"]) -> Float[Tensor, " k"]:
+    """Return each class's share in the balanced cross-entropy among real classes."""
+    values = F.cross_entropy(logits[:, :-1], mask.long(), ignore_index=UNKNOWN, reduction="none")
+    count = torch.stack([(mask == k).sum() for k in range(logits.shape[1] - 1)])
+    total = torch.stack([(values * (mask == k)).sum() for k in range(len(count))])
+    return total / count.clamp_min(1) / (count > 0).sum().clamp_min(1)
 
 
 def agreement(logits: Float[Tensor, "b m h w"], mask: Int[Tensor, "b h w"]) -> Float[Tensor, " b"]:

@@ -1,10 +1,10 @@
 """A generator that draws tiles of given masks, and the U-Net that judges them pixel by pixel.
 
 After Schoenfeld et al., "You only need adversarial supervision for semantic image synthesis",
-ICLR 2021 (OASIS): the discriminator is a segmenter with one class more, "generated", and its
-cross-entropy is the only teacher of the generator. Unlike there, all chance enters as an
-argument: a latent vector for the whole tile and a latent map for its places. The networks
-are as small as those of `rs_lowconf.gan.networks`, and see principal components as these do.
+ICLR 2021 (OASIS): the discriminator is a segmenter with one class more, "generated", and the
+only teacher of the generator. Unlike there, all chance enters as an argument: a latent vector
+for the whole tile and a latent map for its places. The networks are as small as those of
+`rs_lowconf.gan.networks`, and see principal components as these do.
 """
 
 import math

@@ -15,6 +15,7 @@ from rs_lowconf.gan.mask_losses import (
     agreement,
     class_loss,
     generated_loss,
+    generator_loss,
     mix,
     mix_loss,
     random_regions,
@@ -138,8 +139,8 @@ class MaskGanTraining:
         self._update("discriminator", total)
 
         self.discriminator.requires_grad_(requires_grad=False)
-        generator_loss = class_loss(self._judge(seen_fake), seen_mask)
-        self._update("generator", generator_loss)
+        loss = generator_loss(self._judge(seen_fake), of_real, seen_mask)
+        self._update("generator", loss)
         self.discriminator.requires_grad_(requires_grad=True)
 
         self.images += len(real)
@@ -147,7 +148,7 @@ class MaskGanTraining:
         return MaskStepRecord(
             images=self.images,
             critic_loss=critic_loss.item(),
-            generator_loss=generator_loss.item(),
+            generator_loss=loss.item(),
             mix_loss=consistency.item(),
             penalty=None if penalty is None else penalty.item(),
             agreement=float(agreement(of_real.detach(), seen_mask).mean()),
