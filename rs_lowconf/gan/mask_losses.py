@@ -13,7 +13,7 @@ from rs_lowconf.types import UNKNOWN
 
 
 def class_weights(mask: Int[Tensor, "b h w"], classes: int) -> Float[Tensor, " k"]:
-    """Return weights with which every class in a batch counts as much as any other (equation 2).
+    """Return weights with which every class in a batch counts as much as any other.
 
     Their mean over known pixels is 1; a class that the batch lacks weighs 0.
     """
@@ -93,7 +93,7 @@ def agreement(logits: Float[Tensor, "b m h w"], mask: Int[Tensor, "b h w"]) -> F
 def random_regions(
     mask: Int[Tensor, "b h w"], classes: int, dice: torch.Generator
 ) -> Bool[Tensor, "b h w"]:
-    """Return, tile by tile, the pixels of a random half of the classes (section 3.2, LabelMix)."""
+    """Return, tile by tile, the pixels of a random half of the classes (LabelMix)."""
     chosen = torch.rand(len(mask), classes + 1, generator=dice).to(mask.device) < 0.5
     layers = layer_of(mask, classes).flatten(1)
     return chosen.gather(1, layers).view_as(mask)
@@ -113,7 +113,7 @@ def mix_loss(
     mixed: Float[Tensor, "b m h w"],
     mask: Int[Tensor, "b h w"],
 ) -> Float[Tensor, ""]:
-    """Return how far the logits of mixed tiles are from the mixed logits (equation 4)."""
+    """Return how far the logits of mixed tiles are from the mixed logits (LabelMix)."""
     known = mask != UNKNOWN
     apart = (of_mixed - mixed).square().mean(1)
     return (apart * known).sum() / known.sum().clamp_min(1)
@@ -126,8 +126,8 @@ def realness_penalty(
 ) -> Float[Tensor, ""]:
     """Return the squared gradient of the known pixels' summed realness, a pixel of the tile.
 
-    On real and generated halves it is (R1 + R2) / 2. Classes may change from one pixel to the
-    next, so what tells them apart is left free.
+    On real and generated halves it is (R1 + R2) / 2 of R3GAN (the paper has spectral norms in
+    its place). Classes may change from one pixel to the next, so what tells them apart is free.
     """
     leaf = components.detach().requires_grad_()
     total = (realness(discriminator(leaf)) * (mask != UNKNOWN)).sum()
