@@ -58,7 +58,7 @@ class MaskBank:
 
     def at(self, label: Int[Tensor, " b"]) -> Int[Tensor, "b h w"]:
         """Return masks by index, on the device of the indices."""
-        return self.masks.to(label.device)[label].long()
+        return self.masks[label.cpu()].to(label.device).long()
 
 
 def bank_of(source: MaskSource, *, most: int | None = None, seed: int = 0) -> MaskBank:
