@@ -20,11 +20,11 @@ UNKNOWN = 255
 Augmentation = Callable[[Float[Tensor, "b c h w"], int], Float[Tensor, "b c h w"]]
 """Augments a batch of reflectance with the random choices of a seed; differentiable."""
 
-MaskedAugmentation = Callable[
+MaskAugmentation = Callable[
     [Float[Tensor, "b c h w"], Int[Tensor, "b h w"], int],
     tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]],
 ]
-"""The same for reflectance and masks, whose pixels move together; equal seeds, equal choices."""
+"""Augments reflectance and masks together: pixels keep their classes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.cli.train_masks import train_mask_gan
-from rs_lowconf.data.augment import masked_augmentations
+from rs_lowconf.data.augment import mask_gan_augmentations
 from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.mask_figures import mask_figures, region_features
@@ -54,7 +54,7 @@ SMALL = MaskGanSettings(
 
 
 def start(settings: MaskGanSettings = SMALL, seed: int = 1, tile_size: int = 32) -> MaskGanTraining:
-    turn, augment = masked_augmentations(AugmentSettings())
+    turn, augment = mask_gan_augmentations(AugmentSettings())
     source = FakeMasks(BANDS, 12, tile_size=tile_size)
     return MaskGanTraining(settings, source, turn=turn, augment=augment, seed=seed, device=CPU)
 
@@ -91,7 +91,7 @@ def test_masks_move_with_their_tiles() -> None:
     """After symmetries and shifts the mask still says of every pixel what its colour says."""
     source = FakeMasks(BANDS, 6)
     source.image = (source.masks == 1)[:, None] * 0.3 + torch.full((6, 4, 32, 32), 0.1)
-    for augment in masked_augmentations(AugmentSettings(brightness=0, band_gain=0)):
+    for augment in mask_gan_augmentations(AugmentSettings(brightness=0, band_gain=0)):
         image, mask = augment(source.image, source.masks, 5)
         assert not torch.equal(image, source.image)
         known = mask != UNKNOWN
@@ -102,11 +102,11 @@ def test_masks_move_with_their_tiles() -> None:
 def test_gains_leave_masks_alone() -> None:
     """What dims a tile does not touch its mask, and no settings change nothing."""
     source = FakeMasks(BANDS, 4)
-    _, augment = masked_augmentations(AugmentSettings(shift=0, probability=1))
+    _, augment = mask_gan_augmentations(AugmentSettings(shift=0, probability=1))
     image, mask = augment(source.image, source.masks, 5)
     assert torch.equal(mask, source.masks)
     assert not torch.allclose(image, source.image)
-    for idle in masked_augmentations(
+    for idle in mask_gan_augmentations(
         AugmentSettings(flip=False, shift=0, brightness=0, band_gain=0)
     ):
         assert torch.equal(idle(source.image, source.masks, 5)[0], source.image)

@@ -27,7 +27,7 @@ def train_mask_gan(settings: Settings, source: "MaskSource", val: "MaskSource") 
         JobError: the training diverged.
     """
     from rs_lowconf.cli.device import choose_device
-    from rs_lowconf.data.augment import masked_augmentations
+    from rs_lowconf.data.augment import mask_gan_augmentations
     from rs_lowconf.gan.mask_figures import mask_figures
     from rs_lowconf.gan.mask_model import restore_mask_state, save_mask_model, save_mask_state
     from rs_lowconf.gan.mask_sheet import write_mask_sheets
@@ -36,7 +36,7 @@ def train_mask_gan(settings: Settings, source: "MaskSource", val: "MaskSource") 
     from rs_lowconf.runs import RunFolder
 
     own, seed, path = settings.mask_gan, settings.run.seed, settings.run.dir / "gan"
-    turn, augment = masked_augmentations(settings.augment)
+    turn, augment = mask_gan_augmentations(settings.augment)
     training = MaskGanTraining(
         own, source, turn=turn, augment=augment, seed=seed, device=choose_device(settings.run)
     )

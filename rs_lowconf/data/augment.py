@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rs_lowconf.seeds import forked_rng
 from rs_lowconf.settings import AugmentSettings
-from rs_lowconf.types import Augmentation, MaskedAugmentation
+from rs_lowconf.types import UNKNOWN, Augmentation, MaskAugmentation
 
 Params = dict[str, Tensor]
 Flags = dict[str, Any]
@@ -168,6 +168,43 @@ def augmentation(settings: AugmentSettings) -> Augmentation:
     The same batch and seed give the same result anywhere; the global random state is left
     as it was. Gradients flow through to the image.
     """
+    steps = _steps(settings)
+    if not steps:
+        return lambda image, seed: image
+    pipeline = ka.AugmentationSequential(*steps, data_keys=["input"])
+
+    def augment(image: Float[Tensor, "b c h w"], seed: int) -> Float[Tensor, "b c h w"]:
+        with forked_rng(seed):
+            augmented: Tensor = pipeline(image)
+        return augmented
+
+    return augment
+
+
+def mask_augmentation(settings: AugmentSettings) -> MaskAugmentation:
+    """Return the pipeline for tiles with masks.
+
+    Masks move with their tiles, by nearest neighbour; what is blanked becomes unknown, as
+    nodata is.
+    """
+    steps = _steps(settings)
+    if not steps:
+        return lambda image, mask, seed: (image, mask)
+    pipeline = ka.AugmentationSequential(*steps, data_keys=["input", "mask"])
+
+    def augment(
+        image: Float[Tensor, "b c h w"], mask: Int[Tensor, "b h w"], seed: int
+    ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
+        with forked_rng(seed):
+            augmented, moved = pipeline(image, mask[:, None].to(image))
+        known = (augmented != 0).any(dim=1)
+        return augmented, torch.where(known, moved[:, 0].round().long(), UNKNOWN)
+
+    return augment
+
+
+def _steps(settings: AugmentSettings) -> list[Any]:
+    """Return the steps of the pipeline that do anything."""
     p = settings.probability
     steps: list[Any] = []
     if settings.flip or settings.shift > 0:
@@ -180,16 +217,7 @@ def augmentation(settings: AugmentSettings) -> Augmentation:
         steps.append(RandomGain(settings.brightness, settings.band_gain, probability=p))
     if settings.cutout > 0:
         steps.append(RandomCutout(settings.cutout, probability=p))
-    if not steps:
-        return lambda image, seed: image
-    pipeline = ka.AugmentationSequential(*steps, data_keys=["input"])
-
-    def augment(image: Float[Tensor, "b c h w"], seed: int) -> Float[Tensor, "b c h w"]:
-        with forked_rng(seed):
-            augmented: Tensor = pipeline(image)
-        return augmented
-
-    return augment
+    return steps
 
 
 def augmentations_at(
@@ -208,40 +236,19 @@ def augmentations_at(
     return at
 
 
-def masked_augmentations(
-    settings: AugmentSettings,
-) -> tuple[MaskedAugmentation, MaskedAugmentation]:
+def mask_gan_augmentations(settings: AugmentSettings) -> tuple[MaskAugmentation, MaskAugmentation]:
     """Return the symmetries alone, and the shifts and gains alone, for tiles with masks.
 
-    Neither magnifies, which would leave pixels between two classes, nor blanks, which would
-    leave a mask of what nobody sees.
+    A GAN needs them apart: the first for real tiles, whose turned masks the generator is given,
+    the second for real and generated ones. It does without zoom and cutout, which would leave
+    pixels between two classes and masks of what nobody sees.
     """
-    p = settings.probability
-    symmetry: list[Any] = []
-    if settings.flip:
-        symmetry.append(RandomSymmetryAndShift(flip=True, share=0.0, probability=p))
-    moved: list[Any] = []
-    if settings.shift > 0:
-        moved.append(RandomSymmetryAndShift(flip=False, share=settings.shift, probability=p))
-    if settings.brightness > 0 or settings.band_gain > 0:
-        moved.append(RandomGain(settings.brightness, settings.band_gain, probability=p))
-    return _masked(symmetry), _masked(moved)
-
-
-def _masked(steps: list[Any]) -> MaskedAugmentation:
-    """Return a pipeline that moves the pixels of masks with those of tiles."""
-    if not steps:
-        return lambda image, mask, seed: (image, mask)
-    pipeline = ka.AugmentationSequential(*steps, data_keys=["input", "mask"])
-
-    def augment(
-        image: Float[Tensor, "b c h w"], mask: Int[Tensor, "b h w"], seed: int
-    ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
-        with forked_rng(seed):
-            augmented, moved = pipeline(image, mask[:, None].float())
-        return augmented, moved[:, 0].to(mask.dtype)
-
-    return augment
+    exact = settings.model_copy(update={"zoom": 1.0, "cutout": 0.0})
+    still = {"shift": 0.0, "brightness": 0.0, "band_gain": 0.0}
+    return (
+        mask_augmentation(exact.model_copy(update=still)),
+        mask_augmentation(exact.model_copy(update={"flip": False})),
+    )
 
 
 def _chosen(tiles: int, probability: float) -> Tensor:

@@ -35,7 +35,7 @@ from rs_lowconf.gan.steps import (
 )
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import MaskGanSettings
-from rs_lowconf.types import MaskedAugmentation, MaskSource
+from rs_lowconf.types import MaskAugmentation, MaskSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,8 @@ class MaskGanTraining:
         settings: MaskGanSettings,
         source: MaskSource,
         *,
-        turn: MaskedAugmentation,
-        augment: MaskedAugmentation,
+        turn: MaskAugmentation,
+        augment: MaskAugmentation,
         seed: int,
         device: torch.device,
     ) -> None:
