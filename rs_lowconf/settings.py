@@ -240,9 +240,10 @@ class GanSettings(GeneratorSettings):
 class MaskGanSettings(GeneratorSettings):
     """The generator of tiles with given masks, for data with masks in place of labels."""
 
-    gamma: PositiveFloat = 0.1
+    learning_rate: PositiveFloat = 1e-3
+    gamma: PositiveFloat = 0.02
     """Weight of the gradient penalties, a pixel, before scaling by 3 / bands."""
-    mix_weight: NonNegativeFloat = 10.0
+    mix_weight: NonNegativeFloat = 1.0
     """Weight of the discriminator's consistency on tiles that are part real, part generated."""
     bank: PositiveInt = 500
     """Training masks stored with the generator, for which a search draws tiles."""
