@@ -313,20 +313,15 @@ _ONLY = {
 }
 
 
-class GanSettings(Section):
-    """The class-conditional generator and its discriminator."""
+class GeneratorSettings(Section):
+    """What a generator of labelled tiles and one of tiles with masks have in common."""
 
     latent_global: PositiveInt = 64
     """Length of the latent vector that sets a tile's overall appearance."""
     latent_map: PositiveInt = 16
     """Channels of the latent map (one eighth of the tile's side) that sets its layout."""
-    latent_layout: NonNegativeInt = 0
-    """Channels of a map of the same size that is computed from class and latent vector, for
-    what has to agree over the whole tile, such as a road; 0 leaves it out."""
     width: PositiveInt = 40
     """Channels of the generator at half resolution; coarser stages are wider."""
-    depth: PositiveInt = 1
-    """Residual blocks of the generator at an eighth of the resolution; one less at a quarter."""
     critic_width: PositiveInt = 32
     """Channels of the discriminator at half resolution; coarser stages are wider."""
     images: PositiveInt = 200_000
@@ -344,6 +339,22 @@ class GanSettings(Section):
     """The penalties are computed every so many steps, with their weight times as large."""
     ema_images: PositiveInt = 5_000
     """Half-life of the generator's weight average, in images."""
+    checkpoint_images: PositiveInt = 10_000
+    """A checkpoint, a sample sheet and a metrics line every so many images."""
+    sheet_columns: PositiveInt = 8
+    """Real and generated tiles in a row of the sample sheet."""
+    whitening: float = Field(default=0.01, gt=0.0)
+    """Share of the mean band variance added to each principal variance (tempering)."""
+
+
+class GanSettings(GeneratorSettings):
+    """The class-conditional generator and its discriminator."""
+
+    latent_layout: NonNegativeInt = 0
+    """Channels of a map of the latent map's size that is computed from class and latent vector,
+    for what has to agree over the whole tile, such as a road; 0 leaves it out."""
+    depth: PositiveInt = 1
+    """Residual blocks of the generator at an eighth of the resolution; one less at a quarter."""
     overfit_target: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Overfitting of the discriminator (0 none, 1 complete) at which the chance of augmentation
     is held; it starts at augment.probability and, when this is missing, stays there."""
@@ -354,12 +365,18 @@ class GanSettings(Section):
     self_supervision: NonNegativeFloat = 0.0
     """Weight of redrawing real tiles from the discriminator's features, which keeps it from
     learning few tiles by heart; 0 leaves it out."""
-    checkpoint_images: PositiveInt = 10_000
-    """A checkpoint, a sample sheet and a metrics line every so many images."""
-    sheet_columns: PositiveInt = 8
-    """Real and generated tiles a class on the sample sheet."""
-    whitening: float = Field(default=0.01, gt=0.0)
-    """Share of the mean band variance added to each principal variance (tempering)."""
+
+
+class MaskGanSettings(GeneratorSettings):
+    """The generator of tiles with given masks, for data with masks in place of labels."""
+
+    learning_rate: PositiveFloat = 1e-3
+    gamma: PositiveFloat = 0.02
+    """Weight of the gradient penalties, a pixel, before scaling by 3 / bands."""
+    mix_weight: NonNegativeFloat = 1.0
+    """Weight of the discriminator's consistency on tiles that are part real, part generated."""
+    bank: PositiveInt = 500
+    """Training masks stored with the generator, for which a search draws tiles."""
 
 
 class GateSettings(Section):
@@ -532,6 +549,7 @@ class Settings(Section):
     target: TargetSettings = TargetSettings()
     extractor: ExtractorSettings = ExtractorSettings()
     gan: GanSettings = GanSettings()
+    mask_gan: MaskGanSettings = MaskGanSettings()
     gate: GateSettings = GateSettings()
     search: SearchSettings = SearchSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.types import TileBatch
+from rs_lowconf.types import UNKNOWN, TileBatch
 
 
 class FakeSource:
@@ -51,3 +52,54 @@ class FakeSource:
             classes=self.classes,
             label=self.labels[chosen],
         )
+
+
+class FakeMasks:
+    """Seeded tiles with masks: each class has a colour of its own, alike in every band.
+
+    The first class lies left of a border, the second right of it, where the border is drawn for
+    each tile; the first pixel of every tile is `UNKNOWN`.
+    """
+
+    def __init__(self, bands: BandSpec, count: int, *, tile_size: int = 32, seed: int = 0) -> None:
+        dice = torch.Generator().manual_seed(seed)
+        self.bands = bands
+        self.classes: tuple[str, ...] = ("low", "high")
+        self.ids = tuple(f"masked-{seed}-{i}" for i in range(count))
+        border = torch.randint(
+            tile_size // 4, tile_size - tile_size // 4, (count, 1, 1), generator=dice
+        )
+        right = (torch.arange(tile_size) >= border).expand(count, tile_size, tile_size)
+        self.masks = right.long().clone()
+        self.masks[:, 0, 0] = UNKNOWN
+        noise = torch.randn(count, len(bands), tile_size, tile_size, generator=dice)
+        self.image = 0.1 + 0.2 * right[:, None] + 0.02 * noise
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        chosen = list(indices)
+        return TileBatch(
+            image=self.image[chosen],
+            bands=self.bands,
+            ids=tuple(self.ids[i] for i in chosen),
+            classes=self.classes,
+            mask=self.masks[chosen],
+        )
+
+
+class FakeSegmenter:
+    """Answers for every pixel by its brightness in the first band: over 0.2 is the second class."""
+
+    differentiable = False
+    pixelwise = True
+    evaluations = 0
+
+    def __init__(self, bands: BandSpec, classes: tuple[str, ...] = ("low", "high")) -> None:
+        self.bands = bands
+        self.classes = classes
+
+    def predict(self, image: Tensor) -> Tensor:
+        high = (image[:, 0] > 0.2).float()
+        return torch.stack([1 - high, high], 1).clamp(0.01, 0.99).log()

@@ -3,9 +3,10 @@
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -16,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from rs_lowconf.settings import GeneratorSettings
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -98,6 +101,75 @@ def interrupt_between_steps() -> Iterator[Interrupt]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class GanRecord(Protocol):
+    """What the records of our GANs' trainings have in common."""
+
+    @property
+    def images(self) -> int:
+        """Real tiles shown so far."""
+
+    @property
+    def critic_loss(self) -> float:
+        """Loss of the discriminator."""
+
+    @property
+    def generator_loss(self) -> float:
+        """Loss of the generator."""
+
+
+Record = TypeVar("Record", bound=GanRecord)
+
+
+def checkpoints(
+    records: Iterator[Record],
+    settings: GeneratorSettings,
+    images: int,
+    *,
+    save: Callable[[], None],
+) -> Iterator[list[Record]]:
+    """Run a GAN's training; whenever a checkpoint is due, yield the records since the last one.
+
+    Args:
+        records: one a step, until the training ends.
+        settings: of the training.
+        images: real tiles that a resumed training has shown before.
+        save: keeps the state of an interrupted training.
+
+    Raises:
+        KeyboardInterrupt: somebody asked to stop; the state is kept.
+    """
+    recent = []
+    with (
+        progress("training the GAN", settings.images, images) as bar,
+        interrupt_between_steps() as interrupt,
+    ):
+        due = images // settings.checkpoint_images + 1
+        for record in records:
+            recent.append(record)
+            bar.update(
+                record.images, f"loss {record.critic_loss:.2f} / {record.generator_loss:.2f}"
+            )
+            if interrupt.requested:
+                save()
+                raise KeyboardInterrupt
+            if record.images >= due * settings.checkpoint_images:
+                yield recent
+                recent = []
+                due += 1
+        if recent:
+            yield recent
+
+
+def means(records: Sequence[object], names: Iterable[str]) -> dict[str, float]:
+    """Return the mean of each named part of the records over the steps that have it."""
+    found = {}
+    for name in names:
+        values = [v for v in (getattr(record, name) for record in records) if v is not None]
+        if values:
+            found[name] = sum(values) / len(values)
+    return found
 
 
 def _duration(seconds: float) -> str:

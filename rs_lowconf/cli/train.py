@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
-from rs_lowconf.cli.progress import interrupt_between_steps, progress
+from rs_lowconf.cli.progress import checkpoints, means, progress
 from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import ClassifierSettings, Settings
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from rs_lowconf.data.source import MemorySource
     from rs_lowconf.gan.critic import RealismCritic
     from rs_lowconf.gan.networks import Discriminator, Generator
-    from rs_lowconf.gan.train import StepRecord
     from rs_lowconf.target.classifier import Classifier
-    from rs_lowconf.types import TileSource
+    from rs_lowconf.types import MaskSource, TileSource
+
+_LOGGED = ("critic_loss", "generator_loss", "logit_real", "logit_fake", "penalty", "strength")
 
 train_app = typer.Typer(help="Train a model of ours.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
@@ -59,16 +60,39 @@ def extractor(config: ConfigOption = None, set_: SetOption = None) -> None:
 
 @train_app.command()
 def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
-    """Train the class-conditional generator and its discriminator; resumes where it stopped.
+    """Train the conditional generator and its discriminator; resumes where it stopped.
 
-    Needs the extractor, by whose features gan.safetensors is the checkpoint nearest to the
-    validation tiles. Writes metrics.jsonl and sheets/ (real | generated) beside it into
-    run.dir/gan.
+    Tiles with labels need the extractor, by whose features gan.safetensors is the checkpoint
+    nearest to the validation tiles. Tiles with masks (settings in mask_gan) need none: the
+    checkpoint is the one whose spectra and texture in each class are nearest. Writes
+    metrics.jsonl and sheets/ beside it into run.dir/gan.
     """
     settings = load_settings(config, set_)
+    from rs_lowconf.cli.train_masks import train_mask_gan
+    from rs_lowconf.types import TileSource
+
+    source, val = _open(settings)
+    if isinstance(source, TileSource) and isinstance(val, TileSource):
+        _train_gan(settings, source, val)
+    else:
+        train_mask_gan(settings, source, val)
+
+
+def _open(
+    settings: Settings,
+) -> "tuple[TileSource | MaskSource, TileSource | MaskSource]":
+    """Return training and validation tiles: with labels, or with masks in their place."""
+    from rs_lowconf.data.masks import open_masks
+    from rs_lowconf.data.source import open_split
+
+    if settings.data.masked:
+        return open_masks(settings.data, "train"), open_masks(settings.data, "val")
+    return open_split(settings.data, "train"), open_split(settings.data, "val")
+
+
+def _train_gan(settings: Settings, source: "TileSource", val: "TileSource") -> None:
     from rs_lowconf.cli.device import choose_device
     from rs_lowconf.data.augment import augmentations_at
-    from rs_lowconf.data.source import open_split
     from rs_lowconf.gan.critic import fit_realism
     from rs_lowconf.gan.figures import domain_distance, figures
     from rs_lowconf.gan.model import restore_state, save_model, save_state
@@ -77,7 +101,6 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
     from rs_lowconf.runs import RunFolder
 
     device = choose_device(settings.run)
-    source, val = open_split(settings.data, "train"), open_split(settings.data, "val")
     training = GanTraining(
         settings.gan,
         source,
@@ -94,12 +117,11 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
         restore_state(state, training)
     folder = RunFolder(path, settings)
     folder.trim_log("images", training.images)
-    recent: list[StepRecord]
-    start, first, recent = time.monotonic(), training.images, []
+    start, first = time.monotonic(), training.images
     best = min((line["domain_distance"] for line in folder.read_log()), default=math.inf)
-
-    def checkpoint() -> None:
-        nonlocal best
+    for recent in checkpoints(
+        train(training), settings.gan, first, save=lambda: save_state(state, training)
+    ):
         distance = domain_distance(training.average, val, features, settings.run.seed)
         if distance < best:
             best = distance
@@ -123,31 +145,11 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
             {
                 "images": training.images,
                 "images_per_second": (training.images - first) / (time.monotonic() - start),
-                **_means(recent),
+                **means(recent, _LOGGED),
                 **quality,
                 "domain_distance": distance,
             }
         )
-        recent.clear()
-
-    with (
-        progress("training the GAN", settings.gan.images, training.images) as bar,
-        interrupt_between_steps() as interrupt,
-    ):
-        due = training.images // settings.gan.checkpoint_images + 1
-        for record in train(training):
-            recent.append(record)
-            bar.update(
-                record.images, f"loss {record.critic_loss:.2f} / {record.generator_loss:.2f}"
-            )
-            if interrupt.requested:
-                save_state(state, training)
-                raise KeyboardInterrupt
-            if record.images >= due * settings.gan.checkpoint_images:
-                checkpoint()
-                due += 1
-        if recent:
-            checkpoint()
     chosen = min(folder.read_log(), key=lambda line: line["domain_distance"])["images"]
     print(
         f"{training.images:,} images, of which the checkpoint after {chosen:,} is kept: "
@@ -273,23 +275,6 @@ def gate_critic(
                 log({"images": record.images, "loss": sum(losses) / len(losses)})
                 losses.clear()
     return fit_realism(cast("Discriminator", judge), generator, source, settings.run.seed)
-
-
-def _means(records: list["StepRecord"]) -> dict[str, float]:
-    """Return the mean of each part of the records over the steps that have it."""
-    means = {}
-    for name in (
-        "critic_loss",
-        "generator_loss",
-        "logit_real",
-        "logit_fake",
-        "penalty",
-        "strength",
-    ):
-        values = [v for v in (getattr(record, name) for record in records) if v is not None]
-        if values:
-            means[name] = sum(values) / len(values)
-    return means
 
 
 def _train_classifier(settings: Settings, own: ClassifierSettings, name: str) -> None:

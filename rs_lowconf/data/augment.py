@@ -236,6 +236,21 @@ def augmentations_at(
     return at
 
 
+def mask_gan_augmentations(settings: AugmentSettings) -> tuple[MaskAugmentation, MaskAugmentation]:
+    """Return the symmetries alone, and the shifts and gains alone, for tiles with masks.
+
+    A GAN needs them apart: the first for real tiles, whose turned masks the generator is given,
+    the second for real and generated ones. It does without zoom and cutout, which would leave
+    pixels between two classes and masks of what nobody sees.
+    """
+    exact = settings.model_copy(update={"zoom": 1.0, "cutout": 0.0})
+    still = {"shift": 0.0, "brightness": 0.0, "band_gain": 0.0}
+    return (
+        mask_augmentation(exact.model_copy(update=still)),
+        mask_augmentation(exact.model_copy(update={"flip": False})),
+    )
+
+
 def _chosen(tiles: int, probability: float) -> Tensor:
     """Draw which tiles a step works on."""
     return torch.rand(tiles) < probability

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics.image.kid import poly_kernel
 
 from rs_lowconf.gan.critic import critic_logit
+from rs_lowconf.gan.mask_networks import MaskGenerator
 from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import TileSource
@@ -17,12 +18,20 @@ _COMPARED = 400
 
 
 @torch.no_grad()
-def sample(generator: Generator, label: Int[Tensor, " n"], seed: int) -> Float[Tensor, "n c h w"]:
-    """Return tiles of random latents; the same latents for the same seed and number."""
+def sample(
+    generator: Generator | MaskGenerator, condition: Int[Tensor, "n *pixels"], seed: int
+) -> Float[Tensor, "n c h w"]:
+    """Return tiles of random latents; the same latents for the same seed and number.
+
+    Args:
+        generator: of either kind.
+        condition: labels, or masks, whichever it takes.
+        seed: of the latents.
+    """
     dice = torch.Generator().manual_seed(seed_of(seed, "gan", "sample"))
-    z = torch.randn(len(label), generator.latent_dim, generator=dice)
+    z = torch.randn(len(condition), generator.latent_dim, generator=dice)
     device = next(generator.parameters()).device
-    parts = zip(torch.split(z, _BATCH), torch.split(label, _BATCH), strict=True)
+    parts = zip(torch.split(z, _BATCH), torch.split(condition, _BATCH), strict=True)
     return torch.cat([generator(a.to(device), b.to(device)).cpu() for a, b in parts])
 
 
@@ -82,6 +91,11 @@ def domain_distance(
         torch.cat([features(part.to(device)).cpu() for part in torch.split(image, _BATCH)]).double()
         for image in (real, fake)
     )
+    return squared_mmd(x, y)
+
+
+def squared_mmd(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
+    """Return the unbiased squared MMD of two sets of features with KID's kernel."""
     within = [
         (kernel.sum() - kernel.diagonal().sum()) / (len(kernel) * (len(kernel) - 1))
         for kernel in (poly_kernel(x, x), poly_kernel(y, y))

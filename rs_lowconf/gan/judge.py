@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from rs_lowconf.errors import JobError
 from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.gan.spectral import spectral_basis
-from rs_lowconf.gan.train import BalancedDraw, gradient_penalty, some_tiles
+from rs_lowconf.gan.steps import some_tiles
+from rs_lowconf.gan.train import BalancedDraw, gradient_penalty
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GateSettings
 from rs_lowconf.types import Augmentation, TileSource

@@ -13,9 +13,10 @@ from rs_lowconf.errors import ModelError
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.gan.spectral import SpectralBasis
-from rs_lowconf.gan.train import GanTraining, tensors_below
+from rs_lowconf.gan.steps import tensors_below
+from rs_lowconf.gan.train import GanTraining
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
-from rs_lowconf.settings import GanSettings
+from rs_lowconf.settings import GanSettings, GeneratorSettings
 
 KIND = "gan"
 CRITIC_KIND = "critic"
@@ -60,11 +61,11 @@ def load_model(path: Path, device: torch.device) -> GanModel:
     """
     tensors, header = read_checkpoint(path, KIND)
     settings = GanSettings.model_validate(header["settings"])
-    shape = _shape(header)
+    shape = shape_of(header)
     generator = Generator(settings, **shape)
     discriminator = Discriminator(settings.critic_width, **shape)
-    _fill(generator, tensors, "generator", path)
-    _fill(discriminator, tensors, "discriminator", path)
+    fill_network(generator, tensors, "generator", path)
+    fill_network(discriminator, tensors, "discriminator", path)
     critic = RealismCritic(
         discriminator.to(device),
         slope=tensors["realism.slope"].to(device),
@@ -94,8 +95,8 @@ def load_critic(path: Path, device: torch.device) -> RealismCritic:
         ModelError: the file is missing, damaged or of another kind.
     """
     tensors, header = read_checkpoint(path, CRITIC_KIND)
-    discriminator = Discriminator(header["width"], **_shape(header))
-    _fill(discriminator, tensors, "discriminator", path)
+    discriminator = Discriminator(header["width"], **shape_of(header))
+    fill_network(discriminator, tensors, "discriminator", path)
     return RealismCritic(
         discriminator.to(device),
         slope=tensors["realism.slope"].to(device),
@@ -109,7 +110,12 @@ def save_state(path: Path, training: GanTraining) -> None:
     write_checkpoint(path, STATE_KIND, training.state(), header)
 
 
-def _fill(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: Path) -> None:
+def fill_network(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: Path) -> None:
+    """Load the weights below `name` into a network.
+
+    Raises:
+        ModelError: they do not fit.
+    """
     try:
         module.load_state_dict(tensors_below(tensors, name))
     except RuntimeError as error:
@@ -119,7 +125,7 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: Pat
         ) from error
 
 
-def _shape(header: dict[str, Any]) -> dict[str, Any]:
+def shape_of(header: dict[str, Any]) -> dict[str, Any]:
     """Return what networks are built for, with a basis that only has the right shapes.
 
     The basis comes with the weights: tensors of its own, not views of one, to be copied into.
@@ -146,16 +152,27 @@ def restore_state(path: Path, training: GanTraining) -> None:
         ModelError: the file is damaged, or of a training with other settings or seed.
     """
     tensors, header = read_checkpoint(path, STATE_KIND)
-    now = training.settings.model_dump(mode="json")
     # A setting that did not exist then had what is its default now.
-    before = GanSettings.model_validate(header["settings"]).model_dump(mode="json")
-    free = ("images", "checkpoint_images", "sheet_columns")
-    changed = [k for k in now if k not in free and now[k] != before[k]]
-    if header["seed"] != training.seed:
+    before = GanSettings.model_validate(header["settings"])
+    check_unchanged(path, (before, header["seed"]), (training.settings, training.seed))
+    training.restore(tensors)
+
+
+def check_unchanged(
+    path: Path, before: tuple[GeneratorSettings, int], now: tuple[GeneratorSettings, int]
+) -> None:
+    """Refuse to go on with a training under other settings or another seed.
+
+    Raises:
+        ModelError: they differ in more than how long to train and what to show.
+    """
+    free = ("images", "checkpoint_images", "sheet_columns", "bank")
+    own, wanted = (settings.model_dump(mode="json") for settings, _ in (before, now))
+    changed = [key for key in wanted if key not in free and wanted[key] != own[key]]
+    if before[1] != now[1]:
         changed.append("run.seed")
     if changed:
         raise ModelError(
             f"{path} was trained with other settings of {', '.join(changed)}",
             remedy="restore them, or choose another run.dir",
         )
-    training.restore(tensors)

@@ -118,7 +118,7 @@ class Generator(nn.Module):
         self._map = (settings.latent_map, tile_size // 8, tile_size // 8)
         self.latent_parts: tuple[int, ...] = (self._global, math.prod(self._map))
         half = settings.width
-        quarter, eighth = _eights(1.6 * half), _eights(2.4 * half)
+        quarter, eighth = eights(1.6 * half), eights(2.4 * half)
         style = 2 * EMBEDDING
         self.embed_class = ClassTable(len(classes), EMBEDDING)
         self.embed_latent = nn.Linear(self._global, EMBEDDING)
@@ -161,13 +161,13 @@ class Generator(nn.Module):
         features = self.spread(layout) + self.start(style)[:, :, None, None]  # b 2.4w s/8 s/8
         for block in self.block8:
             features = block(features, style)
-        features = _double(self.to4(features))  # b 1.6w s/4 s/4
+        features = double(self.to4(features))  # b 1.6w s/4 s/4
         for block in self.block4:
             features = block(features, style)
-        features = _double(self.to2(features))  # b w s/2 s/2
+        features = double(self.to2(features))  # b w s/2 s/2
         features = self.block2(features, style)
         # Narrow at full size. A pixel shuffle would be cheaper and leaves a lattice.
-        features = self.block1(_double(self.to1(features)), style)  # b 16 s s
+        features = self.block1(double(self.to1(features)), style)  # b 16 s s
         # In mixed precision too, reflectance is computed with all its digits.
         with torch.autocast(features.device.type, enabled=False):
             components = self.draw(F.leaky_relu(features.float(), 0.2))  # b c s s
@@ -182,7 +182,7 @@ class PatchReader(nn.Module):
     def __init__(self, width: int, bands: BandSpec) -> None:
         """Build for channels at half resolution."""
         super().__init__()
-        quarter, eighth = _eights(1.5 * width), _eights(3.0 * width)
+        quarter, eighth = eights(1.5 * width), eights(3.0 * width)
         self.read = nn.Conv2d(4 * len(bands), width, 3, padding=1)
         self.block2 = PlainBlock(width)
         self.to4 = nn.Conv2d(width, quarter, 1)
@@ -190,12 +190,18 @@ class PatchReader(nn.Module):
         self.to8 = nn.Conv2d(quarter, eighth, 1)
         self.block8 = PlainBlock(eighth)
 
+    def scales(
+        self, components: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b _ _ _"], Float[Tensor, "b _ _ _"], Float[Tensor, "b _ _ _"]]:
+        """Return features of a half, a quarter and an eighth of the side."""
+        half = self.block2(self.read(F.pixel_unshuffle(components, 2)))  # b w s/2 s/2
+        quarter = self.block4(self.to4(F.avg_pool2d(half, 2)))  # b 1.5w s/4 s/4
+        eighth = self.block8(self.to8(F.avg_pool2d(quarter, 2)))  # b 3w s/8 s/8
+        return half, quarter, eighth
+
     def patches(self, components: Float[Tensor, "b c h w"]) -> Float[Tensor, "b p v u"]:
         """Return patch features."""
-        features = self.read(F.pixel_unshuffle(components, 2))  # b w s/2 s/2
-        features = F.avg_pool2d(self.block2(features), 2)
-        features = F.avg_pool2d(self.block4(self.to4(features)), 2)
-        return F.leaky_relu(self.block8(self.to8(features)), 0.2)  # b 3w s/8 s/8
+        return F.leaky_relu(self.scales(components)[2], 0.2)
 
 
 class Discriminator(PatchReader):
@@ -220,7 +226,7 @@ class Discriminator(PatchReader):
         self.bands = bands
         self.classes = classes
         self.tile_size = tile_size
-        eighth, sixteenth = self.to8.out_channels, _eights(4.0 * width)
+        eighth, sixteenth = self.to8.out_channels, eights(4.0 * width)
         self.whiten = Whiten(basis)
         self.patch = nn.Conv2d(eighth, 1, 1)
         self.patch_class = ClassTable(len(classes), eighth)
@@ -333,7 +339,7 @@ class Redrawer(nn.Module):
     def __init__(self, width: int, *, bands: BandSpec) -> None:
         """Build for the features of a discriminator of the same width."""
         super().__init__()
-        quarter, eighth = _eights(1.5 * width), _eights(3.0 * width)
+        quarter, eighth = eights(1.5 * width), eights(3.0 * width)
         self.to4 = nn.Conv2d(eighth, quarter, 3, padding=1)
         self.to2 = nn.Conv2d(quarter, width, 3, padding=1)
         self.draw = nn.Conv2d(width, len(bands), 3, padding=1)
@@ -341,16 +347,17 @@ class Redrawer(nn.Module):
 
     def forward(self, patches: Float[Tensor, "b p v u"]) -> Float[Tensor, "b c h w"]:
         """Return components of half the tile's side."""
-        features = _double(F.leaky_relu(self.to4(patches), 0.2))
-        features = _double(F.leaky_relu(self.to2(features), 0.2))
+        features = double(F.leaky_relu(self.to4(patches), 0.2))
+        features = double(F.leaky_relu(self.to2(features), 0.2))
         drawn: Tensor = self.draw(features)
         return drawn
 
 
-def _double(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c v u"]:
+def double(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c v u"]:
+    """Return features of twice the side, bilinearly."""
     return F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-def _eights(channels: float) -> int:
+def eights(channels: float) -> int:
     """Round up to a multiple of 8: CPU convolutions pad to that anyway."""
     return 8 * math.ceil(channels / 8)

@@ -16,7 +16,9 @@ from rs_lowconf.types import TileSource
 
 #: Reflectance shown as white.
 COMPOSITES = {"true_colour": (TRUE_COLOUR, 0.3), "near_infrared": (NEAR_INFRARED, 0.4)}
-_GAP, _MARGIN, _HEADER = 2, 150, 30
+GAP = 2
+"""Pixels between tiles in a row."""
+_MARGIN, _HEADER = 150, 30
 
 
 def write_sheets(
@@ -46,22 +48,14 @@ def write_sheets(
     real = [source.batch(own.tolist()).image for own in per_class]
     label = torch.arange(len(source.classes)).repeat_interleave(columns)
     fake = torch.split(sample(generator, label, seed), columns)
-    composites = {
-        name: value
-        for name, value in COMPOSITES.items()
-        if set(value[0]) <= set(source.bands.names)
-    }
-    if not composites:
-        first = source.bands.names[0]
-        composites = {first: ((first, first, first), 0.4)}
     written = []
-    for name, (bands, white) in composites.items():
+    for name, (bands, white) in composites_of(source.bands).items():
         path = folder / f"{name}_{images:09d}.png"
         title = f"{name.replace('_', ' ')}, 0 .. {white} reflectance, {images:,} images"
         rows = [
             (
-                _row(a, source.bands, bands, white, columns),
-                _row(b, source.bands, bands, white, columns),
+                tiles_row(a, source.bands, bands, white, columns),
+                tiles_row(b, source.bands, bands, white, columns),
             )
             for a, b in zip(real, fake, strict=True)
         ]
@@ -72,7 +66,14 @@ def write_sheets(
     return written
 
 
-def _row(
+def composites_of(bands: BandSpec) -> dict[str, tuple[tuple[str, str, str], float]]:
+    """Return the composites that the bands allow; without any, the first band in grey."""
+    known = {n: own for n, own in COMPOSITES.items() if set(own[0]) <= set(bands.names)}
+    first = bands.names[0]
+    return known or {first: ((first, first, first), 0.4)}
+
+
+def tiles_row(
     image: Float[Tensor, "b c h w"],
     bands: BandSpec,
     wanted: tuple[str, ...],
@@ -82,10 +83,10 @@ def _row(
     """Return tiles side by side as bytes, missing ones grey."""
     picked = image[:, list(bands.index_of(wanted))] / white
     height, width = picked.shape[2:]
-    row = np.full((height, columns * (width + _GAP), 3), 40, dtype=np.uint8)
+    row = np.full((height, columns * (width + GAP), 3), 40, dtype=np.uint8)
     for number, tile in enumerate(picked):
         pixels = (tile.clamp(0, 1) * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
-        row[:, number * (width + _GAP) : number * (width + _GAP) + width] = pixels
+        row[:, number * (width + GAP) : number * (width + GAP) + width] = pixels
     return row
 
 
@@ -96,7 +97,7 @@ def _compose(
 ) -> Image.Image:
     height, width = rows[0][0].shape[:2]
     middle = 16
-    size = (_MARGIN + 2 * width + middle, _HEADER + len(rows) * (height + _GAP))
+    size = (_MARGIN + 2 * width + middle, _HEADER + len(rows) * (height + GAP))
     sheet = Image.new("RGB", size, (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
@@ -104,7 +105,7 @@ def _compose(
     draw.text((_MARGIN, 8), f"REAL ({title})", fill="black", font=font)
     draw.text((right, 8), "GENERATED", fill="black", font=font)
     for number, (real, fake) in enumerate(rows):
-        top = _HEADER + number * (height + _GAP)
+        top = _HEADER + number * (height + GAP)
         draw.text((6, top + height // 2 - 8), classes[number], fill="black", font=font)
         sheet.paste(Image.fromarray(real), (_MARGIN, top))
         sheet.paste(Image.fromarray(fake), (right, top))

@@ -11,10 +11,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rs_lowconf.errors import DataError, JobError, ModelError
+from rs_lowconf.errors import DataError, JobError
 from rs_lowconf.gan.figures import overfit
 from rs_lowconf.gan.networks import ClassTable, Discriminator, Encoder, Generator, Redrawer
 from rs_lowconf.gan.spectral import spectral_basis
+from rs_lowconf.gan.steps import (
+    fill,
+    follow,
+    optimiser,
+    precision,
+    set_learning_rate,
+    some_tiles,
+    tensors_of,
+)
 from rs_lowconf.measures import SYMMETRIES, turn
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GanSettings
@@ -30,7 +39,6 @@ REDRAW_EVERY = 2
 PRIOR_WEIGHT = 0.02
 """Weight of the mean divergence of a real tile's latents from the prior, in nats a number,
 against the redrawn tile's mean error in deviations."""
-_BASIS_TILES = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +118,10 @@ class GanTraining:
             self._redrawer = Redrawer(settings.critic_width, bands=source.bands).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(requires_grad=False)
         self._optimisers = {
-            "generator": _optimiser(self.generator, settings),
-            "discriminator": _optimiser(self.discriminator, settings),
-            "encoder": _optimiser(self._encoder, settings),
-            "redrawer": _optimiser(self._redrawer, settings),
+            "generator": optimiser(self.generator, settings),
+            "discriminator": optimiser(self.discriminator, settings),
+            "encoder": optimiser(self._encoder, settings),
+            "redrawer": optimiser(self._redrawer, settings),
         }
 
     def adopt(self, generator: Generator, discriminator: Discriminator) -> None:
@@ -125,17 +133,14 @@ class GanTraining:
     def step(self) -> StepRecord:
         """Show one batch to the discriminator, then improve the generator on the same batch."""
         settings, number = self.settings, self.images // self.settings.batch_size
-        rate = self._learning_rate()
-        for optimiser in self._optimisers.values():
-            for group in optimiser.param_groups:
-                group["lr"] = rate
+        set_learning_rate(self._optimisers.values(), settings, self.images)
         self._control(number)
         dice = torch.Generator().manual_seed(seed_of(self.seed, "gan", "step", number))
         label, chosen = self._draw(settings.batch_size, dice)
         real = self._source.batch(chosen).image.to(self._device)
         z = torch.randn(settings.batch_size, self.generator.latent_dim, generator=dice)
         label = label.to(self._device)
-        with self._precision():
+        with precision(self.settings, self._device):
             fake = self.generator(z.to(self._device), label)
         # One generated batch serves both steps: half the generator's and augmentation's work.
         seen_real = self._seen(real, dice, number, "real")
@@ -169,7 +174,7 @@ class GanTraining:
         self.discriminator.requires_grad_(requires_grad=True)
 
         self.images += settings.batch_size
-        self._average_weights()
+        follow(self.average, self.generator, settings, self.images)
         return StepRecord(
             images=self.images,
             critic_loss=critic_loss.item(),
@@ -182,16 +187,11 @@ class GanTraining:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that the next step depends on, as tensors by name."""
-        tensors = {
+        return {
             "images": torch.tensor(self.images),
             "strength": torch.tensor(self.strength, dtype=torch.float64),
+            **tensors_of(self._modules(), self._optimisers),
         }
-        for name, module in self._modules().items():
-            tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-        for name, optimiser in self._optimisers.items():
-            for number, moments in optimiser.state_dict()["state"].items():
-                tensors |= {f"adam.{name}.{number}.{key}": moments[key] for key in moments}
-        return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned.
@@ -199,22 +199,7 @@ class GanTraining:
         Raises:
             ModelError: the state is of a network with other settings or data.
         """
-        try:
-            for name, module in self._modules().items():
-                module.load_state_dict(tensors_below(tensors, name))
-        except RuntimeError as error:
-            raise ModelError(
-                "the saved training state is of a generator with other settings or bands",
-                remedy="train in another folder (run.dir), or restore the settings",
-            ) from error
-        for name, optimiser in self._optimisers.items():
-            moments: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors_below(tensors, f"adam.{name}").items():
-                number, _, part = key.partition(".")
-                moments.setdefault(int(number), {})[part] = value.clone()
-            state = optimiser.state_dict()
-            state["state"] = moments
-            optimiser.load_state_dict(state)
+        fill(self._modules(), self._optimisers, tensors)
         self.images = int(tensors["images"])
         self.strength = float(tensors["strength"])
 
@@ -249,12 +234,6 @@ class GanTraining:
         real, fake = self._augment_at(self.strength)
         self._augment = {"real": real, "fake": fake}
 
-    def _learning_rate(self) -> float:
-        done = min(self.images / self.settings.images, 1.0)
-        low = self.settings.final_rate
-        share = low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
-        return self.settings.learning_rate * share
-
     def _seen(
         self, image: Float[Tensor, "b c h w"], dice: torch.Generator, number: int, kind: str
     ) -> Float[Tensor, "b c h w"]:
@@ -269,7 +248,7 @@ class GanTraining:
         self, components: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b p v u"], Float[Tensor, " b"]]:
         """Return patch features and logits."""
-        with self._precision():
+        with precision(self.settings, self._device):
             patches, whole = self.discriminator.trunk(components)
         patches = patches.float()
         return patches, self.discriminator.heads(patches, whole.float(), label)
@@ -283,7 +262,7 @@ class GanTraining:
         "Towards faster and stabilized GAN training for high-fidelity few-shot image
         synthesis", ICLR 2021).
         """
-        with self._precision():
+        with precision(self.settings, self._device):
             drawn = self._redrawer(patches)
         loss: Tensor = (drawn.float() - F.avg_pool2d(seen, 2)).abs().mean()
         return loss
@@ -301,10 +280,10 @@ class GanTraining:
         real = turn(real, int(torch.randint(SYMMETRIES, (), generator=dice)))
         still = torch.zeros_like(real[:1])
         seen = self.discriminator.components(real, still)
-        with self._precision():
+        with precision(self.settings, self._device):
             mean, log_variance = self._encoder(seen)
         noise = torch.randn(mean.shape, generator=dice).to(self._device)
-        with self._precision():
+        with precision(self.settings, self._device):
             drawn = self.generator(mean + (log_variance / 2).exp() * noise, label)
         again = self.discriminator.components(drawn, still)
         known, _ = self._judge(seen, label)
@@ -314,12 +293,6 @@ class GanTraining:
         loss: Tensor = (again - seen).abs().mean() + apart + PRIOR_WEIGHT * divergence
         return loss
 
-    def _precision(self) -> torch.autocast:
-        """Return the context of the heavy layers; gradient penalties stay out of it."""
-        return torch.autocast(
-            self._device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"
-        )
-
     def _update(self, names: tuple[str, ...], loss: Float[Tensor, ""]) -> None:
         for name in names:
             self._optimisers[name].zero_grad(set_to_none=True)
@@ -327,15 +300,6 @@ class GanTraining:
         loss.backward()  # type: ignore[no-untyped-call]
         for name in names:
             self._optimisers[name].step()
-
-    @torch.no_grad()
-    def _average_weights(self) -> None:
-        """Let the average follow with the set half-life; faster at first, from no images."""
-        half_life = min(self.settings.ema_images, max(self.images, 1) / 4)
-        keep = 0.5 ** (self.settings.batch_size / half_life)
-        pairs = zip(self.average.parameters(), self.generator.parameters(), strict=True)
-        for slow, fast in pairs:
-            slow.lerp_(fast, 1 - keep)
 
 
 class BalancedDraw:
@@ -392,19 +356,3 @@ def train(training: GanTraining) -> Iterator[StepRecord]:
                 remedy="lower gan.learning_rate or raise gan.gamma, and train in a new run.dir",
             )
         yield record
-
-
-def _optimiser(module: nn.Module, settings: GanSettings) -> torch.optim.Adam:
-    return torch.optim.Adam(module.parameters(), lr=settings.learning_rate, betas=(0.0, 0.99))
-
-
-def tensors_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names start with `prefix.`, without it."""
-    start = prefix + "."
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-
-
-def some_tiles(source: TileSource, seed: int) -> Float[Tensor, "n c h w"]:
-    """Return random tiles, enough to fit the spectral basis."""
-    dice = torch.Generator().manual_seed(seed_of(seed, "gan", "basis"))
-    return source.batch(torch.randperm(len(source), generator=dice)[:_BASIS_TILES].tolist()).image

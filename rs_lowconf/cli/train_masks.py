@@ -1,0 +1,81 @@
+"""What `rslow train gan` does with tiles that have masks in place of labels."""
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from rs_lowconf.cli.progress import checkpoints, means
+from rs_lowconf.settings import Settings
+
+if TYPE_CHECKING:
+    from rs_lowconf.types import MaskSource
+
+_LOGGED = ("critic_loss", "generator_loss", "mix_loss", "penalty", "agreement")
+
+
+def train_mask_gan(settings: Settings, source: "MaskSource", val: "MaskSource") -> None:
+    """Train the generator of tiles with given masks, or go on where it stopped.
+
+    Args:
+        settings: of the run; those of the training are in `mask_gan`.
+        source: the training split, whose masks are stored with the generator.
+        val: held-out tiles, by which the checkpoint to keep is chosen.
+
+    Raises:
+        DataError: there are no tiles, or they have no masks.
+        ModelError: the folder holds a training with other settings.
+        JobError: the training diverged.
+    """
+    from rs_lowconf.cli.device import choose_device
+    from rs_lowconf.data.augment import mask_gan_augmentations
+    from rs_lowconf.gan.mask_figures import mask_figures
+    from rs_lowconf.gan.mask_model import restore_mask_state, save_mask_model, save_mask_state
+    from rs_lowconf.gan.mask_sheet import write_mask_sheets
+    from rs_lowconf.gan.mask_train import MaskGanTraining, train_on_masks
+    from rs_lowconf.gan.masks import bank_of
+    from rs_lowconf.runs import RunFolder
+
+    own, seed, path = settings.mask_gan, settings.run.seed, settings.run.dir / "gan"
+    turn, augment = mask_gan_augmentations(settings.augment)
+    training = MaskGanTraining(
+        own, source, turn=turn, augment=augment, seed=seed, device=choose_device(settings.run)
+    )
+    bank = bank_of(source, most=own.bank, seed=seed)
+    state = path / "state.safetensors"
+    if state.exists():
+        restore_mask_state(state, training)
+    folder = RunFolder(path, settings)
+    folder.trim_log("images", training.images)
+    start, first = time.monotonic(), training.images
+    best = min((line["region_distance"] for line in folder.read_log()), default=math.inf)
+    for recent in checkpoints(
+        train_on_masks(training), own, first, save=lambda: save_mask_state(state, training)
+    ):
+        figures = mask_figures(training.average, training.discriminator, val, seed)
+        if figures["region_distance"] < best:
+            best = figures["region_distance"]
+            save_mask_model(
+                path / "gan.safetensors", training, bank, attribution=settings.data.attribution
+            )
+        write_mask_sheets(
+            path / "sheets",
+            training.average,
+            val,
+            columns=own.sheet_columns,
+            seed=seed,
+            images=training.images,
+        )
+        save_mask_state(state, training)
+        folder.log(
+            {
+                "images": training.images,
+                "images_per_second": (training.images - first) / (time.monotonic() - start),
+                **means(recent, _LOGGED),
+                **figures,
+            }
+        )
+    chosen = min(folder.read_log(), key=lambda line: line["region_distance"])["images"]
+    print(
+        f"{training.images:,} images, of which the checkpoint after {chosen:,} is kept: "
+        f"{path / 'gan.safetensors'}, sheets in {path / 'sheets'}"
+    )

@@ -1,0 +1,99 @@
+"""What the trainings of our GANs share: optimiser, learning rate, weight average and state."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rs_lowconf.errors import ModelError
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.settings import GeneratorSettings
+from rs_lowconf.types import MaskSource, TileSource
+
+_BASIS_TILES = 1_000
+
+
+def optimiser(module: nn.Module, settings: GeneratorSettings) -> torch.optim.Adam:
+    """Return R3GAN's optimiser: Adam without momentum."""
+    return torch.optim.Adam(module.parameters(), lr=settings.learning_rate, betas=(0.0, 0.99))
+
+
+def set_learning_rate(
+    optimisers: Iterable[torch.optim.Adam], settings: GeneratorSettings, images: int
+) -> None:
+    """Set the learning rate after so many images: a cosine down to its final share."""
+    done = min(images / settings.images, 1.0)
+    low = settings.final_rate
+    share = low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
+    for own in optimisers:
+        for group in own.param_groups:
+            group["lr"] = settings.learning_rate * share
+
+
+def precision(settings: GeneratorSettings, device: torch.device) -> torch.autocast:
+    """Return the context of the heavy layers; gradient penalties stay out of it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+
+
+@torch.no_grad()
+def follow(average: nn.Module, module: nn.Module, settings: GeneratorSettings, images: int) -> None:
+    """Let the average follow with the set half-life; faster at first, from no images."""
+    half_life = min(settings.ema_images, max(images, 1) / 4)
+    keep = 0.5 ** (settings.batch_size / half_life)
+    for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
+        slow.lerp_(fast, 1 - keep)
+
+
+def tensors_of(
+    modules: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Adam]
+) -> dict[str, Tensor]:
+    """Return weights, buffers and moments as tensors by name."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+    for name, own in optimisers.items():
+        for number, moments in own.state_dict()["state"].items():
+            tensors |= {f"adam.{name}.{number}.{key}": moments[key] for key in moments}
+    return tensors
+
+
+def fill(
+    modules: Mapping[str, nn.Module],
+    optimisers: Mapping[str, torch.optim.Adam],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Put back what `tensors_of` returned.
+
+    Raises:
+        ModelError: the tensors are of networks with other settings or data.
+    """
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(tensors_below(tensors, name))
+    except RuntimeError as error:
+        raise ModelError(
+            "the saved training state is of a generator with other settings or bands",
+            remedy="train in another folder (run.dir), or restore the settings",
+        ) from error
+    for name, own in optimisers.items():
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors_below(tensors, f"adam.{name}").items():
+            number, _, part = key.partition(".")
+            moments.setdefault(int(number), {})[part] = value.clone()
+        state = own.state_dict()
+        state["state"] = moments
+        own.load_state_dict(state)
+
+
+def tensors_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix.`, without it."""
+    start = prefix + "."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+
+def some_tiles(source: TileSource | MaskSource, seed: int) -> Float[Tensor, "n c h w"]:
+    """Return random tiles, enough to fit the spectral basis."""
+    dice = torch.Generator().manual_seed(seed_of(seed, "gan", "basis"))
+    return source.batch(torch.randperm(len(source), generator=dice)[:_BASIS_TILES].tolist()).image
