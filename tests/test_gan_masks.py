@@ -24,16 +24,12 @@ from rs_lowconf.gan.mask_losses import (
     mix_loss,
     random_regions,
 )
-from rs_lowconf.gan.mask_model import (
-    load_mask_model,
-    restore_mask_state,
-    save_mask_model,
-    save_mask_state,
-)
+from rs_lowconf.gan.mask_model import load_mask_model, save_mask_model
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures, overlaps
 from rs_lowconf.gan.mask_sheet import PALETTE, write_mask_sheets
 from rs_lowconf.gan.mask_train import MaskGanTraining, train_on_masks
 from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
+from rs_lowconf.gan.model import restore_state, save_state
 from rs_lowconf.search.gate import GatePart, scores_one_by_one
 from rs_lowconf.settings import AugmentSettings, MaskGanSettings, RunSettings, Settings
 from rs_lowconf.types import (
@@ -223,8 +219,8 @@ def test_a_resumed_training_equals_the_unbroken_one(tmp_path: Path) -> None:
         unbroken.step()
     for _ in range(6):
         first.step()
-    save_mask_state(tmp_path / "state.safetensors", first)
-    restore_mask_state(tmp_path / "state.safetensors", second)
+    save_state(tmp_path / "state.safetensors", first)
+    restore_state(tmp_path / "state.safetensors", second)
     for _ in range(6):
         second.step()
     ours, theirs = second.state(), unbroken.state()
@@ -232,7 +228,7 @@ def test_a_resumed_training_equals_the_unbroken_one(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     other = start(SMALL.model_copy(update={"mix_weight": 5.0}))
     with pytest.raises(ModelError, match="mix_weight"):
-        restore_mask_state(tmp_path / "state.safetensors", other)
+        restore_state(tmp_path / "state.safetensors", other)
 
 
 def test_training_keeps_the_global_random_state() -> None:

@@ -29,10 +29,11 @@ def train_mask_gan(settings: Settings, source: "MaskSource", val: "MaskSource") 
     from rs_lowconf.cli.device import choose_device
     from rs_lowconf.data.augment import mask_gan_augmentations
     from rs_lowconf.gan.mask_figures import mask_figures
-    from rs_lowconf.gan.mask_model import restore_mask_state, save_mask_model, save_mask_state
+    from rs_lowconf.gan.mask_model import save_mask_model
     from rs_lowconf.gan.mask_sheet import write_mask_sheets
     from rs_lowconf.gan.mask_train import MaskGanTraining, train_on_masks
     from rs_lowconf.gan.masks import bank_of
+    from rs_lowconf.gan.model import restore_state, save_state
     from rs_lowconf.runs import RunFolder
 
     own, seed, path = settings.mask_gan, settings.run.seed, settings.run.dir / "gan"
@@ -43,13 +44,13 @@ def train_mask_gan(settings: Settings, source: "MaskSource", val: "MaskSource") 
     bank = bank_of(source, most=own.bank, seed=seed)
     state = path / "state.safetensors"
     if state.exists():
-        restore_mask_state(state, training)
+        restore_state(state, training)
     folder = RunFolder(path, settings)
     folder.trim_log("images", training.images)
     start, first = time.monotonic(), training.images
     best = min((line["region_distance"] for line in folder.read_log()), default=math.inf)
     for recent in checkpoints(
-        train_on_masks(training), own, first, save=lambda: save_mask_state(state, training)
+        train_on_masks(training), own, first, save=lambda: save_state(state, training)
     ):
         figures = mask_figures(training.average, training.discriminator, val, seed)
         if figures["region_distance"] < best:
@@ -65,7 +66,7 @@ def train_mask_gan(settings: Settings, source: "MaskSource", val: "MaskSource") 
             seed=seed,
             images=training.images,
         )
-        save_mask_state(state, training)
+        save_state(state, training)
         folder.log(
             {
                 "images": training.images,

@@ -62,6 +62,9 @@ class MaskGanTraining:
     there is no random state to save: a resumed run equals the unbroken one.
     """
 
+    kind = "mask gan"
+    """Of what it writes."""
+
     def __init__(
         self,
         settings: MaskGanSettings,

@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError
 from rs_lowconf.gan.critic import RealismCritic
+from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.gan.spectral import SpectralBasis
 from rs_lowconf.gan.steps import tensors_below
 from rs_lowconf.gan.train import GanTraining
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
-from rs_lowconf.settings import GanSettings, GeneratorSettings
+from rs_lowconf.settings import GanSettings
 
-KIND = "gan"
 CRITIC_KIND = "critic"
-STATE_KIND = "gan training state"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,20 +36,33 @@ def save_model(
     path: Path, training: GanTraining, critic: RealismCritic, *, attribution: str
 ) -> None:
     """Write the averaged generator, the discriminator and the realism calibration."""
-    generator = training.average
-    tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
+    realism = {"realism.slope": critic.slope, "realism.offset": critic.offset}
+    write_checkpoint(
+        path,
+        training.kind,
+        weights_of(training) | realism,
+        header_of(training) | {"attribution": attribution},
+    )
+
+
+def weights_of(training: GanTraining | MaskGanTraining) -> dict[str, Tensor]:
+    """Return the averaged generator and the discriminator as tensors by name."""
+    tensors = {f"generator.{k}": v for k, v in training.average.state_dict().items()}
     tensors |= {f"discriminator.{k}": v for k, v in training.discriminator.state_dict().items()}
-    tensors |= {"realism.slope": critic.slope, "realism.offset": critic.offset}
-    header = {
+    return tensors
+
+
+def header_of(training: GanTraining | MaskGanTraining) -> dict[str, Any]:
+    """Return what it takes to rebuild the networks, and how far they were trained."""
+    generator = training.average
+    return {
         "settings": training.settings.model_dump(mode="json"),
         "bands": generator.bands.to_json(),
         "classes": list(generator.classes),
         "tile_size": generator.tile_size,
         "images": training.images,
         "seed": training.seed,
-        "attribution": attribution,
     }
-    write_checkpoint(path, KIND, tensors, header)
 
 
 def load_model(path: Path, device: torch.device) -> GanModel:
@@ -59,7 +71,7 @@ def load_model(path: Path, device: torch.device) -> GanModel:
     Raises:
         ModelError: the file is missing, damaged or of another kind.
     """
-    tensors, header = read_checkpoint(path, KIND)
+    tensors, header = read_checkpoint(path, GanTraining.kind)
     settings = GanSettings.model_validate(header["settings"])
     shape = shape_of(header)
     generator = Generator(settings, **shape)
@@ -104,10 +116,10 @@ def load_critic(path: Path, device: torch.device) -> RealismCritic:
     )
 
 
-def save_state(path: Path, training: GanTraining) -> None:
+def save_state(path: Path, training: GanTraining | MaskGanTraining) -> None:
     """Write everything that the next training step depends on."""
     header = {"seed": training.seed, "settings": training.settings.model_dump(mode="json")}
-    write_checkpoint(path, STATE_KIND, training.state(), header)
+    write_checkpoint(path, _state_kind(training), training.state(), header)
 
 
 def fill_network(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: Path) -> None:
@@ -145,34 +157,27 @@ def shape_of(header: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def restore_state(path: Path, training: GanTraining) -> None:
+def restore_state(path: Path, training: GanTraining | MaskGanTraining) -> None:
     """Continue a training from what `save_state` wrote.
 
     Raises:
         ModelError: the file is damaged, or of a training with other settings or seed.
     """
-    tensors, header = read_checkpoint(path, STATE_KIND)
+    tensors, header = read_checkpoint(path, _state_kind(training))
     # A setting that did not exist then had what is its default now.
-    before = GanSettings.model_validate(header["settings"])
-    check_unchanged(path, (before, header["seed"]), (training.settings, training.seed))
-    training.restore(tensors)
-
-
-def check_unchanged(
-    path: Path, before: tuple[GeneratorSettings, int], now: tuple[GeneratorSettings, int]
-) -> None:
-    """Refuse to go on with a training under other settings or another seed.
-
-    Raises:
-        ModelError: they differ in more than how long to train and what to show.
-    """
+    before = type(training.settings).model_validate(header["settings"]).model_dump(mode="json")
     free = ("images", "checkpoint_images", "sheet_columns", "bank")
-    own, wanted = (settings.model_dump(mode="json") for settings, _ in (before, now))
-    changed = [key for key in wanted if key not in free and wanted[key] != own[key]]
-    if before[1] != now[1]:
+    wanted = training.settings.model_dump(mode="json")
+    changed = [key for key in wanted if key not in free and wanted[key] != before[key]]
+    if header["seed"] != training.seed:
         changed.append("run.seed")
     if changed:
         raise ModelError(
             f"{path} was trained with other settings of {', '.join(changed)}",
             remedy="restore them, or choose another run.dir",
         )
+    training.restore(tensors)
+
+
+def _state_kind(training: GanTraining | MaskGanTraining) -> str:
+    return f"{training.kind} training state"

@@ -65,6 +65,9 @@ class GanTraining:
     there is no random state to save: a resumed run equals the unbroken one.
     """
 
+    kind = "gan"
+    """Of what it writes."""
+
     def __init__(
         self,
         settings: GanSettings,

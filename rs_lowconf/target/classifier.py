@@ -1,9 +1,9 @@
 """A trained classifier: the target model of ours and the extractor of features."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,8 @@ from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.target.networks import Network, build_network
 
 _KIND = "classifier"
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,16 +121,7 @@ def save_classifier(path: Path, classifier: Classifier) -> None:
         OutputError: the file cannot be written.
     """
     spec = classifier.spec
-    header = {
-        "architecture": spec.architecture,
-        "width": spec.width,
-        "bands": spec.bands.to_json(),
-        "classes": list(spec.classes),
-        "tile_size": spec.tile_size,
-        "temperature": classifier.temperature,
-        "figures": classifier.figures,
-    }
-    write_checkpoint(path, _KIND, classifier.network.state_dict(), header)
+    write_trained(path, _KIND, classifier.network, spec, classifier.temperature, classifier.figures)
 
 
 def load_classifier(path: Path, device: torch.device, *, batch_size: int = 32) -> Classifier:
@@ -139,13 +132,7 @@ def load_classifier(path: Path, device: torch.device, *, batch_size: int = 32) -
             another one in the installed timm.
     """
     tensors, header = read_checkpoint(path, _KIND)
-    spec = ClassifierSpec(
-        architecture=header["architecture"],
-        width=header["width"],
-        bands=BandSpec.from_json(header["bands"]),
-        classes=tuple(header["classes"]),
-        tile_size=header["tile_size"],
-    )
+    spec = spec_in(header, ClassifierSpec)
     network = spec.build()
     fill(network, tensors, path)
     return Classifier(
@@ -155,6 +142,45 @@ def load_classifier(path: Path, device: torch.device, *, batch_size: int = 32) -
         figures=header["figures"],
         batch_size=batch_size,
     )
+
+
+def write_trained(  # noqa: PLR0917 - where, what, and what is known of it
+    path: Path,
+    kind: str,
+    network: torch.nn.Module,
+    spec: Any,
+    temperature: float,
+    figures: Mapping[str, Any],
+) -> None:
+    """Write a network of ours as one file, atomically; `spec_in` reads its specification back.
+
+    Args:
+        path: the file.
+        kind: of checkpoint.
+        network: its weights are written.
+        spec: a dataclass of plain values, `bands` and `classes`, which rebuilds the network.
+        temperature: logits are divided by it.
+        figures: JSON values measured on held-out tiles.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    header = {
+        **vars(spec),
+        "bands": spec.bands.to_json(),
+        "classes": list(spec.classes),
+        "temperature": temperature,
+        "figures": dict(figures),
+    }
+    write_checkpoint(path, kind, network.state_dict(), header)
+
+
+def spec_in(header: Mapping[str, Any], kind: type[S]) -> S:
+    """Return the specification in the header of what `write_trained` wrote."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # S is a dataclass
+    values = {name: header[name] for name in names}
+    values |= {"bands": BandSpec.from_json(header["bands"]), "classes": tuple(header["classes"])}
+    return kind(**values)
 
 
 def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -101,8 +101,8 @@ def evaluate_segmenter(
         mask = to_model[batch.mask]
         known = mask != UNKNOWN
         for i, own in enumerate(known):
-            counts = torch.bincount(mask[i][own] * k + predicted[i][own], minlength=k * k)
-            confusion[names.index(blocks[indices[i]])] += counts.view(k, k)
+            counts = confusion_of(mask[i][own], predicted[i][own], k)
+            confusion[names.index(blocks[indices[i]])] += counts
         confidence = largest[known].double().exp()
         gaps = gaps + calibration_gaps(confidence, (predicted == mask)[known])
         confidence_sum += confidence.sum().item()
@@ -112,6 +112,13 @@ def evaluate_segmenter(
     known_blocks = confusion[confusion.sum((1, 2)) > 0]
     calibration = (math.fsum(gaps.abs().tolist()) / pixels, confidence_sum / pixels)
     return _report(known_blocks, model.classes, len(source), calibration, seed)
+
+
+def confusion_of(
+    truth: Int[Tensor, " n"], predicted: Int[Tensor, " n"], k: int
+) -> Int[Tensor, "k k"]:
+    """Return the number of pixels by true class, then by predicted class."""
+    return torch.bincount(truth * k + predicted, minlength=k * k).view(k, k)
 
 
 def iou_of(confusion: Float[Tensor, "*n k k"]) -> Float[Tensor, "*n k"]:

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rs_lowconf.errors import DataError, JobError
+from rs_lowconf.errors import DataError
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import SegmenterSettings
+from rs_lowconf.target.learning import learn, require_alike, require_finite
 from rs_lowconf.target.normalise import decorrelation, pixel_statistics
+from rs_lowconf.target.segment_evaluate import confusion_of, iou_of
 from rs_lowconf.target.segmenter import SegmentationNetwork, Segmenter, SegmenterSpec
-from rs_lowconf.target.train import best_temperature, follow
+from rs_lowconf.target.train import best_temperature
 from rs_lowconf.types import UNKNOWN, MaskAugmentation, MaskSource
 
 _BATCH = 64
@@ -61,9 +63,9 @@ def train_segmenter(  # noqa: PLR0917 - data, recipe, chance, place: the order o
 ) -> Iterator[MaskEpoch]:
     """Train epoch by epoch; the last record with a `best` holds the one to calibrate.
 
-    As `train_classifier`: AdamW, cosine decay to zero, the running average of the weights is
-    what counts, and the best epoch is the one of the lowest `val_loss`. Every epoch sees each
-    tile once. Pixels of unknown class count nowhere.
+    As `train_classifier`: the running average of the weights is what counts, and the best
+    epoch is the one of the lowest `val_loss`. Every epoch sees each tile once. Pixels of
+    unknown class count nowhere.
 
     Args:
         train: the tiles to learn from.
@@ -85,49 +87,29 @@ def train_segmenter(  # noqa: PLR0917 - data, recipe, chance, place: the order o
     mean, covariance = pixel_statistics(_known_pixels(train), len(train.bands))
     network.mean.copy_(mean)
     network.decorrelation.copy_(decorrelation(covariance))
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
     average = copy.deepcopy(network).requires_grad_(False)
-    per_epoch = math.ceil(len(train) / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * per_epoch)
-    steps, best = 0, math.inf
-    for epoch in range(1, settings.epochs + 1):
-        start = time.perf_counter()
-        losses = []
-        for image, mask, step_seed in _batches(
-            train, settings, augment, seed_of(seed, epoch), device
-        ):
-            with forked_rng(step_seed):
-                logits = network.train()(image)
-            loss = masked_loss(logits, mask, weight)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            learning_rate = float(optimizer.param_groups[0]["lr"])
-            schedule.step()
-            steps += 1
-            # Faster at first, or the average would long remember the random start.
-            half_life = min(settings.average_epochs * per_epoch, steps / 4)
-            follow(average, network, 0.5 ** (1 / half_life) if half_life else 0.0)
-            losses.append(loss.detach())
-        train_loss = torch.stack(losses).mean().item()
+    best = math.inf
+    for learned in learn(
+        network,
+        average,
+        settings,
+        per_epoch=math.ceil(len(train) / settings.batch_size),
+        steps_of=lambda epoch: _batches(train, settings, augment, seed_of(seed, epoch), device),
+        loss_of=lambda logits, mask: masked_loss(logits, mask, weight),
+    ):
         logits, labels = known_logits(average, val, settings.batch_size)
         val_loss = F.cross_entropy(logits, labels, weight.cpu()).item()
-        if not math.isfinite(train_loss + val_loss):
-            raise JobError(
-                f"training diverged in epoch {epoch} (losses {train_loss} and {val_loss})",
-                remedy="lower the learning_rate",
-            )
+        require_finite(learned, val_loss)
+        confusion = confusion_of(labels, logits.argmax(1), len(spec.classes)).double()
         better = val_loss < best
         best = min(best, val_loss)
         yield MaskEpoch(
-            epoch=epoch,
-            train_loss=train_loss,
+            epoch=learned.epoch,
+            train_loss=learned.train_loss,
             val_loss=val_loss,
-            val_mean_iou=_mean_iou(logits.argmax(1), labels, len(spec.classes)),
-            learning_rate=learning_rate,
-            seconds=time.perf_counter() - start,
+            val_mean_iou=iou_of(confusion).nanmean().item(),
+            learning_rate=learned.learning_rate,
+            seconds=time.perf_counter() - learned.start,
             best=Segmenter(spec, copy.deepcopy(average)) if better else None,
         )
 
@@ -193,11 +175,7 @@ def known_logits(
 
 
 def _spec(train: MaskSource, val: MaskSource, settings: SegmenterSettings) -> SegmenterSpec:
-    for name, source in (("training", train), ("validation", val)):
-        if len(source) == 0:
-            raise DataError(f"the {name} split holds no tile", expected="at least one")
-    if train.bands != val.bands or train.classes != val.classes:
-        raise DataError("training and validation split differ in their bands or classes")
+    require_alike(train, val)
     return SegmenterSpec(
         encoder=settings.encoder,
         width=settings.width,
@@ -245,9 +223,3 @@ def _batches(
             batch.image.to(device), batch.mask.to(device), seed_of(seed, step, "augment")
         )
         yield image, mask, seed_of(seed, step, "dropout")
-
-
-def _mean_iou(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"], k: int) -> float:
-    confusion = torch.bincount(labels * k + predicted, minlength=k * k).view(k, k).double()
-    both = confusion.diagonal()
-    return (both / (confusion.sum(0) + confusion.sum(1) - both)).nanmean().item()

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError, SettingsError
-from rs_lowconf.runs import read_checkpoint, write_checkpoint
-from rs_lowconf.target.classifier import fill
+from rs_lowconf.runs import read_checkpoint
+from rs_lowconf.target.classifier import fill, spec_in, write_trained
 
 SEGMENTER = "segmenter"
 """The kind of its checkpoints."""
@@ -164,16 +164,9 @@ def save_segmenter(path: Path, segmenter: Segmenter) -> None:
         OutputError: the file cannot be written.
     """
     spec = segmenter.spec
-    header = {
-        "encoder": spec.encoder,
-        "width": spec.width,
-        "bands": spec.bands.to_json(),
-        "classes": list(spec.classes),
-        "tile_size": spec.tile_size,
-        "temperature": segmenter.temperature,
-        "figures": segmenter.figures,
-    }
-    write_checkpoint(path, SEGMENTER, segmenter.network.state_dict(), header)
+    write_trained(
+        path, SEGMENTER, segmenter.network, spec, segmenter.temperature, segmenter.figures
+    )
 
 
 def load_segmenter(path: Path, device: torch.device, *, batch_size: int = 32) -> Segmenter:
@@ -184,13 +177,7 @@ def load_segmenter(path: Path, device: torch.device, *, batch_size: int = 32) ->
             in the installed segmentation_models_pytorch.
     """
     tensors, header = read_checkpoint(path, SEGMENTER)
-    spec = SegmenterSpec(
-        encoder=header["encoder"],
-        width=header["width"],
-        bands=BandSpec.from_json(header["bands"]),
-        classes=tuple(header["classes"]),
-        tile_size=header["tile_size"],
-    )
+    spec = spec_in(header, SegmenterSpec)
     network = spec.build()
     fill(network, tensors, path)
     return Segmenter(

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 from torch import Tensor
-from torch.nn import Module
 
-from rs_lowconf.errors import DataError, JobError
+from rs_lowconf.errors import DataError
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import ClassifierSettings
 from rs_lowconf.target.classifier import Classifier, ClassifierSpec
+from rs_lowconf.target.learning import learn, require_alike, require_finite
 from rs_lowconf.target.networks import Network
 from rs_lowconf.target.normalise import band_statistics, decorrelation
 from rs_lowconf.types import Augmentation, TileSource
@@ -67,12 +67,11 @@ def train_classifier(  # noqa: PLR0917 - data, recipe, chance, place: the order 
     """Train epoch by epoch; the last record with a `best` holds the one to `calibrate`.
 
     Every epoch draws as many tiles as the training split has (rounded up to full batches),
-    each class equally often on average. AdamW, cosine decay to zero. What counts is the
-    running average of the weights (Izmailov et al., "Averaging weights leads to wider optima
-    and better generalization", UAI 2018, as an exponential one). The best epoch is the one of
-    the lowest `val_loss`: on a few dozen tiles accuracy moves in steps of percents,
-    and its maximum picks lucky early epochs. The result depends on the arguments only, bit
-    for bit on one machine with a fixed number of threads.
+    each class equally often on average. What counts is the running average of the weights
+    (`rs_lowconf.target.learning`). The best epoch is the one of the lowest `val_loss`: on a few
+    dozen tiles accuracy moves in steps of percents, and its maximum picks lucky early epochs.
+    The result depends on the arguments only, bit for bit on one machine with a fixed number of
+    threads.
 
     Args:
         train: the tiles to learn from.
@@ -93,51 +92,31 @@ def train_classifier(  # noqa: PLR0917 - data, recipe, chance, place: the order 
     mean, covariance = band_statistics(train)
     network.mean.copy_(mean)
     network.decorrelation.copy_(decorrelation(covariance))
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
     average = copy.deepcopy(network).requires_grad_(False)
-    per_epoch = math.ceil(len(train) / settings.batch_size)
-    steps = 0
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * per_epoch)
     best = math.inf
-    for epoch in range(1, settings.epochs + 1):
-        start = time.perf_counter()
-        losses = []
-        for image, label, step_seed in _batches(
-            train, settings, augment, seed_of(seed, epoch), device
-        ):
-            with forked_rng(step_seed):
-                logits = network.train()(image)
-            loss = F.cross_entropy(logits, label, label_smoothing=settings.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            learning_rate = float(optimizer.param_groups[0]["lr"])
-            schedule.step()
-            steps += 1
-            # Faster at first, or the average would long remember the random start.
-            half_life = min(settings.average_epochs * per_epoch, steps / 4)
-            follow(average, network, 0.5 ** (1 / half_life) if half_life else 0.0)
-            losses.append(loss.detach())
-        train_loss = torch.stack(losses).mean().item()
+    for learned in learn(
+        network,
+        average,
+        settings,
+        per_epoch=math.ceil(len(train) / settings.batch_size),
+        steps_of=lambda epoch: _batches(train, settings, augment, seed_of(seed, epoch), device),
+        loss_of=lambda logits, label: F.cross_entropy(
+            logits, label, label_smoothing=settings.label_smoothing
+        ),
+    ):
         logits, labels = _logits(average, val, settings.batch_size)
         accuracy = (logits.argmax(1) == labels).double().mean().item()
         val_loss = F.cross_entropy(logits, labels).item()
-        if not math.isfinite(train_loss + val_loss):
-            raise JobError(
-                f"training diverged in epoch {epoch} (losses {train_loss} and {val_loss})",
-                remedy="lower the learning_rate",
-            )
+        require_finite(learned, val_loss)
         better = val_loss < best
         best = min(best, val_loss)
         yield EpochRecord(
-            epoch=epoch,
-            train_loss=train_loss,
+            epoch=learned.epoch,
+            train_loss=learned.train_loss,
             val_loss=val_loss,
             val_accuracy=accuracy,
-            learning_rate=learning_rate,
-            seconds=time.perf_counter() - start,
+            learning_rate=learned.learning_rate,
+            seconds=time.perf_counter() - learned.start,
             best=Classifier(spec, copy.deepcopy(average)) if better else None,
         )
 
@@ -176,24 +155,8 @@ def best_temperature(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) ->
     return temperature
 
 
-@torch.no_grad()
-def follow(average: Module, network: Module, keep: float) -> None:
-    """Move the average towards the network; the statistics of batch norms follow too."""
-    for slow, fast in zip(
-        average.state_dict().values(), network.state_dict().values(), strict=True
-    ):
-        if slow.is_floating_point():
-            slow.lerp_(fast, 1 - keep)
-        else:
-            slow.copy_(fast)
-
-
 def _spec(train: TileSource, val: TileSource, settings: ClassifierSettings) -> ClassifierSpec:
-    for name, source in (("training", train), ("validation", val)):
-        if len(source) == 0:
-            raise DataError(f"the {name} split holds no tile", expected="at least one")
-    if train.bands != val.bands or train.classes != val.classes:
-        raise DataError("training and validation split differ in their bands or classes")
+    require_alike(train, val)
     counts = torch.bincount(train.labels, minlength=len(train.classes))
     absent = [name for name, n in zip(train.classes, counts.tolist(), strict=True) if n == 0]
     if absent:
