@@ -21,6 +21,11 @@ EXIT_CODES = """Exit codes: 0 done, 1 a bug of ours (with traceback), 2 wrong co
 3 settings, 4 data, 5 model, 6 review package, 7 no result within budget, 8 output cannot be
 written, 130 interrupted."""
 
+#: For the environment, before the first matrix product of a process: otherwise a row of it has
+#: other last bits when it starts at another address, and a sample would depend on its place in
+#: the batch.
+MATRIX_MODE = ("MKL_CBWR", "AUTO,STRICT")
+
 #: Typer carries its own copy of click from some version on; its errors are reached from here.
 _ClickException: Any = typer.BadParameter.__mro__[2]
 
@@ -74,9 +79,7 @@ def load_settings(config: Path | None, overrides: list[str] | None) -> Settings:
     The commands import it after this.
     """
     settings = load(config, overrides or ())
-    # Otherwise a row of a matrix product has other last bits when it starts at another address,
-    # and a sample would depend on its place in the batch.
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    os.environ.setdefault(*MATRIX_MODE)
     if settings.run.threads:
         os.environ["OMP_NUM_THREADS"] = str(settings.run.threads)
     return settings
