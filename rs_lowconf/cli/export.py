@@ -181,12 +181,13 @@ class Export:
         allowed = None if blind else same_class([name], source.classes, source.labels)
         indices, distances = nearest(features[None], self.bank, allowed)
         index = int(indices[0])
-        image = source.batch([index]).image[:, list(source.bands.index_of(generator.bands.names))]
+        tile = source.batch([index])
+        image = tile.image[:, list(source.bands.index_of(generator.bands.names))]
         return RealNeighbour(
             tile_id=source.ids[index],
             pixels=stored_numbers(image)[0].numpy(),
             class_name=source.classes[int(source.labels[index])],
-            grid=source.grids[index],
+            grid=None if tile.grids is None else tile.grids[0],
             distance=float(distances[0]),
         )
 
