@@ -511,6 +511,9 @@ class EvaluateSettings(Section):
     """The network whose features the figures speak of; it selects and gates nothing."""
     classifier: ClassifierSettings = ClassifierSettings()
     """Trained on real and on generated tiles alike, for as many steps: `epochs` on real ones."""
+    segmenter: SegmenterSettings = SegmenterSettings()
+    """Tiles with masks: the network that looks for the masks in generated and in real tiles; it
+    selects and gates nothing."""
 
 
 class ReviewSettings(Section):
