@@ -109,8 +109,8 @@ def write_package(
         ReviewError: the folder exists, or the samples do not fit together.
         OutputError: the folder cannot be written.
     """
-    _check(samples, classes, target_classes, masks=bool(pixel_classes))
     check_masks(samples, pixel_classes, target_classes, blind=label == "blind")
+    _check(samples, classes, target_classes, masks=bool(pixel_classes))
     composites = composites_of(samples[0].bands)
     _, height, width = samples[0].pixels.shape
     panels = panels_of(label, pixel_classes, target_classes)

@@ -14,8 +14,8 @@ from rs_lowconf.review.geotiff import Colour
 from rs_lowconf.runs import replacing
 
 _SIDE = 192  # pixels of a picture on the screen, about
-_SIDE_OF_MANY = 128  # with panels: so that the form need not be wider than half a screen
 _GAP = 8
+_SIDE_OF_MANY, _GAP_OF_MANY = 96, 4  # with panels: no wider than without, as the form has no room
 _LINE = 24
 _SWATCH = 14
 _INK = (20, 20, 20)
@@ -62,14 +62,15 @@ def write_preview(
         legend: what the colours of the panels mean; empty when there are no panels.
     """
     _, height, width = rows[0].pixels.shape
-    zoom = max(1, (_SIDE_OF_MANY if legend else _SIDE) // width)
+    side, gap = (_SIDE_OF_MANY, _GAP_OF_MANY) if legend else (_SIDE, _GAP)
+    zoom = max(1, side // width)
     cell_width, cell_height = width * zoom, height * zoom
     row_height = 2 * _LINE + cell_height + _GAP
     # The widest heading decides when a single composite makes the picture narrow.
     heading, caption = ImageFont.load_default(17), ImageFont.load_default(14)
     widest = max(int(heading.getlength(row.title)) for row in rows)
     columns = len(composites) + max(len(row.panels) for row in rows)
-    sheet_width = max(columns * (cell_width + _GAP) - _GAP, widest) + 2 * _GAP
+    sheet_width = max(columns * (cell_width + gap) - gap, widest) + 2 * _GAP
     lines = _lines(legend, caption, sheet_width - 2 * _GAP)
     below = _GAP + len(rows) * row_height
     picture = Image.new("RGB", (sheet_width, below + len(lines) * _LINE), _PAPER)
@@ -83,7 +84,7 @@ def write_preview(
             for one in composites
         }
         for column, (text, colours) in enumerate((shown | dict(row.panels)).items()):
-            left = _GAP + column * (cell_width + _GAP)
+            left = _GAP + column * (cell_width + gap)
             draw.text((left, top + _LINE), text, fill=_INK, font=caption)
             image = Image.fromarray(colours)
             image = image.resize((cell_width, cell_height), Image.Resampling.NEAREST)

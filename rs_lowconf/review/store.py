@@ -145,6 +145,7 @@ class ReviewStore:
                         remedy="give this search another --name",
                     )
                 return
+            database.execute(f"PRAGMA user_version = {FORMAT}")  # of an older store, too
             content = json.dumps(asdict(package))
             database.execute("INSERT INTO package VALUES (?, ?)", (package.package_id, content))
             database.executemany(
@@ -286,8 +287,8 @@ class ReviewStore:
                     for statement in _TABLES.split(";"):
                         database.execute(statement)
                     database.execute(f"PRAGMA application_id = {_APPLICATION}")
+                    database.execute(f"PRAGMA user_version = {FORMAT}")
                 self._check(database)
-                database.execute(f"PRAGMA user_version = {FORMAT}")
                 yield database
             except BaseException:
                 if database.in_transaction:
