@@ -58,6 +58,7 @@ def _told(number: int, report: dict[str, Any]) -> list[str]:
     for key, text in (
         ("accepted", "of the found samples accepted"),
         ("label_kept", "of the accepted kept the class they were generated for"),
+        ("mask_kept", "of the realistic ones show what the mask says that they were generated for"),
         ("audit_rejected", "of those that the gate had rejected were rejected"),
         ("real_rejected", "of the real tiles were taken for fakes"),
     ):

@@ -34,7 +34,7 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     settings = load_settings(config, set_)
     from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import model_path, newest_update, update_folder
-    from rs_lowconf.cli.review import store_of
+    from rs_lowconf.cli.review import refuse_masks, store_of
     from rs_lowconf.folders import whole_folder
     from rs_lowconf.gan.model import load_model
     from rs_lowconf.review.rounds import round_reports
@@ -42,6 +42,7 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     from rs_lowconf.seeds import seed_of
 
     store = store_of(settings)
+    refuse_masks(store, "rslow update")
     before = newest_update(settings)
     folder = update_folder(settings, before + 1)
     gan = load_model(model_path(settings, "gan"), choose_device(settings.run))
