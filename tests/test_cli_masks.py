@@ -1,4 +1,4 @@
-"""The whole way with masks as a user meets it: target, GAN, gate, quality table, search, package."""
+"""The whole way with masks as a user meets it, from the target to the review package."""
 
 import json
 import shutil
@@ -110,12 +110,12 @@ def test_a_region_is_what_counts(rslow: Run, trained: Path) -> None:
             values = np.sort(file.read(1)[inside])
         least = values[: int(np.ceil(0.2 * inside.sum()))]
         assert row["confidence"] == pytest.approx(float(least.mean()), abs=1e-5)
-    for words, told in (
-        (("-s", "search.region=fire"), "expected one of background, damage"),
-        (("-s", "search.tau=0.5"), "never below 0.5"),
-        (("-s", "search.classes=[nowhere]"), "search.classes names nowhere"),
+    for setting, told in (
+        ("search.region=fire", "expected one of background, damage"),
+        ("search.tau=0.5", "never below 0.5"),
+        ("search.classes=[nowhere]", "search.classes names nowhere"),
     ):
-        ran = rslow("generate", "-c", trained / "config.yaml", "--name", "bad", *words)
+        ran = rslow("generate", "-c", trained / "config.yaml", "--name", "bad", "-s", setting)
         assert (ran.code, told in ran.err) == (3, True), ran.err
 
 
@@ -124,11 +124,13 @@ def test_held_out_tiles_are_judged_with_their_own_masks(trained: Path) -> None:
     settings = load(trained / "config.yaml")
     models = load_models(settings, trust_code=False)
     val = held_out(settings, models)[0]
+    assert models.bank is not None
+    assert val.masks is not None
     source = open_masks(settings.data, "val")
     assert val.source.ids == source.ids
-    critic = load_mask_critic(
-        trained / "run" / "gate" / "critic.safetensors", models.bank, CPU
-    ).on(val.masks)
+    critic = load_mask_critic(trained / "run" / "gate" / "critic.safetensors", models.bank, CPU).on(
+        val.masks
+    )
     for index in range(3):
         tile = source.batch([index])
         label = val.classes.index(tile.ids[0])
@@ -137,7 +139,6 @@ def test_held_out_tiles_are_judged_with_their_own_masks(trained: Path) -> None:
         with torch.no_grad():
             realism = critic.realism(tile.image, torch.tensor([label]))
         assert parts["critic"] == pytest.approx(float(realism), abs=1e-4)
-        assert val.masks is not None
         assert torch.equal(val.masks.masks[label].long(), masks_of(tile)[0])
 
 
@@ -191,7 +192,5 @@ def test_what_does_not_fit_is_said(rslow: Run, trained: Path, tmp_path: Path) ->
     (moved / "gate" / "critic.safetensors").unlink()
     ran = rslow("generate", "-c", config, "--name", "bad", "-s", f"run.dir={moved}")
     assert (ran.code, "mask critic" in ran.err) == (5, True), ran.err
-    ran = rslow(
-        "train", "gate", "-c", config, "-s", "data.mask_classes={0: background, 1: fire}"
-    )
+    ran = rslow("train", "gate", "-c", config, "-s", "data.mask_classes={0: background, 1: fire}")
     assert (ran.code, "background, damage" in ran.err) == (5, True), ran.err

@@ -143,8 +143,6 @@ def _make(
     settings: Settings, folder: Path, gan: "GanModel", reviews: Reviews, *, seed: int
 ) -> dict[str, Any]:
     """Write critic.safetensors, calibration.safetensors and, on request, gan.safetensors."""
-    import torch
-
     from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import checksums, features_in, model_path
     from rs_lowconf.cli.train import gate_critic, gate_tiles
@@ -174,10 +172,9 @@ def _make(
     paths["critic"] = folder / "critic.safetensors"
     save_critic(paths["critic"], critic)
     extractor = load_classifier(paths["extractor"], device)
-    with torch.no_grad():
-        parts = torch.split(reviews.image, 32)
-        seen = torch.cat([critic.features(one.to(device)).cpu() for one in parts])
-    fitted = fit_head(seen, reviews.accepted, seed)
+    fitted = fit_head(
+        reviews.image, lambda image: critic.features(image.to(device)), reviews.accepted, seed
+    )
     calibration = calibrate(
         critic,
         gan.critic,

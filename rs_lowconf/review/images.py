@@ -60,7 +60,7 @@ def write_images(
         geotiff.write_tile(path, block.pixels, sample.bands, block.tags, block.grid)
         write_text(path.with_suffix(".qml"), style.tile_style(sample.bands, composites[0]))
     for block in blocks:
-        for panel, values in _values(block, panels):
+        for panel, values in _values(block.masks, panels):
             before = "" if block.kind == "tile" else f"{block.kind}_"
             file = before + panel.file(sample.sample_id)
             names[before + panel.kind] = file
@@ -75,7 +75,8 @@ def write_images(
                 title=title,
                 pixels=block.pixels,
                 panels={
-                    panel.kind: panel.paint(values) for panel, values in _values(block, panels)
+                    panel.kind: panel.paint(values)
+                    for panel, values in _values(block.masks, panels)
                 },
             )
             for title, block in zip(style.block_titles(label, len(shown)), shown, strict=True)
@@ -86,6 +87,26 @@ def write_images(
         legend=legend_of(panels),
     )
     return {"sample_id": sample.sample_id, **names, **checksums}
+
+
+def write_maps(
+    folder: Path,
+    sample: ReviewSample,
+    panels: Sequence[Panel],
+    tags: Mapping[str, str],
+    grid: Grid | None = None,
+) -> None:
+    """Write what is known of a sample's pixels, a folder a kind; nothing without masks.
+
+    Args:
+        folder: above the folders of kinds.
+        sample: whose masks they are.
+        panels: the kinds to write.
+        tags: as of the tile.
+        grid: as of the tile.
+    """
+    for panel, values in _values(sample.masks, panels):
+        panel.write(folder / panel.file(sample.sample_id), values, tags, grid)
 
 
 def shows_real_mask(samples: Sequence[ReviewSample], label: Label) -> bool:
@@ -118,10 +139,9 @@ def _real_block(neighbour: RealNeighbour, label: Label, attribution: str) -> _Bl
 
 
 def _values(
-    block: _Block, panels: Sequence[Panel]
+    masks: TileMasks | None, panels: Sequence[Panel]
 ) -> list[tuple[Panel, UInt8[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]]]:
     """Return what is shown of a tile beside its composites."""
-    masks = block.masks
     if masks is None:
         return []
     known = {"mask": masks.mask, "predicted": masks.predicted, "confidence": masks.confidence}
