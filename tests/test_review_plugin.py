@@ -25,7 +25,7 @@ from PIL import Image
 
 from rs_lowconf.review import DECISIONS, write_package
 from rs_lowconf.review.composites import composites_of, stretch
-from rs_lowconf.review.panels import PAPER, colours_of
+from rs_lowconf.review.panels import colours_of
 from rs_lowconf.review.plugin import write_plugin
 from rs_lowconf.review.qgis_plugin.layout import layout_of
 from rs_lowconf.review.qgis_plugin.pace import Pace
@@ -389,7 +389,9 @@ def test_space_shows_the_mask_beside_each_composite(report: dict[str, Any], fold
     one = masked(0)
     assert one.masks is not None
     sheet = sheet_of([masked(number) for number in range(5)])
-    colours = np.array([*colours_of(PIXEL_CLASSES).values()] + [(0, 0, 0)] * 252 + [PAPER])
+    # Where no class is known the map's own colour shows, which is white without a project's.
+    colours = np.full((256, 3), 255)
+    colours[: len(PIXEL_CLASSES)] = [*colours_of(PIXEL_CLASSES).values()]
     composite = sheet.composites[1]
     expected = [stretch(pixels, one.bands, composite) for pixels in blocks_of(one)]
     expected.append(colours[one.masks.mask].astype(np.uint8))

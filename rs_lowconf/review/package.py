@@ -28,9 +28,9 @@ A sample gets no georeference: its neighbour looks alike, but the sample shows n
 
 A `blind` package holds nothing of the model: neither condition, prediction, score nor
 provenance of any sample, nor name, class, mask or place of a neighbour. The mask of a sample is
-shown, as it is to be judged, but not whose it is. The package is a function of the
-pixels, the sample ids, their order and the class list, so the caller must give neutral ids
-in shuffled order and choose neighbours without regard to class.
+shown, as it is to be judged, but not whose it is. The package is a function of pixels, masks,
+sample ids, their order and the class lists, so the caller must give neutral ids in shuffled
+order and choose neighbours without regard to class, and none whose mask the sample has.
 
 Nothing is written into a package after this: rewriting it while QGIS edits it succeeds
 silently and loses decisions.

@@ -261,7 +261,7 @@ def many(reviewer: Reviewer) -> dict[str, Any]:
 def masks(reviewer: Reviewer) -> dict[str, Any]:
     """Judge masks, of five samples and of two without suggestions."""
     reviewer.open("masks")
-    buttons = reviewer.dock.findChildren(QPushButton)
+    buttons = reviewer.dock.widget().findChildren(QPushButton)
     steps: dict[str, Any] = {"opened": reviewer.see(), "buttons": [b.text() for b in buttons]}
     reviewer.press(Qt.Key_Space, Qt.Key_Space)
     reviewer.interface.canvas.grab().save(str(reviewer.folder / "masks.png"))
