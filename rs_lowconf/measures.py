@@ -23,12 +23,13 @@ def radial_power(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c r"]:
     The tile's mean is taken off, and a Hann window keeps its edges from looking like detail.
     """
     side = image.shape[-1]
-    window = torch.hann_window(side, periodic=False, dtype=torch.float64)
+    exact, device = torch.float64, image.device
+    window = torch.hann_window(side, periodic=False, dtype=exact, device=device)
     centred = image.double() - image.double().mean((2, 3), keepdim=True)
     power = torch.fft.fft2(centred * window[:, None] * window).abs().square()
-    frequency = torch.fft.fftfreq(side, 1 / side, dtype=torch.float64)
+    frequency = torch.fft.fftfreq(side, 1 / side, dtype=exact, device=device)
     ring = torch.hypot(frequency[:, None], frequency).round().long().flatten()
-    rings = torch.arange(1, side // 2 + 1)
+    rings = torch.arange(1, side // 2 + 1, device=device)
     member = (ring[:, None] == rings).double()
     averaged: Tensor = power.flatten(2) @ (member / member.sum(0)) / side**2
     return averaged

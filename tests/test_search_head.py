@@ -77,3 +77,25 @@ def test_too_few_reviews_are_refused() -> None:
     accepted = torch.arange(30) < 30 - MIN_REVIEWS + 1
     with pytest.raises(ReviewError, match="at least 10 of each"):
         fit_head(tiles(30, 0, rough=True), means, accepted, seed=0)
+
+
+def test_what_was_taught_leads_a_search() -> None:
+    """A step along the score's gradient makes rejected tiles better, by texture or by colour."""
+    rough = torch.cat([tiles(25, 0, rough=False), tiles(25, 1, rough=True)])
+    dark = tiles(50, 2, rough=True) + 0.05 * (torch.arange(50) < 25)[:, None, None, None]
+    for image in (rough, dark):
+        score = fit_head(image, colour, torch.arange(50) < 25, seed=0).head.part(colour)
+        leaf = image[25:].clone().requires_grad_()
+        label = torch.zeros(25, dtype=torch.long)
+        before = score(leaf, label)
+        (slope,) = torch.autograd.grad(before.sum(), leaf)
+        step = 1e-3 * slope / slope.flatten(1).norm(dim=1)[:, None, None, None]
+        rise = (score(leaf + step, label) - before).detach()
+        assert float(rise.min()) > 0
+        expected = (slope * step).sum((1, 2, 3))
+        torch.testing.assert_close(rise, expected, rtol=0.2, atol=1e-3)
+
+
+def colour(image: Tensor) -> Tensor:
+    """Return features that tell colour."""
+    return image.mean((2, 3))

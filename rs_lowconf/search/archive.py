@@ -60,7 +60,7 @@ def learn_looks(
         radius = float(between.amin(1).quantile(novelty_quantile))
     centres, _ = kmeans2(
         train.double().numpy(),
-        min(clusters, len(train.unique(dim=0))),
+        min(clusters, len(np.unique(train.numpy(), axis=0))),
         minit="++",
         rng=np.random.default_rng(seed_of(seed, "search", "clusters")),
         missing="warn",
