@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float, UInt16
+from jaxtyping import Bool, Float, UInt16
 from torch import Tensor
 
 from rs_lowconf import __version__
@@ -212,9 +212,13 @@ class Export:
         source, generator = self.models.real, self.models.gan.generator
         if source is None or self.bank is None:
             return None
-        # Blind, a neighbour of the sample's class would tell the class.
-        blind = self.settings.review.label == "blind"
-        allowed = None if blind else same_class([name], source.classes, source.labels)
+        allowed: Bool[Tensor, "1 n"] | None = same_class([name], source.classes, source.labels)
+        if self.settings.review.label == "blind":
+            # A neighbour of the sample's class would tell the class, and the tile whose mask
+            # it has would tell that it is generated.
+            allowed = None
+            if self.models.bank and name in source.classes:
+                allowed = source.labels[None] != source.classes.index(name)
         indices, distances = nearest(features[None], self.bank, allowed)
         index = int(indices[0])
         tile = source.batch([index])
@@ -271,6 +275,7 @@ def write_results(
         round=models.round,
         folder=review.relative_to(settings.run.dir).as_posix(),
         classes=classes,
+        pixel_classes=() if models.bank is None else models.bank.classes,
         exported=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     store = ReviewStore(settings.run.dir / STORE)
