@@ -427,7 +427,10 @@ class SearchSettings(Section):
     count: PositiveInt = 64
     """Accepted samples to stop at."""
     classes: tuple[str, ...] | None = None
-    """Conditions to search, by name; all of the generator's when missing."""
+    """Conditions to search, by name; all of the generator's when missing. Where a generator
+    draws tiles of given masks, each of its masks is a condition."""
+    most_conditions: PositiveInt | None = None
+    """Search no more than so many conditions, random ones; no limit when missing."""
     method: Literal["auto", "gradient", "student", "splitting"] = "auto"
     """`gradient` follows the target's own gradients, `student` those of a network that learns
     its confidence, `splitting` needs none and says how probable low confidence is. `auto` takes
@@ -443,6 +446,9 @@ class SearchSettings(Section):
     pixel_share: float = Field(default=0.2, gt=0.0, le=1.0)
     """Targets that answer for every pixel: their confidence in a tile is the mean of the largest
     probabilities over this share of its pixels, the least certain ones."""
+    region: str | None = None
+    """Generators of tiles with given masks: the class over whose pixels the confidence is read,
+    and masks without it are not searched; all known pixels when missing."""
     tau_quantile: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Takes the place of tau: this quantile of the target's confidence on held-out reals."""
     per_condition: PositiveInt | None = None
@@ -505,6 +511,9 @@ class EvaluateSettings(Section):
     """The network whose features the figures speak of; it selects and gates nothing."""
     classifier: ClassifierSettings = ClassifierSettings()
     """Trained on real and on generated tiles alike, for as many steps: `epochs` on real ones."""
+    segmenter: SegmenterSettings = SegmenterSettings()
+    """Tiles with masks: the network that looks for the masks in generated and in real tiles; it
+    selects and gates nothing."""
 
 
 class ReviewSettings(Section):

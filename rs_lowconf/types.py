@@ -177,6 +177,17 @@ class Critic(Protocol):
 
 
 @runtime_checkable
+class MaskJudge(Critic, Protocol):
+    """A critic of tiles whose conditions are masks."""
+
+    def agreement(
+        self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> Float[Tensor, " b"]:
+        """Return the share of known pixels that show the class that the mask says."""
+        ...
+
+
+@runtime_checkable
 class FeatureExtractor(Protocol):
     """A fixed map from tiles to a feature space in which distance means dissimilarity."""
 

@@ -45,9 +45,15 @@ def evaluate(
 
     Needs a GAN and real tiles; trains the classifiers it measures with. Writes report.json,
     report.md, plots/ and mixed.png (generated tiles without labels; the key is mixed.json)
-    into run.dir/NAME.
+    into run.dir/NAME. Of tiles with masks: fidelity to these, spectra, and sheets/ in the place
+    of plots.
     """
     settings = load_settings(config, set_)
+    if settings.data.masked:
+        from rs_lowconf.cli.evaluate_masks import evaluate_mask_gan
+
+        evaluate_mask_gan(settings, settings.run.dir / name)
+        return
     from rs_lowconf.cli.classifiers import load_reporter, train_and_test
     from rs_lowconf.runs import RunFolder
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from rs_lowconf import __version__
 from rs_lowconf.cli.models import Models
 from rs_lowconf.cli.progress import progress
-from rs_lowconf.data.source import MemorySource, open_split
 from rs_lowconf.review.geotiff import observed_tags, synthetic_tags, write_tile
 from rs_lowconf.review.package import RealNeighbour, ReviewSample, sample_tags, write_package
 from rs_lowconf.review.store import STORE, Origin, ReviewStore, SentPackage, SentSample
@@ -74,6 +73,7 @@ class Export:
             realism=kept.parts[CRITIC],
             neighbour=self._neighbour(kept.features, generator.classes[one.label]),
             provenance=_provenance(self.models, one),
+            masks=self._masks(self.models.bank, one.label, tile.pixels),
         )
 
     def shown(self, one: Trajectory, tile: Tile, origin: Literal["found", "audit"]) -> Shown:
@@ -86,28 +86,31 @@ class Export:
             write_tile(path, sample.pixels, sample.bands, {**sample_tags(sample), **tags})
         return self._sent(sample, origin, kept.parts, path, kept.features)
 
-    def real(self, source: MemorySource, index: int) -> Shown:
+    def real(self, held: HeldOut, index: int) -> Shown:
         """Return a real tile, to be shown to reviewers among generated ones."""
-        generator, evaluator = self.models.gan.generator, self.models.evaluator
+        source, evaluator = held.source, held.evaluator
+        bands = self.models.gan.generator.bands
         batch = source.batch([index])
-        pixels = stored_numbers(batch.image[:, list(source.bands.index_of(generator.bands.names))])
+        pixels = stored_numbers(batch.image[:, list(source.bands.index_of(bands.names))])[0]
         name = source.classes[int(source.labels[index])]
-        features, label = evaluator.features_stored(pixels[0]), generator.classes.index(name)
-        parts = evaluator.judge_stored(pixels[0], label).parts
-        answer = evaluator.answer_stored(pixels[0], label)
+        features, label = evaluator.features_stored(pixels), held.classes.index(name)
+        parts = evaluator.judge_stored(pixels, label).parts
+        answer = evaluator.answer_stored(pixels, label)
         sample = self._judged(
             name=_sample_id(self.settings, "real", source.ids[index]),
-            pixels=pixels[0],
+            pixels=pixels,
             log_probability=answer.log_probability[0],
             confidence=float(answer.confidence[0]),
             condition=name,
             realism=parts[CRITIC],
             neighbour=self._neighbour(features, name),
             provenance={"tile_id": source.ids[index]},
+            masks=self._masks(held.masks, label, pixels),
         )
+        grid = None if batch.grids is None else batch.grids[0]
         path = self.folder / "real" / f"{sample.sample_id}.tif"
         tags = observed_tags(self.settings.data.attribution)
-        write_tile(path, sample.pixels, sample.bands, tags, source.grids[index])
+        write_tile(path, sample.pixels, sample.bands, tags, grid)
         return self._sent(sample, "real", parts, path, features)
 
     def _judged(
@@ -121,6 +124,7 @@ class Export:
         realism: float,
         neighbour: RealNeighbour | None,
         provenance: dict[str, str],
+        masks: TileMasks | None,
     ) -> ReviewSample:
         first, second = log_probability.topk(2).indices.tolist()
         return ReviewSample(
@@ -134,6 +138,20 @@ class Export:
             realism=realism,
             neighbour=neighbour,
             provenance=provenance,
+            masks=masks,
+        )
+
+    def _masks(
+        self, bank: MaskBank | None, label: int, pixels: UInt16[Tensor, "c h w"]
+    ) -> TileMasks | None:
+        """Return the mask of a tile and what the target makes of its pixels."""
+        if bank is None:
+            return None
+        predicted, confidence = self.models.evaluator.maps_stored(pixels)
+        return TileMasks(
+            mask=bank.masks[label].numpy(),
+            predicted=predicted.to(torch.uint8).numpy(),
+            confidence=confidence.clamp(0, 1).numpy(),
         )
 
     def _sent(
@@ -181,12 +199,16 @@ class Export:
         allowed = None if blind else same_class([name], source.classes, source.labels)
         indices, distances = nearest(features[None], self.bank, allowed)
         index = int(indices[0])
-        image = source.batch([index]).image[:, list(source.bands.index_of(generator.bands.names))]
+        tile = source.batch([index])
+        image = tile.image[:, list(source.bands.index_of(generator.bands.names))]
+        masked = self.models.bank is not None
         return RealNeighbour(
             tile_id=source.ids[index],
             pixels=stored_numbers(image)[0].numpy(),
-            class_name=source.classes[int(source.labels[index])],
-            grid=source.grids[index],
+            # Of tiles with masks, each is a class of its own.
+            class_name="" if masked else source.classes[int(source.labels[index])],
+            mask=masks_at(source, index).numpy() if masked else None,
+            grid=None if tile.grids is None else tile.grids[0],
             distance=float(distances[0]),
         )
 
@@ -218,8 +240,10 @@ def write_results(
     with replacing(folder / "samples.parquet") as temporary:
         _write_table(temporary, _write_tiles(export, found, journal))
     shown = choose_shown(export, found, rejected, journal)
-    known = models.gan.generator.classes + (models.real.classes if models.real else ())
-    classes = tuple(dict.fromkeys(known))
+    classes: tuple[str, ...] = ()
+    if models.bank is None:
+        known = models.gan.generator.classes + (models.real.classes if models.real else ())
+        classes = tuple(dict.fromkeys(known))
     review = folder / "review"
     package = SentPackage(
         package_id=f"{seed_of(settings.run.seed, 'package', models.round, folder.name):016x}",
@@ -240,6 +264,7 @@ def write_results(
         label=settings.review.label,
         attribution=models.gan.header["attribution"],
         provenance={name: str(value) for name, value in models.fingerprint.items()},
+        pixel_classes=() if models.bank is None else models.bank.classes,
     )
 
 
@@ -278,16 +303,15 @@ def choose_shown(
     return [shown[i] for i in order]
 
 
-def real_tiles(export: Export) -> list[tuple[MemorySource, int]]:
-    """Return the real tiles that no model was trained on, of the generator's classes."""
+def real_tiles(export: Export) -> list[tuple[HeldOut, int]]:
+    """Return the real tiles that no model was trained on, of the generator's conditions."""
     if export.models.real is None:
         return []
-    classes = export.models.gan.generator.classes
     return [
-        (source, index)
-        for source in (open_split(export.settings.data, split) for split in ("val", "test"))
-        for index, label in enumerate(source.labels.tolist())
-        if source.classes[label] in classes
+        (held, index)
+        for held in held_out(export.settings, export.models)
+        for index, label in enumerate(held.source.labels.tolist())
+        if held.source.classes[label] in held.classes
     ]
 
 
@@ -325,6 +349,7 @@ def _write_tiles(
             sample = export.sample(one, tile)
             path = export.folder / "tiles" / f"{sample.sample_id}.tif"
             write_tile(path, sample.pixels, sample.bands, {**sample_tags(sample), **tags})
+            write_maps(export, sample, {**sample_tags(sample), **tags})
             top = own.log_probability.topk(2).values
             neighbour = sample.neighbour
             yield {

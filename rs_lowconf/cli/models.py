@@ -2,35 +2,45 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.cli.device import choose_device
+from rs_lowconf.data.masks import open_masks
 from rs_lowconf.data.source import MemorySource, open_split
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.gan.critic import RealismCritic
+from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic, load_mask_model
+from rs_lowconf.gan.mask_train import MaskGanTraining
+from rs_lowconf.gan.masks import MaskBank, MaskCritic, bank_of, by_mask
 from rs_lowconf.gan.model import GanModel, load_critic, load_model
 from rs_lowconf.gan.networks import Generator
-from rs_lowconf.runs import sha256_of
+from rs_lowconf.runs import kind_of, sha256_of
 from rs_lowconf.search.archive import Looks, learn_looks
-from rs_lowconf.search.calibration import LIKENESS, Features, load_calibration
+from rs_lowconf.search.calibration import LIKENESS, Features, critic_parts, load_calibration
 from rs_lowconf.search.evaluate import Evaluator
 from rs_lowconf.search.prior import PriorShell
-from rs_lowconf.search.reading import Reading
+from rs_lowconf.search.reading import Reading, regions_of
+from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import SearchSettings, Settings
-from rs_lowconf.target.classifier import Classifier, load_classifier
+from rs_lowconf.target.classifier import load_classifier
 from rs_lowconf.target.load import check_fit, load_target
 from rs_lowconf.target.origin import target_file
-from rs_lowconf.types import TargetModel
+from rs_lowconf.types import Critic, FeatureExtractor, TargetModel, TileGenerator, TileSource
 
 Method = Literal["gradient", "student", "splitting"]
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 """Models inside the package, laid out like a run folder."""
+
+_NAMED = 12
+"""Most conditions that a message lists."""
 
 
 def model_path(settings: Settings, name: str) -> Path:
@@ -80,11 +90,13 @@ def update_of(settings: Settings) -> int:
 class Models:
     """Everything that the search reads."""
 
-    gan: GanModel
+    gan: GanModel | MaskGanModel
     target: TargetModel
-    extractor: Classifier
-    real: MemorySource | None
+    extractor: FeatureExtractor
+    real: TileSource | None
     """Real tiles to show beside generated ones; None where there are no data."""
+    bank: MaskBank | None
+    """The masks that tiles are drawn for; None where they are drawn for classes."""
     evaluator: Evaluator
     shell: PriorShell
     looks: Looks
@@ -114,30 +126,37 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
     """
     own = settings.search
     device = choose_device(settings.run)
-    paths = {
-        name: model_path(settings, name)
-        for name in ("gan", "critic", "calibration", "extractor", "target")
-    }
-    gan = load_model(paths["gan"], device)
-    generator = gan.generator
-    labels = _labels(own.classes, generator.classes)
-    critic = _critic(paths["critic"], gan, device)
-    extractor = load_classifier(paths["extractor"], device)
-    features = features_in(extractor, generator.bands)
+    opened = _open(settings, device)
+    gan, generator = opened.gan, opened.gan.generator
     target = load_target(
         settings.target,
-        paths["target"],
+        opened.paths["target"],
         trust_code=trust_code,
         tile_size=generator.tile_size,
         device=device,
     )
     target_channels = check_fit(target.bands, generator.bands)
+    _check_tau(own, target)
     method = method_of(own, differentiable=target.differentiable)
-    known = checksums(paths)
-    calibration = load_calibration(paths["calibration"], known)
-    gate = calibration.gate(critic, features, own.false_rejection)
-    real = _real_tiles(settings, generator)
-    reading = Reading(share=own.pixel_share)
+    known = checksums(opened.paths)
+    calibration = load_calibration(opened.paths["calibration"], known)
+    features = features_in(opened.extractor, generator.bands)
+    gate = calibration.gate(opened.critic, features, own.false_rejection)
+    regions = None
+    if opened.bank is not None:
+        regions = regions_of(opened.bank.masks, opened.bank.classes, own.region)
+        if not target.pixelwise:
+            raise ModelError(
+                "the generator draws tiles of given masks, the target answers for whole tiles",
+                expected="a target that answers for every pixel",
+            )
+    elif own.region is not None:
+        raise SettingsError(
+            f"search.region={own.region} needs a generator of tiles with given masks",
+            remedy="leave it out",
+        )
+    labels = _labels(settings, generator.classes, regions)
+    reading = Reading(share=own.pixel_share, regions=regions)
     evaluator = Evaluator(
         generator,
         target,
@@ -155,14 +174,15 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         device=device,
     )
     per_condition = own.per_condition or math.ceil(1.25 * own.count / len(labels))
-    tau = own.tau if own.tau_quantile is None else _tau(settings, target, reading, own.tau_quantile)
+    tau = own.tau if own.tau_quantile is None else _tau(settings, target, own.tau_quantile)
     target.evaluations = 0
     likeness = calibration.reference[:, list(gate.parts).index(LIKENESS)]
     return Models(
         gan=gan,
         target=target,
-        extractor=extractor,
-        real=real,
+        extractor=opened.extractor,
+        real=opened.real,
+        bank=opened.bank,
         evaluator=evaluator,
         shell=PriorShell(generator.latent_parts, own.prior_tail),
         looks=learn_looks(
@@ -178,13 +198,107 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         labels=labels,
         round=settings.review.round or update_of(settings) + 1,
         fingerprint={
-            **_fingerprint(settings, paths, known),
+            **_fingerprint(settings, opened.paths, known),
             "search.per_condition": per_condition,
             "audit": audits(settings),
             "round": settings.review.round or update_of(settings) + 1,
         },
         device=device,
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Opened:
+    """Generator, gate and real tiles, whichever kind of condition they have."""
+
+    gan: GanModel | MaskGanModel
+    critic: Critic
+    extractor: FeatureExtractor
+    real: TileSource | None
+    bank: MaskBank | None
+    paths: dict[str, Path]
+
+
+def _open(settings: Settings, device: torch.device) -> _Opened:
+    names = ["gan", "critic", "calibration", "target"]
+    paths = {name: model_path(settings, name) for name in names}
+    if kind_of(paths["gan"]) == MaskGanTraining.kind:
+        return _open_masked(settings, paths, device)
+    paths["extractor"] = model_path(settings, "extractor")
+    gan = load_model(paths["gan"], device)
+    return _Opened(
+        gan=gan,
+        critic=_critic(paths["critic"], gan, device),
+        extractor=load_classifier(paths["extractor"], device),
+        real=_real_tiles(settings, gan.generator),
+        bank=None,
+        paths=paths,
+    )
+
+
+def _open_masked(settings: Settings, paths: dict[str, Path], device: torch.device) -> _Opened:
+    gan = load_mask_model(paths["gan"], device)
+    generator, real = gan.generator, None
+    # Before the models that need it: without masks there may be no gate at all.
+    if settings.data.kind != "none":
+        if not settings.data.masked:
+            raise ModelError(
+                "the generator draws tiles of given masks, the data have labels",
+                remedy="set data.kind to scenes or chips, or to none",
+            )
+        train = open_masks(settings.data, "train")
+        check_fit(generator.bands, train.bands, model="generator")
+        check_tile_size(settings, generator)
+        real = by_mask(train)
+    critic = load_mask_critic(paths["critic"], generator.bank, device)
+    return _Opened(
+        gan=gan, critic=critic, extractor=critic, real=real, bank=generator.bank, paths=paths
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldOut:
+    """Real tiles that no model was trained on, and what judges them."""
+
+    source: TileSource
+    evaluator: Evaluator
+    classes: tuple[str, ...]
+    """The conditions by which the evaluator knows the tiles."""
+    masks: MaskBank | None
+    """The mask of each condition, where these are masks."""
+
+
+def held_out(settings: Settings, models: Models) -> list[HeldOut]:
+    """Return the validation and test tiles, to be shown to reviewers among generated ones."""
+    generator, evaluator = models.gan.generator, models.evaluator
+    if models.bank is None:
+        return [
+            HeldOut(
+                source=open_split(settings.data, split),
+                evaluator=evaluator,
+                classes=generator.classes,
+                masks=None,
+            )
+            for split in ("val", "test")
+        ]
+    critic = cast("MaskCritic", models.extractor)
+    found = []
+    for split in ("val", "test"):
+        source = open_masks(settings.data, split)
+        bank = bank_of(source)
+        parts = {**evaluator.gate.parts, **critic_parts(critic.on(bank))}
+        found.append(
+            HeldOut(
+                source=by_mask(source),
+                evaluator=evaluator.of_masks(
+                    replace(evaluator.gate, parts=parts),
+                    regions_of(bank.masks, bank.classes, settings.search.region),
+                ),
+                classes=bank.names,
+                masks=bank,
+            )
+        )
+    return found
 
 
 def audits(settings: Settings) -> bool:
@@ -194,10 +308,11 @@ def audits(settings: Settings) -> bool:
 
 def checksums(paths: Mapping[str, Path]) -> dict[str, str]:
     """Return the checksums by which a calibration knows its models again."""
-    return {name: sha256_of(paths[name]) for name in ("gan", "critic", "extractor")}
+    names = [name for name in ("gan", "critic", "extractor") if name in paths]
+    return {name: sha256_of(paths[name]) for name in names}
 
 
-def features_in(extractor: Classifier, bands: BandSpec) -> Features:
+def features_in(extractor: FeatureExtractor, bands: BandSpec) -> Features:
     """Return the extractor's features of tiles with the channels of `bands`.
 
     Raises:
@@ -217,7 +332,7 @@ def _real_tiles(settings: Settings, generator: Generator) -> MemorySource | None
     return train
 
 
-def check_tile_size(settings: Settings, generator: Generator) -> None:
+def check_tile_size(settings: Settings, generator: TileGenerator) -> None:
     """Refuse data whose tiles are not of the generator's size.
 
     Raises:
@@ -255,14 +370,46 @@ def method_of(settings: SearchSettings, *, differentiable: bool) -> Method:
     return settings.method
 
 
-def _labels(wanted: tuple[str, ...] | None, classes: tuple[str, ...]) -> tuple[int, ...]:
+def _labels(
+    settings: Settings, classes: tuple[str, ...], regions: Bool[Tensor, "n h w"] | None
+) -> tuple[int, ...]:
+    """Return the indices of the conditions to search."""
+    own, wanted = settings.search, settings.search.classes
     unknown = [name for name in wanted or () if name not in classes]
     if unknown or wanted == ():
+        shown = ", ".join(classes[:_NAMED]) + (", ..." if len(classes) > _NAMED else "")
         raise SettingsError(
             f"search.classes names {', '.join(unknown) or 'none'}",
-            expected=f"some of the generator's {', '.join(classes)}",
+            expected=f"some of the generator's {shown}",
         )
-    return tuple(classes.index(name) for name in wanted or classes)
+    labels = [classes.index(name) for name in wanted or classes]
+    if regions is not None:
+        labels = [label for label in labels if regions[label].any()]
+        if not labels:
+            raise SettingsError(
+                f"no mask to search has a pixel of search.region={own.region}",
+                remedy="choose another region or other search.classes",
+            )
+    if own.most_conditions is not None and len(labels) > own.most_conditions:
+        dice = torch.Generator().manual_seed(seed_of(settings.run.seed, "search", "conditions"))
+        chosen = torch.randperm(len(labels), generator=dice)[: own.most_conditions]
+        labels = [labels[i] for i in chosen.sort().values.tolist()]
+    return tuple(labels)
+
+
+def _check_tau(settings: SearchSettings, target: TargetModel) -> None:
+    """Refuse a confidence that no distribution over the target's classes can fall below.
+
+    Raises:
+        SettingsError: it is such a one.
+    """
+    least = 1 / len(target.classes)
+    if settings.tau_quantile is None and settings.tau <= least:
+        raise SettingsError(
+            f"search.tau={settings.tau:g}: the largest of {len(target.classes)} probabilities is "
+            f"never below {least:.3g}",
+            remedy=f"set search.tau above {least:.3g}, or search.tau_quantile",
+        )
 
 
 def _critic(path: Path, gan: GanModel, device: torch.device) -> RealismCritic:
@@ -276,14 +423,26 @@ def _critic(path: Path, gan: GanModel, device: torch.device) -> RealismCritic:
 
 
 @torch.no_grad()
-def _tau(settings: Settings, target: TargetModel, reading: Reading, quantile: float) -> float:
+def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
     """Return a quantile of the target's confidence on held-out real tiles."""
-    val = open_split(settings.data, "val")
+    own, data = settings.search, settings.data
+    val = open_masks(data, "val") if data.masked else open_split(data, "val")
     channels = list(check_fit(target.bands, val.bands))
-    confidence = [
-        reading(target.predict(val.batch([i]).image[:, channels]), val.labels[[i]]).confidence
-        for i in range(len(val))
-    ]
+    confidence, first = [], torch.zeros(1, dtype=torch.long)
+    for i in range(len(val)):
+        tile = val.batch([i])
+        regions = None
+        if tile.mask is not None:
+            regions = regions_of(tile.mask, val.classes, own.region)
+            if not regions.any():
+                continue
+        reading = Reading(share=own.pixel_share, regions=regions)
+        confidence.append(reading(target.predict(tile.image[:, channels]), first).confidence)
+    if not confidence:
+        raise SettingsError(
+            f"no held-out tile has a pixel of search.region={own.region}",
+            remedy="choose another region, or set search.tau",
+        )
     return float(torch.cat(confidence).cpu().quantile(quantile))
 
 
@@ -305,6 +464,6 @@ def _fingerprint(
         "target file": None if file is None else sha256_of(file),
         "GAN file": known["gan"],
         "critic file": known["critic"],
-        "extractor file": known["extractor"],
+        "extractor file": known.get("extractor"),
         "calibration file": sha256_of(paths["calibration"]),
     }

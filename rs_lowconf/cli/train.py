@@ -8,7 +8,7 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import checkpoints, means, progress
-from rs_lowconf.errors import ModelError
+from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.settings import ClassifierSettings, Settings
 
 if TYPE_CHECKING:
@@ -52,9 +52,14 @@ def extractor(config: ConfigOption = None, set_: SetOption = None) -> None:
 
     Another architecture and seed than the target, or what is hard for the target would
     seem unreal. Writes extractor.safetensors, report.json and metrics.jsonl into
-    run.dir/extractor.
+    run.dir/extractor. Tiles with masks need none: the gate's critic says which look alike.
     """
     settings = load_settings(config, set_)
+    if settings.data.masked:
+        raise SettingsError(
+            f"data.kind={settings.data.kind} has masks, an extractor learns from labels",
+            remedy="leave the extractor out: rslow train target, gan and gate are enough",
+        )
     _train_classifier(settings, settings.extractor, "extractor")
 
 
@@ -175,10 +180,20 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
 
     The generator has learned to fool its own discriminator, so that cannot judge what was found:
     another one is trained from another seed against the finished generator. Needs the GAN
-    and the extractor. Writes critic.safetensors, calibration.safetensors and metrics.jsonl
-    into run.dir/gate; a search needs no data beyond these.
+    and, for tiles with labels, the extractor. Writes critic.safetensors,
+    calibration.safetensors and metrics.jsonl into run.dir/gate; a search needs no data beyond
+    these.
     """
     settings = load_settings(config, set_)
+    if settings.data.masked:
+        from rs_lowconf.cli.train_masks import train_mask_gate
+
+        train_mask_gate(settings)
+    else:
+        _train_gate(settings)
+
+
+def _train_gate(settings: Settings) -> None:
     import torch
 
     from rs_lowconf.cli.device import choose_device

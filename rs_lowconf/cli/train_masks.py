@@ -1,10 +1,11 @@
-"""What `rslow train gan` does with tiles that have masks in place of labels."""
+"""What `rslow train gan` and `rslow train gate` do with tiles that have masks, not labels."""
 
 import math
 import time
 from typing import TYPE_CHECKING
 
-from rs_lowconf.cli.progress import checkpoints, means
+from rs_lowconf.cli.progress import checkpoints, means, progress
+from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,3 +81,84 @@ def train_mask_gan(settings: Settings, source: "MaskSource", val: "MaskSource") 
         f"{training.images:,} images, of which the checkpoint after {chosen:,} is kept: "
         f"{path / 'gan.safetensors'}, sheets in {path / 'sheets'}"
     )
+
+
+def train_mask_gate(settings: Settings) -> None:
+    """Train the gate's critic of tiles with masks, and measure what the gate knows of real ones.
+
+    The critic's own features say which tiles look alike: for masks there is no extractor.
+
+    Args:
+        settings: of the run; the critic's are in `gate`, its losses' weights in `mask_gan`.
+
+    Raises:
+        ModelError: there is no generator of tiles with masks, or it is of other data.
+        DataError: too few tiles are held out.
+        JobError: the training diverged.
+    """
+    import copy
+
+    import torch
+
+    from rs_lowconf.cli.device import choose_device
+    from rs_lowconf.cli.models import check_tile_size, checksums, features_in
+    from rs_lowconf.data.augment import mask_gan_augmentations
+    from rs_lowconf.data.masks import open_masks
+    from rs_lowconf.gan.mask_judge import train_mask_judge
+    from rs_lowconf.gan.mask_model import load_mask_model, save_mask_critic
+    from rs_lowconf.gan.masks import MaskCritic, bank_of, by_mask
+    from rs_lowconf.gan.tiles import all_turns
+    from rs_lowconf.runs import RunFolder
+    from rs_lowconf.search.calibration import calibrate
+    from rs_lowconf.search.neighbours import features_of
+
+    own, run, device = settings.gate, settings.run.dir, choose_device(settings.run)
+    paths = {"gan": run / "gan" / "gan.safetensors", "critic": run / "gate" / "critic.safetensors"}
+    gan = load_mask_model(paths["gan"], device)
+    generator = gan.generator
+    train, val = open_masks(settings.data, "train"), open_masks(settings.data, "val")
+    check_tile_size(settings, generator)
+    if (generator.bands, generator.pixel_classes) != (train.bands, train.classes):
+        raise ModelError(
+            "the generator has other bands or classes than the data, or in another order",
+            expected=f"{', '.join(generator.bands.names)} and {', '.join(generator.pixel_classes)}",
+            remedy="set data.bands and data.mask_classes so",
+        )
+    folder = RunFolder(run / "gate", settings)
+    folder.trim_log("images", 0)
+    every, losses = max(1, own.images // own.batch_size // 20), []
+    with progress("training the gate's critic", own.images) as bar:
+        for step, record in enumerate(
+            train_mask_judge(
+                generator.generator,
+                train,
+                own,
+                settings.mask_gan,
+                augment=mask_gan_augmentations(settings.augment),
+                seed=settings.run.seed,
+                device=device,
+            ),
+            start=1,
+        ):
+            losses.append(record.loss)
+            bar.update(min(record.images, own.images), f"loss {record.loss:.2f}")
+            if step % every == 0:
+                folder.log({"images": record.images, "loss": sum(losses) / len(losses)})
+                losses.clear()
+    judge = copy.deepcopy(record.average)
+    save_mask_critic(paths["critic"], judge)
+    held_out = bank_of(val)
+    critic, views = MaskCritic(judge, held_out), by_mask(train)
+    calibration = calibrate(
+        critic,
+        gan.critic.on(held_out),
+        features_in(critic, generator.bands),
+        views,
+        by_mask(val),
+        bank=torch.stack([features_of(critic, view, device) for view in all_turns(views)]),
+        seed=settings.run.seed,
+        models=checksums(paths),
+        device=device,
+    )
+    calibration.save(run / "gate" / "calibration.safetensors")
+    print(f"gate, calibrated on {len(calibration.reference)} held-out tiles: {run / 'gate'}")

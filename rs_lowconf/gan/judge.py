@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rs_lowconf.errors import JobError
 from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.gan.spectral import spectral_basis
-from rs_lowconf.gan.steps import some_tiles
+from rs_lowconf.gan.steps import follow, some_tiles
 from rs_lowconf.gan.train import BalancedDraw, gradient_penalty
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GateSettings
@@ -96,10 +96,7 @@ def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order 
         total.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
         optimiser.step()
         images = (number + 1) * settings.batch_size
-        keep = 0.5 ** (settings.batch_size / min(settings.ema_images, images / 4))
-        with torch.no_grad():
-            for slow, fast in zip(average.parameters(), judge.parameters(), strict=True):
-                slow.lerp_(fast, 1 - keep)
+        follow(average, judge, settings, images)
         if not math.isfinite(loss.item()):
             raise JobError(
                 f"training of the critic diverged after {images:,} images",

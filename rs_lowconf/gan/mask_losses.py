@@ -3,6 +3,9 @@
 Shapes: m counts the classes and "generated", or in masks the classes and `UNKNOWN`.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -134,3 +137,57 @@ def realness_penalty(
     (gradient,) = torch.autograd.grad(total, leaf, create_graph=True)
     penalty: Tensor = gradient.square().sum(1).mean()
     return penalty
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CriticLosses:
+    """What a discriminator is taught by one batch; losses are in nats a known pixel."""
+
+    total: Float[Tensor, ""]
+    told: Float[Tensor, ""]
+    """Of real and of generated pixels, without consistency and penalty."""
+    consistency: Float[Tensor, ""]
+    """Squared inconsistency of the logits on mixed tiles, before weighting."""
+    penalty: Float[Tensor, ""] | None
+    """R1 + R2 before weighting; None where it has no weight."""
+    of_real: Float[Tensor, "b m h w"]
+    """Logits of the real tiles."""
+
+
+def critic_losses(
+    discriminator: MaskDiscriminator,
+    judge: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b m h w"]],
+    seen: tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]],
+    mask: Int[Tensor, "b h w"],
+    *,
+    mix_weight: float,
+    penalty_weight: float,
+    dice: torch.Generator,
+) -> CriticLosses:
+    """Return the losses of a discriminator on real tiles and generated ones of the same masks.
+
+    Args:
+        discriminator: which is taught.
+        judge: its logits, in the precision of the training.
+        seen: components of real and of generated tiles.
+        mask: of both.
+        mix_weight: of the consistency on mixed tiles.
+        penalty_weight: of the gradient penalties, before scaling by 3 / bands; 0 leaves them out.
+        dice: of the regions that are mixed.
+    """
+    real, fake = seen
+    region = random_regions(mask, len(discriminator.classes), dice)
+    mixed = mix(real, fake, region)
+    of_real, of_fake, of_mixed = judge(torch.cat([real, fake, mixed])).chunk(3)
+    told = class_loss(of_real, mask) + generated_loss(of_fake, mask)
+    consistency = mix_loss(of_mixed, mix(of_real, of_fake, region), mask)
+    total = told + mix_weight * consistency
+    penalty = None
+    if penalty_weight:
+        both = torch.cat([real, fake])
+        penalty = realness_penalty(discriminator, both, mask.repeat(2, 1, 1)) * 2
+        # The penalty sums over channels, so gamma is scaled from 3 bands to ours.
+        total = total + penalty_weight / 2 * 3 / len(discriminator.bands) * penalty
+    return CriticLosses(
+        total=total, told=told, consistency=consistency, penalty=penalty, of_real=of_real
+    )

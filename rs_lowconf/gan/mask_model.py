@@ -13,6 +13,8 @@ from rs_lowconf.gan.model import fill_network, header_of, shape_of, weights_of
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.settings import MaskGanSettings
 
+CRITIC_KIND = "mask critic"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskGanModel:
@@ -59,3 +61,28 @@ def load_mask_model(path: Path, device: torch.device) -> MaskGanModel:
         critic=MaskCritic(discriminator.to(device), bank),
         header=header,
     )
+
+
+def save_mask_critic(path: Path, discriminator: MaskDiscriminator) -> None:
+    """Write the gate's critic of tiles with masks; it judges those of any bank."""
+    tensors = {f"discriminator.{k}": v for k, v in discriminator.state_dict().items()}
+    header = {
+        "width": discriminator.width,
+        "bands": discriminator.bands.to_json(),
+        "classes": list(discriminator.classes),
+        "tile_size": discriminator.tile_size,
+    }
+    write_checkpoint(path, CRITIC_KIND, tensors, header)
+
+
+def load_mask_critic(path: Path, bank: MaskBank, device: torch.device) -> MaskCritic:
+    """Read what `save_mask_critic` wrote, to judge tiles of a bank's masks.
+
+    Raises:
+        ModelError: the file is missing, damaged or of another kind.
+        DataError: the bank is of other classes or of another size.
+    """
+    tensors, header = read_checkpoint(path, CRITIC_KIND)
+    discriminator = MaskDiscriminator(header["width"], **shape_of(header))
+    fill_network(discriminator, tensors, "discriminator", path)
+    return MaskCritic(discriminator.to(device), bank)

@@ -19,6 +19,7 @@ from rs_lowconf.gan.networks import (
     DARKEST,
     EMBEDDING,
     FINE,
+    FilmBlock,
     PatchReader,
     PlainBlock,
     compress,
@@ -112,7 +113,8 @@ class MaskGenerator(nn.Module):
         self.to2 = nn.Conv2d(quarter, half, 1)
         self.block2 = MaskBlock(half, style, layers)
         self.to1 = nn.Conv2d(half, FINE, 1)
-        self.block1 = MaskBlock(FINE, style, layers)
+        # At full size a mask would emboss its outline; the ground knows no such edges.
+        self.block1 = FilmBlock(FINE, style)
         self.draw = nn.Conv2d(FINE, len(bands), 3, padding=1, padding_mode="replicate")
         self.unwhiten = Unwhiten(basis)
         self.to(memory_format=torch.channels_last)
@@ -135,7 +137,7 @@ class MaskGenerator(nn.Module):
             features = block(features, style, eighth)  # b 2.4w s/8 s/8
         features = self.block4(double(self.to4(features)), style, quarter)  # b 1.6w s/4 s/4
         features = self.block2(double(self.to2(features)), style, half)  # b w s/2 s/2
-        features = self.block1(double(self.to1(features)), style, fine)  # b 16 s s
+        features = self.block1(double(self.to1(features)), style)  # b 16 s s
         # In mixed precision too, reflectance is computed with all its digits.
         with torch.autocast(features.device.type, enabled=False):
             components = self.draw(F.leaky_relu(features.float(), 0.2))  # b c s s

@@ -13,13 +13,8 @@ from torch import Tensor, nn
 from rs_lowconf.errors import DataError, JobError
 from rs_lowconf.gan.mask_losses import (
     agreement,
-    class_loss,
-    generated_loss,
+    critic_losses,
     generator_loss,
-    mix,
-    mix_loss,
-    random_regions,
-    realness_penalty,
 )
 from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator
 from rs_lowconf.gan.masks import masks_of
@@ -53,6 +48,68 @@ class MaskStepRecord:
     """R1 + R2 before weighting; None in steps that leave it out."""
     agreement: float
     """Share of known real pixels that the discriminator puts into their class."""
+
+
+class MaskShow:
+    """Training tiles and generated ones of the same masks, as a discriminator is shown them."""
+
+    def __init__(
+        self,
+        source: MaskSource,
+        *,
+        turn: MaskAugmentation,
+        augment: MaskAugmentation,
+        seed: int,
+        stream: str,
+        device: torch.device,
+    ) -> None:
+        """Show tiles of a source; every random choice derives from seed, stream and number.
+
+        Args:
+            source: the training split.
+            turn: symmetries that real tiles and their masks go through; the generator is
+                given the turned masks.
+            augment: what real and generated tiles and their masks go through, alike in both.
+            seed: the run's.
+            stream: names the random stream.
+            device: where to compute.
+        """
+        self._source = source
+        self._turn = turn
+        self._augment = augment
+        self._name = (seed, stream)
+        self._device = device
+
+    def dice(self, number: int) -> torch.Generator:
+        """Return the source of chance of a step."""
+        seed, stream = self._name
+        return torch.Generator().manual_seed(seed_of(seed, stream, "step", number))
+
+    def draw(
+        self, count: int, number: int, dice: torch.Generator
+    ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
+        """Return random training tiles and their masks, turned."""
+        tiles = self._source.batch(
+            torch.randint(len(self._source), (count,), generator=dice).tolist()
+        )
+        mask = masks_of(tiles).to(self._device)
+        seed, stream = self._name
+        return self._turn(tiles.image.to(self._device), mask, seed_of(seed, stream, "turn", number))
+
+    def seen(
+        self,
+        discriminator: MaskDiscriminator,
+        image: Float[Tensor, "b c h w"],
+        mask: Int[Tensor, "b h w"],
+        number: int,
+        dice: torch.Generator,
+    ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
+        """Return what the discriminator is shown: dithered, augmented components, and where."""
+        dither = torch.rand(image.shape, generator=dice).to(self._device) - 0.5
+        # One seed for real and generated tiles, so that both still have one mask and can be mixed.
+        seed, stream = self._name
+        moved, mask = self._augment(image, mask, seed_of(seed, stream, "augment", number))
+        return discriminator.components(moved, dither), mask
 
 
 class MaskGanTraining:
@@ -95,10 +152,10 @@ class MaskGanTraining:
         self.settings = settings
         self.seed = seed
         self.images = 0
-        self._source = source
-        self._turn = turn
-        self._augment = augment
         self._device = device
+        self._show = MaskShow(
+            source, turn=turn, augment=augment, seed=seed, stream="mask gan", device=device
+        )
         with forked_rng(seed_of(seed, "mask gan", "weights")):
             shape: dict[str, Any] = {
                 "bands": source.bands,
@@ -118,31 +175,29 @@ class MaskGanTraining:
         """Show one batch to the discriminator, then improve the generator on the same batch."""
         settings, number = self.settings, self.images // self.settings.batch_size
         set_learning_rate(self._optimisers.values(), settings, self.images)
-        dice = torch.Generator().manual_seed(seed_of(self.seed, "mask gan", "step", number))
-        real, mask = self._draw(dice, number)
+        dice = self._show.dice(number)
+        real, mask = self._show.draw(settings.batch_size, number, dice)
         z = torch.randn(len(real), self.generator.latent_dim, generator=dice)
         with precision(settings, self._device):
             fake = self.generator(z.to(self._device), mask)
-        seen_real, seen_mask = self._seen(real, mask, dice, number)
-        seen_fake, _ = self._seen(fake, mask, dice, number)
+        seen_real, seen_mask = self._show.seen(self.discriminator, real, mask, number, dice)
+        seen_fake, _ = self._show.seen(self.discriminator, fake, mask, number, dice)
 
-        region = random_regions(seen_mask, len(self._source.classes), dice)
-        both = torch.cat([seen_real, seen_fake.detach()])
-        mixed = mix(seen_real, seen_fake.detach(), region)
-        of_real, of_fake, of_mixed = self._judge(torch.cat([both, mixed])).chunk(3)
-        critic_loss = class_loss(of_real, seen_mask) + generated_loss(of_fake, seen_mask)
-        consistency = mix_loss(of_mixed, mix(of_real, of_fake, region), seen_mask)
-        penalty = None
-        total = critic_loss + settings.mix_weight * consistency
-        if number % settings.penalty_every == 0:
-            # The penalty sums over channels, so gamma is scaled from 3 bands to ours.
-            weight = settings.gamma / 2 * 3 / len(self._source.bands) * settings.penalty_every
-            penalty = realness_penalty(self.discriminator, both, seen_mask.repeat(2, 1, 1)) * 2
-            total = total + weight * penalty
-        self._update("discriminator", total)
+        losses = critic_losses(
+            self.discriminator,
+            self._judge,
+            (seen_real, seen_fake.detach()),
+            seen_mask,
+            mix_weight=settings.mix_weight,
+            penalty_weight=settings.gamma * settings.penalty_every
+            if number % settings.penalty_every == 0
+            else 0.0,
+            dice=dice,
+        )
+        self._update("discriminator", losses.total)
 
         self.discriminator.requires_grad_(requires_grad=False)
-        loss = generator_loss(self._judge(seen_fake), of_real, seen_mask)
+        loss = generator_loss(self._judge(seen_fake), losses.of_real, seen_mask)
         self._update("generator", loss)
         self.discriminator.requires_grad_(requires_grad=True)
 
@@ -150,11 +205,11 @@ class MaskGanTraining:
         follow(self.average, self.generator, settings, self.images)
         return MaskStepRecord(
             images=self.images,
-            critic_loss=critic_loss.item(),
+            critic_loss=losses.told.item(),
             generator_loss=loss.item(),
-            mix_loss=consistency.item(),
-            penalty=None if penalty is None else penalty.item(),
-            agreement=float(agreement(of_real.detach(), seen_mask).mean()),
+            mix_loss=losses.consistency.item(),
+            penalty=None if losses.penalty is None else losses.penalty.item(),
+            agreement=float(agreement(losses.of_real.detach(), seen_mask).mean()),
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -179,32 +234,6 @@ class MaskGanTraining:
             "discriminator": self.discriminator,
             "average": self.average,
         }
-
-    def _draw(
-        self, dice: torch.Generator, number: int
-    ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
-        """Return random training tiles and their masks, turned."""
-        count = self.settings.batch_size
-        tiles = self._source.batch(
-            torch.randint(len(self._source), (count,), generator=dice).tolist()
-        )
-        mask = masks_of(tiles).to(self._device)
-        return self._turn(
-            tiles.image.to(self._device), mask, seed_of(self.seed, "mask gan", "turn", number)
-        )
-
-    def _seen(
-        self,
-        image: Float[Tensor, "b c h w"],
-        mask: Int[Tensor, "b h w"],
-        dice: torch.Generator,
-        number: int,
-    ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
-        """Return what the discriminator is shown: dithered, augmented components, and where."""
-        dither = torch.rand(image.shape, generator=dice).to(self._device) - 0.5
-        # One seed for real and generated tiles, so that both still have one mask and can be mixed.
-        moved, mask = self._augment(image, mask, seed_of(self.seed, "mask gan", "augment", number))
-        return self.discriminator.components(moved, dither), mask
 
     def _judge(self, components: Float[Tensor, "b c h w"]) -> Float[Tensor, "b m h w"]:
         with precision(self.settings, self._device):

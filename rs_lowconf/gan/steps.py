@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rs_lowconf.errors import ModelError
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.settings import GeneratorSettings
+from rs_lowconf.settings import GateSettings, GeneratorSettings
 from rs_lowconf.types import MaskSource, TileSource
 
 _BASIS_TILES = 1_000
@@ -38,7 +38,12 @@ def precision(settings: GeneratorSettings, device: torch.device) -> torch.autoca
 
 
 @torch.no_grad()
-def follow(average: nn.Module, module: nn.Module, settings: GeneratorSettings, images: int) -> None:
+def follow(
+    average: nn.Module,
+    module: nn.Module,
+    settings: GeneratorSettings | GateSettings,
+    images: int,
+) -> None:
     """Let the average follow with the set half-life; faster at first, from no images."""
     half_life = min(settings.ema_images, max(images, 1) / 4)
     keep = 0.5 ** (settings.batch_size / half_life)

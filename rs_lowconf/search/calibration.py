@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rs_lowconf.errors import ModelError
@@ -14,10 +14,19 @@ from rs_lowconf.search.evaluate import Penalty
 from rs_lowconf.search.gate import Gate, GatePart, centre_and_spread, scores_one_by_one
 from rs_lowconf.search.head import ReviewHead
 from rs_lowconf.search.parts import Likeness, Spectra, fit_spectra
-from rs_lowconf.types import Critic, TileSource
+from rs_lowconf.types import Critic, MaskJudge, TileSource
 
 KIND = "gate calibration"
-CRITIC, LIKENESS, SPECTRA, REVIEWS = _PARTS = "critic", "likeness", "spectra", "reviews"
+CRITIC, LIKENESS, SPECTRA, AGREEMENT, REVIEWS = (
+    "critic",
+    "likeness",
+    "spectra",
+    "mask agreement",
+    "reviews",
+)
+
+_SPECTRA_COLUMN = 2
+"""Of a calibration's scores: behind critic and likeness, before what not every gate has."""
 
 Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
 """Features of tiles whose channels are in the order of the gate's bands."""
@@ -61,7 +70,7 @@ class Calibration:
                 no network that could be fooled, but a fixed quadratic form of the pixels.
             share: the share of real tiles that lie below a penalty's floor.
         """
-        spectra = self.reference[:, _PARTS.index(SPECTRA)]
+        spectra = self.reference[:, _SPECTRA_COLUMN]
         penalties = (
             Penalty(
                 part=energy.realism,
@@ -171,11 +180,35 @@ def calibrate(
 
 def parts_of(critic: Critic, features: Features, calibration: Calibration) -> dict[str, GatePart]:
     """Return the parts of the gate in the order of a calibration's columns."""
+    said = critic_parts(critic)
     parts: dict[str, GatePart] = {
-        CRITIC: critic.realism,
+        CRITIC: said.pop(CRITIC),
         LIKENESS: Likeness(features, calibration.bank.flatten(0, 1)),
         SPECTRA: calibration.spectra,
+        **said,
     }
     if calibration.head is not None:
         parts[REVIEWS] = calibration.head.part(critic.features)
     return parts
+
+
+def critic_parts(critic: Critic) -> dict[str, GatePart]:
+    """Return what a critic says of tiles: how real one is, and how well it agrees with its mask."""
+    parts: dict[str, GatePart] = {CRITIC: critic.realism}
+    if isinstance(critic, MaskJudge):
+        parts[AGREEMENT] = _agreement(critic)
+    return parts
+
+
+def _agreement(critic: MaskJudge) -> GatePart:
+    """Return the log-odds of agreement, one pixel added to either side.
+
+    Shares crowd below 1, so that the few real tiles with a smaller one would lie a hundred
+    deviations out and the worst part of a tile would always be this one.
+    """
+
+    def part(image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+        share, pixels = critic.agreement(image, label), image.shape[2] * image.shape[3]
+        return ((share * pixels + 1) / ((1 - share) * pixels + 1)).log()
+
+    return part

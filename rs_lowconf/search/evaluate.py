@@ -8,10 +8,10 @@ a stored tile is always scored alone.
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int, UInt16
+from jaxtyping import Bool, Float, Int, UInt16
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -121,6 +121,18 @@ class Evaluator:
         guided._guide = guide
         return guided
 
+    def of_masks(self, gate: Gate, regions: Bool[Tensor, "n h w"]) -> "Evaluator":
+        """Return the same for stored tiles of other masks, such as held-out real ones.
+
+        Args:
+            gate: the gate that knows these masks.
+            regions: the pixels of each over which the target's confidence is read.
+        """
+        other = copy.copy(self)
+        other.gate = gate
+        other._reading = replace(self._reading, regions=regions)
+        return other
+
     def score(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], *, gradient: bool) -> Scores:
         """Score tiles of latents, with the energy's gradient when asked for.
 
@@ -168,6 +180,20 @@ class Evaluator:
             p_value=float(gate.p_value[0]),
             passes=bool(self.gate.passes(gate.p_value)[0]),
         )
+
+    @torch.no_grad()
+    def maps_stored(
+        self, pixels: UInt16[Tensor, "c h w"]
+    ) -> tuple[Int[Tensor, "h w"], Float[Tensor, "h w"]]:
+        """Return class and confidence of every pixel of a stored tile, on the CPU.
+
+        Only of a target that answers for pixels. Nothing new is learned, so it counts as no
+        evaluation.
+        """
+        said = self.target.predict(self._image(pixels)[:, self._target_channels])
+        self.target.evaluations -= 1
+        best = said[0].max(dim=0)
+        return best.indices.cpu(), best.values.exp().cpu()
 
     @torch.no_grad()
     def features_stored(self, pixels: UInt16[Tensor, "c h w"]) -> Float[Tensor, " f"]:

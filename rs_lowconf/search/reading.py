@@ -1,11 +1,15 @@
 """What a search reads of a target's answer: how sure it is of a tile, and what it says of it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from rs_lowconf.errors import SettingsError
+from rs_lowconf.types import UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,3 +88,25 @@ def log_odds(log_probability: Float[Tensor, "b k *n"]) -> Float[Tensor, "b *n"]:
     ordered = log_probability.sort(dim=1, descending=True).values
     odds: Tensor = ordered[:, 0] - ordered[:, 1:].logsumexp(1)
     return odds
+
+
+def regions_of(
+    masks: Int[Tensor, "n h w"], classes: Sequence[str], region: str | None
+) -> Bool[Tensor, "n h w"]:
+    """Return the pixels of each mask over which a target's confidence counts.
+
+    Args:
+        masks: class index a pixel, or `UNKNOWN`.
+        classes: of pixels.
+        region: the class whose pixels count; all known ones when missing.
+
+    Raises:
+        SettingsError: there is no such class.
+    """
+    if region is None:
+        return masks != UNKNOWN
+    if region not in classes:
+        raise SettingsError(
+            f"search.region names {region}", expected=f"one of {', '.join(classes)}"
+        )
+    return masks == list(classes).index(region)

@@ -1,0 +1,142 @@
+"""What `rslow evaluate` does with a generator of tiles with given masks. Imports torch: late."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from rs_lowconf.cli.device import choose_device
+from rs_lowconf.cli.models import check_tile_size, model_path
+from rs_lowconf.cli.progress import progress
+from rs_lowconf.data.augment import mask_augmentation
+from rs_lowconf.data.masks import WindowSource, open_masks
+from rs_lowconf.errors import ModelError
+from rs_lowconf.gan.mask_model import load_mask_model
+from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures
+from rs_lowconf.gan.mask_sheet import write_mask_sheets
+from rs_lowconf.gan.measure import Measurement
+from rs_lowconf.gan.quality import markdown
+from rs_lowconf.runs import RunFolder, sha256_of, write_json, write_text
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.settings import Settings
+from rs_lowconf.target.segment_evaluate import evaluate_segmenter
+from rs_lowconf.target.segment_train import train_segmenter
+from rs_lowconf.target.segmenter import Segmenter, load_segmenter, save_segmenter
+
+FORMAT = 1
+_HEADER = """# Quality of the generator of tiles with given masks
+
+GAN after {images:,} images. Tiles: {tiles}. Generated tiles have the masks of the test tiles
+where fidelity is measured, else those of the training tiles.
+
+Intervals are 95 %, over tiles; tiles of one place are alike, so they are rather too short. The
+floor is what real tiles reach in the place of generated ones: where figure and floor agree, this
+measure cannot tell the tiles from real ones. The reporter is a segmenter that selects and gates
+nothing; of the test tiles' pixels it has {right:.1%} right.
+"""
+
+
+def evaluate_mask_gan(settings: Settings, folder: Path) -> None:
+    """Measure fidelity to masks and spectra, and write report.json, report.md and sheets/.
+
+    Args:
+        settings: of the run; the reporter's are in `evaluate.segmenter`.
+        folder: of the evaluation.
+
+    Raises:
+        ModelError: there is no generator of tiles with masks, or it is of other data.
+        DataError: there are no tiles.
+    """
+    device = choose_device(settings.run)
+    path = model_path(settings, "gan")
+    gan = load_mask_model(path, device)
+    generator = gan.generator
+    check_tile_size(settings, generator)
+    splits = {name: open_masks(settings.data, name) for name in ("train", "val", "test")}
+    train, test = splits["train"], splits["test"]
+    if (generator.bands, generator.pixel_classes) != (train.bands, train.classes):
+        raise ModelError(
+            "the generator has other bands or classes than the data, or in another order",
+            expected=f"{', '.join(generator.bands.names)} and {', '.join(generator.pixel_classes)}",
+            remedy="set data.bands and data.mask_classes so",
+        )
+    RunFolder(folder, settings)
+    reporter = _reporter(settings, splits, folder / "reporter.safetensors", device)
+    seed = seed_of(settings.run.seed, "evaluate")
+    with progress("figures with intervals", 3) as bar:
+        fidelity = mask_fidelity(generator.generator, test, reporter, seed=seed, device=device)
+        bar.update(1)
+        spectral, details = mask_spectral_figures(generator.generator, train, test, seed)
+        bar.update(2)
+        write_mask_sheets(
+            folder / "sheets",
+            generator.generator,
+            test,
+            columns=settings.mask_gan.sheet_columns,
+            seed=seed,
+            images=gan.header["images"],
+        )
+        bar.update(3)
+    groups = {"Fidelity to masks": fidelity, "Spectra and texture": spectral}
+    numbers = {name: len(source) for name, source in splits.items()}
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "seed": settings.run.seed,
+        "gan": {"images": gan.header["images"], "sha256": sha256_of(path)},
+        "reporter": reporter.figures,
+        "tiles": numbers,
+        "figures": {name: [one.to_json() for one in own] for name, own in groups.items()},
+        **details,
+    }
+    header = _HEADER.format(
+        images=gan.header["images"],
+        tiles=", ".join(f"{number:,} {name}" for name, number in numbers.items()),
+        right=reporter.figures["pixel_accuracy"],
+    )
+    write_text(folder / "report.md", f"{header}\n{markdown(groups)}")
+    write_json(folder / "report.json", report)
+    for one in fidelity:
+        _say(one)
+    print(f"The whole table: {folder / 'report.md'}")
+    print(f"Masks, real and generated tiles: {folder / 'sheets'}")
+
+
+def _reporter(
+    settings: Settings, splits: dict[str, WindowSource], path: Path, device: torch.device
+) -> Segmenter:
+    """Return the reporter of an earlier run with the same settings and tiles, or train it."""
+    own = settings.evaluate.segmenter
+    known = {
+        "settings": own.model_dump(mode="json"),
+        "augment": settings.augment.model_dump(mode="json"),
+        "seed": settings.run.seed,
+        "data": settings.data.model_dump(mode="json"),
+    }
+    if path.exists():
+        earlier = load_segmenter(path, device)
+        if earlier.figures.get("made_with") == known:
+            return earlier
+    seed, best = seed_of(settings.run.seed, "reporter"), None
+    augment = mask_augmentation(settings.augment)
+    with progress("training the reporter", own.epochs) as bar:
+        for record in train_segmenter(splits["train"], splits["val"], own, augment, seed, device):
+            best = record.best or best
+            bar.update(record.epoch, f"validation mIoU {record.val_mean_iou:.3f}")
+    # The first epoch is better than none, so there is a best one.
+    reporter = cast("Segmenter", best)
+    test = splits["test"]
+    report = evaluate_segmenter(reporter, test, test.blocks, seed=seed_of(seed, "bootstrap"))
+    reporter.figures = {**report.to_json(), "made_with": known}
+    save_segmenter(path, reporter)
+    return reporter
+
+
+def _say(one: Measurement) -> None:
+    if one.measured is None:
+        print(f"{one.name}: {one.note}")
+        return
+    floor = "" if one.floor is None else f"; real tiles {one.floor.value:.3g}"
+    print(
+        f"{one.name}: {one.measured.value:.3g} "
+        f"({one.measured.low:.3g} .. {one.measured.high:.3g}){floor}"
+    )
