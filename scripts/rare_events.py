@@ -380,7 +380,7 @@ def experiment_b(models: Models, words: Words, known: dict[str, Any]) -> dict[st
     paths = ("random", "splitting", "gradient")
     drawn = {
         name: piece(
-            words.out / "b" / f"{name}.json",
+            words.out / "b" / f"{name}-{words.samples}.json",
             lambda name=name: draw(models, words, known, name),  # type: ignore[misc]
         )
         for name in paths
