@@ -17,6 +17,24 @@ def turn(image: Float[Tensor, "b c h w"], symmetry: int) -> Float[Tensor, "b c h
     return turned.flip(3) if symmetry >= SYMMETRIES // 2 else turned
 
 
+def radial_power(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c r"]:
+    """Return the power spectrum averaged over rings (Durall et al. 2020, section 2.1).
+
+    The tile's mean is taken off, and a Hann window keeps its edges from looking like detail.
+    """
+    side = image.shape[-1]
+    exact, device = torch.float64, image.device
+    window = torch.hann_window(side, periodic=False, dtype=exact, device=device)
+    centred = image.double() - image.double().mean((2, 3), keepdim=True)
+    power = torch.fft.fft2(centred * window[:, None] * window).abs().square()
+    frequency = torch.fft.fftfreq(side, 1 / side, dtype=exact, device=device)
+    ring = torch.hypot(frequency[:, None], frequency).round().long().flatten()
+    rings = torch.arange(1, side // 2 + 1, device=device)
+    member = (ring[:, None] == rings).double()
+    averaged: Tensor = power.flatten(2) @ (member / member.sum(0)) / side**2
+    return averaged
+
+
 def share_of(count: int, n: int) -> dict[str, Any]:
     """Return a share as reports tell it: value, exact 95 % interval, count and n.
 

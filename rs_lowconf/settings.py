@@ -478,6 +478,9 @@ class SearchSettings(Section):
     long."""
     spectra_weight: NonNegativeFloat = 3.0
     """Weight of a penalty in the energy for spectra that real pixels do not have."""
+    review_weight: NonNegativeFloat = 3.0
+    """Weight of a penalty in the energy for what reviewers would reject; it has no effect before
+    the first update by reviews."""
     inverse_temperature: PositiveFloat = 4.0
     """Mode `sample`: weight of the energy against the prior on the way to the first hit."""
     langevin_step: float = Field(default=0.1, gt=0.0, lt=2.0)

@@ -1,17 +1,21 @@
-"""Textured tiles of four classes for the tests of review packages, from a seed."""
+"""Textured tiles of four classes, or with masks, for the tests of review packages, from a seed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import UInt8, UInt16
 
 from rs_lowconf.bands import EUROSAT_ORDER, BandSpec
-from rs_lowconf.review import Label, RealNeighbour, ReviewSample, write_package
+from rs_lowconf.review import Label, RealNeighbour, ReviewSample, TileMasks, write_package
 from rs_lowconf.review.composites import composites_of
 from rs_lowconf.review.sheet import Sheet
-from rs_lowconf.types import Grid
+from rs_lowconf.types import UNKNOWN, Grid
 
 CLASSES = ("Forest", "Field", "Town", "Water")
+PIXEL_CLASSES = ("Water", "Wood & more", "Town")
+TARGET_CLASSES = ("Town", "Bog", "Water")
+"""In another order than those of pixels, and not the same."""
 SIZE = 32
 GRID = Grid(crs="EPSG:32633", transform=(10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0))
 ATTRIBUTION = "Contains modified Copernicus Sentinel data 2018"
@@ -64,6 +68,29 @@ def sample(
     )
 
 
+def mask_of(number: int, classes: int = len(PIXEL_CLASSES)) -> UInt8[np.ndarray, "h w"]:
+    """Return stripes of all classes, different for each number."""
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    mask: UInt8[np.ndarray, "h w"] = ((rows + (number + 2) * columns) // 9 % classes).astype(
+        np.uint8
+    )
+    return mask
+
+
+def masked(number: int, *, real: bool = True) -> ReviewSample:
+    """Return the sample of this number with masks, a corner of whose own is not known."""
+    one = sample(number, real=real)
+    mask = mask_of(number)
+    mask[-5:, :7] = UNKNOWN
+    steps = np.linspace(0, 1, SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)
+    return replace(
+        one,
+        condition=f"scene_{number}",
+        masks=TileMasks(mask=mask, predicted=mask_of(number + 5), confidence=steps),
+        neighbour=one.neighbour and replace(one.neighbour, mask=mask_of(number + 9)),
+    )
+
+
 def blocks_of(one: ReviewSample) -> list[UInt16[np.ndarray, "c h w"]]:
     """Return the tiles of a sample's cell from left to right."""
     real = [] if one.neighbour is None else [one.neighbour.pixels]
@@ -71,13 +98,16 @@ def blocks_of(one: ReviewSample) -> list[UInt16[np.ndarray, "c h w"]]:
 
 
 def sheet_of(samples: list[ReviewSample]) -> Sheet:
-    """Return the places on the sheet of these samples."""
+    """Return the places on the sheet of these samples, in a confirm package."""
+    kinds = [("mask",), ("mask", "predicted", "confidence")]
+    blocks = len(blocks_of(samples[0]))
     return Sheet(
         count=len(samples),
         width=SIZE,
         height=SIZE,
-        blocks=len(blocks_of(samples[0])),
+        blocks=blocks,
         composites=composites_of(samples[0].bands),
+        panels=tuple(kinds[-blocks:]) if samples[0].masks is not None else (),
     )
 
 
@@ -88,14 +118,16 @@ def package(
     package_id: str = "0123456789abcdef",
 ) -> Path:
     """Write a package of these samples and return its folder."""
+    masks = samples and samples[0].masks is not None
     write_package(
         folder,
         samples,
         package_id=package_id,
-        classes=CLASSES,
-        target_classes=CLASSES,
+        classes=() if masks else CLASSES,
+        target_classes=TARGET_CLASSES if masks else CLASSES,
         label=label,
         attribution=ATTRIBUTION,
         provenance={"generator": "0123abcd"},
+        pixel_classes=PIXEL_CLASSES if masks else (),
     )
     return folder

@@ -15,6 +15,7 @@ from rs_lowconf.data.augment import mask_gan_augmentations
 from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.mask_figures import mask_figures, region_features
+from rs_lowconf.gan.mask_judge import train_mask_judge
 from rs_lowconf.gan.mask_losses import (
     class_loss,
     class_weights,
@@ -24,14 +25,26 @@ from rs_lowconf.gan.mask_losses import (
     mix_loss,
     random_regions,
 )
-from rs_lowconf.gan.mask_model import load_mask_model, save_mask_model
+from rs_lowconf.gan.mask_model import (
+    load_mask_critic,
+    load_mask_model,
+    save_mask_critic,
+    save_mask_model,
+)
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures, overlaps
 from rs_lowconf.gan.mask_sheet import PALETTE, write_mask_sheets
 from rs_lowconf.gan.mask_train import MaskGanTraining, train_on_masks
 from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
 from rs_lowconf.gan.model import restore_state, save_state
+from rs_lowconf.search.calibration import critic_parts
 from rs_lowconf.search.gate import GatePart, scores_one_by_one
-from rs_lowconf.settings import AugmentSettings, MaskGanSettings, RunSettings, Settings
+from rs_lowconf.settings import (
+    AugmentSettings,
+    GateSettings,
+    MaskGanSettings,
+    RunSettings,
+    Settings,
+)
 from rs_lowconf.types import (
     UNKNOWN,
     Critic,
@@ -40,7 +53,7 @@ from rs_lowconf.types import (
     TileGenerator,
     TileSource,
 )
-from tests.fakes import FakeMasks, FakeSegmenter
+from tests.fakes import FakeMasks, FakeSegmenter, FakeSource
 
 CPU = torch.device("cpu")
 BANDS = BandSpec(names=("B02", "B03", "B04", "B08"), level="L2A")
@@ -526,3 +539,66 @@ def test_the_command_trains_resumes_and_keeps_the_best(tmp_path: Path) -> None:
     assert len(list((tmp_path / "gan" / "sheets").iterdir())) == 6
     model = load_mask_model(tmp_path / "gan" / "gan.safetensors", CPU)
     assert len(model.generator.classes) == 5
+
+
+def test_the_judge_of_masks_learns_and_comes_back(trained: MaskGanTraining, tmp_path: Path) -> None:
+    """It tells real pixels from generated ones, loads as it was, and repeats by its seed."""
+    source = FakeMasks(BANDS, 12, tile_size=16)
+    own = GateSettings(width=8, images=480, batch_size=8, learning_rate=2e-3, ema_images=100)
+    recipe = SMALL.model_copy(update={"gamma": 0.1})
+    generator = MaskedGenerator(trained.average, bank_of(source)).generator
+    runs = [
+        list(
+            train_mask_judge(
+                generator,
+                source,
+                own,
+                recipe,
+                augment=mask_gan_augmentations(AugmentSettings()),
+                seed=seed,
+                device=CPU,
+            )
+        )
+        for seed in (3, 3, 4)
+    ]
+    losses = [[record.loss for record in records] for records in runs]
+    assert losses[0] == losses[1] != losses[2]
+    assert np.mean(losses[0][-10:]) < 0.8 * np.mean(losses[0][:10])
+    bank = bank_of(source)
+    critic = MaskCritic(runs[0][-1].average, bank)
+    save_mask_critic(tmp_path / "critic.safetensors", critic.discriminator)
+    again = load_mask_critic(tmp_path / "critic.safetensors", bank, CPU)
+    label = torch.arange(len(bank))
+    drawn = sample(generator, bank.at(label), 5)
+    with torch.no_grad():
+        real, fake = (critic.realism(image, label) for image in (source.image, drawn))
+        assert torch.equal(again.realism(source.image, label), real)
+        assert torch.equal(again.agreement(drawn, label), critic.agreement(drawn, label))
+    assert float(real.mean()) > float(fake.mean())
+    with pytest.raises(DataError, match="masks of a, b"):
+        load_mask_critic(
+            tmp_path / "critic.safetensors",
+            MaskBank(masks=bank.masks, names=bank.names, classes=("a", "b")),
+            CPU,
+        )
+
+
+def test_agreement_is_a_part_of_the_gate_in_log_odds() -> None:
+    """Full agreement stays finite, and the order of shares is kept."""
+    shares = torch.tensor([0.0, 0.5, 0.9, 1.0])
+
+    class Judge(FakeSource):
+        def realism(self, image: Tensor, label: Tensor) -> Tensor:
+            return label + image.mean((1, 2, 3))
+
+        def agreement(self, image: Tensor, label: Tensor) -> Tensor:
+            return shares[label] + 0 * image.mean((1, 2, 3))
+
+        def features(self, image: Tensor) -> Tensor:
+            return image.mean((2, 3))
+
+    parts = critic_parts(Judge(BANDS, ("a",), 1))
+    assert list(parts) == ["critic", "mask agreement"]
+    told = parts["mask agreement"](torch.zeros(4, 4, 8, 8), torch.arange(4))
+    expected = [-np.log(65), 0.0, np.log((57.6 + 1) / (6.4 + 1)), np.log(65)]
+    torch.testing.assert_close(told, torch.tensor(expected, dtype=told.dtype))

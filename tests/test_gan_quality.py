@@ -36,7 +36,6 @@ from rs_lowconf.gan.spectra import (
     index_of,
     limits_of,
     nearest_spectra,
-    radial_power,
     spectral_angle,
     spectral_divergence,
     tile_spectra,
@@ -52,7 +51,7 @@ from rs_lowconf.gan.tiles import (
     fit_gaussian,
     standardise,
 )
-from rs_lowconf.measures import turn
+from rs_lowconf.measures import radial_power, turn
 from rs_lowconf.types import TileSource
 from tests.fakes import FakeSource
 

@@ -310,7 +310,7 @@ def test_blind_package_leaks_nothing(tmp_path: Path, real: bool) -> None:
     ]
     first = files_in(package(tmp_path / "first", samples, "blind"))
     second = files_in(package(tmp_path / "second", disguised, "blind"))
-    assert _without_times(first, tmp_path / "first") == _without_times(second, tmp_path / "second")
+    assert without_times(first, tmp_path / "first") == without_times(second, tmp_path / "second")
     words = ["LEAKED", "0.777777", "5.4321", "9.87654", "cond_class", "pred_class", "d_score"]
     words += ["confidence", "0123abcd", "EPSG:32633", "Water_3", "RSLOW_CONDITION"]
     for files in (first, second):
@@ -322,7 +322,7 @@ def test_blind_package_leaks_nothing(tmp_path: Path, real: bool) -> None:
     assert "MAY BE SYNTHETIC" in tile.tags["TIFFTAG_IMAGEDESCRIPTION"]
 
 
-def _without_times(files: dict[str, bytes], folder: Path) -> dict[str, Any]:
+def without_times(files: dict[str, bytes], folder: Path) -> dict[str, Any]:
     """Return the content that may not differ: all but the times of writing."""
     manifest = json.loads(files["manifest.json"])
     del manifest["created"]

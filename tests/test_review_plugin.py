@@ -25,12 +25,22 @@ from PIL import Image
 
 from rs_lowconf.review import DECISIONS, write_package
 from rs_lowconf.review.composites import composites_of, stretch
+from rs_lowconf.review.panels import colours_of
 from rs_lowconf.review.plugin import write_plugin
 from rs_lowconf.review.qgis_plugin.layout import layout_of
 from rs_lowconf.review.qgis_plugin.pace import Pace
 from rs_lowconf.review.sheet import Sheet
 from tests.qgis.desktop import Desktop, Form, desktop
-from tests.review_samples import ATTRIBUTION, CLASSES, blocks_of, package, sample, sheet_of
+from tests.review_samples import (
+    ATTRIBUTION,
+    CLASSES,
+    PIXEL_CLASSES,
+    blocks_of,
+    masked,
+    package,
+    sample,
+    sheet_of,
+)
 
 SCRIPT = Path(__file__).parent / "qgis" / "drive_dock.py"
 COUNT = 6
@@ -69,6 +79,8 @@ def write_packages(folder: Path) -> None:
     """Write the packages that the script asks for."""
     samples = [sample(number) for number in range(COUNT)]
     package(folder / "confirm", samples)
+    package(folder / "masks", [masked(number) for number in range(5)])
+    package(folder / "blind masks", [masked(number, real=False) for number in range(2)], "blind")
     package(folder / "blind", [sample(number, real=False) for number in range(3)], "blind")
     write_package(
         folder / "many",
@@ -83,7 +95,7 @@ def write_packages(folder: Path) -> None:
     for name in ("newer", "locked file", "locked folder"):
         package(folder / name, samples[:2])
     manifest = folder / "newer" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 3'))
     (folder / "locked file" / "review.gpkg").chmod(0o444)
     (folder / "locked folder").chmod(0o555)
 
@@ -157,18 +169,27 @@ def test_plugin_needs_nothing_but_qgis(plugin: Path) -> None:
     st.integers(1, 300),
     st.integers(1, 2),
     st.sampled_from([("B02", "B03", "B04"), ("B02", "B03", "B04", "B08"), None]),
+    st.integers(0, 3),
 )
 def test_layout_is_the_sheets(
-    width: int, height: int, blocks: int, names: tuple[str, ...] | None
+    width: int, height: int, blocks: int, names: tuple[str, ...] | None, panels: int
 ) -> None:
     """From a cell's size the plugin finds every picture where the sheet has put it."""
     bands = sample(0, names).bands if names else sample(0).bands
     composites = composites_of(bands)
-    sheet = Sheet(count=1, width=width, height=height, blocks=blocks, composites=composites)
-    layout = layout_of(*sheet.cell_size, blocks, len(composites))
+    own = tuple(f"panel {number}" for number in range(panels))
+    sheet = Sheet(
+        count=1,
+        width=width,
+        height=height,
+        blocks=blocks,
+        composites=composites,
+        panels=((), own)[-blocks:] if panels else (),
+    )
+    layout = layout_of(*sheet.cell_size, blocks, len(composites), panels)
     assert (layout.width, layout.height) == (width, height)
     for block in range(blocks):
-        for place in range(len(composites)):
+        for place in range(len(composites) + panels):
             assert layout.offset(block, place) == sheet.offset(block, place)
 
 
@@ -345,9 +366,51 @@ def test_many_classes_are_searched(report: dict[str, Any]) -> None:
     assert steps["part"]["focus"] == "QgsMapCanvas"
 
 
+def test_masks_are_judged_without_classes(report: dict[str, Any]) -> None:
+    """A accepts the mask, M says that it is wrong; no digit and no C does anything."""
+    steps = report["masks"]
+    opened = steps["opened"]
+    assert {"Mask of", "scene_0", "Pending"} <= set(opened["texts"])
+    assert "Accept as" not in opened["texts"]
+    assert {"A   Accept", "M   Mask wrong"} <= set(steps["buttons"])
+    assert not any(text[0].isdigit() or "Mixed" in text for text in steps["buttons"])
+    assert [row[1] for row in steps["ignored"]["stored"]] == [None] * 5
+    assert steps["ignored"]["focus"] == "QgsMapCanvas"
+    said = [row[1] for row in steps["decided"]["stored"]]
+    assert said == ["accept", "mask wrong", "reject", "unsure", None]
+    assert "Mask wrong" in steps["went back"]["texts"]
+    assert [row[1] for row in steps["undone"]["stored"]] == ["accept", "mask wrong", *[None] * 3]
+    assert {"Mask of", "not told, this review is blind"} <= set(steps["blind"]["texts"])
+    assert [row[1] for row in steps["blind"]["stored"]] == ["mask wrong", None]
+
+
+def test_space_shows_the_mask_beside_each_composite(report: dict[str, Any], folder: Path) -> None:
+    """Large, a composite is between the real tile's and the mask that it has to fit."""
+    one = masked(0)
+    assert one.masks is not None
+    sheet = sheet_of([masked(number) for number in range(5)])
+    # Where no class is known the map's own colour shows, which is white without a project's.
+    colours = np.full((256, 3), 255)
+    colours[: len(PIXEL_CLASSES)] = [*colours_of(PIXEL_CLASSES).values()]
+    composite = sheet.composites[1]
+    expected = [stretch(pixels, one.bands, composite) for pixels in blocks_of(one)]
+    expected.append(colours[one.masks.mask].astype(np.uint8))
+    extent = report["masks"]["view"]["extent"]
+    drawn = picture(folder / "masks.png")
+    scale = drawn.shape[1] / (extent[2] - extent[0])
+    left, top, right, _ = sheet.cell(0)
+    step = sheet.width + sheet.line
+    first = (left + right) / 2 - (3 * step - sheet.line) / 2
+    rows = (extent[3] + top + sheet.offset(0, 0)[1] + np.arange(sheet.height) + 0.5) * scale
+    for number, pixels in enumerate(expected):
+        columns = (first + number * step - extent[0] + np.arange(sheet.width) + 0.5) * scale
+        seen = drawn[np.ix_(rows.astype(int), columns.astype(int))]
+        assert np.array_equal(seen, pixels), number
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("newer", "format 2"), ("locked file", "read-only"), ("locked folder", "read-only")],
+    [("newer", "format 3"), ("locked file", "read-only"), ("locked folder", "read-only")],
 )
 def test_unusable_packages_are_refused(report: dict[str, Any], name: str, reason: str) -> None:
     """What cannot be reviewed is refused in one line, and no key changes it."""

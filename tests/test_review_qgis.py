@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,19 @@ from PIL import Image
 
 from rs_lowconf.review import Label, ReviewSample
 from rs_lowconf.review.composites import stretch
+from rs_lowconf.review.panels import panels_of
+from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.sheet import Sheet
-from tests.review_samples import SIZE, blocks_of, package, sample, sheet_of
+from tests.review_samples import (
+    PIXEL_CLASSES,
+    SIZE,
+    TARGET_CLASSES,
+    blocks_of,
+    masked,
+    package,
+    sample,
+    sheet_of,
+)
 
 SCRIPT = Path(__file__).parent / "qgis" / "open_package.py"
 SCALE = 2  # as in the script
@@ -44,12 +56,14 @@ class Session:
         return sheet_of(self.samples)
 
 
-def run(python: str, folder: Path, label: Label, *, real: bool) -> Session:
+def run(
+    python: str, folder: Path, label: Label, made: Iterable[ReviewSample], decision: str = "accept"
+) -> Session:
     """Write a package, let QGIS open, draw and edit it."""
     # Names that would leave the cell of a sample alone if they were not drawn smaller.
     samples = [
-        replace(sample(number, real=real), sample_id=f"sample-with-a-long-name-{number:04d}")
-        for number in range(COUNT)
+        replace(one, sample_id=f"sample-with-a-long-name-{number:04d}")
+        for number, one in enumerate(made)
     ]
     where = package(folder / "review", samples, label)
     environment = os.environ | {
@@ -58,7 +72,7 @@ def run(python: str, folder: Path, label: Label, *, real: bool) -> Session:
         "XDG_RUNTIME_DIR": str(folder),
     }
     result = subprocess.run(
-        [python, str(SCRIPT), str(where), str(folder)],
+        [python, str(SCRIPT), str(where), str(folder), decision],
         env=environment,
         capture_output=True,
         text=True,
@@ -75,12 +89,23 @@ def run(python: str, folder: Path, label: Label, *, real: bool) -> Session:
 def confirm(
     request: pytest.FixtureRequest, qgis_python: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Session:
-    return run(qgis_python, tmp_path_factory.mktemp("confirm"), "confirm", real=request.param)
+    samples = [sample(number, real=request.param) for number in range(COUNT)]
+    return run(qgis_python, tmp_path_factory.mktemp("confirm"), "confirm", samples)
 
 
 @pytest.fixture(scope="module")
 def blind(qgis_python: str, tmp_path_factory: pytest.TempPathFactory) -> Session:
-    return run(qgis_python, tmp_path_factory.mktemp("blind"), "blind", real=True)
+    samples = [sample(number) for number in range(COUNT)]
+    return run(qgis_python, tmp_path_factory.mktemp("blind"), "blind", samples)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["beside real", "alone"])
+def masks(
+    request: pytest.FixtureRequest, qgis_python: str, tmp_path_factory: pytest.TempPathFactory
+) -> Session:
+    samples = [masked(number, real=request.param) for number in range(COUNT)]
+    folder = tmp_path_factory.mktemp("masks")
+    return run(qgis_python, folder, "confirm", samples, "mask wrong")
 
 
 def test_project_opens_whole(confirm: Session) -> None:
@@ -203,3 +228,83 @@ def test_blind_form_demands_a_class(blind: Session) -> None:
     assert blind.rows["decision"].isna()[0]
     assert blind.rows["true_class"][1] == "Water"
     assert not {"cond_class", "pred_class", "confidence"} & set(blind.rows.columns)
+
+
+def test_masks_have_layers_with_names_of_classes(masks: Session) -> None:
+    """One layer a kind; each legend names its classes, and a class has one colour everywhere."""
+    names = ["review", "mask", "predicted", "confidence", "contact sheet"]
+    assert masks.report["drawn"] == names
+    assert masks.report["valid"] == dict.fromkeys(names, True)
+    assert masks.report["complaints"] == []
+    legends = masks.report["legends"]
+    for name, classes in (("mask", PIXEL_CLASSES), ("predicted", TARGET_CLASSES)):
+        assert [one[:2] for one in legends[name]] == [[i, one] for i, one in enumerate(classes)]
+    assert legends["confidence"] == []
+    colours = [{one[1]: one[2] for one in legends[name]} for name in ("mask", "predicted")]
+    shared = set(colours[0]) & set(colours[1])
+    assert shared == {"Water", "Town"}
+    assert all(colours[0][name] == colours[1][name] for name in shared)
+    assert len({*colours[0].values(), *colours[1].values()}) == 4
+    files = masks.report["files"]
+    assert files["masks"] == legends["mask"]
+    assert files["predicted"] == legends["predicted"]
+    assert files.get("anchor_masks", legends["mask"]) == legends["mask"]
+
+
+def test_map_shows_masks_beside_the_composites(masks: Session) -> None:
+    """Every picture is at its place in its colours, and where no class is known the map shows."""
+    drawn, sheet = masks.picture("map.png"), masks.sheet
+    panels = panels_of("confirm", PIXEL_CLASSES, TARGET_CLASSES)
+    for index, one in enumerate(masks.samples):
+        assert one.masks is not None
+        values = [one.masks.mask, one.masks.predicted, one.masks.confidence]
+        rows = [[(panels[i], values[i]) for i in range(3)]]
+        if one.neighbour is not None:
+            rows.insert(0, [(panels[0], one.neighbour.mask)])
+        for block, (pixels, beside) in enumerate(zip(blocks_of(one), rows, strict=True)):
+            expected = [stretch(pixels, one.bands, how) for how in sheet.composites]
+            expected += [panel.paint(value) for panel, value in beside if value is not None]
+            for place, picture in enumerate(expected):
+                left, top, right, bottom = sheet.picture(index, block, place)
+                seen = drawn[top * SCALE : bottom * SCALE, left * SCALE : right * SCALE]
+                assert np.array_equal(seen, picture.repeat(SCALE, 0).repeat(SCALE, 1)), (
+                    index,
+                    block,
+                    place,
+                )
+        left, _, _, bottom = sheet.picture(index, sheet.blocks - 1, 3)
+        assert tuple(drawn[bottom * SCALE - 1, left * SCALE]) == CANVAS
+
+
+def test_form_offers_mask_wrong_and_no_class(masks: Session) -> None:
+    """The form has no column about classes; what it and the layer store is read back."""
+    for source in ("project", "geopackage"):
+        style = masks.report[source]
+        offered = ["accept", "mask wrong", "reject", "unsure"]
+        assert style["decisions"] == ["(pending)", *offered]
+        assert style["categories"] == [*offered, "pending"]
+        assert style["tabs"]["Look after deciding"] == ["confidence", "d_score"]
+        assert "mask_name" in style["tabs"]["Judge"]
+        assert not {"cond_class", "true_class", "pred_class", "second_class"} & set(
+            style["widgets"]
+        )
+    assert masks.report["form"]["picture"] > 200
+    assert masks.report["form"]["committed"]
+    reviewed = read_package(masks.pictures / "review")
+    said = [one.decision for one in reviewed.answers]
+    assert said == ["mask wrong", "accept", "reject", None, None]
+    assert all(one.reviewer and one.reviewed_ms for one in reviewed.answers[:3])
+    assert list(masks.rows["mask_name"]) == [one.condition for one in masks.samples]
+
+
+def test_cells_of_masks_are_labelled(masks: Session) -> None:
+    """Above every picture of the tile to judge there is ink, and none in the gutters."""
+    sheet = masks.sheet
+    ink = masks.picture("map.png").max(-1) < 150  # small letters are grey
+    for index in range(COUNT):
+        for place in range(len(sheet.captions(sheet.blocks - 1))):
+            left, top, right, _ = sheet.picture(index, sheet.blocks - 1, place)
+            above = ink[(top - sheet.line) * SCALE : top * SCALE, left * SCALE : right * SCALE]
+            assert above.sum() > 10, (index, place)
+    left, _, right, _ = sheet.cell(0)
+    assert not ink[:, right * SCALE + 4 : (right + sheet.line) * SCALE - 4].any()

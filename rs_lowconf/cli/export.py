@@ -3,7 +3,7 @@
 One tile after the other, so that ten thousand take no more memory than a review package.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -14,14 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float, UInt16
+from jaxtyping import Bool, Float, UInt16
 from torch import Tensor
 
 from rs_lowconf import __version__
-from rs_lowconf.cli.models import Models
+from rs_lowconf.cli.models import HeldOut, Models, held_out
 from rs_lowconf.cli.progress import progress
+from rs_lowconf.gan.masks import MaskBank
 from rs_lowconf.review.geotiff import observed_tags, synthetic_tags, write_tile
-from rs_lowconf.review.package import RealNeighbour, ReviewSample, sample_tags, write_package
+from rs_lowconf.review.images import write_maps
+from rs_lowconf.review.package import write_package
+from rs_lowconf.review.panels import panels_of
+from rs_lowconf.review.samples import RealNeighbour, ReviewSample, TileMasks, sample_tags
 from rs_lowconf.review.store import STORE, Origin, ReviewStore, SentPackage, SentSample
 from rs_lowconf.runs import replacing, sha256_of
 from rs_lowconf.search.archive import most_diverse
@@ -32,6 +36,7 @@ from rs_lowconf.search.loop import Found, Tile, Trajectory
 from rs_lowconf.search.neighbours import features_of, nearest, same_class
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
+from rs_lowconf.types import Grid
 
 _ROWS = 256
 
@@ -83,7 +88,7 @@ class Export:
         path = self.folder / kind / f"{sample.sample_id}.tif"
         if origin == "audit":
             tags = synthetic_tags(self.models.gan.header["attribution"])
-            write_tile(path, sample.pixels, sample.bands, {**sample_tags(sample), **tags})
+            self.write(path, sample, {**sample_tags(sample), **tags})
         return self._sent(sample, origin, kept.parts, path, kept.features)
 
     def real(self, held: HeldOut, index: int) -> Shown:
@@ -110,8 +115,21 @@ class Export:
         grid = None if batch.grids is None else batch.grids[0]
         path = self.folder / "real" / f"{sample.sample_id}.tif"
         tags = observed_tags(self.settings.data.attribution)
-        write_tile(path, sample.pixels, sample.bands, tags, grid)
+        self.write(path, sample, tags, grid)
         return self._sent(sample, "real", parts, path, features)
+
+    def write(
+        self,
+        path: Path,
+        sample: ReviewSample,
+        tags: Mapping[str, str],
+        grid: Grid | None = None,
+    ) -> None:
+        """Write the tile of a sample and, into folders of their own, its maps if it has any."""
+        write_tile(path, sample.pixels, sample.bands, tags, grid)
+        bank = self.models.bank
+        panels = panels_of("confirm", bank.classes if bank else (), self.models.target.classes)
+        write_maps(self.folder, sample, panels, tags, grid)
 
     def _judged(
         self,
@@ -194,20 +212,26 @@ class Export:
         source, generator = self.models.real, self.models.gan.generator
         if source is None or self.bank is None:
             return None
-        # Blind, a neighbour of the sample's class would tell the class.
-        blind = self.settings.review.label == "blind"
-        allowed = None if blind else same_class([name], source.classes, source.labels)
+        allowed: Bool[Tensor, "1 n"] | None = same_class([name], source.classes, source.labels)
+        if self.settings.review.label == "blind":
+            # A neighbour of the sample's class would tell the class, and the tile whose mask
+            # it has would tell that it is generated.
+            allowed = None
+            if self.models.bank and name in source.classes:
+                allowed = source.labels[None] != source.classes.index(name)
         indices, distances = nearest(features[None], self.bank, allowed)
         index = int(indices[0])
         tile = source.batch([index])
         image = tile.image[:, list(source.bands.index_of(generator.bands.names))]
-        masked = self.models.bank is not None
+        name, bank, mask = source.ids[index], self.models.bank, None
+        if bank is not None and name in bank.names:
+            mask = bank.masks[bank.names.index(name)].numpy()
         return RealNeighbour(
-            tile_id=source.ids[index],
+            tile_id=name,
             pixels=stored_numbers(image)[0].numpy(),
-            # Of tiles with masks, each is a class of its own.
-            class_name="" if masked else source.classes[int(source.labels[index])],
-            mask=masks_at(source, index).numpy() if masked else None,
+            # Of tiles with masks, each is a condition of its own.
+            class_name="" if bank else source.classes[int(source.labels[index])],
+            mask=mask,
             grid=None if tile.grids is None else tile.grids[0],
             distance=float(distances[0]),
         )
@@ -251,6 +275,7 @@ def write_results(
         round=models.round,
         folder=review.relative_to(settings.run.dir).as_posix(),
         classes=classes,
+        pixel_classes=() if models.bank is None else models.bank.classes,
         exported=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     store = ReviewStore(settings.run.dir / STORE)
@@ -348,8 +373,7 @@ def _write_tiles(
             own, tile = kept_by(one, "found"), journal.tile(one.seed_id)
             sample = export.sample(one, tile)
             path = export.folder / "tiles" / f"{sample.sample_id}.tif"
-            write_tile(path, sample.pixels, sample.bands, {**sample_tags(sample), **tags})
-            write_maps(export, sample, {**sample_tags(sample), **tags})
+            export.write(path, sample, {**sample_tags(sample), **tags})
             top = own.log_probability.topk(2).values
             neighbour = sample.neighbour
             yield {

@@ -58,6 +58,7 @@ def _told(number: int, report: dict[str, Any]) -> list[str]:
     for key, text in (
         ("accepted", "of the found samples accepted"),
         ("label_kept", "of the accepted kept the class they were generated for"),
+        ("mask_kept", "of the realistic ones show what their mask says"),
         ("audit_rejected", "of those that the gate had rejected were rejected"),
         ("real_rejected", "of the real tiles were taken for fakes"),
     ):
@@ -110,6 +111,8 @@ def _next(
     if report["disputed"]:
         return "rslow review agreement --export FOLDER, to settle what reviewers disagree on"
     found = report["accepted"]
-    if min(found["count"], report["rejected"]["count"]) < MIN_REVIEWS:
+    few = min(found["count"], report["rejected"]["count"]) < MIN_REVIEWS
+    # From samples with masks neither updates nor releases are made.
+    if few or any(one.pixel_classes for one in current):
         return "review more samples: rslow generate with another --name and run.seed"
     return "rslow update, then rslow testset build"

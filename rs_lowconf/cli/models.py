@@ -163,8 +163,10 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         gate,
         penalties=calibration.penalties(
             gan.critic,
+            opened.critic,
             realism_weight=own.realism_weight,
             spectra_weight=own.spectra_weight,
+            review_weight=own.review_weight,
             share=own.false_rejection,
         ),
         reading=reading,

@@ -29,6 +29,17 @@ def store_of(settings: Settings) -> "ReviewStore":
     return ReviewStore(settings.run.dir / STORE)
 
 
+def refuse_masks(store: "ReviewStore", command: str) -> None:
+    """Raise a ReviewError where samples have masks, from which a command cannot go on."""
+    masked = [one.folder for one in store.packages() if one.pixel_classes]
+    if masked:
+        raise ReviewError(
+            f"the samples of {masked[0]} have masks",
+            expected=f"samples of one class each for {command}",
+            remedy="rslow loop tells what reviewers said of them",
+        )
+
+
 @review_app.command()
 def plugin(
     out: Annotated[Path, typer.Argument(help="The zip to write.")] = Path("rs_lowconf_review.zip"),
@@ -47,13 +58,12 @@ def plugin(
 @review_app.command()
 def status(packages: PackagesArgument) -> None:
     """Check packages and say how far their reviewers are."""
-    from rs_lowconf.review.fields import DECISIONS
     from rs_lowconf.review.reading import read_package
 
     for folder in packages:
         reviewed = read_package(folder)
         answers = reviewed.answers
-        counts = {name: sum(one.decision == name for one in answers) for name in DECISIONS}
+        counts = {name: sum(one.decision == name for one in answers) for name in reviewed.decisions}
         names = sorted({one.reviewer or "unnamed" for one in answers if one.decision is not None})
         print(
             f"{folder}: {reviewed.decided} of {len(answers)} decided ("

@@ -46,12 +46,13 @@ def build(
     import torch
 
     from rs_lowconf.cli.models import model_path
-    from rs_lowconf.cli.review import store_of
+    from rs_lowconf.cli.review import refuse_masks, store_of
     from rs_lowconf.gan.model import load_model
     from rs_lowconf.review.verdicts import agreement
     from rs_lowconf.testset import read_release, write_release
 
     store = store_of(settings)
+    refuse_masks(store, "rslow testset build")
     number = store.answers() if answers is None else answers
     opinions = store.opinions(number)
     tiles = _accepted(settings, store, opinions)

@@ -8,7 +8,7 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import checkpoints, means, progress
-from rs_lowconf.errors import ModelError, SettingsError
+from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import ClassifierSettings, Settings
 
 if TYPE_CHECKING:
@@ -55,11 +55,6 @@ def extractor(config: ConfigOption = None, set_: SetOption = None) -> None:
     run.dir/extractor. Tiles with masks need none: the gate's critic says which look alike.
     """
     settings = load_settings(config, set_)
-    if settings.data.masked:
-        raise SettingsError(
-            f"data.kind={settings.data.kind} has masks, an extractor learns from labels",
-            remedy="leave the extractor out: rslow train target, gan and gate are enough",
-        )
     _train_classifier(settings, settings.extractor, "extractor")
 
 

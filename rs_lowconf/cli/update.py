@@ -34,7 +34,7 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     settings = load_settings(config, set_)
     from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import model_path, newest_update, update_folder
-    from rs_lowconf.cli.review import store_of
+    from rs_lowconf.cli.review import refuse_masks, store_of
     from rs_lowconf.folders import whole_folder
     from rs_lowconf.gan.model import load_model
     from rs_lowconf.review.rounds import round_reports
@@ -42,6 +42,7 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     from rs_lowconf.seeds import seed_of
 
     store = store_of(settings)
+    refuse_masks(store, "rslow update")
     before = newest_update(settings)
     folder = update_folder(settings, before + 1)
     gan = load_model(model_path(settings, "gan"), choose_device(settings.run))
@@ -142,8 +143,6 @@ def _make(
     settings: Settings, folder: Path, gan: "GanModel", reviews: Reviews, *, seed: int
 ) -> dict[str, Any]:
     """Write critic.safetensors, calibration.safetensors and, on request, gan.safetensors."""
-    import torch
-
     from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import checksums, features_in, model_path
     from rs_lowconf.cli.train import gate_critic, gate_tiles
@@ -173,10 +172,9 @@ def _make(
     paths["critic"] = folder / "critic.safetensors"
     save_critic(paths["critic"], critic)
     extractor = load_classifier(paths["extractor"], device)
-    with torch.no_grad():
-        parts = torch.split(reviews.image, 32)
-        seen = torch.cat([critic.features(one.to(device)).cpu() for one in parts])
-    fitted = fit_head(seen, reviews.accepted, seed)
+    fitted = fit_head(
+        reviews.image, lambda image: critic.features(image.to(device)), reviews.accepted, seed
+    )
     calibration = calibrate(
         critic,
         gan.critic,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.gan.measure import Estimate, Weights, estimate
+from rs_lowconf.measures import radial_power
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import TileSource
 
@@ -133,23 +134,6 @@ def _distribution(values: Float[Tensor, "n p"]) -> Float[Tensor, "n g"]:
     ordered = values.sort(1).values.contiguous()
     grid = GRID.expand(len(values), -1).contiguous()
     return torch.searchsorted(ordered, grid, right=True).double() / values.shape[1]
-
-
-def radial_power(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c r"]:
-    """Return the power spectrum averaged over rings (Durall et al. 2020, section 2.1).
-
-    The tile's mean is taken off, and a Hann window keeps its edges from looking like detail.
-    """
-    side = image.shape[-1]
-    window = torch.hann_window(side, periodic=False, dtype=torch.float64)
-    centred = image.double() - image.double().mean((2, 3), keepdim=True)
-    power = torch.fft.fft2(centred * window[:, None] * window).abs().square()
-    frequency = torch.fft.fftfreq(side, 1 / side, dtype=torch.float64)
-    ring = torch.hypot(frequency[:, None], frequency).round().long().flatten()
-    rings = torch.arange(1, side // 2 + 1)
-    member = (ring[:, None] == rings).double()
-    averaged: Tensor = power.flatten(2) @ (member / member.sum(0)) / side**2
-    return averaged
 
 
 def spectral_angle(a: Float[Tensor, "n c"], b: Float[Tensor, "m c"]) -> Float[Tensor, "n m"]:

@@ -6,6 +6,7 @@ from rs_lowconf.review.package import (
     MAX_SAMPLES,
     RealNeighbour,
     ReviewSample,
+    TileMasks,
     write_package,
 )
 
@@ -17,6 +18,7 @@ __all__ = [
     "RealNeighbour",
     "ReviewSample",
     "Tile",
+    "TileMasks",
     "read_tile",
     "to_digital_numbers",
     "write_package",

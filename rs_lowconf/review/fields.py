@@ -11,6 +11,9 @@ it; `unsure` says that the reviewer cannot tell; NULL is pending. So `true_class
 * In a `blind` package there is no suggestion, so accepting demands a class.
 * Any other decision empties `true_class`.
 
+With masks there is no class to choose: `accept` says that the tile could be an observation and
+that the mask says what it shows; `mask wrong` that it could be one, but that the mask does not.
+
 The suggestion is the class that the generator was asked for. What the model under test says
 is on a tab of its own, to be looked at after deciding, so that it does not anchor anyone.
 """
@@ -20,11 +23,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Label = Literal["confirm", "blind"]
-Decision = Literal["accept", "reject", "unsure", "mixed"]
+Decision = Literal["accept", "reject", "unsure", "mixed", "mask wrong"]
 
 LAYER: Final = "review"
 GEOMETRY: Final = "geom"
 DECISIONS: Final[tuple[Decision, ...]] = ("accept", "reject", "unsure", "mixed")
+MASK_DECISIONS: Final[tuple[Decision, ...]] = ("accept", "mask wrong", "reject", "unsure")
+"""Of tiles with masks; realistic ones first."""
 
 JUDGE: Final = "Judge"
 AFTER: Final = "Look after deciding"
@@ -60,17 +65,41 @@ class Field:
     """What the form says when `constraint` does not hold."""
 
 
-def fields_of(label: Label, classes: Sequence[str]) -> tuple[Field, ...]:
-    """Return the columns of a package; a blind one has none that tells of the model."""
+def fields_of(label: Label, classes: Sequence[str], *, masks: bool = False) -> tuple[Field, ...]:
+    """Return the columns of a package; a blind one has none that tells of the model.
+
+    Args:
+        label: of the package.
+        classes: for `true_class`.
+        masks: whether the tiles have masks: then no column is about classes.
+    """
     confirm = label == "confirm"
     accepted = 'coalesce("true_class", "cond_class")' if confirm else '"true_class"'
     demanded = '"decision" IS NULL OR "decision" <> \'accept\' OR "true_class" IS NOT NULL'
     suggestion = Field(name="cond_class", sql="TEXT", alias="Suggested class", tab=JUDGE)
-    model = (
+    if masks:
+        suggestion = Field(name="mask_name", sql="TEXT", alias="Mask of", tab=JUDGE)
+    said = (
         Field(name="pred_class", sql="TEXT", alias="Model says", tab=AFTER),
         Field(name="second_class", sql="TEXT", alias="Model's second choice", tab=AFTER),
+    )
+    model = (
+        *(() if masks else said),
         Field(name="confidence", sql="REAL", alias="Model's confidence", tab=AFTER),
         Field(name="d_score", sql="REAL", alias="Critic's realism score", tab=AFTER),
+    )
+    true_class = Field(
+        name="true_class",
+        sql="TEXT",
+        alias="True class",
+        tab=JUDGE,
+        widget="choice",
+        choices=tuple(classes),
+        editable=True,
+        on_update=f"CASE WHEN \"decision\" = 'accept' THEN {accepted} "
+        'WHEN "decision" IS NULL THEN "true_class" END',
+        constraint="" if confirm else demanded,
+        complaint="An accepted sample needs its true class",
     )
     return (
         Field(name="sample_id", sql="TEXT", alias="Sample", tab=JUDGE),
@@ -82,22 +111,10 @@ def fields_of(label: Label, classes: Sequence[str]) -> tuple[Field, ...]:
             alias="Decision",
             tab=JUDGE,
             widget="choice",
-            choices=DECISIONS,
+            choices=MASK_DECISIONS if masks else DECISIONS,
             editable=True,
         ),
-        Field(
-            name="true_class",
-            sql="TEXT",
-            alias="True class",
-            tab=JUDGE,
-            widget="choice",
-            choices=tuple(classes),
-            editable=True,
-            on_update=f"CASE WHEN \"decision\" = 'accept' THEN {accepted} "
-            'WHEN "decision" IS NULL THEN "true_class" END',
-            constraint="" if confirm else demanded,
-            complaint="An accepted sample needs its true class",
-        ),
+        *(() if masks else (true_class,)),
         Field(
             name="realism",
             sql="INTEGER",

@@ -1,30 +1,44 @@
-"""Single tiles as GeoTIFFs that say what they are wherever they are copied to.
+"""Single tiles and masks as GeoTIFFs that say what they are wherever they are copied to.
 
 Pixels are reflectance x 10000 without scale and offset tags: with such tags QGIS shows
 0.0486 where the fixed stretch of the package expects 486. Colour interpretation is left
 alone, because QGIS ignores it beyond three bands; the .qml beside each tile chooses bands.
+
+Masks are bytes with a colour table. TIFF has no place for names of classes: GDAL and QGIS read
+them from the .aux.xml beside the file, and rasterio, which has no access to those, from the tag
+RSLOW_CLASSES, a list in JSON. Confidence is float32, so that every reader shows the probability
+itself; 16-bit numbers would need the scale that QGIS shows and rasterio does not apply.
 """
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import rasterio
-from jaxtyping import Float, UInt16
+from jaxtyping import Float, Float32, Shaped, UInt8, UInt16
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import MemoryFile
+from rasterio.io import DatasetWriter, MemoryFile
 from rasterio.transform import Affine
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError, ReviewError
-from rs_lowconf.runs import replacing
-from rs_lowconf.types import Grid
+from rs_lowconf.runs import replacing, write_text
+from rs_lowconf.types import UNKNOWN, Grid
 
 DN_SCALE = 10_000
 """Digital numbers per unit of reflectance in every tile of a package."""
+
+NO_CONFIDENCE = -1.0
+"""Nodata of confidence."""
+
+Colour = tuple[int, int, int]
+"""Red, green and blue, 0..255."""
 
 _AI_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
@@ -112,27 +126,81 @@ def write_tile(
     if channels != len(bands):
         raise DataError(f"{channels} channels to write", expected=f"{len(bands)} ({bands.names})")
     profile = {
-        "driver": "GTiff",
         "count": channels,
         "height": height,
         "width": width,
         "dtype": "uint16",
         "nodata": 0,
-        "compress": "deflate",
         "predictor": 2,
         "interleave": "band",
         "photometric": "MINISBLACK",
     }
-    if grid is not None:
-        profile |= {"crs": grid.crs, "transform": Affine(*grid.transform)}
-    # In memory first, because GDAL hides a full disk behind an error of its own.
-    with MemoryFile() as memory:
-        with _without_georeference(), memory.open(**profile) as file:
-            file.write(np.maximum(pixels, 1))
-            file.descriptions = bands.names
-            file.update_tags(**tags)
-        with replacing(path) as temporary:
-            temporary.write_bytes(memory.read())
+    with _written(path, profile, grid) as file:
+        file.write(np.maximum(pixels, 1))
+        file.descriptions = bands.names
+        file.update_tags(**tags)
+
+
+def write_classes(
+    path: Path,
+    mask: UInt8[np.ndarray, "h w"],
+    classes: Mapping[str, Colour],
+    tags: Mapping[str, str],
+    grid: Grid | None = None,
+) -> None:
+    """Write the classes of a tile's pixels, as `write_tile` does, with their names beside it.
+
+    Args:
+        path: the file, replaced when it exists; so is PATH.aux.xml with the names.
+        mask: indices of `classes`; `UNKNOWN` is nodata.
+        classes: colours by name, in the order of indices.
+        tags: as of the tile.
+        grid: as of the tile.
+    """
+    height, width = mask.shape
+    profile = {
+        "count": 1,
+        "height": height,
+        "width": width,
+        "dtype": "uint8",
+        "nodata": UNKNOWN,
+        "photometric": "PALETTE",
+    }
+    with _written(path, profile, grid) as file:
+        file.write(mask, 1)
+        file.write_colormap(1, dict(enumerate(classes.values())))
+        file.update_tags(**tags, RSLOW_CLASSES=json.dumps(list(classes)))
+    root = ET.Element("PAMDataset")
+    ET.SubElement(root, "PAMRasterBand", band="1").append(category_names(classes))
+    ET.indent(root, " ")
+    text = ET.tostring(root, encoding="unicode") + "\n"
+    write_text(path.with_name(f"{path.name}.aux.xml"), text)
+
+
+def write_confidence(
+    path: Path, confidence: Float32[np.ndarray, "h w"], tags: Mapping[str, str]
+) -> None:
+    """Write the largest probability of each of a generated tile's pixels, as `write_tile` does."""
+    height, width = confidence.shape
+    profile = {
+        "count": 1,
+        "height": height,
+        "width": width,
+        "dtype": "float32",
+        "nodata": NO_CONFIDENCE,
+        "predictor": 3,
+    }
+    with _written(path, profile, None) as file:
+        file.write(confidence, 1)
+        file.update_tags(**tags)
+
+
+def category_names(classes: Mapping[str, Colour]) -> ET.Element:
+    """Return the names of classes as GDAL has them beside a file or in a VRT."""
+    names = ET.Element("CategoryNames")
+    for name in classes:
+        ET.SubElement(names, "Category").text = name
+    return names
 
 
 def read_tile(path: Path) -> Tile:
@@ -157,6 +225,50 @@ def read_tile(path: Path) -> Tile:
             )
     except RasterioError as error:
         raise ReviewError(f"tile {path} cannot be read ({error})") from error
+
+
+def read_classes(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """Return what `write_classes` wrote.
+
+    Raises:
+        ReviewError: the file is missing or no raster, or does not hold bytes.
+    """
+    return _read(path, "uint8")
+
+
+def read_confidence(path: Path) -> Float32[np.ndarray, "h w"]:
+    """Return what `write_confidence` wrote.
+
+    Raises:
+        ReviewError: the file is missing or no raster, or does not hold floating-point numbers.
+    """
+    return _read(path, "float32")
+
+
+def _read(path: Path, dtype: str) -> Shaped[np.ndarray, "h w"]:
+    try:
+        with _without_georeference(), rasterio.open(path) as file:
+            if set(file.dtypes) != {dtype}:
+                raise ReviewError(f"{path} holds {file.dtypes[0]}", expected=dtype)
+            values: Shaped[np.ndarray, "h w"] = file.read(1)
+            return values
+    except RasterioError as error:
+        raise ReviewError(f"mask {path} cannot be read ({error})") from error
+
+
+@contextmanager
+def _written(path: Path, profile: Mapping[str, Any], grid: Grid | None) -> Iterator[DatasetWriter]:
+    """Yield a deflated GeoTIFF to fill, which then takes the place of the file."""
+    place = {} if grid is None else {"crs": grid.crs, "transform": Affine(*grid.transform)}
+    # In memory first, because GDAL hides a full disk behind an error of its own.
+    with MemoryFile() as memory:
+        with (
+            _without_georeference(),
+            memory.open(driver="GTiff", compress="deflate", **profile, **place) as file,
+        ):
+            yield file
+        with replacing(path) as temporary:
+            temporary.write_bytes(memory.read())
 
 
 @contextmanager

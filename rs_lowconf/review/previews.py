@@ -1,64 +1,123 @@
-"""Pictures for the form: one tile a row, the one to judge last, one composite a column."""
+"""Pictures for the form: one tile a row, the one to judge last, one picture a column."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.review.composites import Composite, stretch
+from rs_lowconf.review.geotiff import Colour
 from rs_lowconf.runs import replacing
 
 _SIDE = 192  # pixels of a picture on the screen, about
 _GAP = 8
+_SIDE_OF_MANY, _GAP_OF_MANY = 96, 4  # with panels: no wider than without, as the form has no room
 _LINE = 24
+_SWATCH = 14
 _INK = (20, 20, 20)
 _PAPER = (255, 255, 255)
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+PANEL_ROW = 2 * _LINE + _SIDE_OF_MANY + _GAP
+"""Height of a row with panels."""
+LEGEND = _GAP + _LINE
+"""Height of a legend of one line."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """One tile."""
+
+    title: str
+
+    pixels: UInt16[np.ndarray, "c h w"]
+    """Reflectance x 10000."""
+
+    panels: Mapping[str, UInt8[np.ndarray, "h w 3"]]
+    """Pictures right of the composites by caption, of the tile's size."""
 
 
 def write_preview(
     path: Path,
-    rows: Sequence[tuple[str, UInt16[np.ndarray, "c h w"]]],
+    rows: Sequence[Row],
     bands: BandSpec,
     composites: Sequence[Composite],
+    *,
     description: str,
+    legend: Mapping[str, Colour],
 ) -> None:
     """Write a PNG with one captioned row a tile.
 
     Args:
         path: the file, replaced when it exists.
-        rows: heading and pixels of each tile, from top to bottom.
+        rows: the tiles, from top to bottom.
         bands: what the channels of the pixels hold.
-        composites: the columns.
+        composites: the first columns.
         description: text stored in the file, for when it is copied elsewhere.
+        legend: what the colours of the panels mean; empty when there are no panels.
     """
-    _, height, width = rows[0][1].shape
-    zoom = max(1, _SIDE // width)
+    _, height, width = rows[0].pixels.shape
+    side, gap = (_SIDE_OF_MANY, _GAP_OF_MANY) if legend else (_SIDE, _GAP)
+    zoom = max(1, side // width)
     cell_width, cell_height = width * zoom, height * zoom
     row_height = 2 * _LINE + cell_height + _GAP
     # The widest heading decides when a single composite makes the picture narrow.
     heading, caption = ImageFont.load_default(17), ImageFont.load_default(14)
-    widest = max(int(heading.getlength(text)) for text, _ in rows)
-    sheet_width = max(len(composites) * (cell_width + _GAP) - _GAP, widest) + 2 * _GAP
-    picture = Image.new("RGB", (sheet_width, len(rows) * row_height + _GAP), _PAPER)
+    widest = max(int(heading.getlength(row.title)) for row in rows)
+    columns = len(composites) + max(len(row.panels) for row in rows)
+    sheet_width = max(columns * (cell_width + gap) - gap, widest) + 2 * _GAP
+    lines = _lines(legend, caption, sheet_width - 2 * _GAP)
+    below = _GAP + len(rows) * row_height
+    picture = Image.new("RGB", (sheet_width, below + len(lines) * _LINE), _PAPER)
     draw = ImageDraw.Draw(picture)
-    for row, (text, pixels) in enumerate(rows):
-        top = _GAP + row * row_height
-        draw.text((_GAP, top), text, fill=_INK, font=heading)
-        for column, composite in enumerate(composites):
-            left = _GAP + column * (cell_width + _GAP)
-            draw.text((left, top + _LINE), legend(composite), fill=_INK, font=caption)
-            image = Image.fromarray(stretch(pixels, bands, composite))
+    for number, row in enumerate(rows):
+        top = _GAP + number * row_height
+        draw.text((_GAP, top), row.title, fill=_INK, font=heading)
+        # Narrow columns have no room for the names of bands.
+        shown = {
+            one.caption if legend else _caption(one): stretch(row.pixels, bands, one)
+            for one in composites
+        }
+        for column, (text, colours) in enumerate((shown | dict(row.panels)).items()):
+            left = _GAP + column * (cell_width + gap)
+            draw.text((left, top + _LINE), text, fill=_INK, font=caption)
+            image = Image.fromarray(colours)
             image = image.resize((cell_width, cell_height), Image.Resampling.NEAREST)
             picture.paste(image, (left, top + 2 * _LINE - 2))
+    for number, line in enumerate(lines):
+        left, top = _GAP, below + number * _LINE
+        for name in line:
+            swatch = (left, top, left + _SWATCH, top + _SWATCH)
+            draw.rectangle(swatch, fill=legend[name], outline=_INK)
+            draw.text((left + _SWATCH + 6, top - 2), name, fill=_INK, font=caption)
+            left += _width(name, caption)
     text_chunks = PngImagePlugin.PngInfo()
     text_chunks.add_text("Description", description)
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=text_chunks)
 
 
-def legend(composite: Composite) -> str:
+def _lines(names: Iterable[str], font: Font, room: int) -> list[list[str]]:
+    """Return the legend's names in lines that fit into this width."""
+    lines: list[list[str]] = []
+    for name in names:
+        if lines and sum(_width(one, font) for one in [*lines[-1], name]) <= room:
+            lines[-1].append(name)
+        else:
+            lines.append([name])
+    return lines
+
+
+def _width(name: str, font: Font) -> int:
+    """Return the width of an entry of the legend, with its swatch and the space behind it."""
+    return _SWATCH + 24 + int(font.getlength(name))
+
+
+def _caption(composite: Composite) -> str:
     """Return the caption with its bands, such as `NIR (B08 B04 B03)`."""
     return f"{composite.caption} ({' '.join(composite.bands)})"

@@ -1,4 +1,4 @@
-"""The QGIS project: one layer of cells over one contact sheet, without a coordinate system.
+"""The QGIS project: one layer of cells over sheets of pictures, without a coordinate system.
 
 Written as text, because no library that pip installs can write projects. With no CRS at all
 QGIS draws the sheet in its own pixels and warns of nothing; an invented one would show a
@@ -6,7 +6,7 @@ QGIS draws the sheet in its own pixels and warns of nothing; an invented one wou
 """
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -16,6 +16,7 @@ from rs_lowconf.runs import replacing
 
 # QGIS ignores layers whose id has ten characters or fewer, without a word.
 _SHEET_ID = "contact_sheet_of_the_tiles"
+_SHEET_NAME = "contact sheet"
 _SHOWN = "Qt::Checked"
 _CANVAS_GREY = 235
 
@@ -28,6 +29,7 @@ def write_project(
     *,
     layer: str = LAYER,
     read_only: bool = False,
+    panels: Mapping[str, Sequence[ET.Element]] | None = None,
 ) -> None:
     """Write the .qgz, atomically.
 
@@ -38,12 +40,19 @@ def write_project(
         title: of the project's window.
         layer: the name of that layer and of its GeoPackage.
         read_only: whether QGIS refuses to edit that layer.
+        panels: styles of further sheets by name, each NAME.vrt of the same size; None or
+            empty without any.
     """
     cells_id = f"{layer}_cells_of_the_sheet"
     root = ET.Element("qgis", version=QGIS_VERSION, projectname=title)
     ET.SubElement(root, "title").text = title
     _append_crs(ET.SubElement(root, "projectCrs"))
-    layers = ((cells_id, layer, "ogr"), (_SHEET_ID, "contact sheet", "gdal"))
+    panels = panels or {}
+    layers = (
+        (cells_id, layer, "ogr"),
+        *((_panel_id(name), name, "gdal") for name in panels),
+        (_SHEET_ID, _SHEET_NAME, "gdal"),
+    )
     tree = ET.SubElement(root, "layer-tree-group")
     for identifier, name, provider in layers:
         ET.SubElement(
@@ -53,7 +62,8 @@ def write_project(
             name=name,
             providerKey=provider,
             checked=_SHOWN,
-            expanded="1" if name == layer else "0",
+            # An open legend tells the colours; that of the contact sheet tells nothing.
+            expanded="0" if name == _SHEET_NAME else "1",
         )
     canvas = ET.SubElement(root, "mapcanvas", name="theMapCanvas", annotationsVisible="1")
     ET.SubElement(canvas, "units").text = "unknown"
@@ -62,7 +72,10 @@ def write_project(
     _append_crs(ET.SubElement(canvas, "destinationsrs"))
     project_layers = ET.SubElement(root, "projectlayers")
     project_layers.append(_cells_layer(cells_id, layer, style, read_only=read_only))
-    project_layers.append(_sheet_layer())
+    for name, panel_style in panels.items():
+        project_layers.append(_raster_layer(_panel_id(name), name, f"{name}.vrt", panel_style))
+    sheet_style = raster_style((1, 2, 3), None)
+    project_layers.append(_raster_layer(_SHEET_ID, _SHEET_NAME, "contact.vrt", sheet_style))
     order = ET.SubElement(root, "layerorder")
     for identifier, _, _ in layers:
         ET.SubElement(order, "layer", id=identifier)
@@ -99,15 +112,19 @@ def _cells_layer(
     return layer
 
 
-def _sheet_layer() -> ET.Element:
+def _raster_layer(identifier: str, name: str, file: str, style: Sequence[ET.Element]) -> ET.Element:
     layer = ET.Element("maplayer", type="raster", styleCategories="AllStyleCategories")
-    ET.SubElement(layer, "id").text = _SHEET_ID
-    ET.SubElement(layer, "datasource").text = "./contact.vrt"
-    ET.SubElement(layer, "layername").text = "contact sheet"
+    ET.SubElement(layer, "id").text = identifier
+    ET.SubElement(layer, "datasource").text = f"./{file}"
+    ET.SubElement(layer, "layername").text = name
     _append_crs(ET.SubElement(layer, "srs"))
     ET.SubElement(layer, "provider").text = "gdal"
-    layer.extend(raster_style((1, 2, 3), None))
+    layer.extend(style)
     return layer
+
+
+def _panel_id(name: str) -> str:
+    return f"{name}_of_the_tiles"
 
 
 def _properties() -> ET.Element:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from rs_lowconf.errors import ReviewError, listed
-from rs_lowconf.review.fields import DECISIONS, LAYER, Decision, Label
-from rs_lowconf.review.package import FORMAT
+from rs_lowconf.review.fields import DECISIONS, LAYER, MASK_DECISIONS, Decision, Label
+from rs_lowconf.review.package import FORMAT_OF_MASKS
 from rs_lowconf.runs import sha256_of
 
 _COLUMNS = (
@@ -41,7 +41,7 @@ class Answer:
     """None is pending, or withdrawn if there was a decision before."""
 
     true_class: str | None
-    """The class of an accepted sample, else None."""
+    """The class of an accepted sample, else None; always None where masks are reviewed."""
 
     realism: int | None
     """1 to 5; None when the reviewer gave no mark."""
@@ -63,11 +63,18 @@ class ReviewedPackage:
     package_id: str
     label: Label
     classes: tuple[str, ...]
+    pixel_classes: tuple[str, ...]
+    """Of masks; empty when tiles have none."""
     answers: tuple[Answer, ...]
     """One a sample, pending ones included, in the order of the layer."""
 
     manifest: Mapping[str, Any]
     """As written at export."""
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Return what the form offers."""
+        return MASK_DECISIONS if self.pixel_classes else DECISIONS
 
     @property
     def decided(self) -> int:
@@ -85,7 +92,8 @@ def read_package(folder: Path) -> ReviewedPackage:
     manifest = _manifest(folder)
     expected = {str(entry["sample_id"]): entry for entry in manifest["samples"]}
     _check_tiles(folder, expected)
-    rows = _rows(folder / "review.gpkg")
+    masks = "pixel_classes" in manifest
+    rows = _rows(folder / "review.gpkg", masks=masks)
     ids = [str(row["sample_id"]) for row in rows]
     faults = [f"sample {name} is missing" for name in expected if name not in ids]
     faults += [f"sample {name} is foreign" for name in dict.fromkeys(ids) if name not in expected]
@@ -96,13 +104,14 @@ def read_package(folder: Path) -> ReviewedPackage:
     ]
     _refuse(folder, faults, "the samples that were exported")
     classes = tuple(manifest["classes"])
-    faults = [fault for row in rows for fault in _faults(row, classes)]
+    faults = [fault for row in rows for fault in _faults(row, classes, masks=masks)]
     _refuse(folder, faults, "what the form allows", "correct it in QGIS and save")
     return ReviewedPackage(
         folder=folder,
         package_id=manifest["package_id"],
         label=manifest["label"],
         classes=classes,
+        pixel_classes=tuple(manifest.get("pixel_classes", ())),
         answers=tuple(_answer(row) for row in rows),
         manifest=manifest,
     )
@@ -113,7 +122,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         form = manifest["format"]
-        newer = not isinstance(form, int) or form > FORMAT
+        newer = not isinstance(form, int) or form > FORMAT_OF_MASKS
         if not newer:
             # Whatever is missing is missing now, not in the middle of the work.
             {key: manifest[key] for key in ("package_id", "label", "classes", "samples")}
@@ -129,18 +138,18 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if newer:
         raise ReviewError(
             f"{folder} has package format {form}",
-            expected=f"at most {FORMAT}",
+            expected=f"at most {FORMAT_OF_MASKS}",
             remedy="upgrade rs_lowconf",
         )
     return cast("dict[str, Any]", manifest)
 
 
 def _check_tiles(folder: Path, entries: Mapping[str, Mapping[str, str]]) -> None:
-    """Compare every tile with its checksum: an edited tile is not what was generated."""
+    """Compare tiles and masks with their checksums: an edited one is not what was generated."""
     faults = []
     for entry in entries.values():
-        for kind in ("tile", "anchor"):
-            if kind in entry:
+        for kind in entry:
+            if f"{kind}_sha256" in entry:
                 path = folder / entry[kind]
                 if not path.is_file():
                     faults.append(f"{entry[kind]} is missing")
@@ -154,8 +163,11 @@ def _refuse(folder: Path, faults: list[str], expected: str, remedy: str = "") ->
         raise ReviewError(f"package {folder}: {listed(faults)}", expected=expected, remedy=remedy)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    columns = ", ".join(f'"{name}"' for name in _COLUMNS)
+def _rows(path: Path, *, masks: bool) -> list[dict[str, Any]]:
+    # Who reviews masks is not asked for a class.
+    columns = ", ".join(
+        "NULL AS true_class" if masks and name == "true_class" else f'"{name}"' for name in _COLUMNS
+    )
     try:
         with _copied(path) as database:
             database.row_factory = sqlite3.Row
@@ -192,15 +204,15 @@ def _copied(path: Path) -> Iterator[sqlite3.Connection]:
             yield copy
 
 
-def _faults(row: Mapping[str, Any], classes: tuple[str, ...]) -> list[str]:
+def _faults(row: Mapping[str, Any], classes: tuple[str, ...], *, masks: bool) -> list[str]:
     """Return what is wrong with a row, in words."""
     name, decision, true_class = row["sample_id"], row["decision"], row["true_class"]
     faults = []
-    if decision not in (None, *DECISIONS):
+    if decision not in (None, *(MASK_DECISIONS if masks else DECISIONS)):
         faults.append(f"sample {name} has the unknown decision {decision!r}")
     if true_class is not None and true_class not in classes:
         faults.append(f"sample {name} has the unknown class {true_class!r}")
-    if decision == "accept" and true_class is None:
+    if decision == "accept" and true_class is None and not masks:
         faults.append(f"sample {name} is accepted without a class")
     if decision in ("reject", "unsure", "mixed") and true_class is not None:
         faults.append(f"sample {name} is {decision} and has the class {true_class!r}")

@@ -54,6 +54,10 @@ def round_report(
         by_origin[one.sent.origin].append(one)
     found = by_origin["found"]
     accepted = [one for one in found if one.verdict.decision == "accept"]
+    # An accepted sample has a class unless it has a mask.
+    classed = [one for one in accepted if one.verdict.true_class is not None]
+    masked = [one for one in accepted if one.verdict.true_class is None]
+    wrong = [one for one in found if one.verdict.decision == "mask wrong"]
     return {
         "samples": sent,
         "with_a_verdict": len(judged),
@@ -62,9 +66,11 @@ def round_report(
         "accepted": _share(found, "accept"),
         "rejected": _share(found, "reject"),
         "mixed": _share(found, "mixed"),
+        "mask_wrong": _share(found, "mask wrong"),
         "label_kept": share_of(
-            sum(one.verdict.true_class == one.sent.condition for one in accepted), len(accepted)
+            sum(one.verdict.true_class == one.sent.condition for one in classed), len(classed)
         ),
+        "mask_kept": share_of(len(masked), len(masked) + len(wrong)),
         "audit_rejected": _share(by_origin["audit"], "reject"),
         "real_rejected": _share(by_origin["real"], "reject"),
         "gate_auc": _gate_auc([*found, *by_origin["audit"]]),
@@ -91,7 +97,7 @@ def round_reports(store: ReviewStore) -> dict[int, dict[str, Any]]:
 
 def _share(judged: Sequence[Judged], decision: str) -> dict[str, Any]:
     """Return the share among those that reviewers agreed on and were not unsure of."""
-    decided = [one for one in judged if one.verdict.decision in ("accept", "reject", "mixed")]
+    decided = [one for one in judged if one.verdict.decision not in (None, "unsure")]
     return share_of(sum(one.verdict.decision == decision for one in decided), len(decided))
 
 

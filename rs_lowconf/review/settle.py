@@ -8,9 +8,10 @@ from typing import Any
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ReviewError
-from rs_lowconf.review.geotiff import read_tile
-from rs_lowconf.review.package import RealNeighbour, ReviewSample, write_package
+from rs_lowconf.review.geotiff import read_classes, read_confidence, read_tile
+from rs_lowconf.review.package import write_package
 from rs_lowconf.review.reading import ReviewedPackage
+from rs_lowconf.review.samples import RealNeighbour, ReviewSample, TileMasks
 from rs_lowconf.review.store import ReviewStore, SentPackage, SentSample
 
 
@@ -34,8 +35,8 @@ def settling_package(
         Number of samples; 0, and nothing written, when none is at hand.
 
     Raises:
-        ReviewError: the samples come from packages of both labels or of several rounds, or
-            the store does not know them.
+        ReviewError: the samples come from packages of both labels, of several rounds, or with
+            masks and without, or the store does not know them.
     """
     sent = {package.package_id: package for package in store.packages()}
     samples: dict[str, tuple[SentSample, ReviewSample]] = {}
@@ -54,17 +55,20 @@ def settling_package(
                 origins[source.package_id] = sent[source.package_id]
     if not samples:
         return 0
-    kinds = {(package.label, package.round) for package in origins.values()}
+    kinds = {(one.label, one.round, one.pixel_classes) for one in origins.values()}
     if len(kinds) > 1:
         raise ReviewError(
             f"the samples come from {len(kinds)} kinds of packages ("
-            + ", ".join(f"{label} of round {number}" for label, number in sorted(kinds))
+            + ", ".join(
+                f"{label} of round {number}" + (f", masks of {', '.join(names)}" if names else "")
+                for label, number, names in sorted(kinds)
+            )
             + ")",
-            expected="packages of one label and round",
+            expected="packages of one label and round, and of the same masks or none",
             remedy="name these packages only",
         )
     first = next(source for source in sources if source.package_id in origins)
-    (label, number), chosen = kinds.pop(), sorted(samples)
+    (label, number, pixel_classes), chosen = kinds.pop(), sorted(samples)
     told = " ".join([*sorted(origins), *chosen, "settles"])
     package = SentPackage(
         package_id=hashlib.sha256(told.encode()).hexdigest()[:16],
@@ -73,6 +77,7 @@ def settling_package(
         folder=str(folder.resolve()),
         classes=first.classes,
         exported=datetime.now(UTC).isoformat(timespec="seconds"),
+        pixel_classes=pixel_classes,
         settles=True,
     )
     store.register(package, [samples[name][0] for name in chosen])
@@ -85,6 +90,7 @@ def settling_package(
         label=label,
         attribution=attribution,
         provenance=first.manifest["provenance"],
+        pixel_classes=pixel_classes,
     )
     return len(chosen)
 
@@ -98,8 +104,20 @@ def _again(source: ReviewedPackage, one: SentSample, entry: dict[str, Any]) -> R
             tile_id=one.neighbour["tile_id"],
             pixels=anchor.pixels,
             class_name=one.neighbour["class_name"],
+            mask=read_classes(source.folder / entry["anchor_mask"])
+            if "anchor_mask" in entry
+            else None,
             grid=anchor.grid,
             distance=one.neighbour["distance"],
+        )
+    masks = None
+    if "mask" in entry:
+        # A blind package has the mask only, and neither needs nor shows more of it.
+        told = "predicted" in entry
+        masks = TileMasks(
+            mask=read_classes(source.folder / entry["mask"]),
+            predicted=read_classes(source.folder / entry["predicted"]) if told else None,
+            confidence=read_confidence(source.folder / entry["confidence"]) if told else None,
         )
     return ReviewSample(
         sample_id=one.sample_id,
@@ -110,6 +128,7 @@ def _again(source: ReviewedPackage, one: SentSample, entry: dict[str, Any]) -> R
         second=one.second,
         confidence=one.confidence,
         realism=one.realism,
+        masks=masks,
         neighbour=neighbour,
         provenance=one.provenance,
     )

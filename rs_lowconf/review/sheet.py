@@ -22,7 +22,7 @@ _ASPECT = 1.1  # width by height of a map canvas that has the form beside it
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """Cells of one size in rows; each shows the composites of one tile a block."""
+    """Cells of one size in rows; each shows one tile a block: composites, then panels."""
 
     count: int
     """Cells, filled row by row."""
@@ -34,10 +34,14 @@ class Sheet:
     """Height of a tile in pixels."""
 
     blocks: int
-    """Tiles side by side in a cell: 2 with a real tile left of the one to judge, else 1."""
+    """Tiles in a cell: 2 with a real tile left of or above the one to judge, else 1."""
 
     composites: tuple[Composite, ...]
     """What is shown of each tile, from left to right."""
+
+    panels: tuple[tuple[str, ...], ...] = ()
+    """For each block the captions of what is right of its composites. Such blocks are wide, and
+    stand below each other; empty when no block has any."""
 
     @property
     def line(self) -> int:
@@ -47,9 +51,10 @@ class Sheet:
     @property
     def cell_size(self) -> tuple[int, int]:
         """Width and height of a cell, without the gutter around it."""
-        gap = self.line // 4
-        block = len(self.composites) * self.width + (len(self.composites) - 1) * gap
-        width = self.blocks * block + (self.blocks + 1) * self.line
+        if self.panels:
+            height = self.blocks * (self.height + 3 * self.line) + 2 * self.line
+            return self._block_width + 2 * self.line, height
+        width = self.blocks * self._block_width + (self.blocks + 1) * self.line
         return width, self.height + 5 * self.line
 
     @cached_property  # asked for by every cell
@@ -86,19 +91,30 @@ class Sheet:
         left, top, right, bottom = self.cell(index)
         return float(left), -float(bottom), float(right), -float(top)
 
-    def picture(self, index: int, block: int, composite: int) -> Box:
-        """Return the place of one composite; blocks count from the left, the sample is last."""
+    def captions(self, block: int) -> tuple[str, ...]:
+        """Return what is shown of a block, from left to right."""
+        beside = self.panels[block] if self.panels else ()
+        return (*(composite.caption for composite in self.composites), *beside)
+
+    def picture(self, index: int, block: int, place: int) -> Box:
+        """Return where one picture of a block is; the sample is the last block."""
         cell_left, cell_top, _, _ = self.cell(index)
-        offset_x, offset_y = self.offset(block, composite)
+        offset_x, offset_y = self.offset(block, place)
         left, top = cell_left + offset_x, cell_top + offset_y
         return left, top, left + self.width, top + self.height
 
-    def offset(self, block: int, composite: int) -> tuple[int, int]:
+    def offset(self, block: int, place: int) -> tuple[int, int]:
         """Return how far a picture lies to the right of and below its cell's corner."""
+        x, y = self.line + place * (self.width + self.line // 4), 4 * self.line
+        if self.panels:
+            return x, y + block * (self.height + 3 * self.line)
+        return x + block * (self._block_width + self.line), y
+
+    @cached_property
+    def _block_width(self) -> int:
         gap = self.line // 4
-        block_width = len(self.composites) * (self.width + gap) - gap
-        x = self.line + block * (block_width + self.line) + composite * (self.width + gap)
-        return x, 4 * self.line
+        pictures = max(len(self.captions(block)) for block in range(self.blocks))
+        return pictures * (self.width + gap) - gap
 
 
 def contact_vrt(sheet: Sheet, bands: BandSpec, cells: Sequence[Sequence[str]]) -> str:
@@ -121,33 +137,32 @@ def contact_vrt(sheet: Sheet, bands: BandSpec, cells: Sequence[Sequence[str]]) -
         for index, files in enumerate(cells):
             for block, file in enumerate(files):
                 for place, composite in enumerate(sheet.composites):
-                    source = _source(sheet, bands, file, composite, channel)
-                    left, top, _, _ = sheet.picture(index, block, place)
-                    source.append(_rectangle("DstRect", left, top, sheet))
+                    (position,) = bands.index_of((composite.bands[channel],))
+                    box = sheet.picture(index, block, place)
+                    source = picture_source(sheet, file, box, position + 1, "UInt16")
                     source.append(_lookup(composite))
                     band.append(source)
     ET.indent(root, " ")
     return ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _source(
-    sheet: Sheet, bands: BandSpec, file: str, composite: Composite, channel: int
-) -> ET.Element:
+def picture_source(sheet: Sheet, file: str, box: Box, band: int, data_type: str) -> ET.Element:
+    """Return the source of a VRT that shows a band of a tile's size at its place on the sheet."""
     source = ET.Element("ComplexSource")
     ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = file
-    (position,) = bands.index_of((composite.bands[channel],))
-    ET.SubElement(source, "SourceBand").text = str(position + 1)
+    ET.SubElement(source, "SourceBand").text = str(band)
     # With the size stated here, GDAL opens a tile only when it is drawn.
     ET.SubElement(
         source,
         "SourceProperties",
         RasterXSize=str(sheet.width),
         RasterYSize=str(sheet.height),
-        DataType="UInt16",
+        DataType=data_type,
         BlockXSize=str(sheet.width),
         BlockYSize=str(sheet.height),
     )
     source.append(_rectangle("SrcRect", 0, 0, sheet))
+    source.append(_rectangle("DstRect", box[0], box[1], sheet))
     return source
 
 

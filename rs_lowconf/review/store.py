@@ -20,7 +20,8 @@ from rs_lowconf.runs import output_errors
 
 STORE = "reviews.sqlite"
 """Its usual name, in run.dir."""
-FORMAT = 1
+FORMAT = 2
+"""2 since packages may have masks, which a reader of 1 does not know."""
 _APPLICATION = 0x72736C77  # 'rslw'
 
 Origin = Literal["found", "audit", "real"]
@@ -53,6 +54,8 @@ class SentPackage:
     classes: tuple[str, ...]
     exported: str
     """ISO 8601, UTC."""
+    pixel_classes: tuple[str, ...] = ()
+    """Of masks; empty when tiles have none. Then there is no class to accept a sample as."""
     settles: bool = False
     """Whether it asks again about samples that reviewers disagree on: then its answers win."""
 
@@ -64,7 +67,8 @@ class SentSample:
     sample_id: str
     origin: Origin
     condition: str
-    """Class that the generator was asked for; of a real tile, its class in the data set."""
+    """Class that the generator was asked for; of a real tile, its class in the data set; where
+    masks are reviewed, the name of the sample's mask."""
     predicted: str
     second: str
     confidence: float
@@ -141,6 +145,7 @@ class ReviewStore:
                         remedy="give this search another --name",
                     )
                 return
+            database.execute(f"PRAGMA user_version = {FORMAT}")  # of an older store, too
             content = json.dumps(asdict(package))
             database.execute("INSERT INTO package VALUES (?, ?)", (package.package_id, content))
             database.executemany(
@@ -359,4 +364,10 @@ def _add(
 
 def _package(content: str) -> SentPackage:
     values = json.loads(content)
-    return SentPackage(**{**values, "classes": tuple(values["classes"])})
+    return SentPackage(
+        **{
+            **values,
+            "classes": tuple(values["classes"]),
+            "pixel_classes": tuple(values.get("pixel_classes", ())),
+        }
+    )

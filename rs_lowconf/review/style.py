@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.review.composites import Composite
 from rs_lowconf.review.fields import AFTER, JUDGE, Field, Label
+from rs_lowconf.review.previews import LEGEND, PANEL_ROW
 from rs_lowconf.review.sheet import Sheet
 
 QGIS_VERSION = "3.22.16-Białowieża"
@@ -25,6 +26,7 @@ _COLOURS = {
     "reject": "214,39,40,255",
     "unsure": "240,160,0,255",
     "mixed": "148,80,200,255",
+    "mask wrong": "148,80,200,255",
 }
 _GREY = "110,110,110,255"
 _LETTER_WIDTH = 0.7  # mean width of a bold letter by font size, in wide fonts like DejaVu Sans
@@ -40,9 +42,11 @@ def document(elements: Sequence[ET.Element]) -> str:
 
 def review_style(fields: Sequence[Field], sheet: Sheet, label: Label) -> list[ET.Element]:
     """Return symbols, labels and form of the layer `review`."""
-    first, above = _headings(label, sheet.blocks)
+    first, above = _headings(label, sheet)
+    (decision,) = (field for field in fields if field.name == "decision")
+    colours = {choice: _COLOURS[choice] for choice in decision.choices}
     return [
-        outlines("decision", _COLOURS, other="pending"),
+        outlines("decision", colours, other="pending"),
         headings(sheet, first, above),
         *_fields(fields, sheet),
         *_form(fields),
@@ -122,7 +126,7 @@ def outlines(attribute: str, colours: Mapping[str, str], *, other: str) -> ET.El
 
 
 def headings(sheet: Sheet, first: str, above: Sequence[str]) -> ET.Element:
-    """Return headings that scale with the pictures, the composites' captions among them.
+    """Return headings that scale with the pictures, the pictures' captions among them.
 
     Args:
         sheet: the places.
@@ -132,29 +136,36 @@ def headings(sheet: Sheet, first: str, above: Sequence[str]) -> ET.Element:
     labeling = ET.Element("labeling", type="rule-based")
     rules = ET.SubElement(labeling, "rules", key="{all}")
     line = sheet.line
-    # Alone, a sample has half the width, which not every name fits.
-    room = sheet.cell_size[0] - 2 * line if sheet.blocks == 1 else None
+    # Alone, a sample has half the width, which not every name fits; nor does that of each mask.
+    narrow = sheet.blocks == 1 or bool(sheet.panels)
+    room = sheet.cell_size[0] - 2 * line if narrow else None
     _add_rule(rules, first, x=line, y=round(1.55 * line), size=1.1 * line, bold=True, room=room)
     for block, heading in enumerate(above):
         x, y = sheet.offset(block, 0)
         y = round(y - 1.2 * line)
         _add_rule(rules, heading, x=x, y=y, size=1.0 * line, bold=True, room=room)
-        for place, composite in enumerate(sheet.composites):
+        for place, caption in enumerate(sheet.captions(block)):
             x, y = sheet.offset(block, place)
-            text = f"'{composite.caption}'"
-            _add_rule(rules, text, x=x, y=round(y - 0.25 * line), size=0.8 * line, bold=False)
+            _add_rule(
+                rules, f"'{caption}'", x=x, y=round(y - 0.25 * line), size=0.8 * line, bold=False
+            )
     return labeling
 
 
-def _headings(label: Label, blocks: int) -> tuple[str, list[str]]:
+def _headings(label: Label, sheet: Sheet) -> tuple[str, list[str]]:
     """Return expressions for a cell's first line and for the lines above its blocks.
 
     With a real tile the cell is wide enough to say all of the sample in the first line. Alone,
     the sample's title joins its name; suggestion and decision are on the second line, where
-    the class of an accepted sample takes the place of the suggested one.
+    the class of an accepted sample takes the place of the suggested one. With panels there is
+    room, too, and no class.
     """
-    titles = block_titles(label, blocks)
-    if blocks == 1:
+    titles = block_titles(label, sheet.blocks)
+    if sheet.panels:
+        source = "|| '   mask of ' || \"mask_name\"" if label == "confirm" else ""
+        first = f"\"sample_id\" {source} || coalesce('   ' || upper(\"decision\"), '')"
+        return first, [f"'{title}'" for title in titles]
+    if sheet.blocks == 1:
         answer = 'upper("decision")'
         if label == "confirm":
             answer = f"\"cond_class\" || '?' || coalesce('   ' || {answer}, '')"
@@ -290,7 +301,9 @@ def _widget(field: Field, sheet: Sheet) -> tuple[str, dict[str, Any]]:
             return "ExternalResource", {
                 "DocumentViewer": 1,
                 # A row a block; 0 would shrink it in a low window, unreadably.
-                "DocumentViewerHeight": 230 * sheet.blocks,
+                "DocumentViewerHeight": PANEL_ROW * sheet.blocks + LEGEND
+                if sheet.panels
+                else 230 * sheet.blocks,
                 "DocumentViewerWidth": 0,  # keeps the shape
                 "FileWidget": False,
                 "FileWidgetButton": False,

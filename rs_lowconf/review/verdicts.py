@@ -23,7 +23,7 @@ class Verdict:
     decision: Decision | None
     """None while they disagree."""
     true_class: str | None
-    """The class of an accepted sample, else None."""
+    """The class of an accepted sample, else None; always None where masks are reviewed."""
     reviewers: tuple[str, ...]
     """Whose answers these are."""
     reviewed_ms: int
@@ -68,11 +68,10 @@ def agreement(opinions: Iterable[Opinion]) -> dict[str, Any]:
     sample answered twice, or all answers the same. Answers that settle disagreements are left
     out.
     """
-    table: dict[str, dict[str, str]] = defaultdict(dict)
+    table: dict[str, dict[str, tuple[Decision, str | None]]] = defaultdict(dict)
     for one in opinions:
         if not one.settles:
-            said = f"{one.decision} {one.true_class}" if one.true_class else one.decision
-            table[one.reviewer][one.sample_id] = said
+            table[one.reviewer][one.sample_id] = (one.decision, one.true_class)
     reviewers = sorted(table)
     shared = [
         name
@@ -84,8 +83,10 @@ def agreement(opinions: Iterable[Opinion]) -> dict[str, Any]:
     ]
 
     def answers(reviewer: str, name: str, *, whole: bool) -> str | None:
-        said = table[reviewer].get(name)
-        return said if whole or said is None else said.split(" ")[0]
+        if name not in table[reviewer]:
+            return None
+        decision, true_class = table[reviewer][name]
+        return f"{decision}: {true_class}" if whole and true_class else decision
 
     def alpha(*, whole: bool) -> float | None:
         rows = [[answers(r, name, whole=whole) for name in shared] for r in reviewers]

@@ -50,7 +50,7 @@ def learn_looks(
         train: features of the training tiles.
         held_out_distances: of held-out real tiles to their nearest training tile.
         novelty_quantile: of the distances that sets the novelty radius; None for no radius.
-        clusters: number of clusters, at most that of the tiles.
+        clusters: number of clusters, at most that of different tiles.
         seed: of the clustering (k-means with k-means++ starts).
     """
     radius = 0.0
@@ -60,7 +60,7 @@ def learn_looks(
         radius = float(between.amin(1).quantile(novelty_quantile))
     centres, _ = kmeans2(
         train.double().numpy(),
-        min(clusters, len(train)),
+        min(clusters, len(np.unique(train.numpy(), axis=0))),
         minit="++",
         rng=np.random.default_rng(seed_of(seed, "search", "clusters")),
         missing="warn",

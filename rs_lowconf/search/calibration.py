@@ -59,19 +59,28 @@ class Calibration:
         return Gate(parts=parts, reference=self.reference, false_rejection=false_rejection)
 
     def penalties(
-        self, energy: Critic, *, realism_weight: float, spectra_weight: float, share: float
+        self,
+        energy: Critic,
+        critic: Critic,
+        *,
+        realism_weight: float,
+        spectra_weight: float,
+        review_weight: float,
+        share: float,
     ) -> tuple[Penalty, ...]:
         """Return what the energy of a search adds, without terms of no weight.
 
         Args:
             energy: the critic of the search's energy, which is not the gate's.
-            realism_weight: of what that critic finds unreal.
+            critic: the gate's, on whose features reviews were learned.
+            realism_weight: of what the energy's critic finds unreal.
             spectra_weight: of spectra that real pixels do not have. The gate's own part: it is
                 no network that could be fooled, but a fixed quadratic form of the pixels.
+            review_weight: of what reviewers would reject, as far as they have taught it.
             share: the share of real tiles that lie below a penalty's floor.
         """
         spectra = self.reference[:, _SPECTRA_COLUMN]
-        penalties = (
+        penalties = [
             Penalty(
                 part=energy.realism,
                 floor=float(self.energy.quantile(share)),
@@ -84,7 +93,18 @@ class Calibration:
                 spread=float(centre_and_spread(spectra, 0)[1]),
                 weight=spectra_weight,
             ),
-        )
+        ]
+        if self.head is not None:
+            reviews = self.reference[:, -1]
+            penalties.append(
+                Penalty(
+                    part=self.head.part(critic.features),
+                    # Half the real tiles are liked less; up to there liking is worth something.
+                    floor=float(reviews.median()),
+                    spread=float(centre_and_spread(reviews, 0)[1]),
+                    weight=review_weight,
+                )
+            )
         return tuple(penalty for penalty in penalties if penalty.weight)
 
     def save(self, path: Path) -> None:

@@ -1,11 +1,12 @@
-"""What reviewers taught: a linear head on the critic's features that tells rejects from accepts.
+"""What reviewers taught: a linear head that tells rejects from accepts.
 
 A critic learned to tell generated tiles from real ones; people mind some differences and not
 others. A few dozen of their decisions are too few to train a network, and enough for a line
-through features that are there already.
+through features that are there already: the critic's, or the texture, that is, the power of each
+band by frequency, which a critic's means hardly tell of. Which of them, the decisions say.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,18 +15,24 @@ from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import Tensor
 
 from rs_lowconf.errors import ReviewError
+from rs_lowconf.measures import radial_power
 
 MIN_REVIEWS = 10
 """Accepts and rejects, of each, below which nothing can be learned and cross-validated."""
 
 _FOLDS = 5
-_STRENGTHS = np.logspace(-5, 0, 6)
-"""Inverse penalties to choose from: strong ones, as there are more features than reviews."""
+_BATCH = 32
+_STRENGTHS = np.logspace(-2, 2, 5)
+"""Inverse penalties to choose from."""
+_MIXTURES = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
+"""Weights of the critic's features and of texture to choose from."""
+_OCTAVES = (1, 2, 4, 8, 16)
+"""Lower ends of the octaves of frequency, in cycles a tile; the last one is open."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,8 +45,23 @@ class ReviewHead:
     def part(
         self, features: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
     ) -> Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Float[Tensor, " b"]]:
-        """Return the head as a part of the gate, on these features."""
-        return lambda image, label: features(image).cpu() @ self.weight + self.bias
+        """Return the head as a part of the gate.
+
+        Args:
+            features: the critic's.
+        """
+
+        def score(
+            image: Float[Tensor, "b c h w"],
+            label: Int[Tensor, " b"],  # noqa: ARG001  # what people mind, they mind in any class
+        ) -> Float[Tensor, " b"]:
+            texture = texture_of(image)
+            critics, textures = self.weight.to(image).tensor_split([-texture.shape[1]])
+            told = texture @ textures + self.bias.to(image)
+            # The dearest part of a step, where texture alone decides.
+            return told + features(image) @ critics if critics.any() else told
+
+        return score
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,12 +75,31 @@ class FittedHead:
     rejected: int
 
 
-def fit_head(features: Float[Tensor, "n f"], accepted: Bool[Tensor, " n"], seed: int) -> FittedHead:
+def texture_of(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t"]:
+    """Return the logarithm of each band's mean power in octaves of frequency."""
+    power = radial_power(image)  # b c r
+    ends = [low - 1 for low in _OCTAVES if low <= power.shape[2]]
+    octaves = [part.mean(2) for part in power.tensor_split(ends[1:], dim=2)]
+    # Digital numbers are rounded, so nothing below their noise means anything.
+    return torch.stack(octaves, 2).clamp_min(1e-12).log().flatten(1).float()
+
+
+@torch.no_grad()
+def fit_head(
+    image: Float[Tensor, "n c h w"],
+    features: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]],
+    accepted: Bool[Tensor, " n"],
+    seed: int,
+) -> FittedHead:
     """Fit by logistic regression; both answers weigh the same, however rare one is.
 
+    Whether the critic's features, texture or both count, and how strong the penalty is, is
+    chosen by cross-validation.
+
     Args:
-        features: the critic's, a row a reviewed tile.
-        accepted: what the reviewers said of it.
+        image: reviewed tiles as they are stored, in the critic's bands.
+        features: the critic's.
+        accepted: what the reviewers said of them.
         seed: of the folds.
 
     Raises:
@@ -71,20 +112,33 @@ def fit_head(features: Float[Tensor, "n f"], accepted: Bool[Tensor, " n"], seed:
             expected=f"at least {MIN_REVIEWS} of each to learn from",
             remedy="review more samples, and import them",
         )
-    x, y = features.double().numpy(), accepted.numpy()
+    parts = torch.split(image, _BATCH)
+    blocks = [
+        torch.cat([features(part).cpu() for part in parts]),
+        torch.cat([texture_of(part) for part in parts]),
+    ]
+    sizes = [block.shape[1] for block in blocks]
+    x, y = torch.cat(blocks, dim=1).double().numpy(), accepted.numpy()
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed % 2**32)
     choice = GridSearchCV(
-        make_pipeline(
-            StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1_000)
+        Pipeline(
+            [
+                ("standardise", StandardScaler()),
+                ("mix", FunctionTransformer(_weigh)),
+                ("line", LogisticRegression(class_weight="balanced", max_iter=1_000)),
+            ]
         ),
-        {"logisticregression__C": _STRENGTHS},
+        {
+            "mix__kw_args": [{"factor": _mixture(sizes, weights)} for weights in _MIXTURES],
+            "line__C": _STRENGTHS,
+        },
         cv=folds,
         scoring="roc_auc",
     )
     told = cross_val_predict(choice, x, y, cv=folds, method="decision_function")
-    line = choice.fit(x, y).best_estimator_
-    scaler, regression = line[0], line[-1]
-    weight = regression.coef_[0] / scaler.scale_
+    best = choice.fit(x, y).best_estimator_
+    scaler, mix, regression = best[0], best[1].kw_args["factor"], best[2]
+    weight = regression.coef_[0] * mix / scaler.scale_
     bias = regression.intercept_[0] - scaler.mean_ @ weight
     return FittedHead(
         head=ReviewHead(
@@ -94,3 +148,16 @@ def fit_head(features: Float[Tensor, "n f"], accepted: Bool[Tensor, " n"], seed:
         accepted=yes,
         rejected=no,
     )
+
+
+def _mixture(sizes: Sequence[int], weights: Sequence[float]) -> Float[np.ndarray, " s"]:
+    """Return the factor of each column: blocks count by their weights, not by their sizes."""
+    pairs = zip(sizes, weights, strict=True)
+    return np.concatenate([np.full(size, weight / size**0.5) for size, weight in pairs])
+
+
+def _weigh(
+    seen: Float[np.ndarray, "n s"], factor: Float[np.ndarray, " s"]
+) -> Float[np.ndarray, "n s"]:
+    weighed: Float[np.ndarray, "n s"] = seen * factor
+    return weighed

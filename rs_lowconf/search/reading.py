@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from rs_lowconf.errors import SettingsError
@@ -91,7 +91,7 @@ def log_odds(log_probability: Float[Tensor, "b k *n"]) -> Float[Tensor, "b *n"]:
 
 
 def regions_of(
-    masks: Int[Tensor, "n h w"], classes: Sequence[str], region: str | None
+    masks: Integer[Tensor, "n h w"], classes: Sequence[str], region: str | None
 ) -> Bool[Tensor, "n h w"]:
     """Return the pixels of each mask over which a target's confidence counts.
 

@@ -2,10 +2,10 @@
 
 Usage: python3 drive_dock.py PLUGIN.zip FOLDER
 
-FOLDER holds the packages `confirm`, `blind`, `many` (of more classes than digits), `newer`
-(of a format that the plugin does not know), and `locked file` and `locked folder` (which may not
-be written). Like open_package.py this runs under QGIS's own Python. Keys go to the widget that
-has the focus.
+FOLDER holds the packages `confirm`, `blind`, `many` (of more classes than digits), `masks` and
+`blind masks`, `newer` (of a format that the plugin does not know), and `locked file` and `locked
+folder` (which may not be written). Like open_package.py this runs under QGIS's own Python. Keys
+go to the widget that has the focus.
 """
 
 import json
@@ -40,7 +40,7 @@ from qgis.PyQt.QtWidgets import (
     QPushButton,
 )
 
-COLUMNS = "sample_id, decision, true_class, comment, reviewer, reviewed_ms"
+COLUMNS = ("sample_id", "decision", "true_class", "comment", "reviewer", "reviewed_ms")
 
 
 class Interface(QObject):
@@ -118,12 +118,13 @@ class Reviewer:
 
     @property
     def stored(self) -> list[list[Any]]:
-        """Return the rows in a copy of the GeoPackage without its journal."""
+        """Return the rows in a copy of the GeoPackage without its journal; None for no column."""
         copy = self.folder / "alone.gpkg"
         shutil.copyfile(self.package / "review.gpkg", copy)
         with closing(sqlite3.connect(copy)) as database:
-            query = f"SELECT {COLUMNS} FROM review ORDER BY fid"  # noqa: S608 (ours)
-            return [list(row) for row in database.execute(query)]
+            database.row_factory = sqlite3.Row
+            rows = [dict(row) for row in database.execute("SELECT * FROM review ORDER BY fid")]
+        return [[row.get(name) for name in COLUMNS] for row in rows]
 
     @property
     def extent(self) -> list[float]:
@@ -257,6 +258,28 @@ def many(reviewer: Reviewer) -> dict[str, Any]:
     return steps
 
 
+def masks(reviewer: Reviewer) -> dict[str, Any]:
+    """Judge masks, of five samples and of two without suggestions."""
+    reviewer.open("masks")
+    buttons = reviewer.dock.widget().findChildren(QPushButton)
+    steps: dict[str, Any] = {"opened": reviewer.see(), "buttons": [b.text() for b in buttons]}
+    reviewer.press(Qt.Key_Space, Qt.Key_Space)
+    reviewer.interface.canvas.grab().save(str(reviewer.folder / "masks.png"))
+    steps["view"] = reviewer.see()
+    reviewer.press("0", "1", "c")
+    steps["ignored"] = reviewer.see()
+    reviewer.press("a", "m", "r", "u")
+    steps["decided"] = reviewer.see()
+    reviewer.press(Qt.Key_Left, Qt.Key_Left, Qt.Key_Left)
+    steps["went back"] = reviewer.see()
+    reviewer.press(Qt.Key_Backspace, Qt.Key_Backspace)
+    steps["undone"] = reviewer.see()
+    reviewer.open("blind masks")
+    reviewer.press(Qt.Key_Space, "m")
+    steps["blind"] = reviewer.see()
+    return steps
+
+
 def unusable(reviewer: Reviewer, name: str) -> dict[str, Any]:
     """Press keys that would decide."""
     reviewer.dock.hide()
@@ -329,6 +352,7 @@ def main() -> dict[str, Any]:
     report["beside form"] = beside_form(reviewer)
     report["staying"] = staying(reviewer)
     report["many"] = many(reviewer)
+    report["masks"] = masks(reviewer)
     for name in ("newer", "locked file", "locked folder"):
         report[name] = unusable(reviewer, name)
     report["elsewhere"] = elsewhere(reviewer)

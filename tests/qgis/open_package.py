@@ -1,6 +1,8 @@
 """Open a review package in the real QGIS and report what is there, as JSON on the last line.
 
-Usage: python3 open_package.py PACKAGE PICTURES
+Usage: python3 open_package.py PACKAGE PICTURES DECISION
+
+DECISION is what the form says of the first sample.
 
 Run by tests/test_review_qgis.py under the Python that QGIS was built for, which is not the
 one this project runs under: nothing but QGIS and the standard library is imported here.
@@ -17,6 +19,7 @@ from qgis.core import (
     QgsMapRendererParallelJob,
     QgsMapSettings,
     QgsProject,
+    QgsRasterLayer,
     QgsVectorLayer,
 )
 from qgis.gui import QgsAttributeEditorContext, QgsAttributeForm, QgsGui
@@ -60,7 +63,15 @@ def describe(layer: QgsVectorLayer) -> dict[str, Any]:
     }
 
 
-def show_form(layer: QgsVectorLayer, path: Path) -> dict[str, Any]:
+def legend(layer: QgsRasterLayer) -> list[list[Any]]:
+    """Return value, name and colour of the classes that a layer shows; empty for other kinds."""
+    renderer = layer.renderer()
+    if renderer.type() != "paletted":
+        return []
+    return [[one.value, one.label, one.color.name()] for one in renderer.classes()]
+
+
+def show_form(layer: QgsVectorLayer, path: Path, decision: str) -> dict[str, Any]:
     """Fill in the first sample's form as a reviewer does; return what it shows and stores."""
     layer.startEditing()
     feature = next(layer.getFeatures())
@@ -72,7 +83,7 @@ def show_form(layer: QgsVectorLayer, path: Path) -> dict[str, Any]:
     settle()
     tabs = form.findChild(QTabWidget)
     pictures = [label.pixmap() for label in form.findChildren(QLabel) if label.pixmap()]
-    form.changeAttribute("decision", "accept")
+    form.changeAttribute("decision", decision)
     form.changeAttribute("comment", "typed in the form")
     settle()
     form.grab().save(str(path))
@@ -92,17 +103,17 @@ def settle() -> None:
 
 
 def decide(layer: QgsVectorLayer, position: int, values: dict[str, Any]) -> bool:
-    """Edit one row through the layer, without the form; return whether it was committed."""
+    """Edit what a row has through the layer, without the form; return whether it was committed."""
     layer.startEditing()
     feature = list(layer.getFeatures())[position]
-    for name, value in values.items():
-        layer.changeAttributeValue(feature.id(), layer.fields().indexOf(name), value)
+    for name in set(values) & set(layer.fields().names()):
+        layer.changeAttributeValue(feature.id(), layer.fields().indexOf(name), values[name])
     return bool(layer.commitChanges())
 
 
 def main() -> dict[str, Any]:
     """Open, look, edit."""
-    package, pictures = Path(sys.argv[1]), Path(sys.argv[2])
+    package, pictures, decision = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     project = QgsProject.instance()
     complaints: list[str] = []
     QgsApplication.messageLog().messageReceived.connect(
@@ -120,7 +131,15 @@ def main() -> dict[str, Any]:
     alone = QgsVectorLayer(f"{package / 'review.gpkg'}|layername=review", "alone", "ogr")
     report["geopackage"] = describe(alone)
     render(project, pictures / "map.png")
-    report["form"] = show_form(review, pictures / "form.png")
+    rasters = {name: one for name, one in layers.items() if isinstance(one, QgsRasterLayer)}
+    report["legends"] = {name: legend(one) for name, one in rasters.items()}
+    # Files by themselves, as when one is dragged into another project.
+    report["files"] = {
+        folder.name: legend(QgsRasterLayer(str(min(folder.glob("*.tif"))), folder.name))
+        for folder in sorted(package.iterdir())
+        if folder.is_dir() and folder.name != "previews"
+    }
+    report["form"] = show_form(review, pictures / "form.png", decision)
     report["edits"] = [
         decide(review, 1, {"true_class": "Water", "decision": "accept", "realism": 4}),
         decide(review, 2, {"decision": "reject", "true_class": "Water"}),

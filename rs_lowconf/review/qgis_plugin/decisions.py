@@ -28,10 +28,12 @@ class Row:
     fid: int
     sample_id: str
     suggestion: str | None
-    """The class that the generator was asked for; None in a blind package."""
+    """The class that the generator was asked for, or whose mask; None in a blind package."""
 
     decision: str | None
     true_class: str | None
+    """Always None where masks are reviewed."""
+
     comment: str
     reviewer: str | None
     reviewed_ms: int | None
@@ -65,9 +67,9 @@ class Decisions:
         return Row(
             fid=fid,
             sample_id=value["sample_id"],
-            suggestion=value.get("cond_class"),
+            suggestion=value.get("cond_class", value.get("mask_name")),
             decision=value["decision"],
-            true_class=value["true_class"],
+            true_class=value.get("true_class"),
             comment=value["comment"] or "",
             reviewer=value["reviewer"],
             reviewed_ms=value["reviewed_ms"],
@@ -135,7 +137,9 @@ class Decisions:
             raise RefusedError("The form has unsaved edits: save or discard them first.")
         if not editing and not layer.startEditing():
             raise RefusedError("QGIS cannot edit this package now.")
-        columns = {layer.fields().indexOf(name): value for name, value in values.items()}
+        # There is no class where masks are reviewed.
+        known = layer.fields()
+        columns = {known.indexOf(name): values[name] for name in values if name in known.names()}
         layer.changeAttributeValues(fid, columns, {}, True)
         if not layer.commitChanges(not editing):
             reason = " ".join(layer.commitErrors())

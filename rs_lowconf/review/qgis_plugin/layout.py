@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """The pictures of one cell: composites of one tile a block."""
+    """The pictures of one cell: composites of one tile a block, then panels."""
 
     width: int
     """Width of a tile in pixels of the sheet."""
@@ -20,10 +20,13 @@ class Layout:
     """Height of a tile."""
 
     blocks: int
-    """Tiles side by side: 2 with a real one left of the one to judge, else 1."""
+    """Tiles: 2 with a real one left of or above the one to judge, else 1."""
 
     composites: int
     """Pictures of each tile, from left to right."""
+
+    panels: int
+    """Pictures right of these, if any; then blocks are below each other."""
 
     @property
     def line(self) -> int:
@@ -32,24 +35,33 @@ class Layout:
 
     @property
     def block_width(self) -> int:
-        """Width of all composites of one tile."""
-        return self.composites * (self.width + self.line // 4) - self.line // 4
+        """Width of all pictures of one tile."""
+        pictures = self.composites + self.panels
+        return pictures * (self.width + self.line // 4) - self.line // 4
 
     @property
     def cell_width(self) -> int:
         """Width of the cell's frame."""
-        return self.blocks * (self.block_width + self.line) + self.line
+        across = 1 if self.panels else self.blocks
+        return across * (self.block_width + self.line) + self.line
 
-    def offset(self, block: int, composite: int) -> tuple[int, int]:
+    def offset(self, block: int, place: int) -> tuple[int, int]:
         """Return how far a picture lies to the right of and below its cell's corner."""
-        x = self.line + block * (self.block_width + self.line)
-        return x + composite * (self.width + self.line // 4), 4 * self.line
+        x, y = self.line + place * (self.width + self.line // 4), 4 * self.line
+        if self.panels:
+            return x, y + block * (self.height + 3 * self.line)
+        return x + block * (self.block_width + self.line), y
 
 
-def layout_of(cell_width: int, cell_height: int, blocks: int, composites: int) -> Layout:
+def layout_of(
+    cell_width: int, cell_height: int, blocks: int, composites: int, panels: int
+) -> Layout:
     """Return the layout of a cell of this size."""
     width = 1
-    while Layout(width, 0, blocks, composites).cell_width < cell_width:
+    while Layout(width, 0, blocks, composites, panels).cell_width < cell_width:
         width += 1
-    height = cell_height - 5 * max(4, width // 8)
-    return Layout(width, height, blocks, composites)
+    line = max(4, width // 8)
+    height = cell_height - 5 * line
+    if panels:
+        height = (cell_height - 2 * line) // blocks - 3 * line
+    return Layout(width, height, blocks, composites, panels)

@@ -10,7 +10,7 @@ from typing import Any
 
 from qgis.core import QgsProject, QgsRasterLayer, QgsVectorLayer
 
-FORMAT = 1
+FORMAT = 2
 """The newest format of packages that this plugin knows."""
 
 
@@ -22,23 +22,29 @@ class UnusableError(Exception):
 class Package:
     """A package that can be reviewed."""
 
+    masks: bool
+    """Whether tiles have masks instead of classes."""
+
     classes: list[str]
-    """Among which the reviewer chooses."""
+    """Among which the reviewer chooses; empty with masks."""
 
     blind: bool
     """Whether no class is suggested."""
 
     captions: list[str]
-    """What is shown of each tile, from left to right."""
+    """The composites of each tile, from left to right."""
+
+    panels: list[str]
+    """What is right of those of the tile to judge; the mask is the first, if there are any."""
 
     titles: list[str]
-    """What stands above each block of a cell, from left to right."""
+    """What stands above each block of a cell, the tile to judge last."""
 
     layer: QgsVectorLayer
     """The decisions, one row a sample, the most informative sample first."""
 
-    sheet: QgsRasterLayer
-    """The pictures."""
+    sheets: list[QgsRasterLayer]
+    """The pictures: of composites, and of each panel."""
 
 
 def find_package(project: QgsProject) -> Package | None:
@@ -49,16 +55,18 @@ def find_package(project: QgsProject) -> Package | None:
     """
     folder = Path(project.absolutePath())
     layers = {layer.name(): layer for layer in project.mapLayers().values()}
-    layer, sheet = layers.get("review"), layers.get("contact sheet")
     manifest = _manifest(folder)
-    if layer is None or sheet is None or not {"format", "label", "classes"} <= set(manifest):
+    masks, blind = bool(manifest.get("pixel_classes")), manifest.get("label") == "blind"
+    panels = ["mask", *([] if blind else ["predicted", "confidence"])] if masks else []
+    layer, sheets = layers.get("review"), [layers.get(n) for n in ("contact sheet", *panels)]
+    if layer is None or None in sheets or not {"format", "label", "classes"} <= set(manifest):
         return None
     if not isinstance(manifest["format"], int) or manifest["format"] > FORMAT:
         raise UnusableError(
             f"This package has format {manifest['format']}, and this plugin knows up to {FORMAT}: "
             "install its newer version."
         )
-    if not layer.isValid() or not sheet.isValid():
+    if not all(one.isValid() for one in (layer, *sheets)):
         raise UnusableError("Files of this package are missing: copy its whole folder again.")
     # The database keeps a journal beside it: the folder must be writable, too.
     if not layer.supportsEditing() or not os.access(folder, os.W_OK):
@@ -66,15 +74,16 @@ def find_package(project: QgsProject) -> Package | None:
             "This package is read-only, so decisions could not be saved: "
             "copy its folder to where you may write."
         )
-    blind = manifest["label"] == "blind"
     titles = ["REAL", "TO JUDGE" if blind else "SYNTHETIC"]
     return Package(
-        classes=manifest["classes"],
+        masks=masks,
+        classes=[] if masks else manifest["classes"],
         blind=blind,
         captions=list(manifest["stretch"]),
+        panels=panels,
         titles=titles if "anchor" in manifest["samples"][0] else titles[1:],
         layer=layer,
-        sheet=sheet,
+        sheets=sheets,
     )
 
 

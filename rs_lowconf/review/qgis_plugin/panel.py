@@ -26,8 +26,20 @@ from .decisions import Row
 
 _REVIEWER = "rs_lowconf_review/reviewer"
 _ADVANCE = "rs_lowconf_review/advance"
-_COLOURS = {"accept": "#00803a", "reject": "#c62020", "unsure": "#a06a00", "mixed": "#8040b8"}
-_WORDS = {"accept": "Accepted", "reject": "Rejected", "unsure": "Unsure", "mixed": "Mixed"}
+_COLOURS = {
+    "accept": "#00803a",
+    "reject": "#c62020",
+    "unsure": "#a06a00",
+    "mixed": "#8040b8",
+    "mask wrong": "#8040b8",
+}
+_WORDS = {
+    "accept": "Accepted",
+    "reject": "Rejected",
+    "unsure": "Unsure",
+    "mixed": "Mixed",
+    "mask wrong": "Mask wrong",
+}
 _LONG = 24  # letters on a button
 
 
@@ -58,14 +70,16 @@ class Panel(QWidget):
         choose: Sequence[Command],
         move: Sequence[Command],
         searched: Sequence[str],
+        suggested: str,
     ) -> None:
         """Build the widgets.
 
         Args:
             decide: the decisions that need no class.
-            choose: one command a class; empty when classes are searched.
+            choose: one command a class; empty when classes are searched, or there are none.
             move: what changes the sample or the view.
             searched: classes to be searched by name; empty when each has a key.
+            suggested: what the suggestion is called.
         """
         super().__init__()
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
@@ -81,7 +95,7 @@ class Panel(QWidget):
         completer.setCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
         completer.setFilterMode(Qt.MatchFlag.MatchContains)
         self.search.setCompleter(completer)
-        self._arrange(decide, choose, move, bool(searched))
+        self._arrange(decide, choose, move, bool(searched), suggested)
         self._remember()
 
     @property
@@ -93,7 +107,7 @@ class Panel(QWidget):
         """Show a sample, at this position counted from 1; a comment being typed stays."""
         self._sample.setText(row.sample_id)
         self._position.setText(f"{position} of {count}")
-        self._suggestion.setText(row.suggestion or "none, this review is blind")
+        self._suggestion.setText(row.suggestion or "not told, this review is blind")
         text = _WORDS.get(row.decision or "", "Pending")
         self._decision.setText(f"{text}: {row.true_class}" if row.true_class else text)
         if not self.comment.isModified():
@@ -118,6 +132,7 @@ class Panel(QWidget):
         choose: Sequence[Command],
         move: Sequence[Command],
         searching: bool,
+        suggested: str,
     ) -> None:
         self._sample.setStyleSheet("font-size: 13pt; font-weight: bold")
         self._message.setStyleSheet("font-weight: bold; color: #1450a0")
@@ -129,7 +144,7 @@ class Panel(QWidget):
         head.addWidget(self._position)
         facts = QFormLayout()
         facts.setHorizontalSpacing(12)
-        facts.addRow("Suggested class", self._suggestion)
+        facts.addRow(suggested, self._suggestion)
         facts.addRow("Decision", self._decision)
         facts.addRow("Comment", self.comment)
         who = QFormLayout()
@@ -141,7 +156,7 @@ class Panel(QWidget):
         _add_buttons(buttons, decide)
         if searching:
             _add_row(buttons, self.search)
-        else:
+        elif choose:
             _add_row(buttons, QLabel("Accept as"))
             _add_buttons(buttons, choose)
         _add_row(buttons, QLabel())

@@ -32,7 +32,7 @@ class Review(QObject):
     def __init__(self, package: Package, canvas: QgsMapCanvas) -> None:
         """Show the first pending sample."""
         super().__init__()
-        self.layers = (package.layer, package.sheet)
+        self.layers = (package.layer, *package.sheets)
         """Without which there is no review."""
         self._package = package
         self._canvas = canvas
@@ -44,7 +44,8 @@ class Review(QObject):
         self._retry.timeout.connect(self._checkpoint)
         decide, choose, move = self._commands()
         searched = [] if choose else package.classes
-        self.panel = Panel(decide, choose, move, searched)
+        suggested = "Mask of" if package.masks else "Suggested class"
+        self.panel = Panel(decide, choose, move, searched, suggested)
         self._keys = {command.key: command.run for command in (*decide, *choose, *move)}
         self._keys[Qt.Key.Key_Up] = self._keys[Qt.Key.Key_Left]
         self._keys[Qt.Key.Key_Down] = self._keys[Qt.Key.Key_Right]
@@ -109,6 +110,9 @@ class Review(QObject):
             command(Qt.Key.Key_U, "U", "Unsure", partial(self._decide, "unsure")),
             command(Qt.Key.Key_M, "M", "Mixed / none of these", partial(self._decide, "mixed")),
         ]
+        if self._package.masks:
+            wrong = partial(self._decide, "mask wrong")
+            decide[-1] = command(Qt.Key.Key_M, "M", "Mask wrong", wrong)
         classes = self._package.classes
         choose = [
             command(Qt.Key.Key_0 + digit, str(digit), name, partial(self._decide, "accept", name))
@@ -144,7 +148,10 @@ class Review(QObject):
             self.panel.say(str(refused))
 
     def _accept(self) -> None:
-        """Confirm the class that was chosen before or is suggested, or ask for one."""
+        """Confirm the class that was chosen before or is suggested, or ask for one; or the mask."""
+        if self._package.masks:
+            self._decide("accept")
+            return
         row = self._decisions.row(self._current)
         name = row.true_class or row.suggestion
         if name is not None:

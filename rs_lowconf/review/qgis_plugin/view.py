@@ -1,7 +1,8 @@
 """Shows the current sample on the map: its whole cell, or one composite large.
 
 On the sheet the composites of one tile are side by side. To compare, the same composite of
-the real tile and of the one to judge should be: those two are painted over the cell.
+the real tile and of the one to judge should be, and the mask that has to fit: those are painted
+over the cell.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .package import Package
 
 _FRAME = QColor(20, 110, 230)
 _INK = QColor(20, 20, 20)
+_NOTHING = QColor(0, 0, 0, 0)
 _LETTERS = 18  # width of a picture by height of its caption's letters, so that captions fit
 
 
@@ -40,7 +42,7 @@ class CellView:
         self._cell = QgsRectangle()
         self._frame = QgsRubberBand(canvas, QgsWkbTypes.PolygonGeometry)
         self._frame.setStrokeColor(_FRAME)
-        self._frame.setFillColor(QColor(0, 0, 0, 0))
+        self._frame.setFillColor(_NOTHING)
         self._frame.setWidth(5)
         self._pictures = _Pictures(canvas)
 
@@ -72,13 +74,18 @@ class CellView:
         else:
             titles, caption = self._package.titles, self._package.captions[self._place]
             layout = layout_of(
-                round(cell.width()), round(cell.height()), len(titles), len(self._package.captions)
+                round(cell.width()),
+                round(cell.height()),
+                len(titles),
+                len(self._package.captions),
+                len(self._package.panels),
             )
-            images = [
-                _render(self._package.sheet, cell, layout, block, self._place)
-                for block in range(layout.blocks)
-            ]
+            places = [(block, self._place) for block in range(layout.blocks)]
             captions = [f"{title}   {caption}" for title in titles]
+            if self._package.masks:
+                places.append((layout.blocks - 1, layout.composites))
+                captions.append(f"{titles[-1]}   {self._package.panels[0]}")
+            images = [_render(self._package.sheets, cell, layout, *place) for place in places]
             shown = self._pictures.arrange(cell, layout, images, captions)
             self._pictures.show()
         self._canvas.setExtent(shown.buffered(0.03 * shown.width()))
@@ -86,13 +93,14 @@ class CellView:
 
 
 def _render(
-    sheet: QgsRasterLayer, cell: QgsRectangle, layout: Layout, block: int, place: int
+    sheets: list[QgsRasterLayer], cell: QgsRectangle, layout: Layout, block: int, place: int
 ) -> QImage:
-    """Return one picture of the sheet, pixel by pixel, as the layer draws it."""
+    """Return one picture of the sheets, pixel by pixel, as their layers draw it."""
     x, y = layout.offset(block, place)
     left, top = cell.xMinimum() + x, cell.yMaximum() - y
     settings = QgsMapSettings()
-    settings.setLayers([sheet])
+    settings.setLayers(sheets)
+    settings.setBackgroundColor(_NOTHING)  # where no class is known
     settings.setExtent(QgsRectangle(left, top - layout.height, left + layout.width, top))
     settings.setOutputSize(QSize(layout.width, layout.height))
     job = QgsMapRendererSequentialJob(settings)
@@ -121,10 +129,13 @@ class _Pictures(QgsMapCanvasItem):
             x = left + number * step
             place = QgsRectangle(x, top - layout.height, x + layout.width, top)
             self._placed.append((place, image, caption))
-        self.setRect(cell)
-        self.update()
         right = left + len(images) * step - layout.line
-        return QgsRectangle(left, top - layout.height, right, top + layout.line)
+        shown = QgsRectangle(left, top - layout.height, right, top + layout.line)
+        covered = QgsRectangle(cell)
+        covered.combineExtentWith(shown)
+        self.setRect(covered)
+        self.update()
+        return shown
 
     def updatePosition(self) -> None:
         """Follow the map when it is moved."""

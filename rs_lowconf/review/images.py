@@ -1,0 +1,149 @@
+"""The files of one sample: tiles, what is shown beside their composites, and the preview."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, UInt8, UInt16
+
+from rs_lowconf.review import geotiff, style
+from rs_lowconf.review.composites import Composite
+from rs_lowconf.review.fields import Label
+from rs_lowconf.review.panels import Panel, legend_of
+from rs_lowconf.review.previews import Row, write_preview
+from rs_lowconf.review.samples import (
+    RealNeighbour,
+    ReviewSample,
+    TileMasks,
+    neighbour_tags,
+    sample_tags,
+)
+from rs_lowconf.runs import sha256_of, write_text
+from rs_lowconf.types import Grid
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Block:
+    """One tile of a cell."""
+
+    kind: Literal["tile", "anchor"]
+    pixels: UInt16[np.ndarray, "c h w"]
+    masks: TileMasks | None
+    tags: Mapping[str, str]
+    grid: Grid | None = None
+
+
+def write_images(
+    folder: Path,
+    sample: ReviewSample,
+    composites: Sequence[Composite],
+    panels: Sequence[Panel],
+    *,
+    label: Label,
+    attribution: str,
+) -> dict[str, str]:
+    """Write one sample's files into a package.
+
+    Returns:
+        the manifest's entry: id, files by kind relative to the package, and checksums.
+    """
+    blocks = [_sample_block(sample, label, attribution)]
+    if sample.neighbour is not None:
+        blocks.append(_real_block(sample.neighbour, label, attribution))
+    names: dict[str, str] = {}
+    for block in blocks:
+        # All after the sample's id, because a tile's own name may tell its class.
+        names[block.kind] = f"{block.kind}s/{sample.sample_id}.tif"
+        path = folder / names[block.kind]
+        geotiff.write_tile(path, block.pixels, sample.bands, block.tags, block.grid)
+        write_text(path.with_suffix(".qml"), style.tile_style(sample.bands, composites[0]))
+    for block in blocks:
+        for panel, values in _values(block.masks, panels):
+            before = "" if block.kind == "tile" else f"{block.kind}_"
+            file = before + panel.file(sample.sample_id)
+            names[before + panel.kind] = file
+            panel.write(folder / file, values, block.tags, block.grid)
+    checksums = {f"{kind}_sha256": sha256_of(folder / name) for kind, name in names.items()}
+    names["preview"] = f"previews/{sample.sample_id}.png"
+    shown = blocks[::-1]
+    write_preview(
+        folder / names["preview"],
+        [
+            Row(
+                title=title,
+                pixels=block.pixels,
+                panels={
+                    panel.kind: panel.paint(values)
+                    for panel, values in _values(block.masks, panels)
+                },
+            )
+            for title, block in zip(style.block_titles(label, len(shown)), shown, strict=True)
+        ],
+        sample.bands,
+        composites,
+        description=blocks[0].tags["TIFFTAG_IMAGEDESCRIPTION"],
+        legend=legend_of(panels),
+    )
+    return {"sample_id": sample.sample_id, **names, **checksums}
+
+
+def write_maps(
+    folder: Path,
+    sample: ReviewSample,
+    panels: Sequence[Panel],
+    tags: Mapping[str, str],
+    grid: Grid | None = None,
+) -> None:
+    """Write what is known of a sample's pixels, a folder a kind; nothing without masks.
+
+    Args:
+        folder: above the folders of kinds.
+        sample: whose masks they are.
+        panels: the kinds to write.
+        tags: as of the tile.
+        grid: as of the tile.
+    """
+    for panel, values in _values(sample.masks, panels):
+        panel.write(folder / panel.file(sample.sample_id), values, tags, grid)
+
+
+def shows_real_mask(samples: Sequence[ReviewSample], label: Label) -> bool:
+    """Return whether a package shows the mask of a real tile."""
+    neighbours = [sample.neighbour for sample in samples if sample.neighbour is not None]
+    return label == "confirm" and any(neighbour.mask is not None for neighbour in neighbours)
+
+
+def _sample_block(sample: ReviewSample, label: Label, attribution: str) -> _Block:
+    if label == "confirm":
+        # The mark comes last: no entry of the provenance can replace it.
+        tags = sample_tags(sample) | geotiff.synthetic_tags(attribution)
+    else:
+        tags = geotiff.undisclosed_tags(attribution)
+    return _Block(kind="tile", pixels=sample.pixels, masks=sample.masks, tags=tags)
+
+
+def _real_block(neighbour: RealNeighbour, label: Label, attribution: str) -> _Block:
+    """Return a real tile; when blind, place and mask would tell as much as its name and class."""
+    tags = geotiff.observed_tags(attribution)
+    if label == "blind":
+        return _Block(kind="anchor", pixels=neighbour.pixels, masks=None, tags=tags)
+    return _Block(
+        kind="anchor",
+        pixels=neighbour.pixels,
+        masks=None if neighbour.mask is None else TileMasks(mask=neighbour.mask),
+        tags=neighbour_tags(neighbour) | tags,
+        grid=neighbour.grid,
+    )
+
+
+def _values(
+    masks: TileMasks | None, panels: Sequence[Panel]
+) -> list[tuple[Panel, UInt8[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]]]:
+    """Return what is shown of a tile beside its composites."""
+    if masks is None:
+        return []
+    known = {"mask": masks.mask, "predicted": masks.predicted, "confidence": masks.confidence}
+    pairs = [(panel, known[panel.kind]) for panel in panels]
+    return [(panel, values) for panel, values in pairs if values is not None]

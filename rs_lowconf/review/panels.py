@@ -1,0 +1,192 @@
+"""What is shown of a tile right of its composites: mask, the target's mask, its confidence.
+
+Each kind has files of its own, one VRT of the whole sheet and one layer in QGIS, and is painted
+by the same law everywhere: classes in the colours of `colours_of`, confidence in greys from
+black, which is 0, to white, which is 1. What has no class is transparent.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree as ET
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from rs_lowconf.review import geotiff
+from rs_lowconf.review.fields import Label
+from rs_lowconf.review.geotiff import NO_CONFIDENCE, Colour, category_names
+from rs_lowconf.review.sheet import Sheet, picture_source
+from rs_lowconf.review.style import document
+from rs_lowconf.runs import write_text
+from rs_lowconf.types import UNKNOWN, Grid
+
+Kind = Literal["mask", "predicted", "confidence"]
+
+PAPER: Colour = (235, 235, 235)
+"""Shown where there is no class: the grey of the map around the pictures."""
+
+BLUE: Colour = (0, 114, 178)
+ORANGE: Colour = (230, 159, 0)
+BLUISH_GREEN: Colour = (0, 158, 115)
+REDDISH_PURPLE: Colour = (204, 121, 167)
+YELLOW: Colour = (240, 228, 66)
+VERMILION: Colour = (213, 94, 0)
+SKY_BLUE: Colour = (86, 180, 233)
+PALETTE = (BLUE, ORANGE, BLUISH_GREEN, REDDISH_PURPLE, YELLOW, VERMILION, SKY_BLUE)
+"""Okabe and Ito's (2008), which people of every colour vision tell apart."""
+
+_DARKER, _PALER = 0.5, 0.55
+_FOLDERS: Mapping[Kind, str] = {
+    "mask": "masks",
+    "predicted": "predicted",
+    "confidence": "confidence",
+}
+
+
+def colours_of(names: Sequence[str]) -> dict[str, Colour]:
+    """Return a colour for each name, the same wherever it comes in a list.
+
+    After the palette its colours follow darker, then paler, and after those 21 from the first
+    again: so many cannot be told apart by colour, and their names are in the files.
+    """
+    unique = tuple(dict.fromkeys(names))
+    return {name: _colour(number) for number, name in enumerate(unique)}
+
+
+def _colour(number: int) -> Colour:
+    turn, place = divmod(number, len(PALETTE))
+    red, green, blue = PALETTE[place]
+    match turn % 3:
+        case 1:
+            return (int(red * _DARKER), int(green * _DARKER), int(blue * _DARKER))
+        case 2:
+            pale = (int(255 - (255 - part) * _PALER) for part in (red, green, blue))
+            return (next(pale), next(pale), next(pale))
+    return (red, green, blue)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One kind of picture."""
+
+    kind: Kind
+    """Names its VRT and its layer, and stands above its pictures."""
+
+    classes: Mapping[str, Colour]
+    """Colours of its classes by name, in the order of indices; empty for confidence."""
+
+    def file(self, sample_id: str) -> str:
+        """Return where the package has a sample's."""
+        return f"{_FOLDERS[self.kind]}/{sample_id}.tif"
+
+    def write(
+        self,
+        path: Path,
+        values: UInt8[np.ndarray, "h w"] | Float32[np.ndarray, "h w"],
+        tags: Mapping[str, str],
+        grid: Grid | None = None,
+    ) -> None:
+        """Write one tile's, with the .qml by which QGIS shows it as in the package."""
+        if self.classes:
+            geotiff.write_classes(path, values, self.classes, tags, grid)
+        else:
+            geotiff.write_confidence(path, values, tags)
+        write_text(path.with_suffix(".qml"), document(self.style()))
+
+    def paint(
+        self, values: UInt8[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """Return the colours in which QGIS shows one tile's."""
+        if not self.classes:
+            grey = (values.astype(np.float64) * 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=-1)
+        table = np.full((UNKNOWN + 1, 3), PAPER, dtype=np.uint8)
+        table[: len(self.classes)] = list(self.classes.values())
+        painted: UInt8[np.ndarray, "h w 3"] = table[values]
+        return painted
+
+    def style(self) -> list[ET.Element]:
+        """Return how QGIS shows it, the legend included."""
+        pipe = ET.Element("pipe")
+        renderer = ET.SubElement(pipe, "rasterrenderer", opacity="1", alphaBand="-1")
+        if self.classes:
+            renderer.attrib |= {"type": "paletted", "band": "1"}
+            palette = ET.SubElement(renderer, "colorPalette")
+            for index, (name, colour) in enumerate(self.classes.items()):
+                ET.SubElement(
+                    palette,
+                    "paletteEntry",
+                    value=str(index),
+                    color="#{:02x}{:02x}{:02x}".format(*colour),
+                    alpha="255",
+                    label=name,
+                )
+        else:
+            renderer.attrib |= {"type": "singlebandgray", "grayBand": "1"}
+            renderer.set("gradient", "BlackToWhite")
+            stretch = ET.SubElement(renderer, "contrastEnhancement")
+            ET.SubElement(stretch, "minValue").text = "0"
+            ET.SubElement(stretch, "maxValue").text = "1"
+            ET.SubElement(stretch, "algorithm").text = "StretchToMinimumMaximum"
+        ET.SubElement(pipe, "rasterresampler", maxOversampling="2")
+        return [pipe]
+
+
+def panels_of(
+    label: Label, pixel_classes: Sequence[str], target_classes: Sequence[str]
+) -> tuple[Panel, ...]:
+    """Return what a package shows, from left to right; a blind one shows nothing of the target.
+
+    Args:
+        label: of the package.
+        pixel_classes: classes of masks; empty when tiles have none.
+        target_classes: classes of the model under test.
+    """
+    if not pixel_classes:
+        return ()
+    colours = colours_of((*pixel_classes, *target_classes))
+    mask = Panel(kind="mask", classes={name: colours[name] for name in pixel_classes})
+    if label == "blind":
+        return (mask,)
+    predicted = Panel(kind="predicted", classes={name: colours[name] for name in target_classes})
+    return (mask, predicted, Panel(kind="confidence", classes={}))
+
+
+def legend_of(panels: Sequence[Panel]) -> dict[str, Colour]:
+    """Return what the colours of panels mean; empty without panels."""
+    legend: dict[str, Colour] = {}
+    for panel in panels:
+        legend |= panel.classes or {"confidence 0": (0, 0, 0), "confidence 1": (255, 255, 255)}
+    return legend
+
+
+def panel_vrt(sheet: Sheet, panel: Panel, cells: Sequence[Sequence[str | None]]) -> str:
+    """Return a VRT of the sheet's size that shows one kind straight from its files.
+
+    Args:
+        sheet: the places.
+        panel: the kind.
+        cells: for each cell its files in the order of blocks, relative to the VRT; None where a
+            block has none.
+    """
+    width, height = sheet.size
+    data_type, nodata = ("Byte", UNKNOWN) if panel.classes else ("Float32", NO_CONFIDENCE)
+    root = ET.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
+    ET.SubElement(root, "GeoTransform").text = "0, 1, 0, 0, 0, -1"
+    band = ET.SubElement(root, "VRTRasterBand", dataType=data_type, band="1")
+    ET.SubElement(band, "NoDataValue").text = str(nodata)
+    if panel.classes:
+        ET.SubElement(band, "ColorInterp").text = "Palette"
+        band.append(category_names(panel.classes))
+        table = ET.SubElement(band, "ColorTable")
+        for red, green, blue in panel.classes.values():
+            ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4="255")
+    for index, files in enumerate(cells):
+        for block, file in enumerate(files):
+            if file is not None:
+                box = sheet.picture(index, block, sheet.captions(block).index(panel.kind))
+                band.append(picture_source(sheet, file, box, 1, data_type))
+    ET.indent(root, " ")
+    return ET.tostring(root, encoding="unicode") + "\n"

@@ -1,0 +1,198 @@
+"""The whole way with masks as a user meets it, from the target to the review package."""
+
+import json
+import shutil
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+import torch
+
+from rs_lowconf.cli.models import held_out, load_models
+from rs_lowconf.data.masks import open_masks
+from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
+from rs_lowconf.gan.masks import masks_of
+from rs_lowconf.review.geotiff import read_tile
+from rs_lowconf.settings import load
+from rs_lowconf.target.segmenter import load_segmenter
+from tests.conftest import Run, train_models
+from tests.make_scenes import make_chips
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+CONFIG = """
+run: {{dir: {folder}/run, models: trained, threads: 1}}
+data: {{kind: chips, images: {folder}/images, masks: {folder}/masks, image_name: 's2_*.tif',
+       mask_name: 'mask_*.tif', mask_classes: {{0: background, 1: damage}}, level: L2A,
+       file_bands: [B02, B03, B04, B08], tile_size: 32, block_size: 1000, val_share: 0.3,
+       test_share: 0.2}}
+augment: {{cutout: 0.0}}
+target: {{kind: trained, segmenter: {{encoder: tu-resnet10t, width: 4, epochs: 2, batch_size: 8}}}}
+mask_gan: {{width: 8, critic_width: 8, latent_global: 8, latent_map: 2, images: 640, batch_size: 8,
+           learning_rate: 2.0e-3, ema_images: 200, checkpoint_images: 320, sheet_columns: 2}}
+gate: {{width: 8, images: 320, ema_images: 100}}
+evaluate: {{segmenter: {{encoder: tu-resnet10t, width: 4, epochs: 1, batch_size: 8}}}}
+search: {{count: 4, tau: 0.9, slots: 4, micro_batch: 4, max_evaluations: 2000, max_age: 20,
+         baseline_evaluations: 20, false_rejection: 0.2, per_cell: null, novelty_quantile: null}}
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with chips, a config and models that were trained by the commands."""
+    folder = tmp_path_factory.mktemp("masked")
+    make_chips(folder, 20, side=32)
+    config = folder / "config.yaml"
+    config.write_text(CONFIG.format(folder=folder))
+    train_models(config, "target", "gan", "gate")
+    return folder
+
+
+def test_the_whole_way_ends_in_a_package_with_masks(rslow: Run, trained: Path) -> None:
+    """Each sample's tile, given mask, predicted mask and confidence are read back and agree."""
+    ran = rslow("generate", "-c", trained / "config.yaml")
+    assert ran.code == 0, ran.err
+    folder = trained / "run" / "generate"
+    report = json.loads((folder / "report.json").read_text())
+    rows = pq.read_table(folder / "samples.parquet").to_pylist()
+    layer = geopandas.read_file(folder / "review" / "review.gpkg", layer="review")
+    assert report["gate"]["parts"] == ["critic", "likeness", "spectra", "mask agreement"]
+    assert report["search"]["accepted"] == len(rows) == len(layer) == 4
+    assert len({row["condition"] for row in rows}) == 4
+    bank = load_mask_model(trained / "run" / "gan" / "gan.safetensors", CPU).generator.bank
+    target = load_segmenter(trained / "run" / "target" / "target.safetensors", CPU)
+    for row in rows:
+        name = f"{row['sample_id']}.tif"
+        tile = read_tile(folder / row["tile"])
+        said = target.predict(torch.from_numpy(tile.pixels / 10_000).float()[None])[0].exp()
+        for place in (folder, folder / "review"):
+            with rasterio.open(place / "masks" / name) as file:
+                mask = file.read(1)
+                assert file.tags()["RSLOW_SYNTHETIC"] == "true"
+            with rasterio.open(place / "predicted" / name) as file:
+                predicted = file.read(1)
+            with rasterio.open(place / "confidence" / name) as file:
+                confidence = file.read(1)
+            assert np.array_equal(mask, bank.masks[bank.names.index(row["condition"])])
+            assert np.array_equal(predicted, said.argmax(0))
+            np.testing.assert_allclose(confidence, said.max(0).values, atol=1e-5)
+        # The confidence of the sample is that of its least certain pixels.
+        least = np.sort(confidence[mask != 255])[: int(np.ceil(0.2 * (mask != 255).sum()))]
+        assert row["confidence"] == pytest.approx(float(least.mean()), abs=1e-5)
+        assert row["confidence"] < 0.9
+
+
+def test_the_same_again_is_the_same(rslow: Run, trained: Path) -> None:
+    """Another number of slots writes the same tiles."""
+    names = {}
+    for name, slots in (("one", 1), ("many", 7)):
+        few = ("-s", "search.count=2", "-s", "search.baseline_evaluations=0")
+        words = ("--name", name, "-s", f"search.slots={slots}", *few)
+        ran = rslow("generate", "-c", trained / "config.yaml", *words)
+        assert ran.code == 0, ran.err
+        folder = trained / "run" / name / "tiles"
+        names[name] = {path.name: path.read_bytes() for path in folder.glob("*.tif")}
+    assert names["one"] == names["many"]
+
+
+def test_a_region_is_what_counts(rslow: Run, trained: Path) -> None:
+    """With a region the confidence is that of its pixels, and masks without it stay out."""
+    words = ("--name", "region", "-s", "search.region=damage", "-s", "search.tau=0.95")
+    ran = rslow("generate", "-c", trained / "config.yaml", *words)
+    assert ran.code == 0, ran.err
+    folder = trained / "run" / "region"
+    for row in pq.read_table(folder / "samples.parquet").to_pylist():
+        name = f"{row['sample_id']}.tif"
+        with rasterio.open(folder / "masks" / name) as file:
+            inside = file.read(1) == 1
+        with rasterio.open(folder / "confidence" / name) as file:
+            values = np.sort(file.read(1)[inside])
+        least = values[: int(np.ceil(0.2 * inside.sum()))]
+        assert row["confidence"] == pytest.approx(float(least.mean()), abs=1e-5)
+    for setting, told in (
+        ("search.region=fire", "expected one of background, damage"),
+        ("search.tau=0.5", "never below 0.5"),
+        ("search.classes=[nowhere]", "search.classes names nowhere"),
+    ):
+        ran = rslow("generate", "-c", trained / "config.yaml", "--name", "bad", "-s", setting)
+        assert (ran.code, told in ran.err) == (3, True), ran.err
+
+
+def test_held_out_tiles_are_judged_with_their_own_masks(trained: Path) -> None:
+    """The gate says of a held-out tile what its critic says of tile and mask directly."""
+    settings = load(trained / "config.yaml")
+    models = load_models(settings, trust_code=False)
+    val = held_out(settings, models)[0]
+    assert models.bank is not None
+    assert val.masks is not None
+    source = open_masks(settings.data, "val")
+    assert val.source.ids == source.ids
+    critic = load_mask_critic(trained / "run" / "gate" / "critic.safetensors", models.bank, CPU).on(
+        val.masks
+    )
+    for index in range(3):
+        tile = source.batch([index])
+        label = val.classes.index(tile.ids[0])
+        pixels = (tile.image[0] * 10_000).round().to(torch.uint16)
+        parts = val.evaluator.judge_stored(pixels, label).parts
+        with torch.no_grad():
+            realism = critic.realism(tile.image, torch.tensor([label]))
+        assert parts["critic"] == pytest.approx(float(realism), abs=1e-4)
+        assert torch.equal(val.masks.masks[label].long(), masks_of(tile)[0])
+
+
+def test_a_blind_package_mixes_real_tiles_in(rslow: Run, trained: Path) -> None:
+    """Real tiles come with their own masks, and nothing tells them from generated ones."""
+    words = ("--name", "blind", "-s", "review.label=blind", "-s", "review.real_share=0.4")
+    ran = rslow("generate", "-c", trained / "config.yaml", *words)
+    assert ran.code == 0, ran.err
+    review = trained / "run" / "blind" / "review"
+    manifest = json.loads((review / "manifest.json").read_text())
+    assert len(manifest["samples"]) > 4
+    assert not (review / "predicted").exists()
+    known = {
+        mask.numpy().astype(np.uint8).tobytes()
+        for split in ("val", "test")
+        for source in [open_masks(load(trained / "config.yaml").data, split)]
+        for mask in masks_of(source.batch(range(len(source))))
+    }
+    shown = []
+    for entry in manifest["samples"]:
+        with rasterio.open(review / entry["mask"]) as file:
+            shown.append(file.read(1).tobytes() in known)
+    assert any(shown)
+    assert not all(shown)
+
+
+def test_the_quality_table_of_masks(rslow: Run, trained: Path) -> None:
+    """Report and sheets are there; a second run takes the same reporter and says the same."""
+    ran = rslow("evaluate", "-c", trained / "config.yaml")
+    assert ran.code == 0, ran.err
+    folder = trained / "run" / "evaluate"
+    report = json.loads((folder / "report.json").read_text())
+    names = [one["name"] for one in report["figures"]["Fidelity to masks"]]
+    assert "mask fidelity of damage" in names
+    assert "IoU of damage" in (folder / "report.md").read_text()
+    assert list((folder / "sheets").glob("*.png"))
+    before = (folder / "reporter.safetensors").read_bytes()
+    assert rslow("evaluate", "-c", trained / "config.yaml").code == 0
+    assert (folder / "reporter.safetensors").read_bytes() == before
+    assert json.loads((folder / "report.json").read_text())["figures"] == report["figures"]
+
+
+def test_what_does_not_fit_is_said(rslow: Run, trained: Path, tmp_path: Path) -> None:
+    """Labels for a generator of masks, and models that are missing or of another generator."""
+    config = trained / "config.yaml"
+    words = ("--name", "bad", "-s", "data.kind=folder", "-s", f"data.root={tmp_path}")
+    ran = rslow("generate", "-c", config, *words)
+    assert (ran.code, "the data have labels" in ran.err) == (5, True), ran.err
+    moved = tmp_path / "run"
+    shutil.copytree(trained / "run", moved)
+    (moved / "gate" / "critic.safetensors").unlink()
+    ran = rslow("generate", "-c", config, "--name", "bad", "-s", f"run.dir={moved}")
+    assert (ran.code, "mask critic" in ran.err) == (5, True), ran.err
+    ran = rslow("train", "gate", "-c", config, "-s", "data.mask_classes={0: background, 1: fire}")
+    assert (ran.code, "background, damage" in ran.err) == (5, True), ran.err
