@@ -138,7 +138,7 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
         student = _student(settings, models, folder / stream / "student.safetensors")
         budget.evaluations += student[1].evaluations
     before, counted = models.target.evaluations, 0
-    stream_of = _trajectories(settings, models, stream, student and student[0])
+    stream_of = trajectories_of(settings, models, stream, student and student[0])
     with progress(title, total) as bar, interrupt_between_steps() as interrupt:
         for raw in stream_of(past.trajectories, archive.closed):
             if raw.seed_id not in past.trajectories:
@@ -175,7 +175,7 @@ def _least_seeds(settings: Settings, models: "Models") -> int:
     return own.replicates * own.particles * len(models.labels)
 
 
-def _trajectories(
+def trajectories_of(
     settings: Settings, models: "Models", stream: str, student: "Student | None"
 ) -> "Callable[[Mapping[int, Trajectory], Container[int]], Iterator[Trajectory]]":
     """Return the search that the settings or the target ask for, or the random latents."""
