@@ -319,18 +319,29 @@ class TestBadInput:
     def test_a_budget_that_finds_nothing(self, rslow: Run, project: Path) -> None:
         """No result is an exit code of its own, with a report to read."""
         ran = rslow(
-            *("generate", "-c", project / "config.yaml", "-s", "search.tau=0.01"),
+            *("generate", "-c", project / "config.yaml", "-s", "search.tau=0.334"),
             *("-s", "search.max_evaluations=30"),
         )
         self.fails(ran, 7, "budget of target evaluations")
         assert (project / "run" / "generate" / "report.json").exists()
+
+    def test_a_confidence_that_nothing_falls_below(self, rslow: Run, project: Path) -> None:
+        """Of three probabilities the largest is a third or more; that is said before searching."""
+        words = ("-s", "search.tau=0.33")
+        self.fails(rslow("generate", "-c", project / "config.yaml", *words), 3, "never below 0.333")
 
     def test_another_gan_does_not_continue_a_search(self, rslow: Run, project: Path) -> None:
         """An unfinished search of another model is not mixed with this one's."""
         config = project / "config.yaml"
         assert (
             rslow(
-                "generate", "-c", config, "-s", "search.tau=0.01", "-s", "search.max_evaluations=30"
+                "generate",
+                "-c",
+                config,
+                "-s",
+                "search.tau=0.334",
+                "-s",
+                "search.max_evaluations=30",
             ).code
             == 7
         )
