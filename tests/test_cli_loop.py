@@ -13,11 +13,14 @@ import geopandas
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from rs_lowconf.gan.model import load_critic
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.store import ReviewStore
 from rs_lowconf.runs import sha256_of
+from rs_lowconf.search.calibration import load_calibration
 from tests.conftest import Run
 
 SETTINGS = (
@@ -137,6 +140,14 @@ def test_audited_tiles_were_rejected_by_the_gate(generated: Path) -> None:
     assert not audited & {row["sample_id"] for row in table}
 
 
+LABEL = torch.zeros(1, dtype=torch.long)
+
+
+def reflectance(path: Path) -> torch.Tensor:
+    """Return a tile, 1 c h w."""
+    return torch.from_numpy(read_tile(path).pixels.astype(np.float32) / 10_000)[None]
+
+
 def test_an_update_changes_the_gate_of_the_next_round(reviewed: Path) -> None:
     """The next round finds other tiles through a gate with the head, calibrated as before."""
     said = run(reviewed, "loop")
@@ -160,17 +171,20 @@ def test_an_update_changes_the_gate_of_the_next_round(reviewed: Path) -> None:
         for p in packages
     )
     assert not first & second
-    bright = [
+    critic = load_critic(made / "critic.safetensors", torch.device("cpu"))
+    head = load_calibration(made / "calibration.safetensors", {}).head
+    assert head is not None
+    liked = [
         np.median(
             [
-                read_tile(reviewed / "run" / one.tile).pixels.mean()
+                float(head.part(critic.features)(reflectance(reviewed / "run" / one.tile), LABEL))
                 for one in store_of(reviewed).samples(package.package_id)
                 if one.origin == "found"
             ]
         )
         for package in packages
     ]
-    assert bright[1] > bright[0]
+    assert liked[1] > liked[0]
     run(reviewed, "generate", "--name", "without", "-s", "search.update=0", *SETTINGS)
     old = json.loads((reviewed / "run" / "without" / "report.json").read_text())
     assert "reviews" not in old["gate"]["parts"]
