@@ -384,6 +384,7 @@ print(finished, [path.name for path in run.iterdir() if path.name.startswith("."
 """
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_update_leaves_a_whole_one_or_none(reviewed: Path) -> None:
     """Kill -9 at 50 moments: an update is there whole or not at all, the store unharmed."""
     before = sha256_of(store_of(reviewed).path)
