@@ -41,7 +41,7 @@ from rs_lowconf.measures import share_of
 from rs_lowconf.runs import write_json, write_text
 from rs_lowconf.search.gate import Gate
 from rs_lowconf.search.journal import Journal
-from rs_lowconf.search.loop import Outcome, Trajectory
+from rs_lowconf.search.loop import Trajectory, skipped
 from rs_lowconf.search.prior import draw_latent
 from rs_lowconf.search.splitting import probability
 from rs_lowconf.settings import SearchSettings, load
@@ -162,19 +162,10 @@ def splitting_run(
 
 def estimate(runs: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
     """Return the product's estimate from the populations of several runs."""
+    told = (one for run in runs for one in run["populations"])
     ends = [
-        Trajectory(
-            seed_id=number,
-            label=label,
-            outcome=Outcome.AGED,
-            steps=0,
-            evaluations=0,
-            flips=0,
-            gate_rejections=0,
-            confidence=1.0,
-            population_probability=value,
-        )
-        for number, (label, value) in enumerate(p for run in runs for p in run["populations"])
+        replace(skipped(number, label), population_probability=value)
+        for number, (label, value) in enumerate(told)
     ]
     return probability(ends, 1, classes)
 

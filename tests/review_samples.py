@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
@@ -10,6 +11,7 @@ from rs_lowconf.bands import EUROSAT_ORDER, BandSpec
 from rs_lowconf.review import Label, RealNeighbour, ReviewSample, TileMasks, write_package
 from rs_lowconf.review.composites import composites_of
 from rs_lowconf.review.sheet import Sheet
+from rs_lowconf.review.store import SentSample
 from rs_lowconf.types import UNKNOWN, Grid
 
 CLASSES = ("Forest", "Field", "Town", "Water")
@@ -131,3 +133,21 @@ def package(
         pixel_classes=PIXEL_CLASSES if masks else (),
     )
     return folder
+
+
+def sent_of(one: ReviewSample, neighbour: dict[str, Any] | None) -> SentSample:
+    """Return what the store knows of a sample that a search found."""
+    return SentSample(
+        sample_id=one.sample_id,
+        origin="found",
+        condition=one.condition,
+        predicted=one.predicted,
+        second=one.second,
+        confidence=one.confidence,
+        realism=one.realism,
+        gate_score=0.1,
+        tile=f"generate/tiles/{one.sample_id}.tif",
+        sha256="0" * 64,
+        neighbour=neighbour,
+        provenance=one.provenance,
+    )

@@ -112,6 +112,12 @@ def test_a_region_is_what_counts(rslow: Run, trained: Path) -> None:
             values = np.sort(file.read(1)[inside])
         least = values[: int(np.ceil(0.2 * inside.sum()))]
         assert row["confidence"] == pytest.approx(float(least.mean()), abs=1e-5)
+    few = ("--name", "few", "-s", "search.most_conditions=3", "-s", "search.per_condition=2")
+    ran = rslow("generate", "-c", trained / "config.yaml", *few, "-s", "search.region=damage")
+    assert ran.code == 0, ran.err
+    rows = pq.read_table(trained / "run" / "few" / "samples.parquet").to_pylist()
+    assert len(rows) == 4
+    assert len({row["condition"] for row in rows}) <= 3
     for setting, told in (
         ("search.region=fire", "expected one of background, damage"),
         ("search.tau=0.5", "never below 0.5"),

@@ -43,6 +43,7 @@ from tests.review_samples import (
     masked,
     package,
     sample,
+    sent_of,
     sheet_of,
 )
 from tests.test_review_package import files_in, without_times
@@ -310,23 +311,11 @@ def test_impossible_masks_are_refused(make: Callable[[Any], TileMasks], message:
 
 
 def sent(one: ReviewSample) -> SentSample:
-    beside = one.neighbour
-    return SentSample(
-        sample_id=one.sample_id,
-        origin="found",
-        condition=one.condition,
-        predicted=one.predicted,
-        second=one.second,
-        confidence=one.confidence,
-        realism=one.realism,
-        gate_score=0.1,
-        tile=f"generate/tiles/{one.sample_id}.tif",
-        sha256="0" * 64,
-        neighbour=None
-        if beside is None
-        else {"tile_id": beside.tile_id, "class_name": beside.class_name, "distance": 1.5},
-        provenance=one.provenance,
-    )
+    known = None
+    if one.neighbour is not None:
+        names = {"tile_id": one.neighbour.tile_id, "class_name": one.neighbour.class_name}
+        known = {**names, "distance": 1.5}
+    return sent_of(one, known)
 
 
 def registered(

@@ -23,7 +23,7 @@ from rs_lowconf.review.settle import settling_package
 from rs_lowconf.review.store import Opinion, ReviewStore, SentPackage, SentSample
 from rs_lowconf.review.verdicts import agreement, verdicts
 from rs_lowconf.runs import sha256_of
-from tests.review_samples import CLASSES, package, sample
+from tests.review_samples import CLASSES, package, sample, sent_of
 
 COUNT = 6
 PACKAGE_ID = "0123456789abcdef"
@@ -31,20 +31,8 @@ NOW = 1_790_000_000_000
 
 
 def sent(number: int) -> SentSample:
-    one = sample(number)
-    return SentSample(
-        sample_id=one.sample_id,
-        origin="found",
-        condition=one.condition,
-        predicted=one.predicted,
-        second=one.second,
-        confidence=one.confidence,
-        realism=one.realism,
-        gate_score=0.1,
-        tile=f"generate/tiles/{one.sample_id}.tif",
-        sha256="0" * 64,
-        neighbour={"tile_id": "Forest_1", "class_name": "Forest", "distance": 1.5},
-    )
+    neighbour = {"tile_id": "Forest_1", "class_name": "Forest", "distance": 1.5}
+    return sent_of(replace(sample(number), provenance={}), neighbour)
 
 
 def register(store: ReviewStore, package_id: str = PACKAGE_ID, *, settles: bool = False) -> None:

@@ -273,12 +273,13 @@ def _write(
     write_text(folder / "report.md", f"{header}\n{table}")
     write_json(folder / "report.json", report)
     for one in (*distribution, *groups["Use: classifiers trained on generated tiles alone"]):
-        _say(one)
+        say(one)
     print(f"The whole table: {folder / 'report.md'}")
     print(f"Plots: {folder / 'plots'}; generated tiles to judge by eye: {folder / 'mixed.png'}")
 
 
-def _say(one: "Measurement") -> None:
+def say(one: "Measurement") -> None:
+    """Print a figure with its interval and its floor."""
     if one.measured is None:
         print(f"{one.name}: {one.note}")
         return

@@ -6,15 +6,14 @@ from typing import Any, cast
 import torch
 
 from rs_lowconf.cli.device import choose_device
-from rs_lowconf.cli.models import check_tile_size, model_path
+from rs_lowconf.cli.evaluate import say
+from rs_lowconf.cli.models import check_same, check_tile_size, model_path
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.data.augment import mask_augmentation
 from rs_lowconf.data.masks import WindowSource, open_masks
-from rs_lowconf.errors import ModelError
 from rs_lowconf.gan.mask_model import load_mask_model
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures
 from rs_lowconf.gan.mask_sheet import write_mask_sheets
-from rs_lowconf.gan.measure import Measurement
 from rs_lowconf.gan.quality import markdown
 from rs_lowconf.runs import RunFolder, sha256_of, write_json, write_text
 from rs_lowconf.seeds import seed_of
@@ -54,12 +53,7 @@ def evaluate_mask_gan(settings: Settings, folder: Path) -> None:
     check_tile_size(settings, generator)
     splits = {name: open_masks(settings.data, name) for name in ("train", "val", "test")}
     train, test = splits["train"], splits["test"]
-    if (generator.bands, generator.pixel_classes) != (train.bands, train.classes):
-        raise ModelError(
-            "the generator has other bands or classes than the data, or in another order",
-            expected=f"{', '.join(generator.bands.names)} and {', '.join(generator.pixel_classes)}",
-            remedy="set data.bands and data.mask_classes so",
-        )
+    check_same(generator.bands, generator.pixel_classes, train, setting="data.mask_classes")
     RunFolder(folder, settings)
     reporter = _reporter(settings, splits, folder / "reporter.safetensors", device)
     seed = seed_of(settings.run.seed, "evaluate")
@@ -96,7 +90,7 @@ def evaluate_mask_gan(settings: Settings, folder: Path) -> None:
     write_text(folder / "report.md", f"{header}\n{markdown(groups)}")
     write_json(folder / "report.json", report)
     for one in fidelity:
-        _say(one)
+        say(one)
     print(f"The whole table: {folder / 'report.md'}")
     print(f"Masks, real and generated tiles: {folder / 'sheets'}")
 
@@ -129,14 +123,3 @@ def _reporter(
     reporter.figures = {**report.to_json(), "made_with": known}
     save_segmenter(path, reporter)
     return reporter
-
-
-def _say(one: Measurement) -> None:
-    if one.measured is None:
-        print(f"{one.name}: {one.note}")
-        return
-    floor = "" if one.floor is None else f"; real tiles {one.floor.value:.3g}"
-    print(
-        f"{one.name}: {one.measured.value:.3g} "
-        f"({one.measured.low:.3g} .. {one.measured.high:.3g}){floor}"
-    )

@@ -127,8 +127,8 @@ class Export:
     ) -> None:
         """Write the tile of a sample and, into folders of their own, its maps if it has any."""
         write_tile(path, sample.pixels, sample.bands, tags, grid)
-        bank = self.models.bank
-        panels = panels_of("confirm", bank.classes if bank else (), self.models.target.classes)
+        models = self.models
+        panels = panels_of("confirm", models.pixel_classes, models.target.classes)
         write_maps(self.folder, sample, panels, tags, grid)
 
     def _judged(
@@ -212,13 +212,13 @@ class Export:
         source, generator = self.models.real, self.models.gan.generator
         if source is None or self.bank is None:
             return None
-        allowed: Bool[Tensor, "1 n"] | None = same_class([name], source.classes, source.labels)
-        if self.settings.review.label == "blind":
-            # A neighbour of the sample's class would tell the class, and the tile whose mask
-            # it has would tell that it is generated.
-            allowed = None
-            if self.models.bank and name in source.classes:
-                allowed = source.labels[None] != source.classes.index(name)
+        allowed: Bool[Tensor, "1 n"] | None = None
+        # Blind, a neighbour of the sample's class would tell the class, and the tile whose mask
+        # it has would tell that it is generated.
+        if self.settings.review.label != "blind":
+            allowed = same_class([name], source.classes, source.labels)
+        elif self.models.bank and name in source.classes:
+            allowed = source.labels[None] != source.classes.index(name)
         indices, distances = nearest(features[None], self.bank, allowed)
         index = int(indices[0])
         tile = source.batch([index])
@@ -275,7 +275,7 @@ def write_results(
         round=models.round,
         folder=review.relative_to(settings.run.dir).as_posix(),
         classes=classes,
-        pixel_classes=() if models.bank is None else models.bank.classes,
+        pixel_classes=models.pixel_classes,
         exported=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     store = ReviewStore(settings.run.dir / STORE)
@@ -289,7 +289,7 @@ def write_results(
         label=settings.review.label,
         attribution=models.gan.header["attribution"],
         provenance={name: str(value) for name, value in models.fingerprint.items()},
-        pixel_classes=() if models.bank is None else models.bank.classes,
+        pixel_classes=models.pixel_classes,
     )
 
 

@@ -32,7 +32,14 @@ from rs_lowconf.settings import SearchSettings, Settings
 from rs_lowconf.target.classifier import load_classifier
 from rs_lowconf.target.load import check_fit, load_target
 from rs_lowconf.target.origin import target_file
-from rs_lowconf.types import Critic, FeatureExtractor, TargetModel, TileGenerator, TileSource
+from rs_lowconf.types import (
+    Critic,
+    FeatureExtractor,
+    MaskSource,
+    TargetModel,
+    TileGenerator,
+    TileSource,
+)
 
 Method = Literal["gradient", "student", "splitting"]
 
@@ -113,6 +120,11 @@ class Models:
     fingerprint: dict[str, Any]
     """What the results depend on, so that an interrupted search is not mixed with another."""
     device: torch.device
+
+    @property
+    def pixel_classes(self) -> tuple[str, ...]:
+        """Return the classes of the masks, none where there are no masks."""
+        return () if self.bank is None else self.bank.classes
 
 
 def load_models(settings: Settings, *, trust_code: bool) -> Models:
@@ -207,6 +219,28 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         },
         device=device,
     )
+
+
+def check_same(
+    bands: BandSpec, classes: tuple[str, ...], source: TileSource | MaskSource, *, setting: str
+) -> None:
+    """Refuse data whose bands or classes are not the generator's, in its order.
+
+    Args:
+        bands: the generator's.
+        classes: the generator's, of tiles or of pixels.
+        source: the data.
+        setting: what chooses the data's classes.
+
+    Raises:
+        ModelError: they differ.
+    """
+    if (bands, classes) != (source.bands, source.classes):
+        raise ModelError(
+            "the generator has other bands or classes than the data, or in another order",
+            expected=f"{', '.join(bands.names)} and {', '.join(classes)}",
+            remedy=f"set data.bands and {setting} so",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

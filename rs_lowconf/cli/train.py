@@ -8,19 +8,21 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import checkpoints, means, progress
-from rs_lowconf.errors import ModelError
-from rs_lowconf.settings import ClassifierSettings, Settings
+from rs_lowconf.settings import ClassifierSettings, GateSettings, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     import torch
 
     from rs_lowconf.data.source import MemorySource
     from rs_lowconf.gan.critic import RealismCritic
-    from rs_lowconf.gan.networks import Discriminator, Generator
+    from rs_lowconf.gan.judge import D, JudgeRecord
+    from rs_lowconf.gan.networks import Generator
+    from rs_lowconf.search.calibration import Features
     from rs_lowconf.target.classifier import Classifier
-    from rs_lowconf.types import MaskSource, TileSource
+    from rs_lowconf.types import Critic, FeatureExtractor, MaskSource, TileSource
 
 _LOGGED = ("critic_loss", "generator_loss", "logit_real", "logit_fake", "penalty", "strength")
 
@@ -189,15 +191,10 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
 
 
 def _train_gate(settings: Settings) -> None:
-    import torch
-
     from rs_lowconf.cli.device import choose_device
-    from rs_lowconf.cli.models import checksums, features_in
+    from rs_lowconf.cli.models import features_in
     from rs_lowconf.gan.model import load_model, save_critic
-    from rs_lowconf.gan.tiles import all_turns
     from rs_lowconf.runs import RunFolder
-    from rs_lowconf.search.calibration import calibrate
-    from rs_lowconf.search.neighbours import features_of
     from rs_lowconf.target.classifier import load_classifier
 
     device = choose_device(settings.run)
@@ -216,19 +213,50 @@ def _train_gate(settings: Settings) -> None:
     folder.trim_log("images", 0)
     critic = gate_critic(settings, generator, source, device, folder.log)
     save_critic(paths["critic"], critic)
+    write_calibration(
+        settings, paths, (critic, gan.critic), (extractor, features), (source, val), device
+    )
+
+
+def write_calibration(  # noqa: PLR0917 - settings, places, models, tiles, place: as they are used
+    settings: Settings,
+    paths: "dict[str, Path]",
+    critics: "tuple[Critic, Critic]",
+    extractor: "tuple[FeatureExtractor, Features]",
+    tiles: "tuple[TileSource, TileSource]",
+    device: "torch.device",
+) -> None:
+    """Measure what the gate knows of real tiles and write it into run.dir/gate.
+
+    Args:
+        settings: of the run.
+        paths: of the models, by name.
+        critics: the gate's, and that of the search's energy.
+        extractor: what says which tiles look alike, and its features in the gate's bands.
+        tiles: of training, and held-out ones.
+        device: where the models are.
+    """
+    import torch
+
+    from rs_lowconf.cli.models import checksums
+    from rs_lowconf.gan.tiles import all_turns
+    from rs_lowconf.search.calibration import calibrate
+    from rs_lowconf.search.neighbours import features_of
+
+    train, val = tiles
     calibration = calibrate(
-        critic,
-        gan.critic,
-        features,
-        source,
+        *critics,
+        extractor[1],
+        train,
         val,
-        bank=torch.stack([features_of(extractor, view, device) for view in all_turns(source)]),
+        bank=torch.stack([features_of(extractor[0], view, device) for view in all_turns(train)]),
         seed=settings.run.seed,
         models=checksums(paths),
         device=device,
     )
-    calibration.save(run / "gate" / "calibration.safetensors")
-    print(f"gate, calibrated on {len(calibration.reference)} held-out tiles: {run / 'gate'}")
+    folder = settings.run.dir / "gate"
+    calibration.save(folder / "calibration.safetensors")
+    print(f"gate, calibrated on {len(calibration.reference)} held-out tiles: {folder}")
 
 
 def gate_tiles(settings: Settings, generator: "Generator") -> "tuple[MemorySource, MemorySource]":
@@ -237,17 +265,13 @@ def gate_tiles(settings: Settings, generator: "Generator") -> "tuple[MemorySourc
     Raises:
         ModelError: the data have others, or in another order.
     """
+    from rs_lowconf.cli.models import check_same
     from rs_lowconf.data.source import open_split
     from rs_lowconf.target.load import check_fit
 
     source, val = open_split(settings.data, "train"), open_split(settings.data, "val")
     check_fit(generator.bands, source.bands, model="generator")
-    if (generator.bands, generator.classes) != (source.bands, source.classes):
-        raise ModelError(
-            "the generator has other bands or classes than the data, or in another order",
-            expected=f"{', '.join(generator.bands.names)} and {', '.join(generator.classes)}",
-            remedy="set data.bands and data.classes so",
-        )
+    check_same(generator.bands, generator.classes, source, setting="data.classes")
     return source, val
 
 
@@ -271,20 +295,36 @@ def gate_critic(
     from rs_lowconf.gan.critic import fit_realism
     from rs_lowconf.gan.judge import train_judge
 
-    own, losses, judge = settings.gate, [], None
-    every = max(1, own.images // own.batch_size // 20)
+    own, seed = settings.gate, settings.run.seed
     augment = augmentations_at(settings.augment)(settings.augment.probability)
+    judge = last_judge(train_judge(generator, source, own, augment, seed, device), own, log)
+    return fit_realism(judge, generator, source, seed)
+
+
+def last_judge(
+    records: "Iterable[JudgeRecord[D]]",
+    own: GateSettings,
+    log: "Callable[[dict[str, float]], None]",
+) -> "D":
+    """Train a gate's discriminator to the end, showing progress, and return its average.
+
+    Args:
+        records: of its training.
+        own: the settings of it.
+        log: takes a record now and then.
+    """
+    losses, judge = [], None
+    every = max(1, own.images // own.batch_size // 20)
     with progress("training the gate's critic", own.images) as bar:
-        for step, record in enumerate(
-            train_judge(generator, source, own, augment, settings.run.seed, device), start=1
-        ):
+        for step, record in enumerate(records, start=1):
             judge = record.average
             losses.append(record.loss)
             bar.update(min(record.images, own.images), f"loss {record.loss:.2f}")
             if step % every == 0:
                 log({"images": record.images, "loss": sum(losses) / len(losses)})
                 losses.clear()
-    return fit_realism(cast("Discriminator", judge), generator, source, settings.run.seed)
+    # There is one step or more.
+    return cast("D", judge)
 
 
 def _train_classifier(settings: Settings, own: ClassifierSettings, name: str) -> None:

@@ -4,8 +4,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from rs_lowconf.cli.progress import checkpoints, means, progress
-from rs_lowconf.errors import ModelError
+from rs_lowconf.cli.progress import checkpoints, means
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -96,21 +95,15 @@ def train_mask_gate(settings: Settings) -> None:
         DataError: too few tiles are held out.
         JobError: the training diverged.
     """
-    import copy
-
-    import torch
-
     from rs_lowconf.cli.device import choose_device
-    from rs_lowconf.cli.models import check_tile_size, checksums, features_in
+    from rs_lowconf.cli.models import check_same, check_tile_size, features_in
+    from rs_lowconf.cli.train import last_judge, write_calibration
     from rs_lowconf.data.augment import mask_gan_augmentations
     from rs_lowconf.data.masks import open_masks
     from rs_lowconf.gan.mask_judge import train_mask_judge
     from rs_lowconf.gan.mask_model import load_mask_model, save_mask_critic
     from rs_lowconf.gan.masks import MaskCritic, bank_of, by_mask
-    from rs_lowconf.gan.tiles import all_turns
     from rs_lowconf.runs import RunFolder
-    from rs_lowconf.search.calibration import calibrate
-    from rs_lowconf.search.neighbours import features_of
 
     own, run, device = settings.gate, settings.run.dir, choose_device(settings.run)
     paths = {"gan": run / "gan" / "gan.safetensors", "critic": run / "gate" / "critic.safetensors"}
@@ -118,47 +111,27 @@ def train_mask_gate(settings: Settings) -> None:
     generator = gan.generator
     train, val = open_masks(settings.data, "train"), open_masks(settings.data, "val")
     check_tile_size(settings, generator)
-    if (generator.bands, generator.pixel_classes) != (train.bands, train.classes):
-        raise ModelError(
-            "the generator has other bands or classes than the data, or in another order",
-            expected=f"{', '.join(generator.bands.names)} and {', '.join(generator.pixel_classes)}",
-            remedy="set data.bands and data.mask_classes so",
-        )
+    check_same(generator.bands, generator.pixel_classes, train, setting="data.mask_classes")
     folder = RunFolder(run / "gate", settings)
     folder.trim_log("images", 0)
-    every, losses = max(1, own.images // own.batch_size // 20), []
-    with progress("training the gate's critic", own.images) as bar:
-        for step, record in enumerate(
-            train_mask_judge(
-                generator.generator,
-                train,
-                own,
-                settings.mask_gan,
-                augment=mask_gan_augmentations(settings.augment),
-                seed=settings.run.seed,
-                device=device,
-            ),
-            start=1,
-        ):
-            losses.append(record.loss)
-            bar.update(min(record.images, own.images), f"loss {record.loss:.2f}")
-            if step % every == 0:
-                folder.log({"images": record.images, "loss": sum(losses) / len(losses)})
-                losses.clear()
-    judge = copy.deepcopy(record.average)
-    save_mask_critic(paths["critic"], judge)
-    held_out = bank_of(val)
-    critic, views = MaskCritic(judge, held_out), by_mask(train)
-    calibration = calibrate(
-        critic,
-        gan.critic.on(held_out),
-        features_in(critic, generator.bands),
-        views,
-        by_mask(val),
-        bank=torch.stack([features_of(critic, view, device) for view in all_turns(views)]),
+    records = train_mask_judge(
+        generator.generator,
+        train,
+        own,
+        settings.mask_gan,
+        augment=mask_gan_augmentations(settings.augment),
         seed=settings.run.seed,
-        models=checksums(paths),
         device=device,
     )
-    calibration.save(run / "gate" / "calibration.safetensors")
-    print(f"gate, calibrated on {len(calibration.reference)} held-out tiles: {run / 'gate'}")
+    judge = last_judge(records, own, folder.log)
+    save_mask_critic(paths["critic"], judge)
+    held_out = bank_of(val)
+    critic = MaskCritic(judge, held_out)
+    write_calibration(
+        settings,
+        paths,
+        (critic, gan.critic.on(held_out)),
+        (critic, features_in(critic, generator.bands)),
+        (by_mask(train), by_mask(val)),
+        device,
+    )

@@ -8,9 +8,10 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from rs_lowconf.errors import JobError
@@ -26,15 +27,19 @@ _WHITENING = 0.01
 _PENALTY_EVERY = 8
 
 
+D = TypeVar("D", bound=nn.Module)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class JudgeRecord:
-    """One training step."""
+class JudgeRecord(Generic[D]):
+    """One training step of a discriminator, of tiles with labels or with masks."""
 
     images: int
     """Real tiles shown so far."""
     loss: float
-    """Mean logistic loss of real and generated tiles, in nats; log 2 is a coin."""
-    average: Discriminator
+    """Of real and of generated tiles, in nats: the mean of both, so that log 2 is a coin, or the
+    sum where each pixel is judged."""
+    average: D
     """The weight average so far; training goes on with it, so copy what is kept."""
 
 
@@ -45,7 +50,7 @@ def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order 
     augment: tuple[Augmentation, Augmentation],
     seed: int,
     device: torch.device,
-) -> Iterator[JudgeRecord]:
+) -> Iterator[JudgeRecord[Discriminator]]:
     """Train a fresh discriminator to tell training tiles from generated ones, class by class.
 
     Logistic loss with both zero-centred gradient penalties; the weight average counts.

@@ -7,12 +7,12 @@ own discriminator.
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from rs_lowconf.errors import JobError
+from rs_lowconf.gan.judge import JudgeRecord
 from rs_lowconf.gan.mask_losses import critic_losses
 from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator
 from rs_lowconf.gan.mask_train import MaskShow
@@ -21,18 +21,6 @@ from rs_lowconf.gan.steps import follow, some_tiles
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GateSettings, MaskGanSettings
 from rs_lowconf.types import MaskAugmentation, MaskSource
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MaskJudgeRecord:
-    """One training step."""
-
-    images: int
-    """Real tiles shown so far."""
-    loss: float
-    """Of real and of generated pixels, in nats a known pixel."""
-    average: MaskDiscriminator
-    """The weight average so far; training goes on with it, so copy what is kept."""
 
 
 def train_mask_judge(
@@ -44,7 +32,7 @@ def train_mask_judge(
     augment: tuple[MaskAugmentation, MaskAugmentation],
     seed: int,
     device: torch.device,
-) -> Iterator[MaskJudgeRecord]:
+) -> Iterator[JudgeRecord[MaskDiscriminator]]:
     """Train a fresh discriminator on real tiles and generated ones of the same masks.
 
     Args:
@@ -102,4 +90,4 @@ def train_mask_judge(
                 f"training of the critic diverged after {images:,} images",
                 remedy="lower gate.learning_rate or raise mask_gan.gamma",
             )
-        yield MaskJudgeRecord(images=images, loss=loss, average=average)
+        yield JudgeRecord(images=images, loss=loss, average=average)

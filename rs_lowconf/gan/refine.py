@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from rs_lowconf.errors import JobError
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.judge import JudgeRecord
-from rs_lowconf.gan.networks import Generator
+from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.gan.train import BalancedDraw
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import UpdateSettings
@@ -31,7 +31,7 @@ def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the or
     settings: UpdateSettings,
     augment: tuple[Augmentation, Augmentation],
     seed: int,
-) -> Iterator[JudgeRecord]:
+) -> Iterator[JudgeRecord[Discriminator]]:
     """Train the last stage of a critic on, with rejected tiles as half of the fakes.
 
     Both halves are drawn by class; a class without rejects is taught by generated tiles alone.
