@@ -50,14 +50,20 @@ class RunSettings(Section):
 class DataSettings(Section):
     """The tiles to learn from and to be measured on."""
 
-    kind: Literal["none", "eurosat", "folder", "scenes", "chips"] = "none"
+    kind: Literal[
+        "none", "eurosat", "folder", "scenes", "chips", "images", "geopackage", "stac"
+    ] = "none"
     """`none`: no real tiles at hand; the embedded models need none, but then no real tile is
     shown beside a generated one. `eurosat`: torchgeo.datasets.EuroSAT. `folder`: class-named
     subfolders of GeoTIFFs. With a class for every pixel, `scenes`: images and masks of any
     extent and CRS, matched by where they lie; `chips`: an image and a mask of the same grid
-    each, matched by name."""
+    each, matched by name. For catalogs alone, `images`: a folder of GeoTIFFs; `geopackage`: a
+    layer that names GeoTIFFs; `stac`: a static STAC."""
     root: Path = Path("data")
-    """EuroSAT's folder, or the one with the class-named subfolders."""
+    """EuroSAT's folder, the one with the class-named subfolders, a GeoPackage, or the
+    catalog.json or collection.json of a STAC."""
+    layer: str | None = None
+    """GeoPackage: the layer to read; the first when missing."""
     download: bool = False
     """EuroSAT only: let torchgeo fetch the 2 GB archive when it is not in `root`."""
     bands: tuple[str, ...] | None = None
@@ -73,12 +79,12 @@ class DataSettings(Section):
     classes: tuple[str, ...] | None = None
     """EuroSAT and folder: the classes to use, in order; all when missing."""
     images: Path | None = None
-    """Scenes and chips: the folder of the images, with subfolders."""
+    """Images, scenes and chips: the folder of the images, with subfolders."""
     masks: Path | None = None
     """Scenes and chips: the folder of the masks, with subfolders."""
     image_name: str = "*.tif"
-    """Scenes and chips: which files of `images` to use. Of chips, what stands for the * is the
-    name by which image and mask find each other; several dates may share a mask."""
+    """Images, scenes and chips: which files of `images` to use. Of chips, what stands for the *
+    is the name by which image and mask find each other; several dates may share a mask."""
     mask_name: str = "*.tif"
     """Scenes and chips: which files of `masks` to use."""
     mask_classes: dict[int, str | None] | None = None
@@ -87,8 +93,9 @@ class DataSettings(Section):
     tile_size: PositiveInt = Field(default=64, multiple_of=16)
     """Side in pixels that every tile must have, or that is cut out of scenes and chips."""
     stride: PositiveInt | None = None
-    """Scenes and chips: pixels from one training tile to the next, `tile_size` when missing; in
-    scenes as many tiles lie at random places. Tiles to validate and test on never overlap."""
+    """Pixels from one training tile of scenes or chips to the next, `tile_size` when missing; in
+    scenes as many tiles lie at random places. Tiles to validate and test on never overlap. In
+    catalogs of other kinds, from one tile to the next."""
     block_size: PositiveFloat = 2_000.0
     """Scenes and chips: side in metres of the blocks of land that are split as a whole."""
     block_seed: NonNegativeInt = 0
@@ -113,6 +120,8 @@ class DataSettings(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "DataSettings":
+        if self.kind == "images" and self.images is None:
+            raise ValueError("data.kind=images needs data.images")
         if not self.masked:
             return self
         needed = ("images", "masks", "mask_classes")
@@ -128,6 +137,17 @@ class DataSettings(Section):
             if self.kind == "chips" and getattr(self, name).count("*") != 1:
                 raise ValueError(f"{name} {getattr(self, name)!r} must hold one * for chips")
         return self
+
+
+class CatalogSettings(Section):
+    """The catalog of tiles that jobs work on."""
+
+    path: Path | None = None
+    """The GeoParquet file; run.dir/catalog.parquet when missing."""
+    collection: str = Field(default="tiles", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What `rslow catalog build` calls these tiles: their ids begin with it."""
+    sample: PositiveInt = 1_000
+    """Tiles of each collection that `rslow catalog check` reads, evenly spread."""
 
 
 class AugmentSettings(Section):
@@ -557,6 +577,7 @@ class Settings(Section):
 
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
+    catalog: CatalogSettings = CatalogSettings()
     augment: AugmentSettings = AugmentSettings()
     target: TargetSettings = TargetSettings()
     extractor: ExtractorSettings = ExtractorSettings()

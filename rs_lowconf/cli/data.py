@@ -1,29 +1,27 @@
 """`rslow data check`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 
-from rs_lowconf.bands import RESOLUTION_M
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import progress
+from rs_lowconf.cli.tables import (
+    counted,
+    open_console,
+    radiometry,
+    range_rows,
+    show_finding,
+    show_table,
+)
 from rs_lowconf.errors import DataError
 
 if TYPE_CHECKING:
-    from rs_lowconf.bands import BandSpec
     from rs_lowconf.data.check import CheckReport
     from rs_lowconf.data.mask_check import MaskReport
-    from rs_lowconf.data.radiometry import BandRange
     from rs_lowconf.settings import DataSettings
-
-_PLAIN_WIDTH = 100
-_FILES_SHOWN = 20
 
 data_app = typer.Typer(help="Look at the tiles.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -77,17 +75,16 @@ def _check_masks(settings: "DataSettings", json: Path | None) -> None:
     from rs_lowconf.runs import write_json
 
     report = check_masks(settings)
-    console = _console()
+    console = open_console()
     console.print(f"{report.images:,} images in {settings.images} can be used.\n")
-    _table(console, "Tiles and pixels by split", "lrrr", _mask_counts(report))
+    show_table(console, "Tiles and pixels by split", "lrrr", _mask_counts(report))
     if report.bands is not None:
-        _table(console, _radiometry(report.bands), "lrrrrrr", _ranges(report.ranges))
-    _table(console, "Format", "ll", [("", "(number of images)"), ("CRS", _listed(report.crs))])
-    for text, style in (
-        *((f"ERROR: {fault}", "red") for fault in report.faults),
-        *((f"WARNING: {warning}", "yellow") for warning in report.warnings),
-    ):
-        console.print(text, style=style, overflow="fold")
+        show_table(console, radiometry(report.bands), "lrrrrrr", range_rows(report.ranges))
+    show_table(console, "Format", "ll", [("", "(number of images)"), ("CRS", counted(report.crs))])
+    for fault in report.faults:
+        show_finding(console, "error", fault, ())
+    for warning in report.warnings:
+        show_finding(console, "warning", warning, ())
     if not report.faults and not report.warnings:
         console.print("Nothing is wrong.")
     if json is not None:
@@ -133,27 +130,18 @@ def _judge(report: "CheckReport", *, skip_bad: bool) -> None:
 
 
 def _show(report: "CheckReport", root: Path) -> None:
-    console = _console()
+    console = open_console()
     good = sum(sum(counts) for counts in report.usable.values())
     bad = sum(report.unusable.values())
     console.print(f"{good + bad:,} tiles in {root}: {good:,} can be used, {bad:,} cannot.\n")
-    _table(console, "Usable tiles by class and split", "lrrrr", _counts(report))
+    show_table(console, "Usable tiles by class and split", "lrrrr", _counts(report))
     if report.bands is not None:
-        _table(console, _radiometry(report.bands), "lrrrrrr", _ranges(report.ranges))
-    _table(console, "Format", "ll", _format(report))
-    _findings(console, report)
-
-
-def _console() -> Console:
-    console = Console(markup=False, highlight=False, emoji=False)
-    if console.is_terminal:
-        return console
-    return Console(markup=False, highlight=False, emoji=False, width=_PLAIN_WIDTH)
-
-
-def _radiometry(bands: "BandSpec") -> str:
-    offset = f"{bands.dn_offset:+g}" if bands.dn_offset else "+ 0"
-    return f"{bands.level} reflectance = (digital number {offset}) / {bands.scale:g}"
+        show_table(console, radiometry(report.bands), "lrrrrrr", range_rows(report.ranges))
+    show_table(console, "Format", "ll", _format(report))
+    if not report.findings:
+        console.print("Nothing is wrong.")
+    for finding in report.findings:
+        show_finding(console, finding.severity, finding.text, finding.files)
 
 
 def _counts(report: "CheckReport") -> Iterable[Sequence[str]]:
@@ -167,53 +155,12 @@ def _counts(report: "CheckReport") -> Iterable[Sequence[str]]:
         yield "(cannot be used)", *(f"{n:,}" for n in (*bad, sum(bad)))
 
 
-def _ranges(ranges: Mapping[str, "BandRange"]) -> Iterable[Sequence[str]]:
-    yield "band", "native", "min", "1 %", "median", "99 %", "max"
-    for name, own in ranges.items():
-        values = (own.minimum, own.p1, own.median, own.p99, own.maximum)
-        yield name, f"{RESOLUTION_M[name]} m", *(f"{value:.4f}" for value in values)
-
-
 def _format(report: "CheckReport") -> Iterable[Sequence[str]]:
     yield "", "(number of tiles)"
-    yield "tile size", _listed(report.sizes)
+    yield "tile size", counted(report.sizes)
     if report.pixel_size:
         low, high = (f"{side:.4g}" for side in report.pixel_size)
         yield "pixel size", f"{low} to {high} in the unit of the CRS"
-    yield "data type", _listed(report.dtypes)
-    yield "CRS", _listed(report.crs)
+    yield "data type", counted(report.dtypes)
+    yield "CRS", counted(report.crs)
     yield "nodata", f"{report.nodata_share:.2%} of the pixels, in {report.nodata_tiles:,} tiles"
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} ({count:,})" for name, count in counts.items()) or "unknown"
-
-
-def _table(console: Console, title: str, alignment: str, rows: Iterable[Sequence[str]]) -> None:
-    heads, *body = rows
-    # Off a terminal no lines: columns that grep, cut and a diff can read.
-    table = Table(box=SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-    for head, side in zip(heads, alignment, strict=True):
-        table.add_column(
-            head, justify="right" if side == "r" else "left", no_wrap=side == "r", overflow="fold"
-        )
-    for row in body:
-        table.add_row(*row)
-    console.print(title, style="bold")
-    console.print(Padding(table, (0, 0, 0, 2), expand=False))
-    console.print()
-
-
-def _findings(console: Console, report: "CheckReport") -> None:
-    if not report.findings:
-        console.print("Nothing is wrong.")
-    for finding in report.findings:
-        style = "red" if finding.severity == "error" else "yellow"
-        count = f" ({len(finding.files):,})" if finding.files else ""
-        text = f"{finding.severity.upper()}{count}: {finding.text}"
-        console.print(text, style=style, overflow="fold")
-        for line in finding.files[:_FILES_SHOWN]:
-            console.print(Padding(line, (0, 0, 0, 4), expand=False), overflow="fold")
-        rest = len(finding.files) - _FILES_SHOWN
-        if rest > 0:
-            console.print(f"    and {rest:,} more, all in what --json saves")

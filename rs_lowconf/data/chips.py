@@ -41,7 +41,7 @@ class Chip:
         own = read_profile(mask)
         _require_same_grid(self.profile, own)
         self.mask_nodata = own.nodata
-        self._mask = mask
+        self.mask_files: tuple[Path, ...] = (mask,)
         self._side = settings.tile_size
         self._stride = settings.stride or settings.tile_size
         if min(self.profile.height, self.profile.width) < self._side:
@@ -65,7 +65,8 @@ class Chip:
         """Return digital numbers and mask of a window of the files."""
         part = FileWindow(window.col, window.row, self._side, self._side)
         pixels = read_window(self.profile.path, part).astype(np.float32)
-        values = mask_values(self._mask, read_window(self._mask, part)[0])
+        (mask,) = self.mask_files
+        values = mask_values(mask, read_window(mask, part)[0])
         return torch.from_numpy(pixels), values, np.ones(values.shape, dtype=np.bool_)
 
 

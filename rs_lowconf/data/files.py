@@ -6,7 +6,7 @@ multi-band GeoTIFFs. Both are torchgeo datasets with `samples`, `classes` and it
 
 import hashlib
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,26 +25,19 @@ SUFFIXES = (".tif", ".tiff")
 
 _LABELLED = ("eurosat", "folder")
 _MASKED = ("scenes", "chips")
+_CATALOGUED = ("images", "geopackage", "stac")
 
 #: Settings that only some kinds of data read; the other kinds refuse them.
 _READ_BY: dict[str, tuple[str, ...]] = {
-    "root": _LABELLED,
+    "root": (*_LABELLED, "geopackage", "stac"),
     "classes": _LABELLED,
     "download": ("eurosat",),
-    **dict.fromkeys(("file_bands", "level", "val_share", "test_share"), ("folder", *_MASKED)),
-    **dict.fromkeys(
-        (
-            "images",
-            "masks",
-            "image_name",
-            "mask_name",
-            "mask_classes",
-            "stride",
-            "block_size",
-            "block_seed",
-        ),
-        _MASKED,
-    ),
+    "layer": ("geopackage",),
+    **dict.fromkeys(("file_bands", "level"), ("folder", *_MASKED, *_CATALOGUED)),
+    **dict.fromkeys(("val_share", "test_share"), ("folder", *_MASKED)),
+    **dict.fromkeys(("images", "image_name"), (*_MASKED, "images")),
+    **dict.fromkeys(("masks", "mask_name", "mask_classes", "block_size", "block_seed"), _MASKED),
+    "stride": (*_MASKED, *_CATALOGUED),
 }
 
 
@@ -144,9 +137,10 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
             expected="data.kind eurosat or folder",
             remedy="set data.kind and data.root",
         )
-    if settings.masked:
+    if settings.kind not in _LABELLED:
+        what = "a class for every pixel and none for the tile" if settings.masked else "no classes"
         raise SettingsError(
-            f"data.kind={settings.kind} has a class for every pixel and none for the tile",
+            f"data.kind={settings.kind} has {what}",
             expected="data.kind eurosat or folder for this command",
         )
     refuse_idle(settings)
@@ -237,15 +231,23 @@ def absent_files(dataset: EuroSATSplit | FolderSplit) -> int:
     return sum(Path(name).stem not in on_disk for name in names)
 
 
-def refuse_idle(settings: DataSettings) -> None:
+def refuse_idle(settings: DataSettings, *, also: Sequence[str] = ()) -> None:
     """Refuse settings that this kind of data does not read.
+
+    Args:
+        settings: of the data.
+        also: settings that the caller reads whatever the kind.
 
     Raises:
         SettingsError: there is one.
     """
     for name, kinds in _READ_BY.items():
         value = getattr(settings, name)
-        if settings.kind not in kinds and value != type(settings).model_fields[name].default:
+        if (
+            name not in also
+            and settings.kind not in kinds
+            and value != type(settings).model_fields[name].default
+        ):
             why = "; EuroSAT is L1C" if name == "level" else ""
             raise SettingsError(
                 f"data.{name}={value} has no effect with data.kind={settings.kind}{why}",

@@ -145,6 +145,7 @@ class Scene:
         self._settings = settings
         self._image = SceneImage(self.profile)
         self._dataset, used = self._join(masks)
+        self.mask_files = tuple(profile.path for profile in used)
         declared = {profile.nodata for profile in used}
         if len(declared) > 1:
             raise TileError(

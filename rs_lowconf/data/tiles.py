@@ -140,9 +140,16 @@ def read_window(path: Path, window: Window) -> NDArray[np.generic]:
         TileError: the file is missing or truncated.
     """
     with read_errors(path, "cannot be read"):
-        file = _opened(path, path.stat().st_mtime_ns)
-        numbers: NDArray[np.generic] = file.read(window=window)
+        numbers: NDArray[np.generic] = open_file(path).read(window=window)
         return numbers
+
+
+def open_file(path: Path) -> rasterio.DatasetReader:
+    """Return a file that stays open with the ones opened last; within `read_errors` only.
+
+    A path that is no local file, which GDAL may still open, is taken as never changing.
+    """
+    return _opened(path, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @lru_cache(maxsize=16)

@@ -46,6 +46,8 @@ class Picture(Protocol):
     """Of the image, as they lie in the file."""
     mask_nodata: float | None
     """The value that the mask declares as nodata."""
+    mask_files: tuple[Path, ...]
+    """Where several say something of a pixel, the first counts."""
 
     def windows(self, *, training: bool) -> list[Window]:
         """Return where to cut tiles: to learn from, or so that each pixel counts once."""

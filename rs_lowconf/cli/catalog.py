@@ -1,0 +1,216 @@
+"""`rslow catalog build | merge | check | show`."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
+from rs_lowconf.cli.progress import progress
+from rs_lowconf.cli.tables import (
+    counted,
+    open_console,
+    radiometry,
+    range_rows,
+    show_finding,
+    show_table,
+)
+from rs_lowconf.errors import DataError
+from rs_lowconf.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rs_lowconf.data.catalog.check import CatalogFinding, CollectionReport
+    from rs_lowconf.data.catalog.rows import CatalogRow
+    from rs_lowconf.data.catalog.table import Catalog
+    from rs_lowconf.data.tiles import TileError
+
+_PIECE = 2_000
+
+catalog_app = typer.Typer(help="Catalogs of tiles, for batch jobs.", no_args_is_help=True)
+app.add_typer(catalog_app, name="catalog")
+
+
+def catalog_path(settings: Settings) -> Path:
+    """Return the catalog that the settings mean."""
+    return (settings.catalog.path or settings.run.dir / "catalog.parquet").expanduser()
+
+
+@catalog_app.command()
+def build(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Catalog the tiles of any kind of data: a row a tile, as GeoParquet that reads like STAC.
+
+    Images of any size are cut into tiles of data.tile_size, data.stride apart. Every tile is
+    read once. Files that cannot be used end it with exit code 4, unless data.skip_bad leaves
+    them out.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.data.catalog.table import write_catalog
+    from rs_lowconf.data.tiles import TileError
+
+    path, faults = catalog_path(settings), list[TileError]()
+    number = write_catalog(path, _pieces(_rows(settings, faults)))
+    console = open_console()
+    for fault in faults:
+        show_finding(console, "warning", f"left out: {fault}", ())
+    print(f"{number:,} tiles: {path}")
+    print("See whether its numbers look right: rslow catalog check")
+
+
+@catalog_app.command()
+def merge(
+    catalogs: Annotated[list[Path], typer.Argument(help="Catalogs of other tiles.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Write the tiles of several catalogs into one."""
+    settings = load_settings(config, set_)
+    from rs_lowconf.data.catalog import table
+
+    path = catalog_path(settings)
+    number = table.merge(path, [table.Catalog(own.expanduser()) for own in catalogs])
+    print(f"{number:,} tiles: {path}")
+
+
+@catalog_app.command()
+def check(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", help="Save the report here, with all tiles.", show_default="none"),
+    ] = None,
+) -> None:
+    """Read tiles of a catalog and say how sure it is that offset, bands or nodata are wrong.
+
+    Reads catalog.sample tiles of each collection. Ends with exit code 4 when a tile cannot be
+    used or is not the one that was catalogued.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.data.catalog.check import CatalogTally, groups_of, same_pixels, sampled
+    from rs_lowconf.data.catalog.table import Catalog
+    from rs_lowconf.runs import write_json
+
+    catalog = Catalog(catalog_path(settings))
+    groups = groups_of(catalog)
+    tallies = {group: CatalogTally(group, tiles) for group, tiles in groups.items()}
+    most = settings.catalog.sample
+    with progress("checking tiles", sum(min(most, own) for own in groups.values())) as bar:
+        for done, row in enumerate(sampled(catalog, groups, most), start=1):
+            tallies[row.collection, row.bands].add(row)
+            bar.update(done)
+    reports = [tally.report() for tally in tallies.values()]
+    general = list(same_pixels(catalog))
+    _show(reports, general)
+    if json is not None:
+        write_json(
+            json,
+            {
+                "catalog": str(catalog.path),
+                "collections": [report.to_json() for report in reports],
+                "findings": [
+                    {"severity": own.severity, "text": own.text, "tiles": list(own.tiles)}
+                    for own in general
+                ],
+            },
+        )
+        print(f"Saved as {json}.")
+    bad = sum(
+        len(own.tiles) for report in reports for own in report.findings if own.severity == "error"
+    )
+    if bad:
+        raise DataError(
+            f"{bad:,} tiles cannot be used, see above",
+            remedy="mend the files or build the catalog again",
+        )
+
+
+@catalog_app.command()
+def show(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Count what a catalog holds by collection, class, split and year."""
+    settings = load_settings(config, set_)
+    from rs_lowconf.data.catalog.table import Catalog
+
+    catalog = Catalog(catalog_path(settings))
+    console = open_console()
+    console.print(f"{len(catalog):,} tiles in {catalog.path}\n")
+    show_table(console, "Tiles by", "lll", _counts(catalog))
+
+
+def _rows(settings: Settings, faults: "list[TileError]") -> "Iterator[CatalogRow]":
+    """Yield the rows of all images; faults end it, or are collected where skip_bad is set."""
+    from rs_lowconf.data.catalog.scan import looked_at, masked_rows, rows_of
+    from rs_lowconf.data.catalog.sources import list_images
+    from rs_lowconf.data.tiles import TileError
+
+    data, collection = settings.data, settings.catalog.collection
+    if data.masked:
+        cut, bad = masked_rows(data, collection)
+        if bad and not data.skip_bad:
+            raise bad[0]
+        faults.extend(bad)
+        work = [partial(looked_at, row, data) for row in cut]
+    else:
+        work = [partial(rows_of, image, data, collection) for image in list_images(data)]
+    with progress("cataloguing", len(work)) as bar:
+        for done, tiles in enumerate(work, start=1):
+            try:
+                yield from tiles()
+            except TileError as error:
+                if not data.skip_bad:
+                    raise
+                faults.append(error)
+            bar.update(done)
+
+
+def _pieces(rows: "Iterable[CatalogRow]") -> "Iterator[pa.Table]":
+    """Yield rows some thousand at a time, so that memory does not grow with them."""
+    from rs_lowconf.data.catalog.rows import to_table
+
+    rest = iter(rows)
+    while piece := list(islice(rest, _PIECE)):
+        yield to_table(piece)
+
+
+def _counts(catalog: "Catalog") -> Iterable[Sequence[str]]:
+    names = {
+        "collection": "collection",
+        "level": "processing:level",
+        "class": "rslow:label",
+        "split": "rslow:split",
+        "CRS": "proj:code",
+    }
+    counts: dict[str, Counter[str]] = {name: Counter() for name in (*names, "bands", "year")}
+    for table in catalog.tables([*names.values(), "rslow:bands", "datetime"]):
+        for name, column in names.items():
+            counts[name].update(own or "none" for own in table[column].to_pylist())
+        counts["bands"].update(" ".join(own) for own in table["rslow:bands"].to_pylist())
+        counts["year"].update(
+            "unknown" if own is None else str(own.year) for own in table["datetime"].to_pylist()
+        )
+    yield "", "number", "(tiles)"
+    for name, own in counts.items():
+        yield name, f"{len(own):,}", counted(dict(own.most_common(12)))
+
+
+def _show(reports: "Sequence[CollectionReport]", general: "Sequence[CatalogFinding]") -> None:
+    console = open_console()
+    for report in reports:
+        title = (
+            f"{report.collection}: {report.tiles:,} tiles, {report.read:,} read; "
+            f"{radiometry(report.bands)}"
+        )
+        show_table(console, title, "lrrrrrr", range_rows(report.ranges))
+        for finding in report.findings:
+            show_finding(console, finding.severity, finding.text, finding.tiles)
+        if report.findings:
+            console.print()
+    for finding in general:
+        show_finding(console, finding.severity, finding.text, finding.tiles)
+    if not general and not any(report.findings for report in reports):
+        console.print("Nothing is wrong.")

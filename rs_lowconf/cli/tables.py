@@ -1,0 +1,73 @@
+"""Tables and findings in the terminal, and as columns that grep and cut can read elsewhere."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from rs_lowconf.bands import RESOLUTION_M
+
+if TYPE_CHECKING:
+    from rs_lowconf.bands import BandSpec
+    from rs_lowconf.data.radiometry import BandRange
+
+_PLAIN_WIDTH = 100
+_LINES_SHOWN = 20
+
+
+def open_console() -> Console:
+    """Return where tables go: standard output."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    if console.is_terminal:
+        return console
+    return Console(markup=False, highlight=False, emoji=False, width=_PLAIN_WIDTH)
+
+
+def show_table(console: Console, title: str, alignment: str, rows: Iterable[Sequence[str]]) -> None:
+    """Show rows, of which the first holds the heads; `alignment` is an l or r a column."""
+    heads, *body = rows
+    # Off a terminal no lines: columns that grep, cut and a diff can read.
+    table = Table(box=SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+    for head, side in zip(heads, alignment, strict=True):
+        table.add_column(
+            head, justify="right" if side == "r" else "left", no_wrap=side == "r", overflow="fold"
+        )
+    for row in body:
+        table.add_row(*row)
+    console.print(title, style="bold")
+    console.print(Padding(table, (0, 0, 0, 2), expand=False))
+    console.print()
+
+
+def show_finding(console: Console, severity: str, text: str, lines: Sequence[str]) -> None:
+    """Show one thing that is wrong and some of the files or tiles where it is."""
+    count = f" ({len(lines):,})" if lines else ""
+    style = "red" if severity == "error" else "yellow"
+    console.print(f"{severity.upper()}{count}: {text}", style=style, overflow="fold")
+    for line in lines[:_LINES_SHOWN]:
+        console.print(Padding(line, (0, 0, 0, 4), expand=False), overflow="fold")
+    rest = len(lines) - _LINES_SHOWN
+    if rest > 0:
+        console.print(f"    and {rest:,} more, all in what --json saves")
+
+
+def radiometry(bands: "BandSpec") -> str:
+    """Return how digital numbers become reflectance."""
+    offset = f"{bands.dn_offset:+g}" if bands.dn_offset else "+ 0"
+    return f"{bands.level} reflectance = (digital number {offset}) / {bands.scale:g}"
+
+
+def range_rows(ranges: "Mapping[str, BandRange]") -> Iterable[Sequence[str]]:
+    """Yield the table of each band's reflectance."""
+    yield "band", "native", "min", "1 %", "median", "99 %", "max"
+    for name, own in ranges.items():
+        values = (own.minimum, own.p1, own.median, own.p99, own.maximum)
+        yield name, f"{RESOLUTION_M[name]} m", *(f"{value:.4f}" for value in values)
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return names with their counts."""
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.items()) or "unknown"

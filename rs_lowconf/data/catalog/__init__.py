@@ -1,0 +1,1 @@
+"""Catalogs of tiles: GeoParquet, a row a window of some image, whatever it came from."""

@@ -1,0 +1,231 @@
+"""Looks at the tiles of a catalog for faults of offset, band order and nodata.
+
+Statistics cannot prove a fault; each finding says how sure it is.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.data.catalog.orders import fitting_order, said_of
+from rs_lowconf.data.catalog.reading import read_row
+from rs_lowconf.data.catalog.rows import CatalogRow, from_table
+from rs_lowconf.data.catalog.table import Catalog
+from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
+from rs_lowconf.data.tiles import TileError
+
+#: Shares of tiles that an order has to fit better to be mentioned, and to be nearly certain.
+_PROBABLE, _CERTAIN = 0.5, 0.9
+_FEWEST = 10
+#: One number in every band of so many pixels of a tile is no ground.
+_FILL_SHARE = 0.005
+#: An offset of 1000 as reflectance, less what bright tiles have anyway.
+_TOO_BRIGHT, _USUAL = 0.09, 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogFinding:
+    """One thing that is wrong, with some of the tiles where it is."""
+
+    severity: Literal["error", "warning"]
+    """With an error, tiles cannot be used."""
+    text: str
+    tiles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionReport:
+    """What the tiles of one meaning have in common."""
+
+    collection: str
+    bands: BandSpec
+    tiles: int
+    """In the catalog."""
+    read: int
+    """Of these looked at."""
+    ranges: dict[str, BandRange]
+    """Reflectance by band, nodata pixels not counted."""
+    findings: tuple[CatalogFinding, ...]
+    """Errors first."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self), "bands": self.bands.to_json()}
+
+
+_MEANING = ("collection", "rslow:bands", "processing:level", "rslow:scale", "rslow:dn_offset")
+
+Group = tuple[str, BandSpec]
+"""Collection and meaning of the digital numbers: what can be wrong as a whole."""
+
+
+class CatalogTally:
+    """Adds up the tiles of one group; keeps no pixels."""
+
+    def __init__(self, group: Group, tiles: int) -> None:
+        """Start before the first tile."""
+        self._collection, self._bands = group
+        self._tiles = tiles
+        self._statistics = BandStatistics(self._bands)
+        self._read = 0
+        self._orders: Counter[tuple[str, ...]] = Counter()
+        self._floors: dict[str, list[float]] = defaultdict(list)
+        self._errors: dict[str, list[str]] = defaultdict(list)
+        self._warnings: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, row: CatalogRow) -> None:
+        """Read a tile and count it."""
+        self._read += 1
+        try:
+            content = read_row(row)
+        except TileError as error:
+            text = f"{error.problem}; {error.remedy}" if error.remedy else error.problem
+            self._errors[text].append(row.tile_id)
+            return
+        valid = content.pixels[:, ~content.nodata]
+        if valid.shape[1] == 0:
+            self._warnings["nodata everywhere"].append(row.tile_id)
+            return
+        numbers = valid.numpy().astype(np.float64) + row.bands.dn_offset
+        self._statistics.add((valid + row.bands.dn_offset) / row.bands.scale)
+        self._orders[fitting_order(row.bands.names, np.median(numbers, axis=1))] += 1
+        floor = float(np.quantile(numbers, 0.01, axis=1).min() / row.bands.scale)
+        self._floors[row.files[0].href].append(floor)
+        for name, own in zip(row.bands.names, valid, strict=True):
+            if own.min() == own.max():
+                self._warnings[f"{name} has one value in the whole tile"].append(row.tile_id)
+        same = (valid == valid[0]).all(dim=0)
+        if len(valid) > 1 and float(same.float().mean()) > _FILL_SHARE:
+            value = float(valid[0][same].mode().values)
+            self._warnings[
+                f"pixels hold {value:g} in every band, which is not declared as nodata: nearly "
+                "certainly it is"
+            ].append(row.tile_id)
+
+    def report(self) -> CollectionReport:
+        """Return what has been found so far."""
+        ranges = self._statistics.ranges()
+        warnings = [
+            *(
+                CatalogFinding(severity="warning", text=text)
+                for text in radiometric_warnings(self._bands, ranges)
+            ),
+            *self._order(),
+            *self._mixed_offsets(),
+            *_listed("warning", self._warnings),
+        ]
+        return CollectionReport(
+            collection=self._collection,
+            bands=self._bands,
+            tiles=self._tiles,
+            read=self._read,
+            ranges=ranges,
+            findings=(*_listed("error", self._errors), *warnings),
+        )
+
+    def _order(self) -> Iterator[CatalogFinding]:
+        counted = sum(self._orders.values())
+        if counted < _FEWEST:
+            return
+        order, count = self._orders.most_common(1)[0]
+        share = count / counted
+        if order != self._bands.names and share > _PROBABLE:
+            sure = "nearly certainly" if share >= _CERTAIN else "probably"
+            yield CatalogFinding(
+                severity="warning",
+                text=f"the order of the bands is {sure} {said_of(order)} ({' '.join(order)}): so "
+                f"the spectra of {share:.0%} of {counted:,} tiles are smoothest; correct "
+                "data.file_bands and build the catalog again",
+            )
+
+    def _mixed_offsets(self) -> Iterator[CatalogFinding]:
+        """Find images that are brighter than the others by what an offset makes."""
+        floors = {href: float(np.median(own)) for href, own in self._floors.items()}
+        if not floors or float(np.median([*floors.values()])) > _USUAL:
+            return
+        bright = [href for href, floor in floors.items() if floor >= _TOO_BRIGHT]
+        if bright:
+            yield CatalogFinding(
+                severity="warning",
+                text=f"{len(bright):,} of {len(floors):,} images have no band darker than "
+                f"{_TOO_BRIGHT:g}, the others do: possibly an offset of 1000 was left in these "
+                "(or they are bright all over); catalog them apart with data.dn_offset=-1000 if "
+                "they are of processing baseline 04.00 or later",
+                tiles=tuple(Path(href).name for href in bright),
+            )
+
+
+def groups_of(catalog: Catalog) -> dict[Group, int]:
+    """Return the tiles of each collection and meaning."""
+    counts: Counter[Group] = Counter()
+    for table in catalog.tables(_MEANING):
+        counts.update(_keys(table))
+    return dict(counts)
+
+
+def sampled(catalog: Catalog, groups: dict[Group, int], most: int) -> Iterator[CatalogRow]:
+    """Yield at most so many tiles of each group, spread evenly over the catalog."""
+    taken: Counter[Group] = Counter()
+    passed: Counter[Group] = Counter()
+    for table in catalog.tables():
+        keys = _keys(table)
+        chosen = []
+        for index, key in enumerate(keys):
+            own = groups[key]
+            passed[key] += 1
+            if taken[key] < passed[key] * min(most, own) // own:
+                taken[key] += 1
+                chosen.append(index)
+        yield from from_table(table.take(pa.array(chosen, pa.int64())))
+
+
+def same_pixels(catalog: Catalog) -> Iterator[CatalogFinding]:
+    """Find tiles that are in the catalog more than once, most of all in two splits."""
+    seen: dict[str, tuple[str, str | None]] = {}
+    twice: list[str] = []
+    leaks: list[str] = []
+    for table in catalog.tables(["id", "rslow:sha256", "rslow:split"]):
+        for tile_id, digest, split in zip(
+            *(table[name].to_pylist() for name in table.column_names), strict=True
+        ):
+            if digest not in seen:
+                seen[digest] = (tile_id, split)
+                continue
+            other, others_split = seen[digest]
+            text = f"{tile_id} = {other}"
+            (twice if split == others_split else leaks).append(text)
+    if leaks:
+        text = "the same pixels are in two splits, which makes scores too good"
+        yield CatalogFinding(severity="warning", text=text, tiles=tuple(leaks))
+    if twice:
+        text = "the same pixels are catalogued more than once"
+        yield CatalogFinding(severity="warning", text=text, tiles=tuple(twice))
+
+
+def _keys(table: pa.Table) -> list[Group]:
+    known: dict[tuple[Any, ...], Group] = {}
+    keys = []
+    for name, bands, level, scale, offset in zip(
+        *(table[own].to_pylist() for own in _MEANING), strict=True
+    ):
+        plain = (name, tuple(bands), level, scale, offset)
+        if plain not in known:
+            spec = BandSpec(names=plain[1], level=level, scale=scale, dn_offset=offset)
+            known[plain] = (name, spec)
+        keys.append(known[plain])
+    return keys
+
+
+def _listed(
+    severity: Literal["error", "warning"], found: Mapping[str, Sequence[str]]
+) -> list[CatalogFinding]:
+    return [
+        CatalogFinding(severity=severity, text=text, tiles=tuple(tiles))
+        for text, tiles in found.items()
+    ]

@@ -1,0 +1,53 @@
+"""Tells by the spectra whether bands lie in the order that a catalog says.
+
+Files in the wrong order look right in true colour, because the usual orders agree on blue, green,
+red and B08. But reflectance of land changes little from one band to the next in wavelength, and
+under a wrong order it jumps.
+"""
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, TRUE_COLOUR, WAVELENGTH_NM
+
+_ESA = tuple(RESOLUTION_M)
+_RED_FIRST = (*TRUE_COLOUR, *(name for name in _ESA if name not in TRUE_COLOUR))
+_ORDERS = {
+    "B8A after B08, as ESA has it": _ESA,
+    "B8A last, as torchgeo's EuroSAT has it": EUROSAT_ORDER,
+    "red, green and blue first": _RED_FIRST,
+    "red and blue exchanged": tuple({"B02": "B04", "B04": "B02"}.get(n, n) for n in _ESA),
+    "finest bands first": tuple(sorted(_ESA, key=lambda n: RESOLUTION_M[n])),
+    "the other way round": _ESA[::-1],
+}
+#: A jump is counted up to this logarithm of a ratio: B10 of L1C is darker than its neighbours
+#: whatever lies below.
+_MOST = 2.0
+
+
+def fitting_order(
+    names: tuple[str, ...], medians: Float[NDArray[np.float64], " c"]
+) -> tuple[str, ...]:
+    """Return the usual order of these bands under which a tile's spectrum jumps least.
+
+    Args:
+        names: the bands in the order that is claimed; it wins where it is as good as others.
+        medians: digital numbers above nothing, in the order of the file.
+    """
+    usual = [tuple(n for n in order if n in names) for order in _ORDERS.values()]
+    logs = np.log(np.maximum(medians, 1.0))
+    return min((names, *usual), key=lambda order: _jumps(order, logs))
+
+
+def said_of(order: tuple[str, ...]) -> str:
+    """Return how people call an order that `fitting_order` returned."""
+    for words, usual in _ORDERS.items():
+        if tuple(n for n in usual if n in order) == order:
+            return words
+    return " ".join(order)
+
+
+def _jumps(order: tuple[str, ...], logs: Float[NDArray[np.float64], " c"]) -> float:
+    spectrum = logs[[order.index(n) for n in sorted(order, key=lambda n: WAVELENGTH_NM[n])]]
+    return float(np.minimum(np.abs(np.diff(spectrum)), _MOST).sum())

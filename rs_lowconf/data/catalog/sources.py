@@ -1,0 +1,163 @@
+"""Where the tiles of a catalog come from: files on disk, a GeoPackage of files, a static STAC."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import pandas
+import shapely
+
+from rs_lowconf.data.catalog.rows import BandFile
+from rs_lowconf.data.check import list_splits
+from rs_lowconf.data.files import refuse_idle
+from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.settings import DataSettings
+
+#: The column that names the file: gdaltindex calls it location.
+_PATH_COLUMNS = ("location", "href", "path")
+_STAMPS = (
+    (re.compile(r"(?<!\d)(\d{8}T\d{6})(?!\d)"), "%Y%m%dT%H%M%S"),
+    (re.compile(r"(?<!\d)(\d{4}-\d{2}-\d{2})(?!\d)"), "%Y-%m-%d"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceImage:
+    """An image of which tiles are to be cut."""
+
+    name: str
+    """Unique within the source; ids of tiles begin with it."""
+    files: tuple[BandFile, ...]
+    """One without band names where the file itself or the settings name them."""
+    label: str | None = None
+    split: str | None = None
+    taken: datetime | None = None
+    area: shapely.Geometry | None = None
+    """In degrees: only tiles with their centre in it; None takes all."""
+    scale: float | None = None
+    """None: as the settings say."""
+    dn_offset: float | None = None
+    level: str | None = None
+
+
+def list_images(settings: DataSettings) -> Iterator[SourceImage]:
+    """Yield the images of a source without masks, in an order that does not change.
+
+    Raises:
+        SettingsError: no data are set, or a setting has no effect on this kind of data.
+        DataError: there is no such source, or it names no image.
+    """
+    refuse_idle(settings, also=("stride",))
+    kinds = {"images": _folder, "geopackage": _geopackage, "stac": _stac}
+    if settings.kind == "none":
+        raise SettingsError(
+            "a catalog needs tiles and none are set (data.kind is none)",
+            expected="data.kind eurosat, folder, scenes, chips, images, geopackage or stac",
+        )
+    yield from kinds.get(settings.kind, _labelled)(settings)
+
+
+def date_in(name: str) -> datetime | None:
+    """Return the time that a file's name tells, as Sentinel-2 products' do; else None."""
+    for pattern, form in _STAMPS:
+        found = pattern.search(name)
+        if found:
+            try:
+                return datetime.strptime(found[1], form).replace(tzinfo=UTC)
+            except ValueError:
+                continue
+    return None
+
+
+def _labelled(settings: DataSettings) -> Iterator[SourceImage]:
+    for listing in list_splits(settings):
+        for file in listing.files:
+            yield SourceImage(
+                name=file.tile_id,
+                files=(BandFile(href=str(file.path.absolute()), bands=()),),
+                label=listing.dataset.classes[file.label],
+                split=listing.split,
+                taken=date_in(file.path.name),
+            )
+
+
+def _folder(settings: DataSettings) -> Iterator[SourceImage]:
+    assert settings.images is not None  # noqa: S101  # the settings are complete
+    root = settings.images.expanduser()
+    if not root.is_dir():
+        raise DataError(
+            f"folder {root} does not exist", remedy="set data.images to the folder of the images"
+        )
+    files = sorted(path for path in root.rglob(settings.image_name) if path.is_file())
+    if not files:
+        raise DataError(
+            f"{root} holds no image named {settings.image_name}", remedy="correct data.image_name"
+        )
+    for path in files:
+        yield SourceImage(
+            name=path.relative_to(root).with_suffix("").as_posix(),
+            files=(BandFile(href=str(path.absolute()), bands=()),),
+            taken=date_in(path.name),
+        )
+
+
+def _geopackage(settings: DataSettings) -> Iterator[SourceImage]:
+    """Yield a layer's rows; a relative path starts at the GeoPackage's folder."""
+    path = settings.root.expanduser()
+    if not path.is_file():
+        raise DataError(f"there is no GeoPackage {path}", remedy="correct data.root")
+    try:
+        layer = geopandas.read_file(path, layer=settings.layer)
+    except Exception as error:
+        # GDAL's reader has no error of its own that says as much.
+        if type(error).__module__.partition(".")[0] not in ("pyogrio", "builtins"):
+            raise
+        raise DataError(
+            f"{path} cannot be read ({' '.join(str(error).split())})",
+            expected="a GeoPackage" + (f" with layer {settings.layer}" if settings.layer else ""),
+        ) from error
+    column = next((name for name in _PATH_COLUMNS if name in layer.columns), None)
+    if column is None or not len(layer):
+        raise DataError(
+            f"{path} names no files (columns {', '.join(layer.columns)}, {len(layer)} rows)",
+            expected=f"a row an image, its path in column {' or '.join(_PATH_COLUMNS)}",
+        )
+    outlines = layer.geometry.to_crs("EPSG:4326") if layer.crs is not None else layer.geometry
+    for index, record in enumerate(layer.drop(columns="geometry").to_dict("records")):
+        href = Path(str(record[column]))
+        area = outlines.iloc[index]
+        yield SourceImage(
+            name=str(record.get("id") or href.with_suffix("").as_posix().lstrip("/")),
+            files=(BandFile(href=str((path.parent / href).absolute()), bands=()),),
+            label=_text(record.get("label")),
+            split=_text(record.get("split")),
+            taken=_time(record.get("datetime")) or date_in(href.name),
+            area=None if area is None or area.is_empty else area,
+            dn_offset=_number(record.get("dn_offset")),
+        )
+
+
+def _stac(settings: DataSettings) -> Iterator[SourceImage]:
+    """Yield the items of a static STAC with their assets of Sentinel-2 bands."""
+    from rs_lowconf.data.catalog.stac import items_of  # noqa: PLC0415  # an optional library
+
+    yield from items_of(settings)
+
+
+def _text(value: Any) -> str | None:
+    return None if pandas.isna(value) else str(value)
+
+
+def _number(value: Any) -> float | None:
+    return None if pandas.isna(value) else float(value)
+
+
+def _time(value: Any) -> datetime | None:
+    if pandas.isna(value):
+        return None
+    stamp: datetime = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    return stamp.replace(tzinfo=UTC) if stamp.tzinfo is None else stamp.astimezone(UTC)
