@@ -31,6 +31,9 @@ _ASSET = pa.struct(
         ("bands", pa.list_(pa.struct([("name", pa.string())]))),
     ]
 )
+_TIME = pa.timestamp("us", tz="UTC")
+_LAUNCH = datetime(2015, 6, 23, tzinfo=UTC)
+"""Of Sentinel-2A: no image is older."""
 _BOX = ("xmin", "ymin", "xmax", "ymax")
 
 #: Own columns carry a prefix, as STAC asks of fields that no extension defines.
@@ -43,7 +46,9 @@ SCHEMA = pa.schema(
         ("collection", pa.string()),
         ("geometry", pa.binary()),
         ("bbox", pa.struct([(side, pa.float64()) for side in _BOX])),
-        ("datetime", pa.timestamp("us", tz="UTC")),
+        ("datetime", _TIME),
+        ("start_datetime", _TIME),
+        ("end_datetime", _TIME),
         ("links", pa.list_(pa.struct([("href", pa.string()), ("rel", pa.string())]))),
         ("assets", pa.struct([(name, _ASSET) for name in (IMAGE, *RESOLUTION_M)])),
         ("proj:code", pa.string()),
@@ -65,7 +70,15 @@ SCHEMA = pa.schema(
 REQUIRED = tuple(
     name
     for name in SCHEMA.names
-    if name not in ("rslow:label", "rslow:split", "rslow:masks", "rslow:mask_classes")
+    if name
+    not in (
+        "start_datetime",
+        "end_datetime",
+        "rslow:label",
+        "rslow:split",
+        "rslow:masks",
+        "rslow:mask_classes",
+    )
 )
 
 
@@ -100,6 +113,8 @@ class CatalogRow:
     """Of the digital numbers in the window, see `reading.checksum`."""
     taken: datetime | None = None
     """When the image was taken, in UTC; None when nobody says."""
+    before: datetime | None = None
+    """Before this it was taken: when the file was last changed. None when `taken` is known."""
     label: str | None = None
     split: str | None = None
     masks: tuple[str, ...] = ()
@@ -141,6 +156,9 @@ def to_table(rows: Sequence[CatalogRow]) -> pa.Table:
             "geometry": geometry,
             "bbox": dict(zip(_BOX, box, strict=True)),
             "datetime": row.taken,
+            # STAC asks for a span where the time is unknown.
+            "start_datetime": _LAUNCH if row.taken is None else None,
+            "end_datetime": row.before,
             "links": [],
             "assets": _assets(row),
             "proj:code": row.grid.crs,
@@ -193,6 +211,7 @@ def _row(record: dict[str, Any]) -> CatalogRow:
     )
     classes = record.get("rslow:mask_classes")
     taken: datetime | None = record["datetime"]
+    before: datetime | None = record.get("end_datetime")
     a, b, c, d, e, f = record["proj:transform"][:6]
     row, col, height, width = record["rslow:window"]
     # Whoever wrote the table may have put the assets into another order.
@@ -213,6 +232,7 @@ def _row(record: dict[str, Any]) -> CatalogRow:
         valid=record["rslow:valid"],
         sha256=record["rslow:sha256"],
         taken=None if taken is None else taken.astimezone(UTC),
+        before=None if before is None else before.astimezone(UTC),
         label=record.get("rslow:label"),
         split=record.get("rslow:split"),
         masks=tuple(record.get("rslow:masks") or ()),

@@ -1,7 +1,9 @@
 """Cuts images into the rows of a catalog. Every tile is read once: for nodata and checksum."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import shapely
@@ -58,6 +60,7 @@ def rows_of(image: SourceImage, settings: DataSettings, collection: str) -> Iter
             valid=0.0,
             sha256="",
             taken=image.taken,
+            before=None if image.taken else _changed(first.path),
             label=image.label,
             split=image.split,
         )
@@ -97,6 +100,7 @@ def looked_at(row: CatalogRow, settings: DataSettings) -> Iterator[CatalogRow]:
 def _masked_row(cut: Cut, split: str, settings: DataSettings, collection: str) -> CatalogRow:
     picture: Picture = cut.picture
     side = settings.tile_size
+    taken = date_in(picture.profile.path.name)
     return CatalogRow(
         tile_id=f"{collection}/{cut.tile_id}",
         collection=collection,
@@ -106,7 +110,8 @@ def _masked_row(cut: Cut, split: str, settings: DataSettings, collection: str) -
         grid=grid_of(picture, cut.window),
         valid=0.0,
         sha256="",
-        taken=date_in(picture.profile.path.name),
+        taken=taken,
+        before=None if taken else _changed(picture.profile.path),
         split=split,
         masks=tuple(str(path.absolute()) for path in picture.mask_files),
         mask_classes=settings.mask_classes,
@@ -161,6 +166,12 @@ def _moved(profile: FileProfile, row: int, col: int) -> Grid:
         crs=profile.grid.crs,
         transform=(a, b, c + a * col + b * row, d, e, f + d * col + e * row),
     )
+
+
+def _changed(path: Path) -> datetime:
+    """Return when a local file was last changed; of others nobody knows, but not later than now."""
+    stamp = path.stat().st_mtime if path.exists() else time.time()
+    return datetime.fromtimestamp(stamp, tz=UTC).replace(microsecond=0)
 
 
 def _centre(row: CatalogRow) -> shapely.Point:

@@ -65,7 +65,7 @@ class Catalog:
                 f"{path} is no Parquet file, or a damaged one ({' '.join(str(error).split())})",
                 remedy="make it again with `rslow catalog build`",
             ) from error
-        own = (self._file.schema_arrow.metadata or {}).get(_OWN)
+        own = (self._file.metadata.metadata or {}).get(_OWN)
         if own is not None and json.loads(own)["format"] > FORMAT:
             raise DataError(
                 f"catalog {path} has format {json.loads(own)['format']}",
