@@ -1,22 +1,45 @@
 """Works that do arithmetic, and whatever a test of the batch engine wants to happen."""
 
 import ctypes
+import errno
+import hashlib
 import os
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rs_lowconf.batch import Executor, Job, Work, open_results, read_errors, run_job
 from rs_lowconf.errors import DataError, ModelError
 
 
 def tiles(count: int) -> pa.Table:
     """Return rows with ids and whole numbers."""
     return pa.table({"id": [f"tile-{i:06d}" for i in range(count)], "number": range(count)})
+
+
+def job(folder: Path, work: Work, count: int = 600, **more: Any) -> Job:
+    """Return a job of about ten chunks."""
+    return Job(folder=folder, kind="test", rows=tiles(count), work=work, chunk_rows=64, **more)
+
+
+def run(a_job: Job, executor: Executor) -> int:
+    """Run a job to its end and return the number of tiles that it worked on."""
+    return sum(progress.rows for progress in run_job(a_job, executor))
+
+
+def content(folder: Path) -> str:
+    """Return a checksum of results and bad tiles, sorted by id; a tile twice is an error."""
+    rows = open_results(folder).to_table().sort_by("id").to_pylist()
+    bad = sorted((error.id, error.kind.value) for error in read_errors(folder))
+    ids = [row["id"] for row in rows] + [name for name, _ in bad]
+    assert len(set(ids)) == len(ids)
+    return hashlib.sha256(repr((rows, bad)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +92,8 @@ class Multiply:
     def _happen(self, what: str) -> None:
         if what == "raise":
             raise ValueError("something is wrong")
+        if what == "full":
+            raise OSError(errno.ENOSPC, "No space left on device")
         if what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "exit":
@@ -80,6 +105,22 @@ class Multiply:
         if what == "hang hard":
             # Holds Python's lock, so that no other thread of it runs.
             ctypes.PyDLL(None).sleep(1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Careless:
+    """Loses a tile of each chunk."""
+
+    @property
+    def key(self) -> str:
+        return "careless"
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema({"id": pa.string()})
+
+    def open(self) -> Callable[[pa.Table], pa.Table]:
+        return _all_but_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +160,10 @@ class Nothing:
 
     def open(self) -> Callable[[pa.Table], pa.Table]:
         return _ids
+
+
+def _all_but_one(rows: pa.Table) -> pa.Table:
+    return rows.select(["id"]).slice(1)
 
 
 def _ids(rows: pa.Table) -> pa.Table:

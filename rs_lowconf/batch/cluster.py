@@ -5,6 +5,7 @@ another. So a task has a child of its worker work on the piece (`children.py`), 
 work open for the next task.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -102,31 +103,33 @@ class Dask:
             ) from error
         if self.address is None:
             with (
+                _quiet(),
                 LocalCluster(
                     n_workers=self.workers,
                     threads_per_worker=1,
                     dashboard_address=None,
                     # Dask would kill workers for memory that is not theirs.
                     memory_limit=0,
-                    silence_logs=50,
+                    silence_logs=logging.CRITICAL,
                 ) as cluster,
                 Client(cluster) as client,
             ):
                 yield client
             return
-        try:
-            client = Client(self.address, timeout=_CONNECT_SECONDS)
-        except (OSError, ValueError) as error:
-            raise JobError(
-                f"cannot reach a Dask scheduler at {self.address} ({error})",
-                remedy="start one, or correct the address",
-            ) from error
-        with client:
+        with _quiet():
             try:
-                yield client
-            finally:
-                if client.status == "running":
-                    client.run(_close_idle, on_error="ignore")
+                client = Client(self.address, timeout=_CONNECT_SECONDS)
+            except (OSError, ValueError) as error:
+                raise JobError(
+                    f"cannot reach a Dask scheduler at {self.address} ({error})",
+                    remedy="start one, or correct the address",
+                ) from error
+            with client:
+                try:
+                    yield client
+                finally:
+                    if client.status == "running":
+                        client.run(_close_idle, on_error="ignore")
 
     def _next(self, client: "Client", ended: "SimpleQueue[Future]") -> "Future":
         """Return the next future that ended."""
@@ -143,6 +146,20 @@ class Dask:
                     f"the Dask cluster {self._place} has no workers",
                     remedy="start some and run the same command again, it resumes",
                 )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask from logging tracebacks of what an error tells in a line."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _threads(client: "Client") -> int:

@@ -1,7 +1,7 @@
 """The loop of a batch job."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,7 @@ class Progress:
         return (self.planned - self.done - self.failed) / self.rate
 
 
-def run_job(job: Job, executor: Executor) -> Iterator[Progress]:
+def run_job(job: Job, executor: Executor) -> Generator[Progress, None, None]:
     """Work on the tiles that are not done and yield a record for each chunk that ends.
 
     Closing the generator, or an exception in its consumer, kills what works for it at once; the

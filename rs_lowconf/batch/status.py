@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from rs_lowconf.batch.ledger import (
@@ -21,6 +21,9 @@ from rs_lowconf.batch.ledger import (
 )
 from rs_lowconf.errors import JobError
 from rs_lowconf.runs import output_errors
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ def read_errors(folder: Path) -> Iterator[TileError]:
         yield from read_errors_file(path)
 
 
-def open_results(folder: Path) -> ds.Dataset:
+def open_results(folder: Path) -> "pyarrow.dataset.Dataset":
     """Return the results so far, a row a good tile, in no particular order.
 
     Raises:
@@ -94,7 +97,10 @@ def open_results(folder: Path) -> ds.Dataset:
     paths = sorted(map(str, (folder / PARTS).glob("part-*")))
     if not paths:
         raise JobError(f"job folder {folder} has no results yet", remedy="wait for the first")
-    return ds.dataset(paths, format="parquet")
+    # It imports pandas: half of the time in which a process of an executor starts.
+    from pyarrow.dataset import dataset  # noqa: PLC0415
+
+    return dataset(paths, format="parquet")
 
 
 def request_stop(folder: Path) -> None:
