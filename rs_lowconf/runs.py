@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import Tensor
 
 from rs_lowconf.errors import ModelError, OutputError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
 
 CHECKPOINT_FORMAT = 1
@@ -32,6 +32,9 @@ _REPORTED_PACKAGES = (
     "timm",
 )
 
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when a file does not fit."""
 
 _UNWRITABLE = (
     errno.EACCES,
@@ -49,7 +52,7 @@ def output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in DISK_FULL:
             raise OutputError(
                 f"the disk is full while writing {path}",
                 remedy="free some space and run the same command again, it resumes",
@@ -179,7 +182,7 @@ def versions() -> dict[str, Any]:
 
 
 def write_checkpoint(
-    path: Path, kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+    path: Path, kind: str, tensors: "Mapping[str, torch.Tensor]", header: Mapping[str, Any]
 ) -> None:
     """Write tensors and a JSON header as one safetensors file, atomically.
 
@@ -202,7 +205,7 @@ def write_checkpoint(
         temporary.write_bytes(save(plain, metadata=metadata))
 
 
-def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_checkpoint(path: Path, kind: str) -> "tuple[dict[str, torch.Tensor], dict[str, Any]]":
     """Return the tensors and the header of what `write_checkpoint` wrote.
 
     Raises:
@@ -256,7 +259,7 @@ def kind_of(path: Path) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def _content_hash(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def _content_hash(values: Mapping[str, Any], tensors: "Mapping[str, torch.Tensor]") -> str:
     digest = hashlib.sha256(json.dumps(values, allow_nan=False).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

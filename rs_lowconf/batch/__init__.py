@@ -1,0 +1,39 @@
+"""Batch jobs: an engine that works on a million tiles and survives what happens in a night.
+
+A `Job` is rows, a `Work` and a folder; `run_job` works on what is not done, by an `Executor`:
+`Serial`, `Processes` or `Dask`. `status` and its neighbours need the folder alone.
+"""
+
+from rs_lowconf.batch.children import Processes
+from rs_lowconf.batch.cluster import Dask
+from rs_lowconf.batch.job import Job, Progress, run_job
+from rs_lowconf.batch.ledger import TileError
+from rs_lowconf.batch.serial import Serial
+from rs_lowconf.batch.status import (
+    Status,
+    forget_errors,
+    open_results,
+    read_errors,
+    request_stop,
+    status,
+)
+from rs_lowconf.batch.work import Executor, FailureKind, Work
+
+__all__ = [
+    "Dask",
+    "Executor",
+    "FailureKind",
+    "Job",
+    "Processes",
+    "Progress",
+    "Serial",
+    "Status",
+    "TileError",
+    "Work",
+    "forget_errors",
+    "open_results",
+    "read_errors",
+    "request_stop",
+    "run_job",
+    "status",
+]

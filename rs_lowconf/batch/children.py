@@ -1,0 +1,261 @@
+"""Processes that work on pieces, each with a time limit, and die with who started them.
+
+They are programs of their own rather than `multiprocessing` or a pool: those start no children
+in the workers of Dask, run a script again in each child, and share a queue that a killed child
+may leave locked.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import IO, Any, Final
+
+from rs_lowconf.batch.work import (
+    Done,
+    Failed,
+    FailureKind,
+    Outcome,
+    Piece,
+    Work,
+    from_bytes,
+    packed,
+    shortened,
+    to_bytes,
+)
+from rs_lowconf.errors import JobError, RsLowconfError
+
+OPENING_SECONDS: Final = 900.0
+"""By default, for a work to open: to import libraries and load models."""
+
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from rs_lowconf.batch.child import main; main(int(sys.argv[2]))"
+)
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_TAIL = 4_000
+"""Bytes of a child's output that are kept."""
+_LAST_WORDS = 400
+_GRACE_SECONDS = 2.0
+"""For a child to say where it hangs, and for its last words to arrive."""
+_PLACE = re.compile(r'^Current thread.*\n  File "([^"]+)", line (\d+) in (.+)$', re.MULTILINE)
+
+Answer = tuple[str, Any]
+"""`done` and an Arrow stream, the name of a `FailureKind` and a message, or `fatal` and an error
+that ends the job."""
+
+
+class Child:
+    """A process that has a work open and works on one piece at a time."""
+
+    def __init__(self, work: bytes, opening_seconds: float) -> None:
+        """Start it. It may be sent a piece at once, which it gets to when the work is open.
+
+        Args:
+            work: as `packed` returns it.
+            opening_seconds: for the work to open.
+        """
+        self.connection, theirs = Pipe()
+        with theirs:
+            # A session of its own, so that Ctrl-C reaches us alone and what it starts is killed
+            # with it.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                env=os.environ | _ENVIRONMENT,
+                start_new_session=True,
+            )
+        assert self._process.stdout is not None  # noqa: S101 - for mypy: it is a pipe
+        self._words = bytearray()
+        self._listener = threading.Thread(
+            target=_listen, args=(self._process.stdout, self._words), daemon=True
+        )
+        self._listener.start()
+        self._opening = True
+        self._limit: float | None = opening_seconds
+        self._started = time.monotonic()
+        self._piece_limit: float | None = None
+        self._send(work)
+
+    def send(self, rows: bytes, seconds: float | None) -> None:
+        """Give it rows, an Arrow stream, to work on within a time limit."""
+        self._piece_limit = seconds
+        if not self._opening:
+            self._limit, self._started = seconds, time.monotonic()
+        self._send((rows, seconds))
+
+    def remaining(self) -> float | None:
+        """Return the seconds until it is late; None if it has no limit."""
+        if self._limit is None:
+            return None
+        return max(0.0, self._started + self._limit - time.monotonic())
+
+    def receive(self) -> Answer | None:
+        """Return its answer, None if there is none yet. It is closed if it died or is late."""
+        try:
+            if self.connection.poll():
+                kind, value = self.connection.recv()
+                if kind != "ready":
+                    return kind, value
+                self._opening = False
+                self._limit, self._started = self._piece_limit, time.monotonic()
+            elif self.remaining() == 0:
+                return self._hung()
+        except (EOFError, OSError):
+            return self._died()
+        return None
+
+    def exchange(self) -> Answer:
+        """Return its answer when it comes."""
+        while True:
+            wait([self.connection], self.remaining())
+            answer = self.receive()
+            if answer is not None:
+                return answer
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be sent another piece."""
+        return not self.connection.closed and self._process.poll() is None
+
+    def close(self) -> None:
+        """Kill it and what it started."""
+        if self.connection.closed:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._listener.join(_GRACE_SECONDS)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self.connection.close()
+
+    def _send(self, message: Any) -> None:
+        # If it is dead, that shows in what it answers.
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
+
+    def _hung(self) -> Answer:
+        # It writes where it is, and ends.
+        self._process.send_signal(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_SECONDS)
+        self.close()
+        message = f"no answer within {self._limit:g} s{self._last_words()}"
+        if self._opening:
+            return "fatal", _cannot_start(message)
+        return FailureKind.HUNG.value, message
+
+    def _died(self) -> Answer:
+        # Killed right away, it would not get to say how it ended.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_SECONDS)
+        self.close()
+        code = self._process.returncode
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        message = f"the process ended by {how}{self._last_words()}"
+        if self._opening:
+            return "fatal", _cannot_start(message)
+        return FailureKind.DIED.value, message
+
+    def _last_words(self) -> str:
+        """Return where it was, if it told, or else what it wrote last."""
+        words = self._words.decode(errors="replace")
+        place = _PLACE.search(words)
+        if place is not None:
+            return f", it was in {place[3]} ({Path(place[1]).name}:{place[2]})"
+        end = shortened(words[-_LAST_WORDS:])
+        return f", its output ends with: {end}" if end else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """Works in processes of this machine, with one thread each."""
+
+    workers: int
+    """Processes at a time."""
+
+    seconds: float | None = None
+    """Time limit of a chunk; a part of one gets its share, but an eighth at least. None: no
+    limit."""
+
+    opening_seconds: float = OPENING_SECONDS
+    """Time limit for a process to open the work."""
+
+    def outcomes(
+        self, work: Work, take: Callable[[], Piece | None]
+    ) -> Generator[Outcome, None, None]:
+        """Work on pieces and yield an outcome for each; see `Executor`."""
+        content = packed(work)
+        idle: list[Child] = []
+        busy: dict[Connection, tuple[Child, Piece]] = {}
+        try:
+            while True:
+                while len(busy) < self.workers and (piece := take()) is not None:
+                    child = idle.pop() if idle else Child(content, self.opening_seconds)
+                    busy[child.connection] = child, piece
+                    child.send(to_bytes(piece.rows), piece.limit(self.seconds))
+                if not busy:
+                    return
+                _wait([child for child, _ in busy.values()])
+                for connection, (child, piece) in list(busy.items()):
+                    answer = child.receive()
+                    if answer is not None:
+                        del busy[connection]
+                        if child.alive:
+                            idle.append(child)
+                        else:
+                            child.close()
+                        yield outcome(piece.number, answer)
+        finally:
+            for child in (*idle, *(child for child, _ in busy.values())):
+                child.close()
+
+
+def outcome(number: int, answer: Answer) -> Outcome:
+    """Return what an answer says of a piece.
+
+    Raises:
+        RsLowconfError: it says that all tiles are concerned.
+    """
+    kind, value = answer
+    if kind == "done":
+        return Done(number=number, table=from_bytes(value))
+    if kind == "fatal":
+        assert isinstance(value, RsLowconfError)  # noqa: S101 - for mypy: the child sends these
+        raise value
+    return Failed(number=number, kind=FailureKind(kind), message=value)
+
+
+def _wait(children: list[Child]) -> None:
+    """Wait until one of them answers, dies or is late."""
+    limits = [left for child in children if (left := child.remaining()) is not None]
+    wait([child.connection for child in children], min(limits, default=None))
+
+
+def _listen(output: IO[bytes], words: bytearray) -> None:
+    """Keep the end of what a child says, so that it never waits for a reader."""
+    with contextlib.suppress(ValueError, OSError):  # closed: something else kept it open
+        while chunk := os.read(output.fileno(), 4096):
+            words += chunk
+            del words[:-_TAIL]
+
+
+def _cannot_start(why: str) -> JobError:
+    return JobError(
+        f"the work cannot start ({why})",
+        remedy="mend it and run the same command again, it resumes",
+    )

@@ -1,0 +1,139 @@
+"""The loop of a batch job."""
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rs_lowconf.batch.ledger import open_ledger
+from rs_lowconf.batch.pieces import Pieces
+from rs_lowconf.batch.work import ERROR, ID, Executor, Work
+from rs_lowconf.errors import JobError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """Tiles, what is done to them, and where the results go."""
+
+    folder: Path
+    """New, or a job folder of the same kind, which is taken up."""
+
+    kind: str
+    """What the job does, in a word."""
+
+    rows: pa.Table
+    """A row a tile with a column `id` (string, unique) and what the work reads. Another value in
+    any column does the tile again, so columns that the work does not read are better left out."""
+
+    work: Work
+
+    chunk_rows: int = 512
+    """Rows that are worked on and stored at once, on average: so many that they take seconds.
+    It counts in a new folder; a job that goes on keeps the number it began with."""
+
+    def __post_init__(self) -> None:
+        """Check rows and schema.
+
+        Raises:
+            JobError: no rows, no ids, ids that are missing or not unique, or results without
+                ids.
+        """
+        if self.chunk_rows < 1:
+            raise JobError(f"chunks of {self.chunk_rows} rows", expected="at least 1")
+        for what, schema in (("rows", self.rows.schema), ("results", self.work.schema)):
+            if ID not in schema.names or not _is_text(schema.field(ID).type):
+                raise JobError(f"the {what} of the job lack ids", expected=f"text in column {ID}")
+        if ERROR in self.work.schema.names:
+            raise JobError(f"the results have a column {ERROR}", expected="another name for it")
+        if len(self.rows) == 0:
+            raise JobError("the job has no tiles", expected="at least one")
+        ids = self.rows[ID]
+        if ids.null_count or pc.count_distinct(ids).as_py() != len(ids):
+            raise JobError("ids of tiles are missing or not unique", expected="one for each tile")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a job is after a chunk."""
+
+    rows: int
+    """Tiles of the chunk that were worked on."""
+
+    bad: int
+    """Those of them that failed."""
+
+    planned: int
+    """All tiles of the job."""
+
+    done: int
+    """Tiles with a result so far, of earlier runs too."""
+
+    failed: int
+    """Bad tiles so far, of earlier runs too."""
+
+    tried: int
+    """Tiles that this run worked on."""
+
+    seconds: float
+    """Since this run began to work."""
+
+    @property
+    def rate(self) -> float:
+        """Tiles a second of this run."""
+        return self.tried / self.seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """What the rest takes at that rate."""
+        return (self.planned - self.done - self.failed) / self.rate
+
+
+def run_job(job: Job, executor: Executor) -> Generator[Progress, None, None]:
+    """Work on the tiles that are not done and yield a record for each chunk that ends.
+
+    Closing the generator, or an exception in its consumer, kills what works for it at once; the
+    chunks that were being worked on are done again by the next run. A run that somebody asked
+    to stop finishes the chunks it began. Whether all is done, `status` says.
+
+    Raises:
+        JobError: another driver works on the folder, it holds something else, the work does
+            not open, or a cluster is lost.
+        OutputError: the disk is full or the folder cannot be written.
+    """
+    with open_ledger(
+        job.folder, kind=job.kind, rows=job.rows, work=job.work, chunk_rows=job.chunk_rows
+    ) as ledger:
+        pieces = Pieces(ledger.unfinished(), job.work.schema, ledger.stop_requested)
+        started, tried = time.monotonic(), 0
+        outcomes = executor.outcomes(job.work, pieces.take)
+        try:
+            for outcome in outcomes:
+                ended = pieces.tell(outcome)
+                if ended is None:
+                    continue
+                ledger.write(ended.chunk, ended.results, ended.errors)
+                rows = len(ended.results) + len(ended.errors)
+                tried += rows
+                seconds = time.monotonic() - started
+                ledger.note(tried=tried, seconds=seconds, ended=False)
+                yield Progress(
+                    rows=rows,
+                    bad=len(ended.errors),
+                    planned=len(job.rows),
+                    done=ledger.done,
+                    failed=ledger.failed,
+                    tried=tried,
+                    seconds=seconds,
+                )
+        finally:
+            # At once, not when it is collected.
+            outcomes.close()
+        if tried:
+            ledger.note(tried=tried, seconds=time.monotonic() - started, ended=True)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

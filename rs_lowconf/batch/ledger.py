@@ -1,0 +1,341 @@
+"""A job folder: what is done is what is in it, so that a job can stop anywhere and go on.
+
+```
+job.json      format, kind, key, number of tiles, rows a chunk
+parts/        part-HASH.parquet: results of the good tiles of a chunk
+errors/       part-HASH.json: the bad tiles of that chunk
+superseded/   parts and errors of other settings or rows; read by nobody, may be deleted
+progress.json what the driver that works on it, or did last, has done
+stop          asks that driver to stop
+lock          held by that driver; the system frees it when the driver dies
+```
+
+HASH names a chunk: it depends on its rows, on the work's key and schema, and on nothing else.
+A tile is done when its id is in the part or among the errors of its chunk, and there is no
+other record of it: nothing can disagree. Only the driver writes. What belongs to other settings
+moves to `superseded/` and back when the settings return; so `parts/` never holds a tile twice.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rs_lowconf import __version__
+from rs_lowconf.batch.plan import FORMAT, Chunk, plan
+from rs_lowconf.batch.work import ID, FailureKind, Work
+from rs_lowconf.errors import JobError
+from rs_lowconf.runs import output_errors, replacing, write_json
+
+DESCRIPTION: Final = "job.json"
+PARTS: Final = "parts"
+ERRORS: Final = "errors"
+SUPERSEDED: Final = "superseded"
+PROGRESS: Final = "progress.json"
+STOP: Final = "stop"
+LOCK: Final = "lock"
+
+_LOCK_SECONDS = 1.0
+"""How long a driver tries to get the lock: `status` holds it for a moment to see who has it."""
+
+_PROGRESS_SECONDS = 1.0
+"""Between two versions of `progress.json`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileError:
+    """A bad tile."""
+
+    id: str
+    kind: FailureKind
+    message: str
+    """One line."""
+
+    attempts: int
+    """Times it was tried, alone or in a chunk, before it was given up."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Unfinished:
+    """A chunk with tiles that are not done."""
+
+    chunk: Chunk
+    rows: pa.Table
+    """Those tiles: all of the chunk unless a retry was asked for."""
+
+
+class Ledger:
+    """What a driver writes into its job folder, which it alone holds."""
+
+    def __init__(self, folder: Path, chunks: Sequence[Chunk], rows: pa.Table) -> None:
+        """Tidy a folder that `open_ledger` locked: leftovers of a crash, other settings' parts."""
+        self._folder = folder
+        self._rows = rows
+        self._progress_at = 0.0
+        with output_errors(folder):
+            for name in (PARTS, ERRORS, SUPERSEDED):
+                (folder / name).mkdir(exist_ok=True)
+            for leftover in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+                leftover.unlink()
+            (folder / STOP).unlink(missing_ok=True)
+            self._sort_out({chunk.name for chunk in chunks})
+        self.done = 0
+        """Tiles with a result."""
+        self.failed = 0
+        """Bad tiles."""
+        self._unfinished = [chunk for chunk in chunks if not self._count(chunk)]
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Yield what is to be done, in the order of the rows."""
+        for chunk in self._unfinished:
+            rows = self._rows.slice(chunk.start, chunk.length)
+            part = _read_part(self._part(chunk))
+            known = [error.id for error in read_errors_file(self._errors(chunk))]
+            known += [] if part is None else part[ID].to_pylist()
+            if known:
+                rows = rows.filter(pc.invert(pc.is_in(rows[ID], pa.array(known, rows[ID].type))))
+            yield Unfinished(chunk=chunk, rows=rows)
+
+    def write(self, chunk: Chunk, results: pa.Table, errors: Sequence[TileError]) -> None:
+        """Store what became of tiles of a chunk, beside what is stored of its other tiles.
+
+        Args:
+            chunk: the chunk.
+            results: a row a good tile.
+            errors: the bad tiles.
+
+        Raises:
+            OutputError: the disk is full or the folder cannot be written; nothing is half
+                written, and what is not written is done again.
+        """
+        before = _read_part(self._part(chunk))
+        merged = results if before is None else pa.concat_tables([before, results])
+        names = self._rows[ID].slice(chunk.start, chunk.length).cast(merged[ID].type)
+        order = pc.sort_indices(pc.index_in(merged[ID], names))
+        sink = pa.BufferOutputStream()
+        pq.write_table(merged.take(order), sink)
+        with replacing(self._part(chunk)) as temporary:
+            temporary.write_bytes(sink.getvalue())
+        if errors:
+            known = read_errors_file(self._errors(chunk))
+            write_json(
+                self._errors(chunk),
+                {"format": FORMAT, "errors": [asdict(error) for error in (*known, *errors)]},
+            )
+        self.done += len(results)
+        self.failed += len(errors)
+
+    def note(self, *, tried: int, seconds: float, ended: bool) -> None:
+        """Keep how far this run has come, for `status`; once a second at most, unless it ended.
+
+        Args:
+            tried: tiles that it finished, the bad ones included.
+            seconds: its age.
+            ended: whether this is its last note.
+        """
+        now = time.monotonic()
+        if ended or now - self._progress_at >= _PROGRESS_SECONDS:
+            self._progress_at = now
+            write_json(
+                self._folder / PROGRESS, {"format": FORMAT, "tried": tried, "seconds": seconds}
+            )
+
+    def stop_requested(self) -> bool:
+        """Return whether somebody asked this run to stop."""
+        return (self._folder / STOP).exists()
+
+    def _part(self, chunk: Chunk) -> Path:
+        return self._folder / PARTS / f"part-{chunk.name}.parquet"
+
+    def _errors(self, chunk: Chunk) -> Path:
+        return self._folder / ERRORS / f"part-{chunk.name}.json"
+
+    def _sort_out(self, names: set[str]) -> None:
+        """Move files of chunks that are not planned out of the way, and planned ones back."""
+        superseded = self._folder / SUPERSEDED
+        for folder, suffix in ((PARTS, ".parquet"), (ERRORS, ".json")):
+            for path in (self._folder / folder).glob(f"part-*{suffix}"):
+                if path.stem.removeprefix("part-") not in names:
+                    path.replace(superseded / path.name)
+            for path in superseded.glob(f"part-*{suffix}"):
+                if path.stem.removeprefix("part-") in names:
+                    path.replace(self._folder / folder / path.name)
+
+    def _count(self, chunk: Chunk) -> bool:
+        """Count what is done of a chunk and return whether all is."""
+        done = _count_rows(self._part(chunk))
+        failed = len(read_errors_file(self._errors(chunk)))
+        self.done += done
+        self.failed += failed
+        return done + failed == chunk.length
+
+
+@contextmanager
+def open_ledger(
+    folder: Path, *, kind: str, rows: pa.Table, work: Work, chunk_rows: int
+) -> Iterator[Ledger]:
+    """Make or take up a job folder and hold its lock.
+
+    Rows a chunk do not change results, so a folder whose last run had the same key keeps its
+    own number, and another one does nothing again.
+
+    Args:
+        folder: the job folder.
+        kind: what the job does; a folder keeps to one kind.
+        rows: a row a tile, with a column `id`.
+        work: what is done to them.
+        chunk_rows: rows a chunk, on average.
+
+    Raises:
+        JobError: another driver works on it, it is no job folder, or one of another kind or
+            of a newer format.
+        OutputError: it cannot be written.
+    """
+    # Before a lock is left in a folder that is not ours.
+    _description(folder, kind)
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        before = _description(folder, kind)
+        if before is not None and before["key"] == work.key:
+            chunk_rows = before["chunk_rows"]
+        chunks = plan(rows, work, chunk_rows)
+        write_json(
+            folder / DESCRIPTION,
+            {
+                "format": FORMAT,
+                "kind": kind,
+                "rs_lowconf": __version__,
+                "key": work.key,
+                "tiles": len(rows),
+                "chunks": len(chunks),
+                "chunk_rows": chunk_rows,
+            },
+        )
+        yield Ledger(folder, chunks, rows)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return what `job.json` holds.
+
+    Raises:
+        JobError: there is none, it is damaged or of a newer format.
+    """
+    path = folder / DESCRIPTION
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        form = values["format"]
+    except OSError as error:
+        raise JobError(
+            f"{folder} is no job folder ({DESCRIPTION}: {error.strerror})",
+            remedy="name the folder that a batch job writes into",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise JobError(f"{path} is damaged", remedy="delete it and start the job again") from error
+    if form != FORMAT:
+        raise JobError(
+            f"job folder {folder} has format {form}",
+            expected=str(FORMAT),
+            remedy="use the rs_lowconf that made it, or another folder",
+        )
+    return values
+
+
+def read_errors_file(path: Path) -> list[TileError]:
+    """Return the bad tiles of a chunk, none when there is no such file."""
+    if not path.exists():
+        return []
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return [TileError(**{**one, "kind": FailureKind(one["kind"])}) for one in values["errors"]]
+
+
+def holder(folder: Path) -> str | None:
+    """Return who works on a job folder, as "process 12 on host"; None when nobody does."""
+    try:
+        file = (folder / LOCK).open(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    with file:
+        return None if _lock(file, fcntl.LOCK_SH) else file.read() or "another process"
+
+
+def _description(folder: Path, kind: str) -> dict[str, Any] | None:
+    """Return what a folder says of itself; None if it is new."""
+    if not folder.exists() or all(
+        path.name == LOCK or path.name.startswith(".") for path in folder.iterdir()
+    ):
+        return None
+    values = read_description(folder)
+    if values["kind"] != kind:
+        raise JobError(
+            f"job folder {folder} holds a job {values['kind']}",
+            expected=kind,
+            remedy="choose another folder",
+        )
+    return values
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a job folder.
+
+    Raises:
+        JobError: somebody else does, or the file system has no locks.
+        OutputError: the folder cannot be written.
+    """
+    with output_errors(folder):
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    with file:
+        last = time.monotonic() + _LOCK_SECONDS
+        while not _lock(file, fcntl.LOCK_EX):
+            if time.monotonic() > last:
+                who = holder(folder) or "another process"
+                raise JobError(
+                    f"job folder {folder} is being worked on by {who}",
+                    remedy="wait until it ends, or ask it to stop",
+                )
+            time.sleep(_LOCK_SECONDS / 10)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def _lock(file: IO[str], how: int) -> bool:
+    """Return whether a lock was to be had. It goes with the file, or with the process."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise JobError(
+            f"cannot lock {file.name} ({error.strerror})",
+            remedy="put the job folder on a file system that can lock files",
+        ) from error
+    return True
+
+
+def _count_rows(path: Path) -> int:
+    """Return the rows of a part, 0 if it is missing; a damaged one is removed."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except FileNotFoundError:
+        return 0
+    except pa.ArrowInvalid:
+        path.unlink()
+        return 0
+
+
+def _read_part(path: Path) -> pa.Table | None:
+    """Return the rows of a part, None if it is missing."""
+    return pq.ParquetFile(path).read() if path.exists() else None

@@ -1,0 +1,121 @@
+"""Chunks that fail are cut into pieces until the bad tiles are found."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rs_lowconf.batch.ledger import TileError, Unfinished
+from rs_lowconf.batch.plan import Chunk
+from rs_lowconf.batch.work import ERROR, ID, Done, Failed, FailureKind, Outcome, Piece
+
+_WAYS = 8
+"""Pieces of a failed one. Halves would try a bad tile of 512 in ten pieces, eighths in four;
+each costs a new process and a model that is loaded again, or a whole time limit."""
+
+_ATTEMPTS = 2
+"""At least, before a tile is given up, which may have had bad luck."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tried:
+    """Tiles of a chunk that are all done."""
+
+    chunk: Chunk
+    results: pa.Table
+    """A row a good tile, with the columns of the work's schema."""
+
+    errors: list[TileError]
+
+
+@dataclass(kw_only=True, eq=False)
+class _Open:
+    """A chunk that is being worked on."""
+
+    left: Unfinished
+    pieces: int = 0
+    """That are not done."""
+    tables: list[pa.Table] = field(default_factory=list)
+    errors: list[TileError] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sent:
+    piece: Piece
+    attempts: int
+    """This one included."""
+    chunk: _Open
+
+
+class Pieces:
+    """Gives out pieces by `take`, and learns from their outcomes by `tell`."""
+
+    def __init__(
+        self, unfinished: Iterable[Unfinished], schema: pa.Schema, stopped: Callable[[], bool]
+    ) -> None:
+        """Begin with nothing given out.
+
+        Args:
+            unfinished: chunks to be worked on, in this order.
+            schema: of the results.
+            stopped: whether no further chunk may be begun; those begun are finished.
+        """
+        self._fresh = iter(unfinished)
+        self._schema = schema
+        self._stopped = stopped
+        self._waiting: deque[_Sent] = deque()
+        self._out: dict[int, _Sent] = {}
+        self._number = 0
+
+    def take(self) -> Piece | None:
+        """Return the next piece, parts of begun chunks first; None if there is none now."""
+        if not self._waiting and not self._stopped():
+            left = next(self._fresh, None)
+            if left is not None:
+                self._add(_Open(left=left), left.rows, attempts=1)
+        if not self._waiting:
+            return None
+        sent = self._waiting.popleft()
+        self._out[sent.piece.number] = sent
+        return sent.piece
+
+    def tell(self, outcome: Outcome) -> Tried | None:
+        """Learn what became of a piece; return its chunk when that is done with it."""
+        sent = self._out.pop(outcome.number)
+        chunk, rows = sent.chunk, sent.piece.rows
+        chunk.pieces -= 1
+        if isinstance(outcome, Done):
+            self._keep(chunk, outcome.table, sent.attempts)
+        elif len(rows) == 1 and sent.attempts >= _ATTEMPTS:
+            chunk.errors.append(_given_up(rows[ID][0].as_py(), outcome, sent.attempts))
+        else:
+            size = -(-len(rows) // _WAYS)
+            for start in range(0, len(rows), size):
+                self._add(chunk, rows.slice(start, size), sent.attempts + 1)
+        if chunk.pieces:
+            return None
+        results = pa.concat_tables([self._schema.empty_table(), *chunk.tables])
+        return Tried(chunk=chunk.left.chunk, results=results, errors=chunk.errors)
+
+    def _add(self, chunk: _Open, rows: pa.Table, attempts: int) -> None:
+        piece = Piece(number=self._number, rows=rows, share=len(rows) / len(chunk.left.rows))
+        self._number += 1
+        chunk.pieces += 1
+        self._waiting.append(_Sent(piece=piece, attempts=attempts, chunk=chunk))
+
+    def _keep(self, chunk: _Open, table: pa.Table, attempts: int) -> None:
+        """Part the good tiles from those that the work found bad itself."""
+        good = pc.is_null(table[ERROR])
+        chunk.tables.append(table.filter(good).select(self._schema.names))
+        for row in table.filter(pc.invert(good)).select([ID, ERROR]).to_pylist():
+            chunk.errors.append(
+                TileError(
+                    id=row[ID], kind=FailureKind.RAISED, message=row[ERROR], attempts=attempts
+                )
+            )
+
+
+def _given_up(name: str, failure: Failed, attempts: int) -> TileError:
+    return TileError(id=name, kind=failure.kind, message=failure.message, attempts=attempts)

@@ -1,0 +1,138 @@
+"""What is known of a job from its folder alone, and what can be asked of it there."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+
+from rs_lowconf.batch.ledger import (
+    ERRORS,
+    PARTS,
+    PROGRESS,
+    STOP,
+    TileError,
+    holder,
+    locked,
+    read_description,
+    read_errors_file,
+)
+from rs_lowconf.errors import JobError
+from rs_lowconf.runs import output_errors
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """How far a job is."""
+
+    kind: str
+    """What it does."""
+
+    planned: int
+    """All its tiles."""
+
+    done: int
+    """Tiles with a result."""
+
+    failed: int
+    """Bad tiles."""
+
+    running: str | None
+    """Who works on it, as "process 12 on host"; None when nobody does."""
+
+    stopping: bool
+    """Whether who works on it was asked to stop."""
+
+    rate: float | None
+    """Tiles a second of this run or the last one; None before its first chunk."""
+
+    @property
+    def left(self) -> int:
+        """Tiles that are neither done nor bad."""
+        return self.planned - self.done - self.failed
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What the rest takes at that rate; None if there is none yet."""
+        return None if self.rate is None else self.left / self.rate
+
+
+def status(folder: Path) -> Status:
+    """Return how far the job in a folder is, whether somebody works on it or not.
+
+    Raises:
+        JobError: it is no job folder.
+    """
+    description = read_description(folder)
+    running = holder(folder)
+    return Status(
+        kind=description["kind"],
+        planned=description["tiles"],
+        done=sum(pq.read_metadata(path).num_rows for path in (folder / PARTS).glob("part-*")),
+        failed=sum(1 for _ in read_errors(folder)),
+        running=running,
+        stopping=running is not None and (folder / STOP).exists(),
+        rate=_rate(folder),
+    )
+
+
+def read_errors(folder: Path) -> Iterator[TileError]:
+    """Yield the bad tiles of a job in no particular order."""
+    for path in (folder / ERRORS).glob("part-*"):
+        yield from read_errors_file(path)
+
+
+def open_results(folder: Path) -> "pyarrow.dataset.Dataset":
+    """Return the results so far, a row a good tile, in no particular order.
+
+    Raises:
+        JobError: it is no job folder, or no chunk has ended yet.
+    """
+    read_description(folder)
+    paths = sorted(map(str, (folder / PARTS).glob("part-*")))
+    if not paths:
+        raise JobError(f"job folder {folder} has no results yet", remedy="wait for the first")
+    # It imports pandas: half of the time in which a process of an executor starts.
+    from pyarrow.dataset import dataset  # noqa: PLC0415
+
+    return dataset(paths, format="parquet")
+
+
+def request_stop(folder: Path) -> None:
+    """Ask who works on a job to finish the chunks it began and end.
+
+    Raises:
+        JobError: it is no job folder, or nobody works on it.
+    """
+    read_description(folder)
+    if holder(folder) is None:
+        raise JobError(f"nobody works on job folder {folder}", expected="a running job")
+    with output_errors(folder):
+        (folder / STOP).touch()
+
+
+def forget_errors(folder: Path) -> int:
+    """Have the next run try the bad tiles again, and them only; return how many there are.
+
+    Raises:
+        JobError: it is no job folder, or somebody works on it.
+    """
+    read_description(folder)
+    with locked(folder), output_errors(folder):
+        count = sum(1 for _ in read_errors(folder))
+        for path in (folder / ERRORS).glob("part-*"):
+            path.unlink()
+    return count
+
+
+def _rate(folder: Path) -> float | None:
+    path = folder / PROGRESS
+    if not path.exists():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return float(values["tried"] / values["seconds"])

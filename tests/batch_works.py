@@ -1,0 +1,170 @@
+"""Works that do arithmetic, and whatever a test of the batch engine wants to happen."""
+
+import ctypes
+import errno
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rs_lowconf.batch import Executor, Job, Work, open_results, read_errors, run_job
+from rs_lowconf.errors import DataError, ModelError
+
+
+def tiles(count: int) -> pa.Table:
+    """Return rows with ids and whole numbers."""
+    return pa.table({"id": [f"tile-{i:06d}" for i in range(count)], "number": range(count)})
+
+
+def job(folder: Path, work: Work, count: int = 600, **more: Any) -> Job:
+    """Return a job of about ten chunks."""
+    return Job(folder=folder, kind="test", rows=tiles(count), work=work, chunk_rows=64, **more)
+
+
+def run(a_job: Job, executor: Executor) -> int:
+    """Run a job to its end and return the number of tiles that it worked on."""
+    return sum(progress.rows for progress in run_job(a_job, executor))
+
+
+def content(folder: Path) -> str:
+    """Return a checksum of results and bad tiles, sorted by id; a tile twice is an error."""
+    rows = open_results(folder).to_table().sort_by("id").to_pylist()
+    bad = sorted((error.id, error.kind.value) for error in read_errors(folder))
+    ids = [row["id"] for row in rows] + [name for name, _ in bad]
+    assert len(set(ids)) == len(ids)
+    return hashlib.sha256(repr((rows, bad)).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiply:
+    """Multiplies numbers, except where something happens to a tile."""
+
+    factor: int = 3
+    folder: Path
+    """Where it leaves marks: `opened-PID`, and `happened-ID` for what happens once."""
+    once: tuple[tuple[str, str], ...] = ()
+    """What happens to a tile the first time: an id and what."""
+    always: tuple[tuple[str, str], ...] = ()
+    """What happens to a tile each time."""
+    raising: int = 0
+    """One in so many tiles raises; 0: none."""
+    seconds: float = 0.0
+    """That a chunk takes."""
+
+    @property
+    def key(self) -> str:
+        return f"multiply by {self.factor}"
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema({"id": pa.string(), "product": pa.int64()}, metadata={"a": "b"})
+
+    def open(self) -> Callable[[pa.Table], pa.Table]:
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / f"opened-{os.getpid()}").touch()
+        return self._multiply
+
+    def _multiply(self, rows: pa.Table) -> pa.Table:
+        happens = dict(self.always)
+        for name, event in self.once:
+            if not (self.folder / f"happened-{name}").exists():
+                happens[name] = event
+        errors: list[str | None] = []
+        for name, number in zip(rows["id"].to_pylist(), rows["number"].to_pylist(), strict=True):
+            what = happens.get(name, "")
+            if what:
+                (self.folder / f"happened-{name}").touch()
+            errors.append("it is black" if what == "say" else None)
+            self._happen(what)
+            if self.raising and number % self.raising == 7:
+                raise DataError(f"tile {name} is corrupt")
+        time.sleep(self.seconds)
+        products = pc.multiply(rows["number"], self.factor)
+        return pa.table({"product": products, "id": rows["id"], "error": errors})
+
+    def _happen(self, what: str) -> None:
+        if what == "raise":
+            raise ValueError("something is wrong")
+        if what == "full":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "exit":
+            os._exit(3)
+        if what == "crash":
+            ctypes.string_at(0)
+        if what == "hang":
+            time.sleep(1000)
+        if what == "hang hard":
+            # Holds Python's lock, so that no other thread of it runs.
+            ctypes.PyDLL(None).sleep(1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Careless:
+    """Loses a tile of each chunk."""
+
+    @property
+    def key(self) -> str:
+        return "careless"
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema({"id": pa.string()})
+
+    def open(self) -> Callable[[pa.Table], pa.Table]:
+        return _all_but_one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """Cannot be opened."""
+
+    bug: bool = False
+    hang: bool = False
+
+    @property
+    def key(self) -> str:
+        return "closed"
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema({"id": pa.string()})
+
+    def open(self) -> Callable[[pa.Table], pa.Table]:
+        if self.hang:
+            time.sleep(1000)
+        if self.bug:
+            raise KeyError("weights")
+        raise ModelError("there is no checkpoint x", remedy="train the target first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing:
+    """Does nothing at all."""
+
+    @property
+    def key(self) -> str:
+        return "nothing"
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema({"id": pa.string()})
+
+    def open(self) -> Callable[[pa.Table], pa.Table]:
+        return _ids
+
+
+def _all_but_one(rows: pa.Table) -> pa.Table:
+    return rows.select(["id"]).slice(1)
+
+
+def _ids(rows: pa.Table) -> pa.Table:
+    return rows.select(["id"])
