@@ -572,6 +572,21 @@ class UpdateSettings(Section):
     """Real tiles shown in training the generator on against the updated critic; 0 leaves it."""
 
 
+class BatchSettings(Section):
+    """How jobs over a catalog are worked on."""
+
+    executor: Literal["serial", "process", "dask"] = "process"
+    """`serial`: one process; `process`: several of this machine; `dask`: a cluster on this
+    machine, or the one that --scheduler names."""
+    workers: NonNegativeInt = 0
+    """Processes of this machine; 0 is one a core."""
+    chunk: PositiveInt = 256
+    """Tiles that are worked on and stored at once, on average."""
+    seconds: PositiveFloat | None = 600.0
+    """Time limit of a chunk, after which its process is killed and the tile that hangs is looked
+    for; null sets none."""
+
+
 class Settings(Section):
     """The whole tree, one attribute a YAML section."""
 
@@ -588,6 +603,7 @@ class Settings(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     review: ReviewSettings = ReviewSettings()
     update: UpdateSettings = UpdateSettings()
+    batch: BatchSettings = BatchSettings()
 
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Settings:

@@ -88,6 +88,7 @@ def load_settings(config: Path | None, overrides: list[str] | None) -> Settings:
 def main() -> None:
     """Run the command line and end the process with the documented exit code."""
     from rs_lowconf.cli import (  # noqa: F401
+        batch,
         catalog,
         data,
         evaluate,

@@ -87,9 +87,9 @@ def load_tiles(settings: Settings) -> Tiles:
     """Load the generator, read the splits in its bands, and draw."""
     import torch
 
-    from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import check_tile_size, model_path
     from rs_lowconf.data.source import open_split
+    from rs_lowconf.device import choose_device
     from rs_lowconf.gan.figures import sample
     from rs_lowconf.gan.model import load_model
     from rs_lowconf.gan.tiles import DrawnTiles

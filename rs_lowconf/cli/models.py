@@ -11,9 +11,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.cli.device import choose_device
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.data.source import MemorySource, open_split
+from rs_lowconf.device import choose_device
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic, load_mask_model

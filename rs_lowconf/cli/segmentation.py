@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import cast
 
-from rs_lowconf.cli.device import choose_device
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.data.augment import mask_augmentation
 from rs_lowconf.data.masks import open_masks
+from rs_lowconf.device import choose_device
 from rs_lowconf.runs import RunFolder, write_json
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings

@@ -191,8 +191,8 @@ def _classes(store: "ReviewStore") -> tuple[str, ...]:
 def _target(
     settings: Settings, path: Path | None, release: "Release", *, trust_code: bool
 ) -> "TargetModel":
-    from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import model_path
+    from rs_lowconf.device import choose_device
     from rs_lowconf.review.geotiff import read_tile
     from rs_lowconf.target.load import load_target
 

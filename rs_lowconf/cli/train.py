@@ -93,8 +93,8 @@ def _open(
 
 
 def _train_gan(settings: Settings, source: "TileSource", val: "TileSource") -> None:
-    from rs_lowconf.cli.device import choose_device
     from rs_lowconf.data.augment import augmentations_at
+    from rs_lowconf.device import choose_device
     from rs_lowconf.gan.critic import fit_realism
     from rs_lowconf.gan.figures import domain_distance, figures
     from rs_lowconf.gan.model import restore_state, save_model, save_state
@@ -191,8 +191,8 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
 
 
 def _train_gate(settings: Settings) -> None:
-    from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import features_in
+    from rs_lowconf.device import choose_device
     from rs_lowconf.gan.model import load_model, save_critic
     from rs_lowconf.runs import RunFolder
     from rs_lowconf.target.classifier import load_classifier
@@ -329,9 +329,9 @@ def last_judge(
 
 def _train_classifier(settings: Settings, own: ClassifierSettings, name: str) -> None:
     """Train, calibrate, measure on the test split, write and report."""
-    from rs_lowconf.cli.device import choose_device
     from rs_lowconf.data.augment import augmentation
     from rs_lowconf.data.source import open_split
+    from rs_lowconf.device import choose_device
     from rs_lowconf.runs import RunFolder, write_json
     from rs_lowconf.seeds import seed_of
     from rs_lowconf.target.classifier import save_classifier

@@ -26,8 +26,8 @@ def train_mask_gan(settings: Settings, source: "MaskSource", val: "MaskSource") 
         ModelError: the folder holds a training with other settings.
         JobError: the training diverged.
     """
-    from rs_lowconf.cli.device import choose_device
     from rs_lowconf.data.augment import mask_gan_augmentations
+    from rs_lowconf.device import choose_device
     from rs_lowconf.gan.mask_figures import mask_figures
     from rs_lowconf.gan.mask_model import save_mask_model
     from rs_lowconf.gan.mask_sheet import write_mask_sheets
@@ -95,11 +95,11 @@ def train_mask_gate(settings: Settings) -> None:
         DataError: too few tiles are held out.
         JobError: the training diverged.
     """
-    from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import check_same, check_tile_size, features_in
     from rs_lowconf.cli.train import last_judge, write_calibration
     from rs_lowconf.data.augment import mask_gan_augmentations
     from rs_lowconf.data.masks import open_masks
+    from rs_lowconf.device import choose_device
     from rs_lowconf.gan.mask_judge import train_mask_judge
     from rs_lowconf.gan.mask_model import load_mask_model, save_mask_critic
     from rs_lowconf.gan.masks import MaskCritic, bank_of, by_mask

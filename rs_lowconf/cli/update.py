@@ -32,9 +32,9 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     report.json.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import model_path, newest_update, update_folder
     from rs_lowconf.cli.review import refuse_masks, store_of
+    from rs_lowconf.device import choose_device
     from rs_lowconf.folders import whole_folder
     from rs_lowconf.gan.model import load_model
     from rs_lowconf.review.rounds import round_reports
@@ -143,9 +143,9 @@ def _make(
     settings: Settings, folder: Path, gan: "GanModel", reviews: Reviews, *, seed: int
 ) -> dict[str, Any]:
     """Write critic.safetensors, calibration.safetensors and, on request, gan.safetensors."""
-    from rs_lowconf.cli.device import choose_device
     from rs_lowconf.cli.models import checksums, features_in, model_path
     from rs_lowconf.cli.train import gate_critic, gate_tiles
+    from rs_lowconf.device import choose_device
     from rs_lowconf.gan.model import load_critic, load_model, save_critic
     from rs_lowconf.search.calibration import calibrate, load_calibration
     from rs_lowconf.search.head import fit_head
@@ -243,8 +243,8 @@ def _tune_generator(
     path: Path,
 ) -> None:
     """Train the generator on against a critic that knows the rejected tiles, and write it."""
-    from rs_lowconf.cli.device import choose_device
     from rs_lowconf.data.augment import augmentations_at
+    from rs_lowconf.device import choose_device
     from rs_lowconf.gan.critic import fit_realism
     from rs_lowconf.gan.model import save_model
     from rs_lowconf.gan.train import GanTraining

@@ -82,6 +82,11 @@ def write_project(
     root.append(_properties())
     settings = ET.SubElement(root, "ProjectViewSettings")
     settings.append(_extent("DefaultViewExtent", size))
+    write_qgz(path, root)
+
+
+def write_qgz(path: Path, root: ET.Element) -> None:
+    """Write a project's document as a .qgz, atomically."""
     ET.indent(root, " ")
     text = DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
     # A fixed date: the same package gives the same bytes.

@@ -1,0 +1,89 @@
+"""What a job found, beside where its tiles lie: tables for programs and a map for QGIS."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+
+from rs_lowconf.batch.status import open_results
+from rs_lowconf.data.catalog.table import Catalog
+from rs_lowconf.review.maps import MAP_CRS, MapLayer, graduated, write_map
+from rs_lowconf.runs import replacing
+
+#: Of the catalog, what stands beside a score.
+_PLACE = ("id", "collection", "datetime", "rslow:split", "geometry")
+
+
+def placed(catalog: Catalog, job: Path) -> geopandas.GeoDataFrame:
+    """Return the results of a job with place, collection, date and split, in the catalog's order.
+
+    Raises:
+        JobError: it is no job folder, or has no results yet.
+    """
+    results = open_results(job).to_table()
+    pieces = []
+    for table in catalog.tables(_PLACE):
+        found = pc.index_in(table["id"], results["id"])
+        known = table.filter(pc.is_valid(found))
+        beside = results.take(pc.drop_null(found)).drop(["id"])
+        pieces.append(_beside(known, beside))
+    whole = pa.concat_tables(pieces)
+    outlines = shapely.from_wkb(whole["geometry"].to_numpy(zero_copy_only=False))
+    return geopandas.GeoDataFrame(
+        whole.drop(["geometry"]).to_pandas(), geometry=outlines, crs="EPSG:4326"
+    )
+
+
+def write_scores(folder: Path, catalog: Catalog) -> list[Path]:
+    """Write scores.parquet, scores.gpkg and scores.qgz into a job folder of `score`.
+
+    Raises:
+        JobError: it is no job folder, or has no results yet.
+        OutputError: the files cannot be written.
+    """
+    frame = placed(catalog, folder)
+    paths = [folder / name for name in ("scores.parquet", "scores.gpkg", "scores.qgz")]
+    with replacing(paths[0]) as temporary:
+        frame.to_parquet(temporary)
+    with replacing(paths[1]) as temporary:
+        shown = frame.drop(columns="probabilities").rename(columns={"rslow:split": "split"})
+        # GDAL wants a name that ends so, and makes the file itself.
+        beside = temporary.with_name(f"{temporary.name}.gpkg")
+        try:
+            shown.to_file(beside, layer="scores", driver="GPKG", VERSION="1.2")
+            beside.replace(temporary)
+        finally:
+            beside.unlink(missing_ok=True)
+    layer = MapLayer(
+        name="confidence of the target",
+        provider="ogr",
+        source="./scores.gpkg|layername=scores",
+        crs="EPSG:4326",
+        style=[graduated("confidence", edges_of(frame["confidence"].to_numpy()))],
+    )
+    west, south, east, north = frame.to_crs(MAP_CRS).total_bounds.tolist()
+    write_map(paths[2], [layer], (west, south, east, north), "Confidence of the target")
+    return paths
+
+
+def edges_of(confidence: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> list[float]:
+    """Return the edges of five colours: few tiles are unsure, and these are to be seen.
+
+    They are the shares 1, 5, 20 and 50 % from below, moved apart where tiles are alike.
+    """
+    inner = np.quantile(confidence, [0.01, 0.05, 0.2, 0.5])
+    edges = [float(confidence.min()), *inner.tolist(), float(confidence.max())]
+    for number in range(1, len(edges)):
+        edges[number] = max(edges[number], edges[number - 1] + 1e-6)
+    return edges
+
+
+def _beside(first: pa.Table, second: pa.Table) -> pa.Table:
+    names: Sequence[str] = second.column_names
+    for name in names:
+        first = first.append_column(second.schema.field(name), second[name])
+    return first

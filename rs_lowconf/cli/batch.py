@@ -1,0 +1,198 @@
+"""`rslow batch score | status | retry | stop`: jobs over a catalog."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
+from rs_lowconf.cli.catalog import catalog_path
+from rs_lowconf.cli.progress import interrupt_between_steps, progress
+from rs_lowconf.errors import JobError
+from rs_lowconf.settings import BatchSettings, Settings
+
+if TYPE_CHECKING:
+    from rs_lowconf.batch import Executor, Job
+    from rs_lowconf.batch.jobs import TargetOf
+
+_ERRORS_SHOWN = 10
+
+batch_app = typer.Typer(help="Jobs over a catalog of tiles.", no_args_is_help=True)
+app.add_typer(batch_app, name="batch")
+
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        help="Address of a Dask scheduler to work on, such as tcp://10.0.0.1:8786.",
+        show_default="none",
+    ),
+]
+FolderArgument = Annotated[
+    Path | None,
+    typer.Argument(help="The job's folder; run.dir/batch/score when missing."),
+]
+
+
+@batch_app.command()
+def score(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    scheduler: SchedulerOption = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Ask the target about every tile of a catalog, and draw a map of its confidence.
+
+    Can be interrupted, killed and run again: what is done is kept, and only what a changed
+    setting or tile concerns is done anew. Tiles that cannot be scored are listed and stop
+    nothing. Results are in run.dir/batch/score: parts/ while it runs, at the end also
+    scores.parquet and scores.qgz.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.batch import Job
+    from rs_lowconf.batch.collect import write_scores
+    from rs_lowconf.batch.jobs import rows_of
+    from rs_lowconf.batch.score import ScoreWork
+    from rs_lowconf.data.catalog.table import Catalog
+
+    catalog = Catalog(catalog_path(settings))
+    target = _target(settings, trust_code=trust_code)
+    job = Job(
+        folder=job_folder(settings, "score"),
+        kind="score",
+        rows=rows_of(catalog),
+        work=ScoreWork(
+            target=target,
+            target_key=target.key,
+            pixel_share=settings.search.pixel_share,
+            micro_batch=settings.search.micro_batch,
+        ),
+        chunk_rows=settings.batch.chunk,
+    )
+    if _work(job, executor_of(settings.batch, scheduler)):
+        parquet, _, project = write_scores(job.folder, catalog)
+        print(f"Scores: {parquet}")
+        print(f"Open in QGIS: {project}")
+
+
+@batch_app.command("status")
+def show_status(
+    folder: FolderArgument = None, config: ConfigOption = None, set_: SetOption = None
+) -> None:
+    """Tell how far a job is and which tiles failed; asks its folder, not who works on it."""
+    settings = load_settings(config, set_)
+    from rs_lowconf.batch import status
+
+    where = folder or job_folder(settings, "score")
+    told = status(where)
+    print(
+        f"{told.kind}: {told.done:,} of {told.planned:,} tiles done, {told.failed:,} failed, "
+        f"{told.left:,} left"
+    )
+    if told.running is None:
+        print("Nobody works on it; the command that began it goes on with it.")
+    else:
+        print(f"Worked on by {told.running}{', asked to stop' if told.stopping else ''}.")
+    if told.rate is not None and told.left:
+        print(f"{told.rate:,.1f} tiles a second, {_duration(told.seconds_left)} for the rest.")
+    _show_errors(where)
+
+
+@batch_app.command()
+def retry(
+    folder: FolderArgument = None, config: ConfigOption = None, set_: SetOption = None
+) -> None:
+    """Have the next run of a job try its failed tiles again."""
+    settings = load_settings(config, set_)
+    from rs_lowconf.batch import forget_errors
+
+    count = forget_errors(folder or job_folder(settings, "score"))
+    print(f"{count:,} tiles will be tried again: run the command that began the job.")
+
+
+@batch_app.command()
+def stop(
+    folder: FolderArgument = None, config: ConfigOption = None, set_: SetOption = None
+) -> None:
+    """Ask who works on a job to finish the chunks that are begun and end."""
+    settings = load_settings(config, set_)
+    from rs_lowconf.batch import request_stop
+
+    request_stop(folder or job_folder(settings, "score"))
+    print("It will stop when the chunks that are begun are done.")
+
+
+def job_folder(settings: Settings, kind: str) -> Path:
+    """Return where a job of a kind is worked on."""
+    return settings.run.dir / "batch" / kind
+
+
+def executor_of(settings: BatchSettings, scheduler: str | None) -> "Executor":
+    """Return who works."""
+    from rs_lowconf.batch import Dask, Processes, Serial
+
+    workers = settings.workers or os.cpu_count() or 1
+    if scheduler is not None or settings.executor == "dask":
+        return Dask(address=scheduler, workers=workers, seconds=settings.seconds)
+    if settings.executor == "process":
+        return Processes(workers=workers, seconds=settings.seconds)
+    return Serial(seconds=settings.seconds)
+
+
+def _work(job: "Job", executor: "Executor") -> bool:
+    """Work on a job with progress; return whether all tiles are done or have failed."""
+    from rs_lowconf.batch import request_stop, run_job, status
+
+    with progress(job.kind, len(job.rows)) as bar, interrupt_between_steps() as interrupt:
+        for step in run_job(job, executor):
+            failed = f"{step.failed:,} failed. " if step.failed else ""
+            bar.update(step.done + step.failed, f"{failed}{step.rate:,.1f} tiles a second")
+            if interrupt.requested:
+                request_stop(job.folder)
+    told = status(job.folder)
+    print(f"{told.done:,} of {told.planned:,} tiles done, {told.failed:,} failed.")
+    _show_errors(job.folder)
+    if interrupt.requested:
+        raise KeyboardInterrupt
+    if told.left:
+        print(f"{told.left:,} tiles are left: the same command goes on.")
+    if told.done == 0 and told.left == 0:
+        raise JobError(
+            "no tile could be worked on, see above", remedy="mend that and run rslow batch retry"
+        )
+    return told.left == 0
+
+
+def _show_errors(folder: Path) -> None:
+    """Print what went wrong, with the number of tiles and one of them."""
+    from rs_lowconf.batch import read_errors
+
+    problems: dict[str, list[str]] = {}
+    for error in read_errors(folder):
+        problems.setdefault(f"{error.kind.value}: {error.message}", []).append(error.id)
+    ordered = sorted(problems.items(), key=lambda item: (-len(item[1]), min(item[1])))
+    for text, ids in ordered[:_ERRORS_SHOWN]:
+        print(f"  {len(ids):,} {text} (such as {min(ids)})")
+    if len(ordered) > _ERRORS_SHOWN:
+        print(f"  and {len(ordered) - _ERRORS_SHOWN:,} other problems, all in {folder / 'errors'}")
+
+
+def _target(settings: Settings, *, trust_code: bool) -> "TargetOf":
+    from rs_lowconf.batch.jobs import TargetOf
+    from rs_lowconf.cli.models import model_path
+    from rs_lowconf.device import choose_device
+
+    return TargetOf(
+        settings=settings.target,
+        trained=model_path(settings, "target").absolute(),
+        trust_code=trust_code,
+        device=str(choose_device(settings.run)),
+    )
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
