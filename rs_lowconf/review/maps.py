@@ -94,7 +94,11 @@ def graduated(attribute: str, edges: Sequence[float]) -> ET.Element:
         edges: six values that rise; the outermost take what lies beyond.
     """
     renderer = ET.Element(
-        "renderer-v2", type="graduatedSymbol", attr=attribute, graduatedMethod="GraduatedColor"
+        "renderer-v2",
+        type="graduatedSymbol",
+        attr=attribute,
+        graduatedMethod="GraduatedColor",
+        enableorderby="1",
     )
     ranges = ET.SubElement(renderer, "ranges")
     symbols = ET.SubElement(renderer, "symbols")
@@ -121,7 +125,30 @@ def graduated(attribute: str, edges: Sequence[float]) -> ET.Element:
         }
         for name, text in drawn.items():
             ET.SubElement(layer, "prop", k=name, v=text)
+        symbol.append(_dot(f"@{number}@1", colour))
+    # The lowest come last, on top of their neighbours.
+    order = ET.SubElement(ET.SubElement(renderer, "orderby"), "orderByClause", asc="0")
+    order.text = f'"{attribute}"'
     return renderer
+
+
+def _dot(name: str, colour: str) -> ET.Element:
+    """Return a dot in the middle of a polygon, which shows where whole countries are in view."""
+    layer = ET.Element("layer", {"class": "CentroidFill", "enabled": "1"})
+    marker = ET.SubElement(layer, "symbol", type="marker", name=name, alpha="1")
+    shape = ET.SubElement(marker, "layer", {"class": "SimpleMarker", "enabled": "1"})
+    drawn = {
+        "name": "circle",
+        "color": f"{colour},255",
+        "outline_color": "60,60,60,255",
+        "outline_width": "0.1",
+        "outline_width_unit": "MM",
+        "size": "1.8",
+        "size_unit": "MM",
+    }
+    for key, text in drawn.items():
+        ET.SubElement(shape, "prop", k=key, v=text)
+    return layer
 
 
 def _layer(identifier: str, layer: MapLayer) -> ET.Element:
