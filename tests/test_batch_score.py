@@ -1,0 +1,179 @@
+"""`rslow batch score`: the oracle is the target, asked about each tile alone."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from rasterio.warp import transform
+
+from rs_lowconf.data.source import open_split
+from rs_lowconf.settings import load
+from rs_lowconf.target.classifier import load_classifier
+from tests.conftest import Run
+
+MAP = Path(__file__).parent / "qgis" / "open_map.py"
+
+
+@pytest.fixture
+def catalogued(project: Path, rslow: Run) -> Path:
+    """Return a project with models and a catalog of all its tiles."""
+    ran = rslow("catalog", "build", "-c", project / "config.yaml")
+    assert ran.code == 0, ran.err
+    return project
+
+
+def score(rslow: Run, folder: Path, *words: str) -> Any:
+    """Run the job in one process."""
+    return rslow(
+        "batch", "score", "-c", folder / "config.yaml", "-s", "batch.executor=serial",
+        "-s", "batch.seconds=null", "-s", "batch.chunk=10", *words,
+    )  # fmt: skip
+
+
+def scores(folder: Path) -> geopandas.GeoDataFrame:
+    """Return what the job found."""
+    return geopandas.read_parquet(folder / "run" / "batch" / "score" / "scores.parquet")
+
+
+def parts(folder: Path) -> dict[str, int]:
+    """Return the parts of a job and when they were written."""
+    where = folder / "run" / "batch" / "score" / "parts"
+    return {path.name: path.stat().st_mtime_ns for path in where.iterdir()}
+
+
+def test_scores_are_what_the_target_says(catalogued: Path, rslow: Run) -> None:
+    """Every tile has the answer that the target gives to it alone, and lies where it lies."""
+    ran = score(rslow, catalogued)
+    assert ran.code == 0, ran.err
+    found = scores(catalogued).set_index("id")
+    settings = load(catalogued / "config.yaml")
+    target = load_classifier(
+        catalogued / "run" / "target" / "target.safetensors", torch.device("cpu")
+    )
+    count = 0
+    for split in ("train", "val", "test"):
+        source = open_split(settings.data, split)
+        channels = list(source.bands.index_of(target.bands.names))
+        for index, name in enumerate(source.ids):
+            batch = source.batch([index])
+            with torch.no_grad():
+                told = target.predict(batch.image[:, channels])[0].exp()
+            row = found.loc[f"tiles/{name}_r00000_c00000"]
+            assert row["confidence"] == pytest.approx(float(told.max()), abs=1e-5)
+            assert row["predicted"] == target.classes[int(told.argmax())]
+            assert row["label"] == source.classes[int(source.labels[index])]
+            assert row["rslow:split"] == split
+            np.testing.assert_allclose(row["probabilities"], told.numpy(), atol=1e-5)
+            count += 1
+    assert count == len(found)
+    path = catalogued / "tiles" / "woods" / "woods_003.tif"
+    with rasterio.open(path) as file:
+        left, bottom, right, top = file.bounds
+        x, y = transform(file.crs, "EPSG:4326", [left, left, right, right], [bottom, top] * 2)
+    outline = found.loc["tiles/woods/woods_003_r00000_c00000"].geometry
+    assert outline.bounds == pytest.approx((min(x), min(y), max(x), max(y)), abs=1e-9)
+
+
+def test_processes_give_the_same_scores(catalogued: Path, rslow: Run) -> None:
+    """Two processes and other chunks change no bit."""
+    assert score(rslow, catalogued).code == 0
+    alone = scores(catalogued)
+    words = ("-s", "batch.executor=process", "-s", "batch.workers=2", "-s", "batch.seconds=60")
+    ran = score(rslow, catalogued, *words, "-s", f"run.dir={catalogued / 'run'}", "-s",
+                "batch.chunk=7", "-s", "search.micro_batch=5")  # fmt: skip
+    assert ran.code == 0, ran.err
+    both = scores(catalogued)
+    np.testing.assert_allclose(alone["confidence"], both["confidence"], atol=1e-6)
+    assert score(rslow, catalogued, "-s", "search.micro_batch=5").code == 0
+    assert both.equals(scores(catalogued))
+
+
+def test_only_what_changed_is_done_again(catalogued: Path, rslow: Run) -> None:
+    """A second run does nothing; a setting that scores do not depend on neither; others all."""
+    assert score(rslow, catalogued).code == 0
+    first = parts(catalogued)
+    assert score(rslow, catalogued, "-s", "search.tau=0.3").code == 0
+    assert parts(catalogued) == first
+    assert score(rslow, catalogued, "-s", "search.micro_batch=4").code == 0
+    assert not set(parts(catalogued)) & set(first)
+
+
+def test_a_damaged_tile_stops_nothing(catalogued: Path, rslow: Run) -> None:
+    """It is told of by the job and by `status`; mended, `retry` has it done and it alone."""
+    path = catalogued / "tiles" / "woods" / "woods_003.tif"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:700])
+    ran = score(rslow, catalogued)
+    assert ran.code == 0, ran.err
+    assert "47 of 48 tiles done, 1 failed" in ran.out
+    assert "woods_003" in ran.out
+    config = ("-c", catalogued / "config.yaml")
+    assert "woods_003" in rslow("batch", "status", *config).out
+    path.write_bytes(whole)
+    before = parts(catalogued)
+    assert "1 tiles will be tried" in rslow("batch", "retry", *config).out
+    assert "48 of 48" in score(rslow, catalogued).out
+    after = parts(catalogued)
+    assert sum(before[name] != after[name] for name in before) == 1
+    assert len(scores(catalogued)) == 48
+
+
+def test_tiles_that_the_target_cannot_read(catalogued: Path, rslow: Run) -> None:
+    """A catalog of another level fails as a whole, with the reason once."""
+    ran = rslow("catalog", "build", "-c", catalogued / "config.yaml", "-s", "data.level=L2A")
+    assert ran.code == 0, ran.err
+    ran = score(rslow, catalogued)
+    assert ran.code != 0
+    assert "its numbers are L2A; expected L1C" in ran.out
+    assert "rslow batch retry" in ran.err
+
+
+@pytest.mark.parametrize("command", ["status", "retry", "stop"])
+def test_no_job(command: str, tmp_path: Path, rslow: Run) -> None:
+    """What needs a job says where there is none."""
+    ran = rslow("batch", command, "-s", f"run.dir={tmp_path}")
+    assert ran.code != 0
+    assert str(tmp_path) in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+
+
+def test_the_map_opens_in_qgis(
+    catalogued: Path, rslow: Run, qgis_python: str, tmp_path: Path
+) -> None:
+    """All tiles are in the layer, in their place, and the unsure ones are red."""
+    assert score(rslow, catalogued).code == 0
+    frame = scores(catalogued)
+    lowest = frame.to_crs("EPSG:3857").loc[[frame["confidence"].idxmin()]].geometry.iloc[0]
+    centre = lowest.centroid
+    project = catalogued / "run" / "batch" / "score" / "scores.qgz"
+    done = subprocess.run(
+        [qgis_python, str(MAP), str(project), str(tmp_path / "map.png"),
+         str(tmp_path / "report.json"), str(centre.x), str(centre.y), "120"],
+        env=os.environ | {
+            "QT_QPA_PLATFORM": "offscreen",
+            "QGIS_CUSTOM_CONFIG_PATH": str(tmp_path / "profile"),
+            "XDG_RUNTIME_DIR": str(tmp_path),
+        },
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["opened"]
+    assert report["crs"] == "EPSG:3857"
+    (layer,) = report["layers"]
+    assert layer["valid"]
+    assert layer["crs"] == "EPSG:4326"
+    assert layer["features"] == len(frame)
+    assert layer["extent"] == pytest.approx(frame.total_bounds, abs=1e-6)
+    with Image.open(tmp_path / "map.png") as image:
+        red, green, blue = np.asarray(image.convert("RGB")).astype(int)[290:310, 350:360].T
+    assert (red > green + 60).all()
+    assert (red > blue + 60).all()
