@@ -29,7 +29,7 @@ from rs_lowconf.errors import JobError, OutputError
 from tests.batch_works import Multiply, content, job, run
 
 TWO = Processes(workers=2, seconds=60.0)
-HASTY = Processes(workers=2, seconds=16.0)
+HASTY = Processes(workers=2, seconds=8.0)
 """With an eighth for a tile alone."""
 
 
@@ -113,7 +113,8 @@ def test_poison_is_found_and_the_rest_done(tmp_path: Path, work: Multiply, expec
     assert "ended by signal SIGKILL" in errors["tile-000004"].message
     assert "SIGSEGV, it was in string_at" in errors["tile-000005"].message
     for name in ("tile-000300", "tile-000599"):
-        assert "no answer within 2 s, it was in _happen (batch_works.py" in errors[name].message
+        assert "no answer within" in errors[name].message
+        assert "it was in _happen (batch_works.py" in errors[name].message
     assert all(2 <= error.attempts <= 4 for error in errors.values())
     # Mended, they are like the others.
     assert forget_errors(tmp_path / "job") == 4
