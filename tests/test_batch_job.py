@@ -304,7 +304,7 @@ def test_rows_need_ids(tmp_path: Path, work: Multiply, rows: pa.Table, message: 
         (Closed(), False, ModelError, "there is no checkpoint x; train the target first."),
         (Closed(bug=True), True, KeyError, "weights"),
         (Closed(bug=True), False, JobError, "cannot start .KeyError: 'weights' .batch_works"),
-        (Closed(hang=True), False, JobError, "cannot start .no answer within 5 s, it was in"),
+        (Closed(hang=True), False, JobError, "cannot start .no answer within 12 s, it was in"),
     ],
 )
 def test_a_work_that_does_not_open_ends_the_job(
@@ -312,7 +312,7 @@ def test_a_work_that_does_not_open_ends_the_job(
 ) -> None:
     """No tile is blamed when the model is missing, loading it fails or takes too long."""
     executor = (
-        Serial() if serial else Processes(workers=1, opening_seconds=5 if closed.hang else 100)
+        Serial() if serial else Processes(workers=1, opening_seconds=12.0 if closed.hang else 200.0)
     )
     with pytest.raises(error, match=message):
         run(job(tmp_path / "job", closed), executor)

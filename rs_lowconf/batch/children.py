@@ -84,14 +84,22 @@ class Child:
             target=_listen, args=(self._process.stdout, self._words), daemon=True
         )
         self._listener.start()
-        self._opening = True
+        self._opening = self._fresh = True
         self._limit: float | None = opening_seconds
         self._started = time.monotonic()
         self._piece_limit: float | None = None
         self._send(work)
 
-    def send(self, rows: bytes, seconds: float | None) -> None:
-        """Give it rows, an Arrow stream, to work on within a time limit."""
+    def send(self, rows: bytes, limit: float | None, whole: float | None) -> None:
+        """Give it rows to work on.
+
+        Args:
+            rows: an Arrow stream.
+            limit: seconds in which it must answer; None: no limit.
+            whole: those of a whole chunk, which the first piece gets whatever its size: what a
+                process does first takes long, and after a hung tile a process is always new.
+        """
+        seconds, self._fresh = whole if self._fresh else limit, False
         self._piece_limit = seconds
         if not self._opening:
             self._limit, self._started = seconds, time.monotonic()
@@ -189,8 +197,8 @@ class Processes:
     """Processes at a time."""
 
     seconds: float | None = None
-    """Time limit of a chunk; a part of one gets its share, but an eighth at least. None: no
-    limit."""
+    """Time limit of a chunk, many times what one takes; a part of one gets its share, but an
+    eighth at least. None: no limit."""
 
     opening_seconds: float = OPENING_SECONDS
     """Time limit for a process to open the work."""
@@ -207,7 +215,7 @@ class Processes:
                 while len(busy) < self.workers and (piece := take()) is not None:
                     child = idle.pop() if idle else Child(content, self.opening_seconds)
                     busy[child.connection] = child, piece
-                    child.send(to_bytes(piece.rows), piece.limit(self.seconds))
+                    child.send(to_bytes(piece.rows), piece.limit(self.seconds), self.seconds)
                 if not busy:
                     return
                 _wait([child for child, _ in busy.values()])

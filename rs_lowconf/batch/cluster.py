@@ -72,6 +72,7 @@ class Dask:
                         content,
                         to_bytes(piece.rows),
                         piece.limit(self.seconds),
+                        self.seconds,
                         self.opening_seconds,
                         pure=False,
                         retries=_RETRIES,
@@ -203,11 +204,13 @@ _idle: dict[bytes, list[tuple[Child, threading.Timer]]] = {}
 _idle_lock = threading.Lock()
 
 
-def _attempt(work: bytes, rows: bytes, seconds: float | None, opening_seconds: float) -> Answer:
+def _attempt(
+    work: bytes, rows: bytes, limit: float | None, whole: float | None, opening_seconds: float
+) -> Answer:
     """Have a child work on rows; it stays for the next task of the same work."""
     child = _lend(work) or Child(work, opening_seconds)
     try:
-        child.send(rows, seconds)
+        child.send(rows, limit, whole)
         answer = child.exchange()
     except BaseException:
         child.close()

@@ -50,6 +50,9 @@ class Work(Protocol):
     def open(self) -> Call:
         """Load what is needed, once a process, and return the function that does the work.
 
+        What is slow the first time, such as an import or a first inference, belongs here, where
+        it does not count as the time of a tile.
+
         The function is given rows and returns a row for each of their ids in any order, with
         the columns of `schema`. A column `error` (string) may say why a tile has no result;
         where it is not null, the other columns do not count. What it raises blames a tile of
