@@ -78,9 +78,7 @@ def accuracies(counts: Int[np.ndarray, "c c"], sizes: Int[np.ndarray, " c"]) -> 
         producer=producer,
         producer_error=np.sqrt(producer_variance),
         area=area,
-        area_error=np.sqrt(
-            ((share**2)[:, None] * within * (1 - within) / (n - 1)[:, None]).sum(0)
-        ),
+        area_error=np.sqrt(((share**2)[:, None] * within * (1 - within) / (n - 1)[:, None]).sum(0)),
     )
 
 
@@ -103,8 +101,10 @@ def error_matrix(
             f"an error matrix of a draw by {draw.design}",
             expected="one by olofsson, and a pool with predicted classes",
         )
-    if len(truth) != len(draw) or truth.min() < 0 or max(truth.max(), pool.predicted.max()) >= (
-        classes
+    if (
+        len(truth) != len(draw)
+        or truth.min() < 0
+        or max(truth.max(), pool.predicted.max()) >= (classes)
     ):
         raise DataError(
             f"{len(truth)} true classes for {len(draw)} drawn units",

@@ -12,14 +12,20 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from rs_lowconf.errors import DataError
+from rs_lowconf.estimate.allocation import (
+    LEAST,
+    allocate,
+    equal_spread,
+    mixed,
+    spread_of,
+    uncertain,
+)
 from rs_lowconf.estimate.draws import DesignName, Draw, Pool, check_request
 from rs_lowconf.seeds import seed_of
 
 DEFENSIVE = 0.3
 """Share of the labels drawn uniformly; 0.5 to certify."""
 STRATA = 10
-_LEAST = 2
-"""Labels a stratum: two are needed for a variance."""
 
 
 class Design(Protocol):
@@ -155,7 +161,7 @@ def uniform(pool: Pool, labels: int) -> Stratified:
     Raises:
         SettingsError: see `check_request`.
     """
-    check_request(len(pool), labels, 1.0, _LEAST)
+    check_request(len(pool), labels, 1.0, LEAST)
     return Stratified(
         name="uniform",
         members=(np.arange(len(pool)),),
@@ -194,12 +200,8 @@ def by_confidence(
         SettingsError: see `check_request`; a stratum needs two labels.
     """
     order = np.argsort(pool.g, kind="stable")
-    spread = spread_of(pool.g)[order]
-    if not spread.sum():
-        spread = np.ones(len(pool))
-    middle = (np.cumsum(spread) - spread / 2) / spread.sum()
     stratum = np.empty(len(pool), dtype=np.int64)
-    stratum[order] = np.minimum((middle * strata).astype(np.int64), strata - 1)
+    stratum[order] = equal_spread(pool.g[order], np.ones(len(pool)), strata)
     return _stratified("strat", pool, stratum, labels, defensive)
 
 
@@ -213,7 +215,7 @@ def with_replacement(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> R
     Raises:
         SettingsError: see `check_request`.
     """
-    check_request(len(pool), labels, defensive, _LEAST)
+    check_request(len(pool), labels, defensive, LEAST)
     return replaced("is", pool.g, labels, defensive)
 
 
@@ -223,7 +225,7 @@ def sequential(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> Sequent
     Raises:
         SettingsError: see `check_request`.
     """
-    check_request(len(pool), labels, defensive, _LEAST)
+    check_request(len(pool), labels, defensive, LEAST)
     chance = mixed(np.sqrt(pool.g), defensive)
     return Sequential(chance=chance, labels=labels, expected_ratio=_expected(pool.g, chance))
 
@@ -237,14 +239,8 @@ def fixed_size(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> FixedSi
     Raises:
         SettingsError: see `check_request`.
     """
-    check_request(len(pool), labels, defensive, _LEAST)
-    inclusion = labels * mixed(spread_of(pool.g), defensive)
-    certain = np.zeros(len(pool), dtype=bool)
-    while (inclusion > 1).any():
-        certain |= inclusion >= 1
-        left = inclusion[~certain]
-        inclusion[certain] = 1
-        inclusion[~certain] = left * (labels - certain.sum()) / left.sum()
+    check_request(len(pool), labels, defensive, LEAST)
+    inclusion = uncertain(pool.g, np.ones(len(pool)), labels, defensive)
     return FixedSize(inclusion=inclusion, expected_ratio=_expected(pool.g, inclusion / labels))
 
 
@@ -253,58 +249,7 @@ def replaced(
 ) -> Replaced:
     """Return a draw with replacement by these g, which an adaptive design has corrected."""
     chance = mixed(np.sqrt(g), defensive)
-    return Replaced(
-        name=name, chance=chance, labels=labels, expected_ratio=_expected(g, chance)
-    )
-
-
-def mixed(size: Float64[np.ndarray, " n"], defensive: float) -> Float64[np.ndarray, " n"]:
-    """Return chances in proportion to `size`, a defensive share of them uniform; they sum to 1."""
-    n, total = len(size), size.sum()
-    share = size / total if total > 0 else np.full(n, 1 / n)
-    return (1 - defensive) * share + defensive / n
-
-
-def spread_of(g: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Return the standard deviation sqrt(g (1 - g)) of errors of these probabilities."""
-    spread: Float64[np.ndarray, " n"] = np.sqrt(g * (1 - g))
-    return spread
-
-
-def allocate(
-    sizes: Int[np.ndarray, " h"],
-    spread: Float64[np.ndarray, " h"],
-    labels: int,
-    defensive: float,
-) -> Int[np.ndarray, " h"]:
-    """Return how many labels each stratum gets: Neyman's, and a defensive share by size.
-
-    Neyman, "On the two different aspects of the representative method", 1934, section II. At
-    least two labels a stratum and never more than it has units.
-
-    Args:
-        sizes: units of each stratum, none empty.
-        spread: expected standard deviation of the error within each.
-        labels: of all strata.
-        defensive: share allocated in proportion to the sizes.
-    """
-    share = mixed(sizes * spread, 0.0) * (1 - defensive) + defensive * sizes / sizes.sum()
-    least = np.minimum(sizes, _LEAST)
-    wanted = np.clip(labels * share, least, sizes)
-    # What the bounds took or gave is shared by the strata that are not at a bound.
-    for _ in range(len(sizes)):
-        rest = labels - wanted.sum()
-        free = (wanted < sizes) if rest > 0 else (wanted > least)
-        if abs(rest) < 1e-9 or not free.any():
-            break
-        wanted[free] = wanted[free] + rest * share[free] / share[free].sum()
-        wanted = np.clip(wanted, least, sizes)
-    counts = np.floor(wanted + 1e-9).astype(np.int64)
-    while counts.sum() < labels:
-        # Largest remainders; a stratum that is full is passed over.
-        remainder = np.where(counts < sizes, wanted - counts, -np.inf)
-        counts[np.argmax(remainder)] += 1
-    return counts
+    return Replaced(name=name, chance=chance, labels=labels, expected_ratio=_expected(g, chance))
 
 
 def dice_of(seed: int, name: str) -> np.random.Generator:
@@ -321,7 +266,7 @@ def _stratified(
 ) -> Stratified:
     _, stratum = np.unique(stratum, return_inverse=True)
     sizes = np.bincount(stratum)
-    check_request(len(pool), labels, defensive, int(np.minimum(sizes, _LEAST).sum()))
+    check_request(len(pool), labels, defensive, int(np.minimum(sizes, LEAST).sum()))
     expected = np.bincount(stratum, weights=pool.g) / sizes
     order = np.argsort(stratum, kind="stable")
     counts = allocate(sizes, spread_of(expected.clip(0, 1)), labels, defensive)

@@ -8,7 +8,7 @@ were labelled is of chance.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int
 
 from rs_lowconf.errors import RsLowconfError, SettingsError
 from rs_lowconf.estimate.draws import Draw, Pool, check_labels
@@ -46,6 +46,12 @@ class Estimate:
     def effective(self) -> float:
         """Labels of equal weight that would say as much (Kish, "Survey sampling", 1965, 11.2)."""
         return float(self.weight.sum() ** 2 / (self.weight**2).sum())
+
+    @property
+    def effective_errors(self) -> float:
+        """Errors of equal weight that would say as much as those found; 0 without any."""
+        own = self.weight[self.wrong]
+        return float(own.sum() ** 2 / (own**2).sum()) if len(own) else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,11 +168,10 @@ def martingale_terms(
     y / (N q); without replacement the errors found before are in it too, each with its 1 / N
     (Farquhar et al., "On statistical bias in active learning", ICLR 2021, section 3).
     """
-    term = error / (draw.population * draw.chance)
-    if replaced:
-        return term
-    before = np.concatenate([[0.0], np.cumsum(error)[:-1]]) / draw.population
-    return before + term
+    terms: Float64[np.ndarray, " m"] = error / (draw.population * draw.chance)
+    if not replaced:
+        terms = terms + (np.cumsum(error) - error) / draw.population
+    return terms
 
 
 def lure(draw: Draw, error: Bool[np.ndarray, " m"]) -> Estimate:
@@ -209,10 +214,7 @@ def batch_weighted(draw: Draw, error: Bool[np.ndarray, " m"]) -> Estimate:
     """Return the mean of the waves' Hansen-Hurwitz estimates, later ones weighing more a label.
 
     A wave's chances depend on the labels before it, so given those each wave is right on
-    average. Weights n_b (b + 1) / (b + 2), b = 0, 1, ..: they are fixed before anyone labels,
-    which keeps the mean right, and favour waves that learned from others (Hadad et al.,
-    "Confidence intervals for policy evaluation in adaptive experiments", PNAS 2021, section 2).
-    A wave's variance is its own sample variance.
+    average; its variance is its own sample variance.
 
     Raises:
         DataError: not one label for each drawn unit.
@@ -222,9 +224,7 @@ def batch_weighted(draw: Draw, error: Bool[np.ndarray, " m"]) -> Estimate:
     batch = draw.batch
     term = martingale_terms(draw, error, replaced=True)
     n = np.bincount(batch)
-    place = np.arange(len(n))
-    share = n * (place + 1) / (place + 2)
-    share = share / share.sum()
+    share = wave_shares(n)
     mean = np.bincount(batch, weights=term) / n
     within = np.bincount(batch, weights=(term - mean[batch]) ** 2) / np.maximum(n - 1, 1)
     each = share / n
@@ -237,6 +237,19 @@ def batch_weighted(draw: Draw, error: Bool[np.ndarray, " m"]) -> Estimate:
         wrong=error,
         largest_weight=draw.largest_ratio * float(each.max()),
     )
+
+
+def wave_shares(labels: Int[np.ndarray, " b"]) -> Float64[np.ndarray, " b"]:
+    """Return what each wave counts for: n_b (b + 1) / (b + 2), b = 0, 1, .., over their sum.
+
+    They are fixed before anyone labels, which keeps the estimate right on average, and favour
+    waves that learned from others (Hadad et al., "Confidence intervals for policy evaluation in
+    adaptive experiments", PNAS 2021, section 2).
+    """
+    place = np.arange(len(labels))
+    share = labels * (place + 1) / (place + 2)
+    normal: Float64[np.ndarray, " b"] = share / share.sum()
+    return normal
 
 
 def active_inference(draw: Draw, error: Bool[np.ndarray, " m"], pool: Pool) -> Estimate:

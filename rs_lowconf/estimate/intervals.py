@@ -14,7 +14,7 @@ from rs_lowconf.estimate.estimators import Estimate
 LEVEL = 0.95
 """How often an interval shall cover the truth."""
 FEW_ERRORS = 10
-"""Below so many errors the interval of Korn and Graubard covers too seldom."""
+"""Below so many errors of equal weight the interval of Korn and Graubard covers too seldom."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class Interval:
     """How often it shall cover the truth."""
     method: str
     reliable: bool = True
-    """False where the method is known to cover too seldom: `kg` of fewer than ten errors."""
+    """False where the method is known to cover too seldom: `kg` where the errors found say less
+    than ten of equal weight would."""
 
     @property
     def width(self) -> float:
@@ -114,7 +115,8 @@ def kg(estimate: Estimate, level: float = LEVEL) -> Interval:
 
     Korn and Graubard, "Confidence intervals for proportions with small expected number of
     positive counts estimated from survey data", Survey Methodology 1998, section 2. Covers as
-    promised on average only, and is marked as not reliable below ten errors.
+    promised on average only, and is marked as not reliable below ten errors, where errors of
+    unequal weight count as (sum w)^2 / sum w^2.
 
     Raises:
         SettingsError: see `check_level`.
@@ -130,7 +132,7 @@ def kg(estimate: Estimate, level: float = LEVEL) -> Interval:
         high=float(betaincinv(x + 1, n - x, 1 - tail)) if x < n else 1.0,
         level=level,
         method="kg",
-        reliable=estimate.errors >= FEW_ERRORS,
+        reliable=estimate.effective_errors >= FEW_ERRORS,
     )
 
 

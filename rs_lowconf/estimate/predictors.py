@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Float64, Int
 from scipy.special import expit, logit
 
 from rs_lowconf.errors import DataError
-from rs_lowconf.estimate.designs import DEFENSIVE, mixed
+from rs_lowconf.estimate.allocation import mixed
+from rs_lowconf.estimate.designs import DEFENSIVE
 
 _STRENGTH = 10.0
 """Labels that a prior is worth."""
@@ -23,7 +24,8 @@ _SMALLEST = 1e-7
 
 def one_minus_largest(probability: Float[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
     """Return 1 - the largest probability of each unit."""
-    return (1 - _checked(probability).max(1)).clip(0, 1)
+    doubt: Float64[np.ndarray, " n"] = 1 - _checked(probability).max(1)
+    return doubt.clip(0, 1)
 
 
 def one_minus_margin(probability: Float[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
@@ -41,7 +43,8 @@ def entropy_share(probability: Float[np.ndarray, "n k"]) -> Float64[np.ndarray, 
     """Return the entropy of each unit over the largest there can be, log k: 0..1."""
     p = _checked(probability)
     logarithm = np.log(np.maximum(p, np.finfo(float).tiny))
-    return (-(p * logarithm).sum(1) / np.log(p.shape[1])).clip(0, 1)
+    entropy: Float64[np.ndarray, " n"] = -(p * logarithm).sum(1) / np.log(p.shape[1])
+    return entropy.clip(0, 1)
 
 
 def surrogate_doubt(
@@ -108,7 +111,7 @@ def fit_predictor(
 
     said = _with_prior(error, prior)
     # A penalty too small to matter: the prior does its work, in probabilities.
-    fit = LogisticRegression(C=1e6, max_iter=1_000)
+    fit = LogisticRegression(C=1e6, max_iter=1_000, solver="newton-cholesky")
     fit.fit(
         np.concatenate([features, features]),
         np.repeat([1, 0], len(error)),
@@ -182,9 +185,7 @@ def chosen(
             expected="one of each at least",
             remedy="label more units for validation",
         )
-    cost = {
-        name: error / (len(g) * mixed(np.sqrt(g), defensive)) for name, g in candidates.items()
-    }
+    cost = {name: error / (len(g) * mixed(np.sqrt(g), defensive)) for name, g in candidates.items()}
     first, base = next(iter(cost.items()))
     best, gain = first, 1.0
     for name, own in cost.items():
