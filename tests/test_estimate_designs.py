@@ -56,9 +56,9 @@ def test_a_draw_is_a_function_of_its_seed(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["uniform", "olofsson", "strat", "asi"])
 def test_units_are_drawn_as_often_as_their_inclusion_says(name: str) -> None:
-    """Over 1,500 draws without repeats, frequencies differ from chances as binomials do."""
+    """Over 600 draws without repeats, frequencies differ from chances as binomials do."""
     pool = some_pool(120)
-    design, draws = designs(pool, 30)[name], 1_500
+    design, draws = designs(pool, 30)[name], 600
     count, chance = np.zeros(120), np.zeros(120)
     for seed in range(draws):
         draw = design.draw(seed)
@@ -75,13 +75,13 @@ def test_units_are_drawn_as_often_as_their_inclusion_says(name: str) -> None:
 def test_sequential_draws_come_in_proportion_to_the_chances_of_those_left() -> None:
     """Of four units, all 24 orders are as frequent as the product of the chances stored."""
     pool = Pool(g=np.array([0.8, 0.4, 0.1, 0.01]))
-    design, draws = sequential(pool, 4), 6_000
+    design, draws = sequential(pool, 4), 3_000
     seen: dict[tuple[int, ...], tuple[int, float]] = {}
     for seed in range(draws):
         draw = design.draw(seed)
         order = tuple(draw.index.tolist())
         seen[order] = (seen.get(order, (0, 0.0))[0] + 1, float(draw.chance.prod()))
-    assert sum(chance for _, chance in seen.values()) == pytest.approx(1.0, abs=0.02)
+    assert sum(chance for _, chance in seen.values()) == pytest.approx(1.0, abs=0.03)
     for count, chance in seen.values():
         assert abs(count - draws * chance) < 4.5 * np.sqrt(draws * chance)
 
@@ -133,7 +133,7 @@ def test_a_score_that_tells_nothing_is_drawn_by_all_the_same(g: float) -> None:
         assert draw.largest_ratio == pytest.approx(1, rel=0.05), name
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 5_000), min_size=1, max_size=12),
     spreads=st.lists(st.floats(0, 0.5), min_size=12, max_size=12),

@@ -174,7 +174,7 @@ def simulated(blind: float) -> tuple[Pool, NDArray[np.bool_]]:
 def test_methods_are_right_on_average_wherever_errors_hide(method: str, blind: float) -> None:
     """Within 3 Monte-Carlo standard errors, and the variance they tell is the one they have."""
     pool, error = simulated(blind)
-    rounds, labels = 120 if method == "adaptive" else 300, 200
+    rounds, labels = {"adaptive": 50, "ppi": 80}.get(method, 200), 200
     values, variances = np.empty(rounds), np.empty(rounds)
     designs = {
         "uniform": uniform,
@@ -205,7 +205,7 @@ def test_methods_are_right_on_average_wherever_errors_hide(method: str, blind: f
         assert said.weight.max() <= said.largest_weight * (1 + 1e-9)
     error_of_mean = values.std(ddof=1) / np.sqrt(rounds)
     assert abs(values.mean() - error.mean()) < 3 * error_of_mean
-    assert 0.75 < variances.mean() / values.var() < 1.35
+    assert 0.6 < variances.mean() / values.var() < 1.6
 
 
 def test_prediction_power_is_the_package_of_its_authors() -> None:
@@ -273,7 +273,7 @@ class TestAreas:
         assert pool.predicted is not None
         truth = np.where(wrong, (pool.predicted + 1) % 3, pool.predicted)
         areas = []
-        for seed in range(200):
+        for seed in range(80):
             draw = by_class(pool, 150).draw(seed)
             counts, sizes = error_matrix(draw, truth[draw.index], pool, 3)
             said = accuracies(counts, sizes)
@@ -344,7 +344,7 @@ def test_effective_labels_are_all_of_a_uniform_draw_and_fewer_of_others() -> Non
 
 @pytest.mark.parametrize("method", ["strat", "is", "lure", "asi"])
 def test_an_estimate_of_a_million_units_takes_milliseconds(method: str) -> None:
-    """Under 50 ms of processor time, the fastest of five."""
+    """Under 50 ms of processor time, the fastest of three."""
     dice = np.random.default_rng(0)
     pool = Pool(g=dice.beta(0.15, 3, 1_000_000))
     error = dice.random(1_000_000) < pool.g
@@ -356,7 +356,7 @@ def test_an_estimate_of_a_million_units_takes_milliseconds(method: str) -> None:
     }
     draw = designs[method](pool, 1_000).draw(0)  # type: ignore[operator]  # all take two
     found, times = error[draw.index], []
-    for _ in range(5):
+    for _ in range(3):
         start = time.process_time()
         estimate(draw, found, pool)
         times.append(time.process_time() - start)

@@ -20,7 +20,7 @@ class Wave:
     """A draw that has been labelled."""
 
     draw: Draw
-    error: Bool[np.ndarray, " m"]
+    error: Bool[np.ndarray, " _"]
     """Whether the target errs on each drawn unit."""
 
     def __post_init__(self) -> None:

@@ -18,6 +18,8 @@ from rs_lowconf.estimate.estimators import wave_shares
 
 MethodName = Literal["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive", "ppi"]
 
+_STEPS = 16
+"""Steps of a sequential draw that stand for all."""
 _CELLS = 4_096
 """Cells of neighbours in g, before they are split by predicted class."""
 
@@ -128,8 +130,9 @@ def anticipated(
             variance, square = replaced(cells.g)
             return expected(variance / labels, square / labels**2)
         case "lure":
-            variance, square = replaced(cells.g)
-            return expected(variance * (1 / labels - 1 / total), square / labels**2)
+            return expected(
+                _sequential(cells, p, labels, defensive), replaced(cells.g)[1] / labels**2
+            )
         case "asi":
             inclusion = uncertain(cells.g, cells.size, labels, defensive)
             missed = p * (1 - cells.g) ** 2 + (1 - p) * cells.g**2
@@ -142,6 +145,25 @@ def anticipated(
             each = wave_shares(sizes) ** 2 / sizes
             square = (each[0] * first[1] + each[1:].sum() * later[1]) / labels
             return expected(each[0] * first[0] + each[1:].sum() * later[0], square)
+
+
+def _sequential(cells: Cells, p: Float64[np.ndarray, " z"], labels: int, defensive: float) -> float:
+    """Return the variance of LURE: the mean over steps of that of its martingale.
+
+    After m drawings a unit of chance q is still there with probability exp(-c q), where c makes
+    m of them gone (Rosen, "Asymptotic theory for successive sampling", Annals of Mathematical
+    Statistics 1972, section 3).
+    """
+    n = cells.size.sum()
+    chance = (1 - defensive) * np.sqrt(cells.g) / max(cells.share @ np.sqrt(cells.g), 1e-300)
+    chance = (chance + defensive) / n
+    clock = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 60)]) * labels
+    gone = -np.expm1(-clock[:, None] * chance) @ cells.size
+    step = (np.arange(_STEPS) + 0.5) / _STEPS * labels
+    there = cells.size * np.exp(-np.interp(step, gone, clock)[:, None] * chance)
+    own = (there @ chance) * (there @ (p / chance)) - (there @ p) ** 2
+    combine = n * (n - labels) / (n - step) ** 2
+    return float((combine**2 * own).mean() / n**2 / labels)
 
 
 def _stratified(

@@ -6,7 +6,7 @@ a defensive share of the labels goes anywhere alike, so that every unit has a ch
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
@@ -28,6 +28,7 @@ DEFENSIVE = 0.3
 STRATA = 10
 
 
+@runtime_checkable
 class Design(Protocol):
     """A way of drawing, prepared for one pool and one number of labels."""
 

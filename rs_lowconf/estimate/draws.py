@@ -1,7 +1,8 @@
 """What is drawn from: a pool. What is labelled: a draw, with the chances that it was drawn by.
 
-Shape letters of this stage: n unit of the pool (a tile or a pixel), m label of a draw, h
-stratum, b batch.
+Shape letters of this stage: n unit of the pool (a tile or a pixel), m label of a draw, v unit of
+a validation set, h stratum, b batch, z cell of units that are alike. What a value checks on
+creation, and says in a line, has no letter.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Pool:
     """How probably the target errs on each unit, in 0..1. Estimates are right also where this
     is wrong; they only need more labels then."""
 
-    predicted: Int[np.ndarray, " n"] | None = None
+    predicted: Int[np.ndarray, " _"] | None = None
     """Class that the target says of each unit; None where no design or figure needs it."""
 
     def __post_init__(self) -> None:
@@ -67,7 +68,7 @@ class Draw:
     """Which unit each label is of. A unit can come twice where draws are replaced (`is`,
     `adaptive`): it is labelled once, and its label counts twice."""
 
-    chance: Float64[np.ndarray, " m"]
+    chance: Float64[np.ndarray, " _"]
     """`uniform`, `olofsson`, `strat`, `asi`: the probability that the unit is in the draw.
     `is`, `adaptive`: the probability of each single drawing. `lure`: the probability to come
     next among the units that were left."""
@@ -80,7 +81,7 @@ class Draw:
     """The mean of the same over the errors that g expects; 1 for a uniform draw. Only how wide
     the interval of `betting` is depends on it, never whether it holds."""
 
-    stratum: Int[np.ndarray, " m"] | None = None
+    stratum: Int[np.ndarray, " _"] | None = None
     """Which stratum each label is of; None for designs without."""
 
     stratum_sizes: Int[np.ndarray, " h"] | None = None

@@ -40,9 +40,9 @@ class Validation:
 
     g: Float64[np.ndarray, " v"]
     """Their probabilities of error, by the predictor that scored the pool."""
-    error: Bool[np.ndarray, " v"]
+    error: Bool[np.ndarray, " _"]
     """Whether the target errs on each."""
-    group: Int[np.ndarray, " v"] | None = None
+    group: Int[np.ndarray, " _"] | None = None
     """Which tile each pixel is of: pixels of a tile are alike, so that ranges come from drawing
     whole groups. None where units are independent."""
 
@@ -207,7 +207,7 @@ def _outlook(
     )
 
 
-def _width(expected: Expected, labels: float, factor: float) -> float:
+def _width(expected: Expected, labels: int, factor: float) -> float:
     """Return the width of `tcz` at `factor` times the labels that `expected` is for."""
     return gamma_interval(
         expected.rate,

@@ -28,8 +28,6 @@ REPLICATES = 10
 _ACCEPTANCE = 0.44
 """Share of proposals to accept (Papaioannou et al. 2015, section 4); steps grow above it."""
 _SMALLEST_STEP, _LARGEST_STEP = 0.05, 1.0
-_PLATEAU = 3
-"""Less than one in so many of those that shall survive, and there is no level."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +46,18 @@ class SubsetRules:
         """Check the numbers.
 
         Raises:
-            SettingsError: fewer replicates than ten, particles that are no multiple of the
-                survivors, or no level.
+            SettingsError: fewer replicates than ten, less than ten survivors, particles that
+                are no multiple of them, or no level.
         """
         if self.replicates < REPLICATES:
             raise SettingsError(
                 f"{self.replicates} replicates",
                 expected=f"{REPLICATES} at least: the interval comes from how they scatter",
             )
-        if not 0 < self.survivors < self.particles or self.particles % self.survivors:
+        if not 10 <= self.survivors < self.particles or self.particles % self.survivors:
             raise SettingsError(
                 f"{self.particles} particles of which {self.survivors} survive",
-                expected="a multiple, two times or more",
+                expected="ten or more, and a multiple of them",
             )
         if self.max_levels < 1:
             raise SettingsError(f"{self.max_levels} levels", expected="one at least")
@@ -148,12 +146,12 @@ def rare_event(
     result = np.full((rules.replicates, len(ladder)), np.nan)
     for depth in range(rules.max_levels + 1):
         active = populations.active
-        border = populations.border()
+        border = populations.border(depth)
         # What a threshold is worth is read at the first level that has enough latents below it.
-        reached = ladder > np.where(depth < rules.max_levels, border, -np.inf)[:, None]
+        reached = ladder > border[:, None]
         below = populations.share[:, None] * (populations.value[:, :, None] < ladder).mean(1)
         result[active] = np.where(np.isnan(result[active]) & reached, below, result[active])
-        going = ~reached.all(1)
+        going: Bool[np.ndarray, " r"] = ~reached.all(axis=1, keepdims=True)[:, 0]
         if not going.any():
             break
         populations.descend(border, going)
@@ -184,10 +182,26 @@ class _Populations:
         parts = np.array_split(self._z, rules.particles // rules.survivors, axis=1)
         self.value = np.concatenate([self._scored(part) for part in parts], axis=1)
 
-    def border(self) -> Float64[np.ndarray, " r"]:
-        """Return the least score of the latents of each population that shall not survive."""
+    def border(self, depth: int) -> Float64[np.ndarray, " r"]:
+        """Return the least score of the latents of each population that shall not survive.
+
+        Minus infinity where a population goes no further: after the last level, or because all
+        its latents that are left are copies of one.
+
+        Raises:
+            JobError: the score is the same for so many latents that there is no first level.
+        """
         place = self._rules.survivors
         border: Float64[np.ndarray, " r"] = np.partition(self.value, place, axis=1)[:, place]
+        stuck = self.value.min(1) >= border
+        if depth == 0 and stuck.any():
+            raise JobError(
+                f"most of {self._rules.particles} latents have the score {border.max():g}, and "
+                "none has a lower one",
+                expected="a score that tells latents apart",
+                remedy="score by the log-odds of the confidence, which do not round to 1",
+            )
+        border[stuck | (depth == self._rules.max_levels)] = -np.inf
         return border
 
     def descend(self, border: Float64[np.ndarray, " r"], going: Bool[np.ndarray, " r"]) -> None:
@@ -196,22 +210,12 @@ class _Populations:
         Each survivor starts a chain of steps that leave the latent's law below the border as
         it is (Papaioannou et al., "MCMC algorithms for subset simulation", Probabilistic
         Engineering Mechanics 2015, section 3.4).
-
-        Raises:
-            JobError: the score is the same for so many latents that there is no level.
         """
         rules = self._rules
         value, border = self.value[going], border[going, None]
         self.active = self.active[going]
         # Fewer than shall survive where copies of one latent stand at the border.
         count = (value < border).sum(1)
-        if count.min() < rules.survivors / _PLATEAU:
-            raise JobError(
-                f"only {count.min()} of {rules.particles} latents have a score below "
-                f"{border.max():g}",
-                expected="a score that tells latents apart",
-                remedy="score by the log-odds of the confidence, which do not round to 1",
-            )
         self.share = self.share[going] * count / rules.particles
         seeds = np.argsort(value, axis=1)[:, : rules.survivors]
         for row, (one, own_count) in enumerate(zip(self.active, count, strict=True)):
