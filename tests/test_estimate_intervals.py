@@ -140,20 +140,20 @@ def test_every_interval_is_in_order_and_holds_what_it_should(
 class TestBetting:
     """The interval that holds for every number of labels."""
 
-    @pytest.mark.parametrize("errors", [1, 5, 20])
+    @pytest.mark.parametrize("errors", [1, 20])
     def test_of_a_pool_of_forty_it_covers_by_every_order(self, errors: int) -> None:
-        """Misses over 100 orders of a uniform draw of 25 stay within what the level allows."""
+        """Misses over 60 orders of a uniform draw of 25 stay within what the level allows."""
         pool = Pool(g=np.full(40, 0.1))
         error = np.arange(40) < errors
         design = uniform(pool, 25)
         missed = np.zeros(2)
-        for seed in range(100):
+        for seed in range(60):
             draw = design.draw(seed)
             for place, level in enumerate((0.95, 0.8)):
                 said = betting(draw, error[draw.index], level)
                 missed[place] += not said.low <= errors / 40 <= said.high
-        assert missed[0] <= 0.05 * 100
-        assert missed[1] <= 0.2 * 100
+        assert missed[0] <= 0.05 * 60
+        assert missed[1] <= 0.2 * 60
 
     def test_without_errors_it_is_near_the_exact_limit(self) -> None:
         """At most 1.3 times Clopper and Pearson's upper end, and 0 below."""

@@ -42,10 +42,11 @@ def wave_sizes(labels: int, waves: int = WAVES) -> list[int]:
     """
     if labels < 2 * waves:
         raise SettingsError(f"{labels} labels in {waves} waves", expected="two a wave at least")
-    ends = np.cumsum(np.arange(2, waves + 2))
-    cuts = np.rint(2 * waves + (labels - 2 * waves) * ends / ends[-1]).astype(int)
-    cuts -= 2 * (waves - 1 - np.arange(waves))
-    return np.diff(cuts, prepend=0).tolist()  # type: ignore[no-any-return]  # a list of int
+    parts = range(2, waves + 2)
+    sizes = [2 + (labels - 2 * waves) * part // sum(parts) for part in parts]
+    for one in range(waves - (labels - sum(sizes)), waves):
+        sizes[one] += 1
+    return sizes
 
 
 def next_wave(
@@ -72,7 +73,8 @@ def next_wave(
         g = recalibrated(pool.g, index, error)
     design = replaced("adaptive", g, labels, defensive)
     draw = design.draw(seed_of(seed, "wave", len(before)))
-    return replace(draw, batch=np.full(labels, len(before)))
+    # Not the largest that this g allows: what a bet may lose has to be known before all waves.
+    return replace(draw, batch=np.full(labels, len(before)), largest_ratio=1 / defensive)
 
 
 def joined(waves: Sequence[Wave]) -> tuple[Draw, Bool[np.ndarray, " m"]]:

@@ -39,6 +39,9 @@ def betting(draw: Draw, error: Bool[np.ndarray, " m"], level: float = LEVEL) -> 
       the product is at most the product of means.
     * `asi`: the same with the N terms y / pi or 0; those of units without label are 0.
 
+    Where no unit is labelled twice, the interval also leaves room for what was found and for no
+    more than the rest of the pool.
+
     Args:
         draw: what was labelled.
         error: whether the target errs on each drawn unit, in the order of the draw.
@@ -64,9 +67,13 @@ def betting(draw: Draw, error: Bool[np.ndarray, " m"], level: float = LEVEL) -> 
         return _log_capital(stakes, terms - m, count) >= limit
 
     # Both capitals are monotone in m, stakes that depend on it included.
-    return Interval(
-        low=_last(too_low), high=1 - _last(lambda m: too_high(1 - m)), level=level, method="betting"
-    )
+    low, high = _last(too_low), 1 - _last(lambda m: too_high(1 - m))
+    if draw.design not in ("is", "adaptive"):
+        # No unit was labelled twice, so what was found is a part of the pool.
+        found = int(error.sum())
+        low = max(low, found / draw.population)
+        high = min(high, 1 - (len(draw) - found) / draw.population)
+    return Interval(low=low, high=high, level=level, method="betting")
 
 
 def _terms(

@@ -94,8 +94,8 @@ class Draw:
         """Check that all parts speak of the same units.
 
         Raises:
-            DataError: nothing drawn, unequal lengths, a unit outside the pool or a chance
-                outside 0..1.
+            DataError: nothing drawn, unequal lengths, a unit outside the pool, a chance outside
+                0..1, or a design without what its estimate needs.
         """
         if not len(self.index):
             raise DataError("nothing was drawn", expected="at least one unit to label")
@@ -109,6 +109,11 @@ class Draw:
             )
         if not ((self.chance > 0) & (self.chance <= 1)).all():
             raise DataError("a chance of being drawn is outside 0..1", remedy="draw again")
+        strata = self.stratum is not None and self.stratum_sizes is not None
+        if self.design in ("uniform", "olofsson", "strat") and not strata:
+            raise DataError(f"a draw by {self.design} without strata", remedy="draw again")
+        if self.design == "adaptive" and self.batch is None:
+            raise DataError("an adaptive draw without its waves", remedy="draw again")
 
     def __len__(self) -> int:
         """Return the number of labels."""

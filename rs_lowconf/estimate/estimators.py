@@ -13,6 +13,9 @@ from jaxtyping import Bool, Float64, Int
 from rs_lowconf.errors import RsLowconfError, SettingsError
 from rs_lowconf.estimate.draws import Draw, Pool, check_labels
 
+_TAIL_OF_ONE = 0.15865525393145707
+"""Of a standard normal beyond 1."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Estimate:
@@ -118,8 +121,8 @@ def stratified_mean(draw: Draw, error: Bool[np.ndarray, " m"]) -> Estimate:
         DataError: not one label for each drawn unit.
     """
     check_labels(draw, error)
-    assert draw.stratum is not None  # noqa: S101 -- of these designs
-    assert draw.stratum_sizes is not None  # noqa: S101 -- of these designs
+    assert draw.stratum is not None  # noqa: S101 -- `Draw` checks it
+    assert draw.stratum_sizes is not None  # noqa: S101 -- `Draw` checks it
     size = draw.stratum_sizes
     n = np.bincount(draw.stratum, minlength=len(size))
     mean = np.bincount(draw.stratum, weights=error, minlength=len(size)) / n
@@ -220,7 +223,7 @@ def batch_weighted(draw: Draw, error: Bool[np.ndarray, " m"]) -> Estimate:
         DataError: not one label for each drawn unit.
     """
     check_labels(draw, error)
-    assert draw.batch is not None  # noqa: S101 -- of this design
+    assert draw.batch is not None  # noqa: S101 -- `Draw` checks it
     batch = draw.batch
     term = martingale_terms(draw, error, replaced=True)
     n = np.bincount(batch)
@@ -330,7 +333,3 @@ def naive(pool_size: int, error: Bool[np.ndarray, " m"]) -> BiasedEstimate:
     return BiasedEstimate(
         low_confidence_rate=float(error.mean()), found_over_pool=float(error.sum() / pool_size)
     )
-
-
-_TAIL_OF_ONE = 0.15865525393145707
-"""Of a standard normal beyond 1."""

@@ -26,6 +26,8 @@ SHARES = (0.1, 0.3, 0.5)
 """Defensive shares to compare."""
 ASSUMING_CALIBRATION = "assuming calibration: no labels tell whether g is right"
 
+_FEWEST = 20
+"""Labels: two in each of ten strata."""
 _RESAMPLES = 200
 _ENOUGH_ERRORS = 30
 """From so many on, errors given g may follow any rising curve; below, a logistic one."""
@@ -158,10 +160,6 @@ def plan(
             for case, (method, share) in enumerate(cases)
         ),
     )
-
-
-_FEWEST = 20
-"""Labels: two in each of ten strata."""
 
 
 @dataclass(frozen=True, kw_only=True)

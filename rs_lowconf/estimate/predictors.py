@@ -48,7 +48,7 @@ def entropy_share(probability: Float[np.ndarray, "n k"]) -> Float64[np.ndarray, 
 
 
 def surrogate_doubt(
-    predicted: Int[np.ndarray, " n"], surrogates: Sequence[Float[np.ndarray, "n k"]]
+    predicted: Int[np.ndarray, " n"], surrogates: Sequence[Float[np.ndarray, "_ k"]]
 ) -> Float64[np.ndarray, " n"]:
     """Return 1 - what other models give the predicted class, on average.
 
