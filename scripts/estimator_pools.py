@@ -23,6 +23,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -255,6 +256,11 @@ def replayed(
     return json_values(next(cells).as_dict())  # type: ignore[no-any-return]  # a dict stays one
 
 
+def biased_figures(parts: dict[str, Any], labels: int) -> dict[str, Any]:
+    """Return what the paper's own way would have said."""
+    return asdict(replay_naive(Pool(g=parts["pool_confidence"]), parts["pool_error"], labels))
+
+
 def cases() -> list[tuple[str, MethodName, float]]:
     """Return predictor, method and hidden share of the errors of all cells."""
     plain = [(name, method, 0.0) for name in ("confidence", "surrogates") for method in METHODS]
@@ -322,34 +328,27 @@ def main(words: Words) -> None:
         name = f"{kind}-{rate}"
         path = words.out / f"{name}.npz"
 
-        def making(kind: Kind = kind, rate: float = rate, path: Path = path) -> dict[str, Any]:
-            return make_pool(path, kind, rate, words.size)
-
         # The JSON file comes last, so a pool that was written by halves is made again.
-        about = piece(words.out / f"{name}.json", making)
+        about = piece(words.out / f"{name}.json", partial(make_pool, path, kind, rate, words.size))
         parts = dict(np.load(path))
         scores = predictors(parts)
         print(f"{name}: {100 * about['rate']:.3f} % errors", flush=True)
         told[name] = piece(
-            words.out / f"{name}-plan.json",
-            lambda parts=parts, scores=scores: expectations(parts, scores, words),
+            words.out / f"{name}-plan.json", partial(expectations, parts, scores, words)
         )
         for labels in words.budgets:
-            naive = words.out / f"{name}-naive-{labels}.json"
-            pool = Pool(g=parts["pool_confidence"])
-            piece(
-                naive,
-                lambda pool=pool, parts=parts, labels=labels: asdict(
-                    replay_naive(pool, parts["pool_error"], labels)
-                ),
-            )
+            piece(words.out / f"{name}-naive-{labels}.json", partial(biased_figures, parts, labels))
             for predictor, method, blind in cases():
-                own = words.out / f"{name}-{predictor}-{method}-{labels}-blind{blind}.json"
-                g = scores[predictor][0]
                 cell = piece(
-                    own,
-                    lambda parts=parts, g=g, method=method, labels=labels, blind=blind: replayed(
-                        parts, g, words, method=method, labels=labels, blind=blind
+                    words.out / f"{name}-{predictor}-{method}-{labels}-blind{blind}.json",
+                    partial(
+                        replayed,
+                        parts,
+                        scores[predictor][0],
+                        words,
+                        method=method,
+                        labels=labels,
+                        blind=blind,
                     ),
                 )
                 cells.append(cell | {"pool": name, "predictor": predictor, "blind": blind})

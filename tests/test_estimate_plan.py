@@ -47,6 +47,7 @@ def test_the_variance_told_is_the_one_that_happens(method: MethodName) -> None:
     pool, error = pool_of(4_000)
     cells = cells_of(pool)
     # Cells of one unit: the truth itself is what they err with.
+    assert pool.predicted is not None
     order = np.lexsort((pool.predicted, pool.g))
     p = error[order].astype(float)
     assert len(p) == len(cells.g)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.estimate.anticipate import MethodName
 from rs_lowconf.estimate.draws import Pool
 from rs_lowconf.estimate.replay import (
     labels_of_uniform,
@@ -22,7 +23,16 @@ ERROR = DICE.random(3_000) < G
 
 def test_a_replay_tells_bias_error_saving_and_coverage_of_each_cell() -> None:
     """Every method at both budgets; JSON holds it; uniform saves nothing and the others do."""
-    methods = ("uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive", "ppi")
+    methods: tuple[MethodName, ...] = (
+        "uniform",
+        "olofsson",
+        "strat",
+        "is",
+        "lure",
+        "asi",
+        "adaptive",
+        "ppi",
+    )
     cells = list(
         replay(
             POOL,
@@ -55,11 +65,11 @@ def test_a_replay_tells_bias_error_saving_and_coverage_of_each_cell() -> None:
 def test_the_same_seed_replays_the_same() -> None:
     """Each cell is a function of the seed and of what it is, not of what else is replayed."""
 
-    def cells(methods: tuple[str, ...], seed: int) -> list[float]:
+    def cells(methods: tuple[MethodName, ...], seed: int) -> list[float]:
         found = replay(
             POOL,
             ERROR,
-            methods=methods,  # type: ignore[arg-type]  # names of methods
+            methods=methods,
             budgets=(50,),
             repetitions=5,
             seed=seed,

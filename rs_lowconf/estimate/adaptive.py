@@ -71,10 +71,10 @@ def next_wave(
         index = np.concatenate([wave.draw.index for wave in before])
         error = np.concatenate([wave.error for wave in before])
         g = recalibrated(pool.g, index, error)
-    design = replaced("adaptive", g, labels, defensive)
+    design = replaced(g, labels, defensive, wave=len(before))
     draw = design.draw(seed_of(seed, "wave", len(before)))
     # Not the largest that this g allows: what a bet may lose has to be known before all waves.
-    return replace(draw, batch=np.full(labels, len(before)), largest_ratio=1 / defensive)
+    return replace(draw, largest_ratio=1 / defensive)
 
 
 def joined(waves: Sequence[Wave]) -> tuple[Draw, Bool[np.ndarray, " m"]]:

@@ -83,20 +83,23 @@ class Replaced:
     labels: int
     expected_ratio: float
     """As in `Draw`."""
-    name: DesignName = "is"
+    wave: int | None
+    """Number of the wave of an adaptive design; None for a draw of its own."""
 
     def draw(self, seed: int) -> Draw:
         """Return independent drawings."""
         total = np.cumsum(self.chance)
-        where = dice_of(seed, self.name).random(self.labels) * total[-1]
+        name: DesignName = "is" if self.wave is None else "adaptive"
+        where = dice_of(seed, name).random(self.labels) * total[-1]
         index = np.searchsorted(total, where, side="right").clip(max=len(total) - 1)
         return Draw(
-            design=self.name,
+            design=name,
             population=len(total),
             index=index,
             chance=self.chance[index],
             largest_ratio=float(1 / (len(total) * self.chance.min())),
             expected_ratio=self.expected_ratio,
+            batch=None if self.wave is None else np.full(self.labels, self.wave),
         )
 
 
@@ -217,7 +220,7 @@ def with_replacement(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> R
         SettingsError: see `check_request`.
     """
     check_request(len(pool), labels, defensive, LEAST)
-    return replaced("is", pool.g, labels, defensive)
+    return replaced(pool.g, labels, defensive)
 
 
 def sequential(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> Sequential:
@@ -246,11 +249,11 @@ def fixed_size(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> FixedSi
 
 
 def replaced(
-    name: DesignName, g: Float64[np.ndarray, " n"], labels: int, defensive: float
+    g: Float64[np.ndarray, " n"], labels: int, defensive: float, wave: int | None = None
 ) -> Replaced:
-    """Return a draw with replacement by these g, which an adaptive design has corrected."""
+    """Return a draw with replacement by these g, or a wave by g that labels have corrected."""
     chance = mixed(np.sqrt(g), defensive)
-    return Replaced(name=name, chance=chance, labels=labels, expected_ratio=_expected(g, chance))
+    return Replaced(chance=chance, labels=labels, expected_ratio=_expected(g, chance), wave=wave)
 
 
 def dice_of(seed: int, name: str) -> np.random.Generator:

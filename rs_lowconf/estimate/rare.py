@@ -151,7 +151,7 @@ def rare_event(
         reached = ladder > border[:, None]
         below = populations.share[:, None] * (populations.value[:, :, None] < ladder).mean(1)
         result[active] = np.where(np.isnan(result[active]) & reached, below, result[active])
-        going: Bool[np.ndarray, " r"] = ~reached.all(axis=1, keepdims=True)[:, 0]
+        going = np.array([not own.all() for own in reached])
         if not going.any():
             break
         populations.descend(border, going)
