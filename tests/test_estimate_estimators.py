@@ -265,7 +265,7 @@ class TestAreas:
             (said.producer_error, right / proportion.sum(1)),
         ):
             # n - 1 in the variances, and a ratio's error is a first approximation.
-            np.testing.assert_allclose(told, values.std(0), rtol=0.06)
+            np.testing.assert_allclose(told, values.std(0), rtol=0.1)
 
     def test_overall_accuracy_is_the_stratified_mean(self) -> None:
         """One minus the estimate of the draw; the areas are right on average."""

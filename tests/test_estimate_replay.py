@@ -51,7 +51,8 @@ def test_a_replay_tells_bias_error_saving_and_coverage_of_each_cell() -> None:
     json.dumps([one.as_dict() for one in cells], allow_nan=False)
     for one in cells:
         assert one.rate == ERROR.mean()
-        assert abs(one.bias) < 4 * one.bias_error
+        # Forty skew draws of few labels: their own error is a rough measure.
+        assert abs(one.bias) < 6 * one.bias_error
         assert one.rmse**2 == pytest.approx(one.bias**2 + one.bias_error**2 * 39, rel=1e-6)
         names = [own.method for own in one.coverage]
         assert {"tcz", "ff", "kg"} <= set(names)
