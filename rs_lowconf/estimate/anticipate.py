@@ -1,0 +1,184 @@
+"""What variance an estimate will have, before anyone labels, where the target errs by known odds.
+
+A large pool is summed up in cells of neighbours in g, so that this takes milliseconds.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from rs_lowconf.errors import DataError
+from rs_lowconf.estimate.adaptive import WAVES, wave_sizes
+from rs_lowconf.estimate.allocation import allocate, equal_spread, spread_of, uncertain
+from rs_lowconf.estimate.designs import STRATA
+from rs_lowconf.estimate.draws import Pool
+from rs_lowconf.estimate.estimators import wave_shares
+
+MethodName = Literal["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive", "ppi"]
+
+_STEPS = 16
+"""Steps of a sequential draw that stand for all."""
+_CELLS = 4_096
+"""Cells of neighbours in g, before they are split by predicted class."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cells:
+    """Units of a pool that are alike."""
+
+    g: Float64[np.ndarray, " z"]
+    """Mean of each cell, rising."""
+    size: Float64[np.ndarray, " z"]
+    """Units of each cell."""
+    predicted: Int[np.ndarray, " z"] | None
+    """Predicted class of each cell; None where the pool has none."""
+
+    @property
+    def share(self) -> Float64[np.ndarray, " z"]:
+        """Return the cells' shares of the pool."""
+        share: Float64[np.ndarray, " z"] = self.size / self.size.sum()
+        return share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What an estimate is expected to be like."""
+
+    rate: float
+    """Error rate of the pool."""
+    variance: float
+    square_weight: float
+    """Mean of the squared weights of the labels."""
+
+
+def cells_of(pool: Pool) -> Cells:
+    """Return the pool in cells: exact for pools of up to 4,096 units."""
+    order = np.argsort(pool.g, kind="stable")
+    cell = np.empty(len(pool), dtype=np.int64)
+    cell[order] = np.arange(len(pool)) * min(_CELLS, len(pool)) // len(pool)
+    if pool.predicted is not None:
+        cell = cell * (int(pool.predicted.max()) + 1) + pool.predicted
+    names, cell = np.unique(cell, return_inverse=True)
+    size = np.bincount(cell).astype(float)
+    mean = np.bincount(cell, weights=pool.g) / size
+    place = np.argsort(mean, kind="stable")
+    predicted = None
+    if pool.predicted is not None:
+        predicted = (names % (int(pool.predicted.max()) + 1))[place]
+    return Cells(g=mean[place].clip(0, 1), size=size[place], predicted=predicted)
+
+
+def ceiling(p: Float64[np.ndarray, " z"], share: Float64[np.ndarray, " z"]) -> float:
+    """Return the most that any sampling by this score can save: P (1 - P) / (E sqrt(p (1 - p)))^2.
+
+    Neyman's allocation over every value of the score, against a uniform draw; p is the
+    probability of error given the score.
+    """
+    rate = share @ p
+    least = share @ spread_of(p)
+    return float(rate * (1 - rate) / least**2) if least > 0 else float("inf")
+
+
+def anticipated(
+    cells: Cells, p: Float64[np.ndarray, " z"], method: MethodName, labels: int, defensive: float
+) -> Expected:
+    """Return what to expect of a method, if the units of each cell err with probability p.
+
+    Args:
+        cells: of the pool, with the g that the design will draw by.
+        p: how probably they really err.
+        method: the design; `ppi` draws uniformly.
+        labels: how many.
+        defensive: share of the labels drawn uniformly; `uniform` and `ppi` need none.
+
+    Raises:
+        DataError: `olofsson` of a pool without predicted classes.
+    """
+    share, total = cells.share, cells.size.sum()
+    rate = float(share @ p)
+
+    def expected(variance: float, square_weight: float) -> Expected:
+        return Expected(rate=rate, variance=max(variance, 0.0), square_weight=square_weight)
+
+    def replaced(g: Float64[np.ndarray, " z"]) -> tuple[float, float]:
+        # Variance of one drawing, and mean square of its weight.
+        root = np.sqrt(g)
+        ratio = 1 / ((1 - defensive) * root / max(share @ root, 1e-300) + defensive)
+        return float(share @ (p * ratio)) - rate**2, float(share @ ratio)
+
+    match method:
+        case "uniform" | "ppi":
+            spread = rate * (1 - rate)
+            if method == "ppi":
+                # PPI++ (Angelopoulos et al. 2023), section 4, at the best lambda.
+                centred = cells.g - share @ cells.g
+                own = float(share @ centred**2)
+                joint = float(share @ (centred * p))
+                spread -= joint**2 / (own * (1 + labels / max(total - labels, 1))) if own else 0
+            return expected(spread * (1 / labels - 1 / total), 1 / labels**2)
+        case "olofsson" | "strat":
+            if method == "strat":
+                stratum = equal_spread(cells.g, cells.size, STRATA)
+            elif cells.predicted is not None:
+                stratum = cells.predicted
+            else:
+                raise DataError("the pool has no predicted classes", remedy="give them")
+            return expected(*_stratified(cells, p, stratum, labels, defensive))
+        case "is":
+            variance, square = replaced(cells.g)
+            return expected(variance / labels, square / labels**2)
+        case "lure":
+            return expected(
+                _sequential(cells, p, labels, defensive), replaced(cells.g)[1] / labels**2
+            )
+        case "asi":
+            inclusion = uncertain(cells.g, cells.size, labels, defensive)
+            missed = p * (1 - cells.g) ** 2 + (1 - p) * cells.g**2
+            variance = float(share @ (missed * (1 - inclusion) / inclusion)) / total
+            return expected(variance, float(share @ (1 / inclusion)) / labels / total)
+        case "adaptive":
+            # The first wave knows g, later ones what labels made of it.
+            first, later = replaced(cells.g), replaced(p)
+            sizes = np.array(wave_sizes(labels, WAVES))
+            each = wave_shares(sizes) ** 2 / sizes
+            square = (each[0] * first[1] + each[1:].sum() * later[1]) / labels
+            return expected(each[0] * first[0] + each[1:].sum() * later[0], square)
+
+
+def _sequential(cells: Cells, p: Float64[np.ndarray, " z"], labels: int, defensive: float) -> float:
+    """Return the variance of LURE: the mean over steps of that of its martingale.
+
+    After m drawings a unit of chance q is still there with probability exp(-c q), where c makes
+    m of them gone (Rosen, "Asymptotic theory for successive sampling", Annals of Mathematical
+    Statistics 1972, section 3).
+    """
+    n = cells.size.sum()
+    chance = (1 - defensive) * np.sqrt(cells.g) / max(cells.share @ np.sqrt(cells.g), 1e-300)
+    chance = (chance + defensive) / n
+    clock = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 60)]) * labels
+    gone = -np.expm1(-clock[:, None] * chance) @ cells.size
+    step = (np.arange(_STEPS) + 0.5) / _STEPS * labels
+    there = cells.size * np.exp(-np.interp(step, gone, clock)[:, None] * chance)
+    own = (there @ chance) * (there @ (p / chance)) - (there @ p) ** 2
+    combine = n * (n - labels) / (n - step) ** 2
+    return float((combine**2 * own).mean() / n**2 / labels)
+
+
+def _stratified(
+    cells: Cells,
+    p: Float64[np.ndarray, " z"],
+    stratum: Int[np.ndarray, " z"],
+    labels: int,
+    defensive: float,
+) -> tuple[float, float]:
+    _, stratum = np.unique(stratum, return_inverse=True)
+    size = np.bincount(stratum, weights=cells.size)
+    mean_g = np.bincount(stratum, weights=cells.size * cells.g) / size
+    mean_p = np.bincount(stratum, weights=cells.size * p) / size
+    whole = np.rint(size).astype(np.int64)
+    n = allocate(whole, spread_of(mean_g.clip(0, 1)), labels, defensive)
+    share = size / size.sum()
+    variance = share**2 * (1 - n / size) * mean_p * (1 - mean_p) / n
+    return float(variance.sum()), float((n / labels * (share / n) ** 2).sum())

@@ -1,0 +1,159 @@
+"""What is drawn from: a pool. What is labelled: a draw, with the chances that it was drawn by.
+
+Shape letters of this stage: n unit of the pool (a tile or a pixel), m label of a draw, v unit of
+a validation set, h stratum, b batch, z cell of units that are alike. What a value checks on
+creation, and says in a line, has no letter.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int
+
+from rs_lowconf.errors import DataError, SettingsError
+
+DesignName = Literal["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pool:
+    """The units whose error rate is wanted, as they are known before anyone labels."""
+
+    g: Float64[np.ndarray, " n"]
+    """How probably the target errs on each unit, in 0..1. Estimates are right also where this
+    is wrong; they only need more labels then."""
+
+    predicted: Int[np.ndarray, " _"] | None = None
+    """Class that the target says of each unit; None where no design or figure needs it."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and lengths.
+
+        Raises:
+            DataError: an empty pool, a probability outside 0..1 or not a number, classes that
+                are negative or of another length.
+        """
+        if not len(self.g):
+            raise DataError("the pool is empty", expected="at least one unit")
+        wrong = np.nonzero(~((self.g >= 0) & (self.g <= 1)))[0]
+        if len(wrong):
+            raise DataError(
+                f"{len(wrong)} error probabilities outside 0..1, the first {self.g[wrong[0]]} of "
+                f"unit {wrong[0]}",
+                remedy="give probabilities, not logits or percentages",
+            )
+        if self.predicted is not None and (
+            len(self.predicted) != len(self.g) or self.predicted.min() < 0
+        ):
+            raise DataError(
+                f"{len(self.predicted)} predicted classes for {len(self.g)} units",
+                expected="one class index from 0 on for each",
+            )
+
+    def __len__(self) -> int:
+        """Return the number of units."""
+        return len(self.g)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draw:
+    """The units to label, in the order of drawing, with what an estimate must know of them."""
+
+    design: DesignName
+    population: int
+    """Units in the pool."""
+
+    index: Int[np.ndarray, " m"]
+    """Which unit each label is of. A unit can come twice where draws are replaced (`is`,
+    `adaptive`): it is labelled once, and its label counts twice."""
+
+    chance: Float64[np.ndarray, " _"]
+    """`uniform`, `olofsson`, `strat`, `asi`: the probability that the unit is in the draw.
+    `is`, `adaptive`: the probability of each single drawing. `lure`: the probability to come
+    next among the units that were left."""
+
+    largest_ratio: float
+    """The largest that one label of any unit of the pool could have weighed, over what a label
+    of a uniform draw weighs. At most 1 / defensive share."""
+
+    expected_ratio: float
+    """The mean of the same over the errors that g expects; 1 for a uniform draw. Only how wide
+    the interval of `betting` is depends on it, never whether it holds."""
+
+    stratum: Int[np.ndarray, " _"] | None = None
+    """Which stratum each label is of; None for designs without."""
+
+    stratum_sizes: Int[np.ndarray, " h"] | None = None
+    """Units of the pool in each stratum."""
+
+    batch: Int[np.ndarray, " m"] | None = None
+    """Which wave of an adaptive design each label is of, from 0 on without a gap."""
+
+    def __post_init__(self) -> None:
+        """Check that all parts speak of the same units.
+
+        Raises:
+            DataError: nothing drawn, unequal lengths, a unit outside the pool, a chance outside
+                0..1, or a design without what its estimate needs.
+        """
+        if not len(self.index):
+            raise DataError("nothing was drawn", expected="at least one unit to label")
+        for name, part in (("chances", self.chance), ("strata", self.stratum)):
+            if part is not None and len(part) != len(self.index):
+                raise DataError(f"{len(part)} {name} for {len(self.index)} drawn units")
+        if self.index.min() < 0 or self.index.max() >= self.population:
+            raise DataError(
+                f"a drawn unit is not in the pool of {self.population}",
+                remedy="use the pool that the draw was made from",
+            )
+        if not ((self.chance > 0) & (self.chance <= 1)).all():
+            raise DataError("a chance of being drawn is outside 0..1", remedy="draw again")
+        strata = self.stratum is not None and self.stratum_sizes is not None
+        if self.design in ("uniform", "olofsson", "strat") and not strata:
+            raise DataError(f"a draw by {self.design} without strata", remedy="draw again")
+        if self.design == "adaptive" and self.batch is None:
+            raise DataError("an adaptive draw without its waves", remedy="draw again")
+
+    def __len__(self) -> int:
+        """Return the number of labels."""
+        return len(self.index)
+
+
+def check_labels(draw: Draw, error: Bool[np.ndarray, " e"]) -> None:
+    """Check that there is a label for each drawn unit.
+
+    Raises:
+        DataError: more or fewer labels than drawn.
+    """
+    if len(error) != len(draw):
+        raise DataError(
+            f"{len(error)} labels for {len(draw)} drawn units",
+            expected="one for each, in the order of drawing",
+            remedy="label the rest: leaving out what is hard to label would bias the estimate",
+        )
+
+
+def check_request(population: int, labels: int, defensive: float, least: int = 1) -> None:
+    """Check how many labels are asked for, and the share of them that goes anywhere alike.
+
+    Args:
+        population: units in the pool.
+        labels: how many to draw.
+        defensive: share drawn uniformly, against errors where none are expected.
+        least: the fewest labels that the design can do with.
+
+    Raises:
+        SettingsError: fewer labels than `least`, more than the pool has, or a share that is
+            not above 0 and at most 1.
+    """
+    if not least <= labels <= population:
+        raise SettingsError(
+            f"{labels} labels of a pool of {population}", expected=f"{least} to {population}"
+        )
+    if not 0 < defensive <= 1:
+        raise SettingsError(
+            f"a defensive share of {defensive:g}",
+            expected="above 0 and at most 1: without it, errors at high confidence are never seen",
+            remedy="take 0.3, or 0.5 to certify",
+        )

@@ -1,0 +1,204 @@
+"""Intervals around an estimate that stay right where few errors were found.
+
+The normal interval has no function here: with few errors it misses the truth up to four times
+out of five.
+"""
+
+from dataclasses import dataclass
+
+from scipy.special import betaincinv, chdtri
+
+from rs_lowconf.errors import SettingsError
+from rs_lowconf.estimate.estimators import Estimate
+
+LEVEL = 0.95
+"""How often an interval shall cover the truth."""
+FEW_ERRORS = 10
+"""Below so many errors of equal weight the interval of Korn and Graubard covers too seldom."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """Two ends of a range for an error rate, in 0..1."""
+
+    low: float
+    high: float
+    level: float
+    """How often it shall cover the truth."""
+    method: str
+    reliable: bool = True
+    """False where the method is known to cover too seldom: `kg` where the errors found say less
+    than ten of equal weight would."""
+
+    @property
+    def width(self) -> float:
+        """Return the distance of the ends."""
+        return self.high - self.low
+
+
+def tcz(estimate: Estimate, level: float = LEVEL) -> Interval:
+    """Return the gamma interval of Tiwari, Clegg and Zou; the default.
+
+    "Efficient interval estimation for age-adjusted cancer rates", Statistical Methods in
+    Medical Research 2006, section 2: as Fay and Feuer's, but the error that might have been
+    found on top has the mean of the weights, and of their squares, not the largest. The
+    variance is the design's own, so that strata full of errors count as binomial.
+
+    Raises:
+        SettingsError: see `check_level`.
+    """
+    return gamma_interval(
+        estimate.value,
+        estimate.variance,
+        extra=float(estimate.weight.mean()),
+        extra_variance=float((estimate.weight**2).mean()),
+        level=level,
+        method="tcz",
+    )
+
+
+def ff(estimate: Estimate, level: float = LEVEL) -> Interval:
+    """Return the gamma interval of Fay and Feuer; to certify with.
+
+    "Confidence intervals for directly standardized rates: a method based on the gamma
+    distribution", Statistics in Medicine 1997, equations 4 and 5: errors are Poisson, and one
+    more might have been found at the largest weight. With equal weights it is Garwood's exact
+    interval. Where more than errors enter the estimate (`asi`, `ppi`), the larger of this
+    variance and the design's is taken.
+
+    Raises:
+        SettingsError: see `check_level`.
+    """
+    poisson = float((estimate.weight[estimate.wrong] ** 2).sum())
+    return gamma_interval(
+        estimate.value,
+        max(poisson, estimate.variance) if estimate.method in ("asi", "ppi") else poisson,
+        extra=estimate.largest_weight,
+        extra_variance=estimate.largest_weight**2,
+        level=level,
+        method="ff",
+    )
+
+
+def gamma_interval(
+    value: float,
+    variance: float,
+    *,
+    extra: float,
+    extra_variance: float,
+    level: float,
+    method: str,
+) -> Interval:
+    """Return quantiles of gamma distributions of the given means and variances.
+
+    Args:
+        value: the estimate; what is below 0 counts as 0.
+        variance: of the estimate.
+        extra: added to the mean of the upper end's distribution.
+        extra_variance: added to its variance.
+        level: how often the interval shall cover the truth.
+        method: what to call it.
+
+    Raises:
+        SettingsError: see `check_level`.
+    """
+    check_level(level)
+    tail = (1 - level) / 2
+    value = max(value, 0.0)
+    low = _gamma_quantile(value, variance, tail)
+    high = _gamma_quantile(value + extra, variance + extra_variance, 1 - tail)
+    return Interval(low=min(low, 1.0), high=min(high, 1.0), level=level, method=method)
+
+
+def kg(estimate: Estimate, level: float = LEVEL) -> Interval:
+    """Return Clopper and Pearson's interval at the effective number of labels.
+
+    Korn and Graubard, "Confidence intervals for proportions with small expected number of
+    positive counts estimated from survey data", Survey Methodology 1998, section 2. Covers as
+    promised on average only, and is marked as not reliable below ten errors, where errors of
+    unequal weight count as (sum w)^2 / sum w^2.
+
+    Raises:
+        SettingsError: see `check_level`.
+    """
+    check_level(level)
+    p, n = min(max(estimate.value, 0.0), 1.0), float(estimate.labels)
+    if estimate.variance > 0 and 0 < p < 1:
+        n = p * (1 - p) / estimate.variance
+    tail = (1 - level) / 2
+    x = p * n
+    return Interval(
+        low=float(betaincinv(x, n - x + 1, tail)) if x > 0 else 0.0,
+        high=float(betaincinv(x + 1, n - x, 1 - tail)) if x < n else 1.0,
+        level=level,
+        method="kg",
+        reliable=estimate.effective_errors >= FEW_ERRORS,
+    )
+
+
+def clopper_pearson(errors: int, labels: int, level: float = LEVEL) -> Interval:
+    """Return the exact binomial interval of a uniform draw (Clopper and Pearson 1934).
+
+    Raises:
+        SettingsError: see `check_level`.
+    """
+    return _binomial(errors, labels, level, "exact", "clopper-pearson")
+
+
+def wilson(errors: int, labels: int, level: float = LEVEL) -> Interval:
+    """Return the score interval of a uniform draw (Wilson 1927).
+
+    Raises:
+        SettingsError: see `check_level`.
+    """
+    return _binomial(errors, labels, level, "wilson", "wilson")
+
+
+def blind_spot(zone_share: float, errors: int, labels: int, level: float = LEVEL) -> float:
+    """Return how much of the pool's error rate might hide in a zone, at most.
+
+    The zone's share of the pool times the one-sided limit of Clopper and Pearson: 3 / labels
+    where no error was found in it, at 95 %.
+
+    Args:
+        zone_share: share of the pool's units in the zone, such as those of high confidence.
+        errors: found among the labels in the zone.
+        labels: drawn in the zone, all by the same chance.
+        level: how often the bound shall hold.
+
+    Raises:
+        SettingsError: see `check_level`.
+    """
+    check_level(level)
+    if errors >= labels:
+        return zone_share
+    return zone_share * float(betaincinv(errors + 1, labels - errors, level))
+
+
+def check_level(level: float) -> None:
+    """Check a level.
+
+    Raises:
+        SettingsError: it is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise SettingsError(f"an interval of level {level:g}", expected="between 0 and 1")
+
+
+def _gamma_quantile(mean: float, variance: float, share: float) -> float:
+    if mean == 0:
+        return 0.0
+    if variance == 0:
+        return mean
+    # A gamma of this mean and variance is a scaled chi-square of 2 mean^2 / variance degrees.
+    freedom = 2 * mean**2 / variance
+    return float(variance / (2 * mean) * chdtri(freedom, 1 - share))
+
+
+def _binomial(errors: int, labels: int, level: float, how: str, method: str) -> Interval:
+    # scipy.stats takes a second to load.
+    from scipy.stats import binomtest
+
+    check_level(level)
+    found = binomtest(errors, labels).proportion_ci(confidence_level=level, method=how)
+    return Interval(low=float(found.low), high=float(found.high), level=level, method=method)
