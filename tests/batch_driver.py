@@ -5,6 +5,7 @@ It prints a line for each chunk that ends, and at last how it ended.
 
 import json
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def main(
         full_after: chunks after which no file of more than 1,000 bytes fits on the disk; 0:
             never.
     """
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     fields: dict[str, Any] = {name: _tuples(value) for name, value in work.items()}
     multiply = Multiply(**fields | {"folder": Path(fields["folder"])})
     kinds: dict[str, type[Processes | Dask]] = {"Processes": Processes, "Dask": Dask}

@@ -443,11 +443,11 @@ def synthetic(number: int) -> Iterator[pa.Table]:
 
 def test_rows_keep_their_order_across_groups(tmp_path: Path) -> None:
     """Many rows come back in order and whole, however they were written."""
-    assert write_catalog(tmp_path / "c.parquet", synthetic(45_000)) == 45_000
+    assert write_catalog(tmp_path / "c.parquet", synthetic(25_000)) == 25_000
     catalog = Catalog(tmp_path / "c.parquet")
-    assert len(catalog) == 45_000
+    assert len(catalog) == 25_000
     ids = [name for table in catalog.tables(["id"]) for name in table["id"].to_pylist()]
-    assert ids == [f"t/{index}" for index in range(45_000)]
+    assert ids == [f"t/{index}" for index in range(25_000)]
 
 
 def test_nothing_is_left_of_a_build_that_fails(
