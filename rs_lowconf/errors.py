@@ -59,7 +59,7 @@ class ReviewError(RsLowconfError):
 
 
 class JobError(RsLowconfError):
-    """Work that ended without its result, such as an exhausted search budget."""
+    """Work without its result: an exhausted search budget, a batch job that cannot go on."""
 
     exit_code = 7
 

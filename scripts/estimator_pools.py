@@ -19,9 +19,6 @@ OUT/summary.json; an interrupted run goes on where it stopped.
 """
 
 import argparse
-import json
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pieces import piece
 from scipy.stats import binom
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -218,16 +216,6 @@ def json_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [json_values(own) for own in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def piece(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what an earlier run wrote, or do the work and write it."""
-    if not path.exists():
-        start = time.monotonic()
-        write_json(path, work())
-        print(f"{path.name}: {time.monotonic() - start:.0f} s", flush=True)
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result
 
 
 def replayed(

@@ -19,7 +19,6 @@ or a journal in OUT; an interrupted run goes on where it stopped.
 
 import argparse
 import copy
-import json
 import math
 import os
 import time
@@ -33,6 +32,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pieces import piece
 
 from rs_lowconf.cli.app import MATRIX_MODE
 from rs_lowconf.cli.generate import trajectories_of
@@ -72,16 +72,6 @@ class Words:
     runs: int
     samples: int
     set: tuple[str, ...]
-
-
-def piece(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what an earlier run wrote, or do the work and write it."""
-    if not path.exists():
-        start = time.monotonic()
-        write_json(path, work())
-        print(f"{path.name}: {time.monotonic() - start:.0f} s", flush=True)
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result
 
 
 def confidences(

@@ -1,6 +1,5 @@
 """What a job found, beside where its tiles lie: tables for programs and a map for QGIS."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import geopandas
@@ -30,7 +29,9 @@ def placed(catalog: Catalog, job: Path) -> geopandas.GeoDataFrame:
         found = pc.index_in(table["id"], results["id"])
         known = table.filter(pc.is_valid(found))
         beside = results.take(pc.drop_null(found)).drop(["id"])
-        pieces.append(_beside(known, beside))
+        for field, column in zip(beside.schema, beside.columns, strict=True):
+            known = known.append_column(field, column)
+        pieces.append(known)
     whole = pa.concat_tables(pieces)
     outlines = shapely.from_wkb(whole["geometry"].to_numpy(zero_copy_only=False))
     return geopandas.GeoDataFrame(
@@ -80,10 +81,3 @@ def edges_of(confidence: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> list
     for number in range(1, len(edges)):
         edges[number] = max(edges[number], edges[number - 1] + 1e-6)
     return edges
-
-
-def _beside(first: pa.Table, second: pa.Table) -> pa.Table:
-    names: Sequence[str] = second.column_names
-    for name in names:
-        first = first.append_column(second.schema.field(name), second[name])
-    return first

@@ -1,6 +1,5 @@
 """What concrete jobs share: the rows of a catalog that they read, and how tiles are scored."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rs_lowconf.data.catalog.rows import CatalogRow
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.reading import Answer, Reading
 from rs_lowconf.settings import TargetSettings
 from rs_lowconf.target.load import load_target
-from rs_lowconf.target.origin import target_file
+from rs_lowconf.target.origin import model_file
 from rs_lowconf.types import TargetModel
 
 #: What tells a tile's pixels and meaning; another value of these does the tile again.
@@ -58,12 +56,7 @@ class TargetOf:
     @property
     def key(self) -> str:
         """What tells it from other targets: its settings and the checksum of its file."""
-        own = self.settings.kind in ("embedded", "trained")
-        file = None
-        if own:
-            file = self.trained
-        elif self.settings.path is not None:
-            file = target_file(self.settings)
+        file = model_file(self.settings, self.trained)
         return f"{self.settings.model_dump_json()} {None if file is None else sha256_of(file)}"
 
     def load(self, tile_size: int) -> TargetModel:
@@ -76,11 +69,6 @@ class TargetOf:
             tile_size=tile_size,
             device=torch.device(self.device),
         )
-
-
-def tile_size_of(rows: Sequence[CatalogRow]) -> int:
-    """Return the side of the tiles, which a catalog may hold several of; those of a chunk."""
-    return rows[0].window[2]
 
 
 def answer_in_batches(

@@ -18,8 +18,8 @@ from rs_lowconf.settings import Settings, load
 INTERRUPTED = 130
 
 EXIT_CODES = """Exit codes: 0 done, 1 a bug of ours (with traceback), 2 wrong command line,
-3 settings, 4 data, 5 model, 6 review package, 7 no result within budget, 8 output cannot be
-written, 130 interrupted."""
+3 settings, 4 data, 5 model, 6 review package, 7 no result within budget, or a batch job that cannot
+go on, 8 output cannot be written, 130 interrupted."""
 
 #: For the environment, before the first matrix product of a process: otherwise a row of it has
 #: other last bits when it starts at another address, and a sample would depend on its place in

@@ -8,7 +8,7 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
 from rs_lowconf.cli.catalog import catalog_path
-from rs_lowconf.cli.progress import interrupt_between_steps, progress
+from rs_lowconf.cli.progress import duration, interrupt_between_steps, progress
 from rs_lowconf.errors import JobError
 from rs_lowconf.settings import BatchSettings, Settings
 
@@ -94,8 +94,8 @@ def show_status(
         print("Nobody works on it; the command that began it goes on with it.")
     else:
         print(f"Worked on by {told.running}{', asked to stop' if told.stopping else ''}.")
-    if told.rate is not None and told.left:
-        print(f"{told.rate:,.1f} tiles a second, {_duration(told.seconds_left)} for the rest.")
+    if told.rate is not None and told.seconds_left:
+        print(f"{told.rate:,.1f} tiles a second, {duration(told.seconds_left)} for the rest.")
     _show_errors(where)
 
 
@@ -189,10 +189,3 @@ def _target(settings: Settings, *, trust_code: bool) -> "TargetOf":
         trust_code=trust_code,
         device=str(choose_device(settings.run)),
     )
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown time"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

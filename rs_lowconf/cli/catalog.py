@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -113,10 +114,7 @@ def check(
             {
                 "catalog": str(catalog.path),
                 "collections": [report.to_json() for report in reports],
-                "findings": [
-                    {"severity": own.severity, "text": own.text, "tiles": list(own.tiles)}
-                    for own in general
-                ],
+                "findings": [asdict(own) for own in general],
             },
         )
         print(f"Saved as {json}.")

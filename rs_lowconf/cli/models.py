@@ -31,7 +31,7 @@ from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import SearchSettings, Settings
 from rs_lowconf.target.classifier import load_classifier
 from rs_lowconf.target.load import check_fit, load_target
-from rs_lowconf.target.origin import target_file
+from rs_lowconf.target.origin import model_file
 from rs_lowconf.types import (
     Critic,
     FeatureExtractor,
@@ -488,11 +488,7 @@ def _fingerprint(
     """Return what a search depends on, so that it is not continued with something else."""
     # Models are known by their checksums, not by the number of their update.
     free = {"count", "max_evaluations", "max_minutes", "slots", "baseline_evaluations", "update"}
-    own = settings.target.kind in ("embedded", "trained")
-    if own:
-        file: Path | None = paths["target"]
-    else:
-        file = None if settings.target.path is None else target_file(settings.target)
+    file = model_file(settings.target, paths["target"])
     return {
         "run.seed": settings.run.seed,
         "search settings": settings.search.model_dump(mode="json", exclude=free),

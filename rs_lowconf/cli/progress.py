@@ -57,7 +57,7 @@ class Reporter:
             rate = (done - self._first) / max(now - self._start, 1e-9)
             left = (self._total - done) / rate if rate > 0 else float("inf")
             print(
-                f"{self._label}: {done:,} of {self._total:,}, {_duration(left)} left. {text}",
+                f"{self._label}: {done:,} of {self._total:,}, {duration(left)} left. {text}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -172,7 +172,8 @@ def means(records: Sequence[object], names: Iterable[str]) -> dict[str, float]:
     return found
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return hours, minutes and seconds; of infinity, that nobody knows."""
     if seconds == float("inf"):
         return "unknown time"
     minutes, rest = divmod(round(seconds), 60)

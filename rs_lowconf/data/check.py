@@ -148,8 +148,7 @@ class Tally:
         if record.profile is not None:
             self._count_format(record.profile)
         for error in record.errors:
-            text = f"{error.problem}; {error.remedy}" if error.remedy else error.problem
-            self._errors.setdefault(text, []).append(
+            self._errors.setdefault(error.kind, []).append(
                 self._name(record.file) + (f" ({error.detail})" if error.detail else "")
             )
         if record.errors or record.tile is None or record.bands is None:

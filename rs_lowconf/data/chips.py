@@ -8,7 +8,14 @@ from rasterio.windows import Window as FileWindow
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.tiles import FileProfile, TileError, band_spec, read_profile, read_window
-from rs_lowconf.data.windows import Reading, Window, grid_windows, mask_values, require_place
+from rs_lowconf.data.windows import (
+    Reading,
+    Window,
+    grid_windows,
+    mask_values,
+    require_place,
+    require_size,
+)
 from rs_lowconf.settings import DataSettings
 
 
@@ -44,13 +51,7 @@ class Chip:
         self.mask_files: tuple[Path, ...] = (mask,)
         self._side = settings.tile_size
         self._stride = settings.stride or settings.tile_size
-        if min(self.profile.height, self.profile.width) < self._side:
-            raise TileError(
-                image,
-                f"is smaller than data.tile_size={self._side}",
-                detail=f"{self.profile.height} x {self.profile.width} pixels",
-                remedy="set a smaller data.tile_size",
-            )
+        require_size(self.profile, self._side)
 
     def windows(self, *, training: bool) -> list[Window]:
         """Return a grid of windows; training tiles may overlap and keep their whole masks."""

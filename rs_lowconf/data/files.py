@@ -231,6 +231,30 @@ def absent_files(dataset: EuroSATSplit | FolderSplit) -> int:
     return sum(Path(name).stem not in on_disk for name in names)
 
 
+def files_in(folder: Path, pattern: str, what: str) -> list[Path]:
+    """Return the files of a name below a folder, in order.
+
+    Args:
+        folder: which the setting data.WHATs names.
+        pattern: of their names, which data.WHAT_name is.
+        what: image or mask.
+
+    Raises:
+        DataError: there is no such folder, or no such file.
+    """
+    root = folder.expanduser()
+    if not root.is_dir():
+        raise DataError(
+            f"folder {root} does not exist", remedy=f"set data.{what}s to the folder of the {what}s"
+        )
+    files = sorted(path for path in root.rglob(pattern) if path.is_file())
+    if not files:
+        raise DataError(
+            f"{root} holds no {what} named {pattern}", remedy=f"correct data.{what}_name"
+        )
+    return files
+
+
 def refuse_idle(settings: DataSettings, *, also: Sequence[str] = ()) -> None:
     """Refuse settings that this kind of data does not read.
 

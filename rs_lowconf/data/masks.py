@@ -13,7 +13,7 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.blocks import Block, assign, blocks_at
 from rs_lowconf.data.chips import Chip, chip_name
-from rs_lowconf.data.files import SPLITS, Split, refuse_idle
+from rs_lowconf.data.files import SPLITS, Split, files_in, refuse_idle
 from rs_lowconf.data.scenes import Scene, footprint
 from rs_lowconf.data.tiles import TileError, read_profile, require_same_bands, used_bands
 from rs_lowconf.data.windows import (
@@ -22,12 +22,12 @@ from rs_lowconf.data.windows import (
     Window,
     class_names,
     content_of,
-    grid_of,
+    grid_at,
     require_place,
 )
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import UNKNOWN, TileBatch
+from rs_lowconf.types import UNKNOWN, Grid, TileBatch
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,11 @@ class Cut:
     def tile_id(self) -> str:
         """The image and the tile's upper left pixel in it."""
         return f"{self.picture.name}_r{self.window.row:05d}_c{self.window.col:05d}"
+
+    @property
+    def grid(self) -> Grid:
+        """Where the tile lies."""
+        return grid_at(self.picture.profile, self.window.row, self.window.col)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,7 +120,9 @@ class WindowSource:
             ids=tuple(cut.tile_id for cut in cuts),
             classes=self.classes,
             mask=torch.stack([mask.long() for _, mask in tiles]),
-            grids=tuple(grid_of(cut.picture, cut.window) for cut in cuts),
+            grids=tuple(
+                grid_at(cut.picture.profile, cut.window.row, cut.window.col) for cut in cuts
+            ),
         )
 
     def _read(self, index: int) -> tuple[Tensor, Tensor]:
@@ -166,8 +173,8 @@ def open_pictures(settings: DataSettings) -> Pictures:
     refuse_idle(settings)
     assert settings.images is not None  # noqa: S101  # the settings are complete
     assert settings.masks is not None  # noqa: S101
-    images = _files(settings.images, settings.image_name, "image")
-    masks = _files(settings.masks, settings.mask_name, "mask")
+    images = files_in(settings.images, settings.image_name, "image")
+    masks = files_in(settings.masks, settings.mask_name, "mask")
     faults: list[TileError] = []
     usable: list[Picture] = []
     bands: BandSpec | None = None
@@ -249,20 +256,6 @@ def _required(pictures: Pictures) -> BandSpec:
     if pictures.bands is None:
         raise DataError("no image can be used", remedy="see `rslow data check`")
     return pictures.bands
-
-
-def _files(folder: Path, pattern: str, what: str) -> list[Path]:
-    root = folder.expanduser()
-    if not root.is_dir():
-        raise DataError(
-            f"folder {root} does not exist", remedy=f"set data.{what}s to the folder of the {what}s"
-        )
-    files = sorted(path for path in root.rglob(pattern) if path.is_file())
-    if not files:
-        raise DataError(
-            f"{root} holds no {what} named {pattern}", remedy=f"correct data.{what}_name"
-        )
-    return files
 
 
 def _opened(

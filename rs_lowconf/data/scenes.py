@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import shapely
 import torch
 from rasterio import Affine
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
-from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window as FileWindow
 from torchgeo.datasets import IntersectionDataset, RasterDataset
@@ -28,11 +25,10 @@ from rs_lowconf.data.tiles import (
     FileProfile,
     TileError,
     band_spec,
-    read_errors,
     read_profile,
     read_window,
 )
-from rs_lowconf.data.windows import Reading, Window, mask_values, require_place, whole
+from rs_lowconf.data.windows import Reading, Window, require_place, warped_mask, whole
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import DataSettings
 
@@ -101,23 +97,9 @@ class SceneMasks(RasterDataset):
         x, y, _ = query
         for name in self.index.cx[x.start : x.stop, y.start : y.stop].filepath:
             path = Path(name)
-            with (
-                read_errors(path, "cannot be read"),
-                rasterio.open(path) as file,
-                WarpedVRT(
-                    file,
-                    crs=self.crs,
-                    transform=place,
-                    height=height,
-                    width=width,
-                    resampling=Resampling.nearest,
-                    src_nodata=None,
-                    add_alpha=True,
-                ) as warped,
-            ):
-                own, alpha = warped.read(1), warped.read(2)
-            new = (alpha > 0) & ~covered
-            values[new] = mask_values(path, own)[new]
+            own, there, _ = warped_mask(path, self.crs, place, height, width)
+            new = there & ~covered
+            values[new] = own[new]
             covered |= new
         return {"mask": torch.from_numpy(values), "covered": torch.from_numpy(covered)}
 

@@ -49,6 +49,11 @@ class TileError(DataError):
             remedy=f"{remedy}; {general}" if remedy else general,
         )
 
+    @property
+    def kind(self) -> str:
+        """What is wrong and what to do, in words that are the same for every such file."""
+        return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileProfile:
@@ -172,6 +177,11 @@ def nodata_mask(pixels: Float[Tensor, "c h w"], declared: float | None) -> Bool[
     return empty | (pixels == declared).any(dim=0)
 
 
+def unreal_pixels(pixels: Float[Tensor, "c h w"], nodata: Bool[Tensor, "h w"]) -> int:
+    """Count the pixels with NaN or infinity in a band that are not nodata."""
+    return int((~torch.isfinite(pixels).all(dim=0) & ~nodata).sum())
+
+
 def band_spec(settings: DataSettings, profile: FileProfile) -> BandSpec:
     """Describe the bands of a file as it lies on disk.
 
@@ -252,7 +262,7 @@ def problems_of(tile: Tile, settings: DataSettings) -> list[TileError]:
                 expected=f"{side} x {side} (data.tile_size)",
             )
         )
-    unreal = int((~torch.isfinite(tile.pixels).all(dim=0) & ~tile.nodata).sum())
+    unreal = unreal_pixels(tile.pixels, tile.nodata)
     if unreal:
         problems.append(TileError(path, "has NaN or infinity", detail=f"{unreal} pixels"))
     empty = float(tile.nodata.float().mean())

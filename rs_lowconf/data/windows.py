@@ -1,18 +1,30 @@
 """Windows of one size on an image with a mask, and what is read in them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import rasterio
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
+from rasterio import Affine
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.tiles import FileProfile, Tile, TileError, nodata_mask
+from rs_lowconf.data.tiles import (
+    FileProfile,
+    Tile,
+    TileError,
+    nodata_mask,
+    read_errors,
+    unreal_pixels,
+)
 from rs_lowconf.settings import DataSettings
 from rs_lowconf.types import UNKNOWN, Grid
 
@@ -90,12 +102,11 @@ def whole(row: int, col: int, side: int) -> Window:
     return Window(row=row, col=col, fresh_rows=(0, side), fresh_cols=(0, side))
 
 
-def grid_of(picture: Picture, window: Window) -> Grid:
-    """Return where a window lies."""
-    own = picture.profile.grid
+def grid_at(profile: FileProfile, row: int, col: int) -> Grid:
+    """Return where a window of a file lies whose upper left pixel is at `row` and `col`."""
+    own = profile.grid
     assert own is not None  # noqa: S101  # `require_place`
     a, b, c, d, e, f = own.transform
-    row, col = window.row, window.col
     return Grid(crs=own.crs, transform=(a, b, c + a * col + b * row, d, e, f + d * col + e * row))
 
 
@@ -108,12 +119,20 @@ def content_of(picture: Picture, window: Window, settings: DataSettings) -> Cont
     """
     pixels, values, covered = picture.read(window)
     nodata = nodata_mask(pixels, picture.profile.nodata)
-    unreal = int((~torch.isfinite(pixels).all(dim=0) & ~nodata).sum())
+    unreal = unreal_pixels(pixels, nodata)
     if unreal:
         raise TileError(
             picture.profile.path, "has NaN or infinity", detail=f"{unreal} pixels of a window"
         )
-    mask = torch.from_numpy(_classes(picture, values, covered, settings))
+    classes = classes_of(
+        values,
+        path=picture.profile.path,
+        covered=covered,
+        named=settings.mask_classes or {},
+        names=class_names(settings),
+        nodata=picture.mask_nodata,
+    )
+    mask = torch.from_numpy(classes)
     fresh = torch.zeros_like(nodata)
     fresh[slice(*window.fresh_rows), slice(*window.fresh_cols)] = True
     tile = Tile(profile=picture.profile, bands=picture.bands, pixels=pixels, nodata=nodata)
@@ -143,6 +162,21 @@ def require_place(profile: FileProfile) -> None:
         raise TileError(profile.path, "is turned or upside down", expected="an image with north up")
 
 
+def require_size(profile: FileProfile, side: int) -> None:
+    """Make sure that a tile fits into a file.
+
+    Raises:
+        TileError: it does not.
+    """
+    if min(profile.height, profile.width) < side:
+        raise TileError(
+            profile.path,
+            f"is smaller than data.tile_size={side}",
+            detail=f"{profile.height} x {profile.width} pixels",
+            remedy="set a smaller data.tile_size",
+        )
+
+
 def _line(length: int, side: int, stride: int) -> list[tuple[int, tuple[int, int]]]:
     """Return start and fresh part of the windows along one axis."""
     starts = [*range(0, length - side, stride), length - side]
@@ -152,14 +186,28 @@ def _line(length: int, side: int, stride: int) -> list[tuple[int, tuple[int, int
     ]
 
 
-def _classes(
-    picture: Picture,
+def classes_of(
     values: Int[NDArray[np.int64], "h w"],
+    *,
+    path: Path,
     covered: Bool[NDArray[np.bool_], "h w"],
-    settings: DataSettings,
+    named: Mapping[int, str | None],
+    names: Sequence[str],
+    nodata: float | None,
 ) -> Int[NDArray[np.int64], "h w"]:
-    named = settings.mask_classes or {}
-    names = class_names(settings)
+    """Return the class of each pixel as an index into `names`, or `UNKNOWN`.
+
+    Args:
+        values: of the mask.
+        path: what a message names.
+        covered: where there is a mask at all.
+        named: the class of each value, None where a value means unknown.
+        names: all classes.
+        nodata: the value that the mask declares as nodata.
+
+    Raises:
+        TileError: there is a value that nobody names.
+    """
     mask = np.full(values.shape, UNKNOWN, dtype=np.int64)
     strange = covered.copy()
     for value, name in named.items():
@@ -167,11 +215,11 @@ def _classes(
         strange &= ~here
         if name is not None:
             mask[here & covered] = names.index(name)
-    strange &= (values != UNKNOWN) & (values != picture.mask_nodata)
+    strange &= (values != UNKNOWN) & (values != nodata)
     if strange.any():
         found = np.unique(values[strange]).tolist()
         raise TileError(
-            picture.profile.path,
+            path,
             f"has a mask with {'value' if len(found) == 1 else 'values'} "
             f"{', '.join(map(str, found[:5]))}",
             detail=f"{int(strange.sum())} pixels of a window",
@@ -179,6 +227,35 @@ def _classes(
             remedy="name it there, or map it to null for unknown",
         )
     return mask
+
+
+def warped_mask(
+    path: Path, crs: Any, place: Affine, height: int, width: int
+) -> tuple[Int[NDArray[np.int64], "h w"], Bool[NDArray[np.bool_], "h w"], float | None]:
+    """Bring a mask onto a grid by nearest neighbour.
+
+    Returns:
+        Its values, where it has any, and the value that it declares as nodata.
+
+    Raises:
+        TileError: it cannot be read, or holds fractions.
+    """
+    with (
+        read_errors(path, "cannot be read"),
+        rasterio.open(path) as file,
+        WarpedVRT(
+            file,
+            crs=crs,
+            transform=place,
+            height=height,
+            width=width,
+            resampling=Resampling.nearest,
+            src_nodata=None,
+            add_alpha=True,
+        ) as warped,
+    ):
+        values, alpha, nodata = warped.read(1), warped.read(2), file.nodata
+    return mask_values(path, values), alpha > 0, nodata
 
 
 def mask_values(path: Path, read: NDArray[np.generic]) -> Int[NDArray[np.int64], "h w"]:

@@ -26,6 +26,21 @@ def target_file(settings: TargetSettings) -> Path:
     return path
 
 
+def model_file(settings: TargetSettings, trained: Path) -> Path | None:
+    """Return the file that any target is read from; None for one that has none.
+
+    Args:
+        settings: which target.
+        trained: the checkpoint of a target of kind `embedded` or `trained`.
+
+    Raises:
+        ModelError: see `target_file`.
+    """
+    if settings.kind in ("embedded", "trained"):
+        return trained
+    return None if settings.path is None else target_file(settings)
+
+
 def inside_package(text: str) -> str:
     """Return the path that `package:NAME/FILE` means, and any other text as it is.
 

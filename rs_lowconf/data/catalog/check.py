@@ -85,8 +85,7 @@ class CatalogTally:
         try:
             content = read_row(row)
         except TileError as error:
-            text = f"{error.problem}; {error.remedy}" if error.remedy else error.problem
-            self._errors[text].append(row.tile_id)
+            self._errors[error.kind].append(row.tile_id)
             return
         valid = content.pixels[:, ~content.nodata]
         if valid.shape[1] == 0:

@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.enums import Resampling
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window, from_bounds
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.catalog.rows import CatalogRow
-from rs_lowconf.data.tiles import TileError, nodata_mask, open_file, read_errors
-from rs_lowconf.data.windows import mask_values
+from rs_lowconf.data.tiles import TileError, nodata_mask, open_file, read_errors, unreal_pixels
+from rs_lowconf.data.windows import classes_of, warped_mask
 from rs_lowconf.types import UNKNOWN
 
 Numbers = NDArray[Any]
@@ -50,7 +48,7 @@ def read_row(row: CatalogRow) -> Content:
             detail=f"the checksum of tile {row.tile_id} differs",
             remedy="build the catalog again",
         )
-    unreal = int((~torch.isfinite(content.pixels).all(dim=0) & ~content.nodata).sum())
+    unreal = unreal_pixels(content.pixels, content.nodata)
     if unreal:
         raise TileError(path, "has NaN or infinity", detail=f"{unreal} pixels of {row.tile_id}")
     return content
@@ -74,8 +72,9 @@ def read_content(row: CatalogRow) -> Content:
         TileError: a file is missing or damaged.
     """
     _, _, height, width = row.window
-    parts, nodata = [], torch.zeros(height, width, dtype=torch.bool)
+    parts, pixels = [], []
     empty = torch.ones(height, width, dtype=torch.bool)
+    declared = torch.zeros(height, width, dtype=torch.bool)
     for index, file in enumerate(row.files):
         path = Path(file.href)
         with read_errors(path, "cannot be read"):
@@ -86,11 +85,13 @@ def read_content(row: CatalogRow) -> Content:
                 resampling=Resampling.nearest,
             )
         parts.append(part)
-        pixels = torch.from_numpy(part.astype(np.float32))
-        nodata |= nodata_mask(pixels, opened.nodata) & ~(pixels == 0).all(dim=0)
-        empty &= (pixels == 0).all(dim=0)
-    pixels = torch.from_numpy(np.concatenate([part.astype(np.float32) for part in parts]))
-    return Content(pixels=pixels, nodata=nodata | empty, sha256=checksum(parts))
+        own = torch.from_numpy(part.astype(np.float32))
+        nothing = (own == 0).all(dim=0)
+        # Zero is nodata only where all files of the image have it.
+        empty &= nothing
+        declared |= nodata_mask(own, opened.nodata) & ~nothing
+        pixels.append(own)
+    return Content(pixels=torch.cat(pixels), nodata=empty | declared, sha256=checksum(parts))
 
 
 def read_mask(row: CatalogRow, classes: Sequence[str]) -> Int[Tensor, "h w"]:
@@ -104,38 +105,22 @@ def read_mask(row: CatalogRow, classes: Sequence[str]) -> Int[Tensor, "h w"]:
     _, _, height, width = row.window
     mask = np.full((height, width), UNKNOWN, dtype=np.int64)
     covered = np.zeros((height, width), dtype=np.bool_)
-    named = row.mask_classes or {}
     for href in row.masks:
         path = Path(href)
-        with (
-            read_errors(path, "cannot be read"),
-            rasterio.open(path) as file,
-            WarpedVRT(
-                file,
-                crs=row.grid.crs,
-                transform=Affine(*row.grid.transform),
-                height=height,
-                width=width,
-                resampling=Resampling.nearest,
-                src_nodata=None,
-                add_alpha=True,
-            ) as warped,
-        ):
-            values, new = mask_values(path, warped.read(1)), (warped.read(2) > 0) & ~covered
-            declared = file.nodata
+        values, there, nodata = warped_mask(
+            path, row.grid.crs, Affine(*row.grid.transform), height, width
+        )
+        new = there & ~covered
+        own = classes_of(
+            values,
+            path=path,
+            covered=new,
+            named=row.mask_classes or {},
+            names=classes,
+            nodata=nodata,
+        )
+        mask[new] = own[new]
         covered |= new
-        strange = new & (values != UNKNOWN) & (values != declared)
-        for value, name in named.items():
-            here = new & (values == value)
-            strange &= ~here
-            if name is not None:
-                mask[here] = classes.index(name)
-        if strange.any():
-            raise TileError(
-                path,
-                f"has a mask with value {int(values[strange][0])}",
-                expected=f"some of {', '.join(map(str, named))} (data.mask_classes)",
-            )
     return torch.from_numpy(mask)
 
 

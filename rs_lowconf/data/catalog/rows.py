@@ -11,7 +11,7 @@ import pyarrow as pa
 import shapely
 from rasterio.warp import transform as to_crs
 
-from rs_lowconf.bands import RESOLUTION_M, BandSpec
+from rs_lowconf.bands import RESOLUTION_M, BandSpec, Level
 from rs_lowconf.errors import DataError
 from rs_lowconf.types import Grid
 
@@ -90,6 +90,25 @@ class BandFile:
     """A path, absolute once the catalog is read, or whatever GDAL opens."""
     bands: tuple[str, ...]
     """Canonical names in the order of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceImage:
+    """An image of which tiles are to be cut."""
+
+    name: str
+    """Unique within the source; ids of tiles begin with it."""
+    files: tuple[BandFile, ...]
+    """One without band names where the file itself or the settings name them."""
+    label: str | None = None
+    split: str | None = None
+    taken: datetime | None = None
+    area: shapely.Geometry | None = None
+    """In degrees: only tiles with their centre in it; None takes all."""
+    scale: float | None = None
+    """None: as the settings say."""
+    dn_offset: float | None = None
+    level: Level | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

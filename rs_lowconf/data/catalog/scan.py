@@ -1,24 +1,24 @@
 """Cuts images into the rows of a catalog. Every tile is read once: for nodata and checksum."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import shapely
 from rasterio.warp import transform as to_crs
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.catalog.reading import read_content
-from rs_lowconf.data.catalog.rows import BandFile, CatalogRow
-from rs_lowconf.data.catalog.sources import SourceImage, date_in
+from rs_lowconf.data.catalog.rows import BandFile, CatalogRow, SourceImage
+from rs_lowconf.data.catalog.sources import date_in
 from rs_lowconf.data.files import SPLITS
 from rs_lowconf.data.masks import Cut, open_pictures, split_cuts
 from rs_lowconf.data.tiles import FileProfile, TileError, band_spec, read_profile
-from rs_lowconf.data.windows import Picture, grid_of, grid_windows, require_place
+from rs_lowconf.data.windows import grid_at, grid_windows, require_place, require_size
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import Grid
 
 #: In pixels: where files of other resolutions may begin beside the first.
 _SLACK = 0.01
@@ -32,31 +32,17 @@ def rows_of(image: SourceImage, settings: DataSettings, collection: str) -> Iter
     """
     first = read_profile(Path(image.files[0].href))
     require_place(first)
-    files = _with_bands(image, settings, first)
+    files, bands = _with_bands(image, settings, first)
     side = settings.tile_size
-    if min(first.height, first.width) < side:
-        raise TileError(
-            first.path,
-            f"is smaller than data.tile_size={side}",
-            detail=f"{first.height} x {first.width} pixels",
-            remedy="set a smaller data.tile_size",
-        )
-    spec = BandSpec(
-        names=tuple(name for file in files for name in file.bands),
-        level=image.level or settings.level,  # type: ignore[arg-type]  # checked by BandSpec
-        scale=settings.scale if image.scale is None else image.scale,
-        dn_offset=settings.dn_offset if image.dn_offset is None else image.dn_offset,
-    )
-    if settings.kind == "eurosat":
-        spec = replace(spec, level="L1C")
+    require_size(first, side)
     for window in grid_windows(first.height, first.width, side, settings.stride or side):
         row = CatalogRow(
             tile_id=f"{collection}/{image.name}_r{window.row:05d}_c{window.col:05d}",
             collection=collection,
             files=files,
             window=(window.row, window.col, side, side),
-            bands=spec,
-            grid=_moved(first, window.row, window.col),
+            bands=bands,
+            grid=grid_at(first, window.row, window.col),
             valid=0.0,
             sha256="",
             taken=image.taken,
@@ -98,7 +84,7 @@ def looked_at(row: CatalogRow, settings: DataSettings) -> Iterator[CatalogRow]:
 
 
 def _masked_row(cut: Cut, split: str, settings: DataSettings, collection: str) -> CatalogRow:
-    picture: Picture = cut.picture
+    picture = cut.picture
     side = settings.tile_size
     taken = date_in(picture.profile.path.name)
     return CatalogRow(
@@ -107,7 +93,7 @@ def _masked_row(cut: Cut, split: str, settings: DataSettings, collection: str) -
         files=(BandFile(href=str(picture.profile.path.absolute()), bands=picture.bands.names),),
         window=(cut.window.row, cut.window.col, side, side),
         bands=picture.bands,
-        grid=grid_of(picture, cut.window),
+        grid=cut.grid,
         valid=0.0,
         sha256="",
         taken=taken,
@@ -120,10 +106,19 @@ def _masked_row(cut: Cut, split: str, settings: DataSettings, collection: str) -
 
 def _with_bands(
     image: SourceImage, settings: DataSettings, first: FileProfile
-) -> tuple[BandFile, ...]:
-    """Return the files with their bands, the one with the finest pixels first."""
+) -> tuple[tuple[BandFile, ...], BandSpec]:
+    """Return the files with their bands, and what their numbers mean."""
+    said = {"level": image.level, "scale": image.scale, "dn_offset": image.dn_offset}
+    known: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
     if len(image.files) == 1 and not image.files[0].bands:
-        return (BandFile(href=image.files[0].href, bands=band_spec(settings, first).names),)
+        spec = band_spec(settings, first)
+        return (replace(image.files[0], bands=spec.names),), replace(spec, **known)
+    spec = BandSpec(
+        names=tuple(name for file in image.files for name in file.bands),
+        level=settings.level,
+        scale=settings.scale,
+        dn_offset=settings.dn_offset,
+    )
     for file in image.files:
         profile = first if file is image.files[0] else read_profile(Path(file.href))
         if len(file.bands) != profile.count:
@@ -133,7 +128,7 @@ def _with_bands(
                 expected=f"{len(file.bands)}: {' '.join(file.bands)}",
             )
         _require_same_ground(first, profile)
-    return image.files
+    return image.files, replace(spec, **known)
 
 
 def _require_same_ground(first: FileProfile, other: FileProfile) -> None:
@@ -159,15 +154,6 @@ def _require_same_ground(first: FileProfile, other: FileProfile) -> None:
         )
 
 
-def _moved(profile: FileProfile, row: int, col: int) -> Grid:
-    assert profile.grid is not None  # noqa: S101  # `require_place`
-    a, b, c, d, e, f = profile.grid.transform
-    return Grid(
-        crs=profile.grid.crs,
-        transform=(a, b, c + a * col + b * row, d, e, f + d * col + e * row),
-    )
-
-
 def _changed(path: Path) -> datetime:
     """Return when a local file was last changed; of others nobody knows, but not later than now."""
     stamp = path.stat().st_mtime if path.exists() else time.time()
@@ -175,7 +161,6 @@ def _changed(path: Path) -> datetime:
 
 
 def _centre(row: CatalogRow) -> shapely.Point:
-    corners: Sequence[tuple[float, float]] = row.corners
-    x, y = ((corners[0][axis] + corners[2][axis]) / 2 for axis in (0, 1))
+    x, y = ((row.corners[0][axis] + row.corners[2][axis]) / 2 for axis in (0, 1))
     (east,), (north,) = to_crs(row.grid.crs, "EPSG:4326", [x], [y])
     return shapely.Point(east, north)

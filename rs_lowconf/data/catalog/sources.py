@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import pandas
-import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
 
-from rs_lowconf.data.catalog.rows import BandFile
+from rs_lowconf.data.catalog.rows import BandFile, SourceImage
+from rs_lowconf.data.catalog.stac import items_of
 from rs_lowconf.data.check import list_splits
-from rs_lowconf.data.files import refuse_idle
+from rs_lowconf.data.files import files_in, refuse_idle
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.settings import DataSettings
 
@@ -25,25 +25,6 @@ _STAMPS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceImage:
-    """An image of which tiles are to be cut."""
-
-    name: str
-    """Unique within the source; ids of tiles begin with it."""
-    files: tuple[BandFile, ...]
-    """One without band names where the file itself or the settings name them."""
-    label: str | None = None
-    split: str | None = None
-    taken: datetime | None = None
-    area: shapely.Geometry | None = None
-    """In degrees: only tiles with their centre in it; None takes all."""
-    scale: float | None = None
-    """None: as the settings say."""
-    dn_offset: float | None = None
-    level: str | None = None
-
-
 def list_images(settings: DataSettings) -> Iterator[SourceImage]:
     """Yield the images of a source without masks, in an order that does not change.
 
@@ -52,7 +33,7 @@ def list_images(settings: DataSettings) -> Iterator[SourceImage]:
         DataError: there is no such source, or it names no image.
     """
     refuse_idle(settings, also=("stride",))
-    kinds = {"images": _folder, "geopackage": _geopackage, "stac": _stac}
+    kinds = {"images": _folder, "geopackage": _geopackage, "stac": items_of}
     if settings.kind == "none":
         raise SettingsError(
             "a catalog needs tiles and none are set (data.kind is none)",
@@ -88,16 +69,7 @@ def _labelled(settings: DataSettings) -> Iterator[SourceImage]:
 def _folder(settings: DataSettings) -> Iterator[SourceImage]:
     assert settings.images is not None  # noqa: S101  # the settings are complete
     root = settings.images.expanduser()
-    if not root.is_dir():
-        raise DataError(
-            f"folder {root} does not exist", remedy="set data.images to the folder of the images"
-        )
-    files = sorted(path for path in root.rglob(settings.image_name) if path.is_file())
-    if not files:
-        raise DataError(
-            f"{root} holds no image named {settings.image_name}", remedy="correct data.image_name"
-        )
-    for path in files:
+    for path in files_in(root, settings.image_name, "image"):
         yield SourceImage(
             name=path.relative_to(root).with_suffix("").as_posix(),
             files=(BandFile(href=str(path.absolute()), bands=()),),
@@ -112,10 +84,7 @@ def _geopackage(settings: DataSettings) -> Iterator[SourceImage]:
         raise DataError(f"there is no GeoPackage {path}", remedy="correct data.root")
     try:
         layer = geopandas.read_file(path, layer=settings.layer)
-    except Exception as error:
-        # GDAL's reader has no error of its own that says as much.
-        if type(error).__module__.partition(".")[0] not in ("pyogrio", "builtins"):
-            raise
+    except (DataSourceError, DataLayerError) as error:
         raise DataError(
             f"{path} cannot be read ({' '.join(str(error).split())})",
             expected="a GeoPackage" + (f" with layer {settings.layer}" if settings.layer else ""),
@@ -139,13 +108,6 @@ def _geopackage(settings: DataSettings) -> Iterator[SourceImage]:
             area=None if area is None or area.is_empty else area,
             dn_offset=_number(record.get("dn_offset")),
         )
-
-
-def _stac(settings: DataSettings) -> Iterator[SourceImage]:
-    """Yield the items of a static STAC with their assets of Sentinel-2 bands."""
-    from rs_lowconf.data.catalog.stac import items_of  # noqa: PLC0415  # an optional library
-
-    yield from items_of(settings)
 
 
 def _text(value: Any) -> str | None:

@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pystac
 import shapely
 
-from rs_lowconf.bands import RESOLUTION_M, canonical_name
-from rs_lowconf.data.catalog.rows import BandFile
-from rs_lowconf.data.catalog.sources import SourceImage
+from rs_lowconf.bands import RESOLUTION_M, Level, canonical_name
+from rs_lowconf.data.catalog.rows import BandFile, SourceImage
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import DataSettings
 
@@ -77,7 +76,8 @@ def _image(item: Any, path: Path) -> SourceImage:
     # In the order of the bands, whatever order the item has; the finest pixels first.
     files.sort(key=lambda file: (RESOLUTION_M[file.bands[0]], file.bands))
     taken = item.datetime or item.common_metadata.start_datetime
-    level = str(item.properties.get("processing:level", "")).upper().replace("LEVEL-", "L")
+    said = str(item.properties.get("processing:level", "")).upper().replace("LEVEL-", "L")
+    levels: tuple[Level, ...] = get_args(Level)
     return SourceImage(
         name=item.id,
         files=tuple(files),
@@ -85,7 +85,7 @@ def _image(item: Any, path: Path) -> SourceImage:
         area=None if item.geometry is None else shapely.geometry.shape(item.geometry),
         scale=scale,
         dn_offset=offset,
-        level=level if level in ("L1C", "L2A") else None,
+        level=next((level for level in levels if level == said), None),
     )
 
 
