@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.cli.models import model_path
+from rs_lowconf.cli.places import model_path
 from rs_lowconf.data.augment import augmentation, augmentations_at
 from rs_lowconf.data.source import MemorySource, open_split
 from rs_lowconf.gan.critic import RealismCritic, fit_realism

@@ -180,7 +180,7 @@ def _show_errors(folder: Path) -> None:
 
 def _target(settings: Settings, *, trust_code: bool) -> "TargetOf":
     from rs_lowconf.batch.jobs import TargetOf
-    from rs_lowconf.cli.models import model_path
+    from rs_lowconf.cli.places import model_path
     from rs_lowconf.device import choose_device
 
     return TargetOf(

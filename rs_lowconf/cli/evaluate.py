@@ -87,7 +87,8 @@ def load_tiles(settings: Settings) -> Tiles:
     """Load the generator, read the splits in its bands, and draw."""
     import torch
 
-    from rs_lowconf.cli.models import check_tile_size, model_path
+    from rs_lowconf.cli.models import check_tile_size
+    from rs_lowconf.cli.places import model_path
     from rs_lowconf.data.source import open_split
     from rs_lowconf.device import choose_device
     from rs_lowconf.gan.figures import sample

@@ -6,7 +6,8 @@ from typing import Any, cast
 import torch
 
 from rs_lowconf.cli.evaluate import say
-from rs_lowconf.cli.models import check_same, check_tile_size, model_path
+from rs_lowconf.cli.models import check_same, check_tile_size
+from rs_lowconf.cli.places import model_path
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.data.augment import mask_augmentation
 from rs_lowconf.data.masks import WindowSource, open_masks

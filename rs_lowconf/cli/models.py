@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.cli.places import model_path, update_of
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.data.source import MemorySource, open_split
 from rs_lowconf.device import choose_device
@@ -43,54 +44,8 @@ from rs_lowconf.types import (
 
 Method = Literal["gradient", "student", "splitting"]
 
-EMBEDDED = Path(__file__).parents[1] / "embedded"
-"""Models inside the package, laid out like a run folder."""
-
 _NAMED = 12
 """Most conditions that a message lists."""
-
-
-def model_path(settings: Settings, name: str) -> Path:
-    """Return where a model is read from: `gan`, `critic`, `calibration`, `extractor`, `target`."""
-    stage = "gate" if name in ("critic", "calibration") else name
-    if name in ("gan", "critic", "calibration"):
-        for number in reversed(range(1, update_of(settings) + 1)):
-            path = update_folder(settings, number) / f"{name}.safetensors"
-            if path.exists():
-                return path
-    kind = settings.target.kind if name == "target" else settings.run.models
-    folder = EMBEDDED if kind == "embedded" else settings.run.dir
-    return folder / stage / f"{name}.safetensors"
-
-
-def update_folder(settings: Settings, number: int) -> Path:
-    """Return where the models that reviews led to are, from number 1 on."""
-    return settings.run.dir / f"update-{number}"
-
-
-def newest_update(settings: Settings) -> int:
-    """Return the number of the newest update, 0 without any."""
-    newest = 0
-    while update_folder(settings, newest + 1).exists():
-        newest += 1
-    return newest
-
-
-def update_of(settings: Settings) -> int:
-    """Return the number of the update to use, 0 for none.
-
-    Raises:
-        ModelError: there is no such update.
-    """
-    newest = newest_update(settings)
-    wanted = settings.search.update
-    if wanted is not None and wanted > newest:
-        raise ModelError(
-            f"there is no {update_folder(settings, wanted)}",
-            expected=f"search.update from 0 to {newest}",
-            remedy="run rslow update",
-        )
-    return newest if wanted is None else wanted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
