@@ -22,6 +22,7 @@ def names(rows: pa.Table, size: int = 16, work: Multiply = WORK) -> list[str]:
     return [chunk.name for chunk in plan(rows, work, size)]
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 300), size=st.integers(1, 40))
 def test_chunks_hold_every_row_once(count: int, size: int) -> None:
     """Chunks follow each other, and none but the last is below half or above twice the size."""

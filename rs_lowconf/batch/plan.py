@@ -2,11 +2,12 @@
 
 import hashlib
 import marshal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rs_lowconf.batch.work import ID, Work
 
@@ -68,17 +69,41 @@ def _number(name: str) -> int:
 
 def _name(head: bytes, rows: pa.Table) -> str:
     digest = hashlib.sha256(head)
-    for column in rows.itercolumns():
-        digest.update(_bytes(column.to_pylist()))
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        digest.update(name.encode())
+        for part in _bytes(column.combine_chunks()):
+            digest.update(part)
     return digest.hexdigest()[:32]
 
 
-def _bytes(values: list[Any]) -> bytes:
-    """Return values as bytes, equal ones as equal bytes.
+def _bytes(values: pa.Array) -> Iterator[bytes]:
+    """Yield values as bytes, equal ones as equal bytes.
 
-    Python's values, because Arrow leaves bits of what is null or past the end to chance, and keeps
-    slices and dictionaries in many ways.
+    Not the memory of Arrow, which leaves bits of what is null or past the end to chance, and keeps
+    slices and dictionaries in many ways. Parts of records that are all null are left out: catalogs
+    are merged with others that have more parts.
     """
+    kind = values.type
+    if pa.types.is_struct(kind):
+        yield values.is_valid().cast(pa.uint8()).to_numpy().tobytes()
+        # Carries the nulls of the records into their parts.
+        for field, part in zip(kind, values.flatten(), strict=True):
+            if part.null_count < len(part):
+                yield field.name.encode()
+                yield from _bytes(part)
+    elif pa.types.is_nested(kind):
+        yield pc.list_value_length(values).fill_null(-1).cast(pa.int64()).to_numpy().tobytes()
+        yield from _bytes(values.flatten())
+    elif pa.types.is_dictionary(kind):
+        yield from _bytes(values.dictionary_decode())
+    else:
+        # Python's values in the order in which they first come: few, where lists repeat names.
+        coded = values.dictionary_encode()
+        yield _dumped(coded.dictionary.to_pylist())
+        yield coded.indices.fill_null(-1).to_numpy().tobytes()
+
+
+def _dumped(values: list[object]) -> bytes:
     try:
         # Version 2 knows no references to equal objects. Four times as fast as text.
         return marshal.dumps(values, 2)
