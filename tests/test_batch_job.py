@@ -294,7 +294,7 @@ def test_results_of_a_new_job_are_asked_for_too_early(tmp_path: Path, work: Mult
 def test_rows_need_ids(tmp_path: Path, work: Multiply, rows: pa.Table, message: str) -> None:
     """Rows without ids, or with ids that name no single tile, are refused."""
     with pytest.raises(JobError, match=message):
-        Job(folder=tmp_path, kind="test", rows=rows, work=work)
+        run(Job(folder=tmp_path / "job", kind="test", rows=rows, work=work), Serial())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 No torch is imported before a target is loaded: who drives a job does not need it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,9 +40,19 @@ COLUMNS = (
 )
 
 
-def rows_of(catalog: Catalog) -> pa.Table:
-    """Return the rows of a catalog with the columns that jobs read."""
-    return pa.concat_tables(list(catalog.tables(COLUMNS)))
+@dataclass(frozen=True, kw_only=True)
+class CatalogRows:
+    """The rows of a catalog with the columns that jobs read."""
+
+    catalog: Catalog
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self.catalog)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield them in order."""
+        yield from self.catalog.tables(COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True)

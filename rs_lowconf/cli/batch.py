@@ -51,7 +51,7 @@ def score(
     """
     settings = load_settings(config, set_)
     from rs_lowconf.batch import Job
-    from rs_lowconf.batch.jobs import rows_of
+    from rs_lowconf.batch.jobs import CatalogRows
     from rs_lowconf.batch.score import ScoreWork
     from rs_lowconf.batch.stamp import fingerprint, is_stamped
     from rs_lowconf.data.catalog.table import Catalog
@@ -74,7 +74,7 @@ def score(
         job = Job(
             folder=folder,
             kind="score",
-            rows=rows_of(catalog),
+            rows=CatalogRows(catalog=catalog),
             work=work,
             chunk_rows=settings.batch.chunk,
         )
