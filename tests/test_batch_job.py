@@ -87,7 +87,7 @@ def test_changed_rows_are_done_again_and_no_others(tmp_path: Path, work: Multipl
     folder = tmp_path / "job"
     a_job = job(folder, work, count=2000)
     run(a_job, Serial())
-    rows = a_job.rows
+    rows = tiles(2000)
     numbers = rows["number"].to_pylist()
     numbers[100] = 7
     changed = rows.set_column(1, "number", [numbers])

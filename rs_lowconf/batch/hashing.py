@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 class Digest(Protocol):
     """A hash of hashlib."""
 
-    def update(self, data: object, /) -> None:
+    def update(self, data: Any, /) -> None:
         """Add bytes."""
 
 
