@@ -417,7 +417,7 @@ class GateSettings(Section):
 class EncoderSettings(Section):
     """The encoder: real tiles to latents, from which the inversion of a tile starts."""
 
-    images: PositiveInt = 40_000
+    images: PositiveInt = 16_000
     """Real tiles shown before training ends, and as many generated ones."""
     batch_size: PositiveInt = 16
     """Half of them are real."""
