@@ -105,7 +105,9 @@ def write_context(
 
 
 #: All samples of a place in one label: theirs would hide each other.
-_TITLE = "'place of SYNTHETIC ' || concatenate(\"sample_id\", group_by:=\"anchor\", concatenator:=' ')"
+_TITLE = (
+    "'place of SYNTHETIC ' || concatenate(\"sample_id\", group_by:=\"anchor\", concatenator:=' ')"
+)
 
 
 class _Rasters:
