@@ -642,6 +642,16 @@ class BatchSettings(Section):
     seconds: PositiveFloat | None = 1_200.0
     """Time limit of a chunk, after which its process is killed and the tile that hangs is looked
     for; null sets none."""
+    per_class: PositiveInt | None = None
+    """Most tiles of one class that are chosen, by label or else by prediction; null sets no
+    limit."""
+    per_region: PositiveInt | None = None
+    """Most tiles of one region that are chosen; null sets no limit."""
+    region_degrees: PositiveFloat = 1.0
+    """Side of the cells of longitude and latitude that are regions."""
+    regions: Path | None = None
+    """A vector file of polygons with a column `name`, which are the regions instead; what lies in
+    none of them is one more."""
 
 
 class Settings(Section):

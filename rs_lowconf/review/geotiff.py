@@ -178,9 +178,12 @@ def write_classes(
 
 
 def write_confidence(
-    path: Path, confidence: Float32[np.ndarray, "h w"], tags: Mapping[str, str]
+    path: Path,
+    confidence: Float32[np.ndarray, "h w"],
+    tags: Mapping[str, str],
+    grid: Grid | None = None,
 ) -> None:
-    """Write the largest probability of each of a generated tile's pixels, as `write_tile` does."""
+    """Write the largest probability of each of a tile's pixels, as `write_tile` does."""
     height, width = confidence.shape
     profile = {
         "count": 1,
@@ -190,7 +193,7 @@ def write_confidence(
         "nodata": NO_CONFIDENCE,
         "predictor": 3,
     }
-    with _written(path, profile, None) as file:
+    with _written(path, profile, grid) as file:
         file.write(confidence, 1)
         file.update_tags(**tags)
 

@@ -44,7 +44,7 @@ def write_images(
     label: Label,
     attribution: str,
 ) -> dict[str, str]:
-    """Write one sample's files into a package.
+    """Write one sample's files into a package; a blind one shows no place.
 
     Returns:
         the manifest's entry: id, files by kind relative to the package, and checksums.
@@ -119,9 +119,10 @@ def _sample_block(sample: ReviewSample, label: Label, attribution: str) -> _Bloc
     if label == "confirm":
         # The mark comes last: no entry of the provenance can replace it.
         tags = sample_tags(sample) | geotiff.synthetic_tags(attribution)
+        grid = sample.grid
     else:
-        tags = geotiff.undisclosed_tags(attribution)
-    return _Block(kind="tile", pixels=sample.pixels, masks=sample.masks, tags=tags)
+        tags, grid = geotiff.undisclosed_tags(attribution), None
+    return _Block(kind="tile", pixels=sample.pixels, masks=sample.masks, tags=tags, grid=grid)
 
 
 def _real_block(neighbour: RealNeighbour, label: Label, attribution: str) -> _Block:

@@ -8,6 +8,7 @@ tiles/          all bands of each sample as GeoTIFF, with a .qml that fixes the 
 anchors/        the most similar real tile of each sample, likewise; absent without real tiles
 previews/       one PNG a sample, shown in the form
 manifest.json   format version, classes, bands, stretch, checksums
+context.qgz     only with samples that have a place, see `context`; context.gpkg, context/
 ```
 
 Where the model under test answers for every pixel, a sample has a mask instead of a class: tiles
@@ -24,7 +25,8 @@ form view and goes through the list; the map highlights the cell of the form. Sa
 edits writes the decisions. `fields` says what each decision means.
 
 Every sample has a real neighbour, or none has: then cells and previews show samples alone.
-A sample gets no georeference: its neighbour looks alike, but the sample shows no place.
+A sample gets no georeference, because its neighbour looks alike, but the sample shows no place;
+unless it was generated around its neighbour, in whose grid it then lies.
 
 A `blind` package holds nothing of the model: neither condition, prediction, score nor
 provenance of any sample, nor name, class, mask or place of a neighbour. The mask of a sample is
@@ -47,6 +49,7 @@ from rs_lowconf.errors import ReviewError
 from rs_lowconf.folders import whole_folder
 from rs_lowconf.review import geopackage, geotiff, project, style
 from rs_lowconf.review.composites import composites_of
+from rs_lowconf.review.context import write_context
 from rs_lowconf.review.fields import Field, Label, fields_of
 from rs_lowconf.review.images import shows_real_mask, write_images
 from rs_lowconf.review.panels import Panel, panel_vrt, panels_of
@@ -148,6 +151,8 @@ def write_package(
             kinds = (f"anchor_{panel.kind}", panel.kind)[-sheet.blocks :]
             cells = [[names.get(kind) for kind in kinds] for names in files]
             write_text(building / f"{panel.kind}.vrt", panel_vrt(sheet, panel, cells))
+        if label == "confirm":
+            write_context(building, samples, files)
         fields = fields_of(label, classes, masks=bool(panels))
         _write_layer(building, samples, files, fields, sheet=sheet, panels=panels, label=label)
         write_json(

@@ -106,6 +106,10 @@ class ReviewSample:
     neighbour: RealNeighbour | None = None
     """The real tile shown beside it; None shows it alone."""
 
+    grid: Grid | None = None
+    """Where it lies, for a tile that was generated around the real tile beside it, its anchor: the
+    anchor's own grid. None shows no place."""
+
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Where it comes from; each entry becomes a tag RSLOW_<KEY> of a confirm package."""
 
@@ -127,6 +131,11 @@ class ReviewSample:
                 f"{self.neighbour.pixels.shape}",
                 expected=f"the sample's {self.pixels.shape}",
             )
+        if self.grid is not None and (self.neighbour is None or self.neighbour.grid != self.grid):
+            raise ReviewError(
+                f"sample {self.sample_id} has a place of its own",
+                expected="that of the real tile beside it, or none",
+            )
         shapes = [] if self.masks is None else [self.masks.mask.shape]
         if self.neighbour is not None and self.neighbour.mask is not None:
             shapes.append(self.neighbour.mask.shape)
@@ -147,6 +156,7 @@ class ReviewSample:
 def sample_tags(sample: ReviewSample) -> dict[str, str]:
     """Return what is known of a sample as tags of its tile."""
     neighbour = sample.neighbour
+    beside = "RSLOW_NEAREST_REAL" if sample.grid is None else "RSLOW_ANCHOR"
     return {
         **{f"RSLOW_{key.upper()}": value for key, value in sample.provenance.items()},
         "RSLOW_SAMPLE_ID": sample.sample_id,
@@ -159,7 +169,7 @@ def sample_tags(sample: ReviewSample) -> dict[str, str]:
         ),
         "RSLOW_CONFIDENCE": f"{sample.confidence:.6f}",
         "RSLOW_REALISM": f"{sample.realism:.6f}",
-        **({"RSLOW_NEAREST_REAL": neighbour.tile_id} if neighbour is not None else {}),
+        **({} if neighbour is None else {beside: neighbour.tile_id}),
         "RSLOW_LEVEL": sample.bands.level,
     }
 
