@@ -12,10 +12,11 @@ review/            a review package of variants beside their tiles, with context
 One pass over the parts, of which a few are in memory at a time.
 """
 
+import hashlib
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +46,8 @@ from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
 
+_COLLECTED = "collected.json"
+"""Written last: from which parts everything else was made."""
 _SHEET_TILES = 24
 _TILES = pa.schema([own for own in SCHEMA if own.name != "variants"] + [("found", pa.int32())])
 _VARIANTS = pa.schema(
@@ -89,6 +92,10 @@ def write_variants(settings: Settings, models: Models, rows: pa.Table, folder: P
         TileError: a tile that was searched around cannot be read any more.
         OutputError: a file cannot be written.
     """
+    parts = sorted((folder / PARTS).glob("part-*"))
+    known = _known_result(folder, parts)
+    if known is not None:
+        return known
     writer = _Writer(settings=settings, models=models, rows=rows, folder=folder)
     figures = _Figures()
     with (
@@ -97,7 +104,7 @@ def write_variants(settings: Settings, models: Models, rows: pa.Table, folder: P
         replacing(folder / "variants.parquet") as variants_path,
         pq.ParquetWriter(variants_path, _VARIANTS) as variants,
     ):
-        for path in sorted((folder / PARTS).glob("part-*")):
+        for path in parts:
             records = pq.read_table(path).to_pylist()
             told: list[dict[str, Any]] = []
             for record in records:
@@ -111,7 +118,33 @@ def write_variants(settings: Settings, models: Models, rows: pa.Table, folder: P
     write_json(folder / "report.json", report)
     writer.remove_others()
     writer.write_sheet()
-    return writer.write_package(report)
+    written = writer.write_package(report)
+    package = None if written.package is None else written.package.name
+    write_json(
+        folder / _COLLECTED,
+        {"parts": _digest(parts), "package": package, "shown": written.shown},
+    )
+    return written
+
+
+def _known_result(folder: Path, parts: Sequence[Path]) -> Written | None:
+    """Return what an earlier run made of the same parts, whose names tell their content."""
+    path, report = folder / _COLLECTED, folder / "report.json"
+    if not path.exists():
+        return None
+    told = json.loads(path.read_text(encoding="utf-8"))
+    package = None if told["package"] is None else folder / told["package"]
+    if told["parts"] != _digest(parts) or not (package is None or package.exists()):
+        return None
+    return Written(
+        report=json.loads(report.read_text(encoding="utf-8")),
+        package=package,
+        shown=told["shown"],
+    )
+
+
+def _digest(parts: Sequence[Path]) -> str:
+    return hashlib.sha256("".join(path.name for path in parts).encode()).hexdigest()
 
 
 @dataclass(kw_only=True, eq=False)
