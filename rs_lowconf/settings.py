@@ -414,6 +414,20 @@ class GateSettings(Section):
     """Half-life of the weight average, in images."""
 
 
+class EncoderSettings(Section):
+    """The encoder: real tiles to latents, from which the inversion of a tile starts."""
+
+    images: PositiveInt = 16_000
+    """Real tiles shown before training ends, and as many generated ones."""
+    batch_size: PositiveInt = 16
+    """Half of them are real."""
+    learning_rate: PositiveFloat = 1e-3
+    latent_weight: NonNegativeFloat = 0.1
+    """Weight of finding the very latent of a generated tile, beside one that redraws it."""
+    ema_images: PositiveInt = 2_000
+    """Half-life of the weight average, in images."""
+
+
 class SplittingSettings(Section):
     """Search without gradients, which also says how probable low confidence is."""
 
@@ -572,17 +586,60 @@ class UpdateSettings(Section):
     """Real tiles shown in training the generator on against the updated critic; 0 leaves it."""
 
 
+class InversionSettings(Section):
+    """How the latent of a real tile is looked for."""
+
+    steps: NonNegativeInt = 100
+    """Steps of Adam from the encoder's guess."""
+    learning_rate: PositiveFloat = 0.1
+    quantile: float = Field(default=0.05, gt=0.0, lt=1.0)
+    """A tile is redrawn well enough if it is nearer to the real one, in pixels and in features,
+    than this quantile of pairs of real tiles of its class are to each other. Others are reported
+    and get no variants."""
+
+
+class VariantSettings(Section):
+    """Hard variants of the real tiles of a catalog: `rslow batch generate`."""
+
+    inversion: InversionSettings = InversionSettings()
+    count: PositiveInt = 4
+    """Variants of a tile at most."""
+    attempts: PositiveInt = 8
+    """Latents that are searched for them; the first starts at the tile itself."""
+    reach: float = Field(default=0.3, gt=0.0, lt=1.0)
+    """Share of fresh noise in the latents that the others start from."""
+    budget: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """A variant has to be nearer to its tile, in pixels and in features, than this quantile of
+    pairs of real tiles of its class are to each other."""
+    weight: NonNegativeFloat = 3.0
+    """Weight of a penalty in the energy near the end of that budget."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "VariantSettings":
+        if self.budget < self.inversion.quantile:
+            raise ValueError("variants.budget is below variants.inversion.quantile")
+        if self.attempts < self.count:
+            raise ValueError("variants.attempts is below variants.count")
+        return self
+
+
 class BatchSettings(Section):
-    """How jobs over a catalog are worked on."""
+    """Jobs over a catalog: on which tiles, and how they are worked on."""
+
+    splits: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Work on tiles of these splits alone, such as val and test; on all when missing."""
+    collections: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Work on tiles of these collections alone."""
 
     executor: Literal["serial", "process", "dask"] = "process"
     """`serial`: one process; `process`: several of this machine; `dask`: a cluster on this
     machine, or the one that --scheduler names."""
     workers: NonNegativeInt = 0
     """Processes of this machine; 0 is one a core."""
-    chunk: PositiveInt = 256
-    """Tiles that are worked on and stored at once, on average."""
-    seconds: PositiveFloat | None = 600.0
+    chunk: PositiveInt | None = None
+    """Tiles that are worked on and stored at once, on average; when missing 256 to score and 16
+    to generate, which takes seconds a tile."""
+    seconds: PositiveFloat | None = 1_200.0
     """Time limit of a chunk, after which its process is killed and the tile that hangs is looked
     for; null sets none."""
     per_class: PositiveInt | None = None
@@ -609,10 +666,12 @@ class Settings(Section):
     gan: GanSettings = GanSettings()
     mask_gan: MaskGanSettings = MaskGanSettings()
     gate: GateSettings = GateSettings()
+    encoder: EncoderSettings = EncoderSettings()
     search: SearchSettings = SearchSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     review: ReviewSettings = ReviewSettings()
     update: UpdateSettings = UpdateSettings()
+    variants: VariantSettings = VariantSettings()
     batch: BatchSettings = BatchSettings()
 
 

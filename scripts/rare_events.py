@@ -36,8 +36,8 @@ from pieces import piece
 
 from rs_lowconf.cli.app import MATRIX_MODE
 from rs_lowconf.cli.generate import trajectories_of
-from rs_lowconf.cli.models import Method, Models, load_models
 from rs_lowconf.measures import share_of
+from rs_lowconf.models import Method, Models, load_models
 from rs_lowconf.runs import write_json, write_text
 from rs_lowconf.search.gate import Gate
 from rs_lowconf.search.journal import Journal

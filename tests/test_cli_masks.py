@@ -11,10 +11,10 @@ import pytest
 import rasterio
 import torch
 
-from rs_lowconf.cli.models import held_out, load_models
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
 from rs_lowconf.gan.masks import masks_of
+from rs_lowconf.models import held_out, load_models
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.settings import load
 from rs_lowconf.target.segmenter import load_segmenter

@@ -11,7 +11,7 @@ from pathlib import Path
 import geopandas
 import pytest
 
-from rs_lowconf.cli.models import EMBEDDED, checksums
+from rs_lowconf.models import EMBEDDED, checksums
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.calibration import load_calibration
 

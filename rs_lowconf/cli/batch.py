@@ -68,9 +68,9 @@ def score(
             pixel_share=settings.search.pixel_share,
             micro_batch=settings.search.micro_batch,
         ),
-        chunk_rows=settings.batch.chunk,
+        chunk_rows=settings.batch.chunk or 256,
     )
-    if _work(job, executor_of(settings.batch, scheduler)):
+    if work(job, executor_of(settings.batch, scheduler)):
         parquet, _, project = write_scores(job.folder, catalog)
         print(f"Scores: {parquet}")
         print(f"Open in QGIS: {project}")
@@ -140,7 +140,7 @@ def executor_of(settings: BatchSettings, scheduler: str | None) -> "Executor":
     return Serial(seconds=settings.seconds)
 
 
-def _work(job: "Job", executor: "Executor") -> bool:
+def work(job: "Job", executor: "Executor") -> bool:
     """Work on a job with progress; return whether all tiles are done or have failed."""
     from rs_lowconf.batch import request_stop, run_job, status
 
@@ -180,8 +180,8 @@ def _show_errors(folder: Path) -> None:
 
 def _target(settings: Settings, *, trust_code: bool) -> "TargetOf":
     from rs_lowconf.batch.jobs import TargetOf
-    from rs_lowconf.cli.models import model_path
     from rs_lowconf.device import choose_device
+    from rs_lowconf.models import model_path
 
     return TargetOf(
         settings=settings.target,

@@ -15,7 +15,7 @@ from rs_lowconf.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping
 
-    from rs_lowconf.cli.models import Models
+    from rs_lowconf.models import Models
     from rs_lowconf.search.archive import Archive
     from rs_lowconf.search.journal import Journal
     from rs_lowconf.search.loop import SearchRules, Trajectory
@@ -46,7 +46,7 @@ def generate(
             f"{folder / 'review'} exists already, and reviews may live in it",
             remedy="choose another --name, or move that folder away",
         )
-    from rs_lowconf.cli.models import load_models
+    from rs_lowconf.models import load_models
 
     models = load_models(settings, trust_code=trust_code)
     search = run_search(settings, models, folder, "search")
@@ -76,7 +76,7 @@ class Searched:
 
 def rules_of(settings: Settings, models: "Models", stream: str) -> "SearchRules":
     """Return the rules of a stream: the search, or the random-latent baseline."""
-    from rs_lowconf.cli.models import audits
+    from rs_lowconf.models import audits
     from rs_lowconf.search.loop import SearchRules
 
     own = settings.search
@@ -135,7 +135,7 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
     title = "random latents" if baseline else "hard samples"
     student = None
     if models.method == "student" and not baseline:
-        student = _student(settings, models, folder / stream / "student.safetensors")
+        student = teach_student(settings, models, folder / stream / "student.safetensors")
         budget.evaluations += student[1].evaluations
     before, counted = models.target.evaluations, 0
     stream_of = trajectories_of(settings, models, stream, student and student[0])
@@ -202,7 +202,7 @@ def trajectories_of(
     return lambda done, closed: split(models.evaluator, splitting, done, closed)
 
 
-def _student(settings: Settings, models: "Models", path: Path) -> "tuple[Student, Lessons]":
+def teach_student(settings: Settings, models: "Models", path: Path) -> "tuple[Student, Lessons]":
     """Return the student of a search, taught now or by the run that was interrupted."""
     from rs_lowconf.search.student import TeachingRules, load_student, teach
 

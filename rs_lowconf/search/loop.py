@@ -8,7 +8,7 @@ how many slots there are or on where an earlier run was interrupted.
 import enum
 import math
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -189,8 +189,11 @@ def search(
     rules: SearchRules,
     done: Mapping[int, Trajectory] | None = None,
     closed: Container[int] = (),
+    *,
+    start: Callable[[int], Float[Tensor, " d"]] | None = None,
+    seeds: int | None = None,
 ) -> Iterator[Trajectory]:
-    """Yield trajectories in the order of their seeds, for ever; the caller stops.
+    """Yield trajectories in the order of their seeds.
 
     Args:
         evaluator: scores latents.
@@ -199,12 +202,14 @@ def search(
         done: trajectories of an earlier, interrupted search, by seed: not searched again.
         closed: conditions of which there are enough. The caller may add to it; a seed of a
             closed condition that has not started is skipped.
+        start: where a seed starts, inside the shell; at a random latent when missing.
+        seeds: how many to search; for ever when missing, until the caller stops.
     """
     done = done or {}
     flow = _Flow()
     slots: list[_Slot] = []
     while True:
-        while len(slots) < rules.slots:
+        while len(slots) < rules.slots and flow.next_seed != seeds:
             seed_id = flow.next_seed
             flow.next_seed += 1
             label = rules.labels[seed_id % len(rules.labels)]
@@ -213,8 +218,10 @@ def search(
             elif label in closed:
                 flow.waiting[seed_id] = skipped(seed_id, label)
             else:
-                slots.append(_start(evaluator, shell, rules, seed_id, label))
+                slots.append(_start(evaluator, shell, rules, seed_id, label, start))
             yield from _in_order(flow)
+        if not slots:
+            return
         scores = evaluator.score(
             torch.stack([slot.z for slot in slots]),
             torch.tensor([slot.label for slot in slots]),
@@ -243,13 +250,21 @@ def without_tile(trajectory: Trajectory) -> Trajectory:
     return replace(trajectory, found=found, audit=audit)
 
 
-def _start(
-    evaluator: Evaluator, shell: PriorShell, rules: SearchRules, seed_id: int, label: int
+def _start(  # noqa: PLR0917 - models, rules, seed: as the search has them
+    evaluator: Evaluator,
+    shell: PriorShell,
+    rules: SearchRules,
+    seed_id: int,
+    label: int,
+    start: Callable[[int], Float[Tensor, " d"]] | None,
 ) -> _Slot:
     dim = sum(evaluator.generator.latent_parts)
-    z = draw_latent(rules.run_seed, rules.stream, seed_id, dim)
-    if rules.mode == "yield":
-        z = shell.project(z[None])[0]
+    if start is not None:
+        z = start(seed_id)
+    else:
+        z = draw_latent(rules.run_seed, rules.stream, seed_id, dim)
+        if rules.mode == "yield":
+            z = shell.project(z[None])[0]
     blank = torch.zeros(dim)
     return _Slot(seed_id=seed_id, label=label, z=z, mean=blank, square=blank)
 
