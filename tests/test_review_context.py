@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import zipfile
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -19,11 +20,11 @@ from PIL import Image
 
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.grid import Grid
-from rs_lowconf.review import ReviewSample, read_tile
+from rs_lowconf.review import Label, ReviewSample, read_tile
 from rs_lowconf.review.composites import composites_of, stretch
 from rs_lowconf.review.geotiff import read_confidence
 from rs_lowconf.review.mosaics import frames_of, mosaics_of
-from tests.review_samples import SIZE, masked, package, sample
+from tests.review_samples import CLASSES, SIZE, masked, observed, package, sample
 
 SCRIPT = Path(__file__).parent / "qgis" / "open_context.py"
 MAGENTA = (220, 0, 130)
@@ -122,6 +123,20 @@ def test_a_sample_without_a_place_is_not_on_the_map(tmp_path: Path) -> None:
     folder = package(tmp_path / "review", [*variants()[:2], alone])
     assert len(geopandas.read_file(folder / "context.gpkg")) == 2
     assert read_tile(folder / "tiles" / f"{alone.sample_id}.tif").grid is None
+
+
+@pytest.mark.parametrize("label", ["confirm", "blind"])
+def test_real_tiles_are_on_the_map_as_such(tmp_path: Path, label: Label) -> None:
+    """Nothing on it is called SYNTHETIC, and no word of it tells of a class or the target."""
+    samples = [observed(number, grid) for number, grid in enumerate(GRIDS)]
+    folder = package(tmp_path / "review", samples, label)
+    rows = geopandas.read_file(folder / "context.gpkg")
+    assert list(rows.columns) == ["sample_id", "geometry"]
+    with zipfile.ZipFile(folder / "context.qgz") as archive:
+        told = archive.read("context.qgs").decode()
+    assert "REAL 3 of each place" in told
+    assert "SYNTHETIC" not in told
+    assert not any(name in told for name in (*CLASSES, "0.31"))
 
 
 corners = st.lists(

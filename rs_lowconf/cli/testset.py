@@ -54,7 +54,9 @@ def build(
     store = store_of(settings)
     refuse_masks(store, "rslow testset build")
     number = store.answers() if answers is None else answers
-    opinions = store.opinions(number)
+    # Tiles of a catalog, which belong to no round, are no generated ones.
+    rounds = {one.package_id: one.classes for one in store.packages() if one.round}
+    opinions = tuple(one for one in store.opinions(number) if one.package_id in rounds)
     tiles = _accepted(settings, store, opinions)
     if not tiles:
         raise ReviewError(
@@ -71,7 +73,7 @@ def build(
     write_release(
         folder,
         tiles,
-        classes=_classes(store),
+        classes=tuple(dict.fromkeys(name for own in rounds.values() for name in own)),
         bands=gan.generator.bands,
         attribution=gan.header["attribution"],
         licence=LICENCE,
@@ -182,10 +184,6 @@ def _accepted(
                 provenance={**sent.provenance, "origin": sent.origin},
             )
     return list(tiles.values())
-
-
-def _classes(store: "ReviewStore") -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for one in store.packages() for name in one.classes))
 
 
 def _target(

@@ -1,15 +1,16 @@
-"""The map of samples that have a place: real tiles, and what was generated around them.
+"""The map of samples that have a place: what was generated around real tiles, or real tiles.
 
 ```
-context.qgz   outlines and names of the samples; rasters of them, switched off; the real tiles
+context.qgz   outlines and names of the samples, their rasters, and those of their anchors
 context.gpkg  the outlines
 context/      the rasters, straight from the tiles (see `mosaics`)
 ```
 
 A sample has the grid of its anchor, so its raster has the very corners of its anchor's. Of several
-samples around one tile, which would hide each other, each is in a group of its own: the first of
+samples in one place, which would hide each other, each is in a group of its own: the first of
 every place can be switched on at once, then the second. Whatever holds or outlines generated
-pixels is called SYNTHETIC, in the list of layers as well as on the map.
+pixels is called SYNTHETIC, in the list of layers as well as on the map, and the pixels are
+switched off at first.
 
 Rasters are drawn only where tiles are large enough to be seen: five hundred at once would take
 seconds and gigabytes.
@@ -17,7 +18,9 @@ seconds and gigabytes.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import geopandas
 import shapely
@@ -38,12 +41,33 @@ from rs_lowconf.review.samples import ReviewSample
 from rs_lowconf.review.style import raster_style
 from rs_lowconf.runs import write_text
 
-PROJECT = "context.qgz"
+Kind = Literal["REAL", "SYNTHETIC"]
+
 _NEAR = 100_000
 """At 1 : 100 000 a tile of 64 pixels of 10 m is 6 mm wide."""
-_MAGENTA = "220,0,130"
+_COLOUR = "220,0,130"
 _MARGIN, _LEAST_MARGIN_M = 0.1, 1_000.0
 """Around what the project opens with: a share of it, and metres."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Placed:
+    """A sample that has a place."""
+
+    sample: ReviewSample
+    grid: Grid
+    files: Mapping[str, str]
+    """By kind, relative to the package."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Tiles that are switched on and off together."""
+
+    kind: Kind
+    name: str
+    tiles: dict[str, tuple[str, Grid]]
+    """Name and grid by file, relative to the package."""
 
 
 def write_context(
@@ -57,116 +81,131 @@ def write_context(
         files: for each its entry of the manifest.
     """
     placed = [
-        (sample, sample.grid, names)
-        for sample, names in zip(samples, files, strict=True)
+        _Placed(sample=sample, grid=sample.grid, files=own)
+        for sample, own in zip(samples, files, strict=True)
         if sample.grid is not None
     ]
     if not placed:
         return
     _, height, width = samples[0].pixels.shape
-    grids = [grid for _, grid, _ in placed]
-    rasters = _Rasters(folder, samples[0], frames_of(grids, width, height))
-    turns: Counter[Grid] = Counter()
-    variants: dict[int, list[tuple[str, str, Grid]]] = {}
-    anchors: dict[tuple[str, Grid], tuple[str, str, Grid]] = {}
-    for sample, grid, names in placed:
-        turns[grid] += 1
-        variants.setdefault(turns[grid], []).append((sample.sample_id, names["tile"], grid))
-        if sample.neighbour is not None:
-            anchor = sample.neighbour.tile_id
-            anchors.setdefault((anchor, grid), (anchor, names["anchor"], grid))
-    outlines = _outlines([sample for sample, _, _ in placed], grids, width, height)
+    outlines = _outlines(placed, width, height)
     write_features(folder / "context.gpkg", outlines, "samples")
+    frames = frames_of([one.grid for one in placed], width, height)
+    groups = [
+        MapGroup(
+            name=group.name,
+            layers=_rasters(folder, number, group, frames, samples[0]),
+            shown=group.kind == "REAL",
+        )
+        for number, group in enumerate(_groups(placed), start=1)
+    ]
     west, south, east, north = outlines.to_crs(MAP_CRS).total_bounds.tolist()
     margin = max(_LEAST_MARGIN_M, _MARGIN * (east - west), _MARGIN * (north - south))
+    if samples[0].observed:
+        title = "Real tiles to judge, in their place"
+    else:
+        title = "SYNTHETIC tiles (not observations) over the real ones they were generated around"
     write_map(
-        folder / PROJECT,
-        [
-            MapLayer(
-                name="places of SYNTHETIC tiles",
-                provider="ogr",
-                source="./context.gpkg|layername=samples",
-                crs="EPSG:4326",
-                style=places(_MAGENTA, "place of a SYNTHETIC tile", _TITLE, near=_NEAR),
-            ),
-            *(
-                MapGroup(
-                    name=f"SYNTHETIC {turn} of each place",
-                    layers=rasters.layers("SYNTHETIC", own),
-                    shown=False,
-                )
-                for turn, own in variants.items()
-            ),
-            MapGroup(name="REAL", layers=rasters.layers("REAL", [*anchors.values()])),
-        ],
+        folder / "context.qgz",
+        [_places(observed=samples[0].observed), *groups],
         (west - margin, south - margin, east + margin, north + margin),
-        "SYNTHETIC tiles (not observations) over the real ones that they were generated around",
+        title,
     )
 
 
-#: All samples of a place in one label: theirs would hide each other.
-_TITLE = (
-    "'place of SYNTHETIC ' || concatenate(\"sample_id\", group_by:=\"anchor\", concatenator:=' ')"
-)
+def _groups(placed: Sequence[_Placed]) -> list[_Group]:
+    """Return what is drawn, from the top: the samples, then what they were generated around."""
+    turns: Counter[Grid] = Counter()
+    samples: dict[int, _Group] = {}
+    anchors: dict[tuple[str, Grid], str] = {}
+    for one in placed:
+        turns[one.grid] += 1
+        kind: Kind = "REAL" if one.sample.observed else "SYNTHETIC"
+        name = f"{kind} {turns[one.grid]} of each place"
+        group = samples.setdefault(turns[one.grid], _Group(kind=kind, name=name, tiles={}))
+        group.tiles[one.files["tile"]] = (one.sample.sample_id, one.grid)
+        if one.sample.neighbour is not None and not one.sample.observed:
+            anchors.setdefault((one.sample.neighbour.tile_id, one.grid), one.files["anchor"])
+    below = _Group(kind="REAL", name="REAL", tiles={file: own for own, file in anchors.items()})
+    return [*samples.values(), *([below] if anchors else [])]
 
 
-class _Rasters:
-    """Writes rasters and names their layers."""
+def _rasters(
+    folder: Path, number: int, group: _Group, frames: Mapping[Grid, Frame], like: ReviewSample
+) -> list[MapLayer]:
+    """Write the rasters of a group and return their layers.
 
-    def __init__(self, folder: Path, like: ReviewSample, frames: Mapping[Grid, Frame]) -> None:
-        self._folder, self._like, self._frames = folder, like, frames
-        self._count = 0
-
-    def layers(self, kind: str, tiles: Sequence[tuple[str, str, Grid]]) -> list[MapLayer]:
-        """Write rasters of tiles, given by name, file and grid, and return their layers."""
-        bands = self._like.bands
-        _, height, width = self._like.pixels.shape
-        composite = composites_of(bands)[0]
-        red, green, blue = (position + 1 for position in bands.index_of(composite.bands))
-        named = {f"../{file}": name for name, file, _ in tiles}
-        found = []
-        for mosaic in mosaics_of(
-            [(f"../{file}", grid) for _, file, grid in tiles], self._frames, width, height
-        ):
-            self._count += 1
-            path = f"context/{self._count:04d}.vrt"
-            write_text(self._folder / path, mosaic_vrt(mosaic, bands, width, height))
-            (first, _), *others = mosaic.tiles
-            told = f"{named[first]} and {len(others)} more" if others else named[first]
-            found.append(
-                MapLayer(
-                    name=f"{kind} {told}",
-                    provider="gdal",
-                    source=f"./{path}",
-                    crs=mosaic.frame.grid.crs,
-                    style=raster_style((red, green, blue), composite.white),
-                    nearer_than=2 * _NEAR,
-                )
+    Args:
+        folder: the package.
+        number: of the group.
+        group: the tiles.
+        frames: of their grids.
+        like: a sample with the bands and size of all.
+    """
+    _, height, width = like.pixels.shape
+    composite = composites_of(like.bands)[0]
+    red, green, blue = (position + 1 for position in like.bands.index_of(composite.bands))
+    tiles = [(file, grid) for file, (_, grid) in group.tiles.items()]
+    layers = []
+    for own, mosaic in enumerate(mosaics_of(tiles, frames, width, height), start=1):
+        path = f"context/{number:02d}_{own:03d}.vrt"
+        write_text(folder / path, mosaic_vrt(mosaic, "..", like.bands, width, height))
+        (first, _), *others = mosaic.tiles
+        more = f" and {len(others)} more" if others else ""
+        layers.append(
+            MapLayer(
+                name=f"{group.kind} {group.tiles[first][0]}{more}",
+                provider="gdal",
+                source=f"./{path}",
+                crs=mosaic.frame.grid.crs,
+                style=raster_style((red, green, blue), composite.white),
+                nearer_than=2 * _NEAR,
             )
-        return found
+        )
+    return layers
 
 
-def _outlines(
-    samples: Sequence[ReviewSample], grids: Sequence[Grid], width: int, height: int
-) -> geopandas.GeoDataFrame:
-    """Return a row a sample with its outline in degrees."""
-    shapes = []
-    for grid in grids:
-        a, b, c, d, e, f = grid.transform
+def _places(*, observed: bool) -> MapLayer:
+    """Return the layer of outlines, which names all samples of a place in one title."""
+    name, before, place = "real tiles", "", '"sample_id"'
+    if not observed:
+        # Theirs would hide each other.
+        place = 'concatenate("sample_id", group_by:="anchor", concatenator:=\' \')'
+        name, before = "SYNTHETIC tiles", "'place of SYNTHETIC ' || "
+    return MapLayer(
+        name=f"places of {name}",
+        provider="ogr",
+        source="./context.gpkg|layername=samples",
+        crs="EPSG:4326",
+        style=places(_COLOUR, f"place of {name}", before + place, near=_NEAR),
+    )
+
+
+def _outlines(placed: Sequence[_Placed], width: int, height: int) -> geopandas.GeoDataFrame:
+    """Return a row a sample with its outline in degrees.
+
+    Of an observed tile no more than its name is told: what its class may be is not to be read off
+    the map.
+    """
+    shapes, rows = [], []
+    for one in placed:
+        a, b, c, d, e, f = one.grid.transform
         corners = ((0, 0), (width, 0), (width, height), (0, height))
         xs = [a * column + b * row + c for column, row in corners]
         ys = [d * column + e * row + f for column, row in corners]
-        shapes.append(shapely.Polygon(zip(*transform(grid.crs, "EPSG:4326", xs, ys), strict=True)))
-    return geopandas.GeoDataFrame(
-        {
-            "sample_id": [sample.sample_id for sample in samples],
-            "condition": [sample.condition for sample in samples],
-            "predicted": [sample.predicted for sample in samples],
-            "confidence": [sample.confidence for sample in samples],
-            "anchor": [
-                None if sample.neighbour is None else sample.neighbour.tile_id for sample in samples
-            ],
-        },
-        geometry=shapes,
-        crs="EPSG:4326",
-    )
+        degrees = transform(one.grid.crs, "EPSG:4326", xs, ys)
+        shapes.append(shapely.Polygon(zip(*degrees, strict=True)))
+        rows.append(_row(one.sample))
+    return geopandas.GeoDataFrame(rows, geometry=shapes, crs="EPSG:4326")
+
+
+def _row(sample: ReviewSample) -> dict[str, Any]:
+    if sample.observed or sample.neighbour is None:
+        return {"sample_id": sample.sample_id}
+    return {
+        "sample_id": sample.sample_id,
+        "condition": sample.condition,
+        "predicted": sample.predicted,
+        "confidence": sample.confidence,
+        "anchor": sample.neighbour.tile_id,
+    }

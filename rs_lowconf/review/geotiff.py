@@ -98,9 +98,9 @@ def undisclosed_tags(attribution: str) -> dict[str, str]:
 
 
 def observed_tags(attribution: str) -> dict[str, str]:
-    """Return the tags of a real tile that is shown for comparison."""
+    """Return the tags of a real tile, shown for comparison or to be judged."""
     return {
-        "TIFFTAG_IMAGEDESCRIPTION": "Real Sentinel-2 tile shown for comparison",
+        "TIFFTAG_IMAGEDESCRIPTION": "Real Sentinel-2 tile of a review",
         "TIFFTAG_COPYRIGHT": attribution,
         "RSLOW_SYNTHETIC": "false",
     }

@@ -43,7 +43,7 @@ class Mosaic:
 
     frame: Frame
     tiles: tuple[tuple[str, Grid], ...]
-    """Files relative to the VRT, and their grids."""
+    """Files, and their grids."""
 
 
 def frames_of(grids: Sequence[Grid], width: int, height: int) -> dict[Grid, Frame]:
@@ -98,11 +98,12 @@ def mosaics_of(
     return [Mosaic(frame=frame, tiles=tuple(own)) for frame, own in found]
 
 
-def mosaic_vrt(mosaic: Mosaic, bands: BandSpec, width: int, height: int) -> str:
+def mosaic_vrt(mosaic: Mosaic, folder: str, bands: BandSpec, width: int, height: int) -> str:
     """Return a VRT of all bands; what no tile covers is nodata (0).
 
     Args:
         mosaic: the tiles.
+        folder: to which their files are relative, itself relative to the VRT.
         bands: what the channels of the files hold.
         width: of a tile.
         height: of a tile.
@@ -117,8 +118,8 @@ def mosaic_vrt(mosaic: Mosaic, bands: BandSpec, width: int, height: int) -> str:
         ET.SubElement(band, "Description").text = name
         ET.SubElement(band, "NoDataValue").text = "0"
         for file, grid in mosaic.tiles:
-            corner = frame.corners[grid]
-            band.append(picture_source((width, height), file, corner, number, "UInt16"))
+            path, corner = f"{folder}/{file}", frame.corners[grid]
+            band.append(picture_source((width, height), path, corner, number, "UInt16"))
     ET.indent(root, " ")
     return ET.tostring(root, encoding="unicode") + "\n"
 

@@ -24,6 +24,9 @@ A reviewer opens `review.qgz`, switches editing on, opens the table of `review` 
 form view and goes through the list; the map highlights the cell of the form. Saving the
 edits writes the decisions. `fields` says what each decision means.
 
+The samples may be real tiles instead, `observed` ones, whose class is asked for: all of them or
+none. They are tagged and shown as what they are, in their place if it is known.
+
 Every sample has a real neighbour, or none has: then cells and previews show samples alone.
 A sample gets no georeference, because its neighbour looks alike, but the sample shows no place;
 unless it was generated around its neighbour, in whose grid it then lies.
@@ -32,7 +35,8 @@ A `blind` package holds nothing of the model: neither condition, prediction, sco
 provenance of any sample, nor name, class, mask or place of a neighbour. The mask of a sample is
 shown, as it is to be judged, but not whose it is. The package is a function of pixels, masks,
 sample ids, their order and the class lists, so the caller must give neutral ids in shuffled
-order and choose neighbours without regard to class, and none whose mask the sample has.
+order and choose neighbours without regard to class, and none whose mask the sample has. Of observed
+tiles it holds the place, and still nothing of the model or the class in their data set.
 
 Nothing is written into a package after this: rewriting it while QGIS edits it succeeds
 silently and loses decisions.
@@ -66,6 +70,7 @@ from rs_lowconf.runs import write_json, write_text
 __all__ = [
     "FORMAT",
     "FORMAT_OF_MASKS",
+    "FORMAT_OF_OBSERVED",
     "MAX_SAMPLES",
     "RealNeighbour",
     "ReviewSample",
@@ -77,6 +82,8 @@ __all__ = [
 FORMAT = 1
 FORMAT_OF_MASKS = 2
 """Of packages with masks, which older readers and plugins would misread."""
+FORMAT_OF_OBSERVED = 3
+"""Of packages of observed tiles, which older ones would call SYNTHETIC."""
 MAX_SAMPLES = 500
 """More make the review long and QGIS slow."""
 
@@ -99,8 +106,8 @@ def write_package(
         folder: the package; it must not exist yet.
         samples: 1 to 500 samples of the same bands and size, in the order of the sheet.
         package_id: by which the review store knows the package again; tells nothing of it.
-        classes: the classes among which reviewers choose; every condition is one of them. With
-            masks there is nothing to choose.
+        classes: the classes among which reviewers choose; every condition is one of them, or
+            empty where an observed tile has none. With masks there is nothing to choose.
         target_classes: the classes of the model under test.
         label: `confirm` suggests each sample's condition; `blind` suggests nothing.
         attribution: notice that the licence of the real data asks for.
@@ -151,18 +158,20 @@ def write_package(
             kinds = (f"anchor_{panel.kind}", panel.kind)[-sheet.blocks :]
             cells = [[names.get(kind) for kind in kinds] for names in files]
             write_text(building / f"{panel.kind}.vrt", panel_vrt(sheet, panel, cells))
-        if label == "confirm":
+        observed = samples[0].observed
+        if label == "confirm" or observed:
             write_context(building, samples, files)
-        fields = fields_of(label, classes, masks=bool(panels))
+        fields = fields_of(label, classes, masks=bool(panels), observed=observed)
         _write_layer(building, samples, files, fields, sheet=sheet, panels=panels, label=label)
         write_json(
             building / "manifest.json",
             {
-                "format": FORMAT_OF_MASKS if pixel_classes else FORMAT,
+                "format": _format(pixel_classes, observed=observed),
                 "package_id": package_id,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "rs_lowconf": metadata.version("rs-lowconf"),
                 "label": label,
+                **({"observed": True} if observed else {}),
                 "classes": list(classes),
                 "target_classes": list(target_classes),
                 **({"pixel_classes": list(pixel_classes)} if pixel_classes else {}),
@@ -182,6 +191,12 @@ def write_package(
                 "samples": files,
             },
         )
+
+
+def _format(pixel_classes: Sequence[str], *, observed: bool) -> int:
+    if observed:
+        return FORMAT_OF_OBSERVED
+    return FORMAT_OF_MASKS if pixel_classes else FORMAT
 
 
 def _check(
@@ -205,6 +220,12 @@ def _check(
             f"{len(alone)} of {len(samples)} samples have no real neighbour, such as {alone[0]}",
             expected="one for every sample or for none",
         )
+    observed = sum(sample.observed for sample in samples)
+    if 0 < observed < len(samples):
+        raise ReviewError(
+            f"{observed} of {len(samples)} samples are shown as real tiles",
+            expected="all of them or none",
+        )
     seen: set[str] = set()
     first = samples[0]
     for sample in samples:
@@ -222,7 +243,8 @@ def _check(
             (sample.predicted, target_classes),
             (sample.second, target_classes),
         ):
-            if name not in known and not masks:
+            unlabelled = sample.observed and not name and known is classes
+            if name not in known and not masks and not unlabelled:
                 raise ReviewError(
                     f"sample {sample.sample_id} has the unknown class {name!r}",
                     expected=f"one of {', '.join(known)}",
@@ -240,11 +262,11 @@ def _write_layer(
     label: Label,
 ) -> None:
     """Write the GeoPackage and the project that shows it, with the same style."""
-    rows: list[dict[str, str | float]] = [
+    rows: list[dict[str, str | float | None]] = [
         {
             "sample_id": sample.sample_id,
             "preview": names["preview"],
-            "cond_class": sample.condition,
+            "cond_class": sample.condition or None,
             "mask_name": sample.condition,
             "pred_class": sample.predicted,
             "second_class": sample.second,
@@ -254,11 +276,14 @@ def _write_layer(
         for sample, names in zip(samples, files, strict=True)
     ]
     cells = [sheet.extent(index) for index in range(sheet.count)]
-    elements = style.review_style(fields, sheet, label)
+    observed = samples[0].observed
+    elements = style.review_style(fields, sheet, label, observed=observed)
     geopackage.write_geopackage(
         building / "review.gpkg", fields, rows, cells, style.document(elements)
     )
-    if label == "confirm":
+    if observed:
+        title = "Review of real tiles"
+    elif label == "confirm":
         title = "Review of SYNTHETIC tiles (not observations)"
     else:
         title = "Review of tiles that may be SYNTHETIC"
