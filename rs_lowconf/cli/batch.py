@@ -54,7 +54,7 @@ def score(
     """
     settings = load_settings(config, set_)
     from rs_lowconf.batch import Job
-    from rs_lowconf.batch.jobs import rows_of
+    from rs_lowconf.batch.choose import chosen_rows, selection
     from rs_lowconf.batch.score import ScoreWork
     from rs_lowconf.batch.stamp import fingerprint, is_stamped
     from rs_lowconf.data.catalog.table import Catalog
@@ -69,7 +69,12 @@ def score(
         micro_batch=settings.search.micro_batch,
         side=catalog.first_side,
     )
-    inputs = (str(catalog.path.resolve()), sha256_of(catalog.path), work.key)
+    inputs = (
+        str(catalog.path.resolve()),
+        sha256_of(catalog.path),
+        work.key,
+        selection(settings.batch, settings.run.seed),
+    )
     if is_stamped(folder, fingerprint(folder, inputs)):
         _tell(folder)
         print("Nothing to do: no tile, target or setting has changed.")
@@ -77,7 +82,7 @@ def score(
         job = Job(
             folder=folder,
             kind="score",
-            rows=rows_of(catalog),
+            rows=chosen_rows(catalog, settings.batch, settings.run.seed),
             work=work,
             chunk_rows=settings.batch.chunk or _CHUNK,
         )
