@@ -591,7 +591,7 @@ class UpdateSettings(Section):
 class InversionSettings(Section):
     """How the latent of a real tile is looked for."""
 
-    steps: NonNegativeInt = 100
+    steps: NonNegativeInt = 150
     """Steps of Adam from the encoder's guess."""
     learning_rate: PositiveFloat = 0.1
     quantile: float = Field(default=0.05, gt=0.0, lt=1.0)
@@ -604,9 +604,9 @@ class VariantSettings(Section):
     """Hard variants of the real tiles of a catalog: `rslow batch generate`."""
 
     inversion: InversionSettings = InversionSettings()
-    count: PositiveInt = 4
+    count: PositiveInt = 5
     """Variants of a tile at most."""
-    attempts: PositiveInt = 8
+    attempts: PositiveInt = 10
     """Latents that are searched for them; the first starts at the tile itself."""
     reach: float = Field(default=0.3, gt=0.0, lt=1.0)
     """Share of fresh noise in the latents that the others start from."""
