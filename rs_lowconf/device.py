@@ -3,7 +3,7 @@
 import torch
 
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.settings import RunSettings
+from rs_lowconf.settings import Device, RunSettings
 
 
 def choose_device(settings: RunSettings) -> torch.device:
@@ -21,3 +21,19 @@ def choose_device(settings: RunSettings) -> torch.device:
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(settings.device)
+
+
+def worker_device(wanted: Device, number: int) -> torch.device:
+    """Return the device of one of several workers on a machine: they take turns at its GPUs.
+
+    Args:
+        wanted: as `run.device`.
+        number: of the worker, from 0 on.
+
+    Raises:
+        SettingsError: CUDA is wanted and there is none.
+    """
+    device = choose_device(RunSettings(device=wanted))
+    if device.type == "cuda":
+        return torch.device("cuda", number % torch.cuda.device_count())
+    return device

@@ -23,6 +23,7 @@ from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
 from rs_lowconf.gan.model import GanModel, load_critic, load_encoder, load_model
 from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.places import model_path, update_of
 from rs_lowconf.runs import kind_of, sha256_of
 from rs_lowconf.search.archive import Looks, learn_looks
 from rs_lowconf.search.calibration import (
@@ -53,62 +54,8 @@ from rs_lowconf.types import (
 
 Method = Literal["gradient", "student", "splitting"]
 
-EMBEDDED = Path(__file__).parent / "embedded"
-"""Models inside the package, laid out like a run folder."""
-
-_STAGES = {"critic": "gate", "calibration": "gate", "distances": "encoder"}
-"""The folder of a model where that is not called like it."""
-
 _NAMED = 12
 """Most conditions that a message lists."""
-
-
-def model_path(settings: Settings, name: str) -> Path:
-    """Return where a model is read from.
-
-    Args:
-        settings: of the run.
-        name: `gan`, `critic`, `calibration`, `extractor`, `encoder`, `distances` or `target`.
-    """
-    stage = _STAGES.get(name, name)
-    if name in ("gan", "critic", "calibration"):
-        for number in reversed(range(1, update_of(settings) + 1)):
-            path = update_folder(settings, number) / f"{name}.safetensors"
-            if path.exists():
-                return path
-    kind = settings.target.kind if name == "target" else settings.run.models
-    folder = EMBEDDED if kind == "embedded" else settings.run.dir
-    return folder / stage / f"{name}.safetensors"
-
-
-def update_folder(settings: Settings, number: int) -> Path:
-    """Return where the models that reviews led to are, from number 1 on."""
-    return settings.run.dir / f"update-{number}"
-
-
-def newest_update(settings: Settings) -> int:
-    """Return the number of the newest update, 0 without any."""
-    newest = 0
-    while update_folder(settings, newest + 1).exists():
-        newest += 1
-    return newest
-
-
-def update_of(settings: Settings) -> int:
-    """Return the number of the update to use, 0 for none.
-
-    Raises:
-        ModelError: there is no such update.
-    """
-    newest = newest_update(settings)
-    wanted = settings.search.update
-    if wanted is not None and wanted > newest:
-        raise ModelError(
-            f"there is no {update_folder(settings, wanted)}",
-            expected=f"search.update from 0 to {newest}",
-            remedy="run rslow update",
-        )
-    return newest if wanted is None else wanted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -24,6 +24,7 @@ from pydantic import (
 from rs_lowconf.bands import Level
 from rs_lowconf.errors import SettingsError
 
+Device = Literal["auto", "cpu", "cuda"]
 Architecture = Annotated[str, Field(pattern="^(small_cnn|residual_cnn|timm:.+)$")]
 
 
@@ -42,7 +43,8 @@ class RunSettings(Section):
     """Generator, gate and extractor: those inside the package (EuroSAT's bands and classes), or
     those that `rslow train` wrote into `dir`."""
     seed: NonNegativeInt = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
+    """`auto` is cuda where there is one; in a batch job each worker chooses for itself."""
     threads: NonNegativeInt = 0
     """CPU threads of torch; 0 leaves torch's own choice."""
 

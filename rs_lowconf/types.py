@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError
+from rs_lowconf.grid import Grid
 
 UNKNOWN = 255
 """In a mask: the pixel has no data, or its class is not known. No loss or figure counts it."""
@@ -25,17 +26,6 @@ MaskAugmentation = Callable[
     tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]],
 ]
 """Augments reflectance and masks together: pixels keep their classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Where a tile lies on the ground."""
-
-    crs: str
-    """An authority code such as EPSG:32633, or WKT."""
-
-    transform: tuple[float, float, float, float, float, float]
-    """Affine coefficients a, b, c, d, e, f: x = a col + b row + c, y = d col + e row + f."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rs_lowconf.models import EMBEDDED, checksums
+from rs_lowconf.models import checksums
+from rs_lowconf.places import EMBEDDED
 from rs_lowconf.runs import read_checkpoint, sha256_of, write_text
 from rs_lowconf.search.calibration import load_calibration
 from rs_lowconf.settings import GanSettings

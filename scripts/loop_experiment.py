@@ -47,7 +47,7 @@ from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.judge import train_judge
 from rs_lowconf.gan.model import load_critic, load_model, save_critic
 from rs_lowconf.measures import radial_power
-from rs_lowconf.models import model_path
+from rs_lowconf.places import model_path
 from rs_lowconf.review.geotiff import DN_SCALE, read_tile
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.rounds import round_reports

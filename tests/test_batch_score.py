@@ -3,17 +3,20 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
+import pyarrow as pa
 import pytest
 import rasterio
 import torch
 from PIL import Image
 from rasterio.warp import transform
 
+from rs_lowconf.data.catalog.table import Catalog, write_catalog
 from rs_lowconf.data.source import open_split
 from rs_lowconf.settings import load
 from rs_lowconf.target.classifier import load_classifier
@@ -96,14 +99,67 @@ def test_processes_give_the_same_scores(catalogued: Path, rslow: Run) -> None:
     assert both.equals(scores(catalogued))
 
 
+def test_a_second_run_does_nothing(catalogued: Path, rslow: Run) -> None:
+    """It touches no file and says so, also of a tile that failed, and does not import torch."""
+    (catalogued / "tiles" / "woods" / "woods_003.tif").unlink()
+    assert score(rslow, catalogued).code == 0
+    folder = catalogued / "run" / "batch" / "score"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    program = (
+        "import sys\nfrom rs_lowconf.cli import main\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "batch", "score", "-c", str(catalogued / "config.yaml")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "47 of 48 tiles done, 1 failed" in done.stdout
+    assert "woods_003" in done.stdout
+    assert "Nothing to do" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "scores.gpkg", "scores.qgz", "collected.json"])
+def test_a_lost_file_is_made_again(catalogued: Path, rslow: Run, name: str) -> None:
+    """Whatever is missing of the files at the end comes back, without scoring a tile again."""
+    assert score(rslow, catalogued).code == 0
+    found, first = scores(catalogued), parts(catalogued)
+    (catalogued / "run" / "batch" / "score" / name).unlink()
+    ran = score(rslow, catalogued)
+    assert "Nothing to do" not in ran.out
+    assert parts(catalogued) == first
+    assert scores(catalogued).equals(found)
+    assert "Nothing to do" in score(rslow, catalogued).out
+
+
+def test_another_split_is_told_without_scoring_again(catalogued: Path, rslow: Run) -> None:
+    """What stands beside a score follows the catalog, though no score depends on it."""
+    assert score(rslow, catalogued).code == 0
+    before, first = scores(catalogued), parts(catalogued)
+    path = catalogued / "run" / "catalog.parquet"
+    whole = pa.concat_tables(list(Catalog(path).tables()))
+    place = whole.schema.get_field_index("rslow:split")
+    write_catalog(path, [whole.set_column(place, "rslow:split", [["test"] * len(whole)])])
+    assert score(rslow, catalogued).code == 0
+    assert parts(catalogued) == first
+    after = scores(catalogued)
+    assert set(before["rslow:split"]) == {"train", "val", "test"}
+    assert set(after["rslow:split"]) == {"test"}
+    assert after.drop(columns="rslow:split").equals(before.drop(columns="rslow:split"))
+
+
 def test_only_what_changed_is_done_again(catalogued: Path, rslow: Run) -> None:
     """A second run does nothing; a setting that scores do not depend on neither; others all."""
     assert score(rslow, catalogued).code == 0
     first = parts(catalogued)
-    assert score(rslow, catalogued, "-s", "search.tau=0.3").code == 0
+    assert "Nothing to do" in score(rslow, catalogued, "-s", "search.tau=0.3").out
     assert parts(catalogued) == first
     assert score(rslow, catalogued, "-s", "search.micro_batch=4").code == 0
     assert not set(parts(catalogued)) & set(first)
+    # What comes back is not done again, but the files of the other setting are replaced.
+    assert "Nothing to do" not in score(rslow, catalogued).out
+    assert parts(catalogued) == first
 
 
 def test_a_damaged_tile_stops_nothing(catalogued: Path, rslow: Run) -> None:

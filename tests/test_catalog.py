@@ -31,8 +31,8 @@ from rs_lowconf.data.files import SPLITS
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.data.source import open_split
 from rs_lowconf.errors import DataError, RsLowconfError, SettingsError
+from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import Grid
 from tests.conftest import Run
 from tests.make_scenes import BANDS, corner, draw, make_chips, write
 

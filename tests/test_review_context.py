@@ -19,11 +19,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from rs_lowconf.errors import ReviewError
+from rs_lowconf.grid import Grid
 from rs_lowconf.review import Label, ReviewSample, read_tile
 from rs_lowconf.review.composites import composites_of, stretch
 from rs_lowconf.review.geotiff import read_confidence
 from rs_lowconf.review.mosaics import frames_of, mosaics_of
-from rs_lowconf.types import Grid
 from tests.review_samples import CLASSES, SIZE, masked, observed, package, sample
 
 SCRIPT = Path(__file__).parent / "qgis" / "open_context.py"

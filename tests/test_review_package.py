@@ -19,12 +19,12 @@ from rasterio.errors import CRSError
 
 from rs_lowconf.bands import EUROSAT_ORDER
 from rs_lowconf.errors import ReviewError
+from rs_lowconf.grid import Grid
 from rs_lowconf.review import Label, ReviewSample, read_tile
 from rs_lowconf.review.composites import composites_of, stretch
 from rs_lowconf.review.fields import DECISIONS
 from rs_lowconf.review.package import FORMAT, FORMAT_OF_OBSERVED
 from rs_lowconf.runs import sha256_of
-from rs_lowconf.types import Grid
 from tests.review_samples import CLASSES, GRID, SIZE, blocks_of, observed, package, sample, sheet_of
 
 TEN_METRES = ("B02", "B03", "B04", "B08")

@@ -43,6 +43,8 @@ _BOOT = (
     "from rs_lowconf.batch.child import main; main(int(sys.argv[2]))"
 )
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_NUMBER = "RSLOW_WORKER"
+"""The variable that tells a process its number among the workers of its machine."""
 _TAIL = 4_000
 """Bytes of a child's output that are kept."""
 _LAST_WORDS = 400
@@ -58,13 +60,15 @@ that ends the job."""
 class Child:
     """A process that has a work open and works on one piece at a time."""
 
-    def __init__(self, work: bytes, opening_seconds: float) -> None:
+    def __init__(self, work: bytes, opening_seconds: float, number: int) -> None:
         """Start it. It may be sent a piece at once, which it gets to when the work is open.
 
         Args:
             work: as `packed` returns it.
             opening_seconds: for the work to open.
+            number: among the workers of this machine, from 0 on.
         """
+        self.number = number
         self.connection, theirs = Pipe()
         with theirs:
             # A session of its own, so that Ctrl-C reaches us alone and what it starts is killed
@@ -75,7 +79,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
-                env=os.environ | _ENVIRONMENT,
+                env=os.environ | _ENVIRONMENT | {_NUMBER: str(number)},
                 start_new_session=True,
             )
         assert self._process.stdout is not None  # noqa: S101 - for mypy: it is a pipe
@@ -213,7 +217,9 @@ class Processes:
         try:
             while True:
                 while len(busy) < self.workers and (piece := take()) is not None:
-                    child = idle.pop() if idle else Child(content, self.opening_seconds)
+                    taken = {child.number for child, _ in busy.values()}
+                    free = next(number for number in range(self.workers) if number not in taken)
+                    child = idle.pop() if idle else Child(content, self.opening_seconds, free)
                     busy[child.connection] = child, piece
                     child.send(to_bytes(piece.rows), piece.limit(self.seconds), self.seconds)
                 if not busy:
@@ -231,6 +237,11 @@ class Processes:
         finally:
             for child in (*idle, *(child for child, _ in busy.values())):
                 child.close()
+
+
+def worker_number() -> int:
+    """Return the number of this process among the workers of its machine, from 0 on."""
+    return int(os.environ.get(_NUMBER, "0"))
 
 
 def outcome(number: int, answer: Answer) -> Outcome:

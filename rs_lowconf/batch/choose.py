@@ -50,6 +50,12 @@ def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> pa.Tabl
     return rows.take(pa.array(np.sort(index)))
 
 
+def selection(settings: BatchSettings, seed: int) -> str:
+    """Return what the choice depends on beside the catalog."""
+    names = {"splits", "collections", "per_class", "per_region", "regions", "region_degrees"}
+    return f"{settings.model_dump_json(include=names)} {seed}"
+
+
 def _within(
     told: pa.Table, index: "np.ndarray", settings: BatchSettings, seed: int
 ) -> "np.ndarray":

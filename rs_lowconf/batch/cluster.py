@@ -6,6 +6,7 @@ work open for the next task.
 """
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -208,7 +209,7 @@ def _attempt(
     work: bytes, rows: bytes, limit: float | None, whole: float | None, opening_seconds: float
 ) -> Answer:
     """Have a child work on rows; it stays for the next task of the same work."""
-    child = _lend(work) or Child(work, opening_seconds)
+    child = _lend(work) or Child(work, opening_seconds, _number())
     try:
         child.send(rows, limit, whole)
         answer = child.exchange()
@@ -220,6 +221,14 @@ def _attempt(
     else:
         child.close()
     return answer
+
+
+def _number() -> int:
+    """Return a number of this worker among those of its machine, by what its name ends with."""
+    from distributed import get_worker  # noqa: PLC0415 (an extra)
+
+    digits = re.search(r"\d+$", str(get_worker().name))
+    return int(digits[0]) if digits else 0
 
 
 def _lend(work: bytes) -> Child | None:

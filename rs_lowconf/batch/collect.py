@@ -1,5 +1,6 @@
 """What a job found, beside where its tiles lie: tables for programs and a map for QGIS."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import geopandas
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
+from rs_lowconf.batch.stamp import fingerprint, stamp, unstamp
 from rs_lowconf.batch.status import open_results
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.review.maps import MAP_CRS, MapLayer, graduated, write_features, write_map
@@ -39,13 +41,21 @@ def placed(catalog: Catalog, job: Path) -> geopandas.GeoDataFrame:
     )
 
 
-def write_scores(folder: Path, catalog: Catalog) -> list[Path]:
+def write_scores(folder: Path, catalog: Catalog, inputs: Sequence[str]) -> None:
     """Write scores.parquet, scores.gpkg and scores.qgz into a job folder of `score`.
+
+    Args:
+        folder: of the job.
+        catalog: what the job worked on.
+        inputs: what tells catalog and settings from others, see `stamp.py`.
 
     Raises:
         JobError: it is no job folder, or has no results yet.
         OutputError: the files cannot be written.
     """
+    # Before reading, so that a part that comes meanwhile has the files made again.
+    made_from = fingerprint(folder, inputs)
+    unstamp(folder)
     frame = placed(catalog, folder)
     paths = [folder / name for name in ("scores.parquet", "scores.gpkg", "scores.qgz")]
     with replacing(paths[0]) as temporary:
@@ -61,7 +71,7 @@ def write_scores(folder: Path, catalog: Catalog) -> list[Path]:
     )
     west, south, east, north = frame.to_crs(MAP_CRS).total_bounds.tolist()
     write_map(paths[2], [layer], (west, south, east, north), "Confidence of the target")
-    return paths
+    stamp(folder, made_from, paths)
 
 
 def edges_of(confidence: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> list[float]:

@@ -12,11 +12,10 @@ review/            a review package of variants beside their tiles, with context
 One pass over the parts, of which a few are in memory at a time.
 """
 
-import hashlib
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +31,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rs_lowconf import __version__
 from rs_lowconf.batch.generate import SCHEMA, VARIANT
 from rs_lowconf.batch.ledger import PARTS
+from rs_lowconf.batch.stamp import fingerprint, is_stamped, stamp, unstamp
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.gan.masks import MaskBank
@@ -52,8 +52,7 @@ from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
 
-_COLLECTED = "collected.json"
-"""Written last: from which parts everything else was made."""
+_REPORT = "report.json"
 _SHEET_TILES = 24
 _TILES = pa.schema([own for own in SCHEMA if own.name != "variants"] + [("found", pa.int32())])
 _VARIANTS = pa.schema(
@@ -69,8 +68,6 @@ class Written:
     """As in report.json."""
     package: Path | None
     """The review package; None without any variant."""
-    shown: int
-    """Variants in it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,10 +95,11 @@ def write_variants(settings: Settings, models: Models, rows: pa.Table, folder: P
         TileError: a tile that was searched around cannot be read any more.
         OutputError: a file cannot be written.
     """
+    made_from = fingerprint(folder, (str(settings.review.max_samples),))
+    if is_stamped(folder, made_from):
+        return _read(folder)
+    unstamp(folder)
     parts = sorted((folder / PARTS).glob("part-*"))
-    known = _known_result(folder, parts)
-    if known is not None:
-        return known
     writer = _Writer(settings=settings, models=models, rows=rows, folder=folder)
     figures = _Figures()
     with (
@@ -120,37 +118,21 @@ def write_variants(settings: Settings, models: Models, rows: pa.Table, folder: P
                     told += writer.write(record)
             tiles.write_table(pa.Table.from_pylist(records, schema=_TILES))
             variants.write_table(pa.Table.from_pylist(told, schema=_VARIANTS))
-    report = figures.report()
-    write_json(folder / "report.json", report)
     writer.remove_others()
     writer.write_sheet()
-    written = writer.write_package(report)
-    package = None if written.package is None else written.package.name
-    write_json(
-        folder / _COLLECTED,
-        {"parts": _digest(parts), "package": package, "shown": written.shown},
-    )
-    return written
+    package, shown = writer.write_package()
+    name = None if package is None else package.name
+    write_json(folder / _REPORT, {**figures.report(), "package": name, "shown": shown})
+    written = [folder / name for name in (_REPORT, "tiles.parquet", "variants.parquet")]
+    stamp(folder, made_from, written if package is None else [*written, package])
+    return _read(folder)
 
 
-def _known_result(folder: Path, parts: Sequence[Path]) -> Written | None:
-    """Return what an earlier run made of the same parts, whose names tell their content."""
-    path, report = folder / _COLLECTED, folder / "report.json"
-    if not path.exists():
-        return None
-    told = json.loads(path.read_text(encoding="utf-8"))
-    package = None if told["package"] is None else folder / told["package"]
-    if told["parts"] != _digest(parts) or not (package is None or package.exists()):
-        return None
-    return Written(
-        report=json.loads(report.read_text(encoding="utf-8")),
-        package=package,
-        shown=told["shown"],
-    )
-
-
-def _digest(parts: Sequence[Path]) -> str:
-    return hashlib.sha256("".join(path.name for path in parts).encode()).hexdigest()
+def _read(folder: Path) -> Written:
+    """Return what was written into a folder."""
+    report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+    package = None if report["package"] is None else folder / report["package"]
+    return Written(report=report, package=package)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -293,19 +275,19 @@ class _Writer:
                 if path.relative_to(self._folder).as_posix() not in known:
                     path.unlink()
 
-    def write_package(self, report: dict[str, Any]) -> Written:
-        """Write the review package; one that exists is never changed, because people work in it."""
+    def write_package(self) -> tuple[Path | None, int]:
+        """Return the review package, and how many it shows; one that exists is never changed."""
         # Best last in the heap: the first variants of all tiles come first.
         chosen = [entry[-1] for entry in sorted(self._shown, key=lambda one: one[:3], reverse=True)]
         if not chosen:
-            return Written(report=report, package=None, shown=0)
+            return None, 0
         settings, models = self._settings, self._models
         # With the files' checksums: other pixels of the same seeds are other variants.
         content = [(one.own["sample_id"], sha256_of(one.file)) for one in chosen]
         package_id = f"{seed_of(settings.run.seed, 'variants', repr(content)):016x}"
         review = place_for(self._folder, package_id)
         if review.exists():
-            return Written(report=report, package=review, shown=len(chosen))
+            return review, len(chosen)
         package = SentPackage(
             package_id=package_id,
             label="confirm",
@@ -329,7 +311,7 @@ class _Writer:
             provenance={name: str(value) for name, value in models.fingerprint.items()},
             pixel_classes=models.pixel_classes,
         )
-        return Written(report=report, package=review, shown=len(chosen))
+        return review, len(chosen)
 
     def _sample(self, one: _Variant) -> ReviewSample:
         models, own, row = self._models, one.own, one.row

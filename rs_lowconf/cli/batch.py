@@ -15,8 +15,11 @@ from rs_lowconf.errors import JobError
 from rs_lowconf.settings import BatchSettings, Settings
 
 if TYPE_CHECKING:
-    from rs_lowconf.batch import Executor, Job
+    from rs_lowconf.batch import Executor, Job, Status
     from rs_lowconf.batch.jobs import TargetOf
+
+_CHUNK = 256
+"""Tiles of a chunk, which together take seconds."""
 
 _ERRORS_SHOWN = 10
 
@@ -53,29 +56,45 @@ def score(
     """
     settings = load_settings(config, set_)
     from rs_lowconf.batch import Job
-    from rs_lowconf.batch.collect import write_scores
-    from rs_lowconf.batch.jobs import rows_of
+    from rs_lowconf.batch.choose import chosen_rows, selection
     from rs_lowconf.batch.score import ScoreWork
+    from rs_lowconf.batch.stamp import fingerprint, is_stamped
     from rs_lowconf.data.catalog.table import Catalog
+    from rs_lowconf.runs import sha256_of
 
-    catalog = Catalog(catalog_path(settings))
+    catalog, folder = Catalog(catalog_path(settings)), job_folder(settings, "score")
     target = _target(settings, trust_code=trust_code)
-    job = Job(
-        folder=job_folder(settings, "score"),
-        kind="score",
-        rows=rows_of(catalog),
-        work=ScoreWork(
-            target=target,
-            target_key=target.key,
-            pixel_share=settings.search.pixel_share,
-            micro_batch=settings.search.micro_batch,
-        ),
-        chunk_rows=settings.batch.chunk or 256,
+    work = ScoreWork(
+        target=target,
+        target_key=target.key,
+        pixel_share=settings.search.pixel_share,
+        micro_batch=settings.search.micro_batch,
+        side=catalog.first_side,
     )
-    if work(job, executor_of(settings.batch, scheduler)):
-        parquet, _, project = write_scores(job.folder, catalog)
-        print(f"Scores: {parquet}")
-        print(f"Open in QGIS: {project}")
+    inputs = (
+        str(catalog.path.resolve()),
+        sha256_of(catalog.path),
+        work.key,
+        selection(settings.batch, settings.run.seed),
+    )
+    if is_stamped(folder, fingerprint(folder, inputs)):
+        _tell(folder)
+        print("Nothing to do: no tile, target or setting has changed.")
+    else:
+        job = Job(
+            folder=folder,
+            kind="score",
+            rows=chosen_rows(catalog, settings.batch, settings.run.seed),
+            work=work,
+            chunk_rows=settings.batch.chunk or _CHUNK,
+        )
+        if not work_on(job, executor_of(settings.batch, scheduler)):
+            return
+        from rs_lowconf.batch.collect import write_scores
+
+        write_scores(folder, catalog, inputs)
+    print(f"Scores: {folder / 'scores.parquet'}")
+    print(f"Open in QGIS: {folder / 'scores.qgz'}")
 
 
 @batch_app.command()
@@ -179,9 +198,9 @@ def executor_of(settings: BatchSettings, scheduler: str | None) -> "Executor":
     return Serial(seconds=settings.seconds)
 
 
-def work(job: "Job", executor: "Executor") -> bool:
+def work_on(job: "Job", executor: "Executor") -> bool:
     """Work on a job with progress; return whether all tiles are done or have failed."""
-    from rs_lowconf.batch import request_stop, run_job, status
+    from rs_lowconf.batch import request_stop, run_job
 
     with progress(job.kind, len(job.rows)) as bar, interrupt_between_steps() as interrupt:
         for step in run_job(job, executor):
@@ -189,9 +208,7 @@ def work(job: "Job", executor: "Executor") -> bool:
             bar.update(step.done + step.failed, f"{failed}{step.rate:,.1f} tiles a second")
             if interrupt.requested:
                 request_stop(job.folder)
-    told = status(job.folder)
-    print(f"{told.done:,} of {told.planned:,} tiles done, {told.failed:,} failed.")
-    _show_errors(job.folder)
+    told = _tell(job.folder)
     if interrupt.requested:
         raise KeyboardInterrupt
     if told.left:
@@ -201,6 +218,16 @@ def work(job: "Job", executor: "Executor") -> bool:
             "no tile could be worked on, see above", remedy="mend that and run rslow batch retry"
         )
     return told.left == 0
+
+
+def _tell(folder: Path) -> "Status":
+    """Print how far a job is and what went wrong."""
+    from rs_lowconf.batch import status
+
+    told = status(folder)
+    print(f"{told.done:,} of {told.planned:,} tiles done, {told.failed:,} failed.")
+    _show_errors(folder)
+    return told
 
 
 def _show_errors(folder: Path) -> None:
@@ -219,12 +246,11 @@ def _show_errors(folder: Path) -> None:
 
 def _target(settings: Settings, *, trust_code: bool) -> "TargetOf":
     from rs_lowconf.batch.jobs import TargetOf
-    from rs_lowconf.device import choose_device
-    from rs_lowconf.models import model_path
+    from rs_lowconf.places import model_path
 
     return TargetOf(
         settings=settings.target,
         trained=model_path(settings, "target").absolute(),
         trust_code=trust_code,
-        device=str(choose_device(settings.run)),
+        device=settings.run.device,
     )

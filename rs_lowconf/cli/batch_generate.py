@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
-from rs_lowconf.cli.batch import SchedulerOption, batch_app, executor_of, job_folder, work
+from rs_lowconf.cli.batch import SchedulerOption, batch_app, executor_of, job_folder, work_on
 from rs_lowconf.cli.catalog import catalog_path
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import DataSettings, Settings
@@ -64,7 +64,7 @@ def generate(
         ),
         chunk_rows=settings.batch.chunk or _CHUNK,
     )
-    if work(job, executor_of(settings.batch, scheduler)):
+    if work_on(job, executor_of(settings.batch, scheduler)):
         _say(write_variants(own, models, rows, folder.absolute()), folder, own)
 
 
@@ -91,8 +91,8 @@ def _say(written: "Written", folder: Path, settings: Settings) -> None:
     print(f"Report: {folder / 'report.json'}")
     if written.package is None:
         return
-    if written.shown < report["variants"]:
-        print(f"The review package shows {written.shown:,} of them, of as many tiles as it can.")
+    if report["shown"] < report["variants"]:
+        print(f"The review package shows {report['shown']:,} of them, of as many tiles as it can.")
     print(f"Open in QGIS: {written.package / 'review.qgz'}")
     print(f"In their place, also in QGIS: {written.package / 'context.qgz'}")
 
@@ -139,7 +139,8 @@ def _student(settings: Settings, models: "Models", folder: Path) -> Path | None:
 
 def _models_key(settings: Settings, student: Path | None) -> str:
     """Return the checksums of everything that a worker loads."""
-    from rs_lowconf.models import known_to_encoder, model_path
+    from rs_lowconf.models import known_to_encoder
+    from rs_lowconf.places import model_path
     from rs_lowconf.runs import sha256_of
     from rs_lowconf.target.origin import model_file
 

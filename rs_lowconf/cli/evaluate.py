@@ -92,7 +92,8 @@ def load_tiles(settings: Settings) -> Tiles:
     from rs_lowconf.gan.figures import sample
     from rs_lowconf.gan.model import load_model
     from rs_lowconf.gan.tiles import DrawnTiles
-    from rs_lowconf.models import check_tile_size, model_path
+    from rs_lowconf.models import check_tile_size
+    from rs_lowconf.places import model_path
     from rs_lowconf.runs import sha256_of
     from rs_lowconf.seeds import seed_of
     from rs_lowconf.target.load import check_fit

@@ -14,7 +14,8 @@ from rs_lowconf.gan.mask_model import load_mask_model
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures
 from rs_lowconf.gan.mask_sheet import write_mask_sheets
 from rs_lowconf.gan.quality import markdown
-from rs_lowconf.models import check_same, check_tile_size, model_path
+from rs_lowconf.models import check_same, check_tile_size
+from rs_lowconf.places import model_path
 from rs_lowconf.runs import RunFolder, sha256_of, write_json, write_text
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings

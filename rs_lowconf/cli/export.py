@@ -20,6 +20,7 @@ from torch import Tensor
 from rs_lowconf import __version__
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.gan.masks import MaskBank
+from rs_lowconf.grid import Grid
 from rs_lowconf.models import HeldOut, Models, held_out
 from rs_lowconf.review.geotiff import observed_tags, synthetic_tags, write_tile
 from rs_lowconf.review.images import write_maps
@@ -36,7 +37,6 @@ from rs_lowconf.search.loop import Found, Tile, Trajectory
 from rs_lowconf.search.neighbours import features_of, nearest, same_class
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
-from rs_lowconf.types import Grid
 
 _ROWS = 256
 

@@ -47,7 +47,7 @@ def build(
 
     from rs_lowconf.cli.review import refuse_masks, store_of
     from rs_lowconf.gan.model import load_model
-    from rs_lowconf.models import model_path
+    from rs_lowconf.places import model_path
     from rs_lowconf.review.verdicts import agreement
     from rs_lowconf.testset import read_release, write_release
 
@@ -190,7 +190,7 @@ def _target(
     settings: Settings, path: Path | None, release: "Release", *, trust_code: bool
 ) -> "TargetModel":
     from rs_lowconf.device import choose_device
-    from rs_lowconf.models import model_path
+    from rs_lowconf.places import model_path
     from rs_lowconf.review.geotiff import read_tile
     from rs_lowconf.target.load import load_target
 

@@ -26,8 +26,9 @@ from rs_lowconf.data.windows import (
     require_place,
 )
 from rs_lowconf.errors import DataError
+from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import UNKNOWN, Grid, TileBatch
+from rs_lowconf.types import UNKNOWN, TileBatch
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,9 @@ from rs_lowconf.data.tiles import (
     require_same_bands,
     used_bands,
 )
+from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import Grid, TileBatch
+from rs_lowconf.types import TileBatch
 
 log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import rasterio
@@ -18,10 +19,9 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec, Level, canonical_name
-from rs_lowconf.data.files import EuroSATSplit, FolderSplit
 from rs_lowconf.errors import DataError
+from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import Grid
 
 
 class TileError(DataError):
@@ -91,6 +91,15 @@ class Tile:
         return pixels.masked_fill(self.nodata, -bands.dn_offset)
 
 
+@runtime_checkable
+class Items(Protocol):
+    """A torchgeo data set, by what is read of it: torchgeo itself takes seconds to import."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return an item with the key `image`, c h w."""
+        ...
+
+
 def read_profile(path: Path) -> FileProfile:
     """Read a GeoTIFF's header.
 
@@ -120,7 +129,7 @@ def read_profile(path: Path) -> FileProfile:
 
 def read_tile(
     settings: DataSettings,
-    dataset: EuroSATSplit | FolderSplit,
+    dataset: Items,
     index: int,
     profile: FileProfile,
 ) -> Tile:

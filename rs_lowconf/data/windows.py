@@ -25,8 +25,9 @@ from rs_lowconf.data.tiles import (
     read_errors,
     unreal_pixels,
 )
+from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import UNKNOWN, Grid
+from rs_lowconf.types import UNKNOWN
 
 Reading = tuple[
     Float[Tensor, "c h w"], Int[NDArray[np.int64], "h w"], Bool[NDArray[np.bool_], "h w"]

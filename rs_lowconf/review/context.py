@@ -26,6 +26,7 @@ import geopandas
 import shapely
 from rasterio.warp import transform
 
+from rs_lowconf.grid import Grid
 from rs_lowconf.review.composites import composites_of
 from rs_lowconf.review.maps import (
     MAP_CRS,
@@ -39,7 +40,6 @@ from rs_lowconf.review.mosaics import Frame, frames_of, mosaic_vrt, mosaics_of
 from rs_lowconf.review.samples import ReviewSample
 from rs_lowconf.review.style import raster_style
 from rs_lowconf.runs import write_text
-from rs_lowconf.types import Grid
 
 Kind = Literal["REAL", "SYNTHETIC"]
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
+from rs_lowconf.grid import Grid
 from rs_lowconf.review import geotiff, style
 from rs_lowconf.review.composites import Composite
 from rs_lowconf.review.fields import Label
@@ -21,7 +22,6 @@ from rs_lowconf.review.samples import (
     sample_tags,
 )
 from rs_lowconf.runs import sha256_of, write_text
-from rs_lowconf.types import Grid
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

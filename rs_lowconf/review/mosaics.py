@@ -18,8 +18,8 @@ from xml.etree import ElementTree as ET
 from rasterio.crs import CRS
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.grid import Grid
 from rs_lowconf.review.sheet import picture_source
-from rs_lowconf.types import Grid
 
 _ROUNDING = 1e-6
 """Pixels by which corners may differ from whole ones, where pixel sizes are no round numbers."""

@@ -3,13 +3,12 @@
 All take reflectance; the normalisation they were trained with is part of their weights.
 """
 
+import importlib
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.models import is_model, split_model_name_tag
 from torch import Tensor, nn
 
 from rs_lowconf.errors import SettingsError
@@ -167,6 +166,7 @@ def _residual_cnn(bands: int, width: int) -> nn.Sequential:
 def _timm_body(name: str, bands: int, tile_size: int) -> tuple[nn.Module, int]:
     # A headless timm model's forward is forward_features, then forward_head(pre_logits=True).
     require_timm_name(name)
+    timm = importlib.import_module("timm")
     config = timm.get_pretrained_cfg(name)
     size: dict[str, Any] = (
         {"img_size": tile_size} if config is not None and config.fixed_input_size else {}
@@ -189,7 +189,9 @@ def require_timm_name(name: str) -> None:
     Raises:
         SettingsError: the name is unknown.
     """
-    if not is_model(split_model_name_tag(name)[0]):
+    # Late, because it takes seconds to import, which every process of a batch job would pay.
+    models = importlib.import_module("timm.models")
+    if not models.is_model(models.split_model_name_tag(name)[0]):
         raise SettingsError(
             f"timm has no model {name!r}",
             expected="a name of timm.list_models(), such as resnet18",

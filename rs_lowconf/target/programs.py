@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -163,7 +162,7 @@ def _smp(path: Path, settings: TargetSettings, *, trust_code: bool) -> nn.Module
 
 def _create(name: str, settings: TargetSettings, outputs: int) -> nn.Module:
     require_timm_name(name)
-    module: nn.Module = timm.create_model(
+    module: nn.Module = importlib.import_module("timm").create_model(
         name, pretrained=False, in_chans=len(settings.bands or ()), num_classes=outputs
     )
     return module

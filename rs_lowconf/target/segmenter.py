@@ -1,11 +1,11 @@
 """A trained segmentation network: a target that answers for every pixel."""
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -73,6 +73,8 @@ class SegmentationNetwork(nn.Module):
             SettingsError: there is no such encoder.
         """
         super().__init__()
+        # Late, because it takes seconds to import.
+        smp = importlib.import_module("segmentation_models_pytorch")
         self.register_buffer("mean", torch.zeros(bands))
         self.register_buffer("decorrelation", torch.eye(bands))
         try:

@@ -13,7 +13,7 @@ from rasterio.warp import transform as to_crs
 
 from rs_lowconf.bands import RESOLUTION_M, BandSpec, Level
 from rs_lowconf.errors import DataError
-from rs_lowconf.types import Grid
+from rs_lowconf.grid import Grid
 
 STAC_VERSION = "1.1.0"
 STAC_EXTENSIONS = (

@@ -1,0 +1,60 @@
+"""Where models are read from and updates lie. Imports no torch, for commands that may need none."""
+
+from pathlib import Path
+
+from rs_lowconf.errors import ModelError
+from rs_lowconf.settings import Settings
+
+EMBEDDED = Path(__file__).parent / "embedded"
+"""Models inside the package, laid out like a run folder."""
+
+_STAGES = {"critic": "gate", "calibration": "gate", "distances": "encoder"}
+"""The folder of a model where that is not called like it."""
+
+
+def model_path(settings: Settings, name: str) -> Path:
+    """Return where a model is read from.
+
+    Args:
+        settings: of the run.
+        name: `gan`, `critic`, `calibration`, `extractor`, `encoder`, `distances` or `target`.
+    """
+    stage = _STAGES.get(name, name)
+    if name in ("gan", "critic", "calibration"):
+        for number in reversed(range(1, update_of(settings) + 1)):
+            path = update_folder(settings, number) / f"{name}.safetensors"
+            if path.exists():
+                return path
+    kind = settings.target.kind if name == "target" else settings.run.models
+    folder = EMBEDDED if kind == "embedded" else settings.run.dir
+    return folder / stage / f"{name}.safetensors"
+
+
+def update_folder(settings: Settings, number: int) -> Path:
+    """Return where the models that reviews led to are, from number 1 on."""
+    return settings.run.dir / f"update-{number}"
+
+
+def newest_update(settings: Settings) -> int:
+    """Return the number of the newest update, 0 without any."""
+    newest = 0
+    while update_folder(settings, newest + 1).exists():
+        newest += 1
+    return newest
+
+
+def update_of(settings: Settings) -> int:
+    """Return the number of the update to use, 0 for none.
+
+    Raises:
+        ModelError: there is no such update.
+    """
+    newest = newest_update(settings)
+    wanted = settings.search.update
+    if wanted is not None and wanted > newest:
+        raise ModelError(
+            f"there is no {update_folder(settings, wanted)}",
+            expected=f"search.update from 0 to {newest}",
+            remedy="run rslow update",
+        )
+    return newest if wanted is None else wanted
