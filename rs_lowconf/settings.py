@@ -486,7 +486,8 @@ class SearchSettings(Section):
     """Generators of tiles with given masks: the class over whose pixels the confidence is read,
     and masks without it are not searched; all known pixels when missing."""
     tau_quantile: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """Takes the place of tau: this quantile of the target's confidence on held-out reals."""
+    """Takes the place of tau: this quantile of the target's confidence on held-out reals;
+    `rslow batch review`: on the scored tiles of the catalog."""
     per_condition: PositiveInt | None = None
     """Most samples of one condition; 1.25 times an equal share when missing."""
     per_cell: PositiveInt | None = 4

@@ -24,7 +24,19 @@ from rs_lowconf.review import Label, ReviewSample, read_tile
 from rs_lowconf.review.composites import composites_of, stretch
 from rs_lowconf.review.geotiff import read_confidence
 from rs_lowconf.review.mosaics import frames_of, mosaics_of
-from tests.review_samples import CLASSES, SIZE, masked, observed, package, sample
+from rs_lowconf.review.reading import read_package
+from rs_lowconf.review.settle import settling_package
+from rs_lowconf.review.store import ReviewStore, SentPackage
+from tests.review_samples import (
+    ATTRIBUTION,
+    CLASSES,
+    SIZE,
+    masked,
+    observed,
+    package,
+    sample,
+    sent_of,
+)
 
 SCRIPT = Path(__file__).parent / "qgis" / "open_context.py"
 MAGENTA = (220, 0, 130)
@@ -137,6 +149,51 @@ def test_real_tiles_are_on_the_map_as_such(tmp_path: Path, label: Label) -> None
     assert "REAL 3 of each place" in told
     assert "SYNTHETIC" not in told
     assert not any(name in told for name in (*CLASSES, "0.31"))
+
+
+@pytest.mark.parametrize("label", ["confirm", "blind"])
+@pytest.mark.parametrize("real", [True, False], ids=["real", "variants"])
+def test_disagreements_are_settled_in_their_place(tmp_path: Path, label: Label, real: bool) -> None:
+    """What is shown again has the tags, the place and the map that it had."""
+    samples = [observed(n, grid) for n, grid in enumerate(GRIDS)] if real else variants()
+    first = package(tmp_path / "first", samples, label)
+    store = ReviewStore(tmp_path / "reviews.sqlite")
+    sent = SentPackage(
+        package_id="0123456789abcdef",
+        label=label,
+        round=0 if real else 1,
+        folder="first",
+        classes=CLASSES,
+        exported="2026-11-24T12:00:00+00:00",
+    )
+    anchors = [
+        None
+        if one.neighbour is None
+        else {
+            "tile_id": one.neighbour.tile_id,
+            "class_name": one.neighbour.class_name,
+            "distance": one.neighbour.distance,
+        }
+        for one in samples
+    ]
+    store.register(
+        sent,
+        [
+            replace(sent_of(one, anchor), origin="catalog" if real else "found")
+            for one, anchor in zip(samples, anchors, strict=True)
+        ],
+    )
+    names = [one.sample_id for one in samples]
+    settle = tmp_path / "settle"
+    assert settling_package(store, [read_package(first)], names, settle, ATTRIBUTION) == len(names)
+    for name in names:
+        again, before = (read_tile(one / "tiles" / f"{name}.tif") for one in (settle, first))
+        assert again.grid == before.grid
+        assert again.tags == before.tags
+        assert np.array_equal(again.pixels, before.pixels)
+    rasters = [{path.name for path in one.glob("context/*")} for one in (settle, first)]
+    assert rasters[0] == rasters[1]
+    assert bool(rasters[0]) == (real or label == "confirm")
 
 
 corners = st.lists(

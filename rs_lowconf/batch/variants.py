@@ -38,7 +38,13 @@ from rs_lowconf.gan.masks import MaskBank
 from rs_lowconf.gan.sheet import GAP, composites_of, tiles_row
 from rs_lowconf.models import Models, of_masks
 from rs_lowconf.review.geotiff import synthetic_tags, write_tile
-from rs_lowconf.review.package import RealNeighbour, ReviewSample, TileMasks, write_package
+from rs_lowconf.review.package import (
+    RealNeighbour,
+    ReviewSample,
+    TileMasks,
+    place_for,
+    write_package,
+)
 from rs_lowconf.review.store import STORE, ReviewStore, SentPackage, SentSample
 from rs_lowconf.runs import output_errors, replacing, sha256_of, write_json
 from rs_lowconf.search.calibration import CRITIC
@@ -279,7 +285,7 @@ class _Writer:
         # With the files' checksums: other pixels of the same seeds are other variants.
         content = [(one.own["sample_id"], sha256_of(one.file)) for one in chosen]
         package_id = f"{seed_of(settings.run.seed, 'variants', repr(content)):016x}"
-        review = _folder_for(self._folder, package_id)
+        review = place_for(self._folder, package_id)
         if review.exists():
             return review, len(chosen)
         package = SentPackage(
@@ -367,20 +373,6 @@ class _Writer:
             },
             provenance=sample.provenance,
         )
-
-
-def _folder_for(folder: Path, package_id: str) -> Path:
-    """Return where a package is, or the first free place: review, review-2 and so on."""
-    number = 1
-    while True:
-        path = folder / ("review" if number == 1 else f"review-{number}")
-        manifest = path / "manifest.json"
-        if not path.exists() or (
-            manifest.is_file()
-            and json.loads(manifest.read_text(encoding="utf-8"))["package_id"] == package_id
-        ):
-            return path
-        number += 1
 
 
 def _known(one: _Variant, models: Models) -> dict[str, str]:

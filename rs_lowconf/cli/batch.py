@@ -1,6 +1,7 @@
-"""`rslow batch score | status | retry | stop`: jobs over a catalog."""
+"""`rslow batch score | review | status | retry | stop`: jobs over a catalog."""
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
 from rs_lowconf.cli.catalog import catalog_path
 from rs_lowconf.cli.progress import duration, interrupt_between_steps, progress
+from rs_lowconf.cli.tables import counted
 from rs_lowconf.errors import JobError
 from rs_lowconf.settings import BatchSettings, Settings
 
@@ -93,6 +95,43 @@ def score(
         write_scores(folder, catalog, inputs)
     print(f"Scores: {folder / 'scores.parquet'}")
     print(f"Open in QGIS: {folder / 'scores.qgz'}")
+
+
+@batch_app.command()
+def review(
+    config: ConfigOption = None, set_: SetOption = None, trust_code: TrustOption = False
+) -> None:
+    """Write the real tiles that the target is least sure of as a package to label in QGIS.
+
+    Takes what `rslow batch score` found, the lowest below search.tau first, at most
+    batch.per_class of a class, batch.per_region of a region and review.max_samples. The
+    reviewer says of which class each is; its class in the catalog is suggested where there is
+    one. Tiles that were answered before are not asked again. Packages are
+    run.dir/batch/review, review-2 and so on.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.batch import status
+    from rs_lowconf.batch.review import choose, classes_of, scores_of, write_real
+    from rs_lowconf.data.catalog.table import Catalog
+
+    catalog, job = Catalog(catalog_path(settings)), job_folder(settings, "score")
+    if not job.exists():
+        raise JobError("the tiles have no scores", remedy="run rslow batch score first")
+    target = _target(settings, trust_code=trust_code)
+    scores = scores_of(catalog, job, target)
+    left = status(job).left
+    if left:
+        print(f"{left:,} tiles are not scored yet and are left out.")
+    chosen = choose(scores, settings)
+    answered = f", {chosen.answered:,} of them answered before" if chosen.answered else ""
+    print(
+        f"{chosen.below:,} of {len(scores):,} scored tiles are below {chosen.tau:.3f}{answered}; "
+        f"{len(chosen.scores):,} are chosen: {counted(Counter(classes_of(chosen.scores)))}"
+    )
+    folder = write_real(settings, catalog, chosen, target)
+    print(f"Open in QGIS: {folder / 'review.qgz'}")
+    print(f"In their place, also in QGIS: {folder / 'context.qgz'}")
+    print(f"Then: rslow review import {folder}")
 
 
 @batch_app.command("status")

@@ -167,17 +167,17 @@ def _rasters(
 
 def _places(*, observed: bool) -> MapLayer:
     """Return the layer of outlines, which names all samples of a place in one title."""
-    name, before, place = "real tiles", "", '"sample_id"'
+    name, before, place = "REAL", "", '"sample_id"'
     if not observed:
         # Theirs would hide each other.
         place = 'concatenate("sample_id", group_by:="anchor", concatenator:=\' \')'
-        name, before = "SYNTHETIC tiles", "'place of SYNTHETIC ' || "
+        name, before = "SYNTHETIC", "'place of SYNTHETIC ' || "
     return MapLayer(
-        name=f"places of {name}",
+        name=f"places of {name} tiles",
         provider="ogr",
         source="./context.gpkg|layername=samples",
         crs="EPSG:4326",
-        style=places(_COLOUR, f"place of {name}", before + place, near=_NEAR),
+        style=places(_COLOUR, f"place of a {name} tile", before + place, near=_NEAR),
     )
 
 

@@ -42,6 +42,7 @@ Nothing is written into a package after this: rewriting it while QGIS edits it s
 silently and loses decisions.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -75,6 +76,7 @@ __all__ = [
     "RealNeighbour",
     "ReviewSample",
     "TileMasks",
+    "place_for",
     "sample_tags",
     "write_package",
 ]
@@ -191,6 +193,23 @@ def write_package(
                 "samples": files,
             },
         )
+
+
+def place_for(folder: Path, package_id: str) -> Path:
+    """Return where in a folder a package is, or the first free place: review, review-2 and so on.
+
+    What is there is never changed, because people work in it.
+    """
+    number = 1
+    while True:
+        path = folder / ("review" if number == 1 else f"review-{number}")
+        manifest = path / "manifest.json"
+        if not path.exists() or (
+            manifest.is_file()
+            and json.loads(manifest.read_text(encoding="utf-8"))["package_id"] == package_id
+        ):
+            return path
+        number += 1
 
 
 def _format(pixel_classes: Sequence[str], *, observed: bool) -> int:
