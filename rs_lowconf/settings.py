@@ -416,6 +416,20 @@ class GateSettings(Section):
     """Half-life of the weight average, in images."""
 
 
+class EncoderSettings(Section):
+    """The encoder: real tiles to latents, from which the inversion of a tile starts."""
+
+    images: PositiveInt = 16_000
+    """Real tiles shown before training ends, and as many generated ones."""
+    batch_size: PositiveInt = 16
+    """Half of them are real."""
+    learning_rate: PositiveFloat = 1e-3
+    latent_weight: NonNegativeFloat = 0.1
+    """Weight of finding the very latent of a generated tile, beside one that redraws it."""
+    ema_images: PositiveInt = 2_000
+    """Half-life of the weight average, in images."""
+
+
 class SplittingSettings(Section):
     """Search without gradients, which also says how probable low confidence is."""
 
@@ -425,6 +439,8 @@ class SplittingSettings(Section):
     """Proposals to each copy on a level."""
     max_levels: PositiveInt = 25
     """Levels after which a population gives up; each has half the probability of the last."""
+    drift: NonNegativeFloat = 0.5
+    """Mode `sample` of a target with gradients: weight of these in a move; 0 does without."""
     replicates: PositiveInt = 2
     """Populations of each condition before the search may stop at search.count; from two on
     the probability has an interval."""
@@ -462,7 +478,8 @@ class SearchSettings(Section):
     student: StudentSettings = StudentSettings()
     mode: Literal["yield", "sample"] = "yield"
     """`yield` finds the most hard tiles for the budget; `sample` draws tiles of the prior
-    given low confidence, for several times as many evaluations."""
+    given low confidence by splitting, for several times as many evaluations, and says how
+    probable low confidence is. Where the target gives gradients, moves use them."""
     tau: float = Field(default=0.5, gt=0.0, lt=1.0)
     """A sample is of low confidence when the target's largest probability is below this."""
     pixel_share: float = Field(default=0.2, gt=0.0, le=1.0)
@@ -472,7 +489,8 @@ class SearchSettings(Section):
     """Generators of tiles with given masks: the class over whose pixels the confidence is read,
     and masks without it are not searched; all known pixels when missing."""
     tau_quantile: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """Takes the place of tau: this quantile of the target's confidence on held-out reals."""
+    """Takes the place of tau: this quantile of the target's confidence on held-out reals;
+    `rslow batch review`: on the scored tiles of the catalog."""
     per_condition: PositiveInt | None = None
     """Most samples of one condition; 1.25 times an equal share when missing."""
     per_cell: PositiveInt | None = 4
@@ -503,14 +521,8 @@ class SearchSettings(Section):
     review_weight: NonNegativeFloat = 3.0
     """Weight of a penalty in the energy for what reviewers would reject; it has no effect before
     the first update by reviews."""
-    inverse_temperature: PositiveFloat = 4.0
-    """Mode `sample`: weight of the energy against the prior on the way to the first hit."""
-    langevin_step: float = Field(default=0.1, gt=0.0, lt=2.0)
-    """Mode `sample`: step of the Langevin dynamics."""
     mixing_steps: PositiveInt = 10
-    """Mode `sample`: moves after the first hit that let the sample forget its way."""
-    mixing_size: float = Field(default=0.2, gt=0.0, lt=1.0)
-    """Mode `sample`: share of fresh noise in each of these moves."""
+    """Mode `sample`: moves of a population that has arrived, which let copies forget each other."""
     false_rejection: float = Field(default=0.05, gt=0.0, lt=0.5)
     """Share of held-out real tiles that all parts of the gate together may reject."""
     prior_tail: float = Field(default=0.01, gt=0.0, lt=0.5)
@@ -574,19 +586,72 @@ class UpdateSettings(Section):
     """Real tiles shown in training the generator on against the updated critic; 0 leaves it."""
 
 
+class InversionSettings(Section):
+    """How the latent of a real tile is looked for."""
+
+    steps: NonNegativeInt = 150
+    """Steps of Adam from the encoder's guess."""
+    learning_rate: PositiveFloat = 0.1
+    quantile: float = Field(default=0.05, gt=0.0, lt=1.0)
+    """A tile is redrawn well enough if it is nearer to the real one, in pixels and in features,
+    than this quantile of pairs of real tiles of its class are to each other. Others are reported
+    and get no variants."""
+
+
+class VariantSettings(Section):
+    """Hard variants of the real tiles of a catalog: `rslow batch generate`."""
+
+    inversion: InversionSettings = InversionSettings()
+    count: PositiveInt = 5
+    """Variants of a tile at most."""
+    attempts: PositiveInt = 10
+    """Latents that are searched for them; the first starts at the tile itself."""
+    reach: float = Field(default=0.3, gt=0.0, lt=1.0)
+    """Share of fresh noise in the latents that the others start from."""
+    budget: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """A variant has to be nearer to its tile, in pixels and in features, than this quantile of
+    pairs of real tiles of its class are to each other."""
+    weight: NonNegativeFloat = 3.0
+    """Weight of a penalty in the energy near the end of that budget."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "VariantSettings":
+        if self.budget < self.inversion.quantile:
+            raise ValueError("variants.budget is below variants.inversion.quantile")
+        if self.attempts < self.count:
+            raise ValueError("variants.attempts is below variants.count")
+        return self
+
+
 class BatchSettings(Section):
-    """How jobs over a catalog are worked on."""
+    """Jobs over a catalog: on which tiles, and how they are worked on."""
+
+    splits: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Work on tiles of these splits alone, such as val and test; on all when missing."""
+    collections: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Work on tiles of these collections alone."""
 
     executor: Literal["serial", "process", "dask"] = "process"
     """`serial`: one process; `process`: several of this machine; `dask`: a cluster on this
     machine, or the one that --scheduler names."""
     workers: NonNegativeInt = 0
     """Processes of this machine; 0 is one a core."""
-    chunk: PositiveInt = 256
-    """Tiles that are worked on and stored at once, on average."""
-    seconds: PositiveFloat | None = 600.0
+    chunk: PositiveInt | None = None
+    """Tiles that are worked on and stored at once, on average; when missing 256 to score and 16
+    to generate, which takes seconds a tile."""
+    seconds: PositiveFloat | None = 1_200.0
     """Time limit of a chunk, after which its process is killed and the tile that hangs is looked
     for; null sets none."""
+    per_class: PositiveInt | None = None
+    """Most tiles of one class that are chosen, by label or else by prediction; null sets no
+    limit."""
+    per_region: PositiveInt | None = None
+    """Most tiles of one region that are chosen; null sets no limit."""
+    region_degrees: PositiveFloat = 1.0
+    """Side of the cells of longitude and latitude that are regions."""
+    regions: Path | None = None
+    """A vector file of polygons with a column `name`, which are the regions instead; what lies in
+    none of them is one more."""
 
 
 class Settings(Section):
@@ -601,10 +666,12 @@ class Settings(Section):
     gan: GanSettings = GanSettings()
     mask_gan: MaskGanSettings = MaskGanSettings()
     gate: GateSettings = GateSettings()
+    encoder: EncoderSettings = EncoderSettings()
     search: SearchSettings = SearchSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     review: ReviewSettings = ReviewSettings()
     update: UpdateSettings = UpdateSettings()
+    variants: VariantSettings = VariantSettings()
     batch: BatchSettings = BatchSettings()
 
 

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rs_lowconf.cli.models import checksums
-from rs_lowconf.cli.places import EMBEDDED
+from rs_lowconf.models import checksums
+from rs_lowconf.places import EMBEDDED
 from rs_lowconf.runs import read_checkpoint, sha256_of, write_text
 from rs_lowconf.search.calibration import load_calibration
 from rs_lowconf.settings import GanSettings
@@ -23,13 +23,15 @@ FILES = (
     "gate/critic.safetensors",
     "gate/calibration.safetensors",
     "extractor/extractor.safetensors",
+    "encoder/encoder.safetensors",
+    "encoder/distances.safetensors",
     "target/target.safetensors",
 )
 CARD = """# Embedded models
 
 What `rslow quickstart` and `rslow generate` use when no other models are named: a conditional GAN
 for 64 x 64 tiles of the 13 bands of Sentinel-2 (L1C), the gate that judges its tiles, a classifier
-to be tested, and the network that measures likeness.
+to be tested, the network that measures likeness, and the encoder by which real tiles are redrawn.
 
 * **Data**: {tiles} tiles of EuroSAT ({data}), split by torchgeo.
 * **Licence**: MIT, as rs_lowconf.

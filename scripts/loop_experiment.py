@@ -40,7 +40,6 @@ import torch
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.cli.places import model_path
 from rs_lowconf.data.augment import augmentation, augmentations_at
 from rs_lowconf.data.source import MemorySource, open_split
 from rs_lowconf.gan.critic import RealismCritic, fit_realism
@@ -48,6 +47,7 @@ from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.judge import train_judge
 from rs_lowconf.gan.model import load_critic, load_model, save_critic
 from rs_lowconf.measures import radial_power
+from rs_lowconf.places import model_path
 from rs_lowconf.review.geotiff import DN_SCALE, read_tile
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.rounds import round_reports

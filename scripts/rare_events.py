@@ -36,8 +36,8 @@ from pieces import piece
 
 from rs_lowconf.cli.app import MATRIX_MODE
 from rs_lowconf.cli.generate import trajectories_of
-from rs_lowconf.cli.models import Method, Models, load_models
 from rs_lowconf.measures import share_of
+from rs_lowconf.models import Method, Models, load_models
 from rs_lowconf.runs import write_json, write_text
 from rs_lowconf.search.gate import Gate
 from rs_lowconf.search.journal import Journal
@@ -247,7 +247,7 @@ def draw(models: Models, words: Words, known: dict[str, Any], path: str) -> dict
         mode="random" if path == "random" else "sample",
         seed=0,
     )
-    size = own.splitting.particles if path == "splitting" else 1
+    size = 1 if path == "random" else own.splitting.particles
     journal = Journal(words.out / "b" / path, {"tau": tau, "search": own.model_dump(mode="json")})
     past = journal.read()
     begin = time.monotonic() - past.seconds

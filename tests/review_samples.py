@@ -71,6 +71,19 @@ def sample(
     )
 
 
+def observed(number: int, grid: Grid | None = GRID, *, labelled: bool = True) -> ReviewSample:
+    """Return the real tile of this number, to be judged; its pixels depend on the number alone."""
+    one = sample(number, real=False)
+    return replace(
+        one,
+        condition=one.condition if labelled else "",
+        realism=None,
+        observed=True,
+        grid=grid,
+        provenance={"tile_id": f"real/{number}"},
+    )
+
+
 def mask_of(number: int, classes: int = len(PIXEL_CLASSES)) -> UInt8[np.ndarray, "h w"]:
     """Return stripes of all classes, different for each number."""
     rows, columns = np.mgrid[:SIZE, :SIZE]

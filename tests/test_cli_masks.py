@@ -11,10 +11,10 @@ import pytest
 import rasterio
 import torch
 
-from rs_lowconf.cli.models import held_out, load_models
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
 from rs_lowconf.gan.masks import masks_of
+from rs_lowconf.models import held_out, load_models
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.settings import load
 from rs_lowconf.target.segmenter import load_segmenter
@@ -202,3 +202,40 @@ def test_what_does_not_fit_is_said(rslow: Run, trained: Path, tmp_path: Path) ->
     assert (ran.code, "mask critic" in ran.err) == (5, True), ran.err
     ran = rslow("train", "gate", "-c", config, "-s", "data.mask_classes={0: background, 1: fire}")
     assert (ran.code, "background, damage" in ran.err) == (5, True), ran.err
+
+
+def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained: Path) -> None:
+    """The mask of a variant is its tile's, and all of its files lie on the tile's grid."""
+    config = ("-c", trained / "config.yaml")
+    words = ("-s", "encoder.images=160", "-s", "encoder.ema_images=80")
+    assert rslow("train", "encoder", *config, *words).code == 0
+    assert rslow("catalog", "build", *config).code == 0
+    ran = rslow(
+        "batch", "generate", *config, "-s", "batch.splits=[val, test]", "-s", "batch.chunk=8",
+        "-s", "batch.executor=serial", "-s", "batch.seconds=null", "-s", "search.region=damage",
+        "-s", "search.pixel_share=1", "-s", "variants.inversion.quantile=0.95",
+        "-s", "variants.inversion.steps=10", "-s", "variants.budget=0.99",
+        "-s", "variants.count=1", "-s", "variants.attempts=2", "-s", "search.tau_quantile=0.3",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    folder = trained / "run" / "batch" / "generate"
+    report = json.loads((folder / "report.json").read_text())
+    rows = pq.read_table(folder / "variants.parquet").to_pylist()
+    assert len(rows) == report["variants"] > 0
+    package = folder / "review"
+    masks = open_masks(load(trained / "config.yaml").data, "val")
+    test = open_masks(load(trained / "config.yaml").data, "test")
+    known = {}
+    for source in (masks, test):
+        for i, name in enumerate(source.ids):
+            known[name] = masks_of(source.batch([i]))[0].numpy()
+    for row in rows:
+        with rasterio.open(package / "tiles" / f"{row['sample_id']}.tif") as tile:
+            place = (tile.crs, tile.transform)
+            assert tile.tags()["RSLOW_SYNTHETIC"] == "true"
+        for kind in ("masks", "predicted", "confidence"):
+            with rasterio.open(package / kind / f"{row['sample_id']}.tif") as file:
+                assert (file.crs, file.transform) == place
+                if kind == "masks":
+                    own = file.read(1)
+        assert any(np.array_equal(own, mask) for mask in known.values())

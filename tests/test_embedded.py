@@ -11,8 +11,8 @@ from pathlib import Path
 import geopandas
 import pytest
 
-from rs_lowconf.cli.models import checksums
-from rs_lowconf.cli.places import EMBEDDED
+from rs_lowconf.models import checksums
+from rs_lowconf.places import EMBEDDED
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.calibration import load_calibration
 

@@ -28,7 +28,7 @@ from rs_lowconf.review.panels import PALETTE, PAPER, colours_of
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.rounds import round_reports
 from rs_lowconf.review.settle import settling_package
-from rs_lowconf.review.store import ReviewStore, SentPackage, SentSample
+from rs_lowconf.review.store import FORMAT, ReviewStore, SentPackage, SentSample
 from rs_lowconf.review.verdicts import agreement, verdicts
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.types import UNKNOWN
@@ -442,7 +442,7 @@ def test_what_needs_classes_refuses_masks(
 
 
 def test_stores_from_before_masks_go_on(tmp_path: Path) -> None:
-    """A store of format 1 is read; once it takes a package with masks it is of format 2."""
+    """A store of format 1 is read; once it takes another package it is of the newest."""
     store = registered(tmp_path, [masked(0)])
     with closing(sqlite3.connect(store.path)) as database, database:
         (content,) = database.execute("SELECT content FROM package").fetchone()
@@ -454,4 +454,4 @@ def test_stores_from_before_masks_go_on(tmp_path: Path) -> None:
     registered(tmp_path, [masked(1)], package_id="f" * 16)
     assert [one.pixel_classes for one in store.packages()] == [(), PIXEL_CLASSES]
     with closing(sqlite3.connect(store.path)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        assert database.execute("PRAGMA user_version").fetchone() == (FORMAT,)

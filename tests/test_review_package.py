@@ -23,9 +23,9 @@ from rs_lowconf.grid import Grid
 from rs_lowconf.review import Label, ReviewSample, read_tile
 from rs_lowconf.review.composites import composites_of, stretch
 from rs_lowconf.review.fields import DECISIONS
-from rs_lowconf.review.package import FORMAT
+from rs_lowconf.review.package import FORMAT, FORMAT_OF_OBSERVED
 from rs_lowconf.runs import sha256_of
-from tests.review_samples import CLASSES, GRID, SIZE, blocks_of, package, sample, sheet_of
+from tests.review_samples import CLASSES, GRID, SIZE, blocks_of, observed, package, sample, sheet_of
 
 TEN_METRES = ("B02", "B03", "B04", "B08")
 
@@ -182,6 +182,46 @@ def test_neighbours_say_what_they_are(tmp_path: Path) -> None:
     assert anchor.tags["RSLOW_SYNTHETIC"] == "false"
     assert anchor.tags["RSLOW_TILE_ID"] == "Water_3"
     assert anchor.tags["RSLOW_CLASS"] == "Water"
+
+
+@pytest.mark.parametrize("label", ["confirm", "blind"])
+def test_real_tiles_are_told_to_be_real(tmp_path: Path, label: Label) -> None:
+    """An observed tile is tagged as such and keeps its place; blind, nothing tells its class."""
+    folder = package(tmp_path / "review", [observed(3), observed(4, labelled=False)], label)
+    tile = read_tile(folder / "tiles" / "s0003.tif")
+    assert np.array_equal(tile.pixels, sample(3).pixels)
+    assert tile.grid == GRID
+    assert tile.tags["RSLOW_SYNTHETIC"] == "false"
+    told = {"RSLOW_CLASS": "Water", "RSLOW_PREDICTED": "Forest", "RSLOW_TILE_ID": "real/3"}
+    found = {name: tile.tags[name] for name in told if name in tile.tags}
+    assert found == (told if label == "confirm" else {})
+    assert not {"RSLOW_CONDITION", "RSLOW_REALISM"} & set(tile.tags)
+    unlabelled = read_tile(folder / "tiles" / "s0004.tif").tags
+    assert "RSLOW_CLASS" not in unlabelled
+    rows = rows_of(folder)
+    if label == "confirm":
+        assert rows["cond_class"].tolist()[0] == "Water"
+        assert rows["cond_class"].isna().tolist() == [False, True]
+    else:
+        assert not {"cond_class", "pred_class", "confidence"} & set(rows.columns)
+    assert "d_score" not in rows.columns
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["format"], manifest["observed"]) == (FORMAT_OF_OBSERVED, True)
+    words = b"".join(files_in(folder).values())
+    assert not any(word in words for word in (b"SYNTHETIC image", b"MAY BE SYNTHETIC"))
+
+
+def test_real_and_generated_tiles_are_not_mixed(tmp_path: Path) -> None:
+    """One question a package: is it real, or what is it."""
+    with pytest.raises(ReviewError, match=r"1 of 2 samples are shown as real tiles; expected all"):
+        package(tmp_path / "review", [sample(0, real=False), observed(1)])
+
+
+@pytest.mark.parametrize("change", [{"realism": None}, {"condition": ""}])
+def test_generated_tiles_have_condition_and_realism(change: dict[str, Any]) -> None:
+    """What is not said to be observed is not let through without them."""
+    with pytest.raises(ReviewError, match="has no realism or condition"):
+        replace(sample(0), **change)
 
 
 @both_kinds

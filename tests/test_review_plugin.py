@@ -37,6 +37,7 @@ from tests.review_samples import (
     PIXEL_CLASSES,
     blocks_of,
     masked,
+    observed,
     package,
     sample,
     sheet_of,
@@ -79,6 +80,7 @@ def write_packages(folder: Path) -> None:
     """Write the packages that the script asks for."""
     samples = [sample(number) for number in range(COUNT)]
     package(folder / "confirm", samples)
+    package(folder / "observed", [observed(number, labelled=number == 0) for number in range(3)])
     package(folder / "masks", [masked(number) for number in range(5)])
     package(folder / "blind masks", [masked(number, real=False) for number in range(2)], "blind")
     package(folder / "blind", [sample(number, real=False) for number in range(3)], "blind")
@@ -95,7 +97,7 @@ def write_packages(folder: Path) -> None:
     for name in ("newer", "locked file", "locked folder"):
         package(folder / name, samples[:2])
     manifest = folder / "newer" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 3'))
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 4'))
     (folder / "locked file" / "review.gpkg").chmod(0o444)
     (folder / "locked folder").chmod(0o555)
 
@@ -366,6 +368,16 @@ def test_many_classes_are_searched(report: dict[str, Any]) -> None:
     assert steps["part"]["focus"] == "QgsMapCanvas"
 
 
+def test_of_real_tiles_the_class_is_asked(report: dict[str, Any]) -> None:
+    """A confirms the class of the data set, and asks where there is none; R says unusable."""
+    steps = report["observed"]
+    assert {"Suggested class", "Forest"} <= set(steps["opened"]["texts"])
+    assert "R   Reject / cannot be used" in steps["buttons"]
+    assert answers(steps["asked"]) == [("accept", "Forest"), (None, None), (None, None)]
+    assert {"none", "Which class? Press its digit."} <= set(steps["asked"]["texts"])
+    assert answers(steps["decided"]) == [("accept", "Forest"), ("accept", "Town"), ("reject", None)]
+
+
 def test_masks_are_judged_without_classes(report: dict[str, Any]) -> None:
     """A accepts the mask, M says that it is wrong; no digit and no C does anything."""
     steps = report["masks"]
@@ -380,7 +392,7 @@ def test_masks_are_judged_without_classes(report: dict[str, Any]) -> None:
     assert said == ["accept", "mask wrong", "reject", "unsure", None]
     assert "Mask wrong" in steps["went back"]["texts"]
     assert [row[1] for row in steps["undone"]["stored"]] == ["accept", "mask wrong", *[None] * 3]
-    assert {"Mask of", "not told, this review is blind"} <= set(steps["blind"]["texts"])
+    assert {"Mask of", "none"} <= set(steps["blind"]["texts"])
     assert [row[1] for row in steps["blind"]["stored"]] == ["mask wrong", None]
 
 
@@ -410,7 +422,7 @@ def test_space_shows_the_mask_beside_each_composite(report: dict[str, Any], fold
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("newer", "format 3"), ("locked file", "read-only"), ("locked folder", "read-only")],
+    [("newer", "format 4"), ("locked file", "read-only"), ("locked folder", "read-only")],
 )
 def test_unusable_packages_are_refused(report: dict[str, Any], name: str, reason: str) -> None:
     """What cannot be reviewed is refused in one line, and no key changes it."""

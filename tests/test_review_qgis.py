@@ -18,15 +18,19 @@ from rs_lowconf.review import Label, ReviewSample
 from rs_lowconf.review.composites import stretch
 from rs_lowconf.review.panels import panels_of
 from rs_lowconf.review.reading import read_package
+from rs_lowconf.review.rounds import judged_samples, round_reports
 from rs_lowconf.review.sheet import Sheet
+from rs_lowconf.review.store import ReviewStore, SentPackage
 from tests.review_samples import (
     PIXEL_CLASSES,
     SIZE,
     TARGET_CLASSES,
     blocks_of,
     masked,
+    observed,
     package,
     sample,
+    sent_of,
     sheet_of,
 )
 
@@ -106,6 +110,15 @@ def masks(
     samples = [masked(number, real=request.param) for number in range(COUNT)]
     folder = tmp_path_factory.mktemp("masks")
     return run(qgis_python, folder, "confirm", samples, "mask wrong")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["labelled", "unlabelled"])
+def real(
+    request: pytest.FixtureRequest, qgis_python: str, tmp_path_factory: pytest.TempPathFactory
+) -> Session:
+    """Real tiles to judge, of which the first has a class in its data set or not."""
+    samples = [observed(number, labelled=request.param and not number) for number in range(COUNT)]
+    return run(qgis_python, tmp_path_factory.mktemp("real"), "confirm", samples)
 
 
 def test_project_opens_whole(confirm: Session) -> None:
@@ -308,3 +321,51 @@ def test_cells_of_masks_are_labelled(masks: Session) -> None:
             assert above.sum() > 10, (index, place)
     left, _, right, _ = sheet.cell(0)
     assert not ink[:, right * SCALE + 4 : (right + sheet.line) * SCALE - 4].any()
+
+
+def test_real_tiles_are_asked_for_their_class(real: Session) -> None:
+    """What the reviewer says is read back; accepting needs a class that somebody named."""
+    assert real.report["title"] == "Review of real tiles"
+    style = real.report["project"]
+    assert style["tabs"]["Look after deciding"] == ["pred_class", "second_class", "confidence"]
+    assert "realism" not in style["tabs"]["Judge"]
+    labelled = bool(real.samples[0].condition)
+    complaints = real.report["complaints"]
+    assert len(complaints) == (not labelled)
+    assert all("will not be saved" in complaint for complaint in complaints)
+    reviewed = read_package(real.pictures / "review")
+    said = [(one.decision, one.true_class) for one in reviewed.answers]
+    first = ("accept", real.samples[0].condition) if labelled else (None, None)
+    assert said == [first, ("accept", "Water"), ("reject", None), (None, None), (None, None)]
+
+
+def test_real_tiles_are_answers_of_no_round(real: Session) -> None:
+    """The store takes them, and no figure of generator, gate or reviewers knows of them."""
+    reviewed = read_package(real.pictures / "review")
+    store = ReviewStore(real.pictures / "reviews.sqlite")
+    package = SentPackage(
+        package_id=reviewed.package_id,
+        label="confirm",
+        round=0,
+        folder="review",
+        classes=reviewed.classes,
+        exported="2024-05-01T12:00:00+00:00",
+    )
+    sent = [replace(sent_of(one, None), origin="catalog") for one in real.samples]
+    store.register(package, sent)
+    added = store.add(reviewed, "Ada")
+    assert added.new == reviewed.decided
+    assert len(store.opinions()) == reviewed.decided
+    assert judged_samples(store, store.opinions()) == {}
+    assert round_reports(store) == {}
+
+
+def test_real_tiles_are_headed_as_such(real: Session) -> None:
+    """Above every picture there is ink, and the labels stay inside their cell."""
+    sheet = real.sheet
+    ink = real.picture("map.png").max(-1) < 100
+    for index in range(COUNT):
+        left, top, right, _ = sheet.picture(index, 0, 0)
+        cell_top = sheet.cell(index)[1]
+        header = ink[cell_top * SCALE + 4 : top * SCALE, left * SCALE : right * SCALE]
+        assert header.sum() > 50, index

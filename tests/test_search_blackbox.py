@@ -13,8 +13,8 @@ from scipy.stats import norm
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.cli.models import method_of
 from rs_lowconf.errors import SettingsError
+from rs_lowconf.models import method_of
 from rs_lowconf.search.evaluate import Evaluator
 from rs_lowconf.search.journal import Journal
 from rs_lowconf.search.loop import Outcome, SearchRules, Trajectory, search

@@ -12,7 +12,7 @@ import shapely
 from rs_lowconf.batch.stamp import fingerprint, stamp, unstamp
 from rs_lowconf.batch.status import open_results
 from rs_lowconf.data.catalog.table import Catalog
-from rs_lowconf.review.maps import MAP_CRS, MapLayer, graduated, write_map
+from rs_lowconf.review.maps import MAP_CRS, MapLayer, graduated, write_features, write_map
 from rs_lowconf.runs import replacing
 
 #: Of the catalog, what stands beside a score.
@@ -60,15 +60,8 @@ def write_scores(folder: Path, catalog: Catalog, inputs: Sequence[str]) -> None:
     paths = [folder / name for name in ("scores.parquet", "scores.gpkg", "scores.qgz")]
     with replacing(paths[0]) as temporary:
         frame.to_parquet(temporary)
-    with replacing(paths[1]) as temporary:
-        shown = frame.drop(columns="probabilities").rename(columns={"rslow:split": "split"})
-        # GDAL wants a name that ends so, and makes the file itself.
-        beside = temporary.with_name(f"{temporary.name}.gpkg")
-        try:
-            shown.to_file(beside, layer="scores", driver="GPKG", VERSION="1.2")
-            beside.replace(temporary)
-        finally:
-            beside.unlink(missing_ok=True)
+    shown = frame.drop(columns="probabilities").rename(columns={"rslow:split": "split"})
+    write_features(paths[1], shown, "scores")
     layer = MapLayer(
         name="confidence of the target",
         provider="ogr",

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from rs_lowconf.batch.children import worker_number
 from rs_lowconf.data.catalog.table import Catalog
@@ -40,19 +42,29 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CatalogRows:
-    """The rows of a catalog with the columns that jobs read."""
+    """Rows of a catalog with the columns that jobs read."""
 
     catalog: Catalog
+    chosen: NDArray[np.int64] | None = None
+    """Numbers of the rows, rising; None for all."""
 
     def __len__(self) -> int:
         """Return their number."""
-        return len(self.catalog)
+        return len(self.catalog) if self.chosen is None else len(self.chosen)
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield them in order."""
-        yield from self.catalog.tables(COLUMNS)
+        first = 0
+        for table in self.catalog.tables(COLUMNS):
+            if self.chosen is None:
+                yield table
+                continue
+            low, high = np.searchsorted(self.chosen, (first, first + len(table)))
+            if low < high:
+                yield table.take(pa.array(self.chosen[low:high] - first))
+            first += len(table)
 
 
 @dataclass(frozen=True, kw_only=True)

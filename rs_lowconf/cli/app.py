@@ -89,6 +89,7 @@ def main() -> None:
     """Run the command line and end the process with the documented exit code."""
     from rs_lowconf.cli import (  # noqa: F401
         batch,
+        batch_generate,
         catalog,
         data,
         evaluate,
@@ -98,6 +99,7 @@ def main() -> None:
         review,
         testset,
         train,
+        train_encoder,
         update,
     )
 

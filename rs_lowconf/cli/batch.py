@@ -1,6 +1,7 @@
-"""`rslow batch score | status | retry | stop`: jobs over a catalog."""
+"""`rslow batch score | review | status | retry | stop`: jobs over a catalog."""
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,12 +10,16 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
 from rs_lowconf.cli.catalog import catalog_path
 from rs_lowconf.cli.progress import duration, interrupt_between_steps, progress
+from rs_lowconf.cli.tables import counted
 from rs_lowconf.errors import JobError
 from rs_lowconf.settings import BatchSettings, Settings
 
 if TYPE_CHECKING:
     from rs_lowconf.batch import Executor, Job, Status
     from rs_lowconf.batch.jobs import TargetOf
+
+_CHUNK = 256
+"""Tiles of a chunk, which together take seconds."""
 
 _ERRORS_SHOWN = 10
 
@@ -51,7 +56,7 @@ def score(
     """
     settings = load_settings(config, set_)
     from rs_lowconf.batch import Job
-    from rs_lowconf.batch.jobs import CatalogRows
+    from rs_lowconf.batch.choose import chosen_rows, selection
     from rs_lowconf.batch.score import ScoreWork
     from rs_lowconf.batch.stamp import fingerprint, is_stamped
     from rs_lowconf.data.catalog.table import Catalog
@@ -66,7 +71,12 @@ def score(
         micro_batch=settings.search.micro_batch,
         side=catalog.first_side,
     )
-    inputs = (str(catalog.path.resolve()), sha256_of(catalog.path), work.key)
+    inputs = (
+        str(catalog.path.resolve()),
+        sha256_of(catalog.path),
+        work.key,
+        selection(settings.batch, settings.run.seed),
+    )
     if is_stamped(folder, fingerprint(folder, inputs)):
         _tell(folder)
         print("Nothing to do: no tile, target or setting has changed.")
@@ -74,17 +84,54 @@ def score(
         job = Job(
             folder=folder,
             kind="score",
-            rows=CatalogRows(catalog=catalog),
+            rows=chosen_rows(catalog, settings.batch, settings.run.seed),
             work=work,
-            chunk_rows=settings.batch.chunk,
+            chunk_rows=settings.batch.chunk or _CHUNK,
         )
-        if not _work(job, executor_of(settings.batch, scheduler)):
+        if not work_on(job, executor_of(settings.batch, scheduler)):
             return
         from rs_lowconf.batch.collect import write_scores
 
         write_scores(folder, catalog, inputs)
     print(f"Scores: {folder / 'scores.parquet'}")
     print(f"Open in QGIS: {folder / 'scores.qgz'}")
+
+
+@batch_app.command()
+def review(
+    config: ConfigOption = None, set_: SetOption = None, trust_code: TrustOption = False
+) -> None:
+    """Write the real tiles that the target is least sure of as a package to label in QGIS.
+
+    Takes what `rslow batch score` found, the lowest below search.tau first, at most
+    batch.per_class of a class, batch.per_region of a region and review.max_samples. The
+    reviewer says of which class each is; its class in the catalog is suggested where there is
+    one. Tiles that were answered before are not asked again. Packages are
+    run.dir/batch/review, review-2 and so on.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.batch import status
+    from rs_lowconf.batch.review import choose, classes_of, scores_of, write_real
+    from rs_lowconf.data.catalog.table import Catalog
+
+    catalog, job = Catalog(catalog_path(settings)), job_folder(settings, "score")
+    if not job.exists():
+        raise JobError("the tiles have no scores", remedy="run rslow batch score first")
+    target = _target(settings, trust_code=trust_code)
+    scores = scores_of(catalog, job, target)
+    left = status(job).left
+    if left:
+        print(f"{left:,} tiles are not scored yet and are left out.")
+    chosen = choose(scores, settings)
+    answered = f", {chosen.answered:,} of them answered before" if chosen.answered else ""
+    print(
+        f"{chosen.below:,} of {len(scores):,} scored tiles are below {chosen.tau:.3f}{answered}; "
+        f"{len(chosen.scores):,} are chosen: {counted(Counter(classes_of(chosen.scores)))}"
+    )
+    folder = write_real(settings, catalog, chosen, target)
+    print(f"Open in QGIS: {folder / 'review.qgz'}")
+    print(f"In their place, also in QGIS: {folder / 'context.qgz'}")
+    print(f"Then: rslow review import {folder}")
 
 
 @batch_app.command("status")
@@ -151,7 +198,7 @@ def executor_of(settings: BatchSettings, scheduler: str | None) -> "Executor":
     return Serial(seconds=settings.seconds)
 
 
-def _work(job: "Job", executor: "Executor") -> bool:
+def work_on(job: "Job", executor: "Executor") -> bool:
     """Work on a job with progress; return whether all tiles are done or have failed."""
     from rs_lowconf.batch import request_stop, run_job
 
@@ -199,7 +246,7 @@ def _show_errors(folder: Path) -> None:
 
 def _target(settings: Settings, *, trust_code: bool) -> "TargetOf":
     from rs_lowconf.batch.jobs import TargetOf
-    from rs_lowconf.cli.places import model_path
+    from rs_lowconf.places import model_path
 
     return TargetOf(
         settings=settings.target,

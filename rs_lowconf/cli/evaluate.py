@@ -87,13 +87,13 @@ def load_tiles(settings: Settings) -> Tiles:
     """Load the generator, read the splits in its bands, and draw."""
     import torch
 
-    from rs_lowconf.cli.models import check_tile_size
-    from rs_lowconf.cli.places import model_path
     from rs_lowconf.data.source import open_split
     from rs_lowconf.device import choose_device
     from rs_lowconf.gan.figures import sample
     from rs_lowconf.gan.model import load_model
     from rs_lowconf.gan.tiles import DrawnTiles
+    from rs_lowconf.models import check_tile_size
+    from rs_lowconf.places import model_path
     from rs_lowconf.runs import sha256_of
     from rs_lowconf.seeds import seed_of
     from rs_lowconf.target.load import check_fit

@@ -6,8 +6,6 @@ from typing import Any, cast
 import torch
 
 from rs_lowconf.cli.evaluate import say
-from rs_lowconf.cli.models import check_same, check_tile_size
-from rs_lowconf.cli.places import model_path
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.data.augment import mask_augmentation
 from rs_lowconf.data.masks import WindowSource, open_masks
@@ -16,6 +14,8 @@ from rs_lowconf.gan.mask_model import load_mask_model
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures
 from rs_lowconf.gan.mask_sheet import write_mask_sheets
 from rs_lowconf.gan.quality import markdown
+from rs_lowconf.models import check_same, check_tile_size
+from rs_lowconf.places import model_path
 from rs_lowconf.runs import RunFolder, sha256_of, write_json, write_text
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings

@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float, UInt16
 from torch import Tensor
 
 from rs_lowconf import __version__
-from rs_lowconf.cli.models import HeldOut, Models, held_out
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.gan.masks import MaskBank
 from rs_lowconf.grid import Grid
+from rs_lowconf.models import HeldOut, Models, held_out
 from rs_lowconf.review.geotiff import observed_tags, synthetic_tags, write_tile
 from rs_lowconf.review.images import write_maps
 from rs_lowconf.review.package import write_package

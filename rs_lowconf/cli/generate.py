@@ -15,7 +15,7 @@ from rs_lowconf.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping
 
-    from rs_lowconf.cli.models import Models
+    from rs_lowconf.models import Models
     from rs_lowconf.search.archive import Archive
     from rs_lowconf.search.journal import Journal
     from rs_lowconf.search.loop import SearchRules, Trajectory
@@ -46,7 +46,7 @@ def generate(
             f"{folder / 'review'} exists already, and reviews may live in it",
             remedy="choose another --name, or move that folder away",
         )
-    from rs_lowconf.cli.models import load_models
+    from rs_lowconf.models import load_models
 
     models = load_models(settings, trust_code=trust_code)
     search = run_search(settings, models, folder, "search")
@@ -76,12 +76,12 @@ class Searched:
 
 def rules_of(settings: Settings, models: "Models", stream: str) -> "SearchRules":
     """Return the rules of a stream: the search, or the random-latent baseline."""
-    from rs_lowconf.cli.models import audits
+    from rs_lowconf.models import audits
     from rs_lowconf.search.loop import SearchRules
 
     own = settings.search
     return SearchRules(
-        mode=own.mode if stream == "search" else "random",
+        mode="yield" if stream == "search" else "random",
         tau=models.tau,
         max_age=own.max_age,
         slots=own.slots,
@@ -90,10 +90,6 @@ def rules_of(settings: Settings, models: "Models", stream: str) -> "SearchRules"
         run_seed=settings.run.seed,
         stream=stream if models.round == 1 else f"{stream} of round {models.round}",
         audit=stream == "search" and audits(settings),
-        inverse_temperature=own.inverse_temperature,
-        langevin_step=own.langevin_step,
-        mixing_steps=own.mixing_steps,
-        mixing_size=own.mixing_size,
     )
 
 
@@ -135,7 +131,7 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
     title = "random latents" if baseline else "hard samples"
     student = None
     if models.method == "student" and not baseline:
-        student = _student(settings, models, folder / stream / "student.safetensors")
+        student = teach_student(settings, models, folder / stream / "student.safetensors")
         budget.evaluations += student[1].evaluations
     before, counted = models.target.evaluations, 0
     stream_of = trajectories_of(settings, models, stream, student and student[0])
@@ -167,10 +163,15 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
     )
 
 
+def splits(settings: Settings, models: "Models") -> bool:
+    """Return whether populations are searched: without gradients, or for a fair draw."""
+    return models.method == "splitting" or settings.search.mode == "sample"
+
+
 def _least_seeds(settings: Settings, models: "Models") -> int:
     """Return how many seeds have to be searched whatever was found."""
     own = settings.search.splitting
-    if models.method != "splitting":
+    if not splits(settings, models):
         return 0
     return own.replicates * own.particles * len(models.labels)
 
@@ -183,7 +184,7 @@ def trajectories_of(
     from rs_lowconf.search.splitting import SplittingRules, split
 
     rules = rules_of(settings, models, stream)
-    if models.method != "splitting" or rules.mode == "random":
+    if not splits(settings, models) or rules.mode == "random":
         evaluator = models.evaluator if student is None else models.evaluator.guided_by(student)
         return lambda done, closed: search(evaluator, models.shell, rules, done, closed)
     own = settings.search.splitting
@@ -194,15 +195,16 @@ def trajectories_of(
         stream=rules.stream,
         particles=own.particles,
         moves=own.moves,
-        final_moves=rules.mixing_steps if rules.mode == "sample" else 0,
+        final_moves=settings.search.mixing_steps if settings.search.mode == "sample" else 0,
         max_levels=own.max_levels,
         replicates=own.replicates,
+        drift=own.drift if models.method == "gradient" else 0.0,
         audit=rules.audit,
     )
     return lambda done, closed: split(models.evaluator, splitting, done, closed)
 
 
-def _student(settings: Settings, models: "Models", path: Path) -> "tuple[Student, Lessons]":
+def teach_student(settings: Settings, models: "Models", path: Path) -> "tuple[Student, Lessons]":
     """Return the student of a search, taught now or by the run that was interrupted."""
     from rs_lowconf.search.student import TeachingRules, load_student, teach
 
@@ -261,7 +263,7 @@ def _export(
     }
     if search.lessons is not None:
         report["student"] = asdict(search.lessons)
-    if models.method == "splitting":
+    if splits(settings, models):
         particles = settings.search.splitting.particles
         report["low_confidence"] = probability(search.trajectories, particles, classes)
     if baseline is not None:

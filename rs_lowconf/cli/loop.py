@@ -17,8 +17,8 @@ def loop(config: ConfigOption = None, set_: SetOption = None) -> None:
     A line a round with what reviewers said; all figures go to run.dir/loop.json.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.cli.places import newest_update
     from rs_lowconf.cli.review import store_of
+    from rs_lowconf.places import newest_update
     from rs_lowconf.review.rounds import round_reports
     from rs_lowconf.runs import write_json
 
@@ -39,7 +39,7 @@ def loop(config: ConfigOption = None, set_: SetOption = None) -> None:
 
 
 def _trained(settings: Settings) -> list[str]:
-    from rs_lowconf.cli.places import model_path
+    from rs_lowconf.places import model_path
 
     names = ["target", "extractor", "gan", "critic"]
     if settings.target.kind not in ("embedded", "trained"):
@@ -88,7 +88,7 @@ def _next(
     updates: int,
 ) -> str:
     """Return what to type next."""
-    from rs_lowconf.cli.places import model_path
+    from rs_lowconf.places import model_path
     from rs_lowconf.search.head import MIN_REVIEWS
 
     for name, command in (

@@ -45,16 +45,18 @@ def build(
     settings = load_settings(config, set_)
     import torch
 
-    from rs_lowconf.cli.places import model_path
     from rs_lowconf.cli.review import refuse_masks, store_of
     from rs_lowconf.gan.model import load_model
+    from rs_lowconf.places import model_path
     from rs_lowconf.review.verdicts import agreement
     from rs_lowconf.testset import read_release, write_release
 
     store = store_of(settings)
     refuse_masks(store, "rslow testset build")
     number = store.answers() if answers is None else answers
-    opinions = store.opinions(number)
+    # Tiles of a catalog, which belong to no round, are no generated ones.
+    rounds = {one.package_id: one.classes for one in store.packages() if one.round}
+    opinions = tuple(one for one in store.opinions(number) if one.package_id in rounds)
     tiles = _accepted(settings, store, opinions)
     if not tiles:
         raise ReviewError(
@@ -71,7 +73,7 @@ def build(
     write_release(
         folder,
         tiles,
-        classes=_classes(store),
+        classes=tuple(dict.fromkeys(name for own in rounds.values() for name in own)),
         bands=gan.generator.bands,
         attribution=gan.header["attribution"],
         licence=LICENCE,
@@ -184,15 +186,11 @@ def _accepted(
     return list(tiles.values())
 
 
-def _classes(store: "ReviewStore") -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for one in store.packages() for name in one.classes))
-
-
 def _target(
     settings: Settings, path: Path | None, release: "Release", *, trust_code: bool
 ) -> "TargetModel":
-    from rs_lowconf.cli.places import model_path
     from rs_lowconf.device import choose_device
+    from rs_lowconf.places import model_path
     from rs_lowconf.review.geotiff import read_tile
     from rs_lowconf.target.load import load_target
 

@@ -8,7 +8,7 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import checkpoints, means, progress
-from rs_lowconf.settings import ClassifierSettings, GateSettings, Settings
+from rs_lowconf.settings import ClassifierSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -191,9 +191,9 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
 
 
 def _train_gate(settings: Settings) -> None:
-    from rs_lowconf.cli.models import features_in
     from rs_lowconf.device import choose_device
     from rs_lowconf.gan.model import load_model, save_critic
+    from rs_lowconf.models import features_in
     from rs_lowconf.runs import RunFolder
     from rs_lowconf.target.classifier import load_classifier
 
@@ -238,8 +238,8 @@ def write_calibration(  # noqa: PLR0917 - settings, places, models, tiles, place
     """
     import torch
 
-    from rs_lowconf.cli.models import checksums
     from rs_lowconf.gan.tiles import all_turns
+    from rs_lowconf.models import checksums
     from rs_lowconf.search.calibration import calibrate
     from rs_lowconf.search.neighbours import features_of
 
@@ -265,8 +265,8 @@ def gate_tiles(settings: Settings, generator: "Generator") -> "tuple[MemorySourc
     Raises:
         ModelError: the data have others, or in another order.
     """
-    from rs_lowconf.cli.models import check_same
     from rs_lowconf.data.source import open_split
+    from rs_lowconf.models import check_same
     from rs_lowconf.target.load import check_fit
 
     source, val = open_split(settings.data, "train"), open_split(settings.data, "val")
@@ -297,34 +297,41 @@ def gate_critic(
 
     own, seed = settings.gate, settings.run.seed
     augment = augmentations_at(settings.augment)(settings.augment.probability)
-    judge = last_judge(train_judge(generator, source, own, augment, seed, device), own, log)
+    judge = last_record(
+        train_judge(generator, source, own, augment, seed, device),
+        "the gate's critic",
+        own.images,
+        log,
+    )
     return fit_realism(judge, generator, source, seed)
 
 
-def last_judge(
+def last_record(
     records: "Iterable[JudgeRecord[D]]",
-    own: GateSettings,
+    name: str,
+    images: int,
     log: "Callable[[dict[str, float]], None]",
 ) -> "D":
-    """Train a gate's discriminator to the end, showing progress, and return its average.
+    """Train a network to the end, showing progress, and return its average.
 
     Args:
         records: of its training.
-        own: the settings of it.
+        name: what to call it.
+        images: after which it ends.
         log: takes a record now and then.
     """
-    losses, judge = [], None
-    every = max(1, own.images // own.batch_size // 20)
-    with progress("training the gate's critic", own.images) as bar:
-        for step, record in enumerate(records, start=1):
-            judge = record.average
+    losses, network, due = [], None, images / 20
+    with progress(f"training {name}", images) as bar:
+        for record in records:
+            network = record.average
             losses.append(record.loss)
-            bar.update(min(record.images, own.images), f"loss {record.loss:.2f}")
-            if step % every == 0:
+            bar.update(min(record.images, images), f"loss {record.loss:.2f}")
+            if record.images >= due:
                 log({"images": record.images, "loss": sum(losses) / len(losses)})
                 losses.clear()
+                due += images / 20
     # There is one step or more.
-    return cast("D", judge)
+    return cast("D", network)
 
 
 def _train_classifier(settings: Settings, own: ClassifierSettings, name: str) -> None:

@@ -95,14 +95,14 @@ def train_mask_gate(settings: Settings) -> None:
         DataError: too few tiles are held out.
         JobError: the training diverged.
     """
-    from rs_lowconf.cli.models import check_same, check_tile_size, features_in
-    from rs_lowconf.cli.train import last_judge, write_calibration
+    from rs_lowconf.cli.train import last_record, write_calibration
     from rs_lowconf.data.augment import mask_gan_augmentations
     from rs_lowconf.data.masks import open_masks
     from rs_lowconf.device import choose_device
     from rs_lowconf.gan.mask_judge import train_mask_judge
     from rs_lowconf.gan.mask_model import load_mask_model, save_mask_critic
     from rs_lowconf.gan.masks import MaskCritic, bank_of, by_mask
+    from rs_lowconf.models import check_same, check_tile_size, features_in
     from rs_lowconf.runs import RunFolder
 
     own, run, device = settings.gate, settings.run.dir, choose_device(settings.run)
@@ -123,7 +123,7 @@ def train_mask_gate(settings: Settings) -> None:
         seed=settings.run.seed,
         device=device,
     )
-    judge = last_judge(records, own, folder.log)
+    judge = last_record(records, "the gate's critic", own.images, folder.log)
     save_mask_critic(paths["critic"], judge)
     held_out = bank_of(val)
     critic = MaskCritic(judge, held_out)

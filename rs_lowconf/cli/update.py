@@ -32,11 +32,11 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     report.json.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.cli.places import model_path, newest_update, update_folder
     from rs_lowconf.cli.review import refuse_masks, store_of
     from rs_lowconf.device import choose_device
     from rs_lowconf.folders import whole_folder
     from rs_lowconf.gan.model import load_model
+    from rs_lowconf.places import model_path, newest_update, update_folder
     from rs_lowconf.review.rounds import round_reports
     from rs_lowconf.runs import RunFolder, write_json
     from rs_lowconf.seeds import seed_of
@@ -101,7 +101,7 @@ def _reviews(
 
     import torch
 
-    from rs_lowconf.cli.places import update_folder
+    from rs_lowconf.places import update_folder
     from rs_lowconf.review.geotiff import DN_SCALE, read_tile
     from rs_lowconf.review.rounds import judged_samples
     from rs_lowconf.runs import sha256_of
@@ -143,11 +143,11 @@ def _make(
     settings: Settings, folder: Path, gan: "GanModel", reviews: Reviews, *, seed: int
 ) -> dict[str, Any]:
     """Write critic.safetensors, calibration.safetensors and, on request, gan.safetensors."""
-    from rs_lowconf.cli.models import checksums, features_in
-    from rs_lowconf.cli.places import model_path
     from rs_lowconf.cli.train import gate_critic, gate_tiles
     from rs_lowconf.device import choose_device
     from rs_lowconf.gan.model import load_critic, load_model, save_critic
+    from rs_lowconf.models import checksums, features_in
+    from rs_lowconf.places import model_path
     from rs_lowconf.search.calibration import calibrate, load_calibration
     from rs_lowconf.search.head import fit_head
     from rs_lowconf.target.classifier import load_classifier

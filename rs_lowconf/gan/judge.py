@@ -32,13 +32,13 @@ D = TypeVar("D", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class JudgeRecord(Generic[D]):
-    """One training step of a discriminator, of tiles with labels or with masks."""
+    """One training step of a network that is trained beside a finished generator."""
 
     images: int
     """Real tiles shown so far."""
     loss: float
-    """Of real and of generated tiles, in nats: the mean of both, so that log 2 is a coin, or the
-    sum where each pixel is judged."""
+    """Of a discriminator, in nats: the mean over real and generated tiles, so that log 2 is a coin,
+    or the sum where each pixel is judged. Of an encoder: see `encode.Comparison`."""
     average: D
     """The weight average so far; training goes on with it, so copy what is kept."""
 

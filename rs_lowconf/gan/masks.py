@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -101,6 +101,30 @@ def masks_of(tiles: TileBatch) -> Int[Tensor, "b h w"]:
     if tiles.mask is None:
         raise DataError(f"tile {tiles.ids[0]} has no mask")
     return tiles.mask
+
+
+def main_classes(
+    source: MaskSource, most: int, seed: int
+) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
+    """Return tiles and, of each, the class of most of its known pixels.
+
+    Args:
+        source: of tiles with masks.
+        most: if there are more, so many random ones; those without a known pixel are left out.
+        seed: of the choice.
+    """
+    dice = torch.Generator().manual_seed(seed_of(seed, "main classes"))
+    chosen = torch.randperm(len(source), generator=dice)[:most].sort().values.tolist()
+    tiles = source.batch(chosen)
+    label = main_class(masks_of(tiles), len(source.classes))
+    return tiles.image[label >= 0], label[label >= 0]
+
+
+def main_class(mask: Integer[Tensor, "b h w"], classes: int) -> Int[Tensor, " b"]:
+    """Return the class of most known pixels of each mask, -1 where none is known."""
+    pixels = mask.flatten(1).long()
+    counts = torch.stack([(pixels == own).sum(1) for own in range(classes)], dim=1)
+    return torch.where(counts.any(1), counts.argmax(1), -1)
 
 
 class MaskedGenerator:

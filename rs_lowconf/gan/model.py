@@ -12,14 +12,15 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.mask_train import MaskGanTraining
-from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.networks import Discriminator, Encoder, Generator
 from rs_lowconf.gan.spectral import SpectralBasis
 from rs_lowconf.gan.steps import tensors_below
 from rs_lowconf.gan.train import GanTraining
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
-from rs_lowconf.settings import GanSettings
+from rs_lowconf.settings import GanSettings, GeneratorSettings
 
 CRITIC_KIND = "critic"
+ENCODER_KIND = "encoder"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,6 +115,41 @@ def load_critic(path: Path, device: torch.device) -> RealismCritic:
         slope=tensors["realism.slope"].to(device),
         offset=tensors["realism.offset"].to(device),
     )
+
+
+def save_encoder(
+    path: Path, encoder: Encoder, recipe: GeneratorSettings, *, models: Mapping[str, str]
+) -> None:
+    """Write an encoder.
+
+    Args:
+        path: the file.
+        encoder: trained.
+        recipe: of its generator.
+        models: the checksum of that generator, by name.
+    """
+    header = {
+        "recipe": recipe.model_dump(mode="json", include=set(GeneratorSettings.model_fields)),
+        "bands": encoder.bands.to_json(),
+        "models": dict(models),
+    }
+    tensors = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
+    write_checkpoint(path, ENCODER_KIND, tensors, header)
+
+
+def load_encoder(path: Path, models: Mapping[str, str], device: torch.device) -> Encoder:
+    """Read what `save_encoder` wrote, for the generator of this checksum.
+
+    Raises:
+        ModelError: the file is missing, damaged or of another kind, or of another generator.
+    """
+    tensors, header = read_checkpoint(path, ENCODER_KIND)
+    if header["models"] != dict(models):
+        raise ModelError(f"{path} belongs to another generator", remedy="run rslow train encoder")
+    recipe = GeneratorSettings.model_validate(header["recipe"])
+    encoder = Encoder(recipe, bands=BandSpec.from_json(header["bands"]))
+    fill_network(encoder, tensors, "encoder", path)
+    return encoder.to(device).eval().requires_grad_(requires_grad=False)
 
 
 def save_state(path: Path, training: GanTraining | MaskGanTraining) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.gan.spectral import SpectralBasis, Unwhiten, Whiten
-from rs_lowconf.settings import GanSettings
+from rs_lowconf.settings import GanSettings, GeneratorSettings
 
 EMBEDDING = 64
 FINE = 16
@@ -310,9 +310,10 @@ class _Asinh(torch.autograd.Function):
 class Encoder(PatchReader):
     """Real tiles to latents from which the generator can draw them again."""
 
-    def __init__(self, settings: GanSettings, *, bands: BandSpec) -> None:
+    def __init__(self, settings: GeneratorSettings, *, bands: BandSpec) -> None:
         """Build for the latent of a generator with the same settings."""
         super().__init__(settings.critic_width, bands)
+        self.bands = bands
         eighth = self.to8.out_channels
         self.layout = nn.Conv2d(eighth, 2 * settings.latent_map, 1)
         self.overall = nn.Linear(eighth, 2 * settings.latent_global)

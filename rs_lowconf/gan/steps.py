@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rs_lowconf.errors import ModelError
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.settings import GateSettings, GeneratorSettings
+from rs_lowconf.settings import EncoderSettings, GateSettings, GeneratorSettings
 from rs_lowconf.types import MaskSource, TileSource
 
 _BASIS_TILES = 1_000
@@ -41,7 +41,7 @@ def precision(settings: GeneratorSettings, device: torch.device) -> torch.autoca
 def follow(
     average: nn.Module,
     module: nn.Module,
-    settings: GeneratorSettings | GateSettings,
+    settings: GeneratorSettings | GateSettings | EncoderSettings,
     images: int,
 ) -> None:
     """Let the average follow with the set half-life; faster at first, from no images."""

@@ -11,6 +11,10 @@ it; `unsure` says that the reviewer cannot tell; NULL is pending. So `true_class
 * In a `blind` package there is no suggestion, so accepting demands a class.
 * Any other decision empties `true_class`.
 
+Of an observed tile, which is a real one and said to be, the question is its class alone: nobody
+asks for realism, `reject` says that it cannot be used, and where its data set has no class there
+is nothing to confirm, so that accepting demands one.
+
 With masks there is no class to choose: `accept` says that the tile could be an observation and
 that the mask says what it shows; `mask wrong` that it could be one, but that the mask does not.
 
@@ -65,17 +69,20 @@ class Field:
     """What the form says when `constraint` does not hold."""
 
 
-def fields_of(label: Label, classes: Sequence[str], *, masks: bool = False) -> tuple[Field, ...]:
+def fields_of(
+    label: Label, classes: Sequence[str], *, masks: bool = False, observed: bool = False
+) -> tuple[Field, ...]:
     """Return the columns of a package; a blind one has none that tells of the model.
 
     Args:
         label: of the package.
         classes: for `true_class`.
         masks: whether the tiles have masks: then no column is about classes.
+        observed: whether the tiles are shown as real ones.
     """
     confirm = label == "confirm"
     accepted = 'coalesce("true_class", "cond_class")' if confirm else '"true_class"'
-    demanded = '"decision" IS NULL OR "decision" <> \'accept\' OR "true_class" IS NOT NULL'
+    demanded = f'"decision" IS NULL OR "decision" <> \'accept\' OR {accepted} IS NOT NULL'
     suggestion = Field(name="cond_class", sql="TEXT", alias="Suggested class", tab=JUDGE)
     if masks:
         suggestion = Field(name="mask_name", sql="TEXT", alias="Mask of", tab=JUDGE)
@@ -83,10 +90,11 @@ def fields_of(label: Label, classes: Sequence[str], *, masks: bool = False) -> t
         Field(name="pred_class", sql="TEXT", alias="Model says", tab=AFTER),
         Field(name="second_class", sql="TEXT", alias="Model's second choice", tab=AFTER),
     )
+    score = Field(name="d_score", sql="REAL", alias="Critic's realism score", tab=AFTER)
     model = (
         *(() if masks else said),
         Field(name="confidence", sql="REAL", alias="Model's confidence", tab=AFTER),
-        Field(name="d_score", sql="REAL", alias="Critic's realism score", tab=AFTER),
+        *(() if observed else (score,)),
     )
     true_class = Field(
         name="true_class",
@@ -98,7 +106,7 @@ def fields_of(label: Label, classes: Sequence[str], *, masks: bool = False) -> t
         editable=True,
         on_update=f"CASE WHEN \"decision\" = 'accept' THEN {accepted} "
         'WHEN "decision" IS NULL THEN "true_class" END',
-        constraint="" if confirm else demanded,
+        constraint="" if confirm and not observed else demanded,
         complaint="An accepted sample needs its true class",
     )
     return (
@@ -108,7 +116,7 @@ def fields_of(label: Label, classes: Sequence[str], *, masks: bool = False) -> t
         Field(
             name="decision",
             sql="TEXT",
-            alias="Decision",
+            alias="Decision (reject: cannot be used)" if observed else "Decision",
             tab=JUDGE,
             widget="choice",
             choices=MASK_DECISIONS if masks else DECISIONS,
@@ -119,7 +127,7 @@ def fields_of(label: Label, classes: Sequence[str], *, masks: bool = False) -> t
             name="realism",
             sql="INTEGER",
             alias="Realism, 1 to 5",
-            tab=JUDGE,
+            tab=None if observed else JUDGE,
             widget="range",
             limits=(1, 5),
             editable=True,

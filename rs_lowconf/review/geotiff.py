@@ -98,9 +98,9 @@ def undisclosed_tags(attribution: str) -> dict[str, str]:
 
 
 def observed_tags(attribution: str) -> dict[str, str]:
-    """Return the tags of a real tile that is shown for comparison."""
+    """Return the tags of a real tile, shown for comparison or to be judged."""
     return {
-        "TIFFTAG_IMAGEDESCRIPTION": "Real Sentinel-2 tile shown for comparison",
+        "TIFFTAG_IMAGEDESCRIPTION": "Real Sentinel-2 tile of a review",
         "TIFFTAG_COPYRIGHT": attribution,
         "RSLOW_SYNTHETIC": "false",
     }
@@ -179,9 +179,12 @@ def write_classes(
 
 
 def write_confidence(
-    path: Path, confidence: Float32[np.ndarray, "h w"], tags: Mapping[str, str]
+    path: Path,
+    confidence: Float32[np.ndarray, "h w"],
+    tags: Mapping[str, str],
+    grid: Grid | None = None,
 ) -> None:
-    """Write the largest probability of each of a generated tile's pixels, as `write_tile` does."""
+    """Write the largest probability of each of a tile's pixels, as `write_tile` does."""
     height, width = confidence.shape
     profile = {
         "count": 1,
@@ -191,7 +194,7 @@ def write_confidence(
         "nodata": NO_CONFIDENCE,
         "predictor": 3,
     }
-    with _written(path, profile, None) as file:
+    with _written(path, profile, grid) as file:
         file.write(confidence, 1)
         file.update_tags(**tags)
 

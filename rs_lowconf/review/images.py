@@ -44,7 +44,7 @@ def write_images(
     label: Label,
     attribution: str,
 ) -> dict[str, str]:
-    """Write one sample's files into a package.
+    """Write one sample's files into a package; a blind one shows no place of hidden origin.
 
     Returns:
         the manifest's entry: id, files by kind relative to the package, and checksums.
@@ -68,6 +68,7 @@ def write_images(
     checksums = {f"{kind}_sha256": sha256_of(folder / name) for kind, name in names.items()}
     names["preview"] = f"previews/{sample.sample_id}.png"
     shown = blocks[::-1]
+    titles = style.block_titles(label, len(shown), observed=sample.observed)
     write_preview(
         folder / names["preview"],
         [
@@ -79,7 +80,7 @@ def write_images(
                     for panel, values in _values(block.masks, panels)
                 },
             )
-            for title, block in zip(style.block_titles(label, len(shown)), shown, strict=True)
+            for title, block in zip(titles, shown, strict=True)
         ],
         sample.bands,
         composites,
@@ -116,12 +117,19 @@ def shows_real_mask(samples: Sequence[ReviewSample], label: Label) -> bool:
 
 
 def _sample_block(sample: ReviewSample, label: Label, attribution: str) -> _Block:
-    if label == "confirm":
+    tags = geotiff.undisclosed_tags(attribution)
+    if sample.observed:
+        tags = geotiff.observed_tags(attribution)
+    elif label == "confirm":
+        tags = geotiff.synthetic_tags(attribution)
+    return _Block(
+        kind="tile",
+        pixels=sample.pixels,
+        masks=sample.masks,
         # The mark comes last: no entry of the provenance can replace it.
-        tags = sample_tags(sample) | geotiff.synthetic_tags(attribution)
-    else:
-        tags = geotiff.undisclosed_tags(attribution)
-    return _Block(kind="tile", pixels=sample.pixels, masks=sample.masks, tags=tags)
+        tags=tags if label == "blind" else sample_tags(sample) | tags,
+        grid=sample.grid if sample.observed or label == "confirm" else None,
+    )
 
 
 def _real_block(neighbour: RealNeighbour, label: Label, attribution: str) -> _Block:

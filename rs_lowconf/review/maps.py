@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree as ET
 
+import geopandas
 from rasterio.crs import CRS
 
 from rs_lowconf.review.project import write_qgz
 from rs_lowconf.review.style import QGIS_VERSION
+from rs_lowconf.runs import replacing
 
 MAP_CRS = "EPSG:3857"
 """Of the map on the screen; layers keep their own and are brought onto it by QGIS."""
@@ -34,33 +36,47 @@ class MapLayer:
     style: Sequence[ET.Element] = field(default=())
     shown: bool = True
     """Whether it is switched on when the project opens."""
+    nearer_than: int | None = None
+    """The number N of the scale 1 : N from which on it is drawn; None draws it at every scale."""
 
 
-def write_map(path: Path, layers: Sequence[MapLayer], bounds: Bounds, title: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class MapGroup:
+    """Layers that are switched on and off together."""
+
+    name: str
+    layers: Sequence[MapLayer]
+    shown: bool = True
+    """Whether it is switched on when the project opens."""
+
+
+def write_features(path: Path, frame: geopandas.GeoDataFrame, layer: str) -> None:
+    """Write a GeoPackage of one layer that older QGIS reads too, atomically."""
+    with replacing(path) as temporary:
+        # GDAL wants a name that ends so, and makes the file itself.
+        beside = temporary.with_name(f"{temporary.name}.gpkg")
+        try:
+            frame.to_file(beside, layer=layer, driver="GPKG", VERSION="1.2")
+            beside.replace(temporary)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def write_map(
+    path: Path, content: Sequence[MapLayer | MapGroup], bounds: Bounds, title: str
+) -> None:
     """Write a project with layers, the first on top, atomically.
 
     Args:
         path: the .qgz, replaced when it exists.
-        layers: at least one.
+        content: at least one layer.
         bounds: to which the map is zoomed, in `MAP_CRS`.
         title: of the project's window.
     """
     root = ET.Element("qgis", version=QGIS_VERSION, projectname=title)
     ET.SubElement(root, "title").text = title
     _append_crs(ET.SubElement(root, "projectCrs"), MAP_CRS)
-    # QGIS ignores layers whose id has ten characters or fewer, without a word.
-    ids = [f"layer_{number:05d}_of_the_map" for number in range(len(layers))]
-    tree = ET.SubElement(root, "layer-tree-group")
-    for identifier, layer in zip(ids, layers, strict=True):
-        ET.SubElement(
-            tree,
-            "layer-tree-layer",
-            id=identifier,
-            name=layer.name,
-            providerKey=layer.provider,
-            checked="Qt::Checked" if layer.shown else "Qt::Unchecked",
-            expanded="1" if layer.provider == "ogr" else "0",
-        )
+    layers = _append_tree(root, content)
     canvas = ET.SubElement(root, "mapcanvas", name="theMapCanvas", annotationsVisible="1")
     ET.SubElement(canvas, "units").text = "meters"
     extent = ET.SubElement(canvas, "extent")
@@ -70,7 +86,7 @@ def write_map(path: Path, layers: Sequence[MapLayer], bounds: Bounds, title: str
     _append_crs(ET.SubElement(canvas, "destinationsrs"), MAP_CRS)
     project = ET.SubElement(root, "projectlayers")
     order = ET.SubElement(root, "layerorder")
-    for identifier, layer in zip(ids, layers, strict=True):
+    for identifier, layer in layers.items():
         project.append(_layer(identifier, layer))
         ET.SubElement(order, "layer", id=identifier)
     properties = ET.SubElement(root, "properties")
@@ -132,6 +148,81 @@ def graduated(attribute: str, edges: Sequence[float]) -> ET.Element:
     return renderer
 
 
+def places(colour: str, name: str, title: str, *, near: int) -> list[ET.Element]:
+    """Return outlines with titles above them where tiles are in view, and dots farther away.
+
+    Args:
+        colour: red, green and blue.
+        name: what the legend calls them.
+        title: a QGIS expression.
+        near: the number N of the scale 1 : N that parts them.
+    """
+    renderer = ET.Element("renderer-v2", type="RuleRenderer", symbollevels="0")
+    rules = ET.SubElement(renderer, "rules", key="{places}")
+    ET.SubElement(rules, "rule", key="{near}", symbol="0", scalemaxdenom=str(near), label=name)
+    far = f"{name}, from afar"
+    ET.SubElement(rules, "rule", key="{far}", symbol="1", scalemindenom=str(near), label=far)
+    symbols = ET.SubElement(renderer, "symbols")
+    outline = ET.SubElement(symbols, "symbol", type="fill", name="0", alpha="1")
+    line = ET.SubElement(outline, "layer", {"class": "SimpleFill", "enabled": "1"})
+    drawn = {
+        "style": "no",
+        "outline_color": f"{colour},255",
+        "outline_style": "solid",
+        "outline_width": "0.6",
+        "outline_width_unit": "MM",
+        "joinstyle": "miter",
+    }
+    for key, text in drawn.items():
+        ET.SubElement(line, "prop", k=key, v=text)
+    ET.SubElement(symbols, "symbol", type="fill", name="1", alpha="1").append(_dot("@1@0", colour))
+    labeling = ET.Element("labeling", type="simple")
+    settings = ET.SubElement(labeling, "settings", calloutType="simple")
+    style = ET.SubElement(
+        settings,
+        "text-style",
+        # No font family: QGIS then takes its own, which is never missing.
+        fieldName=title,
+        isExpression="1",
+        fontSize="9",
+        fontSizeUnit="Point",
+        fontWeight="75",
+        textColor=f"{colour},255",
+        textOpacity="1",
+        multilineHeight="1",
+    )
+    ET.SubElement(
+        style,
+        "text-buffer",
+        bufferDraw="1",
+        bufferSize="0.8",
+        bufferSizeUnits="MM",
+        bufferColor="255,255,255,255",
+        bufferOpacity="1",
+    )
+    ET.SubElement(settings, "text-format", autoWrapLength="40", multilineAlign="0")
+    ET.SubElement(
+        settings,
+        "placement",
+        placement="1",  # over the upper left corner ...
+        quadOffset="2",  # ... so that the picture stays free
+        geometryGenerator="make_point(x_min($geometry), y_max($geometry))",
+        geometryGeneratorEnabled="1",
+        geometryGeneratorType="PointGeometry",
+    )
+    ET.SubElement(
+        settings,
+        "rendering",
+        drawLabels="1",
+        displayAll="0",
+        obstacle="0",
+        scaleVisibility="1",
+        scaleMin="0",
+        scaleMax=str(near),
+    )
+    return [renderer, labeling]
+
+
 def _dot(name: str, colour: str) -> ET.Element:
     """Return a dot in the middle of a polygon, which shows where whole countries are in view."""
     layer = ET.Element("layer", {"class": "CentroidFill", "enabled": "1"})
@@ -151,6 +242,36 @@ def _dot(name: str, colour: str) -> ET.Element:
     return layer
 
 
+def _append_tree(root: ET.Element, content: Sequence[MapLayer | MapGroup]) -> dict[str, MapLayer]:
+    """Append the list of layers, and return them by their ids, from the top."""
+    tree = ET.SubElement(root, "layer-tree-group")
+    layers: dict[str, MapLayer] = {}
+    for entry in content:
+        parent = tree
+        if isinstance(entry, MapGroup):
+            parent = ET.SubElement(
+                tree, "layer-tree-group", name=entry.name, expanded="0", checked=_checked(entry)
+            )
+        for layer in entry.layers if isinstance(entry, MapGroup) else [entry]:
+            # QGIS ignores layers whose id has ten characters or fewer, without a word.
+            identifier = f"layer_{len(layers):05d}_of_the_map"
+            layers[identifier] = layer
+            ET.SubElement(
+                parent,
+                "layer-tree-layer",
+                id=identifier,
+                name=layer.name,
+                providerKey=layer.provider,
+                checked=_checked(layer),
+                expanded="1" if layer.provider == "ogr" else "0",
+            )
+    return layers
+
+
+def _checked(entry: MapLayer | MapGroup) -> str:
+    return "Qt::Checked" if entry.shown else "Qt::Unchecked"
+
+
 def _layer(identifier: str, layer: MapLayer) -> ET.Element:
     kind = {"ogr": "vector", "gdal": "raster"}[layer.provider]
     element = ET.Element("maplayer", type=kind, styleCategories="AllStyleCategories")
@@ -158,6 +279,11 @@ def _layer(identifier: str, layer: MapLayer) -> ET.Element:
         element.set("geometry", "Polygon")
         element.set("wkbType", "Polygon")
         element.set("readOnly", "1")
+        element.set("labelsEnabled", str(int(any(one.tag == "labeling" for one in layer.style))))
+    if layer.nearer_than is not None:
+        element.set("hasScaleBasedVisibilityFlag", "1")
+        element.set("minScale", str(layer.nearer_than))
+        element.set("maxScale", "0")
     ET.SubElement(element, "id").text = identifier
     ET.SubElement(element, "datasource").text = layer.source
     ET.SubElement(element, "layername").text = layer.name

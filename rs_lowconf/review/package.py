@@ -8,6 +8,7 @@ tiles/          all bands of each sample as GeoTIFF, with a .qml that fixes the 
 anchors/        the most similar real tile of each sample, likewise; absent without real tiles
 previews/       one PNG a sample, shown in the form
 manifest.json   format version, classes, bands, stretch, checksums
+context.qgz     only with samples that have a place, see `context`; context.gpkg, context/
 ```
 
 Where the model under test answers for every pixel, a sample has a mask instead of a class: tiles
@@ -23,19 +24,25 @@ A reviewer opens `review.qgz`, switches editing on, opens the table of `review` 
 form view and goes through the list; the map highlights the cell of the form. Saving the
 edits writes the decisions. `fields` says what each decision means.
 
+The samples may be real tiles instead, `observed` ones, whose class is asked for: all of them or
+none. They are tagged and shown as what they are, in their place if it is known.
+
 Every sample has a real neighbour, or none has: then cells and previews show samples alone.
-A sample gets no georeference: its neighbour looks alike, but the sample shows no place.
+A sample gets no georeference, because its neighbour looks alike, but the sample shows no place;
+unless it was generated around its neighbour, in whose grid it then lies.
 
 A `blind` package holds nothing of the model: neither condition, prediction, score nor
 provenance of any sample, nor name, class, mask or place of a neighbour. The mask of a sample is
 shown, as it is to be judged, but not whose it is. The package is a function of pixels, masks,
 sample ids, their order and the class lists, so the caller must give neutral ids in shuffled
-order and choose neighbours without regard to class, and none whose mask the sample has.
+order and choose neighbours without regard to class, and none whose mask the sample has. Of observed
+tiles it holds the place, and still nothing of the model or the class in their data set.
 
 Nothing is written into a package after this: rewriting it while QGIS edits it succeeds
 silently and loses decisions.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -47,6 +54,7 @@ from rs_lowconf.errors import ReviewError
 from rs_lowconf.folders import whole_folder
 from rs_lowconf.review import geopackage, geotiff, project, style
 from rs_lowconf.review.composites import composites_of
+from rs_lowconf.review.context import write_context
 from rs_lowconf.review.fields import Field, Label, fields_of
 from rs_lowconf.review.images import shows_real_mask, write_images
 from rs_lowconf.review.panels import Panel, panel_vrt, panels_of
@@ -63,10 +71,12 @@ from rs_lowconf.runs import write_json, write_text
 __all__ = [
     "FORMAT",
     "FORMAT_OF_MASKS",
+    "FORMAT_OF_OBSERVED",
     "MAX_SAMPLES",
     "RealNeighbour",
     "ReviewSample",
     "TileMasks",
+    "place_for",
     "sample_tags",
     "write_package",
 ]
@@ -74,6 +84,8 @@ __all__ = [
 FORMAT = 1
 FORMAT_OF_MASKS = 2
 """Of packages with masks, which older readers and plugins would misread."""
+FORMAT_OF_OBSERVED = 3
+"""Of packages of observed tiles, which older ones would call SYNTHETIC."""
 MAX_SAMPLES = 500
 """More make the review long and QGIS slow."""
 
@@ -96,8 +108,8 @@ def write_package(
         folder: the package; it must not exist yet.
         samples: 1 to 500 samples of the same bands and size, in the order of the sheet.
         package_id: by which the review store knows the package again; tells nothing of it.
-        classes: the classes among which reviewers choose; every condition is one of them. With
-            masks there is nothing to choose.
+        classes: the classes among which reviewers choose; every condition is one of them, or
+            empty where an observed tile has none. With masks there is nothing to choose.
         target_classes: the classes of the model under test.
         label: `confirm` suggests each sample's condition; `blind` suggests nothing.
         attribution: notice that the licence of the real data asks for.
@@ -148,16 +160,20 @@ def write_package(
             kinds = (f"anchor_{panel.kind}", panel.kind)[-sheet.blocks :]
             cells = [[names.get(kind) for kind in kinds] for names in files]
             write_text(building / f"{panel.kind}.vrt", panel_vrt(sheet, panel, cells))
-        fields = fields_of(label, classes, masks=bool(panels))
+        observed = samples[0].observed
+        if label == "confirm" or observed:
+            write_context(building, samples, files)
+        fields = fields_of(label, classes, masks=bool(panels), observed=observed)
         _write_layer(building, samples, files, fields, sheet=sheet, panels=panels, label=label)
         write_json(
             building / "manifest.json",
             {
-                "format": FORMAT_OF_MASKS if pixel_classes else FORMAT,
+                "format": _format(pixel_classes, observed=observed),
                 "package_id": package_id,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "rs_lowconf": metadata.version("rs-lowconf"),
                 "label": label,
+                **({"observed": True} if observed else {}),
                 "classes": list(classes),
                 "target_classes": list(target_classes),
                 **({"pixel_classes": list(pixel_classes)} if pixel_classes else {}),
@@ -177,6 +193,29 @@ def write_package(
                 "samples": files,
             },
         )
+
+
+def place_for(folder: Path, package_id: str) -> Path:
+    """Return where in a folder a package is, or the first free place: review, review-2 and so on.
+
+    What is there is never changed, because people work in it.
+    """
+    number = 1
+    while True:
+        path = folder / ("review" if number == 1 else f"review-{number}")
+        manifest = path / "manifest.json"
+        if not path.exists() or (
+            manifest.is_file()
+            and json.loads(manifest.read_text(encoding="utf-8"))["package_id"] == package_id
+        ):
+            return path
+        number += 1
+
+
+def _format(pixel_classes: Sequence[str], *, observed: bool) -> int:
+    if observed:
+        return FORMAT_OF_OBSERVED
+    return FORMAT_OF_MASKS if pixel_classes else FORMAT
 
 
 def _check(
@@ -200,6 +239,12 @@ def _check(
             f"{len(alone)} of {len(samples)} samples have no real neighbour, such as {alone[0]}",
             expected="one for every sample or for none",
         )
+    observed = sum(sample.observed for sample in samples)
+    if 0 < observed < len(samples):
+        raise ReviewError(
+            f"{observed} of {len(samples)} samples are shown as real tiles",
+            expected="all of them or none",
+        )
     seen: set[str] = set()
     first = samples[0]
     for sample in samples:
@@ -217,7 +262,8 @@ def _check(
             (sample.predicted, target_classes),
             (sample.second, target_classes),
         ):
-            if name not in known and not masks:
+            unlabelled = sample.observed and not name and known is classes
+            if name not in known and not masks and not unlabelled:
                 raise ReviewError(
                     f"sample {sample.sample_id} has the unknown class {name!r}",
                     expected=f"one of {', '.join(known)}",
@@ -235,11 +281,11 @@ def _write_layer(
     label: Label,
 ) -> None:
     """Write the GeoPackage and the project that shows it, with the same style."""
-    rows: list[dict[str, str | float]] = [
+    rows: list[dict[str, str | float | None]] = [
         {
             "sample_id": sample.sample_id,
             "preview": names["preview"],
-            "cond_class": sample.condition,
+            "cond_class": sample.condition or None,
             "mask_name": sample.condition,
             "pred_class": sample.predicted,
             "second_class": sample.second,
@@ -249,11 +295,14 @@ def _write_layer(
         for sample, names in zip(samples, files, strict=True)
     ]
     cells = [sheet.extent(index) for index in range(sheet.count)]
-    elements = style.review_style(fields, sheet, label)
+    observed = samples[0].observed
+    elements = style.review_style(fields, sheet, label, observed=observed)
     geopackage.write_geopackage(
         building / "review.gpkg", fields, rows, cells, style.document(elements)
     )
-    if label == "confirm":
+    if observed:
+        title = "Review of real tiles"
+    elif label == "confirm":
         title = "Review of SYNTHETIC tiles (not observations)"
     else:
         title = "Review of tiles that may be SYNTHETIC"

@@ -93,7 +93,7 @@ class Panel:
         if self.classes:
             geotiff.write_classes(path, values, self.classes, tags, grid)
         else:
-            geotiff.write_confidence(path, values, tags)
+            geotiff.write_confidence(path, values, tags, grid)
         write_text(path.with_suffix(".qml"), document(self.style()))
 
     def paint(
@@ -188,6 +188,7 @@ def panel_vrt(sheet: Sheet, panel: Panel, cells: Sequence[Sequence[str | None]])
         for block, file in enumerate(files):
             if file is not None:
                 box = sheet.picture(index, block, sheet.captions(block).index(panel.kind))
-                band.append(picture_source(sheet, file, box, 1, data_type))
+                size = (sheet.width, sheet.height)
+                band.append(picture_source(size, file, box[:2], 1, data_type))
     ET.indent(root, " ")
     return ET.tostring(root, encoding="unicode") + "\n"

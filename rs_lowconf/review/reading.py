@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from rs_lowconf.errors import ReviewError, listed
 from rs_lowconf.review.fields import DECISIONS, LAYER, MASK_DECISIONS, Decision, Label
-from rs_lowconf.review.package import FORMAT_OF_MASKS
+from rs_lowconf.review.package import FORMAT_OF_OBSERVED
 from rs_lowconf.runs import sha256_of
 
 _COLUMNS = (
@@ -122,7 +122,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         form = manifest["format"]
-        newer = not isinstance(form, int) or form > FORMAT_OF_MASKS
+        newer = not isinstance(form, int) or form > FORMAT_OF_OBSERVED
         if not newer:
             # Whatever is missing is missing now, not in the middle of the work.
             {key: manifest[key] for key in ("package_id", "label", "classes", "samples")}
@@ -138,7 +138,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if newer:
         raise ReviewError(
             f"{folder} has package format {form}",
-            expected=f"at most {FORMAT_OF_MASKS}",
+            expected=f"at most {FORMAT_OF_OBSERVED}",
             remedy="upgrade rs_lowconf",
         )
     return cast("dict[str, Any]", manifest)

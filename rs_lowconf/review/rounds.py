@@ -27,12 +27,15 @@ class Judged:
 
 
 def judged_samples(store: ReviewStore, opinions: Iterable[Opinion]) -> dict[int, list[Judged]]:
-    """Return the samples that have a verdict by these answers, by round, each once."""
+    """Return the samples that have a verdict by these answers, by round, each once.
+
+    Tiles of a catalog are in no round.
+    """
     found = verdicts(opinions)
     rounds: dict[int, dict[str, Judged]] = defaultdict(dict)
     for package in store.packages():
         for sent in store.samples(package.package_id):
-            if sent.sample_id in found:
+            if sent.origin != "catalog" and sent.sample_id in found:
                 rounds[package.round][sent.sample_id] = Judged(
                     sent=sent, verdict=found[sent.sample_id]
                 )
@@ -84,6 +87,8 @@ def round_reports(store: ReviewStore) -> dict[int, dict[str, Any]]:
     judged = judged_samples(store, opinions)
     sent: dict[int, set[str]] = defaultdict(set)
     for package in store.packages():
+        if package.round == 0:
+            continue
         sent[package.round] |= {one.sample_id for one in store.samples(package.package_id)}
     return {
         number: round_report(
@@ -109,7 +114,7 @@ def _gate_auc(judged: Sequence[Judged]) -> dict[str, Any] | None:
     """
     decided = [one for one in judged if one.verdict.decision in ("accept", "reject")]
     accepted = np.array([one.verdict.decision == "accept" for one in decided], dtype=bool)
-    score = np.array([one.sent.gate_score for one in decided])
+    score = np.array([one.sent.gate_score for one in decided], dtype=float)
     if len({*accepted.tolist()}) < 2:
         return None
     return {

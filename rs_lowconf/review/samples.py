@@ -87,7 +87,8 @@ class ReviewSample:
 
     condition: str
     """The class that the generator was asked for: the suggestion to confirm or correct. With
-    `masks` the name of the mask instead, such as the id of the real tile that it is from."""
+    `masks` the name of the mask instead, such as the id of the real tile that it is from. Of an
+    observed tile the class in its data set; empty when it has none."""
 
     predicted: str
     """The class that the model under test finds most likely; not told of with `masks`."""
@@ -98,14 +99,23 @@ class ReviewSample:
     confidence: float
     """The probability that it gives to `predicted`; with `masks` a mean over pixels."""
 
-    realism: float
-    """The critic's realism logit, higher for more real."""
+    realism: float | None
+    """The critic's realism logit, higher for more real; None for an observed tile that no critic
+    judged."""
+
+    observed: bool = False
+    """Whether it is shown as what it is, a real tile: then the question is its class, not its
+    realism. False also for a real tile that is hidden among generated ones."""
 
     masks: TileMasks | None = None
     """The classes of its pixels; None for a tile that has one class."""
 
     neighbour: RealNeighbour | None = None
     """The real tile shown beside it; None shows it alone."""
+
+    grid: Grid | None = None
+    """Where it lies: an observed tile, or one that was generated around the real tile beside it,
+    its anchor, whose own grid it has. None shows no place."""
 
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Where it comes from; each entry becomes a tag RSLOW_<KEY> of a confirm package."""
@@ -128,6 +138,12 @@ class ReviewSample:
                 f"{self.neighbour.pixels.shape}",
                 expected=f"the sample's {self.pixels.shape}",
             )
+        anchored = self.neighbour is not None and self.neighbour.grid == self.grid
+        if not (self.grid is None or self.observed or anchored):
+            raise ReviewError(
+                f"sample {self.sample_id} has a place of its own",
+                expected="that of the real tile beside it, or none",
+            )
         shapes = [] if self.masks is None else [self.masks.mask.shape]
         if self.neighbour is not None and self.neighbour.mask is not None:
             shapes.append(self.neighbour.mask.shape)
@@ -137,7 +153,12 @@ class ReviewSample:
                     f"a mask of sample {self.sample_id} has shape {shape}",
                     expected=f"the tile's {self.pixels.shape[1:]}",
                 )
-        if not (0 <= self.confidence <= 1 and math.isfinite(self.realism)):
+        if not self.observed and (self.realism is None or not self.condition):
+            raise ReviewError(
+                f"sample {self.sample_id} has no realism or condition",
+                expected="both for a generated tile",
+            )
+        if not (0 <= self.confidence <= 1 and math.isfinite(self.realism or 0)):
             raise ReviewError(
                 f"sample {self.sample_id} has confidence {self.confidence} and realism "
                 f"{self.realism}",
@@ -148,10 +169,12 @@ class ReviewSample:
 def sample_tags(sample: ReviewSample) -> dict[str, str]:
     """Return what is known of a sample as tags of its tile."""
     neighbour = sample.neighbour
+    asked = "RSLOW_CLASS" if sample.observed else "RSLOW_CONDITION"
+    beside = "RSLOW_NEAREST_REAL" if sample.grid is None else "RSLOW_ANCHOR"
     return {
         **{f"RSLOW_{key.upper()}": value for key, value in sample.provenance.items()},
         "RSLOW_SAMPLE_ID": sample.sample_id,
-        "RSLOW_CONDITION": sample.condition,
+        **({asked: sample.condition} if sample.condition else {}),
         # Of a tile with masks, means over pixels tell nothing.
         **(
             {"RSLOW_PREDICTED": sample.predicted, "RSLOW_SECOND": sample.second}
@@ -159,8 +182,8 @@ def sample_tags(sample: ReviewSample) -> dict[str, str]:
             else {}
         ),
         "RSLOW_CONFIDENCE": f"{sample.confidence:.6f}",
-        "RSLOW_REALISM": f"{sample.realism:.6f}",
-        **({"RSLOW_NEAREST_REAL": neighbour.tile_id} if neighbour is not None else {}),
+        **({} if sample.realism is None else {"RSLOW_REALISM": f"{sample.realism:.6f}"}),
+        **({} if neighbour is None else {beside: neighbour.tile_id}),
         "RSLOW_LEVEL": sample.bands.level,
     }
 

@@ -119,11 +119,14 @@ def _again(source: ReviewedPackage, one: SentSample, entry: dict[str, Any]) -> R
             predicted=read_classes(source.folder / entry["predicted"]) if told else None,
             confidence=read_confidence(source.folder / entry["confidence"]) if told else None,
         )
+    tile = read_tile(source.folder / entry["tile"])
     return ReviewSample(
         sample_id=one.sample_id,
-        pixels=read_tile(source.folder / entry["tile"]).pixels,
+        pixels=tile.pixels,
         bands=BandSpec.from_json(source.manifest["bands"]),
         condition=one.condition,
+        observed=one.origin == "catalog",
+        grid=tile.grid,
         predicted=one.predicted,
         second=one.second,
         confidence=one.confidence,

@@ -139,15 +139,27 @@ def contact_vrt(sheet: Sheet, bands: BandSpec, cells: Sequence[Sequence[str]]) -
                 for place, composite in enumerate(sheet.composites):
                     (position,) = bands.index_of((composite.bands[channel],))
                     box = sheet.picture(index, block, place)
-                    source = picture_source(sheet, file, box, position + 1, "UInt16")
+                    size = (sheet.width, sheet.height)
+                    source = picture_source(size, file, box[:2], position + 1, "UInt16")
                     source.append(_lookup(composite))
                     band.append(source)
     ET.indent(root, " ")
     return ET.tostring(root, encoding="unicode") + "\n"
 
 
-def picture_source(sheet: Sheet, file: str, box: Box, band: int, data_type: str) -> ET.Element:
-    """Return the source of a VRT that shows a band of a tile's size at its place on the sheet."""
+def picture_source(
+    size: tuple[int, int], file: str, corner: tuple[int, int], band: int, data_type: str
+) -> ET.Element:
+    """Return the source of a VRT that shows a band of a tile.
+
+    Args:
+        size: width and height of the tile.
+        file: relative to the VRT.
+        corner: column and row of the VRT where the tile begins.
+        band: of the file, counted from 1.
+        data_type: of the file, as GDAL calls it.
+    """
+    width, height = map(str, size)
     source = ET.Element("ComplexSource")
     ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = file
     ET.SubElement(source, "SourceBand").text = str(band)
@@ -155,21 +167,16 @@ def picture_source(sheet: Sheet, file: str, box: Box, band: int, data_type: str)
     ET.SubElement(
         source,
         "SourceProperties",
-        RasterXSize=str(sheet.width),
-        RasterYSize=str(sheet.height),
+        RasterXSize=width,
+        RasterYSize=height,
         DataType=data_type,
-        BlockXSize=str(sheet.width),
-        BlockYSize=str(sheet.height),
+        BlockXSize=width,
+        BlockYSize=height,
     )
-    source.append(_rectangle("SrcRect", 0, 0, sheet))
-    source.append(_rectangle("DstRect", box[0], box[1], sheet))
+    left, top = map(str, corner)
+    ET.SubElement(source, "SrcRect", xOff="0", yOff="0", xSize=width, ySize=height)
+    ET.SubElement(source, "DstRect", xOff=left, yOff=top, xSize=width, ySize=height)
     return source
-
-
-def _rectangle(tag: str, left: int, top: int, sheet: Sheet) -> ET.Element:
-    return ET.Element(
-        tag, xOff=str(left), yOff=str(top), xSize=str(sheet.width), ySize=str(sheet.height)
-    )
 
 
 def _lookup(composite: Composite) -> ET.Element:

@@ -20,12 +20,15 @@ from rs_lowconf.runs import output_errors
 
 STORE = "reviews.sqlite"
 """Its usual name, in run.dir."""
-FORMAT = 2
-"""2 since packages may have masks, which a reader of 1 does not know."""
+FORMAT = 3
+"""2 since packages may have masks, 3 since they may be of a catalog's tiles: a reader of less would
+misread them."""
 _APPLICATION = 0x72736C77  # 'rslw'
 
-Origin = Literal["found", "audit", "real"]
-"""`found` passed the gate, `audit` was rejected by it, `real` is an observation."""
+Origin = Literal["found", "audit", "real", "catalog"]
+"""`found` passed the gate, `audit` was rejected by it, `real` is an observation hidden among them.
+`catalog` is an observation shown as one, whose class was asked for: it tells nothing of generator,
+gate or how reviewers judge realism."""
 
 _TABLES = """
 CREATE TABLE package (package_id TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT;
@@ -48,7 +51,8 @@ class SentPackage:
     package_id: str
     label: Label
     round: int
-    """From 1; reviews of one round lead to the gate of the next."""
+    """From 1; reviews of one round lead to the gate of the next. 0 for tiles of a catalog, which
+    belong to none."""
     folder: str
     """Where it was written, relative to the store's folder."""
     classes: tuple[str, ...]
@@ -67,19 +71,20 @@ class SentSample:
     sample_id: str
     origin: Origin
     condition: str
-    """Class that the generator was asked for; of a real tile, its class in the data set; where
-    masks are reviewed, the name of the sample's mask."""
+    """Class that the generator was asked for; of a real tile, its class in the data set, empty when
+    it has none; where masks are reviewed, the name of the sample's mask."""
     predicted: str
     second: str
     confidence: float
-    realism: float
-    """The critic's logit when the sample was exported."""
-    gate_score: float
-    """The gate's p-value when the sample was exported."""
+    realism: float | None
+    """The critic's logit when the sample was exported; None when it was not asked."""
+    gate_score: float | None
+    """The gate's p-value when the sample was exported; None when it was not asked."""
     tile: str
-    """GeoTIFF with all that is known of it, relative to the store's folder."""
+    """GeoTIFF with all that is known of it, relative to the store's folder; of a catalog's tile its
+    id there, because its pixels stay where they are."""
     sha256: str
-    """Of that GeoTIFF."""
+    """Of that GeoTIFF; of a catalog's tile, of its digital numbers as the catalog has it."""
     neighbour: Mapping[str, Any] | None = None
     """Name, class and distance of the real tile that was shown beside it."""
     provenance: Mapping[str, str] = field(default_factory=dict)

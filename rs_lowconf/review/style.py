@@ -40,9 +40,18 @@ def document(elements: Sequence[ET.Element]) -> str:
     return DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def review_style(fields: Sequence[Field], sheet: Sheet, label: Label) -> list[ET.Element]:
-    """Return symbols, labels and form of the layer `review`."""
-    first, above = _headings(label, sheet)
+def review_style(
+    fields: Sequence[Field], sheet: Sheet, label: Label, *, observed: bool = False
+) -> list[ET.Element]:
+    """Return symbols, labels and form of the layer `review`.
+
+    Args:
+        fields: its columns.
+        sheet: the places.
+        label: of the package.
+        observed: whether the samples are shown as real tiles.
+    """
+    first, above = _headings(label, sheet, observed=observed)
     (decision,) = (field for field in fields if field.name == "decision")
     colours = {choice: _COLOURS[choice] for choice in decision.choices}
     return [
@@ -152,7 +161,7 @@ def headings(sheet: Sheet, first: str, above: Sequence[str]) -> ET.Element:
     return labeling
 
 
-def _headings(label: Label, sheet: Sheet) -> tuple[str, list[str]]:
+def _headings(label: Label, sheet: Sheet, *, observed: bool) -> tuple[str, list[str]]:
     """Return expressions for a cell's first line and for the lines above its blocks.
 
     With a real tile the cell is wide enough to say all of the sample in the first line. Alone,
@@ -160,7 +169,7 @@ def _headings(label: Label, sheet: Sheet) -> tuple[str, list[str]]:
     the class of an accepted sample takes the place of the suggested one. With panels there is
     room, too, and no class.
     """
-    titles = block_titles(label, sheet.blocks)
+    titles = block_titles(label, sheet.blocks, observed=observed)
     if sheet.panels:
         source = "|| '   mask of ' || \"mask_name\"" if label == "confirm" else ""
         first = f"\"sample_id\" {source} || coalesce('   ' || upper(\"decision\"), '')"
@@ -168,20 +177,26 @@ def _headings(label: Label, sheet: Sheet) -> tuple[str, list[str]]:
     if sheet.blocks == 1:
         answer = 'upper("decision")'
         if label == "confirm":
-            answer = f"\"cond_class\" || '?' || coalesce('   ' || {answer}, '')"
+            answer = f"coalesce(\"cond_class\" || '?   ', '') || coalesce({answer}, '')"
         answer = f'coalesce(upper("decision") || \' \' || "true_class", {answer})'
         return f"\"sample_id\" || '   {titles[0]}'", [answer]
     name = '"sample_id"'
     if label == "confirm":
-        name += " || '   ' || \"cond_class\" || '?'"
+        name += " || coalesce('   ' || \"cond_class\" || '?', '')"
     name += " || coalesce('   ' || upper(\"decision\") || coalesce(' ' || \"true_class\", ''), '')"
     return name, [f"'{title}'" for title in titles]
 
 
-def block_titles(label: Label, blocks: int) -> tuple[str, ...]:
-    """Return what stands above each block: above the tile to judge and a real one, if any."""
-    titles = ("REAL", "SYNTHETIC" if label == "confirm" else "TO JUDGE")
-    return titles[-blocks:]
+def block_titles(label: Label, blocks: int, *, observed: bool = False) -> tuple[str, ...]:
+    """Return what stands above each block: above the tile to judge and a real one, if any.
+
+    Args:
+        label: of the package.
+        blocks: 1 or 2.
+        observed: whether the tile to judge is shown as a real one.
+    """
+    judged = "SYNTHETIC" if label == "confirm" else "TO JUDGE"
+    return ("REAL", "REAL" if observed else judged)[-blocks:]
 
 
 def _add_rule(

@@ -22,6 +22,9 @@ from rs_lowconf.types import TargetModel, TileGenerator
 EXPORT_SCALE = 10_000.0
 
 
+Limit = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Bool[Tensor, " b"]]
+"""Whether tiles may be found at all, given the index of their condition."""
+
 Guide = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Float[Tensor, " b"]]
 """A differentiable guess of the log-odds of a target's confidence, given the index of the
 conditioned class. The channels are in the generator's order."""
@@ -106,9 +109,10 @@ class Evaluator:
         self.gate = gate
         self._features = features
         self._target_channels = list(target_channels)
-        self._penalties = tuple(penalties)
+        self.penalties = tuple(penalties)
         self._reading = reading
         self._guide: Guide | None = None
+        self._limit: Limit | None = None
         self._micro_batch = micro_batch
         self._device = device
 
@@ -121,17 +125,60 @@ class Evaluator:
         guided._guide = guide
         return guided
 
-    def of_masks(self, gate: Gate, regions: Bool[Tensor, "n h w"]) -> "Evaluator":
-        """Return the same for stored tiles of other masks, such as held-out real ones.
+    def by_confidence_alone(self) -> "Evaluator":
+        """Return the same without penalties of the energy."""
+        other = copy.copy(self)
+        other.penalties = ()
+        return other
+
+    def around(
+        self,
+        generator: TileGenerator,
+        *,
+        gate: Gate,
+        penalties: Sequence[Penalty],
+        limit: Limit,
+    ) -> "Evaluator":
+        """Return the same for other conditions, such as the surroundings of real tiles.
 
         Args:
-            gate: the gate that knows these masks.
+            generator: draws tiles of these conditions.
+            gate: that knows them.
+            penalties: of the energy, which know them too.
+            limit: tiles outside do not pass, whatever the gate says.
+        """
+        other = copy.copy(self)
+        other.generator, other.gate = generator, gate
+        other.penalties = tuple(penalties)
+        other._limit = limit
+        return other
+
+    def of_masks(
+        self,
+        generator: TileGenerator,
+        *,
+        gate: Gate,
+        penalties: Sequence[Penalty],
+        regions: Bool[Tensor, "n h w"],
+    ) -> "Evaluator":
+        """Return the same for tiles of other masks, such as those of held-out real ones.
+
+        Args:
+            generator: draws tiles of these masks.
+            gate: that knows them.
+            penalties: of the energy, which know them too.
             regions: the pixels of each over which the target's confidence is read.
         """
         other = copy.copy(self)
-        other.gate = gate
+        other.generator, other.gate = generator, gate
+        other.penalties = tuple(penalties)
         other._reading = replace(self._reading, regions=regions)
         return other
+
+    def reads(self, label: int) -> bool:
+        """Return whether a condition has pixels over which the target's confidence is read."""
+        regions = self._reading.regions
+        return regions is None or bool(regions[label].any())
 
     def score(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], *, gradient: bool) -> Scores:
         """Score tiles of latents, with the energy's gradient when asked for.
@@ -174,11 +221,13 @@ class Evaluator:
     @torch.no_grad()
     def judge_stored(self, pixels: UInt16[Tensor, "c h w"], label: int) -> Judgement:
         """Return what the gate says of a stored tile, scored alone."""
-        gate = self.gate.score(self._image(pixels), torch.tensor([label], device=self._device))
+        image, own = self._image(pixels), torch.tensor([label], device=self._device)
+        gate = self.gate.score(image, own)
+        inside = self._limit is None or bool(self._limit(image, own)[0])
         return Judgement(
             parts={name: float(values[0]) for name, values in gate.parts.items()},
             p_value=float(gate.p_value[0]),
-            passes=bool(self.gate.passes(gate.p_value)[0]),
+            passes=inside and bool(self.gate.passes(gate.p_value)[0]),
         )
 
     @torch.no_grad()
@@ -224,7 +273,7 @@ class Evaluator:
             slope = None
             if gradient:
                 energy = log_odds
-                for penalty in self._penalties:
+                for penalty in self.penalties:
                     energy = energy + penalty(image, labels)
                 slope = torch.autograd.grad(energy.sum(), leaf)[0][:count].cpu()
         return Scores(

@@ -2,7 +2,8 @@
 
 Usage: python3 drive_dock.py PLUGIN.zip FOLDER
 
-FOLDER holds the packages `confirm`, `blind`, `many` (of more classes than digits), `masks` and
+FOLDER holds the packages `confirm`, `blind`, `many` (of more classes than digits), `observed`
+(of real tiles, the first of which has a class in its data set), `masks` and
 `blind masks`, `newer` (of a format that the plugin does not know), and `locked file` and `locked
 folder` (which may not be written). Like open_package.py this runs under QGIS's own Python. Keys
 go to the widget that has the focus.
@@ -280,6 +281,18 @@ def masks(reviewer: Reviewer) -> dict[str, Any]:
     return steps
 
 
+def observed(reviewer: Reviewer) -> dict[str, Any]:
+    """Judge real tiles: the first has a class in its data set, the others have none."""
+    reviewer.open("observed")
+    buttons = reviewer.dock.widget().findChildren(QPushButton)
+    steps: dict[str, Any] = {"opened": reviewer.see(), "buttons": [b.text() for b in buttons]}
+    reviewer.press("a", "a")
+    steps["asked"] = reviewer.see()
+    reviewer.press("2", "r")
+    steps["decided"] = reviewer.see()
+    return steps
+
+
 def unusable(reviewer: Reviewer, name: str) -> dict[str, Any]:
     """Press keys that would decide."""
     reviewer.dock.hide()
@@ -353,6 +366,7 @@ def main() -> dict[str, Any]:
     report["staying"] = staying(reviewer)
     report["many"] = many(reviewer)
     report["masks"] = masks(reviewer)
+    report["observed"] = observed(reviewer)
     for name in ("newer", "locked file", "locked folder"):
         report[name] = unusable(reviewer, name)
     report["elsewhere"] = elsewhere(reviewer)

@@ -137,7 +137,7 @@ def main() -> dict[str, Any]:
     report["files"] = {
         folder.name: legend(QgsRasterLayer(str(min(folder.glob("*.tif"))), folder.name))
         for folder in sorted(package.iterdir())
-        if folder.is_dir() and folder.name != "previews"
+        if folder.is_dir() and folder.name not in ("previews", "context")
     }
     report["form"] = show_form(review, pictures / "form.png", decision)
     report["edits"] = [

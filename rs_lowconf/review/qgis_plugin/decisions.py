@@ -28,7 +28,8 @@ class Row:
     fid: int
     sample_id: str
     suggestion: str | None
-    """The class that the generator was asked for, or whose mask; None in a blind package."""
+    """The class that the generator was asked for or that a real tile has, or whose mask; None where
+    nothing is suggested."""
 
     decision: str | None
     true_class: str | None

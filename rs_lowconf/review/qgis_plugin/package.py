@@ -10,7 +10,7 @@ from typing import Any
 
 from qgis.core import QgsProject, QgsRasterLayer, QgsVectorLayer
 
-FORMAT = 2
+FORMAT = 3
 """The newest format of packages that this plugin knows."""
 
 
@@ -30,6 +30,9 @@ class Package:
 
     blind: bool
     """Whether no class is suggested."""
+
+    observed: bool
+    """Whether the tiles are real ones, whose class is asked for."""
 
     captions: list[str]
     """The composites of each tile, from left to right."""
@@ -74,11 +77,13 @@ def find_package(project: QgsProject) -> Package | None:
             "This package is read-only, so decisions could not be saved: "
             "copy its folder to where you may write."
         )
-    titles = ["REAL", "TO JUDGE" if blind else "SYNTHETIC"]
+    observed = bool(manifest.get("observed"))
+    titles = ["REAL", "REAL" if observed else "TO JUDGE" if blind else "SYNTHETIC"]
     return Package(
         masks=masks,
         classes=[] if masks else manifest["classes"],
         blind=blind,
+        observed=observed,
         captions=list(manifest["stretch"]),
         panels=panels,
         titles=titles if "anchor" in manifest["samples"][0] else titles[1:],

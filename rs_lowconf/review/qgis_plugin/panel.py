@@ -107,7 +107,7 @@ class Panel(QWidget):
         """Show a sample, at this position counted from 1; a comment being typed stays."""
         self._sample.setText(row.sample_id)
         self._position.setText(f"{position} of {count}")
-        self._suggestion.setText(row.suggestion or "not told, this review is blind")
+        self._suggestion.setText(row.suggestion or "none")
         text = _WORDS.get(row.decision or "", "Pending")
         self._decision.setText(f"{text}: {row.true_class}" if row.true_class else text)
         if not self.comment.isModified():

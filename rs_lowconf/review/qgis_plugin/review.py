@@ -104,9 +104,10 @@ class Review(QObject):
         def command(key: int, hint: str, text: str, run: Callable[[], None]) -> Command:
             return Command(key, hint, text, partial(self._attempt, run))
 
+        rejecting = "Reject / cannot be used" if self._package.observed else "Reject"
         decide = [
             command(Qt.Key.Key_A, "A", "Accept", self._accept),
-            command(Qt.Key.Key_R, "R", "Reject", partial(self._decide, "reject")),
+            command(Qt.Key.Key_R, "R", rejecting, partial(self._decide, "reject")),
             command(Qt.Key.Key_U, "U", "Unsure", partial(self._decide, "unsure")),
             command(Qt.Key.Key_M, "M", "Mixed / none of these", partial(self._decide, "mixed")),
         ]

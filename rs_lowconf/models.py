@@ -11,21 +11,31 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.cli.places import model_path, update_of
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.data.source import MemorySource, open_split
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.gan.critic import RealismCritic
+from rs_lowconf.gan.encode import Comparison, encoding
 from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic, load_mask_model
+from rs_lowconf.gan.mask_networks import MaskDiscriminator
 from rs_lowconf.gan.mask_train import MaskGanTraining
-from rs_lowconf.gan.masks import MaskBank, MaskCritic, bank_of, by_mask
-from rs_lowconf.gan.model import GanModel, load_critic, load_model
-from rs_lowconf.gan.networks import Generator
+from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
+from rs_lowconf.gan.model import GanModel, load_critic, load_encoder, load_model
+from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.places import model_path, update_of
 from rs_lowconf.runs import kind_of, sha256_of
 from rs_lowconf.search.archive import Looks, learn_looks
-from rs_lowconf.search.calibration import LIKENESS, Features, critic_parts, load_calibration
-from rs_lowconf.search.evaluate import Evaluator
+from rs_lowconf.search.calibration import (
+    LIKENESS,
+    Calibration,
+    Features,
+    critic_parts,
+    load_calibration,
+)
+from rs_lowconf.search.distances import RealDistances, load_distances
+from rs_lowconf.search.evaluate import Evaluator, Penalty
+from rs_lowconf.search.invert import Inverter
 from rs_lowconf.search.prior import PriorShell
 from rs_lowconf.search.reading import Reading, regions_of
 from rs_lowconf.seeds import seed_of
@@ -60,6 +70,7 @@ class Models:
     bank: MaskBank | None
     """The masks that tiles are drawn for; None where they are drawn for classes."""
     evaluator: Evaluator
+    calibration: Calibration
     shell: PriorShell
     looks: Looks
     per_condition: int
@@ -128,14 +139,7 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         generator,
         target,
         gate,
-        penalties=calibration.penalties(
-            gan.critic,
-            opened.critic,
-            realism_weight=own.realism_weight,
-            spectra_weight=own.spectra_weight,
-            review_weight=own.review_weight,
-            share=own.false_rejection,
-        ),
+        penalties=_penalties(own, calibration, gan.critic, opened.critic),
         reading=reading,
         features=features,
         target_channels=target_channels,
@@ -153,6 +157,7 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         real=opened.real,
         bank=opened.bank,
         evaluator=evaluator,
+        calibration=calibration,
         shell=PriorShell(generator.latent_parts, own.prior_tail),
         looks=learn_looks(
             calibration.bank[0],
@@ -174,6 +179,52 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         },
         device=device,
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inversions:
+    """What the inversion of real tiles reads."""
+
+    invert: Inverter
+    distances: RealDistances
+    features: Features
+
+
+def load_inversions(settings: Settings, models: Models) -> Inversions:
+    """Load what finds the latents of real tiles.
+
+    Raises:
+        ModelError: a model is missing, or belongs to another generator.
+    """
+    known = known_to_encoder(settings)
+    encoder = load_encoder(model_path(settings, "encoder"), {"gan": known["gan"]}, models.device)
+    unlike = Comparison(discriminator_of(models.gan))
+    invert = Inverter(
+        generator=models.gan.generator,
+        encode=encoding(encoder, unlike, models.shell.project),
+        unlike=unlike,
+        shell=models.shell,
+        settings=settings.variants.inversion,
+        micro_batch=settings.search.micro_batch,
+        device=models.device,
+    )
+    return Inversions(
+        invert=invert,
+        distances=load_distances(model_path(settings, "distances"), known),
+        features=features_in(models.extractor, models.gan.generator.bands),
+    )
+
+
+def known_to_encoder(settings: Settings) -> dict[str, str]:
+    """Return the checksums of the generator and of whose features tell how alike tiles are."""
+    masked = kind_of(model_path(settings, "gan")) == MaskGanTraining.kind
+    names = ("gan", "critic" if masked else "extractor")
+    return {name: sha256_of(model_path(settings, name)) for name in names}
+
+
+def discriminator_of(gan: GanModel | MaskGanModel) -> Discriminator | MaskDiscriminator:
+    """Return the discriminator that a generator was trained with."""
+    return gan.critic.discriminator
 
 
 def check_same(
@@ -261,35 +312,64 @@ class HeldOut:
 
 def held_out(settings: Settings, models: Models) -> list[HeldOut]:
     """Return the validation and test tiles, to be shown to reviewers among generated ones."""
-    generator, evaluator = models.gan.generator, models.evaluator
     if models.bank is None:
         return [
             HeldOut(
                 source=open_split(settings.data, split),
-                evaluator=evaluator,
-                classes=generator.classes,
+                evaluator=models.evaluator,
+                classes=models.gan.generator.classes,
                 masks=None,
             )
             for split in ("val", "test")
         ]
-    critic = cast("MaskCritic", models.extractor)
     found = []
     for split in ("val", "test"):
         source = open_masks(settings.data, split)
         bank = bank_of(source)
-        parts = {**evaluator.gate.parts, **critic_parts(critic.on(bank))}
         found.append(
             HeldOut(
                 source=by_mask(source),
-                evaluator=evaluator.of_masks(
-                    replace(evaluator.gate, parts=parts),
-                    regions_of(bank.masks, bank.classes, settings.search.region),
-                ),
+                evaluator=of_masks(settings.search, models, bank)[0],
                 classes=bank.names,
                 masks=bank,
             )
         )
     return found
+
+
+def of_masks(
+    settings: SearchSettings, models: Models, bank: MaskBank
+) -> tuple[Evaluator, MaskedGenerator]:
+    """Return what draws and judges tiles of other masks than those stored with the generator.
+
+    Args:
+        settings: of the search.
+        models: of tiles with masks.
+        bank: the masks, of the same classes and size.
+    """
+    gan, critic = cast("MaskGanModel", models.gan), cast("MaskCritic", models.extractor).on(bank)
+    evaluator, generator = models.evaluator, MaskedGenerator(gan.generator.generator, bank)
+    other = evaluator.of_masks(
+        generator,
+        gate=replace(evaluator.gate, parts={**evaluator.gate.parts, **critic_parts(critic)}),
+        penalties=_penalties(settings, models.calibration, gan.critic.on(bank), critic),
+        regions=regions_of(bank.masks, bank.classes, settings.region),
+    )
+    return other, generator
+
+
+def _penalties(
+    settings: SearchSettings, calibration: Calibration, energy: Critic, critic: Critic
+) -> tuple[Penalty, ...]:
+    """Return what the energy adds to the target's confidence."""
+    return calibration.penalties(
+        energy,
+        critic,
+        realism_weight=settings.realism_weight,
+        spectra_weight=settings.spectra_weight,
+        review_weight=settings.review_weight,
+        share=settings.false_rejection,
+    )
 
 
 def audits(settings: Settings) -> bool:

@@ -5,13 +5,21 @@ from pathlib import Path
 from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import Settings
 
-EMBEDDED = Path(__file__).parents[1] / "embedded"
+EMBEDDED = Path(__file__).parent / "embedded"
 """Models inside the package, laid out like a run folder."""
+
+_STAGES = {"critic": "gate", "calibration": "gate", "distances": "encoder"}
+"""The folder of a model where that is not called like it."""
 
 
 def model_path(settings: Settings, name: str) -> Path:
-    """Return where a model is read from: `gan`, `critic`, `calibration`, `extractor`, `target`."""
-    stage = "gate" if name in ("critic", "calibration") else name
+    """Return where a model is read from.
+
+    Args:
+        settings: of the run.
+        name: `gan`, `critic`, `calibration`, `extractor`, `encoder`, `distances` or `target`.
+    """
+    stage = _STAGES.get(name, name)
     if name in ("gan", "critic", "calibration"):
         for number in reversed(range(1, update_of(settings) + 1)):
             path = update_folder(settings, number) / f"{name}.safetensors"

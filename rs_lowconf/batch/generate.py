@@ -1,0 +1,396 @@
+"""The job `generate`: hard variants of the real tiles of a catalog, each around its tile."""
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rs_lowconf.batch.work import Call
+from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
+from rs_lowconf.data.catalog.rows import CatalogRow, from_table
+from rs_lowconf.errors import DataError
+from rs_lowconf.gan.masks import MaskBank, main_class
+from rs_lowconf.models import Inversions, Models, load_inversions, load_models, of_masks
+from rs_lowconf.search.anchors import Anchors
+from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, stored_numbers
+from rs_lowconf.search.invert import Inversion
+from rs_lowconf.search.loop import Found, SearchRules, Trajectory, search
+from rs_lowconf.search.loop import Tile as StoredTile
+from rs_lowconf.search.student import load_student
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.settings import Settings
+from rs_lowconf.types import UNKNOWN, TileGenerator
+
+VARIANT = pa.struct(
+    [
+        ("sample_id", pa.string()),
+        ("attempt", pa.int32()),
+        ("predicted", pa.string()),
+        ("second", pa.string()),
+        ("confidence", pa.float64()),
+        ("probabilities", pa.list_(pa.float32())),
+        ("parts", pa.list_(pa.float64())),
+        ("gate_score", pa.float64()),
+        ("gate_p_value", pa.float64()),
+        ("pixel_distance", pa.float64()),
+        ("feature_distance", pa.float64()),
+        ("steps", pa.int32()),
+        ("pixels", pa.binary()),
+        ("latent", pa.list_(pa.float32())),
+    ]
+)
+"""`pixels` are uint16 in the generator's bands, band by band; `parts` in the gate's order.
+Distances are from the real tile, in the units of `search.distances`."""
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("outcome", pa.string()),
+        ("condition", pa.string()),
+        ("group", pa.string()),
+        ("predicted", pa.string()),
+        ("confidence", pa.float64()),
+        ("redrawn_confidence", pa.float64()),
+        ("pixel_error", pa.float64()),
+        ("feature_error", pa.float64()),
+        ("pixel_bound", pa.float64()),
+        ("feature_bound", pa.float64()),
+        ("evaluations", pa.int32()),
+        ("latent", pa.list_(pa.float32())),
+        ("variants", pa.list_(VARIANT)),
+    ]
+)
+"""`group`: the class whose pairs of real tiles give the bounds. Errors are distances of the redrawn
+tile from the real one."""
+
+
+class Ending(enum.Enum):
+    """What became of a tile."""
+
+    VARIED = "has hard variants"
+    NONE = "no hard variant within the distance budget passed the gate"
+    POOR = "redrawn worse than the bound, so nothing was searched around it"
+    UNSURE = "of low confidence itself, so no variant is needed"
+    NO_REGION = "has no pixel of search.region"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateWork:
+    """What is generated around tiles."""
+
+    settings: Settings
+    """Of the run, without data: workers read catalogs only. The device is the worker's choice."""
+    trust_code: bool
+    student: Path | None
+    """A student that leads the search of a target without gradients."""
+    models_key: str
+    """Checksums of all models."""
+
+    @property
+    def key(self) -> str:
+        """All that variants depend on beside the tiles."""
+        own = self.settings
+        search = own.search.model_dump_json(exclude={"slots"})
+        return (
+            f"generate 1 {self.models_key} {own.run.seed} {search} "
+            f"{own.variants.model_dump_json()} {own.target.model_dump_json()}"
+        )
+
+    @property
+    def schema(self) -> pa.Schema:
+        """See `SCHEMA`."""
+        return SCHEMA
+
+    def open(self) -> Call:
+        """Load all models."""
+        torch.set_flush_denormal(True)
+        models = load_models(self.settings, trust_code=self.trust_code)
+        inversions = load_inversions(self.settings, models)
+        evaluator = models.evaluator
+        if self.student is not None:
+            evaluator = evaluator.guided_by(load_student(self.student, models.device)[0])
+        maker = Maker(
+            settings=self.settings, models=replace(models, evaluator=evaluator), found=inversions
+        )
+
+        def generate(table: pa.Table) -> pa.Table:
+            schema = SCHEMA.append(pa.field("error", pa.string()))
+            return pa.Table.from_pylist(maker(from_table(table)), schema=schema)
+
+        return generate
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Tile:
+    """A real tile that can be worked on."""
+
+    row: CatalogRow
+    image: Float[Tensor, "c h w"]
+    """Reflectance as it would be stored."""
+    label: int
+    """Its condition, -1 where that has to be found."""
+    mask: Int[Tensor, "h w"] | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Setting:
+    """What draws and judges the tiles of a chunk, by their conditions."""
+
+    generator: TileGenerator
+    evaluator: Evaluator
+    label: Int[Tensor, " n"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Maker:
+    """Makes variants of tiles, of each the same in whatever company."""
+
+    settings: Settings
+    models: Models
+    found: Inversions
+
+    def __call__(self, rows: Sequence[CatalogRow]) -> list[dict[str, Any]]:
+        """Return a record of `SCHEMA` for every tile, or why there is none."""
+        tiles, records = [], []
+        for row in rows:
+            try:
+                tiles.append(self._tile(row))
+            except DataError as error:
+                records.append({"id": row.tile_id, "error": str(error)})
+        return records + (self._variants(tiles) if tiles else [])
+
+    def _tile(self, row: CatalogRow) -> _Tile:
+        """Read a tile.
+
+        Raises:
+            DataError: the generator cannot draw such a tile.
+        """
+        generator, bank = self.models.gan.generator, self.models.bank
+        if row.bands.level != generator.bands.level:
+            raise DataError(
+                f"its numbers are {row.bands.level}",
+                expected=f"{generator.bands.level}, which the generator draws",
+            )
+        side = generator.tile_size
+        if row.window[2:] != (side, side):
+            raise DataError(
+                f"it has {row.window[2]} x {row.window[3]} pixels",
+                expected=f"{side} x {side}, which the generator draws",
+            )
+        content = read_row(row)
+        if content.nodata.any():
+            raise DataError(f"{int(content.nodata.sum())} of its pixels have no data")
+        pixels = stored_numbers(reflectance(row, content, generator.bands)[None])[0]
+        image = pixels.float() / EXPORT_SCALE
+        if bank is None:
+            known = row.label in generator.classes
+            label = generator.classes.index(str(row.label)) if known else -1
+            return _Tile(row=row, image=image, label=label, mask=None)
+        if not row.masks:
+            raise DataError("it has no mask, for which the generator could draw")
+        mask = read_mask(row, bank.classes)
+        if not (mask != UNKNOWN).any():
+            raise DataError("no pixel of its mask is known")
+        return _Tile(row=row, image=image, label=0, mask=mask)
+
+    def _variants(self, tiles: Sequence[_Tile]) -> list[dict[str, Any]]:
+        setting = self._setting(tiles)
+        image = torch.stack([tile.image for tile in tiles])
+        inversion = replace(self.found.invert, generator=setting.generator)(image, setting.label)
+        drawn = self._redrawn(setting, tiles, inversion)
+        anchors = [i for i, one in enumerate(drawn) if one["outcome"] is Ending.VARIED]
+        if anchors:
+            variants = self._search(setting, tiles, inversion, anchors)
+            for i, (found, evaluations) in zip(anchors, variants, strict=True):
+                drawn[i]["variants"] = found
+                drawn[i]["evaluations"] += evaluations
+                drawn[i]["outcome"] = Ending.VARIED if found else Ending.NONE
+        return [{**one, "outcome": one["outcome"].name.lower()} for one in drawn]
+
+    def _setting(self, tiles: Sequence[_Tile]) -> _Setting:
+        models = self.models
+        if models.bank is None:
+            return _Setting(
+                generator=models.gan.generator,
+                evaluator=models.evaluator,
+                label=torch.tensor([tile.label for tile in tiles]),
+            )
+        masks = torch.stack([tile.mask for tile in tiles if tile.mask is not None])
+        bank = MaskBank(
+            masks=masks.to(torch.uint8),
+            names=tuple(tile.row.tile_id for tile in tiles),
+            classes=models.bank.classes,
+        )
+        evaluator, generator = of_masks(self.settings.search, models, bank)
+        return _Setting(generator=generator, evaluator=evaluator, label=torch.arange(len(tiles)))
+
+    def _redrawn(
+        self, setting: _Setting, tiles: Sequence[_Tile], inversion: Inversion
+    ) -> list[dict[str, Any]]:
+        """Return what is known of tiles before the search, with `VARIED` where it may begin."""
+        distances, own = self.found.distances, self.settings.variants
+        group = self._groups(tiles, inversion)
+        bound = distances.bound(group, own.inversion.quantile)
+        records = []
+        for i, tile in enumerate(tiles):
+            label = int(inversion.label[i])
+            error = distances.between(
+                inversion.image[i : i + 1],
+                self._features(inversion.image[i]),
+                tile.image[None],
+                self._features(tile.image),
+            )[0]
+            answer = setting.evaluator.answer_stored(stored_numbers(tile.image[None])[0], label)
+            again = setting.evaluator.answer_stored(
+                stored_numbers(inversion.image[i : i + 1])[0], label
+            )
+            confidence = float(answer.confidence[0])
+            ending = Ending.VARIED
+            if (error > bound[i]).any():
+                ending = Ending.POOR
+            if confidence < self.models.tau:
+                ending = Ending.UNSURE
+            if tile.mask is not None and not setting.evaluator.reads(label):
+                ending = Ending.NO_REGION
+            target = self.models.target
+            records.append(
+                {
+                    "id": tile.row.tile_id,
+                    "outcome": ending,
+                    "condition": None
+                    if self.models.bank is not None
+                    else setting.generator.classes[label],
+                    "group": distances.classes[int(group[i])],
+                    "predicted": target.classes[int(answer.log_probability[0].argmax())],
+                    "confidence": confidence,
+                    "redrawn_confidence": float(again.confidence[0]),
+                    "pixel_error": float(error[0]),
+                    "feature_error": float(error[1]),
+                    "pixel_bound": float(bound[i, 0]),
+                    "feature_bound": float(bound[i, 1]),
+                    "evaluations": 2,
+                    "latent": inversion.z[i].tolist(),
+                    "variants": [],
+                }
+            )
+        return records
+
+    def _groups(self, tiles: Sequence[_Tile], inversion: Inversion) -> Int[Tensor, " n"]:
+        """Return the class of each tile among those whose distances are known."""
+        if self.models.bank is None:
+            names = self.models.gan.generator.classes
+            return torch.tensor(
+                [self.found.distances.classes.index(names[int(own)]) for own in inversion.label]
+            )
+        masks = torch.stack([tile.mask for tile in tiles if tile.mask is not None])
+        return main_class(masks, len(self.models.bank.classes))
+
+    @torch.no_grad()
+    def _features(self, image: Float[Tensor, "c h w"]) -> Float[Tensor, "1 f"]:
+        return self.found.features(image[None].to(self.models.device)).cpu()
+
+    def _search(
+        self,
+        setting: _Setting,
+        tiles: Sequence[_Tile],
+        inversion: Inversion,
+        chosen: Sequence[int],
+    ) -> list[tuple[list[dict[str, Any]], int]]:
+        """Return variants of chosen tiles, and evaluations of the target that they took."""
+        own, models, distances = self.settings.variants, self.models, self.found.distances
+        group = self._groups(tiles, inversion)[list(chosen)]
+        anchors = Anchors(
+            names=tuple(tiles[i].row.tile_id for i in chosen),
+            image=torch.stack([tiles[i].image for i in chosen]),
+            features=torch.cat([self._features(tiles[i].image) for i in chosen]),
+            z=inversion.z[list(chosen)],
+            label=inversion.label[list(chosen)],
+            budget=distances.bound(group, own.budget),
+        )
+        nearness = anchors.nearness(distances, self.found.features)
+        apart = anchors.distance(distances, self.found.features)
+        evaluator = anchors.around(setting.evaluator, nearness, own.weight)
+        found: list[list[dict[str, Any]]] = [[] for _ in chosen]
+        features: list[list[Tensor]] = [[] for _ in chosen]
+        evaluations = [0] * len(chosen)
+        closed: set[int] = set()
+        for one in search(
+            evaluator,
+            models.shell,
+            self._rules(len(chosen)),
+            closed=closed,
+            start=anchors.start(models.shell, reach=own.reach, run_seed=self.settings.run.seed),
+            seeds=own.attempts * len(chosen),
+        ):
+            # What was on its way when there was enough does not count: it depends on the company.
+            if one.label in closed:
+                continue
+            evaluations[one.label] += one.evaluations
+            if one.found is None or self._known(one.found, features[one.label]):
+                continue
+            features[one.label].append(one.found.features)
+            tile = tiles[chosen[one.label]]
+            attempt = one.seed_id // len(chosen)
+            found[one.label].append(self._record(evaluator, tile, one, one.found, attempt, apart))
+            if len(found[one.label]) == own.count:
+                closed.add(one.label)
+        return list(zip(found, evaluations, strict=True))
+
+    def _rules(self, anchors: int) -> SearchRules:
+        own = self.settings.search
+        return SearchRules(
+            mode="yield",
+            tau=self.models.tau,
+            max_age=own.max_age,
+            slots=own.slots,
+            learning_rate=own.learning_rate,
+            labels=tuple(range(anchors)),
+            run_seed=self.settings.run.seed,
+            stream="variants",
+        )
+
+    def _known(self, found: Found, others: Sequence[Tensor]) -> bool:
+        """Return whether another variant of the tile shows the same."""
+        return any(
+            float((found.features - other).norm()) < self.models.looks.novelty_radius
+            for other in others
+        )
+
+    def _record(  # noqa: PLR0917 - what judged, tile, what was found, measure: as they are used
+        self,
+        evaluator: Evaluator,
+        tile: _Tile,
+        one: Trajectory,
+        found: Found,
+        attempt: int,
+        apart: Callable[[Tensor, Tensor], Tensor],
+    ) -> dict[str, Any]:
+        models, stored = self.models, cast("StoredTile", found.tile)
+        with torch.no_grad():
+            image = (stored.pixels.float() / EXPORT_SCALE)[None].to(models.device)
+            distance = apart(image, torch.tensor([one.label], device=models.device))[0].tolist()
+        first, second = found.log_probability.topk(2).indices.tolist()
+        parts = [found.parts[name] for name in evaluator.gate.parts]
+        name = seed_of(self.settings.run.seed, "variant", tile.row.tile_id, attempt) % 16**10
+        return {
+            "sample_id": f"v{name:010x}",
+            "attempt": attempt,
+            "predicted": models.target.classes[first],
+            "second": models.target.classes[second],
+            "confidence": found.confidence,
+            "probabilities": found.log_probability.exp().tolist(),
+            "parts": parts,
+            "gate_score": float(evaluator.gate.joint(torch.tensor([parts]))[0]),
+            "gate_p_value": found.p_value,
+            "pixel_distance": distance[0],
+            "feature_distance": distance[1],
+            "steps": one.steps,
+            "pixels": stored.pixels.numpy().tobytes(),
+            "latent": stored.z.tolist(),
+        }

@@ -1,0 +1,104 @@
+"""So many tiles of a class and of a region, and no more: what is chosen is not all of one kind."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import shapely
+from jaxtyping import Float
+from numpy.typing import NDArray
+from pyogrio.errors import DataSourceError
+
+from rs_lowconf.errors import DataError
+
+NAME = "name"
+"""The column of a file of regions that names them."""
+
+ELSEWHERE = "elsewhere"
+"""The region of what lies in none of a file's."""
+
+
+def within_quotas(
+    classes: Sequence[str],
+    lon: Float[NDArray[np.float64], " n"],
+    lat: Float[NDArray[np.float64], " n"],
+    *,
+    per_class: int | None,
+    per_region: int | None,
+    regions: float | Path,
+) -> list[int]:
+    """Return the tiles that are taken when they come in the given order, best first.
+
+    Each is taken unless its class or its region has its number already, so the result for the
+    first tiles does not depend on those that come after them.
+
+    Args:
+        classes: of each tile.
+        lon: degrees east of each tile's centre.
+        lat: degrees north.
+        per_class: most tiles of one class; None sets no limit.
+        per_region: most tiles of one region; None sets no limit.
+        regions: see `regions_of`.
+
+    Raises:
+        DataError: the file of regions cannot be used.
+    """
+    taken = []
+    of_class: Counter[str] = Counter()
+    of_region: Counter[str] = Counter()
+    for index, pair in enumerate(zip(classes, regions_of(lon, lat, regions), strict=True)):
+        name, region = pair
+        if (per_class is None or of_class[name] < per_class) and (
+            per_region is None or of_region[region] < per_region
+        ):
+            taken.append(index)
+            of_class[name] += 1
+            of_region[region] += 1
+    return taken
+
+
+def regions_of(
+    lon: Float[NDArray[np.float64], " n"],
+    lat: Float[NDArray[np.float64], " n"],
+    regions: float | Path,
+) -> list[str]:
+    """Return the name of the region that each place lies in.
+
+    Args:
+        lon: degrees east.
+        lat: degrees north.
+        regions: cells of so many degrees, named by their numbers; or a vector file of polygons
+            in any CRS with a column `name`, of which the first in the file counts where they
+            overlap. Polygons of one name are one region, and what lies in none is `ELSEWHERE`.
+
+    Raises:
+        DataError: the file is missing, damaged or without names.
+    """
+    if not isinstance(regions, Path):
+        columns, rows = (np.floor(own / regions).astype(int).tolist() for own in (lon, lat))
+        return [f"{column} {row}" for column, row in zip(columns, rows, strict=True)]
+    polygons = _polygons(regions)
+    points, hits = shapely.STRtree(polygons.geometry.to_numpy()).query(
+        shapely.points(lon, lat), predicate="intersects"
+    )
+    names = [ELSEWHERE] * len(lon)
+    # From the last polygon to the first, which then has the last word.
+    for number in np.argsort(-hits):
+        names[points[number]] = str(polygons[NAME].iloc[hits[number]])
+    return names
+
+
+def _polygons(path: Path) -> geopandas.GeoDataFrame:
+    """Read a file of regions, in degrees."""
+    expected = f"a vector file of polygons with a CRS and a column {NAME}"
+    try:
+        found = geopandas.read_file(path)
+    except DataSourceError as error:
+        raise DataError(f"regions {path} cannot be read ({error})", expected=expected) from error
+    if NAME not in found.columns or not isinstance(found, geopandas.GeoDataFrame):
+        raise DataError(f"regions {path} have no names or no shapes", expected=expected)
+    if found.crs is None:
+        raise DataError(f"regions {path} have no CRS", expected=expected)
+    return found[found[NAME].notna()].to_crs("EPSG:4326")

@@ -1,0 +1,228 @@
+"""Real tiles that the target is unsure of, for people to say what they show.
+
+The class in the catalog is suggested where there is one, and nothing elsewhere: what the target
+says would lead people to say the same, so it is on the second tab of the form. The tiles are tagged
+as the observations they are, and `context.qgz` shows them in their place.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.batch.collect import placed
+from rs_lowconf.batch.jobs import COLUMNS, TargetOf
+from rs_lowconf.batch.ledger import read_description
+from rs_lowconf.batch.quotas import within_quotas
+from rs_lowconf.data.catalog.reading import read_row, reflectance
+from rs_lowconf.data.catalog.rows import CatalogRow, from_table
+from rs_lowconf.data.catalog.table import Catalog
+from rs_lowconf.errors import DataError, JobError
+from rs_lowconf.review.geotiff import to_digital_numbers
+from rs_lowconf.review.package import ReviewSample, place_for, write_package
+from rs_lowconf.review.store import STORE, ReviewStore, SentPackage, SentSample
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chosen:
+    """Tiles to be judged."""
+
+    scores: geopandas.GeoDataFrame
+    """Theirs, see `collect.placed`, lowest confidence first, with a column `sample_id`."""
+    tau: float
+    """All are below it."""
+    labels: tuple[str, ...]
+    """All classes of the scored tiles."""
+    below: int
+    """Tiles below it, chosen or not."""
+    answered: int
+    """Of those, how many reviewers answered before, which are not asked again."""
+
+
+def scores_of(catalog: Catalog, job: Path, target: TargetOf) -> geopandas.GeoDataFrame:
+    """Return what a job of `score` found, see `collect.placed`.
+
+    Raises:
+        JobError: it has no results yet, or they are of another target.
+    """
+    scores = placed(catalog, job)
+    if target.key not in read_description(job)["key"]:
+        raise JobError(
+            f"the scores in {job} are of another target than the settings name",
+            remedy="run rslow batch score",
+        )
+    return scores
+
+
+def choose(scores: geopandas.GeoDataFrame, settings: Settings) -> Chosen:
+    """Return the least sure tiles within the quotas that nobody judged yet.
+
+    Raises:
+        JobError: there is none.
+        DataError: the file of regions cannot be used.
+    """
+    own = settings.batch
+    for column, wanted in (("rslow:split", own.splits), ("collection", own.collections)):
+        if wanted is not None:
+            scores = scores[scores[column].isin(wanted)]
+    tau = settings.search.tau
+    if settings.search.tau_quantile is not None and len(scores):
+        tau = float(np.quantile(scores["confidence"], settings.search.tau_quantile))
+    below = scores[scores["confidence"] < tau].sort_values(["confidence", "id"])
+    if not len(below):
+        lowest = f", the lowest is {scores['confidence'].min():.3f}" if len(scores) else ""
+        raise JobError(
+            f"none of {len(scores):,} scored tiles is below {tau:.3f}{lowest}",
+            remedy="raise search.tau, or see batch.splits and batch.collections",
+        )
+    names = [
+        f"s{seed_of(settings.run.seed, 'catalog', name) % 16**10:010x}" for name in below["id"]
+    ]
+    answered = {one.sample_id for one in ReviewStore(settings.run.dir / STORE).opinions()}
+    left = below.assign(sample_id=names)
+    left = left[~left["sample_id"].isin(answered)]
+    if not len(left):
+        raise JobError(
+            f"all {len(below):,} tiles below {tau:.3f} were judged already",
+            remedy="raise search.tau",
+        )
+    centre = shapely.centroid(left.geometry.to_numpy())
+    taken = within_quotas(
+        classes_of(left),
+        shapely.get_x(centre),
+        shapely.get_y(centre),
+        per_class=own.per_class,
+        per_region=own.per_region,
+        regions=own.regions or own.region_degrees,
+    )
+    return Chosen(
+        scores=left.iloc[taken[: settings.review.max_samples]],
+        tau=tau,
+        labels=tuple(sorted(scores["label"].dropna().unique())),
+        below=len(below),
+        answered=len(below) - len(left),
+    )
+
+
+def classes_of(scores: geopandas.GeoDataFrame) -> list[str]:
+    """Return the class of each tile: its label, or else what the target says."""
+    return [str(own) for own in scores["label"].where(scores["label"].notna(), scores["predicted"])]
+
+
+def write_real(settings: Settings, catalog: Catalog, chosen: Chosen, target: TargetOf) -> Path:
+    """Write the package of these tiles into run.dir/batch, unless it is there, and return it.
+
+    Reviewers choose among the classes of the target and those of the catalog.
+
+    Raises:
+        JobError: the target answers for every pixel, so tiles have no class to ask for.
+        DataError: a tile cannot be read, or has changed, or they have no band in common.
+        ReviewError: the tiles differ in size, or have no bands that can be shown.
+        OutputError: the package or the store cannot be written.
+    """
+    blind = settings.review.label == "blind"
+    scores = chosen.scores
+    if blind:
+        # Their order would tell how sure the target is.
+        scores = scores.sort_values("sample_id")
+    package_id = f"{seed_of(settings.run.seed, 'catalog', blind, *scores['sample_id']):016x}"
+    folder = place_for(settings.run.dir / "batch", package_id)
+    if folder.exists():
+        return folder
+    rows = _rows(catalog, [*scores["id"]])
+    model = target.load(rows[0].window[2])
+    if model.pixelwise:
+        raise JobError(
+            "the target answers for every pixel",
+            expected="one that gives a tile a class, which reviewers can name",
+        )
+    package = SentPackage(
+        package_id=package_id,
+        label=settings.review.label,
+        round=0,
+        folder=folder.relative_to(settings.run.dir).as_posix(),
+        classes=tuple(dict.fromkeys((*model.classes, *chosen.labels))),
+        exported=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    pairs = list(_samples(scores, rows))
+    ReviewStore(settings.run.dir / STORE).register(package, [sent for _, sent in pairs])
+    write_package(
+        folder,
+        [sample for sample, _ in pairs],
+        package_id=package_id,
+        classes=package.classes,
+        target_classes=model.classes,
+        label=package.label,
+        attribution=settings.data.attribution,
+        provenance={"catalog": catalog.path.name, "tau": f"{chosen.tau:.6f}"},
+    )
+    return folder
+
+
+def _rows(catalog: Catalog, ids: Sequence[str]) -> list[CatalogRow]:
+    """Return the rows of these tiles, in their order."""
+    found: dict[str, CatalogRow] = {}
+    for table in catalog.tables(COLUMNS):
+        own = table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+        found |= {row.tile_id: row for row in from_table(own)}
+    return [found[name] for name in ids]
+
+
+def _samples(
+    scores: geopandas.GeoDataFrame, rows: Sequence[CatalogRow]
+) -> Iterator[tuple[ReviewSample, SentSample]]:
+    """Yield tiles as reviewers see them and as the review store knows them."""
+    bands = _common(rows)
+    for row, score in zip(rows, scores.to_dict("records"), strict=True):
+        sample = ReviewSample(
+            sample_id=score["sample_id"],
+            pixels=to_digital_numbers(reflectance(row, read_row(row), bands).numpy()),
+            bands=bands,
+            condition=row.label or "",
+            predicted=score["predicted"],
+            second=score["second"],
+            confidence=score["confidence"],
+            realism=None,
+            observed=True,
+            grid=row.grid,
+            provenance={
+                "tile_id": row.tile_id,
+                "collection": row.collection,
+                **({} if row.taken is None else {"taken": row.taken.isoformat()}),
+            },
+        )
+        yield (
+            sample,
+            SentSample(
+                sample_id=sample.sample_id,
+                origin="catalog",
+                condition=sample.condition,
+                predicted=sample.predicted,
+                second=sample.second,
+                confidence=sample.confidence,
+                realism=None,
+                gate_score=None,
+                tile=row.tile_id,
+                sha256=row.sha256,
+                provenance=sample.provenance,
+            ),
+        )
+
+
+def _common(rows: Sequence[CatalogRow]) -> BandSpec:
+    """Return the bands that all tiles have, in the order of the first."""
+    names = [name for name in rows[0].bands.names if all(name in row.bands.names for row in rows)]
+    if not names:
+        raise DataError(
+            "the chosen tiles have no band in common", remedy="choose with batch.collections"
+        )
+    return BandSpec(names=tuple(names), level=rows[0].bands.level)

@@ -1,0 +1,420 @@
+"""What the job `generate` found: figures, tables, GeoTIFFs in their place, and a review package.
+
+```
+report.json        endings, inversion errors against their bounds and variants, by class
+tiles.parquet      a row a tile: ending, errors, bounds, latent
+variants.parquet   a row a variant: its tile, scores, distances, file, latent
+variants/          every variant as a GeoTIFF on the grid of its tile
+sheet.png          some tiles: real, redrawn, variants
+review/            a review package of variants beside their tiles, with context.qgz
+```
+
+One pass over the parts, of which a few are in memory at a time.
+"""
+
+import heapq
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import UInt8, UInt16
+from PIL import Image, ImageDraw, ImageFont
+
+from rs_lowconf import __version__
+from rs_lowconf.batch.generate import SCHEMA, VARIANT
+from rs_lowconf.batch.jobs import CatalogRows
+from rs_lowconf.batch.ledger import PARTS
+from rs_lowconf.batch.stamp import fingerprint, is_stamped, stamp, unstamp
+from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
+from rs_lowconf.data.catalog.rows import CatalogRow, from_table
+from rs_lowconf.gan.masks import MaskBank
+from rs_lowconf.gan.sheet import GAP, composites_of, tiles_row
+from rs_lowconf.models import Models, of_masks
+from rs_lowconf.review.geotiff import synthetic_tags, write_tile
+from rs_lowconf.review.package import (
+    RealNeighbour,
+    ReviewSample,
+    TileMasks,
+    place_for,
+    write_package,
+)
+from rs_lowconf.review.store import STORE, ReviewStore, SentPackage, SentSample
+from rs_lowconf.runs import output_errors, replacing, sha256_of, write_json
+from rs_lowconf.search.calibration import CRITIC
+from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.settings import Settings
+
+_REPORT = "report.json"
+_SHEET_TILES = 24
+_TILES = pa.schema([own for own in SCHEMA if own.name != "variants"] + [("found", pa.int32())])
+_VARIANTS = pa.schema(
+    [("id", pa.string()), *(own for own in VARIANT if own.name != "pixels"), ("file", pa.string())]
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Written:
+    """What was written."""
+
+    report: dict[str, Any]
+    """As in report.json."""
+    package: Path | None
+    """The review package; None without any variant."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Variant:
+    """A variant with the tile that it is one of."""
+
+    row: CatalogRow
+    record: Mapping[str, Any]
+    """Of the tile, see `generate.SCHEMA`."""
+    own: Mapping[str, Any]
+    """Of the variant."""
+    file: Path
+
+
+def write_variants(settings: Settings, models: Models, rows: CatalogRows, folder: Path) -> Written:
+    """Write everything into the folder of a job.
+
+    Args:
+        settings: of the run.
+        models: that searched.
+        rows: that the job worked on.
+        folder: of the job.
+
+    Raises:
+        TileError: a tile that was searched around cannot be read any more.
+        OutputError: a file cannot be written.
+    """
+    made_from = fingerprint(folder, (str(settings.review.max_samples),))
+    if is_stamped(folder, made_from):
+        return _read(folder)
+    unstamp(folder)
+    parts = sorted((folder / PARTS).glob("part-*"))
+    table = pa.concat_tables(list(rows.tables()))
+    writer = _Writer(settings=settings, models=models, rows=table, folder=folder)
+    figures = _Figures()
+    with (
+        replacing(folder / "tiles.parquet") as tiles_path,
+        pq.ParquetWriter(tiles_path, _TILES) as tiles,
+        replacing(folder / "variants.parquet") as variants_path,
+        pq.ParquetWriter(variants_path, _VARIANTS) as variants,
+    ):
+        for path in parts:
+            records = pq.read_table(path).to_pylist()
+            told: list[dict[str, Any]] = []
+            for record in records:
+                record["found"] = len(record["variants"])
+                figures.add(record)
+                if record["found"]:
+                    told += writer.write(record)
+            tiles.write_table(pa.Table.from_pylist(records, schema=_TILES))
+            variants.write_table(pa.Table.from_pylist(told, schema=_VARIANTS))
+    writer.remove_others()
+    writer.write_sheet()
+    package, shown = writer.write_package()
+    name = None if package is None else package.name
+    write_json(folder / _REPORT, {**figures.report(), "package": name, "shown": shown})
+    written = [folder / name for name in (_REPORT, "tiles.parquet", "variants.parquet")]
+    stamp(folder, made_from, written if package is None else [*written, package])
+    return _read(folder)
+
+
+def _read(folder: Path) -> Written:
+    """Return what was written into a folder."""
+    report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+    package = None if report["package"] is None else folder / report["package"]
+    return Written(report=report, package=package)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Figures:
+    """Counts and errors by class."""
+
+    endings: dict[str, Counter[str]] = field(default_factory=dict)
+    variants: Counter[str] = field(default_factory=Counter)
+    ratios: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Errors of pixels and of features over their bounds."""
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        group = record["group"]
+        self.endings.setdefault(group, Counter())[record["outcome"]] += 1
+        self.variants[group] += record["found"]
+        self.ratios.setdefault(group, []).append(
+            tuple(record[f"{own}_error"] / record[f"{own}_bound"] for own in ("pixel", "feature"))
+        )
+
+    def report(self) -> dict[str, Any]:
+        every = [pair for own in self.ratios.values() for pair in own]
+        return {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **_against_bounds(every),
+            "endings": dict(sum(self.endings.values(), Counter())),
+            "variants": self.variants.total(),
+            "by_class": {
+                name: {
+                    **_against_bounds(own),
+                    "endings": dict(self.endings[name]),
+                    "variants": self.variants[name],
+                }
+                for name, own in sorted(self.ratios.items())
+            },
+        }
+
+
+def _against_bounds(ratios: list[tuple[float, float]]) -> dict[str, Any]:
+    """Return how inversion errors compare with their bounds."""
+    both = np.array(ratios)
+    return {
+        "tiles": len(both),
+        "share_within_bound": float((both <= 1).all(1).mean()),
+        "share_within_pixel_bound": float((both[:, 0] <= 1).mean()),
+        "share_within_feature_bound": float((both[:, 1] <= 1).mean()),
+        "median_pixel_error_over_bound": float(np.median(both[:, 0])),
+        "median_feature_error_over_bound": float(np.median(both[:, 1])),
+    }
+
+
+class _Writer:
+    """Writes variants one by one, and keeps those that people are shown."""
+
+    def __init__(self, *, settings: Settings, models: Models, rows: pa.Table, folder: Path) -> None:
+        self._settings = settings
+        self._models = models
+        self._rows = rows
+        self._place = {name: i for i, name in enumerate(rows["id"].to_pylist())}
+        self._folder = folder
+        self._shown: list[tuple[int, int, str, _Variant]] = []
+        self._sheet: list[tuple[CatalogRow, dict[str, Any]]] = []
+
+    def write(self, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Write the variants of a tile and yield their rows of the table."""
+        place = self._place[record["id"]]
+        (row,) = from_table(self._rows.slice(place, 1))
+        if len(self._sheet) < _SHEET_TILES:
+            self._sheet.append((row, record))
+        for rank, own in enumerate(record["variants"]):
+            file = self._folder / "variants" / f"{own['sample_id']}.tif"
+            variant = _Variant(row=row, record=record, own=own, file=file)
+            tags = {
+                **_provenance(variant, self._models),
+                **synthetic_tags(self._models.gan.header["attribution"]),
+            }
+            bands = self._models.gan.generator.bands
+            write_tile(file, self._pixels(own), bands, tags, row.grid)
+            self._offer(rank, variant)
+            yield {"id": record["id"], **own, "file": file.relative_to(self._folder).as_posix()}
+
+    def _offer(self, rank: int, variant: _Variant) -> None:
+        """Keep it for reviewers, who see one of every tile before a second one of any."""
+        name = variant.own["sample_id"]
+        # Names are hashes: a random choice that does not depend on the order of the parts.
+        entry = (-rank, -int(name[1:], 16), name, variant)
+        heapq.heappush(self._shown, entry)
+        if len(self._shown) > self._settings.review.max_samples:
+            heapq.heappop(self._shown)
+
+    def _pixels(self, own: Mapping[str, Any]) -> UInt16[np.ndarray, "c h w"]:
+        generator = self._models.gan.generator
+        shape = (len(generator.bands), generator.tile_size, generator.tile_size)
+        return np.frombuffer(own["pixels"], dtype=np.uint16).reshape(shape)
+
+    def write_sheet(self) -> None:
+        """Write real tiles, redrawn ones and variants side by side."""
+        if not self._sheet:
+            return
+        bands = self._models.gan.generator.bands
+        columns = 2 + self._settings.variants.count
+        (wanted, white), *_ = composites_of(bands).values()
+        rows, names = [], []
+        for row, record in self._sheet:
+            real = reflectance(row, read_row(row), bands)[None]
+            variants = [
+                torch.from_numpy(self._pixels(own).astype(np.float32) / EXPORT_SCALE)[None]
+                for own in record["variants"]
+            ]
+            images = torch.cat([real, self._redrawn(row, record), *variants])
+            rows.append(tiles_row(images, bands, wanted, white, columns))
+            names.append(f"{record['group']} {record['confidence']:.2f}")
+        with replacing(self._folder / "sheet.png") as temporary:
+            _sheet(rows, names).save(temporary, format="PNG")
+
+    @torch.no_grad()
+    def _redrawn(self, row: CatalogRow, record: Mapping[str, Any]) -> torch.Tensor:
+        models, z = self._models, torch.tensor([record["latent"]])
+        generator, label = models.gan.generator, 0
+        if models.bank is None:
+            label = generator.classes.index(record["condition"])
+        else:
+            bank = self._bank(row)
+            generator = of_masks(self._settings.search, models, bank)[1]
+        drawn = generator(z.to(models.device), torch.tensor([label], device=models.device))
+        return drawn.cpu()
+
+    def _bank(self, row: CatalogRow) -> MaskBank:
+        classes = self._models.pixel_classes
+        mask = read_mask(row, classes).to(torch.uint8)[None]
+        return MaskBank(masks=mask, names=(row.tile_id,), classes=classes)
+
+    def remove_others(self) -> None:
+        """Remove the files of variants of other settings or tiles, left by an earlier run."""
+        folder = self._folder / "variants"
+        known = set(
+            pq.read_table(self._folder / "variants.parquet", columns=["file"])["file"].to_pylist()
+        )
+        with output_errors(folder):
+            for path in folder.glob("v*.tif"):
+                if path.relative_to(self._folder).as_posix() not in known:
+                    path.unlink()
+
+    def write_package(self) -> tuple[Path | None, int]:
+        """Return the review package, and how many it shows; one that exists is never changed."""
+        # Best last in the heap: the first variants of all tiles come first.
+        chosen = [entry[-1] for entry in sorted(self._shown, key=lambda one: one[:3], reverse=True)]
+        if not chosen:
+            return None, 0
+        settings, models = self._settings, self._models
+        # With the files' checksums: other pixels of the same seeds are other variants.
+        content = [(one.own["sample_id"], sha256_of(one.file)) for one in chosen]
+        package_id = f"{seed_of(settings.run.seed, 'variants', repr(content)):016x}"
+        review = place_for(self._folder, package_id)
+        if review.exists():
+            return review, len(chosen)
+        package = SentPackage(
+            package_id=package_id,
+            label="confirm",
+            round=models.round,
+            folder=review.relative_to(settings.run.dir).as_posix(),
+            classes=() if models.bank is not None else models.gan.generator.classes,
+            pixel_classes=models.pixel_classes,
+            exported=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        samples = [self._sample(one) for one in chosen]
+        store = ReviewStore(settings.run.dir / STORE)
+        store.register(package, [self._sent(*pair) for pair in zip(chosen, samples, strict=True)])
+        write_package(
+            review,
+            samples,
+            package_id=package_id,
+            classes=package.classes,
+            target_classes=models.target.classes,
+            label="confirm",
+            attribution=models.gan.header["attribution"],
+            provenance={name: str(value) for name, value in models.fingerprint.items()},
+            pixel_classes=models.pixel_classes,
+        )
+        return review, len(chosen)
+
+    def _sample(self, one: _Variant) -> ReviewSample:
+        models, own, row = self._models, one.own, one.row
+        bands = models.gan.generator.bands
+        content = reflectance(row, read_row(row), bands)
+        pixels = self._pixels(own)
+        masks, real_mask = None, None
+        if models.bank is not None:
+            bank = self._bank(row)
+            evaluator = of_masks(self._settings.search, models, bank)[0]
+            predicted, confidence = evaluator.maps_stored(torch.from_numpy(pixels.copy()))
+            real_mask = bank.masks[0].numpy()
+            masks = TileMasks(
+                mask=real_mask,
+                predicted=predicted.to(torch.uint8).numpy(),
+                confidence=confidence.clamp(0, 1).numpy(),
+            )
+        return ReviewSample(
+            sample_id=own["sample_id"],
+            pixels=pixels,
+            bands=bands,
+            condition=one.record["condition"] or row.tile_id,
+            predicted=own["predicted"],
+            second=own["second"],
+            confidence=own["confidence"],
+            realism=self._part(own, CRITIC),
+            neighbour=RealNeighbour(
+                tile_id=row.tile_id,
+                pixels=stored_numbers(content[None])[0].numpy(),
+                class_name="" if masks is not None else row.label or "",
+                mask=real_mask,
+                grid=row.grid,
+                distance=own["feature_distance"],
+            ),
+            grid=row.grid,
+            provenance=_known(one, models),
+            masks=masks,
+        )
+
+    def _part(self, own: Mapping[str, Any], name: str) -> float:
+        return float(own["parts"][list(self._models.evaluator.gate.parts).index(name)])
+
+    def _sent(self, one: _Variant, sample: ReviewSample) -> SentSample:
+        return SentSample(
+            sample_id=sample.sample_id,
+            origin="found",
+            condition=sample.condition,
+            predicted=sample.predicted,
+            second=sample.second,
+            confidence=sample.confidence,
+            realism=self._part(one.own, CRITIC),
+            gate_score=one.own["gate_score"],
+            tile=one.file.relative_to(self._settings.run.dir).as_posix(),
+            sha256=sha256_of(one.file),
+            neighbour={
+                "tile_id": one.row.tile_id,
+                "class_name": one.row.label or "",
+                "distance": one.own["feature_distance"],
+            },
+            provenance=sample.provenance,
+        )
+
+
+def _known(one: _Variant, models: Models) -> dict[str, str]:
+    """Return where a variant comes from."""
+    record, own = one.record, one.own
+    return {
+        "software": f"rs_lowconf {__version__}",
+        "gan_sha256": models.fingerprint["GAN file"],
+        "target_sha256": str(models.fingerprint["target file"]),
+        "derived_from": f"{one.row.tile_id} sha256 {one.row.sha256}",
+        "anchor_confidence": f"{record['confidence']:.6f}",
+        "inversion_pixel_error": f"{record['pixel_error']:.6f} of {record['pixel_bound']:.6f}",
+        "inversion_feature_error": f"{record['feature_error']:.6f} of "
+        f"{record['feature_bound']:.6f}",
+        "anchor_pixel_distance": f"{own['pixel_distance']:.6f}",
+        "anchor_feature_distance": f"{own['feature_distance']:.6f}",
+        "attempt": str(own["attempt"]),
+    }
+
+
+def _provenance(one: _Variant, models: Models) -> dict[str, str]:
+    """Return the tags of a variant's file."""
+    own = one.own
+    return {
+        **{f"RSLOW_{name.upper()}": value for name, value in _known(one, models).items()},
+        "RSLOW_SAMPLE_ID": own["sample_id"],
+        "RSLOW_CONDITION": one.record["condition"] or one.row.tile_id,
+        "RSLOW_CONFIDENCE": f"{own['confidence']:.6f}",
+    }
+
+
+def _sheet(rows: list[UInt8[np.ndarray, "h row 3"]], names: list[str]) -> Image.Image:
+    """Return a picture of rows with a heading and their names."""
+    margin, header = 190, 28
+    height, width = rows[0].shape[:2]
+    sheet = Image.new("RGB", (margin + width, header + len(rows) * (height + GAP)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    draw.text((margin, 6), "REAL | REDRAWN | VARIANTS (synthetic)", fill="black", font=font)
+    for number, (row, name) in enumerate(zip(rows, names, strict=True)):
+        top = header + number * (height + GAP)
+        draw.text((6, top + height // 2 - 8), name, fill="black", font=font)
+        sheet.paste(Image.fromarray(row), (margin, top))
+    return sheet

@@ -1,0 +1,153 @@
+"""`rslow batch generate`: hard variants around the real tiles of a catalog."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
+from rs_lowconf.cli.batch import SchedulerOption, batch_app, executor_of, job_folder, work_on
+from rs_lowconf.cli.catalog import catalog_path
+from rs_lowconf.errors import SettingsError
+from rs_lowconf.settings import DataSettings, Settings
+
+if TYPE_CHECKING:
+    from rs_lowconf.batch.variants import Written
+    from rs_lowconf.models import Models
+
+_CHUNK = 16
+"""Tiles of a chunk, each of which takes seconds."""
+
+
+@batch_app.command()
+def generate(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    scheduler: SchedulerOption = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Search hard variants of every tile of a catalog, near enough to stand for it.
+
+    Each tile is inverted into the generator's latents (encoder and refinement, condition from its
+    label or mask), and searched around. Tiles that cannot be redrawn well are reported, not
+    faked. Variants carry the grid of their tile and are marked as synthetic.
+
+    Can be interrupted, killed and run again, as all batch jobs. Results are in
+    run.dir/batch/generate: parts/ while it runs, at the end report.json, tiles.parquet,
+    variants.parquet and the review packages with review.qgz and, over the real place,
+    context.qgz.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.batch import Job
+    from rs_lowconf.batch.choose import chosen_rows
+    from rs_lowconf.batch.generate import GenerateWork
+    from rs_lowconf.batch.variants import write_variants
+    from rs_lowconf.data.catalog.table import Catalog
+    from rs_lowconf.models import load_inversions, load_models
+
+    catalog = Catalog(catalog_path(settings))
+    models = load_models(_for_driver(settings), trust_code=trust_code)
+    own = _for_workers(settings, models)
+    # What is missing is said before anything begins.
+    load_inversions(own, models)
+    rows = chosen_rows(catalog, settings.batch, settings.run.seed)
+    folder = job_folder(settings, "generate")
+    student = _student(settings, models, folder)
+    job = Job(
+        folder=folder,
+        kind="generate",
+        rows=rows,
+        work=GenerateWork(
+            settings=own,
+            trust_code=trust_code,
+            student=student,
+            models_key=_models_key(own, student),
+        ),
+        chunk_rows=settings.batch.chunk or _CHUNK,
+    )
+    if work_on(job, executor_of(settings.batch, scheduler)):
+        _say(write_variants(own, models, rows, folder.absolute()), folder, own)
+
+
+def _say(written: "Written", folder: Path, settings: Settings) -> None:
+    """Print what was found."""
+    from rs_lowconf.batch.generate import Ending
+
+    report = written.report
+    for name, count in sorted(report["endings"].items(), key=lambda item: -item[1]):
+        print(f"  {count:,} {Ending[name.upper()].value}")
+    print(
+        f"Redrawn within the bound, the {settings.variants.inversion.quantile:.0%} quantile of "
+        f"pairs of real tiles of the class: {report['share_within_bound']:.0%} of tiles "
+        f"({report['share_within_pixel_bound']:.0%} by pixels, "
+        f"{report['share_within_feature_bound']:.0%} by features)."
+    )
+    for name, own in report["by_class"].items():
+        print(
+            f"  {name}: {own['share_within_bound']:.0%} of {own['tiles']:,} tiles within the "
+            f"bound, {own['variants']:,} variants"
+        )
+    print(f"{report['variants']:,} variants: {folder / 'variants'}, {folder / 'variants.parquet'}")
+    print(f"Real, redrawn, variants: {folder / 'sheet.png'}")
+    print(f"Report: {folder / 'report.json'}")
+    if written.package is None:
+        return
+    if report["shown"] < report["variants"]:
+        print(f"The review package shows {report['shown']:,} of them, of as many tiles as it can.")
+    print(f"Open in QGIS: {written.package / 'review.qgz'}")
+    print(f"In their place, also in QGIS: {written.package / 'context.qgz'}")
+
+
+def _for_driver(settings: Settings) -> Settings:
+    """Return the settings with data only where a quantile of their confidence is asked for."""
+    if settings.search.tau_quantile is not None:
+        return settings
+    return settings.model_copy(update={"data": DataSettings(kind="none")})
+
+
+def _for_workers(settings: Settings, models: "Models") -> Settings:
+    """Return the settings by which a worker does what the driver would.
+
+    Raises:
+        SettingsError: the search goes another way than around a tile.
+    """
+    if models.method == "splitting" or settings.search.mode == "sample":
+        raise SettingsError(
+            "splitting searches whole conditions, not around tiles",
+            remedy="set search.method=student, or leave it at auto, with search.mode=yield",
+        )
+    search = settings.search.model_copy(
+        update={"tau": models.tau, "tau_quantile": None, "method": models.method}
+    )
+    run = settings.run.model_copy(update={"dir": settings.run.dir.absolute()})
+    return settings.model_copy(
+        update={"data": DataSettings(kind="none"), "search": search, "run": run}
+    )
+
+
+def _student(settings: Settings, models: "Models", folder: Path) -> Path | None:
+    """Return the student that leads around tiles where the target gives no gradients."""
+    from rs_lowconf.cli.generate import teach_student
+
+    if models.method != "student":
+        return None
+    names = (settings.run.seed, models.fingerprint)
+    digest = hashlib.sha256(repr(names).encode()).hexdigest()[:16]
+    path = folder.absolute() / f"student-{digest}.safetensors"
+    teach_student(settings, models, path)
+    return path
+
+
+def _models_key(settings: Settings, student: Path | None) -> str:
+    """Return the checksums of everything that a worker loads."""
+    from rs_lowconf.models import known_to_encoder
+    from rs_lowconf.places import model_path
+    from rs_lowconf.runs import sha256_of
+    from rs_lowconf.target.origin import model_file
+
+    paths = [
+        *(model_path(settings, name) for name in ("calibration", "encoder", "distances")),
+        model_file(settings.target, model_path(settings, "target")),
+        student,
+    ]
+    known = known_to_encoder(settings)
+    return f"{known} {[None if path is None else sha256_of(path) for path in paths]}"

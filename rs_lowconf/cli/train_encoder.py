@@ -1,0 +1,146 @@
+"""`rslow train encoder`: what finds the latents of real tiles."""
+
+from typing import TYPE_CHECKING
+
+from rs_lowconf.cli.app import ConfigOption, SetOption, load_settings
+from rs_lowconf.cli.train import gate_tiles, last_record, train_app
+from rs_lowconf.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from rs_lowconf.gan.judge import JudgeRecord
+    from rs_lowconf.gan.networks import Encoder
+    from rs_lowconf.search.distances import RealDistances
+    from rs_lowconf.settings import GeneratorSettings
+
+    Trained = tuple[Iterator[JudgeRecord[Encoder]], GeneratorSettings, RealDistances]
+    """Steps of the training, the recipe of the generator, and distances of real tiles."""
+
+
+@train_app.command()
+def encoder(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Train the encoder, and measure how far apart real tiles of a class are.
+
+    `rslow batch generate` alone needs it, because it starts from real tiles. It is trained on a
+    finished GAN; tiles with labels need the extractor too, tiles with masks the gate. Writes
+    encoder.safetensors, distances.safetensors and metrics.jsonl into run.dir/encoder.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.device import choose_device
+    from rs_lowconf.gan.model import save_encoder
+    from rs_lowconf.runs import RunFolder
+
+    device = choose_device(settings.run)
+    learn = _with_masks if settings.data.masked else _with_labels
+    records, recipe, distances = learn(settings, device)
+    folder = RunFolder(settings.run.dir / "encoder", settings)
+    folder.trim_log("images", 0)
+    own = settings.encoder
+    trained = last_record(records, "the encoder", own.images, folder.log)
+    path = settings.run.dir / "encoder" / "encoder.safetensors"
+    save_encoder(path, trained, recipe, models={"gan": distances.models["gan"]})
+    distances.save(path.with_name("distances.safetensors"))
+    print(f"encoder, and distances of real tiles of {len(distances.classes)} classes: {path}")
+
+
+def _with_labels(settings: Settings, device: "torch.device") -> "Trained":
+    import torch
+
+    from rs_lowconf.data.augment import augmentations_at
+    from rs_lowconf.gan.encode import train_encoder
+    from rs_lowconf.gan.model import load_model
+    from rs_lowconf.gan.train import BalancedDraw
+    from rs_lowconf.models import features_in
+    from rs_lowconf.runs import sha256_of
+    from rs_lowconf.search.distances import measure_distances
+    from rs_lowconf.search.prior import PriorShell
+    from rs_lowconf.seeds import seed_of
+    from rs_lowconf.settings import GanSettings
+    from rs_lowconf.target.classifier import load_classifier
+
+    paths = {name: settings.run.dir / name / f"{name}.safetensors" for name in ("gan", "extractor")}
+    gan, seed = load_model(paths["gan"], device), settings.run.seed
+    extractor = load_classifier(paths["extractor"], device)
+    source, _ = gate_tiles(settings, gan.generator)
+    draw, augment = BalancedDraw(source), augmentations_at(settings.augment)
+    change = augment(settings.augment.probability)[0]
+
+    def tiles(count: int, number: int, dice: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        label, chosen = draw(count, dice)
+        image = change(source.batch(chosen).image, seed_of(seed, "encoder", "augment", number))
+        return image.to(device), label.to(device)
+
+    distances = measure_distances(
+        source.batch(range(len(source))).image,
+        source.labels,
+        source.classes,
+        features_in(extractor, gan.generator.bands),
+        seed,
+        {name: sha256_of(path) for name, path in paths.items()},
+    )
+    recipe = GanSettings.model_validate(gan.header["settings"])
+    records = train_encoder(
+        gan.generator,
+        gan.critic.discriminator,
+        tiles,
+        PriorShell(gan.generator.latent_parts, settings.search.prior_tail).project,
+        recipe,
+        settings.encoder,
+        seed,
+        device,
+    )
+    return records, recipe, distances
+
+
+def _with_masks(settings: Settings, device: "torch.device") -> "Trained":
+    import torch
+
+    from rs_lowconf.data.augment import mask_gan_augmentations
+    from rs_lowconf.data.masks import open_masks
+    from rs_lowconf.gan.encode import train_encoder
+    from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
+    from rs_lowconf.gan.mask_train import MaskShow
+    from rs_lowconf.gan.masks import main_classes
+    from rs_lowconf.models import check_same, check_tile_size, features_in
+    from rs_lowconf.runs import sha256_of
+    from rs_lowconf.search.distances import measure_distances
+    from rs_lowconf.search.prior import PriorShell
+    from rs_lowconf.settings import MaskGanSettings
+
+    run, seed = settings.run.dir, settings.run.seed
+    paths = {"gan": run / "gan" / "gan.safetensors", "critic": run / "gate" / "critic.safetensors"}
+    gan = load_mask_model(paths["gan"], device)
+    critic = load_mask_critic(paths["critic"], gan.generator.bank, device)
+    train = open_masks(settings.data, "train")
+    check_tile_size(settings, gan.generator)
+    check_same(gan.generator.bands, gan.generator.pixel_classes, train, setting="data.mask_classes")
+    turn, shift = mask_gan_augmentations(settings.augment)
+    show = MaskShow(train, turn=turn, augment=shift, seed=seed, stream="encoder", device=device)
+
+    def tiles(count: int, number: int, dice: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        return show.draw(count, number, dice)
+
+    image, label = main_classes(train, settings.mask_gan.bank, seed)
+    distances = measure_distances(
+        image,
+        label,
+        train.classes,
+        features_in(critic, gan.generator.bands),
+        seed,
+        {name: sha256_of(path) for name, path in paths.items()},
+    )
+    recipe = MaskGanSettings.model_validate(gan.header["settings"])
+    records = train_encoder(
+        gan.generator.generator,
+        gan.critic.discriminator,
+        tiles,
+        PriorShell(gan.generator.latent_parts, settings.search.prior_tail).project,
+        recipe,
+        settings.encoder,
+        seed,
+        device,
+    )
+    return records, recipe, distances

@@ -1,0 +1,138 @@
+"""The encoder: real tiles to latents from which a finished generator draws them again.
+
+It is trained after the generator and changes nothing in it. What it finds is where the inversion
+of a tile starts; without it, that would have to be the best of many random latents.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rs_lowconf.errors import JobError
+from rs_lowconf.gan.judge import JudgeRecord
+from rs_lowconf.gan.mask_networks import MaskDiscriminator
+from rs_lowconf.gan.networks import Discriminator, Encoder
+from rs_lowconf.gan.steps import follow
+from rs_lowconf.seeds import forked_rng, seed_of
+from rs_lowconf.settings import EncoderSettings, GeneratorSettings
+
+Draw = Callable[[Float[Tensor, "b d"], Tensor], Float[Tensor, "b c h w"]]
+"""The generator: latents and conditions (classes or masks) to reflectance."""
+
+Tiles = Callable[[int, int, torch.Generator], tuple[Float[Tensor, "b c h w"], Tensor]]
+"""Draws so many augmented training tiles with their conditions, for a step and its dice."""
+
+Project = Callable[[Float[Tensor, "b d"]], Float[Tensor, "b d"]]
+"""Returns the nearest latents where the prior has its mass."""
+
+
+class Comparison:
+    """How unlike two tiles are, pixel by pixel and to the generator's own discriminator.
+
+    Whitened and compressed pixels, so that every band and dark water count; and what the
+    discriminator sees in each patch, without which the least error is a blur (Larsen et al.,
+    "Autoencoding beyond pixels using a learned similarity metric", ICML 2016).
+    """
+
+    def __init__(self, discriminator: Discriminator | MaskDiscriminator) -> None:
+        """Compare by a trained discriminator."""
+        self._discriminator = discriminator
+
+    def components(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return what the discriminator sees of reflectance, without dither."""
+        return self._discriminator.components(image, torch.zeros_like(image[:1]))
+
+    def __call__(
+        self, image: Float[Tensor, "b c h w"], other: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, " b"]:
+        """Return the mean absolute difference of components, and that of patches over their size.
+
+        Differentiable in `image`; `other` is taken as given.
+        """
+        seen, known = self.components(image), self.components(other).detach()
+        patches = self._discriminator.patches(seen)
+        wanted = self._discriminator.patches(known).detach()
+        size = wanted.abs().mean((1, 2, 3)).clamp_min(1e-6)
+        apart: Tensor = (patches - wanted).abs().mean((1, 2, 3)) / size
+        return (seen - known).abs().mean((1, 2, 3)) + apart
+
+
+def train_encoder(  # noqa: PLR0917 - generator, tiles, recipe, chance, place: the order of the work
+    draw: Draw,
+    discriminator: Discriminator | MaskDiscriminator,
+    tiles: Tiles,
+    project: Project,
+    recipe: GeneratorSettings,
+    settings: EncoderSettings,
+    seed: int,
+    device: torch.device,
+) -> Iterator[JudgeRecord[Encoder]]:
+    """Train an encoder of the latents of a finished generator; the weight average counts.
+
+    Half of each batch are training tiles. The other half are generated, of which the latents are
+    known: they come in any number, so that the encoder does not learn few tiles by heart.
+
+    Args:
+        draw: the generator, finished and frozen.
+        discriminator: the generator's own, by which tiles are compared.
+        tiles: draws training tiles.
+        project: keeps latents where the generator has learned to draw.
+        recipe: of the generator, which sets the sizes of latent and network.
+        settings: of this training.
+        seed: the run's.
+        device: where to compute.
+
+    Raises:
+        JobError: the loss is no longer a number.
+    """
+    unlike = Comparison(discriminator)
+    with forked_rng(seed_of(seed, "encoder", "weights")):
+        encoder = Encoder(recipe, bands=discriminator.bands).to(device)
+    average = copy.deepcopy(encoder).requires_grad_(requires_grad=False)
+    optimiser = torch.optim.Adam(encoder.parameters(), lr=settings.learning_rate)
+    half = math.ceil(settings.batch_size / 2)
+    steps = math.ceil(settings.images / half)
+    for number in range(steps):
+        dice = torch.Generator().manual_seed(seed_of(seed, "encoder", "step", number))
+        real, condition = tiles(half, number, dice)
+        latent = project(torch.randn(half, _dim(recipe, real), generator=dice)).to(device)
+        with torch.no_grad():
+            fake = draw(latent, condition)
+        image = torch.cat([real, fake])
+        found = project(encoder(unlike.components(image))[0])
+        again = draw(found, torch.cat([condition, condition]))
+        known = (found[half:] - latent).square().mean()
+        loss = unlike(again, image).mean() + settings.latent_weight * known
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * number / steps)) / 2
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
+        optimiser.step()
+        images = (number + 1) * half
+        follow(average, encoder, settings, images)
+        if not math.isfinite(loss.item()):
+            raise JobError(
+                f"training of the encoder diverged after {images:,} images",
+                remedy="lower encoder.learning_rate",
+            )
+        yield JudgeRecord(images=images, loss=loss.item(), average=average)
+
+
+def encoding(
+    encoder: Encoder, unlike: Comparison, project: Project
+) -> Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b d"]]:
+    """Return the function from reflectance to latents where the prior has its mass."""
+
+    @torch.no_grad()
+    def encode(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        return project(encoder(unlike.components(image))[0])
+
+    return encode
+
+
+def _dim(recipe: GeneratorSettings, image: Float[Tensor, "b c h w"]) -> int:
+    return recipe.latent_global + recipe.latent_map * (image.shape[-1] // 8) ** 2

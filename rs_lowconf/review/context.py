@@ -1,0 +1,211 @@
+"""The map of samples that have a place: what was generated around real tiles, or real tiles.
+
+```
+context.qgz   outlines and names of the samples, their rasters, and those of their anchors
+context.gpkg  the outlines
+context/      the rasters, straight from the tiles (see `mosaics`)
+```
+
+A sample has the grid of its anchor, so its raster has the very corners of its anchor's. Of several
+samples in one place, which would hide each other, each is in a group of its own: the first of
+every place can be switched on at once, then the second. Whatever holds or outlines generated
+pixels is called SYNTHETIC, in the list of layers as well as on the map, and the pixels are
+switched off at first.
+
+Rasters are drawn only where tiles are large enough to be seen: five hundred at once would take
+seconds and gigabytes.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import geopandas
+import shapely
+from rasterio.warp import transform
+
+from rs_lowconf.grid import Grid
+from rs_lowconf.review.composites import composites_of
+from rs_lowconf.review.maps import (
+    MAP_CRS,
+    MapGroup,
+    MapLayer,
+    places,
+    write_features,
+    write_map,
+)
+from rs_lowconf.review.mosaics import Frame, frames_of, mosaic_vrt, mosaics_of
+from rs_lowconf.review.samples import ReviewSample
+from rs_lowconf.review.style import raster_style
+from rs_lowconf.runs import write_text
+
+Kind = Literal["REAL", "SYNTHETIC"]
+
+_NEAR = 100_000
+"""At 1 : 100 000 a tile of 64 pixels of 10 m is 6 mm wide."""
+_COLOUR = "220,0,130"
+_MARGIN, _LEAST_MARGIN_M = 0.1, 1_000.0
+"""Around what the project opens with: a share of it, and metres."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Placed:
+    """A sample that has a place."""
+
+    sample: ReviewSample
+    grid: Grid
+    files: Mapping[str, str]
+    """By kind, relative to the package."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Tiles that are switched on and off together."""
+
+    kind: Kind
+    name: str
+    tiles: dict[str, tuple[str, Grid]]
+    """Name and grid by file, relative to the package."""
+
+
+def write_context(
+    folder: Path, samples: Sequence[ReviewSample], files: Sequence[Mapping[str, str]]
+) -> None:
+    """Write the map into a package, unless no sample has a place.
+
+    Args:
+        folder: the package, with its tiles.
+        samples: of the package.
+        files: for each its entry of the manifest.
+    """
+    placed = [
+        _Placed(sample=sample, grid=sample.grid, files=own)
+        for sample, own in zip(samples, files, strict=True)
+        if sample.grid is not None
+    ]
+    if not placed:
+        return
+    _, height, width = samples[0].pixels.shape
+    outlines = _outlines(placed, width, height)
+    write_features(folder / "context.gpkg", outlines, "samples")
+    frames = frames_of([one.grid for one in placed], width, height)
+    groups = [
+        MapGroup(
+            name=group.name,
+            layers=_rasters(folder, number, group, frames, samples[0]),
+            shown=group.kind == "REAL",
+        )
+        for number, group in enumerate(_groups(placed), start=1)
+    ]
+    west, south, east, north = outlines.to_crs(MAP_CRS).total_bounds.tolist()
+    margin = max(_LEAST_MARGIN_M, _MARGIN * (east - west), _MARGIN * (north - south))
+    if samples[0].observed:
+        title = "Real tiles to judge, in their place"
+    else:
+        title = "SYNTHETIC tiles (not observations) over the real ones they were generated around"
+    write_map(
+        folder / "context.qgz",
+        [_places(observed=samples[0].observed), *groups],
+        (west - margin, south - margin, east + margin, north + margin),
+        title,
+    )
+
+
+def _groups(placed: Sequence[_Placed]) -> list[_Group]:
+    """Return what is drawn, from the top: the samples, then what they were generated around."""
+    turns: Counter[Grid] = Counter()
+    samples: dict[int, _Group] = {}
+    anchors: dict[tuple[str, Grid], str] = {}
+    for one in placed:
+        turns[one.grid] += 1
+        kind: Kind = "REAL" if one.sample.observed else "SYNTHETIC"
+        name = f"{kind} {turns[one.grid]} of each place"
+        group = samples.setdefault(turns[one.grid], _Group(kind=kind, name=name, tiles={}))
+        group.tiles[one.files["tile"]] = (one.sample.sample_id, one.grid)
+        if one.sample.neighbour is not None and not one.sample.observed:
+            anchors.setdefault((one.sample.neighbour.tile_id, one.grid), one.files["anchor"])
+    below = _Group(kind="REAL", name="REAL", tiles={file: own for own, file in anchors.items()})
+    return [*samples.values(), *([below] if anchors else [])]
+
+
+def _rasters(
+    folder: Path, number: int, group: _Group, frames: Mapping[Grid, Frame], like: ReviewSample
+) -> list[MapLayer]:
+    """Write the rasters of a group and return their layers.
+
+    Args:
+        folder: the package.
+        number: of the group.
+        group: the tiles.
+        frames: of their grids.
+        like: a sample with the bands and size of all.
+    """
+    _, height, width = like.pixels.shape
+    composite = composites_of(like.bands)[0]
+    red, green, blue = (position + 1 for position in like.bands.index_of(composite.bands))
+    tiles = [(file, grid) for file, (_, grid) in group.tiles.items()]
+    layers = []
+    for own, mosaic in enumerate(mosaics_of(tiles, frames, width, height), start=1):
+        path = f"context/{number:02d}_{own:03d}.vrt"
+        write_text(folder / path, mosaic_vrt(mosaic, "..", like.bands, width, height))
+        (first, _), *others = mosaic.tiles
+        more = f" and {len(others)} more" if others else ""
+        layers.append(
+            MapLayer(
+                name=f"{group.kind} {group.tiles[first][0]}{more}",
+                provider="gdal",
+                source=f"./{path}",
+                crs=mosaic.frame.grid.crs,
+                style=raster_style((red, green, blue), composite.white),
+                nearer_than=2 * _NEAR,
+            )
+        )
+    return layers
+
+
+def _places(*, observed: bool) -> MapLayer:
+    """Return the layer of outlines, which names all samples of a place in one title."""
+    name, before, place = "REAL", "", '"sample_id"'
+    if not observed:
+        # Theirs would hide each other.
+        place = 'concatenate("sample_id", group_by:="anchor", concatenator:=\' \')'
+        name, before = "SYNTHETIC", "'place of SYNTHETIC ' || "
+    return MapLayer(
+        name=f"places of {name} tiles",
+        provider="ogr",
+        source="./context.gpkg|layername=samples",
+        crs="EPSG:4326",
+        style=places(_COLOUR, f"place of a {name} tile", before + place, near=_NEAR),
+    )
+
+
+def _outlines(placed: Sequence[_Placed], width: int, height: int) -> geopandas.GeoDataFrame:
+    """Return a row a sample with its outline in degrees.
+
+    Of an observed tile no more than its name is told: what its class may be is not to be read off
+    the map.
+    """
+    shapes, rows = [], []
+    for one in placed:
+        a, b, c, d, e, f = one.grid.transform
+        corners = ((0, 0), (width, 0), (width, height), (0, height))
+        xs = [a * column + b * row + c for column, row in corners]
+        ys = [d * column + e * row + f for column, row in corners]
+        degrees = transform(one.grid.crs, "EPSG:4326", xs, ys)
+        shapes.append(shapely.Polygon(zip(*degrees, strict=True)))
+        rows.append(_row(one.sample))
+    return geopandas.GeoDataFrame(rows, geometry=shapes, crs="EPSG:4326")
+
+
+def _row(sample: ReviewSample) -> dict[str, Any]:
+    if sample.observed or sample.neighbour is None:
+        return {"sample_id": sample.sample_id}
+    return {
+        "sample_id": sample.sample_id,
+        "condition": sample.condition,
+        "predicted": sample.predicted,
+        "confidence": sample.confidence,
+        "anchor": sample.neighbour.tile_id,
+    }

@@ -1,0 +1,137 @@
+"""Tiles in their place on Earth as few rasters: VRTs straight from the files, pixel by pixel.
+
+Tiles share a raster when their pixels coincide, as those cut out of Sentinel-2 images of one zone
+do: then it shows every tile at its own corners and none is resampled. What has pixels of another
+size, phase or CRS would have to be, and gets a raster of its own; so does what would be covered.
+Rasters of the same pixels have the same corners, so that those of real tiles and of what is
+generated around them differ in nothing but pixels.
+
+One file a tile would be as exact, but QGIS keeps every raster of a project open: a thousand layers
+reach the limit of files of a process and fill the list of layers, and of several tiles in
+one place each would have to be found in it. A VRT opens its tiles when they are drawn.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+from rasterio.crs import CRS
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.grid import Grid
+from rs_lowconf.review.sheet import picture_source
+
+_ROUNDING = 1e-6
+"""Pixels by which corners may differ from whole ones, where pixel sizes are no round numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The extent that all rasters of the same pixels have."""
+
+    grid: Grid
+    width: int
+    """In pixels."""
+    height: int
+    corners: Mapping[Grid, tuple[int, int]]
+    """Column and row where the tile of each grid begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mosaic:
+    """Tiles of a frame that do not cover each other."""
+
+    frame: Frame
+    tiles: tuple[tuple[str, Grid], ...]
+    """Files, and their grids."""
+
+
+def frames_of(grids: Sequence[Grid], width: int, height: int) -> dict[Grid, Frame]:
+    """Return the frame of each grid, for tiles of one size."""
+    members: list[dict[Grid, tuple[int, int]]] = []
+    for grid in dict.fromkeys(grids):
+        for own in members:
+            corner = _offset(grid, next(iter(own)))
+            if corner is not None:
+                own[grid] = corner
+                break
+        else:
+            members.append({grid: (0, 0)})
+    found: dict[Grid, Frame] = {}
+    for own in members:
+        columns, rows = zip(*own.values(), strict=True)
+        left, top = min(columns), min(rows)
+        # From those at its edges, because sums of numbers that are not whole would be rounded.
+        outermost = (
+            next(grid for grid in own if own[grid][0] == left),
+            next(grid for grid in own if own[grid][1] == top),
+        )
+        a, b, c, d, e, _ = outermost[0].transform
+        transform = (a, b, c, d, e, outermost[1].transform[5])
+        frame = Frame(
+            grid=Grid(crs=outermost[0].crs, transform=transform),
+            width=max(columns) - left + width,
+            height=max(rows) - top + height,
+            corners={grid: (column - left, row - top) for grid, (column, row) in own.items()},
+        )
+        found |= dict.fromkeys(own, frame)
+    return found
+
+
+def mosaics_of(
+    tiles: Sequence[tuple[str, Grid]], frames: Mapping[Grid, Frame], width: int, height: int
+) -> list[Mosaic]:
+    """Return few mosaics that show all tiles, each in the first where no other covers it."""
+    found: list[tuple[Frame, list[tuple[str, Grid]]]] = []
+    for file, grid in tiles:
+        frame = frames[grid]
+        column, row = frame.corners[grid]
+        for own_frame, own in found:
+            corners = (frame.corners.get(other, (0, 0)) for _, other in own)
+            if own_frame is frame and all(
+                abs(column - x) >= width or abs(row - y) >= height for x, y in corners
+            ):
+                own.append((file, grid))
+                break
+        else:
+            found.append((frame, [(file, grid)]))
+    return [Mosaic(frame=frame, tiles=tuple(own)) for frame, own in found]
+
+
+def mosaic_vrt(mosaic: Mosaic, folder: str, bands: BandSpec, width: int, height: int) -> str:
+    """Return a VRT of all bands; what no tile covers is nodata (0).
+
+    Args:
+        mosaic: the tiles.
+        folder: to which their files are relative, itself relative to the VRT.
+        bands: what the channels of the files hold.
+        width: of a tile.
+        height: of a tile.
+    """
+    frame = mosaic.frame
+    root = ET.Element("VRTDataset", rasterXSize=str(frame.width), rasterYSize=str(frame.height))
+    ET.SubElement(root, "SRS").text = CRS.from_string(frame.grid.crs).to_wkt()
+    a, b, c, d, e, f = frame.grid.transform
+    ET.SubElement(root, "GeoTransform").text = ", ".join(map(repr, (c, a, b, f, d, e)))
+    for number, name in enumerate(bands.names, start=1):
+        band = ET.SubElement(root, "VRTRasterBand", dataType="UInt16", band=str(number))
+        ET.SubElement(band, "Description").text = name
+        ET.SubElement(band, "NoDataValue").text = "0"
+        for file, grid in mosaic.tiles:
+            path, corner = f"{folder}/{file}", frame.corners[grid]
+            band.append(picture_source((width, height), path, corner, number, "UInt16"))
+    ET.indent(root, " ")
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _offset(grid: Grid, origin: Grid) -> tuple[int, int] | None:
+    """Return columns and rows from one grid's corner to another's; None unless they are whole."""
+    a, b, c, d, e, f = grid.transform
+    first = origin.transform
+    turned = b or d
+    if turned or grid.crs != origin.crs or (a, e) != (first[0], first[4]):
+        return None
+    column, row = (c - first[2]) / a, (f - first[5]) / e
+    if max(abs(column - round(column)), abs(row - round(row))) > _ROUNDING:
+        return None
+    return round(column), round(row)

@@ -1,0 +1,105 @@
+"""Inversion: the latent from which the generator draws a real tile again, as well as it can.
+
+An encoder's guess, refined by Adam within the prior's shell: a latent outside may redraw the tile
+better, but its surroundings hold nothing that the generator has learned to draw.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
+from rs_lowconf.search.prior import PriorShell
+from rs_lowconf.settings import InversionSettings
+from rs_lowconf.types import TileGenerator
+
+Encode = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b d"]]
+"""Reflectance in the generator's bands to latents."""
+
+Unlike = Callable[[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]], Float[Tensor, " b"]]
+"""How unlike the first tiles are to the second, differentiable in the first."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inversion:
+    """What the inversion of tiles found."""
+
+    z: Float[Tensor, "b d"]
+    label: Int[Tensor, " b"]
+    """The condition of each, found too where it was not known."""
+    image: Float[Tensor, "b c h w"]
+    """The tiles redrawn, as they would be stored."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inverter:
+    """Inverts tiles, each as if it were alone: in padded batches of one size."""
+
+    generator: TileGenerator
+    encode: Encode
+    unlike: Unlike
+    shell: PriorShell
+    settings: InversionSettings
+    micro_batch: int
+    device: torch.device
+
+    def __call__(self, image: Float[Tensor, "n c h w"], label: Int[Tensor, " n"]) -> Inversion:
+        """Invert tiles.
+
+        Args:
+            image: reflectance in the generator's bands.
+            label: the condition of each; where it is negative, the one is taken by which the
+                encoder's latent comes nearest.
+        """
+        found = []
+        for start in range(0, len(image), self.micro_batch):
+            some = image[start : start + self.micro_batch]
+            padding = self.micro_batch - len(some)
+            row = torch.cat([torch.arange(len(some)), torch.zeros(padding, dtype=torch.long)])
+            own = label[start : start + self.micro_batch]
+            found.append(self._batch(some[row].to(self.device), own[row].to(self.device)))
+            found[-1] = tuple(part[: len(some)].cpu() for part in found[-1])
+        z, conditions, drawn = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Inversion(z=z, label=conditions, image=drawn)
+
+    def _batch(
+        self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> tuple[Tensor, ...]:
+        z = self.encode(image)
+        label = self._conditions(z, image, label)
+        best, least = z.clone(), torch.full((len(z),), torch.inf, device=self.device)
+        # Adam moves every number by itself, so no tile depends on another.
+        leaf = z.clone().requires_grad_()
+        adam = torch.optim.Adam([leaf], lr=self.settings.learning_rate, betas=(0.9, 0.99))
+        for step in range(self.settings.steps + 1):
+            apart = self.unlike(self.generator(leaf, label), image)
+            with torch.no_grad():
+                nearer = apart < least
+                least = torch.where(nearer, apart, least)
+                best[nearer] = leaf[nearer]
+            if step == self.settings.steps:
+                break
+            (leaf.grad,) = torch.autograd.grad(apart.sum(), leaf)
+            adam.step()
+            with torch.no_grad():
+                leaf.copy_(self.shell.project(leaf))
+        with torch.no_grad():
+            drawn = stored_numbers(self.generator(best, label)).float() / EXPORT_SCALE
+        return best, label, drawn
+
+    @torch.no_grad()
+    def _conditions(
+        self, z: Float[Tensor, "b d"], image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> Int[Tensor, " b"]:
+        if (label >= 0).all():
+            return label
+        apart = torch.stack(
+            [
+                self.unlike(self.generator(z, torch.full_like(label, own)), image)
+                for own in range(len(self.generator.classes))
+            ]
+        )
+        return torch.where(label >= 0, label, apart.argmin(0))
