@@ -7,7 +7,6 @@ files beside it, asks PROJ about its reference system, and keeps every strip of 
 import os
 import struct
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +65,17 @@ def read_plain(path: Path, most_bytes: int) -> PlainTiff | None:
             return None
         (bands,), (height,), (width,) = tags.get(_BANDS, (1,)), tags[_HEIGHT], tags[_WIDTH]
         (bits,), (form,) = set(tags[_BITS]), set(tags.get(_FORMAT, (1,)))
-        offsets, sizes = tags[_OFFSETS], tags[_SIZES]
-        numbers = np.frombuffer(
-            data, order + _NUMBERS[bits, form], bands * height * width, offsets[0]
-        )
-        # One strip begins where the one before it ends.
-        if offsets != tuple(accumulate(sizes[:-1], initial=offsets[0])):
-            return None
-        if sum(sizes) != numbers.nbytes:
-            return None
+        strips = zip(tags[_OFFSETS], tags[_SIZES], strict=True)
+        content = b"".join(data[offset : offset + size] for offset, size in strips)
+        numbers = np.frombuffer(content, order + _NUMBERS[bits, form])
         declared = tags.get(_NODATA, (b"",))[0].rstrip(b"\0 ")
         nodata = float(declared) if declared else None
+        if tags.get(_PLANAR, (1,)) == (1,):
+            whole = numbers.reshape(height, width, bands).transpose(2, 0, 1)
+        else:
+            whole = numbers.reshape(bands, height, width)
     except (OSError, KeyError, ValueError, struct.error):
         return None
-    if tags.get(_PLANAR, (1,)) == (1,):
-        whole = numbers.reshape(height, width, bands).transpose(2, 0, 1)
-    else:
-        whole = numbers.reshape(bands, height, width)
     native = whole.dtype.newbyteorder("=")
     return PlainTiff(numbers=np.ascontiguousarray(whole, native), nodata=nodata)
 
