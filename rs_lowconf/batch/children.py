@@ -213,6 +213,7 @@ class Processes:
         content = packed(work)
         idle: list[Child] = []
         busy: dict[Connection, tuple[Child, Piece]] = {}
+        ended: list[tuple[int, Answer]] = []
         try:
             while True:
                 while len(busy) < self.workers and (piece := take()) is not None:
@@ -221,18 +222,12 @@ class Processes:
                     child = idle.pop() if idle else Child(content, self.opening_seconds, number)
                     busy[child.connection] = child, piece
                     child.send(to_bytes(piece.rows), piece.limit(self.seconds), self.seconds)
-                if not busy:
+                # Only now, when all have work: who hears of them stores results, which takes time.
+                for number, answer in ended:
+                    yield outcome(number, answer)
+                if not busy and not ended:
                     return
-                _wait([child for child, _ in busy.values()])
-                for connection, (child, piece) in list(busy.items()):
-                    answer = child.receive()
-                    if answer is not None:
-                        del busy[connection]
-                        if child.alive:
-                            idle.append(child)
-                        else:
-                            child.close()
-                        yield outcome(piece.number, answer)
+                ended = _answers(busy, idle) if busy else []
         finally:
             for child in (*idle, *(child for child, _ in busy.values())):
                 child.close()
@@ -253,10 +248,23 @@ def outcome(number: int, answer: Answer) -> Outcome:
     return Failed(number=number, kind=FailureKind(kind), message=value)
 
 
-def _wait(children: list[Child]) -> None:
-    """Wait until one of them answers, dies or is late."""
-    limits = [left for child in children if (left := child.remaining()) is not None]
-    wait([child.connection for child in children], min(limits, default=None))
+def _answers(
+    busy: dict[Connection, tuple[Child, Piece]], idle: list[Child]
+) -> list[tuple[int, Answer]]:
+    """Wait until one answers, dies or is late; return what came of which pieces."""
+    limits = [left for child, _ in busy.values() if (left := child.remaining()) is not None]
+    wait(list(busy), min(limits, default=None))
+    answers = []
+    for connection, (child, piece) in list(busy.items()):
+        answer = child.receive()
+        if answer is not None:
+            answers.append((piece.number, answer))
+            del busy[connection]
+            if child.alive:
+                idle.append(child)
+            else:
+                child.close()
+    return answers
 
 
 def _listen(output: IO[bytes], words: bytearray) -> None:
