@@ -27,6 +27,10 @@ from rs_lowconf.errors import SettingsError
 Device = Literal["auto", "cpu", "cuda"]
 Architecture = Annotated[str, Field(pattern="^(small_cnn|residual_cnn|timm:.+)$")]
 
+WORKER = "RSLOW_WORKER"
+"""The environment variable with the number of a process among the workers of its machine, from 0
+on, by which they take turns at its GPUs."""
+
 
 class Section(BaseModel):
     """A frozen group of settings that forbids unknown keys."""

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rs_lowconf.batch import Executor, Job, Work, open_results, read_errors, run_job
-from rs_lowconf.batch.children import worker_number
 from rs_lowconf.errors import DataError, ModelError
+from rs_lowconf.settings import WORKER
 
 
 def tiles(count: int) -> pa.Table:
@@ -189,7 +189,7 @@ class Numbered:
             self.mark.touch()
             os._exit(3)
         time.sleep(0.2)
-        return pa.table({"id": rows["id"], "worker": [worker_number()] * len(rows)})
+        return pa.table({"id": rows["id"], "worker": [int(os.environ[WORKER])] * len(rows)})
 
 
 def _all_but_one(rows: pa.Table) -> pa.Table:

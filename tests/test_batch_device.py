@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rs_lowconf.batch import Processes, open_results
-from rs_lowconf.device import worker_device
+from rs_lowconf.device import choose_device
+from rs_lowconf.settings import WORKER, RunSettings
 from tests.batch_works import Numbered, job, run
 
 
@@ -23,6 +24,8 @@ def test_workers_take_turns_at_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None
     """On a machine with two, every other worker has the same, unless the CPU is wanted."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    chosen = [str(worker_device("auto", number)) for number in range(3)]
-    assert chosen == ["cuda:0", "cuda:1", "cuda:0"]
-    assert str(worker_device("cpu", 1)) == "cpu"
+    assert str(choose_device(RunSettings())) == "cuda:0"
+    for number, device in ((0, "cuda:0"), (1, "cuda:1"), (2, "cuda:0")):
+        monkeypatch.setenv(WORKER, str(number))
+        assert str(choose_device(RunSettings())) == device
+        assert str(choose_device(RunSettings(device="cpu"))) == "cpu"

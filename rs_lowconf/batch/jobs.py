@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rs_lowconf.batch.children import worker_number
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.runs import sha256_of
-from rs_lowconf.settings import Device, TargetSettings
+from rs_lowconf.settings import Device, RunSettings, TargetSettings
 from rs_lowconf.target.origin import model_file
 
 if TYPE_CHECKING:
@@ -88,9 +87,9 @@ class TargetOf:
         """Load it for tiles of a size, onto the device of this worker.
 
         Raises:
-            RsLowconfError: see `load_target` and `worker_device`.
+            RsLowconfError: see `load_target` and `choose_device`.
         """
-        from rs_lowconf.device import worker_device  # noqa: PLC0415 (imports torch)
+        from rs_lowconf.device import choose_device  # noqa: PLC0415 (imports torch)
         from rs_lowconf.target.load import load_target  # noqa: PLC0415 (imports torch)
 
         return load_target(
@@ -98,5 +97,5 @@ class TargetOf:
             self.trained,
             trust_code=self.trust_code,
             tile_size=tile_size,
-            device=worker_device(self.device, worker_number()),
+            device=choose_device(RunSettings(device=self.device)),
         )
