@@ -8,6 +8,7 @@ same place in all of them, so a wrong order is invisible in a true-colour pictur
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final, Literal, cast, get_args
 
 from rs_lowconf.errors import DataError
@@ -69,6 +70,7 @@ NEAR_INFRARED: Final = ("B08", "B04", "B03")
 SHORT_WAVE_INFRARED: Final = ("B12", "B8A", "B04")
 
 
+@cache
 def canonical_name(name: str) -> str:
     """Return `B04` for `B4`, `b04` or `B04 (red)`, and `B8A` for `B8a` or `B08A`.
 

@@ -27,6 +27,10 @@ from rs_lowconf.errors import SettingsError
 Device = Literal["auto", "cpu", "cuda"]
 Architecture = Annotated[str, Field(pattern="^(small_cnn|residual_cnn|timm:.+)$")]
 
+WORKER = "RSLOW_WORKER"
+"""The environment variable with the number of a process among the workers of its machine, from 0
+on, by which they take turns at its GPUs."""
+
 
 class Section(BaseModel):
     """A frozen group of settings that forbids unknown keys."""
@@ -439,6 +443,8 @@ class SplittingSettings(Section):
     """Proposals to each copy on a level."""
     max_levels: PositiveInt = 25
     """Levels after which a population gives up; each has half the probability of the last."""
+    drift: NonNegativeFloat = 0.5
+    """Mode `sample` of a target with gradients: weight of these in a move; 0 does without."""
     replicates: PositiveInt = 2
     """Populations of each condition before the search may stop at search.count; from two on
     the probability has an interval."""
@@ -476,7 +482,8 @@ class SearchSettings(Section):
     student: StudentSettings = StudentSettings()
     mode: Literal["yield", "sample"] = "yield"
     """`yield` finds the most hard tiles for the budget; `sample` draws tiles of the prior
-    given low confidence, for several times as many evaluations."""
+    given low confidence by splitting, for several times as many evaluations, and says how
+    probable low confidence is. Where the target gives gradients, moves use them."""
     tau: float = Field(default=0.5, gt=0.0, lt=1.0)
     """A sample is of low confidence when the target's largest probability is below this."""
     pixel_share: float = Field(default=0.2, gt=0.0, le=1.0)
@@ -518,14 +525,8 @@ class SearchSettings(Section):
     review_weight: NonNegativeFloat = 3.0
     """Weight of a penalty in the energy for what reviewers would reject; it has no effect before
     the first update by reviews."""
-    inverse_temperature: PositiveFloat = 4.0
-    """Mode `sample`: weight of the energy against the prior on the way to the first hit."""
-    langevin_step: float = Field(default=0.1, gt=0.0, lt=2.0)
-    """Mode `sample`: step of the Langevin dynamics."""
     mixing_steps: PositiveInt = 10
-    """Mode `sample`: moves after the first hit that let the sample forget its way."""
-    mixing_size: float = Field(default=0.2, gt=0.0, lt=1.0)
-    """Mode `sample`: share of fresh noise in each of these moves."""
+    """Mode `sample`: moves of a population that has arrived, which let copies forget each other."""
     false_rejection: float = Field(default=0.05, gt=0.0, lt=0.5)
     """Share of held-out real tiles that all parts of the gate together may reject."""
     prior_tail: float = Field(default=0.01, gt=0.0, lt=0.5)

@@ -247,7 +247,7 @@ def draw(models: Models, words: Words, known: dict[str, Any], path: str) -> dict
         mode="random" if path == "random" else "sample",
         seed=0,
     )
-    size = own.splitting.particles if path == "splitting" else 1
+    size = 1 if path == "random" else own.splitting.particles
     journal = Journal(words.out / "b" / path, {"tau": tau, "search": own.model_dump(mode="json")})
     past = journal.read()
     begin = time.monotonic() - past.seconds

@@ -131,8 +131,8 @@ def test_a_hung_tile_does_not_stop_one_process(tmp_path: Path, work: Multiply) -
     ]
 
 
-def test_one_in_a_hundred_that_raises(tmp_path: Path, work: Multiply) -> None:
-    """With 1 % corrupt tiles, two processes end with the checksum of one."""
+def test_one_in_a_hundred_that_raises(tmp_path: Path, work: Multiply, expected: str) -> None:
+    """With 1 % corrupt tiles, two processes end with the checksum of one; mended, as ever."""
     bad = replace(work, raising=100)
     for name, executor in (("one", Serial()), ("two", TWO)):
         assert run(job(tmp_path / name, bad), executor) == 600
@@ -142,6 +142,9 @@ def test_one_in_a_hundred_that_raises(tmp_path: Path, work: Multiply) -> None:
     assert {error.message for error in errors if error.id == "tile-000007"} == {
         "tile tile-000007 is corrupt."
     }
+    assert forget_errors(tmp_path / "two") == 6
+    assert run(job(tmp_path / "two", work), TWO) == 6
+    assert content(tmp_path / "two") == expected
 
 
 def test_two_processes_open_the_work_once_each(tmp_path: Path, work: Multiply) -> None:

@@ -87,7 +87,7 @@ def test_changed_rows_are_done_again_and_no_others(tmp_path: Path, work: Multipl
     folder = tmp_path / "job"
     a_job = job(folder, work, count=2000)
     run(a_job, Serial())
-    rows = a_job.rows
+    rows = tiles(2000)
     numbers = rows["number"].to_pylist()
     numbers[100] = 7
     changed = rows.set_column(1, "number", [numbers])
@@ -294,7 +294,7 @@ def test_results_of_a_new_job_are_asked_for_too_early(tmp_path: Path, work: Mult
 def test_rows_need_ids(tmp_path: Path, work: Multiply, rows: pa.Table, message: str) -> None:
     """Rows without ids, or with ids that name no single tile, are refused."""
     with pytest.raises(JobError, match=message):
-        Job(folder=tmp_path, kind="test", rows=rows, work=work)
+        run(Job(folder=tmp_path / "job", kind="test", rows=rows, work=work), Serial())
 
 
 @pytest.mark.parametrize(

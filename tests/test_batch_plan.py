@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rs_lowconf.batch.ledger import Unfinished
 from rs_lowconf.batch.pieces import Pieces, Tried
-from rs_lowconf.batch.plan import Chunk, plan
+from rs_lowconf.batch.plan import Chunk, plan, rows_of
 from rs_lowconf.batch.work import Done, Failed, FailureKind, Outcome, Piece
 from tests.batch_works import Multiply, tiles
 
@@ -19,13 +19,15 @@ WORK = Multiply(folder=Path("marks"))
 
 
 def names(rows: pa.Table, size: int = 16, work: Multiply = WORK) -> list[str]:
-    return [chunk.name for chunk in plan(rows, work, size)]
+    return [chunk.name for chunk in plan([rows], work, size)[0]]
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 300), size=st.integers(1, 40))
 def test_chunks_hold_every_row_once(count: int, size: int) -> None:
     """Chunks follow each other, and none but the last is below half or above twice the size."""
-    chunks = plan(tiles(count), WORK, size)
+    chunks, ids = plan([tiles(count)], WORK, size)
+    assert ids.to_pylist() == tiles(count)["id"].to_pylist()
     assert chunks[0].start == 0
     for one, following in pairwise(chunks):
         assert following.start == one.start + one.length
@@ -38,7 +40,24 @@ def test_chunks_have_the_size_on_average() -> None:
     """Over many rows the mean length is near the one that was asked for."""
     for size in (1, 2, 3, 8, 50):
         count = 400 * size
-        assert 0.85 * size <= count / len(plan(tiles(count), WORK, size)) <= 1.15 * size
+        assert 0.85 * size <= count / len(plan([tiles(count)], WORK, size)[0]) <= 1.15 * size
+
+
+@settings(deadline=None)
+@given(cuts=st.lists(st.integers(0, 300), max_size=6), wanted=st.sets(st.integers(0, 30)))
+def test_rows_may_come_in_any_tables(cuts: list[int], wanted: set[int]) -> None:
+    """However rows are cut into tables, chunks are the same, and any of them find their rows."""
+    rows = tiles(300)
+    edges = sorted({0, *cuts, 300})
+    tables = [rows.slice(a, b - a) for a, b in pairwise(edges)]
+    chunks, ids = plan(tables, WORK, 16)
+    assert chunks == plan([rows], WORK, 16)[0]
+    assert ids.to_pylist() == rows["id"].to_pylist()
+    some = [chunk for number, chunk in enumerate(chunks) if number in wanted]
+    found = list(rows_of(some, iter(tables)))
+    assert [chunk for chunk, _ in found] == some
+    for chunk, own in found:
+        assert own.equals(rows.slice(chunk.start, chunk.length))
 
 
 def test_names_depend_on_values_alone() -> None:
@@ -50,6 +69,10 @@ def test_names_depend_on_values_alone() -> None:
             "number": [None if i % 7 == 0 else i for i in range(200)],
             "box": [None if i % 5 == 0 else [0.5 * i, -1.0] for i in range(200)],
             "flag": [i % 2 == 0 for i in range(200)],
+            "time": pa.array([None if i % 4 == 0 else i for i in range(200)], pa.timestamp("us")),
+            "asset": [
+                None if i % 6 == 0 else {"href": f"{i}.tif", "bands": ["B02"]} for i in range(200)
+            ],
         }
     )
     expected = names(rows)
@@ -60,10 +83,21 @@ def test_names_depend_on_values_alone() -> None:
         rows.take(list(range(200))),
         rows.set_column(column, "place", rows["place"].dictionary_encode()),
         rows.replace_schema_metadata({"geo": "{}"}),
+        rows.set_column(rows.schema.get_field_index("asset"), "asset", more_parts(rows["asset"])),
         rows.filter([True] * 200),
     ]
     for other in same:
         assert names(other) == expected
+
+
+def more_parts(assets: pa.ChunkedArray) -> pa.Array:
+    """Return records with a part more that is null everywhere."""
+    href, bands = assets.combine_chunks().flatten()
+    return pa.StructArray.from_arrays(
+        [href, pa.nulls(len(href), pa.int64()), bands],
+        names=["href", "size", "bands"],
+        mask=assets.combine_chunks().is_null(),
+    )
 
 
 def test_names_depend_on_every_value_the_key_and_the_schema() -> None:
@@ -73,6 +107,15 @@ def test_names_depend_on_every_value_the_key_and_the_schema() -> None:
     numbers[250] += 1
     before, after = names(rows), names(rows.set_column(1, "number", [numbers]))
     assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+    for one, other in (
+        ([["a"], ["b"]], [["a", "b"], []]),
+        (["ab", ""], ["a", "b"]),
+        ([None, 0], [0, None]),
+        ([{"a": None}], [None]),
+        ([{"a": 1}], [{"b": 1}]),
+    ):
+        two = [pa.table({"id": [f"{i}" for i in range(len(one))], "x": x}) for x in (one, other)]
+        assert names(two[0]) != names(two[1])
     assert not set(before) & set(names(rows, work=replace(WORK, factor=4)))
     assert not set(before) & set(names(rows.rename_columns(["id", "value"])))
     assert before == names(rows, work=replace(WORK, seconds=1.0))

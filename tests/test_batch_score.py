@@ -192,6 +192,17 @@ def test_tiles_that_the_target_cannot_read(catalogued: Path, rslow: Run) -> None
     assert "rslow batch retry" in ran.err
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_worker_without_gpu_ends_the_job(catalogued: Path, rslow: Run) -> None:
+    """Where CUDA is wanted and a worker has none, the job ends in a line and blames no tile."""
+    config = ("-c", catalogued / "config.yaml")
+    words = ("-s", "run.device=cuda", "-s", "batch.executor=process", "-s", "batch.workers=1")
+    ran = rslow("batch", "score", *config, *words)
+    assert ran.code == 3
+    assert "run.device is cuda, but torch sees none" in ran.err
+    assert "0 of 48 tiles done, 0 failed" in rslow("batch", "status", *config).out
+
+
 @pytest.mark.parametrize("command", ["status", "retry", "stop"])
 def test_no_job(command: str, tmp_path: Path, rslow: Run) -> None:
     """What needs a job says where there is none."""

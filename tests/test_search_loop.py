@@ -29,6 +29,7 @@ from rs_lowconf.search.loop import (
 from rs_lowconf.search.prior import PriorShell, draw_latent
 from rs_lowconf.search.reading import Reading
 from rs_lowconf.search.report import compare, low_confidence_share, summarise, write_plots
+from rs_lowconf.search.splitting import SplittingRules, split
 from rs_lowconf.types import TargetModel, TileGenerator
 
 CPU = torch.device("cpu")
@@ -212,7 +213,7 @@ def test_the_gradient_of_the_energy_is_that_of_central_differences() -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 3, 32])
-@pytest.mark.parametrize("mode", ["yield", "sample", "random"])
+@pytest.mark.parametrize("mode", ["yield", "random"])
 def test_results_do_not_depend_on_the_number_of_slots(slots: int, mode: str) -> None:
     """The same seeds give the same trajectories, bit for bit, in the same order."""
     reference = run(30, mode=mode)
@@ -221,10 +222,11 @@ def test_results_do_not_depend_on_the_number_of_slots(slots: int, mode: str) -> 
     assert all(same(a, b) for a, b in zip(reference, again, strict=True))
 
 
-def test_sampling_follows_the_prior_given_low_confidence() -> None:
-    """Found latents are distributed as those that survive plain rejection from the prior.
+@pytest.mark.parametrize("drift", [0.0, 0.5])
+def test_sampling_follows_the_prior_given_low_confidence(drift: float) -> None:
+    """Splitting, with gradients or without, draws as plain rejection from the prior does.
 
-    First hits are not: they lie at the border of the level set that they came through.
+    First hits of a descent are no such draw: they lie where it came from.
     """
     evaluator = make_evaluator(floor=-100.0, micro_batch=64, sharpness=15.0)
     evaluator.gate = Gate(
@@ -236,10 +238,9 @@ def test_sampling_follows_the_prior_given_low_confidence() -> None:
     gap = 15 * 0.1 * (torch.tanh(accepted[:, 2]) - torch.tanh(accepted[:, 0]))
     accepted = accepted[torch.sigmoid(gap.abs()) < 0.6]
 
-    def distances(**changed: object) -> list[float]:
+    def distances(stream: Iterator[Trajectory], count: int) -> list[float]:
         """Return the p-values of two-sample tests on the latents that decide."""
-        stream = search(evaluator, SHELL, rules(slots=64, **changed))
-        found = [tile_of(one).z for one in islice(stream, 500) if one.found is not None]
+        found = [tile_of(one).z for one in islice(stream, count) if one.found is not None]
         assert len(found) > 300
         z = torch.stack(found)
         ours = (z[:, 0], z[:, 2], z[:, 2] - z[:, 0])
@@ -248,9 +249,13 @@ def test_sampling_follows_the_prior_given_low_confidence() -> None:
             float(ks_2samp(a.numpy(), b.numpy()).pvalue) for a, b in zip(ours, theirs, strict=True)
         ]
 
-    mixed = {"mixing_steps": 40, "mixing_size": 0.6}
-    assert min(distances(mode="sample", **mixed)) > 1e-3
-    assert min(distances(mode="yield", learning_rate=0.02)) < 1e-3
+    populations = SplittingRules(
+        tau=0.6, labels=(0, 1), run_seed=3, stream="search", particles=64, moves=3,
+        final_moves=20, max_levels=20, drift=drift,
+    )  # fmt: skip
+    assert min(distances(split(evaluator, populations), 64 * 10)) > 1e-3
+    descent = search(evaluator, SHELL, rules(slots=64, learning_rate=0.02))
+    assert min(distances(descent, 500)) < 1e-3
 
 
 def test_closed_conditions_are_skipped() -> None:

@@ -9,7 +9,6 @@ import faulthandler
 import os
 import pickle
 import resource
-import signal
 import threading
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -17,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from rs_lowconf.batch.sessions import kill_session
 from rs_lowconf.batch.work import Call, Work, answer, from_bytes, to_bytes, told
 from rs_lowconf.errors import JobError, OutputError, RsLowconfError
 
@@ -72,7 +72,7 @@ def _listen(connection: Connection, inbox: "SimpleQueue[Any]") -> None:
         while True:
             inbox.put(connection.recv())
     except (EOFError, OSError):
-        os.killpg(0, signal.SIGKILL)
+        kill_session(os.getpid())
 
 
 def _for_users(error: Exception) -> RsLowconfError:

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any, Final
 
+from rs_lowconf.batch.sessions import kill_session
 from rs_lowconf.batch.work import (
     Done,
     Failed,
@@ -34,6 +35,7 @@ from rs_lowconf.batch.work import (
     to_bytes,
 )
 from rs_lowconf.errors import JobError, RsLowconfError
+from rs_lowconf.settings import WORKER
 
 OPENING_SECONDS: Final = 900.0
 """By default, for a work to open: to import libraries and load models."""
@@ -43,8 +45,6 @@ _BOOT = (
     "from rs_lowconf.batch.child import main; main(int(sys.argv[2]))"
 )
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_NUMBER = "RSLOW_WORKER"
-"""The variable that tells a process its number among the workers of its machine."""
 _TAIL = 4_000
 """Bytes of a child's output that are kept."""
 _LAST_WORDS = 400
@@ -79,7 +79,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
-                env=os.environ | _ENVIRONMENT | {_NUMBER: str(number)},
+                env=os.environ | _ENVIRONMENT | {WORKER: str(number)},
                 start_new_session=True,
             )
         assert self._process.stdout is not None  # noqa: S101 - for mypy: it is a pipe
@@ -147,8 +147,7 @@ class Child:
         """Kill it and what it started."""
         if self.connection.closed:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        kill_session(self._process.pid)
         self._process.wait()
         self._listener.join(_GRACE_SECONDS)
         if self._process.stdout is not None:
@@ -218,8 +217,8 @@ class Processes:
             while True:
                 while len(busy) < self.workers and (piece := take()) is not None:
                     taken = {child.number for child, _ in busy.values()}
-                    free = next(number for number in range(self.workers) if number not in taken)
-                    child = idle.pop() if idle else Child(content, self.opening_seconds, free)
+                    number = next(n for n in range(self.workers) if n not in taken)
+                    child = idle.pop() if idle else Child(content, self.opening_seconds, number)
                     busy[child.connection] = child, piece
                     child.send(to_bytes(piece.rows), piece.limit(self.seconds), self.seconds)
                 if not busy:
@@ -237,11 +236,6 @@ class Processes:
         finally:
             for child in (*idle, *(child for child, _ in busy.values())):
                 child.close()
-
-
-def worker_number() -> int:
-    """Return the number of this process among the workers of its machine, from 0 on."""
-    return int(os.environ.get(_NUMBER, "0"))
 
 
 def outcome(number: int, answer: Answer) -> Outcome:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
-from rs_lowconf.batch.jobs import rows_of
+from rs_lowconf.batch.jobs import CatalogRows
 from rs_lowconf.batch.quotas import within_quotas
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import JobError
@@ -17,7 +17,7 @@ _READ = ("id", "collection", "rslow:split", "rslow:label", "geometry")
 _UNLABELLED = ""
 
 
-def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> pa.Table:
+def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> CatalogRows:
     """Return the rows to work on, in the catalog's order.
 
     Where quotas choose, they choose by a shuffled order that depends on ids and seed alone, so
@@ -26,10 +26,9 @@ def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> pa.Tabl
     Raises:
         JobError: no tile is left.
     """
-    rows = rows_of(catalog)
     asked = (settings.splits, settings.collections, settings.per_class, settings.per_region)
     if all(own is None for own in asked):
-        return rows
+        return CatalogRows(catalog=catalog)
     told = pa.concat_tables(list(catalog.tables(_READ)))
     keep = np.ones(len(told), dtype=np.bool_)
     for column, wanted in (
@@ -47,7 +46,7 @@ def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> pa.Tabl
             f"no tile of {catalog.path} is left to work on",
             remedy="see batch.splits and batch.collections, and `rslow catalog show`",
         )
-    return rows.take(pa.array(np.sort(index)))
+    return CatalogRows(catalog=catalog, chosen=np.sort(index))
 
 
 def selection(settings: BatchSettings, seed: int) -> str:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rs_lowconf.batch.ledger import open_ledger
 from rs_lowconf.batch.pieces import Pieces
-from rs_lowconf.batch.work import ERROR, ID, Executor, Work
+from rs_lowconf.batch.plan import is_text
+from rs_lowconf.batch.work import ERROR, ID, Executor, Rows, Work
 from rs_lowconf.errors import JobError
 
 
@@ -24,7 +24,7 @@ class Job:
     kind: str
     """What the job does, in a word."""
 
-    rows: pa.Table
+    rows: pa.Table | Rows
     """A row a tile with a column `id` (string, unique) and what the work reads. Another value in
     any column does the tile again, so columns that the work does not read are better left out."""
 
@@ -35,24 +35,18 @@ class Job:
     It counts in a new folder; a job that goes on keeps the number it began with."""
 
     def __post_init__(self) -> None:
-        """Check rows and schema.
+        """Check the schema; rows are checked when they are read.
 
         Raises:
-            JobError: no rows, no ids, ids that are missing or not unique, or results without
-                ids.
+            JobError: results without ids.
         """
         if self.chunk_rows < 1:
             raise JobError(f"chunks of {self.chunk_rows} rows", expected="at least 1")
-        for what, schema in (("rows", self.rows.schema), ("results", self.work.schema)):
-            if ID not in schema.names or not _is_text(schema.field(ID).type):
-                raise JobError(f"the {what} of the job lack ids", expected=f"text in column {ID}")
+        schema = self.work.schema
+        if ID not in schema.names or not is_text(schema.field(ID).type):
+            raise JobError("the results of the job lack ids", expected=f"text in column {ID}")
         if ERROR in self.work.schema.names:
             raise JobError(f"the results have a column {ERROR}", expected="another name for it")
-        if len(self.rows) == 0:
-            raise JobError("the job has no tiles", expected="at least one")
-        ids = self.rows[ID]
-        if ids.null_count or pc.count_distinct(ids).as_py() != len(ids):
-            raise JobError("ids of tiles are missing or not unique", expected="one for each tile")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +93,8 @@ def run_job(job: Job, executor: Executor) -> Generator[Progress, None, None]:
     to stop finishes the chunks it began. Whether all is done, `status` says.
 
     Raises:
-        JobError: another driver works on the folder, it holds something else, the work does
-            not open, or a cluster is lost.
+        JobError: no rows, ids of rows that are missing or not unique; another driver works on
+            the folder, it holds something else, the work does not open, or a cluster is lost.
         OutputError: the disk is full or the folder cannot be written.
     """
     with open_ledger(
@@ -133,7 +127,3 @@ def run_job(job: Job, executor: Executor) -> Generator[Progress, None, None]:
             outcomes.close()
         if tried:
             ledger.note(tried=tried, seconds=time.monotonic() - started, ended=True)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

@@ -3,16 +3,18 @@
 No torch is imported before a target is loaded: who drives a job does not need it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from rs_lowconf.batch.children import worker_number
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.runs import sha256_of
-from rs_lowconf.settings import Device, TargetSettings
+from rs_lowconf.settings import Device, RunSettings, TargetSettings
 from rs_lowconf.target.origin import model_file
 
 if TYPE_CHECKING:
@@ -39,9 +41,29 @@ COLUMNS = (
 )
 
 
-def rows_of(catalog: Catalog) -> pa.Table:
-    """Return the rows of a catalog with the columns that jobs read."""
-    return pa.concat_tables(list(catalog.tables(COLUMNS)))
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CatalogRows:
+    """Rows of a catalog with the columns that jobs read."""
+
+    catalog: Catalog
+    chosen: NDArray[np.int64] | None = None
+    """Numbers of the rows, rising; None for all."""
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self.catalog) if self.chosen is None else len(self.chosen)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield them in order."""
+        first = 0
+        for table in self.catalog.tables(COLUMNS):
+            if self.chosen is None:
+                yield table
+                continue
+            low, high = np.searchsorted(self.chosen, (first, first + len(table)))
+            if low < high:
+                yield table.take(pa.array(self.chosen[low:high] - first))
+            first += len(table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +87,9 @@ class TargetOf:
         """Load it for tiles of a size, onto the device of this worker.
 
         Raises:
-            RsLowconfError: see `load_target` and `worker_device`.
+            RsLowconfError: see `load_target` and `choose_device`.
         """
-        from rs_lowconf.device import worker_device  # noqa: PLC0415 (imports torch)
+        from rs_lowconf.device import choose_device  # noqa: PLC0415 (imports torch)
         from rs_lowconf.target.load import load_target  # noqa: PLC0415 (imports torch)
 
         return load_target(
@@ -75,5 +97,5 @@ class TargetOf:
             self.trained,
             trust_code=self.trust_code,
             tile_size=tile_size,
-            device=worker_device(self.device, worker_number()),
+            device=choose_device(RunSettings(device=self.device)),
         )

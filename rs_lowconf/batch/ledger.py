@@ -32,8 +32,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rs_lowconf import __version__
-from rs_lowconf.batch.plan import FORMAT, Chunk, plan
-from rs_lowconf.batch.work import ID, FailureKind, Work
+from rs_lowconf.batch.plan import FORMAT, Chunk, plan, rows_of
+from rs_lowconf.batch.work import ID, FailureKind, Rows, Work
 from rs_lowconf.errors import JobError
 from rs_lowconf.runs import output_errors, replacing, write_json
 
@@ -77,10 +77,12 @@ class Unfinished:
 class Ledger:
     """What a driver writes into its job folder, which it alone holds."""
 
-    def __init__(self, folder: Path, chunks: Sequence[Chunk], rows: pa.Table) -> None:
+    def __init__(
+        self, folder: Path, chunks: Sequence[Chunk], ids: pa.Array, rows: pa.Table | Rows
+    ) -> None:
         """Tidy a folder that `open_ledger` locked: leftovers of a crash, other settings' parts."""
         self._folder = folder
-        self._rows = rows
+        self._ids, self._rows = ids, rows
         self._progress_at = 0.0
         with output_errors(folder):
             for name in (PARTS, ERRORS, SUPERSEDED):
@@ -97,14 +99,14 @@ class Ledger:
 
     def unfinished(self) -> Iterator[Unfinished]:
         """Yield what is to be done, in the order of the rows."""
-        for chunk in self._unfinished:
-            rows = self._rows.slice(chunk.start, chunk.length)
+        for chunk, rows in rows_of(self._unfinished, _tables(self._rows)):
             part = _read_part(self._part(chunk))
             known = [error.id for error in read_errors_file(self._errors(chunk))]
             known += [] if part is None else part[ID].to_pylist()
+            left = rows
             if known:
-                rows = rows.filter(pc.invert(pc.is_in(rows[ID], pa.array(known, rows[ID].type))))
-            yield Unfinished(chunk=chunk, rows=rows)
+                left = rows.filter(pc.invert(pc.is_in(rows[ID], pa.array(known, rows[ID].type))))
+            yield Unfinished(chunk=chunk, rows=left)
 
     def write(self, chunk: Chunk, results: pa.Table, errors: Sequence[TileError]) -> None:
         """Store what became of tiles of a chunk, beside what is stored of its other tiles.
@@ -120,7 +122,7 @@ class Ledger:
         """
         before = _read_part(self._part(chunk))
         merged = results if before is None else pa.concat_tables([before, results])
-        names = self._rows[ID].slice(chunk.start, chunk.length).cast(merged[ID].type)
+        names = self._ids.slice(chunk.start, chunk.length).cast(merged[ID].type)
         order = pc.sort_indices(pc.index_in(merged[ID], names))
         sink = pa.BufferOutputStream()
         pq.write_table(merged.take(order), sink)
@@ -182,7 +184,7 @@ class Ledger:
 
 @contextmanager
 def open_ledger(
-    folder: Path, *, kind: str, rows: pa.Table, work: Work, chunk_rows: int
+    folder: Path, *, kind: str, rows: pa.Table | Rows, work: Work, chunk_rows: int
 ) -> Iterator[Ledger]:
     """Make or take up a job folder and hold its lock.
 
@@ -198,7 +200,7 @@ def open_ledger(
 
     Raises:
         JobError: another driver works on it, it is no job folder, or one of another kind or
-            of a newer format.
+            of a newer format; or see `plan`.
         OutputError: it cannot be written.
     """
     # Before a lock is left in a folder that is not ours.
@@ -209,7 +211,7 @@ def open_ledger(
         before = _description(folder, kind)
         if before is not None and before["key"] == work.key:
             chunk_rows = before["chunk_rows"]
-        chunks = plan(rows, work, chunk_rows)
+        chunks, ids = plan(_tables(rows), work, chunk_rows)
         write_json(
             folder / DESCRIPTION,
             {
@@ -217,12 +219,16 @@ def open_ledger(
                 "kind": kind,
                 "rs_lowconf": __version__,
                 "key": work.key,
-                "tiles": len(rows),
+                "tiles": len(ids),
                 "chunks": len(chunks),
                 "chunk_rows": chunk_rows,
             },
         )
-        yield Ledger(folder, chunks, rows)
+        yield Ledger(folder, chunks, ids, rows)
+
+
+def _tables(rows: pa.Table | Rows) -> Iterator[pa.Table]:
+    return iter((rows,)) if isinstance(rows, pa.Table) else rows.tables()
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """How the rows of a job are cut into chunks, and what names them."""
 
 import hashlib
-import marshal
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import pairwise
+from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from rs_lowconf.batch.hashing import feeder
 from rs_lowconf.batch.work import ID, Work
+from rs_lowconf.errors import JobError
 
 FORMAT: Final = 1
 """Of a job folder. Part of every chunk's name, so that another format does all again."""
@@ -28,24 +31,72 @@ class Chunk:
     """Number of its rows, at least 1."""
 
 
-def plan(rows: pa.Table, work: Work, chunk_rows: int) -> list[Chunk]:
-    """Cut `rows` into chunks of about `chunk_rows` rows, from half to twice as many.
+def plan(tables: Iterable[pa.Table], work: Work, chunk_rows: int) -> tuple[list[Chunk], pa.Array]:
+    """Cut rows into chunks of about `chunk_rows` rows, from half to twice as many.
 
     The cuts depend on the ids around them and not on positions: rows that come or go change
     the chunks they are in and, at most, a few after, while the others keep their names.
+
+    Args:
+        tables: the rows, some after others; no more than one table is held in memory.
+        work: what is to be done to them.
+        chunk_rows: rows a chunk, on average.
+
+    Returns:
+        The chunks, and the ids of all rows.
+
+    Raises:
+        JobError: there are no rows, or ids are missing or not unique.
     """
-    ends = _ends(rows[ID].to_pylist(), chunk_rows)
-    starts = [0, *ends[:-1]]
     columns = "\n".join(f"{field.name} {field.type}" for field in work.schema)
-    head = hashlib.sha256(repr((FORMAT, work.key, columns, rows.column_names)).encode()).digest()
-    return [
-        Chunk(name=_name(head, rows.slice(a, b - a)), start=a, length=b - a)
-        for a, b in zip(starts, ends, strict=True)
-    ]
+    chunks: list[Chunk] = []
+    ids: list[pa.ChunkedArray] = []
+    start, rest = 0, None
+    for table in tables:
+        if ID not in table.schema.names or not is_text(table.schema.field(ID).type):
+            raise JobError("the rows of the job lack ids", expected=f"text in column {ID}")
+        if table[ID].null_count:
+            raise JobError("ids of tiles are missing", expected="one for each tile")
+        ids.append(table[ID])
+        block = table if rest is None else pa.concat_tables([rest, table])
+        ends = _ends(block[ID].to_pylist(), chunk_rows)
+        head = repr((FORMAT, work.key, columns, block.column_names)).encode()
+        chunks += _chunks(block, start, ends, head)
+        end = ends[-1] if ends else 0
+        start, rest = start + end, block.slice(end)
+    if rest is not None and len(rest):
+        chunks += _chunks(rest, start, [len(rest)], head)
+    if not chunks:
+        raise JobError("the job has no tiles", expected="at least one")
+    names = pa.chunked_array(ids).combine_chunks()
+    if pc.count_distinct(names).as_py() != len(names):
+        raise JobError("ids of tiles are not unique", expected="one for each tile")
+    return chunks, names
+
+
+def rows_of(
+    chunks: Sequence[Chunk], tables: Iterator[pa.Table]
+) -> Iterator[tuple[Chunk, pa.Table]]:
+    """Yield chunks with their rows, which are read as far as is needed."""
+    begin, held = 0, None
+    for chunk in chunks:
+        while held is None or begin + len(held) < chunk.start + chunk.length:
+            more = next(tables)
+            if held is not None:
+                needed = max(0, begin + len(held) - chunk.start)
+                begin += len(held) - needed
+                more = pa.concat_tables([held.slice(len(held) - needed), more])
+            held = more
+        yield chunk, held.slice(chunk.start - begin, chunk.length)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether values of an Arrow type are texts."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _ends(ids: Sequence[str], size: int) -> list[int]:
-    """Return the row after the last one of each chunk.
+    """Return the row after the last one of each chunk; the last rows may belong to none yet.
 
     A chunk ends at an id whose hash is divisible by a number that makes chunks of `size`
     on average: content-defined chunking, as programs for backups do it.
@@ -58,7 +109,7 @@ def _ends(ids: Sequence[str], size: int) -> list[int]:
         if length == 2 * size or (length >= shortest and _number(name) % divisor == 0):
             ends.append(end)
             start = end
-    return ends if start == len(ids) else [*ends, len(ids)]
+    return ends
 
 
 def _number(name: str) -> int:
@@ -66,21 +117,12 @@ def _number(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
 
 
-def _name(head: bytes, rows: pa.Table) -> str:
-    digest = hashlib.sha256(head)
-    for column in rows.itercolumns():
-        digest.update(_bytes(column.to_pylist()))
-    return digest.hexdigest()[:32]
-
-
-def _bytes(values: list[Any]) -> bytes:
-    """Return values as bytes, equal ones as equal bytes.
-
-    Python's values, because Arrow leaves bits of what is null or past the end to chance, and keeps
-    slices and dictionaries in many ways.
-    """
-    try:
-        # Version 2 knows no references to equal objects. Four times as fast as text.
-        return marshal.dumps(values, 2)
-    except ValueError:  # dates
-        return repr(values).encode()
+def _chunks(block: pa.Table, begin: int, ends: Sequence[int], head: bytes) -> Iterator[Chunk]:
+    """Yield the chunks of a table that end at some of its rows; its first is row `begin`."""
+    feeds = [feeder(column.combine_chunks()) for column in block.columns]
+    for start, end in pairwise((0, *ends)):
+        digest = hashlib.sha256(head)
+        for feed in feeds:
+            feed(digest, start, end)
+        name = digest.hexdigest()[:32]
+        yield Chunk(name=name, start=begin + start, length=end - start)

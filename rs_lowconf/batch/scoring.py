@@ -1,5 +1,7 @@
 """How workers ask a target about the tiles of a catalog."""
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -62,10 +64,11 @@ def answer_in_batches(
     answers = []
     for start in range(0, len(images), micro_batch):
         some = images[start : start + micro_batch]
-        full = torch.zeros(micro_batch, *images.shape[1:])
-        full[: len(some)] = some
+        lacking = torch.zeros(micro_batch - len(some), *images.shape[1:])
         with torch.no_grad():
-            told = target.predict(full)[: len(some)].cpu()
+            told = target.predict(torch.cat([some, lacking]) if len(lacking) else some)[
+                : len(some)
+            ].cpu()
         answers.append(reading(told, torch.zeros(len(some), dtype=torch.long)))
     return Answer(
         log_probability=torch.cat([one.log_probability for one in answers]),
@@ -78,38 +81,47 @@ def _scores(
     rows: list[CatalogRow], target: TargetModel, reading: Reading, micro_batch: int
 ) -> list[dict[str, Any]]:
     """Return a record for each tile, all of one size; of bad tiles, why they have no score."""
-    images, good, bad = [], [], []
+    records: list[dict[str, Any]] = []
+    tiles = _tiles(rows, target, records)
+    # Read as many as are scored at once, which stay in the processor's memory between the two.
+    while some := list(islice(tiles, micro_batch)):
+        images = torch.stack([image for _, image in some])
+        answer = answer_in_batches(target, images, reading, micro_batch)
+        first, second = answer.log_probability.topk(2).indices.T.tolist()
+        records += [
+            {
+                "id": row.tile_id,
+                "predicted": target.classes[a],
+                "second": target.classes[b],
+                "confidence": confidence,
+                "log_odds": odds,
+                "probabilities": probabilities,
+                "label": row.label,
+            }
+            for (row, _), a, b, confidence, odds, probabilities in zip(
+                some,
+                first,
+                second,
+                answer.confidence.tolist(),
+                answer.log_odds.tolist(),
+                answer.log_probability.exp().tolist(),
+                strict=True,
+            )
+        ]
+    return records
+
+
+def _tiles(
+    rows: list[CatalogRow], target: TargetModel, bad: list[dict[str, Any]]
+) -> Iterator[tuple[CatalogRow, Float[Tensor, "c h w"]]]:
+    """Yield tiles as the target reads them; records of those that it cannot read go to `bad`."""
     for row in rows:
         try:
-            images.append(_image(row, target))
-            good.append(row)
+            image = _image(row, target)
         except DataError as error:
             bad.append({"id": row.tile_id, ERROR: str(error)})
-    if not good:
-        return bad
-    answer = answer_in_batches(target, torch.stack(images), reading, micro_batch)
-    first, second = answer.log_probability.topk(2).indices.T.tolist()
-    scores = [
-        {
-            "id": row.tile_id,
-            "predicted": target.classes[a],
-            "second": target.classes[b],
-            "confidence": confidence,
-            "log_odds": odds,
-            "probabilities": probabilities,
-            "label": row.label,
-        }
-        for row, a, b, confidence, odds, probabilities in zip(
-            good,
-            first,
-            second,
-            answer.confidence.tolist(),
-            answer.log_odds.tolist(),
-            answer.log_probability.exp().tolist(),
-            strict=True,
-        )
-    ]
-    return [*scores, *bad]
+        else:
+            yield row, image
 
 
 def _image(row: CatalogRow, target: TargetModel) -> Float[Tensor, "c h w"]:

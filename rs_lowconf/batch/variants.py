@@ -30,6 +30,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rs_lowconf import __version__
 from rs_lowconf.batch.generate import SCHEMA, VARIANT
+from rs_lowconf.batch.jobs import CatalogRows
 from rs_lowconf.batch.ledger import PARTS
 from rs_lowconf.batch.stamp import fingerprint, is_stamped, stamp, unstamp
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
@@ -82,13 +83,13 @@ class _Variant:
     file: Path
 
 
-def write_variants(settings: Settings, models: Models, rows: pa.Table, folder: Path) -> Written:
+def write_variants(settings: Settings, models: Models, rows: CatalogRows, folder: Path) -> Written:
     """Write everything into the folder of a job.
 
     Args:
         settings: of the run.
         models: that searched.
-        rows: of the catalog that the job worked on.
+        rows: that the job worked on.
         folder: of the job.
 
     Raises:
@@ -100,7 +101,8 @@ def write_variants(settings: Settings, models: Models, rows: pa.Table, folder: P
         return _read(folder)
     unstamp(folder)
     parts = sorted((folder / PARTS).glob("part-*"))
-    writer = _Writer(settings=settings, models=models, rows=rows, folder=folder)
+    table = pa.concat_tables(list(rows.tables()))
+    writer = _Writer(settings=settings, models=models, rows=table, folder=folder)
     figures = _Figures()
     with (
         replacing(folder / "tiles.parquet") as tiles_path,

@@ -2,7 +2,7 @@
 
 import pickle
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -61,6 +61,19 @@ class Work(Protocol):
         Raises:
             RsLowconfError: no tile can be worked on, such as when a model is missing.
         """
+        ...
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """The rows of a job, which are read piece by piece and twice: a million fit in no worker."""
+
+    def __len__(self) -> int:
+        """Return their number."""
+        ...
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield them in order, the same ones each time."""
         ...
 
 

@@ -110,10 +110,10 @@ def _for_workers(settings: Settings, models: "Models") -> Settings:
     Raises:
         SettingsError: the search goes another way than around a tile.
     """
-    if models.method == "splitting":
+    if models.method == "splitting" or settings.search.mode == "sample":
         raise SettingsError(
-            "search.method=splitting searches whole conditions, not around tiles",
-            remedy="set search.method=student, or leave it at auto with search.mode=yield",
+            "splitting searches whole conditions, not around tiles",
+            remedy="set search.method=student, or leave it at auto, with search.mode=yield",
         )
     search = settings.search.model_copy(
         update={"tau": models.tau, "tau_quantile": None, "method": models.method}

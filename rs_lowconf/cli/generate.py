@@ -81,7 +81,7 @@ def rules_of(settings: Settings, models: "Models", stream: str) -> "SearchRules"
 
     own = settings.search
     return SearchRules(
-        mode=own.mode if stream == "search" else "random",
+        mode="yield" if stream == "search" else "random",
         tau=models.tau,
         max_age=own.max_age,
         slots=own.slots,
@@ -90,10 +90,6 @@ def rules_of(settings: Settings, models: "Models", stream: str) -> "SearchRules"
         run_seed=settings.run.seed,
         stream=stream if models.round == 1 else f"{stream} of round {models.round}",
         audit=stream == "search" and audits(settings),
-        inverse_temperature=own.inverse_temperature,
-        langevin_step=own.langevin_step,
-        mixing_steps=own.mixing_steps,
-        mixing_size=own.mixing_size,
     )
 
 
@@ -167,10 +163,15 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
     )
 
 
+def splits(settings: Settings, models: "Models") -> bool:
+    """Return whether populations are searched: without gradients, or for a fair draw."""
+    return models.method == "splitting" or settings.search.mode == "sample"
+
+
 def _least_seeds(settings: Settings, models: "Models") -> int:
     """Return how many seeds have to be searched whatever was found."""
     own = settings.search.splitting
-    if models.method != "splitting":
+    if not splits(settings, models):
         return 0
     return own.replicates * own.particles * len(models.labels)
 
@@ -183,7 +184,7 @@ def trajectories_of(
     from rs_lowconf.search.splitting import SplittingRules, split
 
     rules = rules_of(settings, models, stream)
-    if models.method != "splitting" or rules.mode == "random":
+    if not splits(settings, models) or rules.mode == "random":
         evaluator = models.evaluator if student is None else models.evaluator.guided_by(student)
         return lambda done, closed: search(evaluator, models.shell, rules, done, closed)
     own = settings.search.splitting
@@ -194,9 +195,10 @@ def trajectories_of(
         stream=rules.stream,
         particles=own.particles,
         moves=own.moves,
-        final_moves=rules.mixing_steps if rules.mode == "sample" else 0,
+        final_moves=settings.search.mixing_steps if settings.search.mode == "sample" else 0,
         max_levels=own.max_levels,
         replicates=own.replicates,
+        drift=own.drift if models.method == "gradient" else 0.0,
         audit=rules.audit,
     )
     return lambda done, closed: split(models.evaluator, splitting, done, closed)
@@ -261,7 +263,7 @@ def _export(
     }
     if search.lessons is not None:
         report["student"] = asdict(search.lessons)
-    if models.method == "splitting":
+    if splits(settings, models):
         particles = settings.search.splitting.particles
         report["low_confidence"] = probability(search.trajectories, particles, classes)
     if baseline is not None:

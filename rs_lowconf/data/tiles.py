@@ -188,6 +188,8 @@ def nodata_mask(pixels: Float[Tensor, "c h w"], declared: float | None) -> Bool[
 
 def unreal_pixels(pixels: Float[Tensor, "c h w"], nodata: Bool[Tensor, "h w"]) -> int:
     """Count the pixels with NaN or infinity in a band that are not nodata."""
+    if pixels.sum().isfinite():
+        return 0
     return int((~torch.isfinite(pixels).all(dim=0) & ~nodata).sum())
 
 

@@ -125,6 +125,12 @@ class Evaluator:
         guided._guide = guide
         return guided
 
+    def by_confidence_alone(self) -> "Evaluator":
+        """Return the same without penalties of the energy."""
+        other = copy.copy(self)
+        other.penalties = ()
+        return other
+
     def around(
         self,
         generator: TileGenerator,

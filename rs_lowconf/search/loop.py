@@ -6,7 +6,6 @@ how many slots there are or on where an earlier run was interrupted.
 """
 
 import enum
-import math
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,9 +17,8 @@ from torch import Tensor
 
 from rs_lowconf.search.evaluate import Evaluator, Scores
 from rs_lowconf.search.prior import PriorShell, draw_latent
-from rs_lowconf.seeds import seed_of
 
-Mode = Literal["yield", "sample", "random"]
+Mode = Literal["yield", "random"]
 
 
 class Outcome(enum.Enum):
@@ -31,7 +29,7 @@ class Outcome(enum.Enum):
     AGED = "aged"
     """None within the allowed steps."""
     REJECTED = "rejected"
-    """Low confidence, but the gate or the rounding took it away (modes sample and random)."""
+    """Low confidence, but the gate or the rounding took it away (random latents and splitting)."""
     DIVERGED = "diverged"
     """The gradient was not finite."""
     COPY = "copy of a training tile"
@@ -112,8 +110,8 @@ class SearchRules:
     """What a search accepts and how it moves."""
 
     mode: Mode
-    """`yield` descends the energy and stops at the first hit, `sample` draws from the prior
-    given low confidence, `random` evaluates each latent once: the baseline."""
+    """`yield` descends the energy and stops at the first hit, `random` evaluates each latent once:
+    the baseline. First hits are no fair draw of what is of low confidence; see `splitting`."""
     tau: float
     max_age: int
     slots: int
@@ -124,14 +122,6 @@ class SearchRules:
     run_seed: int
     stream: str
     """Names the random stream, so that search and baseline start from other latents."""
-    inverse_temperature: float = 4.0
-    """`sample`: weight of the energy against the prior while it looks for a first hit."""
-    langevin_step: float = 0.1
-    """`sample`: step of the preconditioned Langevin dynamics."""
-    mixing_steps: int = 10
-    """`sample`: moves inside the level set after the first hit."""
-    mixing_size: float = 0.2
-    """`sample`: share of fresh noise in each of these moves."""
     patience: int = 3
     """`yield`: steps after a rejected tile before the next is shown to the gate."""
     audit: bool = False
@@ -169,9 +159,6 @@ class _Slot:
     audit: Found | None = None
     wait_until: int = 0
     """Step before which no tile is shown to the gate."""
-    inside: State | None = None
-    """`sample`: where the chain stands once it has reached the level set."""
-    mixed: int = 0
 
 
 @dataclass(kw_only=True)
@@ -236,7 +223,7 @@ def search(
                 flow.waiting[ended.seed_id] = ended
         if scores.gradient is not None:
             for row, slot in staying:
-                _move(shell, rules, slot, scores.gradient[row])
+                _descend(shell, rules, slot, scores.gradient[row])
         slots = [slot for _, slot in staying]
         yield from _in_order(flow)
 
@@ -294,15 +281,7 @@ def _judge(
     # The energy's critic only leads the way: as a condition it would be a second gate.
     inside = state.confidence < rules.tau
     outcome, found = None, None
-    if rules.mode == "sample":
-        if inside:
-            slot.inside = state
-        if slot.inside is not None:
-            slot.mixed += 1
-            if slot.mixed > rules.mixing_steps:
-                found = _store(evaluator, rules, slot, slot.inside)
-                outcome = Outcome.REJECTED if found is None else Outcome.FOUND
-    elif inside and slot.steps >= slot.wait_until:
+    if inside and slot.steps >= slot.wait_until:
         found = _store(evaluator, rules, slot, state)
         slot.wait_until = slot.steps + rules.patience
         if found is not None:
@@ -312,8 +291,7 @@ def _judge(
     if outcome is None and scores.gradient is not None:
         finite = bool(torch.isfinite(scores.gradient[row]).all())
         outcome = None if finite else Outcome.DIVERGED
-    looking = rules.mode != "sample" or slot.inside is None
-    if outcome is None and looking and slot.steps >= rules.max_age:
+    if outcome is None and slot.steps >= rules.max_age:
         outcome = Outcome.AGED
     if outcome is None and rules.mode == "random":
         outcome = Outcome.AGED
@@ -373,29 +351,6 @@ def judge_stored(
         features=evaluator.features_stored(pixels),
         confidence_before=state.confidence,
     )
-
-
-def _move(
-    shell: PriorShell, rules: SearchRules, slot: _Slot, gradient: Float[Tensor, " d"]
-) -> None:
-    if rules.mode == "yield":
-        _descend(shell, rules, slot, gradient)
-        return
-    dice = torch.Generator().manual_seed(
-        seed_of(rules.run_seed, "search", rules.stream, slot.seed_id, "move", slot.steps)
-    )
-    noise = torch.randn(len(slot.z), generator=dice)
-    if slot.inside is None:
-        # Preconditioned Crank-Nicolson Langevin (Cotter et al., "MCMC methods for functions",
-        # Statistical Science 2013): without an energy it leaves the prior as it is.
-        step = rules.langevin_step
-        drift = 2 * step * rules.inverse_temperature * gradient
-        slot.z = ((2 - step) * slot.z - drift + math.sqrt(8 * step) * noise) / (2 + step)
-    else:
-        # Crank-Nicolson inside the level set; a move out of it is not taken (its state stays
-        # `inside`), which leaves the prior given the level set as it is.
-        size = rules.mixing_size
-        slot.z = math.sqrt(1 - size**2) * slot.inside.tile.z + size * noise
 
 
 def _descend(

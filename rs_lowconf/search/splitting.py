@@ -1,4 +1,4 @@
-"""Search without gradients: populations of latents climb down the target's confidence.
+"""Populations of latents climb down the target's confidence: fair draws, and their probability.
 
 Adaptive multilevel splitting (Cerou and Guyader, "Adaptive multilevel splitting for rare event
 analysis", 2007), also known as subset simulation. A population starts as draws of the prior of
@@ -7,6 +7,9 @@ by steps that leave the prior below the level as it is; and so on, until most of
 is of low confidence. The product of the shares that survived estimates P(low confidence given
 the condition), without bias for any size of population (Brehier et al., "Unbiasedness of some
 generalized adaptive multilevel splitting algorithms", 2016).
+
+Gradients are not needed. Where the target gives them, steps may drift along them; a Metropolis
+test makes up for that.
 """
 
 import math
@@ -59,6 +62,8 @@ class SplittingRules:
     """Levels, each of half the probability of the one above, after which to give up."""
     replicates: int = 0
     """Populations of each condition that are searched also when there is enough of it."""
+    drift: float = 0.0
+    """Weight of the gradient of the confidence's log-odds in a step; 0 asks for no gradients."""
     audit: bool = False
     """Whether to keep tiles that the gate rejects, so that people can check the gate."""
 
@@ -75,7 +80,7 @@ def split(
     is a function of its number alone.
 
     Args:
-        evaluator: scores latents; no gradients are asked for.
+        evaluator: scores latents.
         rules: what to accept and how to move.
         done: trajectories of an earlier, interrupted search, by seed.
         closed: conditions of which there are enough: their next populations are skipped.
@@ -105,7 +110,8 @@ class _Population:
     def __init__(
         self, evaluator: Evaluator, rules: SplittingRules, number: int, label: int
     ) -> None:
-        self._evaluator = evaluator
+        # Only the target's confidence says where to go: nothing else may tilt what is drawn.
+        self._evaluator = evaluator.by_confidence_alone()
         self._rules = rules
         self._first = number * rules.particles
         self._label = label
@@ -121,6 +127,7 @@ class _Population:
         scores = self._score(self._z, range(rules.particles))
         self._odds, self._confidence = scores.log_odds, scores.confidence
         self._pixels = list(scores.pixels)
+        self._drift = self._drift_of(scores)
         self._dice = torch.Generator().manual_seed(
             seed_of(rules.run_seed, "search", rules.stream, "population", number)
         )
@@ -186,37 +193,70 @@ class _Population:
         )
 
     def _copy(self, lost: list[int], parents: list[int]) -> None:
-        for own in (self._z, self._odds, self._confidence):
+        for own in (self._z, self._odds, self._confidence, self._drift):
             own[lost] = own[parents]
         for row, parent in zip(lost, parents, strict=True):
             self._pixels[row] = self._pixels[parent]
 
     def _move(self, rows: list[int], level: float) -> None:
-        """Propose a preconditioned Crank-Nicolson step to each row; take those below the level.
+        """Propose a step to each row that leaves the prior as it is; take those below the level.
 
-        Cotter et al., "MCMC methods for functions", Statistical Science 2013.
+        Preconditioned Crank-Nicolson, or with a drift its Langevin variant (Cotter et al., "MCMC
+        methods for functions", Statistical Science 2013).
         """
-        z = self._z[rows]
+        z, drift = self._z[rows], self._drift[rows]
         noise = torch.randn(z.shape, generator=self._dice)
-        proposal = math.sqrt(1 - self._step**2) * z + self._step * noise
+        keep = math.sqrt(1 - self._step**2)
+        proposal = keep * z - (1 - keep) * drift + self._step * noise
         scores = self._score(proposal, rows)
-        taken = torch.nonzero(scores.log_odds < level)[:, 0].tolist()
+        there = self._drift_of(scores)
+        fair = torch.ones(len(rows), dtype=torch.bool)
+        if self._rules.drift:
+            ratio = _tilt(z, proposal, drift, keep) - _tilt(proposal, z, there, keep)
+            fair = torch.rand(len(rows), generator=self._dice).log() < ratio
+        taken = torch.nonzero((scores.log_odds < level) & fair)[:, 0].tolist()
         moved = [rows[place] for place in taken]
         self._z[moved] = proposal[taken]
         self._odds[moved] = scores.log_odds[taken]
         self._confidence[moved] = scores.confidence[taken]
+        self._drift[moved] = there[taken]
         for row, place in zip(moved, taken, strict=True):
             self._pixels[row] = scores.pixels[place]
         # Robbins and Monro on the logarithm, from what is past only.
         factor = math.exp(len(taken) / len(rows) - _ACCEPTANCE)
         self._step = min(_LARGEST_STEP, max(_SMALLEST_STEP, self._step * factor))
 
+    def _drift_of(self, scores: Scores) -> Float[Tensor, "b d"]:
+        """Return the weighted gradients, 0 where none are asked for."""
+        if scores.gradient is None:
+            return torch.zeros(len(scores.log_odds), self._z.shape[1])
+        # Where a gradient is not finite, the step does without.
+        return self._rules.drift * scores.gradient.nan_to_num(0.0, 0.0, 0.0)
+
     def _score(self, z: Float[Tensor, "b d"], rows: Sequence[int]) -> Scores:
         for row in rows:
             self._evaluations[row] += 1
         return self._evaluator.score(
-            z, torch.full((len(z),), self._label, dtype=torch.long), gradient=False
+            z,
+            torch.full((len(z),), self._label, dtype=torch.long),
+            gradient=self._rules.drift > 0,
         )
+
+
+def _tilt(
+    here: Float[Tensor, "b d"],
+    there: Float[Tensor, "b d"],
+    drift: Float[Tensor, "b d"],
+    keep: float,
+) -> Float[Tensor, " b"]:
+    """Return by how much a drift makes steps from here to there less likely, as a logarithm.
+
+    Cotter et al. (2013), equation 4.8, whose delta is 2 (1 - keep) / (1 + keep), for a drift that
+    need not be that of the density which is drawn from.
+    """
+    delta = 2 * (1 - keep) / (1 + keep)
+    along = ((there - here) * drift).sum(1) / 2
+    return along + delta / 4 * ((here + there) * drift).sum(1) + delta / 4 * drift.square().sum(1)
 
 
 def probability(

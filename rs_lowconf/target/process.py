@@ -46,14 +46,14 @@ class ProcessModel:
         """
         self._batch_seconds = batch_seconds
         try:
-            # A session of its own, so that Ctrl-C reaches us alone and what it starts is
-            # killed with it.
+            # A group of its own, so that Ctrl-C reaches us alone and what it starts is killed
+            # with it. It stays in our session, by which whoever kills us finds it.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                start_new_session=True,
+                process_group=0,
             )
         except OSError as error:
             raise ModelError(

@@ -2,9 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -170,48 +169,47 @@ def _header() -> str:
 
 def _relative(table: pa.Table, home: Path) -> pa.Table:
     before = f"{home}{os.sep}"
-    return _with_paths(table, lambda href: href.removeprefix(before))
+
+    def changed(hrefs: pa.Array) -> pa.Array:
+        below = pc.starts_with(hrefs, before)
+        return pc.if_else(below, pc.utf8_slice_codeunits(hrefs, len(before)), hrefs)
+
+    return _with_paths(table, changed)
 
 
 def _absolute(table: pa.Table, home: Path) -> pa.Table:
-    def resolved(href: str) -> str:
+    def changed(hrefs: pa.Array) -> pa.Array:
         # GDAL's virtual paths begin with a slash, URLs have a scheme.
-        return href if href.startswith("/") or "://" in href else str(home / href)
+        whole = pc.or_(pc.starts_with(hrefs, "/"), pc.match_substring(hrefs, "://"))
+        return pc.if_else(whole, hrefs, pc.binary_join_element_wise(f"{home}", hrefs, os.sep))
 
-    return _with_paths(table, resolved)
+    return _with_paths(table, changed)
 
 
-def _with_paths(table: pa.Table, change: Any) -> pa.Table:
-    """Return the table with other paths; the same few paths come again and again."""
-    known: dict[str, str] = {}
-
-    def changed(href: str) -> str:
-        if href not in known:
-            known[href] = change(href)
-        return known[href]
-
+def _with_paths(table: pa.Table, changed: Callable[[pa.Array], pa.Array]) -> pa.Table:
+    """Return the table with other paths."""
     if "assets" in table.column_names:
         index = table.column_names.index("assets")
         assets = table["assets"].combine_chunks()
-        fields = [
-            _asset_with_paths(assets.field(i), changed) for i in range(assets.type.num_fields)
-        ]
-        whole = pa.StructArray.from_arrays(fields, fields=list(assets.type))
+        # `flatten` carries the nulls of the record into its parts.
+        parts = [_asset_with_paths(asset, changed) for asset in assets.flatten()]
+        whole = pa.StructArray.from_arrays(parts, fields=list(assets.type))
         table = table.set_column(index, SCHEMA.field("assets"), whole)
     if "rslow:masks" in table.column_names:
         index = table.column_names.index("rslow:masks")
-        masks = [[changed(href) for href in own or ()] for own in table["rslow:masks"].to_pylist()]
-        field = SCHEMA.field("rslow:masks")
-        table = table.set_column(index, field, pa.array(masks, field.type))
+        masks = table["rslow:masks"].combine_chunks().fill_null([])
+        lengths = pc.cumulative_sum(pc.list_value_length(masks)).to_pylist()
+        paths = pa.ListArray.from_arrays([0, *lengths], changed(masks.flatten()))
+        table = table.set_column(index, SCHEMA.field("rslow:masks"), paths)
     return table
 
 
-def _asset_with_paths(asset: pa.StructArray, changed: Any) -> pa.StructArray:
+def _asset_with_paths(
+    asset: pa.StructArray, changed: Callable[[pa.Array], pa.Array]
+) -> pa.StructArray:
     if asset.null_count == len(asset):
         return asset
-    # `flatten` carries the nulls of the struct into its fields.
     href, *others = asset.flatten()
-    paths = [None if own is None else changed(own) for own in href.to_pylist()]
     return pa.StructArray.from_arrays(
-        [pa.array(paths, pa.string()), *others], fields=list(asset.type), mask=asset.is_null()
+        [changed(href), *others], fields=list(asset.type), mask=asset.is_null()
     )
