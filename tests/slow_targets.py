@@ -16,7 +16,8 @@ MENDED = "RSLOW_TEST_MENDED"
 
 def scores(image: NDArray[np.float32]) -> NDArray[Any]:
     """Return logits of three classes for tiles b c h w."""
-    return 5 * image.mean(axis=(2, 3))[:, :3]
+    means: NDArray[Any] = 5 * image.mean(axis=(2, 3))[:, :3]
+    return means
 
 
 def hanging(image: NDArray[np.float32]) -> NDArray[Any]:

@@ -1,6 +1,7 @@
 """`rslow batch generate`: variants in their place, read back from the files it writes."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.search.distances import load_distances
 from rs_lowconf.settings import load
 from rs_lowconf.target.classifier import load_classifier
-from tests.conftest import Run, train_models
+from tests.conftest import Run, run_program, train_models
 
 CPU = torch.device("cpu")
 #: The tiny GAN redraws nothing well, so its bounds are wide.
@@ -47,6 +48,20 @@ def catalogued(encoded: Path, project: Path, rslow: Run) -> Path:
     return project
 
 
+@pytest.fixture(scope="module")
+def generated(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project whose job is done, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("generated") / "project"
+    shutil.copytree(encoded, folder)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace(str(encoded), str(folder)))
+    ran = run_program("catalog", "build", "-c", config)
+    assert ran.code == 0, ran.err
+    ran = generate(run_program, folder)
+    assert ran.code == 0, ran.err
+    return folder
+
+
 def generate(rslow: Run, folder: Path, *words: str) -> Any:
     """Run the job."""
     return rslow("batch", "generate", "-c", folder / "config.yaml", *WORDS, *words)
@@ -63,21 +78,17 @@ def variants(project: Path) -> list[dict[str, Any]]:
     return sorted(table.to_pylist(), key=lambda one: str(one["sample_id"]))
 
 
-def test_variants_lie_on_their_tiles_and_are_what_the_tables_say(
-    catalogued: Path, rslow: Run
-) -> None:
+def test_variants_lie_on_their_tiles_and_are_what_the_tables_say(generated: Path) -> None:
     """Read back: the grid of the real tile, marks, confidence, distances within the budget."""
-    ran = generate(rslow, catalogued)
-    assert ran.code == 0, ran.err
-    folder = folder_of(catalogued)
+    folder = folder_of(generated)
     report = json.loads((folder / "report.json").read_text())
     tiles = {one["id"]: one for one in pq.read_table(folder / "tiles.parquet").to_pylist()}
-    found = variants(catalogued)
+    found = variants(generated)
     assert report["tiles"] == len(tiles) == sum(report["endings"].values())
     assert report["variants"] == len(found) > 5
-    target = load_classifier(catalogued / "run" / "target" / "target.safetensors", CPU)
-    path = catalogued / "run" / "encoder" / "distances.safetensors"
-    distances = load_distances(path, known_to_encoder(load(catalogued / "config.yaml")))
+    target = load_classifier(generated / "run" / "target" / "target.safetensors", CPU)
+    path = generated / "run" / "encoder" / "distances.safetensors"
+    distances = load_distances(path, known_to_encoder(load(generated / "config.yaml")))
     for one in found:
         tile = tiles[one["id"]]
         assert tile["outcome"] == "varied"
@@ -88,7 +99,7 @@ def test_variants_lie_on_their_tiles_and_are_what_the_tables_say(
         assert one["pixel_distance"] <= budget[0]
         assert one["feature_distance"] <= budget[1]
         name = one["id"].split("/")[-1].removesuffix("_r00000_c00000")
-        real_path = next((catalogued / "tiles").glob(f"*/{name}.tif"))
+        real_path = next((generated / "tiles").glob(f"*/{name}.tif"))
         with rasterio.open(folder / one["file"]) as file, rasterio.open(real_path) as real:
             assert (file.crs, file.transform, file.shape) == (real.crs, real.transform, real.shape)
             assert file.tags()["RSLOW_SYNTHETIC"] == "true"
@@ -103,7 +114,7 @@ def test_variants_lie_on_their_tiles_and_are_what_the_tables_say(
         apart = (pixels.astype(float) - before) / 10_000 / spread
         assert np.sqrt((apart**2).mean()) == pytest.approx(one["pixel_distance"], rel=1e-3)
     assert len({one["sample_id"] for one in found}) == len(found)
-    store = ReviewStore(catalogued / "run" / STORE)
+    store = ReviewStore(generated / "run" / STORE)
     (package,) = store.packages()
     assert {one.sample_id for one in store.samples(package.package_id)} == {
         one["sample_id"] for one in found
@@ -112,22 +123,23 @@ def test_variants_lie_on_their_tiles_and_are_what_the_tables_say(
     assert (folder / "sheet.png").is_file()
 
 
-def test_chunks_and_processes_change_no_variant(catalogued: Path, rslow: Run) -> None:
+def test_chunks_and_processes_change_no_variant(
+    generated: Path, rslow: Run, tmp_path: Path
+) -> None:
     """Another company and other processes: the same variants to the last bit."""
-    assert generate(rslow, catalogued).code == 0
-    alone = variants(catalogued)
-    files = {one["file"]: (folder_of(catalogued) / one["file"]).read_bytes() for one in alone}
+    alone = variants(generated)
+    files = {one["file"]: (folder_of(generated) / one["file"]).read_bytes() for one in alone}
     words = (
         "-s", "batch.executor=process", "-s", "batch.workers=2", "-s", "batch.seconds=300",
         "-s", "batch.chunk=4", "-s", "search.slots=3",
-        "-s", f"catalog.path={catalogued / 'run' / 'catalog.parquet'}",
+        "-s", f"catalog.path={generated / 'run' / 'catalog.parquet'}",
     )  # fmt: skip
-    other = catalogued / "other"
+    other = tmp_path / "other"
     for name in ("target", "extractor", "gan", "gate", "encoder"):
         (other / name).mkdir(parents=True)
-        for path in (catalogued / "run" / name).glob("*.safetensors"):
+        for path in (generated / "run" / name).glob("*.safetensors"):
             (other / name / path.name).write_bytes(path.read_bytes())
-    ran = generate(rslow, catalogued, *words, "-s", f"run.dir={other}")
+    ran = generate(rslow, generated, *words, "-s", f"run.dir={other}")
     assert ran.code == 0, ran.err
     table = pq.read_table(other / "batch" / "generate" / "variants.parquet").to_pylist()
     assert sorted(table, key=lambda one: str(one["sample_id"])) == alone
@@ -137,16 +149,19 @@ def test_chunks_and_processes_change_no_variant(catalogued: Path, rslow: Run) ->
 
 def test_a_second_run_does_nothing_and_other_settings_all(catalogued: Path, rslow: Run) -> None:
     """Files keep their times; a stricter bound makes other endings, and no old file stays."""
-    assert generate(rslow, catalogued).code == 0
+    few = ("-s", "batch.per_class=3")
+    assert generate(rslow, catalogued, *few).code == 0
     folder = folder_of(catalogued)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    ran = generate(rslow, catalogued)
+    ran = generate(rslow, catalogued, *few)
     assert ran.code == 0, ran.err
     kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     changed = {path.name for path in before if kept[path] != before[path]}
     assert changed <= {"lock", "job.json"}
-    assert generate(rslow, catalogued, "-s", "variants.inversion.quantile=0.5").code == 0
+    more = len(variants(catalogued))
+    assert generate(rslow, catalogued, *few, "-s", "variants.inversion.quantile=0.5").code == 0
     fewer = variants(catalogued)
+    assert len(fewer) < more
     assert {path.name for path in (folder / "variants").iterdir()} == {
         Path(one["file"]).name for one in fewer
     }
@@ -162,7 +177,10 @@ def test_what_the_generator_cannot_draw_is_told(catalogued: Path, rslow: Run) ->
         file.write(pixels)
     build = ("catalog", "build", "-c", catalogued / "config.yaml")
     assert rslow(*build, "-s", "data.max_nodata=0.5").code == 0
-    ran = generate(rslow, catalogued, "-s", "batch.splits=null", "-s", "batch.per_class=40")
+    # Little is tried with the others, of which nothing is looked at.
+    hasty = ("-s", "variants.inversion.steps=1", "-s", "variants.attempts=1",
+             "-s", "search.max_age=1", "-s", "variants.count=1")  # fmt: skip
+    ran = generate(rslow, catalogued, "-s", "batch.splits=null", "-s", "batch.per_class=40", *hasty)
     assert ran.code == 0, ran.err
     assert "9 of its pixels have no data" in ran.out
     assert rslow(*build, "-s", "data.max_nodata=0.5", "-s", "data.level=L2A").code == 0

@@ -1,8 +1,6 @@
 """`rslow generate` against black boxes: any callable, searched on the embedded generator."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 
-PROGRAM = [sys.executable, "-c", "from rs_lowconf.cli import main; main()"]
+from tests.conftest import Ran, run_program
 
 #: A model of three classes that reads means of two bands; it fails as the environment says.
 TARGET = """
@@ -56,33 +54,46 @@ SETTINGS = {
 }
 
 
-def generate(folder: Path, run: str, **changed: str) -> subprocess.CompletedProcess[str]:
+def generate(folder: Path, run: str, **changed: str) -> Ran:
     """Run `rslow generate` in a folder that holds the target; FAIL_... go to it."""
     (folder / "mine.py").write_text(TARGET)
     settings = SETTINGS | {k: v for k, v in changed.items() if not k.startswith("FAIL")}
     words = [f"--set={name}={value}" for name, value in settings.items()]
-    failing = {k: v for k, v in changed.items() if k.startswith("FAIL")}
-    return subprocess.run(
-        [*PROGRAM, "generate", "--trust-code", f"--set=run.dir={run}", *words],
-        check=False,
-        cwd=folder,
-        env=os.environ | failing,
-        capture_output=True,
-        text=True,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        # As in a process of its own, which starts there and counts from nought.
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        patch.delitem(sys.modules, "mine", raising=False)
+        for name, value in changed.items():
+            if name.startswith("FAIL"):
+                patch.setenv(name, value)
+        ran = run_program("generate", "--trust-code", f"--set=run.dir={run}", *words)
+        sys.modules.pop("mine", None)
+    return ran
 
 
 def tiles_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "generate" / "tiles").iterdir()}
 
 
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path]:
+    """Return what a search by splitting said, and the folder of its run."""
+    folder = tmp_path_factory.mktemp("split")
+    return generate(folder, "run", **{"search.method": "splitting"}), folder / "run"
+
+
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("method", ["student", "splitting"])
-def test_a_black_box_is_searched_and_what_is_found_is_its_own(tmp_path: Path, method: str) -> None:
+def test_a_black_box_is_searched_and_what_is_found_is_its_own(
+    split: tuple[Ran, Path], tmp_path: Path, method: str
+) -> None:
     """Every exported tile, read with rasterio and scored by the model alone, is unsure."""
-    done = generate(tmp_path, "run", **{"search.method": method})
-    assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "run" / "generate" / "report.json").read_text())
+    done, run = split
+    if method == "student":
+        done, run = generate(tmp_path, "run", **{"search.method": method}), tmp_path / "run"
+    assert done.code == 0, done.err
+    report = json.loads((run / "generate" / "report.json").read_text())
     assert report["method"] == method
     assert report["search"]["accepted"] >= 5
     assert ("student" in report) == (method == "student")
@@ -92,12 +103,12 @@ def test_a_black_box_is_searched_and_what_is_found_is_its_own(tmp_path: Path, me
     else:
         low, high = report["low_confidence"]["interval_95"]
         assert 0 < low < report["low_confidence"]["value"] < high
-        assert "Probability of low confidence" in done.stdout
+        assert "Probability of low confidence" in done.out
     scope: dict[str, object] = {}
     exec(TARGET, scope)  # noqa: S102  # the same program, apart from rslow
-    table = pq.read_table(tmp_path / "run" / "generate" / "samples.parquet").to_pylist()
+    table = pq.read_table(run / "generate" / "samples.parquet").to_pylist()
     for row in table:
-        with rasterio.open(tmp_path / "run" / "generate" / row["tile"]) as tile:
+        with rasterio.open(run / "generate" / row["tile"]) as tile:
             names = list(tile.descriptions)
             image = tile.read()[[names.index("B04"), names.index("B08")]] / 10_000
         said = scope["score"](image[None])  # type: ignore[operator]
@@ -105,26 +116,33 @@ def test_a_black_box_is_searched_and_what_is_found_is_its_own(tmp_path: Path, me
         assert said.max() == pytest.approx(row["confidence"], abs=1e-5)
 
 
-@pytest.mark.parametrize("how", ["raises", "nan", "shape", "unnormalised"])
-def test_a_target_that_fails_in_the_middle_loses_nothing(tmp_path: Path, how: str) -> None:
-    """One clear line; mended, the same command goes on and ends as if nothing had happened."""
-    splitting = {"search.method": "splitting"}
-    broken = generate(tmp_path, "run", **splitting, FAIL_AFTER="650", FAIL_HOW=how)
-    assert broken.returncode == 5, broken.stderr
-    assert "Traceback" not in broken.stderr
-    assert "target" in broken.stderr.splitlines()[-1]
+def test_a_target_that_fails_in_the_middle_loses_nothing(
+    split: tuple[Ran, Path], tmp_path: Path
+) -> None:
+    """One clear line; mended, the same command goes on and ends as if nothing had happened.
+
+    It fails in four ways one after another, each time further on.
+    """
     journal = tmp_path / "run" / "generate" / "search" / "journal.jsonl"
-    before = journal.read_text()
-    assert before.count("\n") >= 8
-    assert generate(tmp_path, "run", **splitting).returncode == 0
+    before = ""
+    # The first fails in the first population, each other one in the next.
+    for how, calls in (("raises", 500), ("nan", 600), ("shape", 600), ("unnormalised", 600)):
+        failing = {"FAIL_AFTER": str(calls), "FAIL_HOW": how}
+        broken = generate(tmp_path, "run", **{"search.method": "splitting"}, **failing)
+        assert broken.code == 5, broken.err
+        assert "Traceback" not in broken.err
+        assert "target" in broken.err.splitlines()[-1]
+        after = journal.read_text()
+        assert after.startswith(before)
+        assert len(after) > len(before)
+        before = after
+    assert generate(tmp_path, "run", **{"search.method": "splitting"}).code == 0
     assert journal.read_text().startswith(before)
-    if how == "raises":
-        assert generate(tmp_path, "unbroken", **splitting).returncode == 0
-        assert tiles_of(tmp_path / "run") == tiles_of(tmp_path / "unbroken")
+    assert tiles_of(tmp_path / "run") == tiles_of(split[1])
 
 
 def test_gradients_of_a_black_box_are_refused(tmp_path: Path) -> None:
     """One line says what the target lacks and what to set."""
     done = generate(tmp_path, "run", **{"search.method": "gradient"})
-    assert done.returncode == 3
-    assert "student or splitting" in done.stderr
+    assert done.code == 3
+    assert "student or splitting" in done.err

@@ -68,8 +68,6 @@ def test_real_tiles_are_plain(eurosat_root: Path) -> None:
         {"compress": "deflate"},
         {"compress": "lzw", "predictor": 2},
         {"tiled": True, "blockxsize": 16, "blockysize": 16},
-        {"BIGTIFF": "YES"},
-        {"NBITS": 12},
     ],
 )
 def test_what_takes_gdal_is_left_to_it(
@@ -78,6 +76,15 @@ def test_what_takes_gdal_is_left_to_it(
     """Compressed, tiled and other files are not read, nor those that something lies beside."""
     write_tile(tmp_path / "a.tif", **profile)
     assert read_plain(tmp_path / "a.tif", MOST) is None
+
+
+@pytest.mark.parametrize("profile", [{"BIGTIFF": "YES"}, {"NBITS": 12}])
+def test_rare_files_are_read_rightly_or_not_at_all(
+    tmp_path: Path, write_tile: WriteTile, profile: dict[str, object]
+) -> None:
+    """Large offsets, numbers of twelve bits."""
+    write_tile(tmp_path / "a.tif", **profile)
+    assert same(tmp_path / "a.tif") or read_plain(tmp_path / "a.tif", MOST) is None
 
 
 def test_what_lies_beside_a_file_takes_gdal(tmp_path: Path, write_tile: WriteTile) -> None:

@@ -145,12 +145,14 @@ def write_real(settings: Settings, catalog: Catalog, chosen: Chosen, target: Tar
             "the target answers for every pixel",
             expected="one that gives a tile a class, which reviewers can name",
         )
+    # Labels may have come into the catalog since.
+    own = [row.label for row in rows if row.label]
     package = SentPackage(
         package_id=package_id,
         label=settings.review.label,
         round=0,
         folder=folder.relative_to(settings.run.dir).as_posix(),
-        classes=tuple(dict.fromkeys((*model.classes, *chosen.labels))),
+        classes=tuple(dict.fromkeys((*model.classes, *chosen.labels, *own))),
         exported=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     pairs = list(_samples(scores, rows))
