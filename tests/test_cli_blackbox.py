@@ -121,12 +121,13 @@ def test_a_target_that_fails_in_the_middle_loses_nothing(
 ) -> None:
     """One clear line; mended, the same command goes on and ends as if nothing had happened.
 
-    It fails in four ways one after another, each time further on.
+    It fails in four ways one after another: where the first population is judged, a little
+    later, in the second population, and there again.
     """
     journal = tmp_path / "run" / "generate" / "search" / "journal.jsonl"
     before = ""
-    # The first fails in the first population, each other one in the next.
-    for how, calls in (("raises", 500), ("nan", 600), ("shape", 600), ("unnormalised", 600)):
+    # 483 calls or so are for the check of the target, which is made each time.
+    for how, calls in (("raises", 500), ("nan", 503), ("shape", 600), ("unnormalised", 520)):
         failing = {"FAIL_AFTER": str(calls), "FAIL_HOW": how}
         broken = generate(tmp_path, "run", **{"search.method": "splitting"}, **failing)
         assert broken.code == 5, broken.err
@@ -134,8 +135,8 @@ def test_a_target_that_fails_in_the_middle_loses_nothing(
         assert "target" in broken.err.splitlines()[-1]
         after = journal.read_text()
         assert after.startswith(before)
-        assert len(after) > len(before)
         before = after
+    assert before.count("\n") >= 8
     assert generate(tmp_path, "run", **{"search.method": "splitting"}).code == 0
     assert journal.read_text().startswith(before)
     assert tiles_of(tmp_path / "run") == tiles_of(split[1])
