@@ -2,6 +2,7 @@
 
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,13 @@ def config(tmp_path: Path, rslow: Run) -> Path:
     return path
 
 
-def running(text: str) -> list[Path]:
-    """Return processes whose command line holds a text."""
-    return [
-        path for path in Path("/proc").glob("[0-9]*/cmdline") if text.encode() in path.read_bytes()
-    ]
+def running(text: str) -> list[str]:
+    """Return the command lines of processes that hold a text."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            lines.append(path.read_text(errors="replace"))
+    return [line for line in lines if text in line]
 
 
 @pytest.mark.parametrize(
