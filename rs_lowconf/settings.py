@@ -647,10 +647,10 @@ class BatchSettings(Section):
     """Time limit of a chunk, after which its process is killed and the tile that hangs is looked
     for; null sets none."""
     per_class: PositiveInt | None = None
-    """Most tiles of one class that are chosen, by label or else by prediction; null sets no
-    limit."""
+    """Generate and review: most tiles of one class that are chosen, by label or else, in reviews,
+    by prediction; null sets no limit."""
     per_region: PositiveInt | None = None
-    """Most tiles of one region that are chosen; null sets no limit."""
+    """Generate and review: most tiles of one region that are chosen; null sets no limit."""
     region_degrees: PositiveFloat = 1.0
     """Side of the cells of longitude and latitude that are regions."""
     regions: Path | None = None

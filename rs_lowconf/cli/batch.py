@@ -71,11 +71,13 @@ def score(
         micro_batch=settings.search.micro_batch,
         side=catalog.first_side,
     )
+    # Quotas are for what takes people or minutes a tile; where it is unsure, only all scores tell.
+    batch = settings.batch.model_copy(update={"per_class": None, "per_region": None})
     inputs = (
         str(catalog.path.resolve()),
         sha256_of(catalog.path),
         work.key,
-        selection(settings.batch, settings.run.seed),
+        selection(batch, settings.run.seed),
     )
     if is_stamped(folder, fingerprint(folder, inputs)):
         _tell(folder)
@@ -84,7 +86,7 @@ def score(
         job = Job(
             folder=folder,
             kind="score",
-            rows=chosen_rows(catalog, settings.batch, settings.run.seed),
+            rows=chosen_rows(catalog, batch, settings.run.seed),
             work=work,
             chunk_rows=settings.batch.chunk or _CHUNK,
         )
