@@ -10,11 +10,15 @@ from pathlib import Path
 
 import geopandas
 import pytest
+import torch
 
-from rs_lowconf.models import checksums
+from rs_lowconf.gan.model import load_encoder
+from rs_lowconf.models import checksums, known_to_encoder
 from rs_lowconf.places import EMBEDDED
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.calibration import load_calibration
+from rs_lowconf.search.distances import load_distances
+from rs_lowconf.settings import load
 
 MODELS = {path.stem: path for path in EMBEDDED.glob("*/*.safetensors")}
 PROGRAM = [sys.executable, "-c", "from rs_lowconf.cli import main; main()"]
@@ -22,10 +26,14 @@ SMALL = ("--set", "search.count=6", "--set", "search.baseline_evaluations=0")
 
 
 def test_they_are_complete_and_small_and_belong_together() -> None:
-    """Five models of at most 12 MB; the gate was calibrated for these very files."""
-    assert set(MODELS) == {"gan", "critic", "calibration", "extractor", "target"}
+    """At most 12 MB; the gate was calibrated and the encoder trained for these very files."""
+    gate = {"critic", "calibration"}
+    assert set(MODELS) == {"gan", "extractor", "encoder", "distances", "target"} | gate
     assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) <= 12e6
     load_calibration(MODELS["calibration"], checksums(MODELS))
+    known = known_to_encoder(load(None))
+    load_encoder(MODELS["encoder"], {"gan": known["gan"]}, torch.device("cpu"))
+    load_distances(MODELS["distances"], known)
 
 
 def test_the_model_card_speaks_of_these_files() -> None:
