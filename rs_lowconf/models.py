@@ -18,11 +18,10 @@ from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.encode import Comparison, encoding
 from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic, load_mask_model
-from rs_lowconf.gan.mask_networks import MaskDiscriminator
 from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
 from rs_lowconf.gan.model import GanModel, load_critic, load_encoder, load_model
-from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.networks import Generator
 from rs_lowconf.places import model_path, update_of
 from rs_lowconf.runs import kind_of, sha256_of
 from rs_lowconf.search.archive import Looks, learn_looks
@@ -198,7 +197,7 @@ def load_inversions(settings: Settings, models: Models) -> Inversions:
     """
     known = known_to_encoder(settings)
     encoder = load_encoder(model_path(settings, "encoder"), {"gan": known["gan"]}, models.device)
-    unlike = Comparison(discriminator_of(models.gan))
+    unlike = Comparison(models.gan.critic.discriminator)
     invert = Inverter(
         generator=models.gan.generator,
         encode=encoding(encoder, unlike, models.shell.project),
@@ -220,11 +219,6 @@ def known_to_encoder(settings: Settings) -> dict[str, str]:
     masked = kind_of(model_path(settings, "gan")) == MaskGanTraining.kind
     names = ("gan", "critic" if masked else "extractor")
     return {name: sha256_of(model_path(settings, name)) for name in names}
-
-
-def discriminator_of(gan: GanModel | MaskGanModel) -> Discriminator | MaskDiscriminator:
-    """Return the discriminator that a generator was trained with."""
-    return gan.critic.discriminator
 
 
 def check_same(

@@ -70,6 +70,15 @@ SCHEMA = pa.schema(
 tile from the real one."""
 
 
+_READ = {
+    "method", "tau", "pixel_share", "region", "max_age", "micro_batch", "learning_rate",
+    "realism_weight", "spectra_weight", "review_weight", "false_rejection", "prior_tail",
+    "novelty_quantile",
+}  # fmt: skip
+"""Settings of the search that variants depend on. Another number of samples, or of slots, is not
+among them."""
+
+
 class Ending(enum.Enum):
     """What became of a tile."""
 
@@ -96,7 +105,7 @@ class GenerateWork:
     def key(self) -> str:
         """All that variants depend on beside the tiles."""
         own = self.settings
-        search = own.search.model_dump_json(exclude={"slots"})
+        search = own.search.model_dump_json(include=_READ)
         return (
             f"generate 1 {self.models_key} {own.run.seed} {search} "
             f"{own.variants.model_dump_json()} {own.target.model_dump_json()}"
@@ -203,10 +212,12 @@ class Maker:
         setting = self._setting(tiles)
         image = torch.stack([tile.image for tile in tiles])
         inversion = replace(self.found.invert, generator=setting.generator)(image, setting.label)
-        drawn = self._redrawn(setting, tiles, inversion)
+        group = self._groups(tiles, inversion)
+        real = torch.cat([self._features(tile.image) for tile in tiles])
+        drawn = self._redrawn(setting, tiles, inversion, group, real)
         anchors = [i for i, one in enumerate(drawn) if one["outcome"] is Ending.VARIED]
         if anchors:
-            variants = self._search(setting, tiles, inversion, anchors)
+            variants = self._search(setting, tiles, inversion, group, real, anchors)
             for i, (found, evaluations) in zip(anchors, variants, strict=True):
                 drawn[i]["variants"] = found
                 drawn[i]["evaluations"] += evaluations
@@ -231,11 +242,15 @@ class Maker:
         return _Setting(generator=generator, evaluator=evaluator, label=torch.arange(len(tiles)))
 
     def _redrawn(
-        self, setting: _Setting, tiles: Sequence[_Tile], inversion: Inversion
+        self,
+        setting: _Setting,
+        tiles: Sequence[_Tile],
+        inversion: Inversion,
+        group: Int[Tensor, " n"],
+        real: Float[Tensor, "n f"],
     ) -> list[dict[str, Any]]:
         """Return what is known of tiles before the search, with `VARIED` where it may begin."""
         distances, own = self.found.distances, self.settings.variants
-        group = self._groups(tiles, inversion)
         bound = distances.bound(group, own.inversion.quantile)
         records = []
         for i, tile in enumerate(tiles):
@@ -244,7 +259,7 @@ class Maker:
                 inversion.image[i : i + 1],
                 self._features(inversion.image[i]),
                 tile.image[None],
-                self._features(tile.image),
+                real[i : i + 1],
             )[0]
             answer = setting.evaluator.answer_stored(stored_numbers(tile.image[None])[0], label)
             again = setting.evaluator.answer_stored(
@@ -295,23 +310,24 @@ class Maker:
     def _features(self, image: Float[Tensor, "c h w"]) -> Float[Tensor, "1 f"]:
         return self.found.features(image[None].to(self.models.device)).cpu()
 
-    def _search(
+    def _search(  # noqa: PLR0917 - as `_redrawn`
         self,
         setting: _Setting,
         tiles: Sequence[_Tile],
         inversion: Inversion,
+        group: Int[Tensor, " n"],
+        real: Float[Tensor, "n f"],
         chosen: Sequence[int],
     ) -> list[tuple[list[dict[str, Any]], int]]:
         """Return variants of chosen tiles, and evaluations of the target that they took."""
         own, models, distances = self.settings.variants, self.models, self.found.distances
-        group = self._groups(tiles, inversion)[list(chosen)]
         anchors = Anchors(
             names=tuple(tiles[i].row.tile_id for i in chosen),
             image=torch.stack([tiles[i].image for i in chosen]),
-            features=torch.cat([self._features(tiles[i].image) for i in chosen]),
+            features=real[list(chosen)],
             z=inversion.z[list(chosen)],
             label=inversion.label[list(chosen)],
-            budget=distances.bound(group, own.budget),
+            budget=distances.bound(group[list(chosen)], own.budget),
         )
         nearness = anchors.nearness(distances, self.found.features)
         apart = anchors.distance(distances, self.found.features)

@@ -55,6 +55,8 @@ from rs_lowconf.settings import Settings
 
 _REPORT = "report.json"
 _SHEET_TILES = 24
+_SHEET_SIDE = 64
+"""Pixels of a tile on the sheet, at least."""
 _TILES = pa.schema([own for own in SCHEMA if own.name != "variants"] + [("found", pa.int32())])
 _VARIANTS = pa.schema(
     [("id", pa.string()), *(own for own in VARIANT if own.name != "pixels"), ("file", pa.string())]
@@ -409,6 +411,9 @@ def _provenance(one: _Variant, models: Models) -> dict[str, str]:
 def _sheet(rows: list[UInt8[np.ndarray, "h row 3"]], names: list[str]) -> Image.Image:
     """Return a picture of rows with a heading and their names."""
     margin, header = 190, 28
+    # Small tiles are shown larger, whole pixels each.
+    times = max(1, _SHEET_SIDE // rows[0].shape[0])
+    rows = [row.repeat(times, 0).repeat(times, 1) for row in rows]
     height, width = rows[0].shape[:2]
     sheet = Image.new("RGB", (margin + width, header + len(rows) * (height + GAP)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)

@@ -1,5 +1,6 @@
 """`rslow train encoder`: what finds the latents of real tiles."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, load_settings
@@ -7,17 +8,27 @@ from rs_lowconf.cli.train import gate_tiles, last_record, train_app
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
-    from rs_lowconf.gan.judge import JudgeRecord
-    from rs_lowconf.gan.networks import Encoder
+    from rs_lowconf.gan.encode import Draw, Tiles
+    from rs_lowconf.gan.mask_model import MaskGanModel
+    from rs_lowconf.gan.model import GanModel
     from rs_lowconf.search.distances import RealDistances
     from rs_lowconf.settings import GeneratorSettings
 
-    Trained = tuple[Iterator[JudgeRecord[Encoder]], GeneratorSettings, RealDistances]
-    """Steps of the training, the recipe of the generator, and distances of real tiles."""
+_MOST_TILES = 2_000
+"""With labels, of which distances are measured: all of a large data set would fill the memory."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Lesson:
+    """What an encoder is trained on."""
+
+    gan: "GanModel | MaskGanModel"
+    draw: "Draw"
+    tiles: "Tiles"
+    recipe: "GeneratorSettings"
+    distances: "RealDistances"
 
 
 @train_app.command()
@@ -30,33 +41,44 @@ def encoder(config: ConfigOption = None, set_: SetOption = None) -> None:
     """
     settings = load_settings(config, set_)
     from rs_lowconf.device import choose_device
+    from rs_lowconf.gan.encode import train_encoder
     from rs_lowconf.gan.model import save_encoder
     from rs_lowconf.runs import RunFolder
+    from rs_lowconf.search.prior import PriorShell
 
     device = choose_device(settings.run)
-    learn = _with_masks if settings.data.masked else _with_labels
-    records, recipe, distances = learn(settings, device)
+    lesson = (_with_masks if settings.data.masked else _with_labels)(settings, device)
+    parts = lesson.gan.generator.latent_parts
+    records = train_encoder(
+        lesson.draw,
+        lesson.gan.critic.discriminator,
+        lesson.tiles,
+        PriorShell(parts, settings.search.prior_tail).project,
+        lesson.recipe,
+        settings.encoder,
+        settings.run.seed,
+        device,
+    )
     folder = RunFolder(settings.run.dir / "encoder", settings)
     folder.trim_log("images", 0)
     own = settings.encoder
     trained = last_record(records, "the encoder", own.images, folder.log)
     path = settings.run.dir / "encoder" / "encoder.safetensors"
-    save_encoder(path, trained, recipe, models={"gan": distances.models["gan"]})
+    distances = lesson.distances
+    save_encoder(path, trained, lesson.recipe, models={"gan": distances.models["gan"]})
     distances.save(path.with_name("distances.safetensors"))
     print(f"encoder, and distances of real tiles of {len(distances.classes)} classes: {path}")
 
 
-def _with_labels(settings: Settings, device: "torch.device") -> "Trained":
+def _with_labels(settings: Settings, device: "torch.device") -> _Lesson:
     import torch
 
     from rs_lowconf.data.augment import augmentations_at
-    from rs_lowconf.gan.encode import train_encoder
     from rs_lowconf.gan.model import load_model
     from rs_lowconf.gan.train import BalancedDraw
     from rs_lowconf.models import features_in
     from rs_lowconf.runs import sha256_of
     from rs_lowconf.search.distances import measure_distances
-    from rs_lowconf.search.prior import PriorShell
     from rs_lowconf.seeds import seed_of
     from rs_lowconf.settings import GanSettings
     from rs_lowconf.target.classifier import load_classifier
@@ -73,41 +95,36 @@ def _with_labels(settings: Settings, device: "torch.device") -> "Trained":
         image = change(source.batch(chosen).image, seed_of(seed, "encoder", "augment", number))
         return image.to(device), label.to(device)
 
+    some = torch.Generator().manual_seed(seed_of(seed, "encoder", "distances"))
+    measured = torch.randperm(len(source), generator=some)[:_MOST_TILES].sort().values
     distances = measure_distances(
-        source.batch(range(len(source))).image,
-        source.labels,
+        source.batch(measured.tolist()).image,
+        source.labels[measured],
         source.classes,
         features_in(extractor, gan.generator.bands),
         seed,
         {name: sha256_of(path) for name, path in paths.items()},
     )
-    recipe = GanSettings.model_validate(gan.header["settings"])
-    records = train_encoder(
-        gan.generator,
-        gan.critic.discriminator,
-        tiles,
-        PriorShell(gan.generator.latent_parts, settings.search.prior_tail).project,
-        recipe,
-        settings.encoder,
-        seed,
-        device,
+    return _Lesson(
+        gan=gan,
+        draw=gan.generator,
+        tiles=tiles,
+        recipe=GanSettings.model_validate(gan.header["settings"]),
+        distances=distances,
     )
-    return records, recipe, distances
 
 
-def _with_masks(settings: Settings, device: "torch.device") -> "Trained":
+def _with_masks(settings: Settings, device: "torch.device") -> _Lesson:
     import torch
 
     from rs_lowconf.data.augment import mask_gan_augmentations
     from rs_lowconf.data.masks import open_masks
-    from rs_lowconf.gan.encode import train_encoder
     from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
     from rs_lowconf.gan.mask_train import MaskShow
     from rs_lowconf.gan.masks import main_classes
     from rs_lowconf.models import check_same, check_tile_size, features_in
     from rs_lowconf.runs import sha256_of
     from rs_lowconf.search.distances import measure_distances
-    from rs_lowconf.search.prior import PriorShell
     from rs_lowconf.settings import MaskGanSettings
 
     run, seed = settings.run.dir, settings.run.seed
@@ -132,15 +149,10 @@ def _with_masks(settings: Settings, device: "torch.device") -> "Trained":
         seed,
         {name: sha256_of(path) for name, path in paths.items()},
     )
-    recipe = MaskGanSettings.model_validate(gan.header["settings"])
-    records = train_encoder(
-        gan.generator.generator,
-        gan.critic.discriminator,
-        tiles,
-        PriorShell(gan.generator.latent_parts, settings.search.prior_tail).project,
-        recipe,
-        settings.encoder,
-        seed,
-        device,
+    return _Lesson(
+        gan=gan,
+        draw=gan.generator.generator,
+        tiles=tiles,
+        recipe=MaskGanSettings.model_validate(gan.header["settings"]),
+        distances=distances,
     )
-    return records, recipe, distances

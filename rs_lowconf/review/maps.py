@@ -10,7 +10,7 @@ import geopandas
 from rasterio.crs import CRS
 
 from rs_lowconf.review.project import write_qgz
-from rs_lowconf.review.style import QGIS_VERSION
+from rs_lowconf.review.style import QGIS_VERSION, set_properties
 from rs_lowconf.runs import replacing
 
 MAP_CRS = "EPSG:3857"
@@ -139,8 +139,7 @@ def graduated(attribute: str, edges: Sequence[float]) -> ET.Element:
             "outline_width": "0.1",
             "outline_width_unit": "MM",
         }
-        for name, text in drawn.items():
-            ET.SubElement(layer, "prop", k=name, v=text)
+        set_properties(layer, drawn)
         symbol.append(_dot(f"@{number}@1", colour))
     # The lowest come last, on top of their neighbours.
     order = ET.SubElement(ET.SubElement(renderer, "orderby"), "orderByClause", asc="0")
@@ -173,8 +172,7 @@ def places(colour: str, name: str, title: str, *, near: int) -> list[ET.Element]
         "outline_width_unit": "MM",
         "joinstyle": "miter",
     }
-    for key, text in drawn.items():
-        ET.SubElement(line, "prop", k=key, v=text)
+    set_properties(line, drawn)
     ET.SubElement(symbols, "symbol", type="fill", name="1", alpha="1").append(_dot("@1@0", colour))
     labeling = ET.Element("labeling", type="simple")
     settings = ET.SubElement(labeling, "settings", calloutType="simple")
@@ -237,8 +235,7 @@ def _dot(name: str, colour: str) -> ET.Element:
         "size": "1.8",
         "size_unit": "MM",
     }
-    for key, text in drawn.items():
-        ET.SubElement(shape, "prop", k=key, v=text)
+    set_properties(shape, drawn)
     return layer
 
 

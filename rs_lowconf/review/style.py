@@ -129,9 +129,14 @@ def outlines(attribute: str, colours: Mapping[str, str], *, other: str) -> ET.El
             "outline_width_unit": "MM",
             "joinstyle": "miter",
         }
-        for name, text in outline.items():
-            ET.SubElement(layer, "prop", k=name, v=text)
+        set_properties(layer, outline)
     return renderer
+
+
+def set_properties(layer: ET.Element, properties: Mapping[str, str]) -> None:
+    """Say how a layer of a symbol is drawn."""
+    for name, text in properties.items():
+        ET.SubElement(layer, "prop", k=name, v=text)
 
 
 def headings(sheet: Sheet, first: str, above: Sequence[str]) -> ET.Element:
