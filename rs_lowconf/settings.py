@@ -658,6 +658,60 @@ class BatchSettings(Section):
     none of them is one more."""
 
 
+class ExperimentSettings(Section):
+    """Replays of all designs on a pool whose labels are known: `rslow estimate experiment`."""
+
+    budgets: Annotated[tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...], Field(min_length=1)] = (
+        0.005,
+        0.01,
+        0.02,
+    )
+    """Labels, as shares of the pool."""
+    repetitions: int = Field(default=200, ge=20)
+    """Draws of each design at each budget."""
+    blind: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = (0.3, 1.0)
+    """Shares of the errors that are hidden where none is expected, one stress test each."""
+    generated: NonNegativeInt = 0
+    """Tiles drawn from random latents for the paper's own arm; 0 leaves generated tiles out."""
+
+
+class EstimateSettings(Section):
+    """Error estimates from few labels."""
+
+    scores: Path | None = None
+    """Table of scores, Parquet or CSV: columns id, predicted, confidence and, where known, label
+    and group. When missing, the pool is what `rslow batch score` scored, within batch.splits and
+    batch.collections."""
+    surrogates: tuple[Path, ...] = ()
+    """Tables of other models' scores of the same units, which tell more of where the target
+    errs."""
+    validation: Path | None = None
+    """Table of labelled units, drawn uniformly from units like the pool's: they tell what error
+    probabilities are worth. Surrogates score them too."""
+    generated: Path | None = None
+    """Table of generated tiles with labels, such as samples.parquet of `rslow generate`: an error
+    predictor learned from it is taken if validation labels say that it is better."""
+    measure: Literal["confidence", "margin", "entropy"] = "confidence"
+    """What tells how sure the target is; the other two need all probabilities."""
+    classes: tuple[str, ...] = ()
+    """True classes beside those that the target and the labels of the pool name."""
+    design: Literal["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive"] = "strat"
+    """How units are drawn: uniformly; by strata of predicted classes; by strata of error
+    probability; with replacement; one after another; with fixed size; in waves that learn."""
+    labels: PositiveInt = 300
+    """Units to draw."""
+    defensive: float = Field(default=0.3, gt=0.0, le=1.0)
+    """Share of the labels drawn uniformly, against errors where none are expected; 0.5 to
+    certify."""
+    width: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Wanted width of the interval, for which `plan` tells the labels."""
+    level: float = Field(default=0.95, gt=0.5, lt=1.0)
+    """How often intervals shall cover the pool's error rate."""
+    unclear: Literal["refuse", "wrong", "right"] = "refuse"
+    """What units count as whose class nobody could tell."""
+    experiment: ExperimentSettings = ExperimentSettings()
+
+
 class Settings(Section):
     """The whole tree, one attribute a YAML section."""
 
@@ -677,6 +731,7 @@ class Settings(Section):
     update: UpdateSettings = UpdateSettings()
     variants: VariantSettings = VariantSettings()
     batch: BatchSettings = BatchSettings()
+    estimate: EstimateSettings = EstimateSettings()
 
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Settings:

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """How much do designs save, and do intervals cover? Pools of real classifiers, replayed.
 
-Usage: scripts/estimator_pools.py OUT [--size 100000] [--repetitions 1000] [--budgets 300 1000 3000]
+Usage: scripts/estimator_pools.py OUT [--size 100000] [--repetitions 1000] [--budgets 300 1000]
 
 Needs no data and no network. Nine pools: three scikit-learn classifiers, each on a made problem
 of 13 bands and six classes whose overlap is set so that it errs at about 9, 1 and 0.1 %. Each
 problem is a seeded mixture of heavy-tailed clouds, three a class, so that classifiers are also
-wrong where they are sure. Three surrogates, the other two classifiers and a third, learn from
-other samples than the target. Three error predictors score each pool:
+wrong where they are sure. Three surrogates, the other two classifiers and a small
+network, learn from other samples than the target. Three error predictors score each pool:
 
 * `confidence`: 1 - the largest probability, recalibrated on 5,000 labels;
 * `surrogates`: a logistic curve over it and the surrogates' doubt, from the same labels;
-* `unvalidated`: the mean doubt of target and surrogates as it is, for the adaptive design.
+* `unvalidated`: the mean doubt of target and surrogates as it is, for the adaptive design, whose
+  waves learn from the doubt of the target and that of the surrogates.
 
 5,000 other labels tell what `plan` predicts. Then every design is replayed, also with a share of
 the errors hidden where none is expected. A JSON file a cell in OUT, and a summary of all in
@@ -21,6 +22,7 @@ OUT/summary.json; an interrupted run goes on where it stopped.
 import argparse
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +32,7 @@ from pieces import piece
 from scipy.stats import binom
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.naive_bayes import GaussianNB
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -53,7 +55,7 @@ Numbers = NDArray[np.float64]
 Kind = Literal["logistic", "boosting", "trees"]
 
 RATES = (0.09, 0.01, 0.001)
-KINDS: tuple[Kind, ...] = ("logistic", "boosting", "trees")
+KINDS: tuple[Kind, ...] = ("boosting", "trees", "logistic")
 CLASSES, BANDS, CLOUDS = 6, 13, 3
 TRAINING = 4_000
 VALIDATION = 10_000
@@ -114,7 +116,8 @@ def classifier(kind: str, seed: int) -> Any:
                 200, min_samples_leaf=2, random_state=seed % 2**31, n_jobs=1
             )
         case _:
-            return GaussianNB()
+            network = MLPClassifier((64,), early_stopping=True, random_state=seed % 2**31)
+            return make_pipeline(StandardScaler(), network)
 
 
 def fitted(kind: str, own: Problem, separation: float, seed: int) -> Any:
@@ -140,7 +143,7 @@ def make_pool(path: Path, kind: Kind, rate: float, size: int) -> dict[str, Any]:
     own = problem(seed)
     separation = separation_for(kind, own, rate, seed)
     target = fitted(kind, own, separation, seed)
-    others = [*(one for one in KINDS if one != kind), "bayes"]
+    others = [*(one for one in KINDS if one != kind), "perceptron"]
     surrogates = [fitted(one, own, separation, seed_of(seed, one)) for one in others]
     parts: dict[str, Any] = {}
     for part, n in (("pool", size), ("validation", VALIDATION)):
@@ -223,6 +226,7 @@ def replayed(
     g: Numbers,
     words: Words,
     *,
+    features: Numbers | None,
     method: MethodName,
     labels: int,
     blind: float,
@@ -232,7 +236,7 @@ def replayed(
     if blind:
         error = with_blind_spot(error, g, blind, 0)
     cells = replay(
-        Pool(g=g, predicted=parts["pool_predicted"]),
+        Pool(g=g, predicted=parts["pool_predicted"], features=features),
         error,
         methods=(method,),
         budgets=(labels,),
@@ -312,7 +316,7 @@ def main(words: Words) -> None:
     if piece(words.out / "words.json", lambda: settings) != settings:
         raise SystemExit(f"{words.out} holds a run by other words: take another folder")
     cells, told = [], {}
-    for kind, rate in [(kind, rate) for rate in RATES for kind in KINDS][: words.pools]:
+    for kind, rate in list(product(KINDS, RATES))[: words.pools]:
         name = f"{kind}-{rate}"
         path = words.out / f"{name}.npz"
 
@@ -320,6 +324,9 @@ def main(words: Words) -> None:
         about = piece(words.out / f"{name}.json", partial(make_pool, path, kind, rate, words.size))
         parts = dict(np.load(path))
         scores = predictors(parts)
+        doubts = np.stack(
+            [log_odds(parts[f"pool_{own}"]) for own in ("confidence", "surrogates")], axis=1
+        )
         print(f"{name}: {100 * about['rate']:.3f} % errors", flush=True)
         told[name] = piece(
             words.out / f"{name}-plan.json", partial(expectations, parts, scores, words)
@@ -334,6 +341,7 @@ def main(words: Words) -> None:
                         parts,
                         scores[predictor][0],
                         words,
+                        features=doubts if predictor == "unvalidated" else None,
                         method=method,
                         labels=labels,
                         blind=blind,
@@ -351,6 +359,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--betting", type=int, default=1_000, help="of these with betting's interval"
     )
-    parser.add_argument("--budgets", type=int, nargs="+", default=[300, 1_000, 3_000])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[300, 1_000])
     parser.add_argument("--pools", type=int, default=9, help="how many of the nine pools")
     main(Words(**vars(parser.parse_args())))

@@ -24,9 +24,9 @@ from rs_lowconf.estimate.draws import Draw, Pool
 from rs_lowconf.estimate.estimators import Estimate, estimate
 from rs_lowconf.estimate.intervals import (
     Interval,
-    blind_spot,
     clopper_pearson,
     ff,
+    gamma_upper,
     kg,
     tcz,
     wilson,
@@ -90,13 +90,13 @@ class TestExact:
             assert said.low == pytest.approx(known.low)
             assert said.high == pytest.approx(known.high)
 
-    def test_a_blind_spot_is_bounded_by_three_over_its_labels(self) -> None:
-        """The rule of three; more where errors were found, all of it where nothing was labelled."""
-        assert blind_spot(0.8, 0, 1_000) == pytest.approx(0.8 * 3 / 1_000, rel=0.01)
-        assert blind_spot(0.8, 0, 50) == pytest.approx(0.8 * (1 - 0.05 ** (1 / 50)))
-        exact = binomtest(2, 50, alternative="less").proportion_ci(0.95).high
-        assert blind_spot(1.0, 2, 50) == pytest.approx(exact)
-        assert blind_spot(0.8, 0, 0) == 0.8
+    def test_the_upper_limit_alone_is_garwoods(self) -> None:
+        """With equal weights it is exact for Poisson errors, and three over the labels for none."""
+        for errors in (0, 1, 7):
+            said = gamma_upper(errors / 1_000, errors / 1_000**2, extra=1 / 1_000)
+            assert said == pytest.approx(chi2.ppf(0.95, 2 * errors + 2) / 2_000)
+        assert gamma_upper(0.0, 0.0, extra=1 / 1_000) == pytest.approx(3 / 1_000, rel=0.01)
+        assert gamma_upper(0.9, 0.1, extra=0.5) == 1.0
 
     @pytest.mark.parametrize("level", [0.0, 1.0, 95.0])
     def test_levels_are_shares(self, level: float) -> None:
@@ -106,7 +106,7 @@ class TestExact:
             lambda: ff(even(1, 20), level),
             lambda: kg(even(1, 20), level),
             lambda: wilson(1, 20, level),
-            lambda: blind_spot(0.5, 0, 20, level),
+            lambda: gamma_upper(0.1, 0.1, extra=0.1, level=level),
             lambda: betting(draw, np.zeros(20, dtype=bool), level),
         ]
         for way in ways:

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.estimate.anticipate import MethodName
+from rs_lowconf.estimate.anticipate import MethodName, labels_of_uniform
 from rs_lowconf.estimate.draws import Pool
 from rs_lowconf.estimate.replay import (
-    labels_of_uniform,
     replay,
     replay_naive,
     with_blind_spot,

@@ -5,7 +5,7 @@ says would lead people to say the same, so it is on the second tab of the form. 
 as the observations they are, and `context.qgz` shows them in their place.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,9 +84,7 @@ def choose(scores: geopandas.GeoDataFrame, settings: Settings) -> Chosen:
             f"none of {len(scores):,} scored tiles is below {tau:.3f}{lowest}",
             remedy="raise search.tau, or see batch.splits and batch.collections",
         )
-    names = [
-        f"s{seed_of(settings.run.seed, 'catalog', name) % 16**10:010x}" for name in below["id"]
-    ]
+    names = sample_ids(settings.run.seed, below["id"])
     answered = {one.sample_id for one in ReviewStore(settings.run.dir / STORE).opinions()}
     left = below.assign(sample_id=names)
     left = left[~left["sample_id"].isin(answered)]
@@ -118,10 +116,33 @@ def classes_of(scores: geopandas.GeoDataFrame) -> list[str]:
     return [str(own) for own in scores["label"].where(scores["label"].notna(), scores["predicted"])]
 
 
-def write_real(settings: Settings, catalog: Catalog, chosen: Chosen, target: TargetOf) -> Path:
-    """Write the package of these tiles into run.dir/batch, unless it is there, and return it.
+def sample_ids(run_seed: int, tile_ids: Iterable[str]) -> list[str]:
+    """Return the names by which reviewers know tiles: the same in every package of a run."""
+    return [f"s{seed_of(run_seed, 'catalog', name) % 16**10:010x}" for name in tile_ids]
+
+
+def write_real(
+    settings: Settings,
+    catalog: Catalog,
+    scores: geopandas.GeoDataFrame,
+    target: TargetOf,
+    *,
+    into: Path,
+    labels: Sequence[str],
+    provenance: Mapping[str, str],
+) -> Path:
+    """Write a package of tiles, unless it is there, and return it.
 
     Reviewers choose among the classes of the target and those of the catalog.
+
+    Args:
+        settings: of the run; `review.label` decides what is told.
+        catalog: of the tiles.
+        scores: theirs with a column `sample_id`, in the order to show them in.
+        target: whose scores these are.
+        into: folder in run.dir that takes the package.
+        labels: classes in the catalog, beside those of these tiles.
+        provenance: what chose them; not told where reviews are blind.
 
     Raises:
         JobError: the target answers for every pixel, so tiles have no class to ask for.
@@ -130,12 +151,11 @@ def write_real(settings: Settings, catalog: Catalog, chosen: Chosen, target: Tar
         OutputError: the package or the store cannot be written.
     """
     blind = settings.review.label == "blind"
-    scores = chosen.scores
     if blind:
         # Their order would tell how sure the target is.
         scores = scores.sort_values("sample_id")
     package_id = f"{seed_of(settings.run.seed, 'catalog', blind, *scores['sample_id']):016x}"
-    folder = place_for(settings.run.dir / "batch", package_id)
+    folder = place_for(into, package_id)
     if folder.exists():
         return folder
     rows = _rows(catalog, [*scores["id"]])
@@ -152,7 +172,7 @@ def write_real(settings: Settings, catalog: Catalog, chosen: Chosen, target: Tar
         label=settings.review.label,
         round=0,
         folder=folder.relative_to(settings.run.dir).as_posix(),
-        classes=tuple(dict.fromkeys((*model.classes, *chosen.labels, *own))),
+        classes=tuple(dict.fromkeys((*model.classes, *labels, *own))),
         exported=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     pairs = list(_samples(scores, rows))
@@ -165,7 +185,7 @@ def write_real(settings: Settings, catalog: Catalog, chosen: Chosen, target: Tar
         target_classes=model.classes,
         label=package.label,
         attribution=settings.data.attribution,
-        provenance={"catalog": catalog.path.name, "tau": f"{chosen.tau:.6f}"},
+        provenance={"catalog": catalog.path.name, **provenance},
     )
     return folder
 

@@ -63,7 +63,7 @@ def score(
     from rs_lowconf.runs import sha256_of
 
     catalog, folder = Catalog(catalog_path(settings)), job_folder(settings, "score")
-    target = _target(settings, trust_code=trust_code)
+    target = target_of(settings, trust_code=trust_code)
     work = ScoreWork(
         target=target,
         target_key=target.key,
@@ -119,7 +119,7 @@ def review(
     catalog, job = Catalog(catalog_path(settings)), job_folder(settings, "score")
     if not job.exists():
         raise JobError("the tiles have no scores", remedy="run rslow batch score first")
-    target = _target(settings, trust_code=trust_code)
+    target = target_of(settings, trust_code=trust_code)
     scores = scores_of(catalog, job, target)
     left = status(job).left
     if left:
@@ -130,7 +130,15 @@ def review(
         f"{chosen.below:,} of {len(scores):,} scored tiles are below {chosen.tau:.3f}{answered}; "
         f"{len(chosen.scores):,} are chosen: {counted(Counter(classes_of(chosen.scores)))}"
     )
-    folder = write_real(settings, catalog, chosen, target)
+    folder = write_real(
+        settings,
+        catalog,
+        chosen.scores,
+        target,
+        into=settings.run.dir / "batch",
+        labels=chosen.labels,
+        provenance={"tau": f"{chosen.tau:.6f}"},
+    )
     print(f"Open in QGIS: {folder / 'review.qgz'}")
     print(f"In their place, also in QGIS: {folder / 'context.qgz'}")
     print(f"Then: rslow review import {folder}")
@@ -246,7 +254,8 @@ def _show_errors(folder: Path) -> None:
         print(f"  and {len(ordered) - _ERRORS_SHOWN:,} other problems, all in {folder / 'errors'}")
 
 
-def _target(settings: Settings, *, trust_code: bool) -> "TargetOf":
+def target_of(settings: Settings, *, trust_code: bool) -> "TargetOf":
+    """Return the target as jobs are told of it."""
     from rs_lowconf.batch.jobs import TargetOf
     from rs_lowconf.places import model_path
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.estimate.designs import DEFENSIVE, replaced
 from rs_lowconf.estimate.draws import Draw, Pool, check_labels, check_request
-from rs_lowconf.estimate.predictors import recalibrated
+from rs_lowconf.estimate.predictors import fit_predictor, log_odds
 from rs_lowconf.seeds import seed_of
 
 WAVES = 5
@@ -52,7 +52,7 @@ def wave_sizes(labels: int, waves: int = WAVES) -> list[int]:
 def next_wave(
     pool: Pool, before: Sequence[Wave], labels: int, seed: int, defensive: float = DEFENSIVE
 ) -> Draw:
-    """Return the next wave: with replacement, by g as the labels so far correct it.
+    """Return the next wave: with replacement, by what the labels so far say of the errors.
 
     Args:
         pool: what to draw from; its g need not be calibrated.
@@ -70,7 +70,8 @@ def next_wave(
     if before:
         index = np.concatenate([wave.draw.index for wave in before])
         error = np.concatenate([wave.error for wave in before])
-        g = recalibrated(pool.g, index, error)
+        features = log_odds(pool.g)[:, None] if pool.features is None else pool.features
+        g = fit_predictor(features[index], error, pool.g[index])(features)
     design = replaced(g, labels, defensive, wave=len(before))
     draw = design.draw(seed_of(seed, "wave", len(before)))
     # Not the largest that this g allows: what a bet may lose has to be known before all waves.

@@ -74,11 +74,22 @@ def ceiling(p: Float64[np.ndarray, " z"], share: Float64[np.ndarray, " z"]) -> f
     """Return the most that any sampling by this score can save: P (1 - P) / (E sqrt(p (1 - p)))^2.
 
     Neyman's allocation over every value of the score, against a uniform draw; p is the
-    probability of error given the score.
+    probability of error given the score. It is that of a pool of far more units than labels: of a
+    small one a good part is labelled, which saves more.
     """
     rate = share @ p
     least = share @ spread_of(p)
     return float(rate * (1 - rate) / least**2) if least > 0 else float("inf")
+
+
+def labels_of_uniform(mse: float, rate: float, population: int) -> float:
+    """Return how many labels a uniform draw needs for a mean squared error.
+
+    From its exact variance S^2 (1 / k - 1 / N), S^2 = N P (1 - P) / (N - 1) (Cochran, "Sampling
+    techniques", 1977, theorem 2.2).
+    """
+    spread = population * rate * (1 - rate) / (population - 1)
+    return float(population) if spread == 0 else 1 / (mse / spread + 1 / population)
 
 
 def anticipated(

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
-from rs_lowconf.errors import DataError
+from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.allocation import (
     LEAST,
     allocate,
@@ -157,6 +157,30 @@ class FixedSize:
             largest_ratio=float(share / self.inclusion.min()),
             expected_ratio=self.expected_ratio,
         )
+
+
+def design_of(name: DesignName, pool: Pool, labels: int, defensive: float = DEFENSIVE) -> Design:
+    """Return a design by its name; `adaptive` is drawn in waves instead, see `adaptive`.
+
+    Raises:
+        DataError: `olofsson` of a pool without predicted classes.
+        SettingsError: see `check_request`.
+    """
+    match name:
+        case "uniform":
+            return uniform(pool, labels)
+        case "olofsson":
+            return by_class(pool, labels, defensive)
+        case "strat":
+            return by_confidence(pool, labels, defensive)
+        case "is":
+            return with_replacement(pool, labels, defensive)
+        case "lure":
+            return sequential(pool, labels, defensive)
+        case "asi":
+            return fixed_size(pool, labels, defensive)
+        case "adaptive":
+            raise SettingsError("adaptive as one draw", remedy="draw it wave by wave")
 
 
 def uniform(pool: Pool, labels: int) -> Stratified:

@@ -27,6 +27,10 @@ class Pool:
     predicted: Int[np.ndarray, " _"] | None = None
     """Class that the target says of each unit; None where no design or figure needs it."""
 
+    features: Float64[np.ndarray, "_ f"] | None = None
+    """What waves of labels learn the error from, such as `log_odds` of several scores; that of g
+    alone when missing."""
+
     def __post_init__(self) -> None:
         """Check ranges and lengths.
 
@@ -50,6 +54,8 @@ class Pool:
                 f"{len(self.predicted)} predicted classes for {len(self.g)} units",
                 expected="one class index from 0 on for each",
             )
+        if self.features is not None and len(self.features) != len(self.g):
+            raise DataError(f"features of {len(self.features)} units for a pool of {len(self.g)}")
 
     def __len__(self) -> int:
         """Return the number of units."""

@@ -110,6 +110,22 @@ def gamma_interval(
     return Interval(low=min(low, 1.0), high=min(high, 1.0), level=level, method=method)
 
 
+def gamma_upper(value: float, variance: float, *, extra: float, level: float = LEVEL) -> float:
+    """Return the upper limit of Fay and Feuer alone, one-sided.
+
+    Args:
+        value: the estimate.
+        variance: of it, errors being Poisson.
+        extra: the largest weight, of the error that might have been found on top.
+        level: how often the limit shall hold.
+
+    Raises:
+        SettingsError: see `check_level`.
+    """
+    check_level(level)
+    return min(1.0, _gamma_quantile(value + extra, variance + extra**2, level))
+
+
 def kg(estimate: Estimate, level: float = LEVEL) -> Interval:
     """Return Clopper and Pearson's interval at the effective number of labels.
 
@@ -152,27 +168,6 @@ def wilson(errors: int, labels: int, level: float = LEVEL) -> Interval:
         SettingsError: see `check_level`.
     """
     return _binomial(errors, labels, level, "wilson", "wilson")
-
-
-def blind_spot(zone_share: float, errors: int, labels: int, level: float = LEVEL) -> float:
-    """Return how much of the pool's error rate might hide in a zone, at most.
-
-    The zone's share of the pool times the one-sided limit of Clopper and Pearson: 3 / labels
-    where no error was found in it, at 95 %.
-
-    Args:
-        zone_share: share of the pool's units in the zone, such as those of high confidence.
-        errors: found among the labels in the zone.
-        labels: drawn in the zone, all by the same chance.
-        level: how often the bound shall hold.
-
-    Raises:
-        SettingsError: see `check_level`.
-    """
-    check_level(level)
-    if errors >= labels:
-        return zone_share
-    return zone_share * float(betaincinv(errors + 1, labels - errors, level))
 
 
 def check_level(level: float) -> None:

@@ -14,6 +14,7 @@ from rs_lowconf.estimate.anticipate import (
     anticipated,
     ceiling,
     cells_of,
+    labels_of_uniform,
 )
 from rs_lowconf.estimate.draws import Pool
 from rs_lowconf.estimate.intervals import LEVEL, gamma_interval
@@ -73,7 +74,7 @@ class Prospect:
     """Labels of a uniform draw of the same variance, over those of this method."""
     saving_range: Range | None
     width: float
-    """Expected width of the 95 % interval `tcz` at the planned number of labels."""
+    """Expected width of the interval `tcz` at the planned number of labels."""
     labels: int | None
     """Labels needed for the wanted width; None if the pool has fewer units, or none is wanted."""
     labels_range: tuple[int | None, int | None] | None
@@ -104,6 +105,7 @@ def plan(
     width: float | None = None,
     methods: Sequence[MethodName] = METHODS,
     shares: Sequence[float] = SHARES,
+    level: float = LEVEL,
 ) -> Plan:
     """Return savings and labels needed, by method and defensive share.
 
@@ -115,9 +117,10 @@ def plan(
         labels: how many are planned.
         seed: of the resamples.
         validation: labelled units like those of the pool.
-        width: wanted width of the 95 % interval; None if labels alone are planned.
+        width: wanted width of the interval; None if labels alone are planned.
         methods: to compare.
         shares: defensive shares to compare.
+        level: how often the interval shall cover the pool's error rate.
 
     Raises:
         DataError: `olofsson` of a pool without predicted classes.
@@ -136,9 +139,10 @@ def plan(
         for method in methods
         for share in ((1.0,) if method in ("uniform", "ppi") else shares)
     ]
-    centre = _outlook(cells, _curve(cells, validation), cases, labels, width)
+    goal = _Goal(labels=labels, width=width, level=level)
+    centre = _outlook(cells, _curve(cells, validation), cases, goal)
     resamples = [
-        _outlook(cells, _curve(cells, resample), cases, labels, width)
+        _outlook(cells, _curve(cells, resample), cases, goal)
         for resample in _resampled(validation, seed)
     ]
     return Plan(
@@ -160,6 +164,15 @@ def plan(
             for case, (method, share) in enumerate(cases)
         ),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Goal:
+    """What is planned."""
+
+    labels: int
+    width: float | None
+    level: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,38 +204,39 @@ def _outlook(
     cells: Cells,
     p: Float64[np.ndarray, " z"],
     cases: Sequence[tuple[MethodName, float]],
-    labels: int,
-    width: float | None,
+    goal: _Goal,
 ) -> _Outlook:
-    uniform = anticipated(cells, p, "uniform", labels, 1.0).variance
-    expected = [anticipated(cells, p, method, labels, share) for method, share in cases]
+    rate, units = float(cells.share @ p), int(cells.size.sum())
+    expected = [anticipated(cells, p, method, goal.labels, share) for method, share in cases]
     return _Outlook(
-        rate=float(cells.share @ p),
+        rate=rate,
         ceiling=ceiling(p, cells.share),
-        saving=[uniform / one.variance if one.variance > 0 else float("inf") for one in expected],
-        width=[_width(one, labels, 1.0) for one in expected],
-        labels=[None if width is None else _needed(one, labels, width) for one in expected],
+        saving=[labels_of_uniform(one.variance, rate, units) / goal.labels for one in expected],
+        width=[_width(one, goal, 1.0) for one in expected],
+        labels=[_needed(one, goal) for one in expected],
     )
 
 
-def _width(expected: Expected, labels: int, factor: float) -> float:
+def _width(expected: Expected, goal: _Goal, factor: float) -> float:
     """Return the width of `tcz` at `factor` times the labels that `expected` is for."""
     return gamma_interval(
         expected.rate,
         expected.variance / factor,
-        extra=1 / (labels * factor),
+        extra=1 / (goal.labels * factor),
         extra_variance=expected.square_weight / factor**2,
-        level=LEVEL,
+        level=goal.level,
         method="tcz",
     ).width
 
 
-def _needed(expected: Expected, labels: int, width: float) -> float:
+def _needed(expected: Expected, goal: _Goal) -> float | None:
     """Return the labels at which the interval is so wide, the variance a label being the same."""
+    if goal.width is None:
+        return None
     low, high = 1.0, _MOST_LABELS
     while high / low > 1.001:
         middle = float(np.sqrt(low * high))
-        enough = _width(expected, labels, middle / labels) <= width
+        enough = _width(expected, goal, middle / goal.labels) <= goal.width
         low, high = (low, middle) if enough else (middle, high)
     return high
 

@@ -9,18 +9,10 @@ from jaxtyping import Bool, Float64
 
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
-from rs_lowconf.estimate.anticipate import MethodName
+from rs_lowconf.estimate.anticipate import MethodName, labels_of_uniform
 from rs_lowconf.estimate.betting import betting
-from rs_lowconf.estimate.designs import (
-    Design,
-    by_class,
-    by_confidence,
-    fixed_size,
-    sequential,
-    uniform,
-    with_replacement,
-)
-from rs_lowconf.estimate.draws import Draw, Pool
+from rs_lowconf.estimate.designs import design_of
+from rs_lowconf.estimate.draws import DesignName, Draw, Pool
 from rs_lowconf.estimate.estimators import Estimate, estimate, naive, prediction_powered
 from rs_lowconf.estimate.intervals import Interval, clopper_pearson, ff, kg, tcz
 from rs_lowconf.seeds import seed_of
@@ -110,16 +102,6 @@ def replay(
                 defensive=defensive,
                 betting_repetitions=betting_repetitions,
             )
-
-
-def labels_of_uniform(mse: float, rate: float, population: int) -> float:
-    """Return how many labels a uniform draw needs for a mean squared error.
-
-    From its exact variance S^2 (1 / k - 1 / N), S^2 = N P (1 - P) / (N - 1) (Cochran, "Sampling
-    techniques", 1977, theorem 2.2).
-    """
-    spread = population * rate * (1 - rate) / (population - 1)
-    return float(population) if spread == 0 else 1 / (mse / spread + 1 / population)
 
 
 def with_blind_spot(
@@ -258,22 +240,5 @@ def _drawing(
             return joined(waves)[0]
 
         return in_waves
-    return _design(pool, method, labels, defensive).draw
-
-
-def _design(pool: Pool, method: MethodName, labels: int, defensive: float) -> Design:
-    match method:
-        case "uniform" | "ppi":
-            return uniform(pool, labels)
-        case "olofsson":
-            return by_class(pool, labels, defensive)
-        case "strat":
-            return by_confidence(pool, labels, defensive)
-        case "is":
-            return with_replacement(pool, labels, defensive)
-        case "lure":
-            return sequential(pool, labels, defensive)
-        case "asi":
-            return fixed_size(pool, labels, defensive)
-        case "adaptive":
-            raise AssertionError("drawn in waves")
+    name: DesignName = "uniform" if method == "ppi" else method
+    return design_of(name, pool, labels, defensive).draw

@@ -1,0 +1,404 @@
+"""`rslow estimate plan | draw | report`: an honest error rate from few labels."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
+from rs_lowconf.cli.estimate_pool import (
+    DrawFolder,
+    Waves,
+    draw_folder,
+    labels_of,
+    load_pool,
+    missing_labels,
+    read_waves,
+    say_pool,
+)
+from rs_lowconf.errors import DataError
+from rs_lowconf.settings import Settings
+
+if TYPE_CHECKING:
+    from rs_lowconf.estimate.plan import Plan, Prospect, Range
+    from rs_lowconf.estimate.report import Labelled
+    from rs_lowconf.estimate.stored import Request
+
+FORMAT = 1
+
+estimate_app = typer.Typer(
+    help="Honest error estimates of a model from few labels.", no_args_is_help=True
+)
+app.add_typer(estimate_app, name="estimate")
+
+NameOption = Annotated[
+    str, typer.Option("--name", help="Folder of this draw below run.dir/estimate.")
+]
+
+
+@estimate_app.command()
+def plan(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Tell before anyone labels: what sampling can save, and how many labels are needed.
+
+    For each design and defensive share: labels of a uniform draw over those of this one, the
+    expected width of the interval at estimate.labels, and the labels for estimate.width. From
+    labelled validation units with the range of their bootstrap; without, assuming that the
+    target's confidence is calibrated. Writes run.dir/estimate/plan.json and plan.md.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.estimate.plan import METHODS
+    from rs_lowconf.estimate.plan import plan as plan_labels
+    from rs_lowconf.runs import write_json, write_text
+
+    own = settings.estimate
+    prepared = load_pool(settings)
+    say_pool(prepared)
+    told = plan_labels(
+        prepared.pool,
+        own.labels,
+        seed=settings.run.seed,
+        validation=prepared.validation,
+        width=own.width,
+        methods=("olofsson", *METHODS),
+        shares=tuple(sorted({0.1, 0.3, 0.5, own.defensive})),
+        level=own.level,
+    )
+    folder = settings.run.dir / "estimate"
+    lines = [*_outlook(told, settings), ""]
+    print("\n".join(lines))
+    rows = _plan_rows(told, settings)
+    _show(rows)
+    write_json(folder / "plan.json", {"format": FORMAT, **_json(asdict(told))})
+    write_text(folder / "plan.md", _plan_markdown(lines, rows))
+    print(f"The whole plan: {folder / 'plan.json'}, {folder / 'plan.md'}")
+
+
+@estimate_app.command()
+def draw(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    name: NameOption = "draw",
+    trust_code: TrustOption = False,
+) -> None:
+    """Draw the units to label, with known chances, and write what reviewers open.
+
+    Tiles of a catalog become review packages for QGIS; units of a table become a CSV to fill
+    in. A draw is a function of pool and run.seed; it is written down with checksums, and a
+    changed file is refused later. The adaptive design is drawn in waves: run this again when a
+    wave is labelled (and imported).
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.estimate.stored import Request, same_request
+
+    own, folder = settings.estimate, draw_folder(settings, name)
+    request = Request(
+        design=own.design, labels=own.labels, defensive=own.defensive, seed=settings.run.seed
+    )
+    if not folder.wave_file(1).exists():
+        _first_wave(settings, folder, request)
+    waves = read_waves(folder)
+    same_request(waves.request, request, folder.path)
+    done, total = len(waves.draws), len(request.sizes)
+    waiting = missing_labels(settings, folder, waves, done)
+    if waiting is None and done < total:
+        _next_wave(settings, folder, waves)
+        waves = read_waves(folder)
+    elif waiting is None:
+        print(f"Drawn and labelled: rslow estimate report {_name_words(name)}".rstrip())
+        return
+    _export(settings, folder, waves, trust_code=trust_code)
+
+
+@estimate_app.command()
+def report(config: ConfigOption = None, set_: SetOption = None, name: NameOption = "draw") -> None:
+    """Say how wrong the target is on the pool, and how sure that is.
+
+    Needs a label for every drawn unit. Writes report.json, report.md with plots/, and
+    report.html, one file that needs nothing beside it, into run.dir/estimate/NAME.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.estimate.describe import describe, headline, naive_line
+    from rs_lowconf.estimate.report import report as figures_of
+    from rs_lowconf.runs import save_figures, sha256_of, write_json, write_text
+
+    folder = draw_folder(settings, name)
+    waves = read_waves(folder)
+    labelled = _labelled(settings, folder, waves)
+    told = figures_of(labelled, settings.estimate.level)
+    about = {
+        "seed": waves.request.seed,
+        "defensive": waves.request.defensive,
+        "validated": waves.stored.validated,
+        "sha256": {
+            path.name: sha256_of(path) for path in (folder.path / "pool.parquet", *folder.existing)
+        },
+    }
+    page = describe(told, about)
+    save_figures(folder.path / "plots", page.figures())
+    write_text(folder.path / "report.md", page.markdown("plots"))
+    write_text(folder.path / "report.html", page.html())
+    write_json(folder.path / "report.json", {"format": FORMAT, "draw": about, **told})
+    print(headline(told))
+    for one in told["intervals"]:
+        flag = "" if one["reliable"] else "  (covers too seldom with so few errors)"
+        print(
+            f"  {one['method']:16} {100 * one['low']:.3g} .. {100 * one['high']:.3g} %  "
+            f"{one['purpose']}{flag}"
+        )
+    zone = told["blind_spot"]
+    print(
+        f"{told['errors_found']} errors among {told['labels']:,} labels, which say as much as "
+        f"{told['effective_labels']:,.0f} of equal weight. In the {zone['share_of_pool']:.0%} of "
+        f"least error probability {zone['errors']} of {zone['labels']:,}: at most "
+        f"{100 * zone['at_most']:.3g} % of the pool are errors there."
+    )
+    print(naive_line(told))
+    print(f"Report: {folder.path / 'report.html'}, report.md and report.json")
+
+
+def _first_wave(settings: Settings, folder: DrawFolder, request: "Request") -> None:
+    """Write the pool and the first wave."""
+    from rs_lowconf.estimate.stored import write_draw, write_pool
+
+    prepared = load_pool(settings)
+    say_pool(prepared)
+    # What cannot be drawn is refused before anything is written.
+    drawn = request.draw(prepared.pool)
+    stored = write_pool(folder.path, prepared)
+    write_draw(folder.wave_file(1), request, drawn, stored, wave=1, before=None)
+
+
+def _next_wave(settings: Settings, folder: DrawFolder, waves: Waves) -> None:
+    """Draw the next wave by what the labels so far say."""
+    from rs_lowconf.estimate.adaptive import Wave
+    from rs_lowconf.estimate.stored import write_draw
+
+    labelled = _labelled_waves(settings, folder, waves)
+    before = [Wave(draw=one.draw, error=one.error) for one in labelled]
+    drawn = waves.request.draw(waves.stored.pool, before)
+    number = len(before) + 1
+    write_draw(
+        folder.wave_file(number),
+        waves.request,
+        drawn,
+        waves.stored,
+        wave=number,
+        before=waves.checksums[-1],
+    )
+
+
+def _labelled(settings: Settings, folder: DrawFolder, waves: Waves) -> "Labelled":
+    """Return the whole draw with its labels."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from rs_lowconf.estimate.adaptive import Wave, joined
+
+    done, total = len(waves.draws), len(waves.request.sizes)
+    parts = _labelled_waves(settings, folder, waves)
+    if done < total:
+        raise DataError(
+            f"{done} of {total} waves are drawn",
+            expected="all of them: who may stop when the result pleases has a biased one",
+            remedy="run rslow estimate draw for the next",
+        )
+    if waves.request.design != "adaptive":
+        return parts[0]
+    whole, _ = joined([Wave(draw=one.draw, error=one.error) for one in parts])
+    return replace(parts[0], draw=whole, truth=np.concatenate([one.truth for one in parts]))
+
+
+def _labelled_waves(settings: Settings, folder: DrawFolder, waves: Waves) -> "list[Labelled]":
+    """Return each wave with its labels; units that come again have the label of the first time."""
+    import numpy as np
+    import pandas as pd
+
+    from rs_lowconf.estimate.report import Labelled
+
+    said: dict[str, str | None] = {}
+    for wave in range(1, len(waves.draws) + 1):
+        said |= labels_of(settings, folder, waves, wave)
+    stored = waves.stored
+    new = {one for one in said.values() if one is not None} - set(stored.classes)
+    classes = (*stored.classes, *sorted(new))
+    number = {name: i for i, name in enumerate(classes)}
+    group = None if stored.group is None else pd.factorize(stored.group)[0].astype(np.int64)
+
+    def class_of(index: int) -> int:
+        name = said[str(stored.ids[index])]
+        return -1 if name is None else number[name]
+
+    return [
+        Labelled(
+            pool=stored.pool,
+            classes=classes,
+            draw=one,
+            truth=np.array([class_of(index) for index in one.index.tolist()]),
+            unclear=settings.estimate.unclear,
+            group=group,
+        )
+        for one in waves.draws
+    ]
+
+
+def _export(settings: Settings, folder: DrawFolder, waves: Waves, *, trust_code: bool) -> None:
+    """Write what reviewers open for the newest wave, unless it is there, and say what to do."""
+    wave = len(waves.draws)
+    ids = waves.new_ids(wave)
+    of = f"Wave {wave} of {len(waves.request.sizes)}: " if len(waves.request.sizes) > 1 else ""
+    print(f"{of}{len(waves.draws[-1]):,} labels, {len(ids):,} units to label. {_draw_words(waves)}")
+    if folder.source == "table":
+        _export_table(settings, folder, wave, ids)
+    else:
+        _export_packages(settings, folder, wave, ids, trust_code=trust_code)
+    last = wave == len(waves.request.sizes)
+    print(f"Then: rslow estimate {'report' if last else 'draw'}")
+
+
+def _export_table(settings: Settings, folder: DrawFolder, wave: int, ids: list[str]) -> None:
+    import pandas as pd
+
+    from rs_lowconf.cli.estimate_pool import load_scores
+    from rs_lowconf.estimate.stored import write_labels
+
+    path = folder.table(wave)
+    if not path.exists():
+        scores = load_scores(settings)
+        place = pd.Index(scores.ids).get_indexer(ids)
+        if (place < 0).any():
+            raise DataError(
+                f"{scores.path} lacks units that were drawn", remedy="restore that table"
+            )
+        shown = scores.shown.iloc[place]
+        if scores.group is not None:
+            shown = shown.assign(group=scores.group[place])
+        write_labels(path, ids, shown)
+    print(f"Fill in the column label (? where it cannot be told): {path}")
+
+
+def _export_packages(
+    settings: Settings, folder: DrawFolder, wave: int, ids: list[str], *, trust_code: bool
+) -> None:
+    from rs_lowconf.batch.review import sample_ids, scores_of, write_real
+    from rs_lowconf.cli.batch import job_folder, target_of
+    from rs_lowconf.cli.catalog import catalog_path
+    from rs_lowconf.data.catalog.table import Catalog
+
+    catalog = Catalog(catalog_path(settings))
+    target = target_of(settings, trust_code=trust_code)
+    scores = scores_of(catalog, job_folder(settings, "score"), target)
+    labels = tuple(sorted({*scores["label"].dropna(), *settings.estimate.classes}))
+    own = scores.set_index("id", drop=False)
+    lost = [name for name in ids if name not in own.index]
+    if lost:
+        raise DataError(
+            f"{catalog.path} lacks {len(lost)} tiles that were drawn, such as {lost[0]}",
+            remedy="restore the catalog and its scores, or draw anew under another --name",
+        )
+    own = own.loc[ids].assign(sample_id=sample_ids(settings.run.seed, ids))
+    # Their order in the draw would tell where the target is unsure.
+    own = own.sort_values("sample_id")
+    most = settings.review.max_samples
+    for first in range(0, len(own), most):
+        package = write_real(
+            settings,
+            catalog,
+            own.iloc[first : first + most],
+            target,
+            into=folder.packages(wave),
+            labels=labels,
+            provenance={"drawn_for": "an error estimate"},
+        )
+        print(f"Open in QGIS: {package / 'review.qgz'}")
+        print(f"Then: rslow review import {package}")
+
+
+def _draw_words(waves: Waves) -> str:
+    request = waves.request
+    if request.design == "uniform":
+        return f"Design uniform, seed {request.seed}."
+    return (
+        f"Design {request.design}, {request.defensive:.0%} of the labels anywhere alike, seed "
+        f"{request.seed}."
+    )
+
+
+def _name_words(name: str) -> str:
+    return "" if name == "draw" else f"--name {name}"
+
+
+def _outlook(told: "Plan", settings: Settings) -> list[str]:
+    """Return the lines above the table of a plan."""
+    own = settings.estimate
+    lines = [
+        f"Expected error rate: {100 * told.rate:.3g} %{_percent(told.rate_range)}",
+        f"Ceiling: no sampling by this score saves more than {told.ceiling:.1f} times"
+        f"{_times(told.ceiling_range)}",
+        f"Planned: {own.labels:,} labels"
+        + (f", wanted: an interval {100 * own.width:.3g} % wide" if own.width else ""),
+    ]
+    if told.assumption:
+        lines.append(f"All figures {told.assumption}; name labelled units by estimate.validation.")
+    return lines
+
+
+def _plan_rows(told: "Plan", settings: Settings) -> list[tuple[str, ...]]:
+    wanted = settings.estimate.width is not None
+    heads = ("design", "defensive", "saving", "width")
+    rows: list[tuple[str, ...]] = [(*heads, "labels") if wanted else heads]
+    for one in told.prospects:
+        row = (
+            one.method,
+            f"{one.defensive:g}",
+            f"{one.saving:.2f}{_times(one.saving_range)}",
+            f"{100 * one.width:.3g} %",
+        )
+        rows.append((*row, _needed(one)) if wanted else row)
+    return rows
+
+
+def _needed(one: "Prospect") -> str:
+    def said(labels: int | None) -> str:
+        return "more than the pool" if labels is None else f"{labels:,}"
+
+    if one.labels_range is None:
+        return said(one.labels)
+    low, high = one.labels_range
+    return f"{said(one.labels)} ({said(low)} .. {said(high)})"
+
+
+def _percent(ends: "Range | None") -> str:
+    return "" if ends is None else f" ({100 * ends[0]:.3g} .. {100 * ends[1]:.3g} %)"
+
+
+def _times(ends: "Range | None") -> str:
+    return "" if ends is None else f" ({ends[0]:.1f} .. {ends[1]:.1f})"
+
+
+def _show(rows: list[tuple[str, ...]]) -> None:
+    from rs_lowconf.cli.tables import open_console, show_table
+
+    title = "Labels of a uniform draw over those of a design, for the same variance"
+    show_table(open_console(), title, "l" + "r" * (len(rows[0]) - 1), rows)
+
+
+def _plan_markdown(lines: list[str], rows: list[tuple[str, ...]]) -> str:
+    from rs_lowconf.estimate.page import Block, Page, Part, Table, Text
+
+    texts = [Text(text=line) for line in lines if line]
+    blocks: list[Block] = [*texts, Table(rows=rows)]
+    page = Page(title="Plan of an error estimate", parts=[Part(title="Outlook", blocks=blocks)])
+    return page.markdown("plots")
+
+
+def _json(value: Any) -> Any:
+    """Return the same without infinite numbers, which JSON has none of."""
+    import math
+
+    if isinstance(value, Mapping):
+        return {name: _json(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

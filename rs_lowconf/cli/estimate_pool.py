@@ -1,0 +1,235 @@
+"""What the commands of `rslow estimate` share: the pool that the settings name, and its labels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rs_lowconf.cli.batch import job_folder
+from rs_lowconf.errors import DataError, JobError, ReviewError, listed
+from rs_lowconf.settings import Settings
+
+if TYPE_CHECKING:
+    from rs_lowconf.estimate.draws import Draw
+    from rs_lowconf.estimate.prepare import Prepared
+    from rs_lowconf.estimate.scores import Scores
+    from rs_lowconf.estimate.stored import Request, StoredPool
+
+#: Where labels come from: reviews of a catalog's tiles in QGIS, or a table that is filled in.
+Source = Literal["review", "table"]
+
+
+def load_scores(settings: Settings) -> "Scores":
+    """Read the scores of the pool: a table, or what `rslow batch score` found.
+
+    Raises:
+        DataError: see `read_scores`; no tile is in the splits and collections of the settings.
+        JobError: nothing was scored yet.
+    """
+    from rs_lowconf.estimate.scores import read_scores
+
+    own = settings.estimate
+    if own.scores is not None:
+        return read_scores(own.scores, own.measure)
+    path = job_folder(settings, "score") / "scores.parquet"
+    if not path.exists():
+        raise JobError(
+            f"there are no scores {path}",
+            remedy="run rslow batch score, or name a table by estimate.scores",
+        )
+    scores = read_scores(path, own.measure)
+    for column, wanted in (
+        ("rslow:split", settings.batch.splits),
+        ("collection", settings.batch.collections),
+    ):
+        if wanted is not None:
+            rows = scores.shown[column].isin(wanted).to_numpy()
+            if not rows.any():
+                raise DataError(
+                    f"no scored tile has {column} {', '.join(wanted)}",
+                    remedy="see batch.splits and batch.collections",
+                )
+            scores = scores.take(rows)
+    return scores
+
+
+def load_pool(settings: Settings) -> "Prepared":
+    """Return the pool with its error probabilities.
+
+    Raises:
+        RsLowconfError: see `load_scores` and `prepare`.
+    """
+    from rs_lowconf.estimate.prepare import prepare
+    from rs_lowconf.estimate.scores import read_scores
+
+    own = settings.estimate
+    return prepare(
+        load_scores(settings),
+        validation=None if own.validation is None else read_scores(own.validation, own.measure),
+        surrogates=own.surrogates,
+        generated=None if own.generated is None else read_scores(own.generated, own.measure),
+        seed=settings.run.seed,
+        defensive=own.defensive,
+    )
+
+
+def say_pool(prepared: "Prepared") -> None:
+    """Print what the pool is and what its error probabilities are worth."""
+    print(
+        f"{len(prepared.pool):,} units of {prepared.scores.path}, "
+        f"{len(prepared.classes)} classes, {100 * prepared.pool.g.mean():.3g} % errors expected"
+    )
+    choice = prepared.choice
+    if choice is None:
+        print("No validation labels: error probabilities are what the models say of themselves.")
+    else:
+        gain = f", {choice.gain:.2f} times better than confidence" if choice.gain > 1 else ""
+        print(
+            f"Error predictor: {choice.name}{gain}, of {', '.join(prepared.predictors)}; chosen "
+            "by validation labels"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawFolder:
+    """The files of one draw."""
+
+    path: Path
+    source: Source
+
+    @property
+    def existing(self) -> list[Path]:
+        """Return the files of the waves, in order."""
+        found: list[Path] = []
+        while (path := self.wave_file(len(found) + 1)).exists():
+            found.append(path)
+        return found
+
+    def wave_file(self, wave: int) -> Path:
+        """Return the file of a wave, from 1 on."""
+        return self.path / f"draw-{wave}.json"
+
+    def table(self, wave: int) -> Path:
+        """Return the table to fill in of a wave."""
+        return self.path / f"labels-{wave}.csv"
+
+    def packages(self, wave: int) -> Path:
+        """Return the folder of the review packages of a wave."""
+        return self.path / f"wave-{wave}"
+
+
+def draw_folder(settings: Settings, name: str) -> DrawFolder:
+    """Return where a draw is."""
+    source: Source = "review" if settings.estimate.scores is None else "table"
+    return DrawFolder(path=settings.run.dir / "estimate" / name, source=source)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Waves:
+    """All that was drawn so far."""
+
+    stored: "StoredPool"
+    request: "Request"
+    draws: "Sequence[Draw]"
+    checksums: Sequence[str]
+
+    def new_ids(self, wave: int) -> list[str]:
+        """Return the units that a wave is the first to hold, each once, in random order."""
+        seen: set[int] = set()
+        for draw in self.draws[: wave - 1]:
+            seen.update(draw.index.tolist())
+        own = dict.fromkeys(one for one in self.draws[wave - 1].index.tolist() if one not in seen)
+        return [str(self.stored.ids[one]) for one in own]
+
+
+def read_waves(folder: DrawFolder) -> Waves:
+    """Return the draw of a folder.
+
+    Raises:
+        DataError: it holds none, or a file was changed, lost or put elsewhere.
+    """
+    import json
+
+    from rs_lowconf.estimate.stored import read_draw, read_pool
+
+    stored = read_pool(folder.path)
+    draws, checksums = [], []
+    request, before = None, None
+    for number, path in enumerate(folder.existing or [folder.wave_file(1)], 1):
+        request, draw, checksum = read_draw(path, stored)
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["wave"] != number or values["before"] != before:
+            raise DataError(
+                f"{path} is not wave {number} of the draw before it",
+                remedy="restore the files, or draw anew under another --name",
+            )
+        draws.append(draw)
+        checksums.append(checksum)
+        before = checksum
+    assert request is not None  # noqa: S101 -- there was a file
+    return Waves(stored=stored, request=request, draws=draws, checksums=checksums)
+
+
+def labels_of(
+    settings: Settings, folder: DrawFolder, waves: Waves, wave: int
+) -> dict[str, str | None]:
+    """Return the class of each unit that is new in a wave; None where it could not be told.
+
+    Raises:
+        DataError: labels are missing, unknown, or unclear where that is refused.
+        ReviewError: reviewers disagree.
+    """
+    from rs_lowconf.estimate.stored import read_labels
+
+    own = settings.estimate
+    ids = waves.new_ids(wave)
+    if folder.source == "table":
+        classes = (*waves.stored.classes, *own.classes)
+        found = read_labels(folder.table(wave), ids, classes)
+    else:
+        found = _reviewed(settings, ids, f"wave {wave} in {folder.packages(wave)}")
+    unclear = [name for name, said in found.items() if said is None]
+    if unclear and own.unclear == "refuse":
+        raise DataError(
+            f"of {len(unclear)} drawn units nobody could tell the class, such as {unclear[0]}",
+            remedy="look again, or count them by estimate.unclear=wrong or right",
+        )
+    return found
+
+
+def missing_labels(settings: Settings, folder: DrawFolder, waves: Waves, wave: int) -> str | None:
+    """Return in words what labels of a wave are missing; None where there are all.
+
+    Raises:
+        RsLowconfError: labels that are wrong, see `labels_of`.
+    """
+    from rs_lowconf.estimate.stored import MissingLabelsError
+
+    try:
+        labels_of(settings, folder, waves, wave)
+    except MissingLabelsError as missing:
+        return str(missing)
+    return None
+
+
+def _reviewed(settings: Settings, ids: Sequence[str], where: str) -> dict[str, str | None]:
+    """Return what reviewers say of tiles."""
+    from rs_lowconf.batch.review import sample_ids
+    from rs_lowconf.cli.review import store_of
+    from rs_lowconf.estimate.stored import check_complete
+    from rs_lowconf.review.verdicts import verdicts
+
+    found = verdicts(store_of(settings).opinions())
+    names: Mapping[str, str] = dict(zip(ids, sample_ids(settings.run.seed, ids), strict=True))
+    check_complete(
+        [tile for tile, name in names.items() if name not in found],
+        len(ids),
+        f"{where}, as imported",
+    )
+    disputed = [tile for tile, name in names.items() if found[name].decision is None]
+    if disputed:
+        raise ReviewError(
+            f"reviewers disagree on {listed(disputed)}",
+            remedy="settle it: rslow review agreement --export FOLDER",
+        )
+    return {tile: found[name].true_class for tile, name in names.items()}

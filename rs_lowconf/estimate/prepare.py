@@ -1,0 +1,185 @@
+"""From scores to a pool: what is known of each unit becomes a probability of error."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float64, Int
+
+from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.estimate.designs import DEFENSIVE
+from rs_lowconf.estimate.draws import Pool
+from rs_lowconf.estimate.plan import Validation
+from rs_lowconf.estimate.predictors import Choice, chosen, fit_predictor, log_odds
+from rs_lowconf.estimate.scores import Scores, surrogate_doubts
+from rs_lowconf.seeds import seed_of
+
+_ENOUGH = 50
+"""Validation labels: below, halves of them fit and check nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """A pool to draw from, and what was found on the way."""
+
+    scores: Scores
+    classes: tuple[str, ...]
+    """Those that the target says or that labels name, sorted; `pool.predicted` counts them."""
+    pool: Pool
+    validation: Validation | None
+    """Labelled units that the error predictor did not learn from; None without any."""
+    choice: Choice | None
+    """Which error predictor it is, and what it gains; None where nothing is validated."""
+    predictors: Mapping[str, Float64[np.ndarray, " n"]]
+    """The pool's g by each candidate."""
+
+
+def prepare(
+    scores: Scores,
+    *,
+    validation: Scores | None = None,
+    surrogates: Sequence[Path] = (),
+    generated: Scores | None = None,
+    seed: int = 0,
+    defensive: float = DEFENSIVE,
+) -> Prepared:
+    """Return the pool with the best error predictor that labels vouch for.
+
+    With validation labels, half of them (of whole groups, where there are some) fit the
+    candidates and half choose among them: `confidence`, a curve over the target's own doubt;
+    `surrogates`, with the doubt of other models beside it; `generated`, the curve of generated
+    tiles. The first is left only for one that is better by a standard error. Without, g is what
+    the models say as it is, and only waves of labels can mend it.
+
+    Args:
+        scores: of the pool.
+        validation: of labelled units, drawn uniformly from units like the pool's.
+        surrogates: tables of other models' scores of pool and validation.
+        generated: of generated tiles, labelled by their condition or by reviews.
+        seed: of the halves.
+        defensive: share of the labels that will be drawn uniformly.
+
+    Raises:
+        DataError: see `surrogate_doubts`; fewer than 50 validation labels, or one unlabelled;
+            no generated label.
+        SettingsError: generated tiles without validation labels to judge them by.
+    """
+    features = _features(scores, surrogates)
+    classes = _classes(scores, validation)
+    predicted = pd.Categorical(scores.predicted, classes).codes.astype(np.int64)
+    if validation is None:
+        if generated is not None:
+            raise SettingsError(
+                "an error predictor from generated tiles that nothing validates",
+                expected="estimate.validation, because it can be worse than none",
+            )
+        g = _plain(scores, surrogates)
+        return Prepared(
+            scores=scores,
+            classes=classes,
+            pool=Pool(g=g, predicted=predicted, features=features),
+            validation=None,
+            choice=None,
+            predictors={"unvalidated": g},
+        )
+    _check(validation)
+    own, error = _features(validation, surrogates), validation.error
+    fitting = _half(validation, seed)
+    candidates = _candidates(own, validation, fitting, features, generated)
+    held_out = {name: both[0][~fitting] for name, both in candidates.items()}
+    choice = Choice(name="confidence", gain=1.0)
+    if error[~fitting].any():
+        choice = chosen(held_out, error[~fitting], defensive)
+    groups = validation.groups
+    return Prepared(
+        scores=scores,
+        classes=classes,
+        pool=Pool(g=candidates[choice.name][1], predicted=predicted, features=features),
+        validation=Validation(
+            g=held_out[choice.name],
+            error=error[~fitting],
+            group=None if groups is None else groups[~fitting],
+        ),
+        choice=choice,
+        predictors={name: both[1] for name, both in candidates.items()},
+    )
+
+
+def _candidates(
+    own: Float64[np.ndarray, "v f"],
+    validation: Scores,
+    fitting: Bool[np.ndarray, " v"],
+    features: Float64[np.ndarray, "n f"],
+    generated: Scores | None,
+) -> dict[str, tuple[Float64[np.ndarray, " v"], Float64[np.ndarray, " n"]]]:
+    """Return g of the validation units and of the pool by each candidate."""
+    error = validation.error[fitting]
+    by_confidence = fit_predictor(own[fitting, :1], error, validation.doubt[fitting])
+    prior = by_confidence(own[:, :1])
+    found = {"confidence": (prior, by_confidence(features[:, :1]))}
+    if own.shape[1] > 1:
+        fit = fit_predictor(own[fitting], error, prior[fitting])
+        found["surrogates"] = (fit(own), fit(features))
+    if generated is not None:
+        if not generated.labelled.any():
+            raise DataError(f"{generated.path} has no labels", expected="a column label")
+        made = generated.take(generated.labelled)
+        fit = fit_predictor(log_odds(made.doubt)[:, None], made.error, made.doubt)
+        found["generated"] = (fit(own[:, :1]), fit(features[:, :1]))
+    return found
+
+
+def _features(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.ndarray, "n f"]:
+    columns = [scores.doubt]
+    if surrogates:
+        columns.append(surrogate_doubts(scores, surrogates))
+    return np.stack([log_odds(one) for one in columns], axis=1)
+
+
+def _plain(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.ndarray, " n"]:
+    """Return the mean doubt of all models, each counting once."""
+    if not surrogates:
+        return scores.doubt
+    many = len(surrogates)
+    mean: Float64[np.ndarray, " n"] = (
+        scores.doubt + many * surrogate_doubts(scores, surrogates)
+    ) / (many + 1)
+    return mean
+
+
+def _classes(*tables: Scores | None) -> tuple[str, ...]:
+    names: set[str] = set()
+    for one in tables:
+        if one is not None:
+            names |= set(one.predicted)
+            names |= set() if one.label is None else set(one.label) - {None}
+    return tuple(sorted(names))
+
+
+def _check(validation: Scores) -> None:
+    lacking = int((~validation.labelled).sum())
+    if lacking:
+        raise DataError(
+            f"{validation.path}: {lacking} of {len(validation)} rows have no label",
+            expected="one in each: leaving out what is hard to label biases what it says",
+        )
+    if len(validation) < _ENOUGH:
+        raise DataError(
+            f"{validation.path} has {len(validation)} labels",
+            expected=f"{_ENOUGH} at least: half of them fit, half check",
+            remedy="plan without estimate.validation, assuming calibration",
+        )
+
+
+def _half(validation: Scores, seed: int) -> Bool[np.ndarray, " v"]:
+    """Return the half that fits: random units, or random whole groups."""
+    groups = validation.groups
+    unit: Int[np.ndarray, " v"] = np.arange(len(validation)) if groups is None else groups
+    dice = np.random.default_rng(seed_of(seed, "estimate", "halves"))
+    many = int(unit.max()) + 1
+    first = np.zeros(many, dtype=bool)
+    first[dice.permutation(many)[: -(-many // 2)]] = True
+    half: Bool[np.ndarray, " v"] = first[unit]
+    return half

@@ -1,0 +1,208 @@
+"""Tables of what a target says of each unit of a pool: Parquet or CSV, from us or from others.
+
+A row a unit, tile or pixel. Columns:
+
+```
+id             text, unique; needed
+predicted      text, the class that the target says; needed
+confidence     its probability, 0..1; needed
+probabilities  list, of all classes; Parquet only, for the scores margin and entropy
+label          text, the true class where it is known: for validation and replays
+group          text, which tile a pixel is of
+```
+
+Other columns are kept for whoever labels. What `rslow batch score` writes is such a table, and
+so is samples.parquet of `rslow generate`, whose sample_id and condition are read as id and label.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from jaxtyping import Bool, Float64, Int
+from numpy.typing import NDArray
+
+from rs_lowconf.errors import DataError
+from rs_lowconf.estimate.predictors import entropy_share, one_minus_margin
+
+Measure = Literal["confidence", "margin", "entropy"]
+"""What tells how sure a target is of a unit."""
+
+NEEDED = ("id", "predicted", "confidence")
+_GENERATED = {"sample_id": "id", "condition": "label"}
+_KNOWN = (*NEEDED, "probabilities", "label", "group", "second", "log_odds", "geometry")
+"""Columns that are not shown to whoever labels: some would lead them, others are no text."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """What a target says of units, checked."""
+
+    path: Path
+    ids: NDArray[np.object_]
+    predicted: NDArray[np.object_]
+    doubt: Float64[np.ndarray, " n"]
+    """How unsure the target is, 0..1: with the measure `confidence` 1 - it."""
+    label: NDArray[np.object_] | None
+    """True class, None where unknown; None as a whole where nothing is labelled."""
+    group: NDArray[np.object_] | None
+    """Which tile each pixel is of; None where units stand alone."""
+    shown: pd.DataFrame
+    """Columns that are not ours, for whoever labels."""
+
+    def __len__(self) -> int:
+        """Return the number of units."""
+        return len(self.ids)
+
+    @property
+    def labelled(self) -> Bool[np.ndarray, " n"]:
+        """Return which units have a label."""
+        if self.label is None:
+            return np.zeros(len(self), dtype=bool)
+        known: Bool[np.ndarray, " n"] = self.label != None  # noqa: E711 -- of each element
+        return known
+
+    @property
+    def error(self) -> Bool[np.ndarray, " n"]:
+        """Return whether the target errs on each unit; False where there is no label."""
+        if self.label is None:
+            return np.zeros(len(self), dtype=bool)
+        wrong: Bool[np.ndarray, " n"] = self.labelled & (self.label != self.predicted)
+        return wrong
+
+    @property
+    def groups(self) -> Int[np.ndarray, " n"] | None:
+        """Return the number of each unit's group."""
+        return None if self.group is None else pd.factorize(self.group)[0].astype(np.int64)
+
+    def take(self, rows: Bool[np.ndarray, " n"]) -> "Scores":
+        """Return those units alone."""
+        return Scores(
+            path=self.path,
+            ids=self.ids[rows],
+            predicted=self.predicted[rows],
+            doubt=self.doubt[rows],
+            label=None if self.label is None else self.label[rows],
+            group=None if self.group is None else self.group[rows],
+            shown=self.shown[rows],
+        )
+
+
+def read_scores(path: Path, measure: Measure = "confidence") -> Scores:
+    """Read a table of scores.
+
+    Raises:
+        DataError: it is missing or no table, a column is missing, an id is missing or occurs
+            twice, a confidence is outside 0..1, or the measure needs probabilities that are
+            not there.
+    """
+    frame = _read(path)
+    if "sample_id" in frame and "id" not in frame:
+        frame = frame.rename(columns=_GENERATED)
+    missing = [name for name in NEEDED if name not in frame]
+    if missing:
+        raise DataError(
+            f"{path} has no column {', '.join(missing)}",
+            expected=f"{', '.join(NEEDED)}, and label where the truth is known",
+        )
+    if not len(frame):
+        raise DataError(f"{path} has no rows", expected="a row a unit")
+    for name in NEEDED:
+        empty = np.nonzero(frame[name].isna())[0]
+        if len(empty):
+            raise DataError(f"{path}: {len(empty)} rows without {name}, the first is {empty[0]}")
+    ids = frame["id"].astype(str)
+    twice = ids[ids.duplicated()]
+    if len(twice):
+        raise DataError(
+            f"{path}: {len(twice)} ids occur more than once, such as {twice.iloc[0]}",
+            expected="a row a unit",
+        )
+    confidence = pd.to_numeric(frame["confidence"], errors="coerce").to_numpy(dtype=float)
+    wrong = np.nonzero(~((confidence >= 0) & (confidence <= 1)))[0]
+    if len(wrong):
+        raise DataError(
+            f"{path}: {len(wrong)} confidences outside 0..1, the first "
+            f"{frame['confidence'].iloc[wrong[0]]} of {ids.iloc[wrong[0]]}",
+            remedy="give probabilities, not logits or percentages",
+        )
+    return Scores(
+        path=path,
+        ids=ids.to_numpy(dtype=object),
+        predicted=frame["predicted"].astype(str).to_numpy(dtype=object),
+        doubt=1 - confidence if measure == "confidence" else _doubt(frame, measure, path),
+        label=_text(frame, "label"),
+        group=_text(frame, "group"),
+        shown=frame[[name for name in frame if name not in _KNOWN]],
+    )
+
+
+def surrogate_doubts(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.ndarray, " n"]:
+    """Return how probable other models find that the target errs on each unit, on average.
+
+    What another model gives the target's class: its confidence where both agree, and where
+    they do not the rest of it, which is exact for two classes and too much for more. It is a
+    hint, and labels tell what it is worth.
+
+    Args:
+        scores: of the target.
+        surrogates: tables of other models' scores of the same units, in any order.
+
+    Raises:
+        DataError: see `read_scores`; a unit is missing in one of them.
+    """
+    total = np.zeros(len(scores))
+    for path in surrogates:
+        own = read_scores(path)
+        place = pd.Index(own.ids).get_indexer(scores.ids)
+        lost = np.nonzero(place < 0)[0]
+        if len(lost):
+            raise DataError(
+                f"{path} lacks {len(lost)} units of {scores.path}, such as {scores.ids[lost[0]]}",
+                remedy="score the same units by all models",
+            )
+        agrees = own.predicted[place] == scores.predicted
+        total += np.where(agrees, own.doubt[place], 1 - own.doubt[place])
+    mean: Float64[np.ndarray, " n"] = total / len(surrogates)
+    return mean
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise DataError(f"there is no table of scores {path}", remedy="run rslow batch score")
+    try:
+        if path.suffix.lower() == ".csv":
+            # Text stays text: a class called 01 or NA is no number and not missing.
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+            return frame.replace("", None)
+        return pd.read_parquet(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({' '.join(str(error).split())[:200]})",
+            expected="a Parquet or CSV table",
+        ) from error
+
+
+def _text(frame: pd.DataFrame, name: str) -> NDArray[np.object_] | None:
+    if name not in frame or frame[name].isna().all():
+        return None
+    column = frame[name]
+    text: NDArray[np.object_] = column.astype(str).where(column.notna(), None).to_numpy(object)
+    return text
+
+
+def _doubt(frame: pd.DataFrame, measure: Measure, path: Path) -> Float64[np.ndarray, " n"]:
+    if "probabilities" not in frame or isinstance(frame["probabilities"].iloc[0], str):
+        raise DataError(
+            f"{path} has no lists of probabilities, which {measure} needs",
+            remedy="set estimate.measure=confidence, or give Parquet with probabilities",
+        )
+    try:
+        probability = np.stack(frame["probabilities"].to_list()).astype(float)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: probabilities of unequal number, or no numbers") from error
+    return (one_minus_margin if measure == "margin" else entropy_share)(probability)

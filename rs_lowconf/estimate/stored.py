@@ -1,0 +1,339 @@
+"""A draw on disk: the pool as it was, the units to label, and checksums that hold both fast.
+
+```
+pool.parquet   id, predicted, g, features, group of every unit
+draw-1.json    the units of the first wave in order, with their chances; so are all others
+labels-1.csv   to fill in, where units are no tiles of a catalog
+```
+
+Who labels must not choose what is labelled, and who estimates must not choose what was drawn:
+a draw is a function of pool and seed, and a file that was changed since is refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rs_lowconf.errors import DataError, RsLowconfError, SettingsError, listed
+from rs_lowconf.estimate.adaptive import Wave, next_wave, wave_sizes
+from rs_lowconf.estimate.designs import design_of
+from rs_lowconf.estimate.draws import DesignName, Draw, Pool
+from rs_lowconf.estimate.prepare import Prepared
+from rs_lowconf.runs import replacing, sha256_of, write_json
+
+FORMAT = 1
+_POOL = "pool.parquet"
+_UNCLEAR = "?"
+"""What a labeller writes where no class can be told."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredPool:
+    """A pool as it was when it was drawn from."""
+
+    ids: NDArray[np.object_]
+    classes: tuple[str, ...]
+    pool: Pool
+    group: NDArray[np.object_] | None
+    validated: bool
+    """Whether labels vouch for g."""
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is drawn."""
+
+    design: DesignName
+    labels: int
+    """Of all waves."""
+    defensive: float
+    seed: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """Return the labels of each wave; all in one unless the design is `adaptive`."""
+        return wave_sizes(self.labels) if self.design == "adaptive" else [self.labels]
+
+    def draw(self, pool: Pool, before: Sequence[Wave] = ()) -> Draw:
+        """Return the next wave, or the whole draw.
+
+        Args:
+            pool: to draw from.
+            before: waves that are labelled.
+
+        Raises:
+            SettingsError: see `check_request`.
+            DataError: `olofsson` of a pool without predicted classes.
+        """
+        if self.design == "adaptive":
+            size = self.sizes[len(before)]
+            return next_wave(pool, before, size, self.seed, self.defensive)
+        return design_of(self.design, pool, self.labels, self.defensive).draw(self.seed)
+
+
+def write_pool(folder: Path, prepared: Prepared) -> StoredPool:
+    """Write the pool beside its draws and return it.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    pool, features = prepared.pool, prepared.pool.features
+    table = pa.table(
+        {
+            "id": pa.array(prepared.scores.ids, pa.string()),
+            "predicted": pa.array(prepared.scores.predicted, pa.string()),
+            "g": pool.g,
+            **(
+                {}
+                if features is None
+                else {f"feature_{i}": features[:, i] for i in range(features.shape[1])}
+            ),
+            **(
+                {}
+                if prepared.scores.group is None
+                else {"group": pa.array(prepared.scores.group, pa.string())}
+            ),
+        }
+    )
+    about = {
+        "format": FORMAT,
+        "classes": prepared.classes,
+        "validated": prepared.validation is not None,
+    }
+    table = table.replace_schema_metadata({"rs_lowconf": json.dumps(about)})
+    with replacing(folder / _POOL) as temporary:
+        pq.write_table(table, temporary)
+    return read_pool(folder)
+
+
+def read_pool(folder: Path) -> StoredPool:
+    """Return the pool of a folder of draws.
+
+    Raises:
+        DataError: it is missing, damaged, or of a newer format.
+    """
+    path = folder / _POOL
+    if not path.is_file():
+        raise DataError(f"{folder} holds no draw", remedy="run rslow estimate draw first")
+    try:
+        table = pq.read_table(path)
+        about = json.loads((table.schema.metadata or {})[b"rs_lowconf"])
+        frame = table.to_pandas()
+    except (pa.ArrowException, OSError, KeyError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is damaged ({error})", remedy="draw again") from error
+    _check_format(path, about)
+    features = [name for name in frame if name.startswith("feature_")]
+    return StoredPool(
+        ids=frame["id"].to_numpy(object),
+        classes=tuple(about["classes"]),
+        pool=Pool(
+            g=frame["g"].to_numpy(np.float64, copy=True),
+            predicted=pd.Categorical(frame["predicted"], about["classes"]).codes.astype(np.int64),
+            features=frame[features].to_numpy(np.float64) if features else None,
+        ),
+        group=frame["group"].to_numpy(object) if "group" in frame else None,
+        validated=bool(about["validated"]),
+        sha256=sha256_of(path),
+    )
+
+
+def write_draw(
+    path: Path, request: Request, draw: Draw, stored: StoredPool, *, wave: int, before: str | None
+) -> None:
+    """Write one wave.
+
+    Args:
+        path: the JSON file.
+        request: what all waves are of.
+        draw: this wave.
+        stored: the pool that it was drawn from.
+        wave: from 1 on.
+        before: checksum of the file of the wave before; None for the first.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    stratum = [None] * len(draw) if draw.stratum is None else draw.stratum.tolist()
+    values: dict[str, Any] = {
+        "format": FORMAT,
+        "design": request.design,
+        "labels": request.labels,
+        "defensive": request.defensive,
+        "seed": request.seed,
+        "wave": wave,
+        "waves": len(request.sizes),
+        "before": before,
+        "pool_sha256": stored.sha256,
+        "population": draw.population,
+        "largest_ratio": draw.largest_ratio,
+        "expected_ratio": draw.expected_ratio,
+        "stratum_sizes": None if draw.stratum_sizes is None else draw.stratum_sizes.tolist(),
+        "units": [
+            {"id": str(stored.ids[index]), "row": index, "chance": chance, "stratum": own}
+            for index, chance, own in zip(
+                draw.index.tolist(), draw.chance.tolist(), stratum, strict=True
+            )
+        ],
+    }
+    write_json(path, {**values, "sha256": _checksum(values)})
+
+
+def read_draw(path: Path, stored: StoredPool) -> tuple[Request, Draw, str]:
+    """Return what was asked for, the wave, and the file's checksum.
+
+    Raises:
+        DataError: the file is missing, damaged, of a newer format, was changed since, or is of
+            another pool.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        told = values.pop("sha256")
+    except FileNotFoundError as error:
+        raise DataError(f"there is no {path}", remedy="run rslow estimate draw first") from error
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{path} is no draw ({error})", remedy="restore it, or draw anew"
+        ) from error
+    _check_format(path, values)
+    if told != _checksum(values):
+        raise DataError(
+            f"{path} was changed since it was drawn: its checksum differs",
+            expected="the units and chances that the seed gave",
+            remedy="restore the file, or draw anew under another --name",
+        )
+    if values["pool_sha256"] != stored.sha256:
+        raise DataError(
+            f"{path} was drawn from another pool than the {_POOL} beside it",
+            remedy="restore that file, or draw anew under another --name",
+        )
+    units = values["units"]
+    strata = values["stratum_sizes"]
+    draw = Draw(
+        design=values["design"],
+        population=values["population"],
+        index=np.array([one["row"] for one in units], dtype=np.int64),
+        chance=np.array([one["chance"] for one in units], dtype=np.float64),
+        largest_ratio=values["largest_ratio"],
+        expected_ratio=values["expected_ratio"],
+        stratum=None if strata is None else np.array([one["stratum"] for one in units]),
+        stratum_sizes=None if strata is None else np.array(strata),
+        batch=np.full(len(units), values["wave"] - 1) if values["design"] == "adaptive" else None,
+    )
+    request = Request(**{name: values[name] for name in ("design", "labels", "defensive", "seed")})
+    return request, draw, told
+
+
+def write_labels(path: Path, ids: Sequence[str], shown: pd.DataFrame) -> None:
+    """Write a table to fill in: nothing in it tells what the target says.
+
+    Args:
+        path: the CSV file.
+        ids: of the units, each once.
+        shown: what may be told of them, a row each.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    frame = shown.reset_index(drop=True)
+    frame.insert(0, "id", list(ids))
+    frame["label"] = ""
+    with replacing(path) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def read_labels(path: Path, ids: Sequence[str], classes: Sequence[str]) -> dict[str, str | None]:
+    """Return the class of each unit; None where the labeller could not tell, written `?`.
+
+    Raises:
+        DataError: the file is no table of these units, an id comes twice, a class is unknown,
+            or, as `MissingLabelsError`, labels are missing.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise DataError(f"there is no {path}", remedy="restore it") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error})", expected="a CSV table") from error
+    if not {"id", "label"} <= set(frame):
+        raise DataError(f"{path} has the columns {', '.join(frame)}", expected="id and label")
+    twice = frame["id"][frame["id"].duplicated()]
+    if len(twice):
+        raise DataError(f"{path}: {len(twice)} ids occur more than once, such as {twice.iloc[0]}")
+    wanted = set(ids)
+    foreign = [f"{name} was not drawn" for name in frame["id"] if name not in wanted]
+    if foreign:
+        raise DataError(f"{path}: {listed(foreign)}", remedy="label the units that were drawn")
+    said = dict(zip(frame["id"], frame["label"].str.strip(), strict=True))
+    faults = [
+        f"{name} has the unknown class {own!r}"
+        for name, own in said.items()
+        if own and own != _UNCLEAR and own not in classes
+    ]
+    if faults:
+        raise DataError(
+            f"{path}: {listed(faults)}",
+            expected=f"{', '.join(classes)}, or {_UNCLEAR} where it cannot be told",
+            remedy="correct it, or name further classes in estimate.classes",
+        )
+    check_complete([name for name in ids if not said.get(name)], len(ids), str(path))
+    return {name: None if own == _UNCLEAR else own for name, own in said.items()}
+
+
+class MissingLabelsError(DataError):
+    """A part of what was drawn has no label."""
+
+
+def check_complete(missing: Sequence[str], wanted: int, where: str) -> None:
+    """Refuse labels of a part of what was drawn.
+
+    Raises:
+        MissingLabelsError: some are missing.
+    """
+    if missing:
+        raise MissingLabelsError(
+            f"{where}: {len(missing)} of {wanted} drawn units have no label, such as {missing[0]}",
+            remedy="label the rest: leaving out what is hard to label would bias the estimate",
+        )
+
+
+def same_request(known: Request, wanted: Request, folder: Path) -> None:
+    """Check that a folder's draw is what the settings ask for.
+
+    Raises:
+        SettingsError: it is another one.
+    """
+    if known != wanted:
+        names = ("design", "labels", "defensive", "seed")
+        others = [
+            f"{name} {getattr(known, name)} instead of {getattr(wanted, name)}"
+            for name in names
+            if getattr(known, name) != getattr(wanted, name)
+        ]
+        raise SettingsError(
+            f"{folder} holds a draw of {', '.join(others)}",
+            remedy="draw the other one under another --name",
+        )
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _check_format(path: Path, values: Mapping[str, Any]) -> None:
+    newest: RsLowconfError = DataError(
+        f"{path} has format {values.get('format')}",
+        expected=f"at most {FORMAT}",
+        remedy="upgrade rs_lowconf",
+    )
+    if not isinstance(values.get("format"), int) or values["format"] > FORMAT:
+        raise newest
