@@ -670,9 +670,12 @@ class ExperimentSettings(Section):
     repetitions: int = Field(default=200, ge=20)
     """Draws of each design at each budget."""
     blind: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = (0.3, 1.0)
-    """Shares of the errors that are hidden where none is expected, one stress test each."""
-    generated: NonNegativeInt = 0
-    """Tiles drawn from random latents for the paper's own arm; 0 leaves generated tiles out."""
+    """Shares of the errors that are hidden where none is expected, a stress test each."""
+    validation: int = Field(default=5_000, ge=50)
+    """Where estimate.validation names no table: random units that are taken out of the pool for
+    it, a fifth of the pool at most."""
+    random_latents: Path | None = None
+    """Table of tiles from random latents, see `rslow estimate generated`: the paper's own arm."""
 
 
 class EstimateSettings(Section):

@@ -69,7 +69,7 @@ def plan(config: ConfigOption = None, set_: SetOption = None) -> None:
     print("\n".join(lines))
     rows = _plan_rows(told, settings)
     _show(rows)
-    write_json(folder / "plan.json", {"format": FORMAT, **_json(asdict(told))})
+    write_json(folder / "plan.json", {"format": FORMAT, **finite(asdict(told))})
     write_text(folder / "plan.md", _plan_markdown(lines, rows))
     print(f"The whole plan: {folder / 'plan.json'}, {folder / 'plan.md'}")
 
@@ -393,12 +393,12 @@ def _plan_markdown(lines: list[str], rows: list[tuple[str, ...]]) -> str:
     return page.markdown("plots")
 
 
-def _json(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return the same without infinite numbers, which JSON has none of."""
     import math
 
     if isinstance(value, Mapping):
-        return {name: _json(own) for name, own in value.items()}
+        return {name: finite(own) for name, own in value.items()}
     if isinstance(value, list | tuple):
-        return [_json(own) for own in value]
+        return [finite(own) for own in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -179,7 +179,7 @@ def _calibration(told: Mapping[str, Any]) -> list[Block]:
         Table(rows=rows),
         Picture(
             name="calibration",
-            caption="Expected and found error rate; the area of a dot is its number of labels.",
+            caption="Expected and found error rate; larger dots have more labels.",
             figure=_calibration_plot(told["by_error_probability"]),
         ),
     ]
@@ -215,7 +215,7 @@ def _matrix(told: Mapping[str, Any]) -> list[Block]:
 
 def _with_error(pair: Mapping[str, float | None]) -> str:
     error = pair["standard_error"]
-    return share(pair["value"]) + ("" if error is None else f" ± {share(error)}")
+    return share(pair["value"]) + ("" if not error else f" ± {share(error)}")
 
 
 def _interval_plot(told: Mapping[str, Any]) -> Figure:
@@ -242,9 +242,9 @@ def _calibration_plot(cells: Sequence[Mapping[str, Any]]) -> Figure:
     found = np.array([one["found"] for one in known])
     most = max(1e-6, 1.05 * max([*expected.tolist(), *found.tolist()], default=1.0))
     axes.plot([0, 100 * most], [0, 100 * most], color=_GREY, lw=1)
-    axes.scatter(
-        100 * expected, 100 * found, s=[4 + one["labels"] for one in known], color=_BLUE, alpha=0.7
-    )
+    most_labels = max([one["labels"] for one in known], default=1)
+    size = [20 + 180 * one["labels"] / most_labels for one in known]
+    axes.scatter(100 * expected, 100 * found, s=size, color=_BLUE, alpha=0.7)
     axes.set_xlabel("expected error rate, %")
     axes.set_ylabel("found error rate, %")
     axes.spines[["top", "right"]].set_visible(False)

@@ -27,8 +27,8 @@ SHARES = (0.1, 0.3, 0.5)
 """Defensive shares to compare."""
 ASSUMING_CALIBRATION = "assuming calibration: no labels tell whether g is right"
 
-_FEWEST = 20
-"""Labels: two in each of ten strata."""
+FEWEST = 20
+"""Labels to plan: two in each of ten strata."""
 _RESAMPLES = 200
 _ENOUGH_ERRORS = 30
 """From so many on, errors given g may follow any rising curve; below, a logistic one."""
@@ -127,9 +127,9 @@ def plan(
         SettingsError: fewer labels than 20, more than the pool has, or a width that is not
             between 0 and 1.
     """
-    if not _FEWEST <= labels <= len(pool):
+    if not FEWEST <= labels <= len(pool):
         raise SettingsError(
-            f"{labels} labels of a pool of {len(pool)}", expected=f"{_FEWEST} to {len(pool)}"
+            f"{labels} labels of a pool of {len(pool)}", expected=f"{FEWEST} to {len(pool)}"
         )
     if width is not None and not 0 < width < 1:
         raise SettingsError(f"an interval {width:g} wide", expected="between 0 and 1")

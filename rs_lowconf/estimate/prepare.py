@@ -36,12 +36,17 @@ class Prepared:
     """The pool's g by each candidate."""
 
 
+Hint = tuple[Float64[np.ndarray, " v"], Float64[np.ndarray, " n"]]
+"""A further probability of error of each validation unit and of each unit of the pool."""
+
+
 def prepare(
     scores: Scores,
     *,
     validation: Scores | None = None,
     surrogates: Sequence[Path] = (),
     generated: Scores | None = None,
+    hints: Mapping[str, Hint] | None = None,
     seed: int = 0,
     defensive: float = DEFENSIVE,
 ) -> Prepared:
@@ -58,6 +63,7 @@ def prepare(
         validation: of labelled units, drawn uniformly from units like the pool's.
         surrogates: tables of other models' scores of pool and validation.
         generated: of generated tiles, labelled by their condition or by reviews.
+        hints: what else may tell where the target errs: a candidate each.
         seed: of the halves.
         defensive: share of the labels that will be drawn uniformly.
 
@@ -75,7 +81,7 @@ def prepare(
                 "an error predictor from generated tiles that nothing validates",
                 expected="estimate.validation, because it can be worse than none",
             )
-        g = _plain(scores, surrogates)
+        g = plain_doubt(scores, surrogates)
         return Prepared(
             scores=scores,
             classes=classes,
@@ -85,9 +91,14 @@ def prepare(
             predictors={"unvalidated": g},
         )
     _check(validation)
-    own, error = _features(validation, surrogates), validation.error
-    fitting = _half(validation, seed)
-    candidates = _candidates(own, validation, fitting, features, generated)
+    error, fitting = validation.error, _half(validation, seed)
+    known = dict(hints or {})
+    if surrogates:
+        known["surrogates"] = (
+            surrogate_doubts(validation, surrogates),
+            surrogate_doubts(scores, surrogates),
+        )
+    candidates = _candidates(scores, validation, fitting, known, generated)
     held_out = {name: both[0][~fitting] for name, both in candidates.items()}
     choice = Choice(name="confidence", gain=1.0)
     if error[~fitting].any():
@@ -108,26 +119,28 @@ def prepare(
 
 
 def _candidates(
-    own: Float64[np.ndarray, "v f"],
+    scores: Scores,
     validation: Scores,
     fitting: Bool[np.ndarray, " v"],
-    features: Float64[np.ndarray, "n f"],
+    hints: Mapping[str, Hint],
     generated: Scores | None,
-) -> dict[str, tuple[Float64[np.ndarray, " v"], Float64[np.ndarray, " n"]]]:
+) -> dict[str, Hint]:
     """Return g of the validation units and of the pool by each candidate."""
     error = validation.error[fitting]
-    by_confidence = fit_predictor(own[fitting, :1], error, validation.doubt[fitting])
-    prior = by_confidence(own[:, :1])
-    found = {"confidence": (prior, by_confidence(features[:, :1]))}
-    if own.shape[1] > 1:
-        fit = fit_predictor(own[fitting], error, prior[fitting])
-        found["surrogates"] = (fit(own), fit(features))
+    own, other = (log_odds(one.doubt)[:, None] for one in (validation, scores))
+    fit = fit_predictor(own[fitting], error, validation.doubt[fitting])
+    prior = fit(own)
+    found = {"confidence": (prior, fit(other))}
+    for name, (ours, theirs) in hints.items():
+        both = np.hstack([own, log_odds(ours)[:, None]])
+        fit = fit_predictor(both[fitting], error, prior[fitting])
+        found[name] = (fit(both), fit(np.hstack([other, log_odds(theirs)[:, None]])))
     if generated is not None:
         if not generated.labelled.any():
             raise DataError(f"{generated.path} has no labels", expected="a column label")
         made = generated.take(generated.labelled)
         fit = fit_predictor(log_odds(made.doubt)[:, None], made.error, made.doubt)
-        found["generated"] = (fit(own[:, :1]), fit(features[:, :1]))
+        found["generated"] = (fit(own), fit(other))
     return found
 
 
@@ -138,7 +151,7 @@ def _features(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.ndarray,
     return np.stack([log_odds(one) for one in columns], axis=1)
 
 
-def _plain(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.ndarray, " n"]:
+def plain_doubt(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.ndarray, " n"]:
     """Return the mean doubt of all models, each counting once."""
     if not surrogates:
         return scores.doubt

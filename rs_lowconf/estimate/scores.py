@@ -9,6 +9,7 @@ confidence     its probability, 0..1; needed
 probabilities  list, of all classes; Parquet only, for the scores margin and entropy
 label          text, the true class where it is known: for validation and replays
 group          text, which tile a pixel is of
+features       list of numbers, in which distance means dissimilarity: for experiments
 ```
 
 Other columns are kept for whoever labels. What `rslow batch score` writes is such a table, and
@@ -23,7 +24,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from numpy.typing import NDArray
 
 from rs_lowconf.errors import DataError
@@ -34,7 +35,7 @@ Measure = Literal["confidence", "margin", "entropy"]
 
 NEEDED = ("id", "predicted", "confidence")
 _GENERATED = {"sample_id": "id", "condition": "label"}
-_KNOWN = (*NEEDED, "probabilities", "label", "group", "second", "log_odds", "geometry")
+_KNOWN = (*NEEDED, "probabilities", "label", "group", "second", "log_odds", "features", "geometry")
 """Columns that are not shown to whoever labels: some would lead them, others are no text."""
 
 
@@ -53,6 +54,8 @@ class Scores:
     """Which tile each pixel is of; None where units stand alone."""
     shown: pd.DataFrame
     """Columns that are not ours, for whoever labels."""
+    features: Float[np.ndarray, "n f"] | None = None
+    """In which distance means dissimilarity; None where the table has none."""
 
     def __len__(self) -> int:
         """Return the number of units."""
@@ -63,7 +66,7 @@ class Scores:
         """Return which units have a label."""
         if self.label is None:
             return np.zeros(len(self), dtype=bool)
-        known: Bool[np.ndarray, " n"] = self.label != None  # noqa: E711 -- of each element
+        known: Bool[np.ndarray, " n"] = pd.notna(self.label)
         return known
 
     @property
@@ -89,6 +92,7 @@ class Scores:
             label=None if self.label is None else self.label[rows],
             group=None if self.group is None else self.group[rows],
             shown=self.shown[rows],
+            features=None if self.features is None else self.features[rows],
         )
 
 
@@ -138,6 +142,7 @@ def read_scores(path: Path, measure: Measure = "confidence") -> Scores:
         label=_text(frame, "label"),
         group=_text(frame, "group"),
         shown=frame[[name for name in frame if name not in _KNOWN]],
+        features=_lists(frame, "features", path) if "features" in frame else None,
     )
 
 
@@ -190,8 +195,9 @@ def _read(path: Path) -> pd.DataFrame:
 def _text(frame: pd.DataFrame, name: str) -> NDArray[np.object_] | None:
     if name not in frame or frame[name].isna().all():
         return None
-    column = frame[name]
-    text: NDArray[np.object_] = column.astype(str).where(column.notna(), None).to_numpy(object)
+    known = frame[name].notna().to_numpy()
+    text: NDArray[np.object_] = np.full(len(frame), None, dtype=object)
+    text[known] = frame[name][known].astype(str).to_numpy(dtype=object)
     return text
 
 
@@ -201,8 +207,12 @@ def _doubt(frame: pd.DataFrame, measure: Measure, path: Path) -> Float64[np.ndar
             f"{path} has no lists of probabilities, which {measure} needs",
             remedy="set estimate.measure=confidence, or give Parquet with probabilities",
         )
-    try:
-        probability = np.stack(frame["probabilities"].to_list()).astype(float)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: probabilities of unequal number, or no numbers") from error
+    probability = _lists(frame, "probabilities", path).astype(float)
     return (one_minus_margin if measure == "margin" else entropy_share)(probability)
+
+
+def _lists(frame: pd.DataFrame, name: str, path: Path) -> Float[np.ndarray, "n f"]:
+    try:
+        return np.stack(frame[name].to_list()).astype(np.float32)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: {name} of unequal number, or no numbers") from error

@@ -1,0 +1,235 @@
+"""`rslow estimate experiment`: every design and the paper's own, on a pool that is all labelled."""
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rs_lowconf.cli.app import ConfigOption, SetOption, load_settings
+from rs_lowconf.cli.estimate import estimate_app
+from rs_lowconf.cli.estimate_pool import load_scores
+from rs_lowconf.cli.progress import progress
+from rs_lowconf.errors import DataError
+from rs_lowconf.settings import Settings
+
+if TYPE_CHECKING:
+    from rs_lowconf.estimate.experiment import Case, Grounds
+    from rs_lowconf.estimate.scores import Scores
+
+FORMAT = 1
+
+NameOption = Annotated[
+    str, typer.Option("--name", help="Folder of this experiment below run.dir/estimate.")
+]
+
+
+@estimate_app.command()
+def experiment(
+    config: ConfigOption = None, set_: SetOption = None, name: NameOption = "experiment"
+) -> None:
+    """Replay all designs on a labelled pool: is labelling unsure units worth it?
+
+    Units without a label are left out. Tells RMSE, saving, bias, coverage and width of each
+    design, what plan foresaw, how they stand errors where none is expected, and the paper's own
+    way: labels of generated tiles, as they are and as hints where to look. Can be interrupted
+    and run again. Writes report.json, report.md and report.html into run.dir/estimate/NAME.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.estimate.describe_experiment import describe_experiment
+    from rs_lowconf.estimate.experiment import answer, budgets_of, cases_of
+    from rs_lowconf.runs import save_figures, write_json, write_text
+
+    own, folder = settings.estimate, settings.run.dir / "estimate" / name
+    grounds = _grounds(settings)
+    prepared = grounds.prepared
+    budgets = budgets_of(own.experiment.budgets, len(prepared.pool), len(prepared.classes))
+    cases = cases_of(prepared, budgets, own.experiment.blind, ppi=find_spec("ppi_py") is not None)
+    told = {
+        "format": FORMAT,
+        **_about(settings, grounds, budgets),
+        **_measured(folder / "cells", grounds, budgets, cases),
+        "generated": _generated(settings, grounds, budgets),
+    }
+    told["answer"] = answer(told)
+    page = describe_experiment(told)
+    save_figures(folder / "plots", page.figures())
+    write_text(folder / "report.md", page.markdown("plots"))
+    write_text(folder / "report.html", page.html())
+    write_json(folder / "report.json", told)
+    for line in told["answer"]:
+        print(line)
+    print(f"Report: {folder / 'report.html'}, report.md and report.json")
+
+
+def _grounds(settings: Settings) -> "Grounds":
+    """Return the labelled pool with its error predictors."""
+    from rs_lowconf.estimate.experiment import Grounds, split_validation
+    from rs_lowconf.estimate.paper import neighbour_errors
+    from rs_lowconf.estimate.prepare import plain_doubt, prepare
+    from rs_lowconf.estimate.scores import read_scores
+
+    own, seed = settings.estimate, settings.run.seed
+    scores = load_scores(settings)
+    known = scores.labelled
+    if not known.all():
+        print(f"{int((~known).sum()):,} of {len(scores):,} units have no label and are left out.")
+        scores = scores.take(known)
+    if own.validation is None:
+        scores, validation = split_validation(scores, own.experiment.validation, seed)
+    else:
+        validation = read_scores(own.validation, own.measure)
+    if not scores.error.any():
+        raise DataError(f"the labels of {scores.path} hold no error", expected="one at least")
+    hints = {}
+    made = _random_latents(settings)
+    if made is not None and made.features is not None and scores.features is not None:
+        if validation.features is None:
+            raise DataError(f"{validation.path} has no features", expected="as the pool has")
+        features, error = made.features, made.error
+        hints["retrieved"] = (
+            neighbour_errors(validation.features, features, error, seed),
+            neighbour_errors(scores.features, features, error, seed),
+        )
+    prepared = prepare(
+        scores,
+        validation=validation,
+        surrogates=own.surrogates,
+        generated=_found(settings) if own.generated is not None else made,
+        hints=hints,
+        seed=seed,
+        defensive=own.defensive,
+    )
+    return Grounds(
+        prepared=prepared,
+        error=scores.error,
+        raw=plain_doubt(scores, own.surrogates),
+        defensive=own.defensive,
+        seed=seed,
+        repetitions=own.experiment.repetitions,
+    )
+
+
+def _about(settings: Settings, grounds: "Grounds", budgets: tuple[int, ...]) -> dict[str, Any]:
+    """Return what was replayed."""
+    prepared = grounds.prepared
+    validation, choice = prepared.validation, prepared.choice
+    assert validation is not None  # noqa: S101 -- an experiment has validation labels
+    assert choice is not None  # noqa: S101 -- so it has a choice
+    return {
+        "scores": str(prepared.scores.path),
+        "units": len(prepared.pool),
+        "classes": len(prepared.classes),
+        "error_rate": float(grounds.error.mean()),
+        "validation": {"labels": 2 * len(validation.g), "errors": int(2 * validation.error.sum())},
+        "predictor": {
+            "name": choice.name,
+            "gain": choice.gain,
+            "candidates": list(prepared.predictors),
+        },
+        "budgets": list(budgets),
+        "repetitions": grounds.repetitions,
+        "defensive": grounds.defensive,
+        "seed": settings.run.seed,
+    }
+
+
+def _measured(
+    folder: Path, grounds: "Grounds", budgets: tuple[int, ...], cases: "list[Case]"
+) -> dict[str, Any]:
+    """Return all cells, each from its file where an earlier run wrote it."""
+    from rs_lowconf.estimate.experiment import foreseen, key_of, replay_case, taken_literally
+    from rs_lowconf.runs import write_json
+
+    cells = []
+    with progress("replaying", len(cases)) as bar:
+        for number, case in enumerate(cases, 1):
+            path = folder / f"{key_of(grounds, case)}.json"
+            if not path.exists():
+                write_json(path, _finite(replay_case(grounds, case)))
+            cells.append(json.loads(path.read_text(encoding="utf-8")))
+            bar.update(number, case.name)
+    plans = [_finite(one) for one in foreseen(grounds, budgets)]
+    return {
+        "cells": cells,
+        "foreseen": plans,
+        "ceiling": plans[-1]["ceiling"],
+        "ceiling_range": plans[-1]["ceiling_range"],
+        "naive": [taken_literally(grounds, labels) for labels in budgets],
+    }
+
+
+def _generated(
+    settings: Settings, grounds: "Grounds", budgets: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """Return what labels of generated tiles are worth."""
+    from rs_lowconf.estimate.paper import replay_generated
+
+    sources: dict[str, Scores] = {}
+    made = _random_latents(settings)
+    if made is not None:
+        sources["tiles from random latents"] = made
+    if settings.estimate.generated is not None:
+        sources["tiles that the search found"] = _found(settings)
+    return [
+        replay_generated(
+            one.error,
+            source=name,
+            rate=float(grounds.error.mean()),
+            population=len(grounds.error),
+            labels=labels,
+            repetitions=grounds.repetitions,
+            seed=settings.run.seed,
+        ).as_dict()
+        for name, one in sources.items()
+        for labels in budgets
+    ]
+
+
+def _random_latents(settings: Settings) -> "Scores | None":
+    from rs_lowconf.estimate.scores import read_scores
+
+    path = settings.estimate.experiment.random_latents
+    if path is None:
+        return None
+    made = read_scores(path, settings.estimate.measure)
+    return made.take(made.labelled)
+
+
+def _found(settings: Settings) -> "Scores":
+    """Return the generated tiles of estimate.generated, with the classes that reviewers gave them.
+
+    Those that reviewers rejected, disagreed on or found mixed are left out; what nobody has seen
+    keeps its condition.
+    """
+    from dataclasses import replace
+
+    import numpy as np
+
+    from rs_lowconf.cli.review import store_of
+    from rs_lowconf.estimate.scores import read_scores
+    from rs_lowconf.review.verdicts import verdicts
+
+    path = settings.estimate.generated
+    assert path is not None  # noqa: S101 -- the caller has looked
+    made = read_scores(path, settings.estimate.measure)
+    said = verdicts(store_of(settings).opinions())
+    condition = made.label if made.label is not None else np.full(len(made), None)
+    label = np.array(
+        [
+            said[name].true_class if name in said else own
+            for name, own in zip(made.ids, condition, strict=True)
+        ],
+        dtype=object,
+    )
+    reviewed = replace(made, label=label)
+    return reviewed.take(reviewed.labelled)
+
+
+def _finite(value: Mapping[str, Any]) -> dict[str, Any]:
+    from rs_lowconf.cli.estimate import finite
+
+    told: dict[str, Any] = finite(value)
+    return told

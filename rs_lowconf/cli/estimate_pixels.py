@@ -1,0 +1,137 @@
+"""`rslow estimate pixels`: what a target says of every pixel of tiles with masks, as a table."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
+from rs_lowconf.cli.estimate import estimate_app
+from rs_lowconf.cli.progress import progress
+from rs_lowconf.errors import ModelError, SettingsError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rs_lowconf.data.files import Split
+    from rs_lowconf.data.masks import WindowSource
+    from rs_lowconf.types import TargetModel, TileBatch
+
+_TILES = 32
+"""Asked at once, and rows of a Parquet row group."""
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option(help="The table to write; run.dir/estimate/pixels.parquet when missing."),
+]
+
+
+@estimate_app.command()
+def pixels(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    out: OutOption = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Write a table of scores of all pixels of scenes or chips, a pool for estimates by pixel.
+
+    Tiles are those of batch.splits, of the test split when missing. A row a pixel: what the
+    target says, the mask's class as label where it is known, its tile as group, where it lies,
+    and its reflectance as features. The other commands read it by estimate.scores.
+    """
+    settings = load_settings(config, set_)
+    import pyarrow.parquet as pq
+
+    from rs_lowconf.data.masks import open_masks
+    from rs_lowconf.device import choose_device
+    from rs_lowconf.places import model_path
+    from rs_lowconf.runs import replacing
+    from rs_lowconf.target.load import load_target
+
+    if not settings.data.masked:
+        raise SettingsError(
+            f"data.kind={settings.data.kind} has a class a tile",
+            expected="scenes or chips",
+            remedy="score tiles by rslow batch score",
+        )
+    path = out or settings.run.dir / "estimate" / "pixels.parquet"
+    target = load_target(
+        settings.target,
+        model_path(settings, "target"),
+        trust_code=trust_code,
+        tile_size=settings.data.tile_size,
+        device=choose_device(settings.run),
+    )
+    if not target.pixelwise:
+        raise ModelError("the target answers for whole tiles", expected="one for every pixel")
+    splits = cast("tuple[Split, ...]", settings.batch.splits or ("test",))
+    sources = [open_masks(settings.data, split) for split in splits]
+    total, done, rows = sum(len(source) for source in sources), 0, 0
+    with progress("asking about pixels", total) as bar, replacing(path) as temporary:
+        writer: pq.ParquetWriter | None = None
+        try:
+            for source in sources:
+                for batch in _batches(source):
+                    table = pixel_scores(target, batch)
+                    writer = writer or pq.ParquetWriter(temporary, table.schema)
+                    writer.write_table(table)
+                    done, rows = done + len(batch.ids), rows + len(table)
+                    bar.update(done)
+        finally:
+            if writer is not None:
+                writer.close()
+    print(f"{rows:,} pixels of {total:,} tiles ({', '.join(splits)}): {path}")
+    print(f"Then: rslow estimate plan --set estimate.scores={path}")
+
+
+def pixel_scores(target: "TargetModel", batch: "TileBatch") -> "pa.Table":
+    """Return a row for each pixel of tiles with masks.
+
+    Raises:
+        ModelError: bands or processing level do not fit.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import torch
+
+    from rs_lowconf.target.load import check_fit
+    from rs_lowconf.types import UNKNOWN
+
+    assert batch.mask is not None  # noqa: S101 -- tiles of scenes and chips have masks
+    image = batch.image[:, list(check_fit(target.bands, batch.bands))]
+    with torch.no_grad():
+        largest, said = target.predict(image).cpu().max(1)
+    count, side = len(batch.ids), batch.mask.shape[-1]
+    row, col = (part.ravel() for part in np.indices((side, side)))
+    names = np.array(target.classes, dtype=object)
+    known = np.array([*batch.classes, None], dtype=object)
+    mask = batch.mask.numpy().ravel()
+    columns: dict[str, Any] = {
+        "id": [f"{own}/{r}/{c}" for own in batch.ids for r, c in zip(row, col, strict=True)],
+        "predicted": names[said.numpy().ravel()],
+        "confidence": largest.exp().double().clamp(max=1.0).numpy().ravel(),
+        "label": known[np.where(mask == UNKNOWN, -1, mask)],
+        "group": np.repeat(np.array(batch.ids, dtype=object), side * side),
+        "row": np.tile(row, count),
+        "col": np.tile(col, count),
+    }
+    grids = batch.grids or ()
+    if len(grids) == count and all(grid is not None for grid in grids):
+        x, y, crs = [], [], []
+        for grid in grids:
+            assert grid is not None  # noqa: S101 -- so it was asked
+            a, b, c, d, e, f = grid.transform
+            x.append(a * (col + 0.5) + b * (row + 0.5) + c)
+            y.append(d * (col + 0.5) + e * (row + 0.5) + f)
+            crs += [grid.crs] * (side * side)
+        columns |= {"x": np.concatenate(x), "y": np.concatenate(y), "crs": crs}
+    spectra = image.permute(0, 2, 3, 1).reshape(count * side * side, -1).numpy()
+    columns["features"] = pa.FixedSizeListArray.from_arrays(spectra.ravel(), spectra.shape[1])
+    text = {name: pa.string() for name in ("id", "predicted", "label", "group", "crs")}
+    return pa.table({name: pa.array(own, text.get(name)) for name, own in columns.items()})
+
+
+def _batches(source: "WindowSource") -> "Iterator[TileBatch]":
+    for first in range(0, len(source), _TILES):
+        yield source.batch(range(first, min(first + _TILES, len(source))))
