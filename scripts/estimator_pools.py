@@ -61,7 +61,7 @@ TRAINING = 4_000
 VALIDATION = 10_000
 """Labels: half fit error predictors, half tell what to expect."""
 HALVINGS = 9
-DEFENSIVE = 0.3
+DEFENSIVE, CERTIFYING = 0.3, 0.5
 BLIND = (0.1, 0.3, 1.0)
 METHODS: tuple[MethodName, ...] = ("uniform", "olofsson", "strat", "is", "lure", "asi", "ppi")
 
@@ -230,6 +230,7 @@ def replayed(
     method: MethodName,
     labels: int,
     blind: float,
+    defensive: float,
 ) -> dict[str, Any]:
     """Return one cell, a share of whose errors is hidden where none is expected."""
     error = parts["pool_error"]
@@ -242,7 +243,7 @@ def replayed(
         budgets=(labels,),
         repetitions=words.repetitions,
         seed=seed_of(0, "blind", str(blind)),
-        defensive=DEFENSIVE,
+        defensive=defensive,
         betting_repetitions=words.betting,
     )
     return json_values(next(cells).as_dict())  # type: ignore[no-any-return]  # a dict stays one
@@ -253,15 +254,18 @@ def biased_figures(parts: dict[str, Any], labels: int) -> dict[str, Any]:
     return asdict(replay_naive(Pool(g=parts["pool_confidence"]), parts["pool_error"], labels))
 
 
-def cases() -> list[tuple[str, MethodName, float]]:
-    """Return predictor, method and hidden share of the errors of all cells."""
-    plain = [(name, method, 0.0) for name in ("confidence", "surrogates") for method in METHODS]
-    adaptive: list[tuple[str, MethodName, float]] = [
-        (name, "adaptive", 0.0) for name in ("confidence", "unvalidated")
+def cases() -> list[tuple[str, MethodName, float, float]]:
+    """Return predictor, method, hidden share of the errors and defensive share of all cells."""
+    plain = [(name, method) for name in ("confidence", "surrogates") for method in METHODS]
+    adaptive: list[tuple[str, MethodName]] = [
+        (name, "adaptive") for name in ("confidence", "unvalidated")
     ]
     sampled: tuple[MethodName, ...] = ("strat", "is", "lure", "asi", "adaptive")
-    hidden = [("confidence", method, blind) for method in sampled for blind in BLIND]
-    return [*plain, *adaptive, *hidden]
+    return [
+        *((*case, 0.0, DEFENSIVE) for case in (*plain, *adaptive)),
+        *(("confidence", method, blind, DEFENSIVE) for method in sampled for blind in BLIND),
+        *(("confidence", method, 1.0, CERTIFYING) for method in sampled),
+    ]
 
 
 def summary(cells: list[dict[str, Any]], told: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -290,7 +294,7 @@ def coverage(cells: list[dict[str, Any]]) -> dict[str, Any]:
         for own in cell["coverage"]:
             chance = float(binom.cdf(own["covered"], own["repetitions"], 0.95))
             share = own["covered"] / own["repetitions"]
-            label = f"{name}-blind{cell['blind']}"
+            label = f"{name}-blind{cell['blind']}-defensive{cell['defensive']}"
             by_method.setdefault(own["method"], []).append((chance, share, label))
     result = {}
     for method, found in by_method.items():
@@ -333,9 +337,12 @@ def main(words: Words) -> None:
         )
         for labels in words.budgets:
             piece(words.out / f"{name}-naive-{labels}.json", partial(biased_figures, parts, labels))
-            for predictor, method, blind in cases():
+            for predictor, method, blind, defensive in cases():
+                hidden = f"blind{blind}"
+                if defensive != DEFENSIVE:
+                    hidden += f"-defensive{defensive}"
                 cell = piece(
-                    words.out / f"{name}-{predictor}-{method}-{labels}-blind{blind}.json",
+                    words.out / f"{name}-{predictor}-{method}-{labels}-{hidden}.json",
                     partial(
                         replayed,
                         parts,
@@ -345,6 +352,7 @@ def main(words: Words) -> None:
                         method=method,
                         labels=labels,
                         blind=blind,
+                        defensive=defensive,
                     ),
                 )
                 cells.append(cell | {"pool": name, "predictor": predictor, "blind": blind})

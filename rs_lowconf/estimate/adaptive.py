@@ -33,16 +33,16 @@ class Wave:
 
 
 def wave_sizes(labels: int, waves: int = WAVES) -> list[int]:
-    """Return how many labels each wave gets: later ones, which know more, get more.
+    """Return how many labels each wave gets: few to the first, and later ones more and more.
 
-    Sizes are as 2 : 3 : 4 : ..; each wave has two labels at least.
+    Sizes are as 1 : 3 : 4 : 5 : ..; each wave has two labels at least.
 
     Raises:
         SettingsError: fewer labels than two a wave.
     """
     if labels < 2 * waves:
         raise SettingsError(f"{labels} labels in {waves} waves", expected="two a wave at least")
-    parts = range(2, waves + 2)
+    parts = [1, *range(3, waves + 2)]
     sizes = [2 + (labels - 2 * waves) * part // sum(parts) for part in parts]
     for one in range(waves - (labels - sum(sizes)), waves):
         sizes[one] += 1
@@ -66,16 +66,21 @@ def next_wave(
         SettingsError: see `check_request`.
     """
     check_request(len(pool), labels, defensive)
-    g = pool.g
+    g, control = pool.g, np.zeros(len(pool))
     if before:
         index = np.concatenate([wave.draw.index for wave in before])
         error = np.concatenate([wave.error for wave in before])
         features = log_odds(pool.g)[:, None] if pool.features is None else pool.features
-        g = fit_predictor(features[index], error, pool.g[index])(features)
+        g = control = fit_predictor(features[index], error, pool.g[index])(features)
     design = replaced(g, labels, defensive, wave=len(before))
     draw = design.draw(seed_of(seed, "wave", len(before)))
-    # Not the largest that this g allows: what a bet may lose has to be known before all waves.
-    return replace(draw, largest_ratio=1 / defensive)
+    return replace(
+        draw,
+        # Not the largest that this g allows: what a bet may lose has to be known before all waves.
+        largest_ratio=1 / defensive,
+        control=control[draw.index],
+        control_mean=np.array([control.mean()]),
+    )
 
 
 def joined(waves: Sequence[Wave]) -> tuple[Draw, Bool[np.ndarray, " m"]]:
@@ -97,5 +102,9 @@ def joined(waves: Sequence[Wave]) -> tuple[Draw, Bool[np.ndarray, " m"]]:
         # Of the first alone: a bet on its labels may not know what came after.
         expected_ratio=draws[0].expected_ratio,
         batch=np.concatenate([one.batch for one in draws if one.batch is not None]),
+        control=np.concatenate([one.control for one in draws if one.control is not None]),
+        control_mean=np.concatenate(
+            [one.control_mean for one in draws if one.control_mean is not None]
+        ),
     )
     return draw, np.concatenate([wave.error for wave in waves])

@@ -113,11 +113,22 @@ def anticipated(
     def expected(variance: float, square_weight: float) -> Expected:
         return Expected(rate=rate, variance=max(variance, 0.0), square_weight=square_weight)
 
+    def ratio_of(g: Float64[np.ndarray, " z"]) -> Float64[np.ndarray, " z"]:
+        # What a label weighs over what one of a uniform draw does.
+        root = np.sqrt(g)
+        ratio: Float64[np.ndarray, " z"] = 1 / (
+            (1 - defensive) * root / max(share @ root, 1e-300) + defensive
+        )
+        return ratio
+
     def replaced(g: Float64[np.ndarray, " z"]) -> tuple[float, float]:
         # Variance of one drawing, and mean square of its weight.
-        root = np.sqrt(g)
-        ratio = 1 / ((1 - defensive) * root / max(share @ root, 1e-300) + defensive)
+        ratio = ratio_of(g)
         return float(share @ (p * ratio)) - rate**2, float(share @ ratio)
+
+    def later_spread(g: Float64[np.ndarray, " z"]) -> float:
+        # Variance of one drawing where g is subtracted and right.
+        return float(share @ (g * (1 - g) * ratio_of(g)))
 
     match method:
         case "uniform" | "ppi":
@@ -150,12 +161,13 @@ def anticipated(
             variance = float(share @ (missed * (1 - inclusion) / inclusion)) / total
             return expected(variance, float(share @ (1 / inclusion)) / labels / total)
         case "adaptive":
-            # The first wave knows g, later ones what labels made of it.
+            # The first wave knows g; later ones what labels made of it, and subtract that.
             first, later = replaced(cells.g), replaced(p)
+            spread = later_spread(p)
             sizes = np.array(wave_sizes(labels, WAVES))
             each = wave_shares(sizes) ** 2 / sizes
             square = (each[0] * first[1] + each[1:].sum() * later[1]) / labels
-            return expected(each[0] * first[0] + each[1:].sum() * later[0], square)
+            return expected(each[0] * first[0] + each[1:].sum() * spread, square)
 
 
 def _sequential(cells: Cells, p: Float64[np.ndarray, " z"], labels: int, defensive: float) -> float:

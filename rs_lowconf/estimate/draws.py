@@ -96,6 +96,13 @@ class Draw:
     batch: Int[np.ndarray, " m"] | None = None
     """Which wave of an adaptive design each label is of, from 0 on without a gap."""
 
+    control: Float64[np.ndarray, " _"] | None = None
+    """`adaptive`: how probably the unit of each label errs, by what the waves before said; 0 in
+    the first, before which nobody said anything."""
+
+    control_mean: Float64[np.ndarray, " b"] | None = None
+    """The mean of the same over the pool, of each wave."""
+
     def __post_init__(self) -> None:
         """Check that all parts speak of the same units.
 
@@ -105,7 +112,11 @@ class Draw:
         """
         if not len(self.index):
             raise DataError("nothing was drawn", expected="at least one unit to label")
-        for name, part in (("chances", self.chance), ("strata", self.stratum)):
+        for name, part in (
+            ("chances", self.chance),
+            ("strata", self.stratum),
+            ("controls", self.control),
+        ):
             if part is not None and len(part) != len(self.index):
                 raise DataError(f"{len(part)} {name} for {len(self.index)} drawn units")
         if self.index.min() < 0 or self.index.max() >= self.population:
@@ -118,7 +129,9 @@ class Draw:
         strata = self.stratum is not None and self.stratum_sizes is not None
         if self.design in ("uniform", "olofsson", "strat") and not strata:
             raise DataError(f"a draw by {self.design} without strata", remedy="draw again")
-        if self.design == "adaptive" and self.batch is None:
+        if self.design == "adaptive" and (
+            self.batch is None or (self.control is None) != (self.control_mean is None)
+        ):
             raise DataError("an adaptive draw without its waves", remedy="draw again")
 
     def __len__(self) -> int:

@@ -23,7 +23,8 @@ class Estimate:
 
     method: str
     value: float
-    """Error rate of the pool; `asi` and `ppi`, which add and subtract, may leave 0..1."""
+    """Error rate of the pool; those that add and subtract (`asi`, `adaptive`, `ppi`) may leave
+    0..1."""
 
     variance: float
     """Estimated variance of `value`."""
@@ -214,10 +215,12 @@ def lure(draw: Draw, error: Bool[np.ndarray, " m"]) -> Estimate:
 
 
 def batch_weighted(draw: Draw, error: Bool[np.ndarray, " m"]) -> Estimate:
-    """Return the mean of the waves' Hansen-Hurwitz estimates, later ones weighing more a label.
+    """Return the mean of the waves' estimates, later ones weighing more a label.
 
-    A wave's chances depend on the labels before it, so given those each wave is right on
-    average; its variance is its own sample variance.
+    A wave's estimate is what the waves before it expect of the pool, and what that misses, as
+    Hansen and Hurwitz weigh it: the mean of g + (y - g) / (N q), which is right on average
+    whatever g is (Hadad et al., "Confidence intervals for policy evaluation in adaptive
+    experiments", PNAS 2021, equation 5). Its variance is its own sample variance.
 
     Raises:
         DataError: not one label for each drawn unit.
@@ -225,8 +228,11 @@ def batch_weighted(draw: Draw, error: Bool[np.ndarray, " m"]) -> Estimate:
     check_labels(draw, error)
     assert draw.batch is not None  # noqa: S101 -- `Draw` checks it
     batch = draw.batch
-    term = martingale_terms(draw, error, replaced=True)
     n = np.bincount(batch)
+    term = martingale_terms(draw, error, replaced=True)
+    if draw.control is not None and draw.control_mean is not None:
+        missed = draw.control / (draw.population * draw.chance)
+        term = term - missed + draw.control_mean[batch]
     share = wave_shares(n)
     mean = np.bincount(batch, weights=term) / n
     within = np.bincount(batch, weights=(term - mean[batch]) ** 2) / np.maximum(n - 1, 1)
@@ -243,14 +249,13 @@ def batch_weighted(draw: Draw, error: Bool[np.ndarray, " m"]) -> Estimate:
 
 
 def wave_shares(labels: Int[np.ndarray, " b"]) -> Float64[np.ndarray, " b"]:
-    """Return what each wave counts for: n_b (b + 1) / (b + 2), b = 0, 1, .., over their sum.
+    """Return what each wave counts for: n_b ((b + 1) / (b + 2))^2, b = 0, 1, .., over their sum.
 
     They are fixed before anyone labels, which keeps the estimate right on average, and favour
-    waves that learned from others (Hadad et al., "Confidence intervals for policy evaluation in
-    adaptive experiments", PNAS 2021, section 2).
+    waves that learned from others (Hadad et al. 2021, section 2).
     """
     place = np.arange(len(labels))
-    share = labels * (place + 1) / (place + 2)
+    share = labels * ((place + 1) / (place + 2)) ** 2
     normal: Float64[np.ndarray, " b"] = share / share.sum()
     return normal
 

@@ -15,6 +15,7 @@ LEVEL = 0.95
 """How often an interval shall cover the truth."""
 FEW_ERRORS = 10
 """Below so many errors of equal weight the interval of Korn and Graubard covers too seldom."""
+_PREDICTIVE = ("asi", "adaptive", "ppi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +64,8 @@ def ff(estimate: Estimate, level: float = LEVEL) -> Interval:
     "Confidence intervals for directly standardized rates: a method based on the gamma
     distribution", Statistics in Medicine 1997, equations 4 and 5: errors are Poisson, and one
     more might have been found at the largest weight. With equal weights it is Garwood's exact
-    interval. Where more than errors enter the estimate (`asi`, `ppi`), the larger of this
-    variance and the design's is taken.
+    interval. Where more than errors enter the estimate (`asi`, `adaptive`, `ppi`), the
+    larger of this variance and the design's is taken.
 
     Raises:
         SettingsError: see `check_level`.
@@ -72,7 +73,7 @@ def ff(estimate: Estimate, level: float = LEVEL) -> Interval:
     poisson = float((estimate.weight[estimate.wrong] ** 2).sum())
     return gamma_interval(
         estimate.value,
-        max(poisson, estimate.variance) if estimate.method in ("asi", "ppi") else poisson,
+        max(poisson, estimate.variance) if estimate.method in _PREDICTIVE else poisson,
         extra=estimate.largest_weight,
         extra_variance=estimate.largest_weight**2,
         level=level,

@@ -299,8 +299,9 @@ def _weighted(
     draw, truth = labelled.draw, labelled.truth
     assert labelled.pool.predicted is not None  # noqa: S101 -- who makes it gives classes
     predicted = labelled.pool.predicted[draw.index]
-    # The difference estimator expects errors; of other shares it has nothing to subtract.
+    # What is subtracted expects errors; of other shares there is nothing to subtract.
     pool = replace(labelled.pool, g=np.zeros(len(labelled.pool)))
+    draw = replace(draw, control=None, control_mean=None)
     everything = estimate(draw, np.ones(len(draw), dtype=bool), pool)
     proportion = np.zeros((len(sizes), len(sizes)))
     known = truth >= 0

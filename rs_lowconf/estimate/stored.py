@@ -163,7 +163,9 @@ def write_draw(
     Raises:
         OutputError: the file cannot be written.
     """
-    stratum = [None] * len(draw) if draw.stratum is None else draw.stratum.tolist()
+    stratum, control = (
+        [None] * len(draw) if own is None else own.tolist() for own in (draw.stratum, draw.control)
+    )
     values: dict[str, Any] = {
         "format": FORMAT,
         "design": request.design,
@@ -178,10 +180,17 @@ def write_draw(
         "largest_ratio": draw.largest_ratio,
         "expected_ratio": draw.expected_ratio,
         "stratum_sizes": None if draw.stratum_sizes is None else draw.stratum_sizes.tolist(),
+        "control_mean": None if draw.control_mean is None else draw.control_mean.tolist(),
         "units": [
-            {"id": str(stored.ids[index]), "row": index, "chance": chance, "stratum": own}
-            for index, chance, own in zip(
-                draw.index.tolist(), draw.chance.tolist(), stratum, strict=True
+            {
+                "id": str(stored.ids[index]),
+                "row": index,
+                "chance": chance,
+                "stratum": own,
+                "control": expected,
+            }
+            for index, chance, own, expected in zip(
+                draw.index.tolist(), draw.chance.tolist(), stratum, control, strict=True
             )
         ],
     }
@@ -217,7 +226,7 @@ def read_draw(path: Path, stored: StoredPool) -> tuple[Request, Draw, str]:
             remedy="restore that file, or draw anew under another --name",
         )
     units = values["units"]
-    strata = values["stratum_sizes"]
+    strata, waves = values["stratum_sizes"], values["control_mean"]
     draw = Draw(
         design=values["design"],
         population=values["population"],
@@ -227,7 +236,9 @@ def read_draw(path: Path, stored: StoredPool) -> tuple[Request, Draw, str]:
         expected_ratio=values["expected_ratio"],
         stratum=None if strata is None else np.array([one["stratum"] for one in units]),
         stratum_sizes=None if strata is None else np.array(strata),
-        batch=np.full(len(units), values["wave"] - 1) if values["design"] == "adaptive" else None,
+        batch=np.full(len(units), values["wave"] - 1) if waves is not None else None,
+        control=None if waves is None else np.array([one["control"] for one in units]),
+        control_mean=None if waves is None else np.array(waves),
     )
     request = Request(**{name: values[name] for name in ("design", "labels", "defensive", "seed")})
     return request, draw, told
