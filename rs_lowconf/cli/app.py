@@ -92,6 +92,7 @@ def main() -> None:
         batch_generate,
         catalog,
         data,
+        estimate_rare,
         evaluate,
         generate,
         loop,
