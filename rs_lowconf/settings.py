@@ -676,7 +676,7 @@ class RareSettings(Section):
     survivors: PositiveInt = 20
     """Latents of a population that go on to the next level, ten at least; a divisor of
     particles."""
-    max_levels: PositiveInt = 12
+    max_levels: PositiveInt = 8
     """Levels after which a population gives up; each has survivors / particles of the probability
     of the last."""
 

@@ -145,12 +145,14 @@ def counted(found: Bool[np.ndarray, " n"]) -> Rung:
 def _ladder(events: Events) -> Ladder:
     own = events.disagreement
     return Ladder(
-        rungs=tuple(_rung(events.confidence, i) for i in range(len(events.confidence.thresholds))),
-        disagreement=None if own is None else _rung(own, 0),
+        rungs=tuple(
+            rung_of(events.confidence, i) for i in range(len(events.confidence.thresholds))
+        ),
+        disagreement=None if own is None else rung_of(own, 0),
     )
 
 
-def _rung(event: RareEvent, place: int) -> Rung:
+def rung_of(event: RareEvent, place: int) -> Rung:
     """Return what populations tell at one threshold."""
     own = event.by_replicate[:, place]
     value, found = float(own.mean()), int((own > 0).sum())

@@ -18,7 +18,7 @@ CAVEATS = (
     "**Exact, up to sampling, for the generator's latent law.** Latents are drawn from N(0, I), "
     "every tile counts as it is drawn: no gate drops any, and nothing is rounded.",
     "**Not the error rate on real tiles.** Where both were known, with a mediocre generator, "
-    "disagreement under the generator was 1.2, 0.41 and 0.10 times the true error rate at 9 %, "
+    "errors under the generator were 1.2, 0.41 and 0.10 times as frequent as real ones at 9 %, "
     "0.7 % and 0.09 %: the rarer the errors, the more of them a generator misses. Where the real "
     "ladder stands beside it, their distance says how far to trust the generator.",
     "**Conditions weigh the same here;** real classes do not, so compare class by class.",
@@ -132,7 +132,7 @@ def markdown(ladders: Ladders) -> str:
     lines = [
         "# How rare low confidence and disagreement are under the generator",
         "",
-        f"{len(ladders.by_condition)} conditions, {ladders.evaluations:,} generated tiles. "
+        f"Conditions: {len(ladders.by_condition)}. Generated tiles: {ladders.evaluations:,}. "
         "*Below t*: the target's largest probability is below t. *Disagreement*: its most "
         "probable class is not the condition. Intervals are 95 %: from the scatter between "
         "independent populations, or exact (Clopper-Pearson) where tiles are counted. The "
