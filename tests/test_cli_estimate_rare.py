@@ -320,7 +320,7 @@ class TestLadders:
             )
         )
         assert "b, below 0.3: no population got there" in text
-        assert "all conditions, below 0.9: b count as 0 in it" in text
+        assert "all conditions, below 0.9: these count as 0, unreached: b." in text
 
     def test_plain_latents_are_those_that_populations_start_with(self) -> None:
         """Where an event is frequent, counting and climbing say the same; both survive a file."""

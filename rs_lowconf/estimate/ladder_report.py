@@ -121,7 +121,7 @@ def notes(ladders: Ladders) -> Iterator[str]:
             if (rung := rungs_of(ladder)[place]) is not None and rung.value is None
         ]
         if 0 < len(absent) < len(ladders.by_condition):
-            yield f"all conditions, {event}: {', '.join(absent)} count as 0 in it."
+            yield f"all conditions, {event}: these count as 0, unreached: {', '.join(absent)}."
     for name in ladders.plain:
         yield f"{name}: the target's answers are too coarse to go down by; plain random latents."
 
@@ -168,6 +168,7 @@ def ladder_figure(ladders: Ladders) -> "Figure":
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     _draw_ladder(left, ladders)
     _draw_disagreement(right, ladders)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="both", color="#e6e6e6", lw=0.7)
@@ -215,7 +216,6 @@ def _draw_ladder(axes: "Axes", ladders: Ladders) -> None:
     axes.set_xlabel("t")
     axes.set_ylabel("P(confidence < t)")
     axes.set_title("Low confidence")
-    axes.legend(loc="lower left", frameon=False)
 
 
 def _draw_disagreement(axes: "Axes", ladders: Ladders) -> None:
