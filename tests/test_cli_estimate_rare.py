@@ -8,6 +8,7 @@ from typing import Any
 import geopandas
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rs_lowconf.cli.latents import load_law
@@ -15,6 +16,8 @@ from rs_lowconf.estimate.intervals import clopper_pearson
 from rs_lowconf.estimate.ladder import Events, Ladder, generated_ladders, real_ladders
 from rs_lowconf.estimate.ladder_report import Ladders, markdown, told
 from rs_lowconf.estimate.rare import RareEvent, SubsetRules, counted_event, rare_event
+from rs_lowconf.gan.mask_train import MaskGanTraining
+from rs_lowconf.runs import write_checkpoint
 from rs_lowconf.settings import load
 from tests.conftest import Ran, Run, run_program
 
@@ -263,6 +266,12 @@ class TestRefusals:
         """It gives a tile no class."""
         ran = run(foreign, *FOREIGN, "-s", "target.python=bright:pixels")
         self.fails(ran, 5, "answers for every pixel")
+
+    def test_a_generator_of_given_masks(self, project: Path) -> None:
+        """Told by what the checkpoint says it is."""
+        path = project / "run" / "gan" / "gan.safetensors"
+        write_checkpoint(path, MaskGanTraining.kind, {"x": torch.zeros(1)}, {})
+        self.fails(run(project), 5, "tiles of given masks")
 
     def test_a_missing_generator(self, project: Path) -> None:
         """Told before anything is computed, and nothing is left behind."""
