@@ -678,6 +678,29 @@ class ExperimentSettings(Section):
     """Table of tiles from random latents, see `rslow estimate generated`: the paper's own arm."""
 
 
+class RareSettings(Section):
+    """How rare low confidence and disagreement are under the generator: `rslow estimate rare`."""
+
+    thresholds: (
+        Annotated[tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...], Field(min_length=1)] | None
+    ) = None
+    """Confidences whose probability to fall below is told: all above 1 / classes of the target,
+    which no largest probability falls below; when missing, those of 0.99, 0.9, 0.7, 0.5 and 0.4."""
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Conditions, by name; all of the generator's when missing."""
+    replicates: PositiveInt = 10
+    """Independent populations of latents of each condition, ten at least: the interval comes from
+    how they scatter."""
+    particles: PositiveInt = 100
+    """Latents of a population: four times as many halve the interval."""
+    survivors: PositiveInt = 20
+    """Latents of a population that go on to the next level, ten at least; a divisor of
+    particles."""
+    max_levels: PositiveInt = 8
+    """Levels after which a population gives up; each has survivors / particles of the probability
+    of the last."""
+
+
 class EstimateSettings(Section):
     """Error estimates from few labels."""
 
@@ -713,6 +736,7 @@ class EstimateSettings(Section):
     unclear: Literal["refuse", "wrong", "right"] = "refuse"
     """What units count as whose class nobody could tell."""
     experiment: ExperimentSettings = ExperimentSettings()
+    rare: RareSettings = RareSettings()
 
 
 class Settings(Section):

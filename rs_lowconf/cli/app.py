@@ -96,6 +96,7 @@ def main() -> None:
         estimate_experiment,
         estimate_generated,
         estimate_pixels,
+        estimate_rare,
         evaluate,
         generate,
         loop,

@@ -9,8 +9,9 @@ Applied Probability 2016). What it says is exact for the latent's law, and only 
 generated data are not the data that a model will meet.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -71,6 +72,13 @@ class RareEvent:
     """From the highest to the lowest."""
     by_replicate: Float64[np.ndarray, "r t"]
     """What each population alone says; 0 where it did not get so low."""
+    counted: Bool[np.ndarray, "r t"]
+    """Where a population told it at its start, as a share of plain random latents."""
+    latents: int
+    """Plain random latents that all populations started with."""
+    deepest: Float64[np.ndarray, " r"]
+    """Probability of the last level of each population: what it did not meet there is rarer, as
+    far as it can tell."""
     evaluations: int
     """Latents scored, in all."""
 
@@ -79,6 +87,29 @@ class RareEvent:
         """Return the estimate at each threshold: the mean over populations."""
         mean: Float64[np.ndarray, " t"] = self.by_replicate.mean(0)
         return mean
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a file holds it."""
+        return {
+            "thresholds": list(self.thresholds),
+            "by_replicate": self.by_replicate.tolist(),
+            "counted": self.counted.tolist(),
+            "latents": self.latents,
+            "deepest": self.deepest.tolist(),
+            "evaluations": self.evaluations,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "RareEvent":
+        """Return what `to_json` was called on."""
+        return cls(
+            thresholds=tuple(values["thresholds"]),
+            by_replicate=np.array(values["by_replicate"], dtype=float),
+            counted=np.array(values["counted"], dtype=bool),
+            latents=values["latents"],
+            deepest=np.array(values["deepest"], dtype=float),
+            evaluations=values["evaluations"],
+        )
 
     def interval(self, place: int = -1, level: float = LEVEL) -> Interval:
         """Return the interval at one threshold, the lowest by default.
@@ -136,14 +167,12 @@ def rare_event(
     Raises:
         SettingsError: no threshold, or no dimension.
     """
-    if not thresholds or dimensions < 1:
-        raise SettingsError(
-            f"{len(thresholds)} thresholds in {dimensions} dimensions", expected="one at least"
-        )
     rules = rules or SubsetRules()
-    ladder = np.sort(np.array(thresholds, dtype=float))[::-1]
+    ladder = _ladder(thresholds, dimensions)
     populations = _Populations(score, dimensions, seed, rules)
     result = np.full((rules.replicates, len(ladder)), np.nan)
+    counted = np.zeros(result.shape, dtype=bool)
+    deepest = np.ones(rules.replicates)
     for depth in range(rules.max_levels + 1):
         active = populations.active
         border = populations.border(depth)
@@ -151,6 +180,9 @@ def rare_event(
         reached = ladder > border[:, None]
         below = populations.share[:, None] * (populations.value[:, :, None] < ladder).mean(1)
         result[active] = np.where(np.isnan(result[active]) & reached, below, result[active])
+        deepest[active] = populations.share
+        if depth == 0:
+            counted = reached
         going = np.array([not own.all() for own in reached])
         if not going.any():
             break
@@ -158,8 +190,47 @@ def rare_event(
     return RareEvent(
         thresholds=tuple(ladder.tolist()),
         by_replicate=result,
+        counted=counted,
+        latents=rules.replicates * rules.particles,
+        deepest=deepest,
         evaluations=populations.evaluations,
     )
+
+
+def counted_event(
+    score: Score,
+    dimensions: int,
+    thresholds: Sequence[float],
+    seed: int,
+    rules: SubsetRules | None = None,
+) -> RareEvent:
+    """Return the same from the random latents alone that the populations start with.
+
+    For a score that is the same for most latents, so that there is no first level to go down to.
+    Arguments and errors are those of `rare_event`.
+    """
+    rules = rules or SubsetRules()
+    ladder = _ladder(thresholds, dimensions)
+    populations = _Populations(score, dimensions, seed, rules)
+    shares = (populations.value[:, :, None] < ladder).mean(1)
+    return RareEvent(
+        thresholds=tuple(ladder.tolist()),
+        by_replicate=shares,
+        counted=np.ones(shares.shape, dtype=bool),
+        latents=rules.replicates * rules.particles,
+        deepest=np.ones(rules.replicates),
+        evaluations=populations.evaluations,
+    )
+
+
+def _ladder(thresholds: Sequence[float], dimensions: int) -> Float64[np.ndarray, " t"]:
+    """Return the thresholds from the highest to the lowest."""
+    if not thresholds or dimensions < 1:
+        raise SettingsError(
+            f"{len(thresholds)} thresholds in {dimensions} dimensions", expected="one at least"
+        )
+    ladder: Float64[np.ndarray, " t"] = np.sort(np.array(thresholds, dtype=float))[::-1]
+    return ladder
 
 
 class _Populations:

@@ -1,0 +1,128 @@
+"""What the target says of tiles that the generator draws of random latents: no gate, no search.
+
+Imports torch: import it late.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from rs_lowconf.batch.jobs import TargetOf
+from rs_lowconf.device import choose_device
+from rs_lowconf.errors import ModelError
+from rs_lowconf.estimate.rare import Score
+from rs_lowconf.gan.mask_train import MaskGanTraining
+from rs_lowconf.gan.model import load_model
+from rs_lowconf.places import model_path
+from rs_lowconf.runs import kind_of, sha256_of
+from rs_lowconf.search.reading import log_odds
+from rs_lowconf.settings import Settings
+from rs_lowconf.target.load import check_fit
+from rs_lowconf.types import TargetModel, TileGenerator
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Law:
+    """The generator's latent law as the target sees it."""
+
+    generator: TileGenerator
+    target: TargetModel
+    channels: tuple[int, ...]
+    """The generator's channels that the target reads, in its order."""
+    micro_batch: int
+    """See `search.micro_batch`."""
+    device: torch.device
+    key: str
+    """What answers depend on: checksums and settings of both models."""
+    target_of: TargetOf
+    """The target by name, as jobs know it."""
+
+    @property
+    def dimensions(self) -> int:
+        """Return the length of a latent, whose law is N(0, I)."""
+        return sum(self.generator.latent_parts)
+
+    @torch.no_grad()
+    def answers(self, z: Float64[np.ndarray, "b d"], name: str) -> Float[Tensor, "b k"]:
+        """Return the target's log-probabilities of tiles of one condition, on the CPU.
+
+        Tiles are asked about as they are drawn, not rounded to stored numbers.
+
+        Args:
+            z: latents.
+            name: of the condition.
+        """
+        index, size = self.generator.classes.index(name), self.micro_batch
+        label = torch.full((size,), index, device=self.device)
+        found = []
+        for part in torch.split(torch.from_numpy(z).float(), size):
+            # Padded, so that an answer is the same in any company; see `search.evaluate`.
+            row = torch.arange(size).where(torch.arange(size) < len(part), 0)
+            image = self.generator(part[row].to(self.device), label)
+            found.append(self.target.predict(image[:, list(self.channels)])[: len(part)].cpu())
+        return torch.cat(found)
+
+    def confidence(self, name: str) -> Score:
+        """Return the log-odds of the confidence in tiles of a condition.
+
+        They are below the log-odds of t where confidence is below t, which itself rounds to 1 in
+        most tiles.
+        """
+        return lambda z: log_odds(self.answers(z, name)).double().numpy()
+
+    def disagreement(self, name: str) -> Score | None:
+        """Return the score of a condition that is below 0 where the target says another class.
+
+        None where the target has no such class.
+        """
+        if name not in self.target.classes:
+            return None
+        place = self.target.classes.index(name)
+
+        def score(z: Float64[np.ndarray, "b d"]) -> Float64[np.ndarray, " b"]:
+            said = self.answers(z, name).double()
+            own = said[:, place].clone()
+            said[:, place] = -torch.inf
+            margin: Float64[np.ndarray, " b"] = (own - said.max(1).values).numpy()
+            return margin
+
+        return score
+
+
+def load_law(settings: Settings, *, trust_code: bool) -> Law:
+    """Load the generator and the target, and check that they fit each other.
+
+    Raises:
+        ModelError: one is missing, damaged, does not fit the other, or works with masks.
+    """
+    device, path = choose_device(settings.run), model_path(settings, "gan")
+    if kind_of(path) == MaskGanTraining.kind:
+        raise ModelError(
+            "the generator draws tiles of given masks",
+            expected="one that draws tiles of classes, which can be told one by one",
+        )
+    generator = load_model(path, device).generator
+    target_of = TargetOf(
+        settings=settings.target,
+        trained=model_path(settings, "target").absolute(),
+        trust_code=trust_code,
+        device=settings.run.device,
+    )
+    target = target_of.load(generator.tile_size)
+    if target.pixelwise:
+        raise ModelError(
+            "the target answers for every pixel", expected="one that gives a tile a class"
+        )
+    size = settings.search.micro_batch
+    return Law(
+        generator=generator,
+        target=target,
+        channels=check_fit(target.bands, generator.bands),
+        micro_batch=size,
+        device=device,
+        key=f"{sha256_of(path)} {target_of.key} {size}",
+        target_of=target_of,
+    )
