@@ -36,6 +36,10 @@ _UNCLEAR = "?"
 """What a labeller writes where no class can be told."""
 
 
+class MissingLabelsError(DataError):
+    """A part of what was drawn has no label."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredPool:
     """A pool as it was when it was drawn from."""
@@ -272,7 +276,9 @@ def read_labels(path: Path, ids: Sequence[str], classes: Sequence[str]) -> dict[
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
-        raise DataError(f"there is no {path}", remedy="restore it") from error
+        raise MissingLabelsError(
+            f"there is no {path}", remedy="restore it, or let rslow estimate draw write it anew"
+        ) from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error})", expected="a CSV table") from error
     if not {"id", "label"} <= set(frame):
@@ -298,10 +304,6 @@ def read_labels(path: Path, ids: Sequence[str], classes: Sequence[str]) -> dict[
         )
     check_complete([name for name in ids if not said.get(name)], len(ids), str(path))
     return {name: None if own == _UNCLEAR else own for name, own in said.items()}
-
-
-class MissingLabelsError(DataError):
-    """A part of what was drawn has no label."""
 
 
 def check_complete(missing: Sequence[str], wanted: int, where: str) -> None:
