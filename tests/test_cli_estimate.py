@@ -239,8 +239,8 @@ class TestTable:
 
     def test_a_plan_comes_before_any_label(self, table: Path, tmp_path: Path, rslow: Run) -> None:
         """Without validation it says what it assumes; with it, ranges; both tell the ceiling."""
-        own = words(table, tmp_path, "estimate.labels=80", "estimate.width=0.1")
-        ran = rslow("estimate", "plan", *own)
+        own = words(table, tmp_path, "estimate.labels=80")
+        ran = rslow("estimate", "plan", *own, "--set", "estimate.width=0.1")
         assert ran.code == 0, ran.err
         assert "assuming calibration" in ran.out
         assert "Ceiling" in ran.out
@@ -254,7 +254,7 @@ class TestTable:
         assert "chosen by validation labels" in ran.out
         told = json.loads((tmp_path / "run" / "estimate" / "plan.json").read_text())
         low, high = told["ceiling_range"]
-        assert low < told["ceiling"] < high or low <= told["ceiling"] <= high
+        assert low <= told["ceiling"] <= high
         assert "olofsson" in (tmp_path / "run" / "estimate" / "plan.md").read_text()
 
     @pytest.mark.parametrize(

@@ -239,3 +239,51 @@ def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained:
                 if kind == "masks":
                     own = file.read(1)
         assert any(np.array_equal(own, mask) for mask in known.values())
+
+
+def test_every_pixel_of_real_and_generated_tiles_is_scored(
+    rslow: Run, trained: Path, tmp_path: Path
+) -> None:
+    """A row a pixel with the mask's class, what the target says, and where it lies."""
+    config = ("-c", trained / "config.yaml")
+    real, made = tmp_path / "real.parquet", tmp_path / "made.parquet"
+    ran = rslow("estimate", "pixels", *config, "--out", real)
+    assert ran.code == 0, ran.err
+    settings = load(trained / "config.yaml")
+    source = open_masks(settings.data, "test")
+    rows = pq.read_table(real).to_pylist()
+    assert len(rows) == len(source) * 32 * 32
+    assert len({row["id"] for row in rows}) == len(rows)
+    target = load_segmenter(trained / "run" / "target" / "target.safetensors", CPU)
+    batch = source.batch([1])
+    assert batch.mask is not None
+    said = target.predict(batch.image)[0].exp()
+    own = [row for row in rows if row["group"] == batch.ids[0]]
+    for row in own[::37]:
+        r, c = row["row"], row["col"]
+        assert row["predicted"] == target.classes[int(said[:, r, c].argmax())]
+        assert row["confidence"] == pytest.approx(float(said[:, r, c].max()), abs=1e-5)
+        mask = int(batch.mask[0, r, c])
+        assert row["label"] == (None if mask == 255 else batch.classes[mask])
+        np.testing.assert_allclose(row["features"], batch.image[0, :, r, c], atol=1e-6)
+        if batch.grids is not None and batch.grids[0] is not None:
+            a, b, x, d, e, y = batch.grids[0].transform
+            assert row["x"] == pytest.approx(a * (c + 0.5) + b * (r + 0.5) + x)
+            assert row["y"] == pytest.approx(d * (c + 0.5) + e * (r + 0.5) + y)
+    ran = rslow("estimate", "generated", *config, "--count", 6, "--out", made)
+    assert ran.code == 0, ran.err
+    drawn = pq.read_table(made).to_pylist()
+    assert len(drawn) == 6 * 32 * 32
+    wrong = [row for row in drawn if row["label"] not in (None, row["predicted"])]
+    known = sum(row["label"] is not None for row in drawn)
+    assert f"{100 * len(wrong) / known:.3g} % of {known:,} pixels" in ran.out
+    ran = rslow(
+        "estimate", "draw", *config, "-s", f"estimate.scores={real}", "-s", "estimate.labels=40"
+    )
+    assert ran.code == 0, ran.err
+    asked = (trained / "run" / "estimate" / "draw" / "labels-1.csv").read_text().splitlines()
+    assert asked[0].startswith("id,row,col")
+    assert "predicted" not in asked[0]
+    ran = rslow("estimate", "pixels", "-s", "data.kind=none")
+    assert ran.code == 3
+    assert "has a class a tile" in ran.err

@@ -109,27 +109,6 @@ def anticipated(
     """
     share, total = cells.share, cells.size.sum()
     rate = float(share @ p)
-
-    def expected(variance: float, square_weight: float) -> Expected:
-        return Expected(rate=rate, variance=max(variance, 0.0), square_weight=square_weight)
-
-    def ratio_of(g: Float64[np.ndarray, " z"]) -> Float64[np.ndarray, " z"]:
-        # What a label weighs over what one of a uniform draw does.
-        root = np.sqrt(g)
-        ratio: Float64[np.ndarray, " z"] = 1 / (
-            (1 - defensive) * root / max(share @ root, 1e-300) + defensive
-        )
-        return ratio
-
-    def replaced(g: Float64[np.ndarray, " z"]) -> tuple[float, float]:
-        # Variance of one drawing, and mean square of its weight.
-        ratio = ratio_of(g)
-        return float(share @ (p * ratio)) - rate**2, float(share @ ratio)
-
-    def later_spread(g: Float64[np.ndarray, " z"]) -> float:
-        # Variance of one drawing where g is subtracted and right.
-        return float(share @ (g * (1 - g) * ratio_of(g)))
-
     match method:
         case "uniform" | "ppi":
             spread = rate * (1 - rate)
@@ -139,7 +118,7 @@ def anticipated(
                 own = float(share @ centred**2)
                 joint = float(share @ (centred * p))
                 spread -= joint**2 / (own * (1 + labels / max(total - labels, 1))) if own else 0
-            return expected(spread * (1 / labels - 1 / total), 1 / labels**2)
+            variance, square = spread * (1 / labels - 1 / total), 1 / labels**2
         case "olofsson" | "strat":
             if method == "strat":
                 stratum = equal_spread(cells.g, cells.size, STRATA)
@@ -147,27 +126,41 @@ def anticipated(
                 stratum = cells.predicted
             else:
                 raise DataError("the pool has no predicted classes", remedy="give them")
-            return expected(*_stratified(cells, p, stratum, labels, defensive))
-        case "is":
-            variance, square = replaced(cells.g)
-            return expected(variance / labels, square / labels**2)
-        case "lure":
-            return expected(
-                _sequential(cells, p, labels, defensive), replaced(cells.g)[1] / labels**2
+            variance, square = _stratified(cells, p, stratum, labels, defensive)
+        case "is" | "lure":
+            ratio = _ratio(share, cells.g, defensive)
+            square = float(share @ ratio) / labels**2
+            variance = (
+                (float(share @ (p * ratio)) - rate**2) / labels
+                if method == "is"
+                else _sequential(cells, p, labels, defensive)
             )
         case "asi":
             inclusion = uncertain(cells.g, cells.size, labels, defensive)
             missed = p * (1 - cells.g) ** 2 + (1 - p) * cells.g**2
             variance = float(share @ (missed * (1 - inclusion) / inclusion)) / total
-            return expected(variance, float(share @ (1 / inclusion)) / labels / total)
+            square = float(share @ (1 / inclusion)) / labels / total
         case "adaptive":
             # The first wave knows g; later ones what labels made of it, and subtract that.
-            first, later = replaced(cells.g), replaced(p)
-            spread = later_spread(p)
+            first, later = _ratio(share, cells.g, defensive), _ratio(share, p, defensive)
             sizes = np.array(wave_sizes(labels, WAVES))
             each = wave_shares(sizes) ** 2 / sizes
-            square = (each[0] * first[1] + each[1:].sum() * later[1]) / labels
-            return expected(each[0] * first[0] + each[1:].sum() * spread, square)
+            rest = float(each[1:].sum())
+            variance = each[0] * (float(share @ (p * first)) - rate**2)
+            variance += rest * float(share @ (p * (1 - p) * later))
+            square = (each[0] * float(share @ first) + rest * float(share @ later)) / labels
+    return Expected(rate=rate, variance=max(float(variance), 0.0), square_weight=float(square))
+
+
+def _ratio(
+    share: Float64[np.ndarray, " z"], g: Float64[np.ndarray, " z"], defensive: float
+) -> Float64[np.ndarray, " z"]:
+    """Return what a label of `is` weighs over what one of a uniform draw does."""
+    root = np.sqrt(g)
+    ratio: Float64[np.ndarray, " z"] = 1 / (
+        (1 - defensive) * root / max(share @ root, 1e-300) + defensive
+    )
+    return ratio
 
 
 def _sequential(cells: Cells, p: Float64[np.ndarray, " z"], labels: int, defensive: float) -> float:

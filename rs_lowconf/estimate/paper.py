@@ -96,7 +96,7 @@ def replay_generated(
 
 def neighbour_errors(
     features: Float[np.ndarray, "n f"],
-    generated: Float[np.ndarray, "m f"],
+    generated: Float[np.ndarray, "m _"],
     error: Bool[np.ndarray, " m"],
     seed: int,
 ) -> Float64[np.ndarray, " n"]:

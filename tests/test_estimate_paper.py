@@ -1,0 +1,151 @@
+"""The paper's own arm and the experiment as a whole."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.spatial import cKDTree
+from scipy.stats import binom
+
+from rs_lowconf.errors import DataError
+from rs_lowconf.estimate.intervals import clopper_pearson
+from rs_lowconf.estimate.paper import NEIGHBOURS, neighbour_errors, replay_generated
+from tests.conftest import Run
+
+
+def test_labels_of_generated_tiles_converge_to_their_own_rate() -> None:
+    """The root mean squared error is bias and binomial scatter; coverage is the binomial's."""
+    error = np.arange(1_000) < 100
+    cell = replay_generated(
+        error,
+        source="made",
+        rate=0.05,
+        population=100_000,
+        labels=400,
+        repetitions=4_000,
+        seed=1,
+    )
+    assert cell.generated_rate == 0.1
+    assert cell.times == pytest.approx(2.0)
+    assert cell.rmse == pytest.approx(np.sqrt(0.05**2 + 0.1 * 0.9 / 400), rel=0.02)
+    count = np.arange(401)
+    held = [(i := clopper_pearson(int(k), 400)).low <= 0.05 <= i.high for k in count[:100]]
+    expected = binom.pmf(count[:100], 400, 0.1) @ np.array(held)
+    assert cell.covered / 4_000 == pytest.approx(expected, abs=0.02)
+    # As many uniform labels as give that error, over 400.
+    assert cell.saving == pytest.approx(0.05 * 0.95 / cell.rmse**2 / 400, rel=0.05)
+    with pytest.raises(DataError, match="no labelled units in made"):
+        replay_generated(
+            error[:0], source="made", rate=0.1, population=9, labels=5, repetitions=2, seed=0
+        )
+
+
+def test_neighbours_are_scipys() -> None:
+    """The share of errors among the ten nearest in units of the features' spread."""
+    dice = np.random.default_rng(0)
+    real, made = dice.standard_normal((50, 3)), dice.standard_normal((200, 3)) * [1, 10, 0.1]
+    error = dice.random(200) < 0.3
+    tree = cKDTree(made / made.std(0))
+    _, index = tree.query(real / made.std(0), NEIGHBOURS)
+    expected = (error[index].sum(1) + error.mean()) / (NEIGHBOURS + 1)
+    np.testing.assert_allclose(neighbour_errors(real, made, error, 0), expected)
+    with pytest.raises(DataError, match="generated units of 3 features for real ones of 2"):
+        neighbour_errors(real[:, :2], made, error, 0)
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a real pool, generated tiles, and features that tell where errors are.
+
+    The generator's tiles err half as often, and in the same places.
+    """
+    folder = tmp_path_factory.mktemp("pools")
+    for name, n, factor, seed in (("real", 1_500, 1.0, 0), ("made", 800, 0.5, 1)):
+        dice = np.random.default_rng(seed)
+        place = dice.standard_normal((n, 2))
+        g = factor * np.where(place[:, 0] > 1, 0.5, 0.03)
+        wrong = dice.random(n) < g
+        doubt = np.clip(0.1 + 0.1 * dice.standard_normal(n) + 0.1 * g, 0.01, 0.9)
+        pd.DataFrame(
+            {
+                "id": [f"{name}{i}" for i in range(n)],
+                "predicted": "a",
+                "confidence": 1 - doubt,
+                "label": np.where(wrong, "b", "a"),
+                "features": place.tolist(),
+            }
+        ).to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+def experiment(rslow: Run, pools: Path, folder: Path, *more: str) -> tuple[str, dict[str, Any]]:
+    """Run the command and return what it printed and its report."""
+    own = (
+        f"run.dir={folder}",
+        f"estimate.scores={pools / 'real.parquet'}",
+        f"estimate.experiment.random_latents={pools / 'made.parquet'}",
+        "estimate.experiment.repetitions=20",
+        "estimate.experiment.budgets=[0.1]",
+        "estimate.experiment.blind=[1.0]",
+        *more,
+    )
+    ran = rslow("estimate", "experiment", *(part for word in own for part in ("--set", word)))
+    assert ran.code == 0, ran.err
+    told: dict[str, Any] = json.loads(
+        (folder / "estimate" / "experiment" / "report.json").read_text()
+    )
+    return ran.out, told
+
+
+def test_the_experiment_answers_the_papers_question(
+    pools: Path, tmp_path: Path, rslow: Run
+) -> None:
+    """Retrieval is chosen; generated labels are biased; a second run replays nothing."""
+    out, told = experiment(rslow, pools, tmp_path)
+    rate = pd.read_parquet(pools / "real.parquet")
+    assert told["units"] == 1_200
+    assert told["validation"]["labels"] == pytest.approx(300, abs=2)
+    assert abs(told["error_rate"] - (rate["label"] == "b").mean()) < 0.03
+    assert told["predictor"]["name"] == "retrieved"
+    assert told["budgets"] == [120]
+    methods = {one["method"] for one in told["cells"] if one["predictor"] == "retrieved"}
+    assert methods >= {"uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive"}
+    generated = told["generated"][0]
+    assert 0.3 < generated["times"] < 0.7
+    assert generated["saving"] < 1
+    text = " ".join(told["answer"])
+    assert "Taken literally, no." in text
+    assert f"they err {generated['times']:.2f} times as often as real units" in text
+    assert "real neighbours of generated failures" in text
+    assert "no number of them is worth more than" in text
+    assert all(line in out for line in told["answer"])
+    folder = tmp_path / "estimate" / "experiment"
+    page = (folder / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert (folder / "plots" / "rmse.png").exists()
+    cells = {path: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
+    assert len(cells) == len(told["cells"])
+    _, again = experiment(rslow, pools, tmp_path)
+    assert again == told
+    assert cells == {path: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
+    experiment(rslow, pools, tmp_path, "run.seed=1")
+    assert len(list((folder / "cells").iterdir())) == 2 * len(cells)
+
+
+def test_pools_that_cannot_be_replayed(pools: Path, tmp_path: Path, rslow: Run) -> None:
+    """Without labels or without errors there is nothing to compare with."""
+    frame = pd.read_parquet(pools / "real.parquet")
+    for name, changed, said in (
+        ("none", frame.assign(label=None), "0 labelled units"),
+        ("right", frame.assign(label="a"), "hold no error"),
+    ):
+        path = tmp_path / f"{name}.parquet"
+        changed.to_parquet(path)
+        own = (f"run.dir={tmp_path}", f"estimate.scores={path}")
+        ran = rslow("estimate", "experiment", *(part for word in own for part in ("--set", word)))
+        assert ran.code == 4
+        assert said in ran.err
+        assert len(ran.err.strip().splitlines()) == 1

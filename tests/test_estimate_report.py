@@ -1,0 +1,189 @@
+"""Reports of labelled draws: accuracies by every design, zones, tiles, pages."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
+from rs_lowconf.estimate.describe import describe
+from rs_lowconf.estimate.designs import design_of
+from rs_lowconf.estimate.draws import DesignName, Draw, Pool
+from rs_lowconf.estimate.page import Page, Part, Picture, Table, Text
+from rs_lowconf.estimate.report import Labelled, report
+
+DICE = np.random.default_rng(2)
+N = 3_000
+G = DICE.beta(0.4, 2.5, N)
+PREDICTED = DICE.integers(3, size=N)
+WRONG = DICE.random(N) < G
+TRUTH = np.where(WRONG, (PREDICTED + 1) % 3, PREDICTED)
+POOL = Pool(g=G, predicted=PREDICTED)
+CLASSES = ("a", "b", "c")
+
+
+def labelled(draw: Draw) -> Labelled:
+    """Return a draw with true labels."""
+    return Labelled(
+        pool=POOL, classes=CLASSES, draw=draw, truth=TRUTH[draw.index], unclear="refuse"
+    )
+
+
+def drawn(name: DesignName, seed: int, labels: int = 300) -> Draw:
+    """Return a draw of any design."""
+    if name != "adaptive":
+        return design_of(name, POOL, labels).draw(seed)
+    waves: list[Wave] = []
+    for size in wave_sizes(labels):
+        one = next_wave(POOL, waves, size, seed)
+        waves.append(Wave(draw=one, error=WRONG[one.index]))
+    return joined(waves)[0]
+
+
+@pytest.mark.parametrize("name", ["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive"])
+def test_accuracies_and_areas_are_right_on_average_and_know_their_error(name: DesignName) -> None:
+    """Over 60 draws: near the truth by the Monte-Carlo error, and told errors as the scatter."""
+    said, true = ([np.equal(own, i) for i in range(3)] for own in (PREDICTED, TRUTH))
+    truth = {
+        "area": [own.mean() for own in true],
+        "user": [own[other].mean() for own, other in zip(true, said, strict=True)],
+        "producer": [own[other].mean() for own, other in zip(said, true, strict=True)],
+    }
+    found: dict[str, list[list[float]]] = {key: [] for key in truth}
+    told: dict[str, list[list[float]]] = {key: [] for key in truth}
+    for seed in range(60):
+        own = report(labelled(drawn(name, seed)))["accuracy"]["by_class"]
+        for key in truth:
+            found[key].append([one[key]["value"] for one in own])
+            told[key].append([one[key]["standard_error"] for one in own])
+    for key, known in truth.items():
+        values = np.array(found[key])
+        scatter = values.std(0, ddof=1)
+        # Ratios have a bias of the order of the variance, which is small beside the scatter.
+        assert (np.abs(values.mean(0) - known) < 0.5 * scatter).all()
+        ratio = np.sqrt((np.array(told[key]) ** 2).mean(0)) / scatter
+        assert ((ratio > 0.7) & (ratio < 1.4)).all(), (key, ratio)
+
+
+def test_a_zone_without_errors_has_three_over_its_labels() -> None:
+    """Of a uniform draw the bound is the rule of three, for the whole of the pool."""
+    error_free = replace(POOL, predicted=TRUTH)
+    draw = design_of("uniform", error_free, 300).draw(1)
+    own = replace(labelled(draw), pool=error_free)
+    told = report(own)
+    assert told["errors_found"] == 0
+    assert told["error_rate"] == 0
+    assert told["blind_spot"]["at_most"] == pytest.approx(-np.log(0.05) / 300)
+    assert told["blind_spot"]["share_of_pool"] == 0.5
+    assert [one["low"] for one in told["intervals"]] == [0.0] * 6
+
+
+def test_a_zone_full_of_errors_is_seen() -> None:
+    """Errors where none is expected raise the bound above their share, whatever the design."""
+    order = np.argsort(G)
+    hidden = np.zeros(N, dtype=bool)
+    hidden[order[:300]] = True
+    truth = np.where(hidden, (PREDICTED + 1) % 3, PREDICTED)
+    names: tuple[DesignName, ...] = ("uniform", "strat", "is", "asi")
+    for name in names:
+        draw = drawn(name, 4)
+        own = replace(labelled(draw), truth=truth[draw.index])
+        zone = report(own)["blind_spot"]
+        assert zone["errors"] > 0
+        assert zone["at_most"] > 0.1
+
+
+def test_pixels_of_a_tile_are_no_independent_tiles() -> None:
+    """Errors that come in whole tiles make the error for other tiles larger than for this pool."""
+    group = np.repeat(np.arange(60), 50)
+    bad = DICE.random(60) < 0.2
+    truth = np.where(bad[group], (PREDICTED + 1) % 3, PREDICTED)
+    draw = design_of("uniform", POOL, 600).draw(0)
+    own = replace(labelled(draw), truth=truth[draw.index], group=group)
+    told = report(own)
+    tiles = told["tiles"]
+    assert tiles["in_pool"] == 60
+    # Between whole tiles: sqrt(p (1 - p) / 60).
+    expected = np.sqrt(bad.mean() * (1 - bad.mean()) / 60)
+    assert tiles["standard_error_for_other_tiles"] == pytest.approx(expected, rel=0.25)
+    assert told["standard_error"] < 0.5 * expected
+    assert report(labelled(draw))["tiles"] is None
+
+
+def test_prediction_powered_stands_beside_uniform_alone() -> None:
+    """It is told where it is right, and the biased figures say that they are."""
+    told = report(labelled(drawn("uniform", 0)))
+    assert told["ppi"] is not None
+    assert abs(told["ppi"]["error_rate"] - WRONG.mean()) < 0.06
+    told = report(labelled(drawn("strat", 0)))
+    assert told["ppi"] is None
+    assert "biased" in told["naive"]["said"]
+
+
+class _Texts(HTMLParser):
+    """Collects what a browser would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.pictures = 0
+
+    def handle_starttag(
+        self,
+        tag: str,
+        attrs: list[tuple[str, str | None]],  # noqa: ARG002 -- as its base has it
+    ) -> None:
+        if tag == "img":
+            self.pictures += 1
+        elif tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_a_page_says_the_same_in_both_forms() -> None:
+    """Text is escaped, tables have all cells, plots are inside; every tag is closed."""
+    page = Page(
+        title="A < B",
+        parts=[
+            Part(
+                title="One & two",
+                blocks=[
+                    Text(text="5 < 6", key=True),
+                    Table(rows=[("name", "n"), ("a|b", "1")]),
+                    Picture(name="plot", caption="A plot.", figure=Figure()),
+                ],
+            )
+        ],
+    )
+    markdown = page.markdown("plots")
+    assert "# A < B" in markdown
+    assert "| a\\|b | 1 |" in markdown
+    assert "![A plot.](plots/plot.png)" in markdown
+    parser = _Texts()
+    parser.feed(page.html().removeprefix("<!doctype html>"))
+    assert parser.open == []
+    assert parser.pictures == 1
+    text = "".join(parser.text)
+    for part in ("A < B", "One & two", "5 < 6", "a|b", "A plot."):
+        assert part in text
+    assert set(page.figures()) == {"plot"}
+
+
+def test_the_report_names_its_numbers() -> None:
+    """Estimate, interval, weights, zone and bias are in the page; no number is a nan."""
+    told = report(labelled(drawn("strat", 3)))
+    about = {"seed": 0, "defensive": 0.3, "validated": False, "sha256": {"draw-1.json": "0" * 64}}
+    text = describe(told, about).markdown("plots")
+    assert f"{100 * told['error_rate']:.3g} %" in text
+    assert "biased" in text
+    assert "largest weight" in text
+    assert not re.search(r"\bnan\b", text)
