@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fewhumans.estimators.active import active_mean
 from numpy.typing import NDArray
 from ppi_py import ppi_mean_ci, ppi_mean_pointestimate
 from scipy.stats import norm
@@ -151,6 +152,21 @@ class TestEnumeration:
         assert mean == pytest.approx(RATE, abs=1e-12)
         assert ours == pytest.approx(spread, abs=1e-12)
         assert theirs - ours == pytest.approx((RATE * (1 - RATE) - ours) / 5, abs=1e-12)
+
+
+def test_active_inference_is_that_of_fewhumans() -> None:
+    """The same value to 1e-12 as an independent package has, which lets the pool vary too."""
+    pool, error = simulated(0.3)
+    for seed in range(5):
+        draw = fixed_size(pool, 200).draw(seed)
+        said = estimate(draw, error[draw.index], pool)
+        names = [str(one) for one in draw.index]
+        theirs = active_mean(
+            {str(i): float(g) for i, g in enumerate(pool.g)},
+            dict(zip(names, error[draw.index].astype(float).tolist(), strict=True)),
+            dict(zip(names, draw.chance.tolist(), strict=True)),
+        )
+        assert said.value == pytest.approx(theirs.value, abs=1e-12)
 
 
 def simulated(blind: float) -> tuple[Pool, NDArray[np.bool_]]:
