@@ -10,6 +10,7 @@ from rs_lowconf.estimate.page import Block, Page, Part, Picture, Table, Text
 
 _COLOURS = ("#1f5a94", "#0b6e4f", "#b23a48", "#8d6a9f", "#d98f2b", "#2a9d9d", "#6b4f2a", "#444444")
 _GENERATED = "#b23a48"
+_MARKS = [digit * 10.0**power for power in range(-6, 3) for digit in (1, 2, 5)]
 
 
 def describe_experiment(told: Mapping[str, Any]) -> Page:
@@ -26,8 +27,9 @@ def describe_experiment(told: Mapping[str, Any]) -> Page:
                 blocks=[
                     Text(
                         text="Saving: labels of a uniform draw of the same root mean squared "
-                        "error, over these labels; in brackets what plan foresaw. Bias in its "
-                        "own Monte-Carlo standard errors. Coverage and width of 95 % intervals."
+                        "error, over these labels, ± its Monte-Carlo standard error; in brackets "
+                        "what plan foresaw. Bias in its own Monte-Carlo standard errors. Coverage "
+                        "and width of 95 % intervals."
                     ),
                     _cells([one for one in plain if one["predictor"] == chosen], told),
                     Picture(name="rmse", caption="Error against labels.", figure=_rmse_plot(told)),
@@ -74,7 +76,8 @@ def _cells(cells: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> Table
             (
                 name,
                 f"{one['labels']:,}",
-                f"{one['saving']:.2f}" + ("" if said is None else f" ({said:.2f})"),
+                f"{one['saving']:.2f} ± {one['saving_error']:.2f}"
+                + ("" if said is None else f" ({said:.2f})"),
                 share(one["rmse"]),
                 f"{one['bias'] / one['bias_error']:+.1f}" if one["bias_error"] else "0",
                 *(_covered(by_method.get(each)) for each in ("tcz", "ff", "betting", "kg")),
@@ -97,7 +100,7 @@ def _stress(cells: Sequence[Mapping[str, Any]]) -> Table:
                 one["method"],
                 f"{one['blind']:.0%}",
                 f"{one['labels']:,}",
-                f"{one['saving']:.2f}",
+                f"{one['saving']:.2f} ± {one['saving_error']:.2f}",
                 *(_covered(by_method.get(each)) for each in ("tcz", "ff", "betting")),
             )
         )
@@ -161,6 +164,9 @@ def _rmse_plot(told: Mapping[str, Any]) -> Figure:
     ticks = told["budgets"]
     axes.set_xticks(ticks, [f"{one:,}" for one in ticks])
     axes.minorticks_off()
+    low, high = axes.get_ylim()
+    marks = [one for one in _MARKS if low <= one <= high]
+    axes.set_yticks(marks, [f"{one:g}" for one in marks])
     axes.set_xlabel("labels")
     axes.set_ylabel("root mean squared error, percentage points")
     axes.spines[["top", "right"]].set_visible(False)

@@ -228,8 +228,8 @@ def answer(report: Mapping[str, Any]) -> list[str]:
     best = max((by_name[name] for name in SAMPLED), key=lambda one: one["saving"])
     said.append(
         f"Weighed by known chances, {'yes' if best['saving'] > 1 else 'not here'}: with "
-        f"{largest:,} labels {best['method']} has the error of {best['saving']:.1f} times as many "
-        f"uniform ones, and strat of {by_name['strat']['saving']:.1f} times. No sampling by this "
+        f"{largest:,} labels {best['method']} has the error of {_with_error(best)} times as many "
+        f"uniform ones, and strat of {_with_error(by_name['strat'])} times. No sampling by this "
         f"score could save more than {report['ceiling']:.1f} times."
     )
     for one in report["generated"]:
@@ -244,11 +244,11 @@ def answer(report: Mapping[str, Any]) -> list[str]:
     for name, what in _SOUND.items():
         own = _strat(report, name, largest)
         if own is not None and plain is not None:
-            helps = "help" if own > plain else "do not help"
             said.append(
-                f"Used soundly, {what} saves {own:.1f} times, confidence alone {plain:.1f} times: "
-                f"generated data {helps} to sample this pool. Validation labels chose {chosen}."
+                f"Used soundly, {what} saves {_with_error(own)} times, confidence alone "
+                f"{_with_error(plain)} times: generated data {_verdict(own, plain)}."
             )
+    said.append(f"Validation labels chose the error predictor {chosen}.")
     stress = [one for one in report["cells"] if one["blind"] == 1.0]
     if stress:
         worst = min(stress, key=lambda one: one["saving"])
@@ -260,13 +260,27 @@ def answer(report: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _strat(report: Mapping[str, Any], predictor: str, labels: int) -> float | None:
-    """Return what `strat` saves by an error predictor; None where that was not replayed."""
+def _strat(report: Mapping[str, Any], predictor: str, labels: int) -> Mapping[str, Any] | None:
+    """Return the cell of `strat` by an error predictor; None where that was not replayed."""
     for one in report["cells"]:
         known = (one["predictor"], one["method"], one["labels"], one["blind"])
         if known == (predictor, "strat", labels, 0.0):
-            return float(one["saving"])
+            own: Mapping[str, Any] = one
+            return own
     return None
+
+
+def _verdict(own: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
+    """Return in words whether a saving differs from another by more than two standard errors."""
+    gain = own["saving"] - plain["saving"]
+    noise = 2 * float(np.hypot(own["saving_error"], plain["saving_error"]))
+    if abs(gain) <= noise:
+        return "make no difference that so many draws can tell"
+    return "help to sample this pool" if gain > 0 else "make sampling this pool worse"
+
+
+def _with_error(cell: Mapping[str, Any]) -> str:
+    return f"{cell['saving']:.2f} ± {cell['saving_error']:.2f}"
 
 
 def _worth(cell: Mapping[str, Any], units: int) -> float:

@@ -49,6 +49,8 @@ class Cell:
     rmse: float
     saving: float
     """Labels that a uniform draw needs for the same RMSE, by its exact variance, over these."""
+    saving_error: float
+    """Monte-Carlo standard error of `saving`."""
     variance_ratio: float
     """Mean estimated variance over the mean squared error: 1 if the estimator knows itself."""
     coverage: tuple[Coverage, ...]
@@ -197,7 +199,10 @@ def _cell(
             intervals.setdefault(exact.method, []).append(exact)
         if repetition < betting_repetitions and method != "ppi":
             intervals.setdefault("betting", []).append(betting(draw, found))
-    mse = float(((values - rate) ** 2).mean())
+    square = (values - rate) ** 2
+    mse = float(square.mean())
+    saving = labels_of_uniform(mse, rate, len(pool)) / labels
+    relative = float(square.std(ddof=1)) / np.sqrt(repetitions) / mse if mse > 0 else 0.0
     return Cell(
         method=method,
         labels=labels,
@@ -207,7 +212,8 @@ def _cell(
         bias=float(values.mean() - rate),
         bias_error=float(values.std(ddof=1) / np.sqrt(repetitions)),
         rmse=float(np.sqrt(mse)),
-        saving=labels_of_uniform(mse, rate, len(pool)) / labels,
+        saving=saving,
+        saving_error=saving * relative,
         variance_ratio=float(variances.mean() / mse) if mse > 0 else 1.0,
         coverage=tuple(
             Coverage(
