@@ -1,6 +1,7 @@
 """The paper's own arm and the experiment as a whole."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from scipy.spatial import cKDTree
 from scipy.stats import binom
 
 from rs_lowconf.errors import DataError
+from rs_lowconf.estimate.experiment import RAW, Case, Grounds, key_of, split_validation
 from rs_lowconf.estimate.intervals import clopper_pearson
 from rs_lowconf.estimate.paper import NEIGHBOURS, neighbour_errors, replay_generated
+from rs_lowconf.estimate.prepare import prepare
+from rs_lowconf.estimate.scores import read_scores
 from tests.conftest import Run
 
 
@@ -131,8 +135,33 @@ def test_the_experiment_answers_the_papers_question(
     _, again = experiment(rslow, pools, tmp_path)
     assert again == told
     assert cells == {path: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
-    experiment(rslow, pools, tmp_path, "run.seed=1")
-    assert len(list((folder / "cells").iterdir())) == 2 * len(cells)
+
+
+def test_a_cell_is_known_by_all_that_it_depends_on(pools: Path) -> None:
+    """Another seed, number of draws, defensive share, case, g or truth is another cell."""
+    scores = read_scores(pools / "real.parquet")
+    pool, validation = split_validation(scores, 300, 0)
+    prepared = prepare(pool, validation=validation)
+    grounds = Grounds(
+        prepared=prepared,
+        error=pool.error,
+        raw=pool.doubt,
+        defensive=0.3,
+        seed=0,
+        repetitions=20,
+    )
+    case = Case(predictor="confidence", method="is", labels=50, blind=0.0)
+    others = [
+        (replace(grounds, seed=1), case),
+        (replace(grounds, repetitions=21), case),
+        (replace(grounds, defensive=0.5), case),
+        (replace(grounds, error=~pool.error), case),
+        (replace(grounds, prepared=prepare(pool, validation=validation, seed=9)), case),
+        (grounds, replace(case, labels=51)),
+        (grounds, replace(case, predictor=RAW)),
+    ]
+    keys = [key_of(*one) for one in (*others, (grounds, case), (grounds, case))]
+    assert len(set(keys)) == len(keys) - 1
 
 
 def test_pools_that_cannot_be_replayed(pools: Path, tmp_path: Path, rslow: Run) -> None:

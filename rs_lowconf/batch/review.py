@@ -158,7 +158,7 @@ def write_real(
     folder = place_for(into, package_id)
     if folder.exists():
         return folder
-    rows = _rows(catalog, [*scores["id"]])
+    rows = rows_of(catalog, [*scores["id"]])
     model = target.load(rows[0].window[2])
     if model.pixelwise:
         raise JobError(
@@ -190,7 +190,7 @@ def write_real(
     return folder
 
 
-def _rows(catalog: Catalog, ids: Sequence[str]) -> list[CatalogRow]:
+def rows_of(catalog: Catalog, ids: Sequence[str]) -> list[CatalogRow]:
     """Return the rows of these tiles, in their order."""
     found: dict[str, CatalogRow] = {}
     for table in catalog.tables(COLUMNS):

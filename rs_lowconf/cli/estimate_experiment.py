@@ -16,6 +16,9 @@ from rs_lowconf.errors import DataError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
     from rs_lowconf.estimate.experiment import Case, Grounds
     from rs_lowconf.estimate.scores import Scores
 
@@ -72,7 +75,7 @@ def _grounds(settings: Settings) -> "Grounds":
     from rs_lowconf.estimate.scores import read_scores
 
     own, seed = settings.estimate, settings.run.seed
-    scores = load_scores(settings)
+    scores = load_scores(settings, features=True)
     known = scores.labelled
     if not known.all():
         print(f"{int((~known).sum()):,} of {len(scores):,} units have no label and are left out.")
@@ -80,19 +83,20 @@ def _grounds(settings: Settings) -> "Grounds":
     if own.validation is None:
         scores, validation = split_validation(scores, own.experiment.validation, seed)
     else:
-        validation = read_scores(own.validation, own.measure)
+        validation = read_scores(own.validation, own.measure, features=True)
     if not scores.error.any():
         raise DataError(f"the labels of {scores.path} hold no error", expected="one at least")
     hints = {}
     made = _random_latents(settings)
-    if made is not None and made.features is not None and scores.features is not None:
-        if validation.features is None:
-            raise DataError(f"{validation.path} has no features", expected="as the pool has")
-        features, error = made.features, made.error
-        hints["retrieved"] = (
-            neighbour_errors(validation.features, features, error, seed),
-            neighbour_errors(scores.features, features, error, seed),
-        )
+    if made is not None and made.features is not None:
+        both = [_features(settings, one) for one in (validation, scores)]
+        if all(one is not None for one in both):
+            ours, theirs = (
+                neighbour_errors(one, made.features, made.error, seed)
+                for one in both
+                if one is not None
+            )
+            hints["retrieved"] = (ours, theirs)
     prepared = prepare(
         scores,
         validation=validation,
@@ -110,6 +114,20 @@ def _grounds(settings: Settings) -> "Grounds":
         seed=seed,
         repetitions=own.experiment.repetitions,
     )
+
+
+def _features(settings: Settings, scores: "Scores") -> "Float[np.ndarray, 'n f'] | None":
+    """Return the features of units: those in the table, or of a catalog's tiles the extractor's.
+
+    None where a table has none.
+    """
+    if scores.features is not None or settings.estimate.scores is not None:
+        return scores.features
+    from rs_lowconf.cli.catalog import catalog_path
+    from rs_lowconf.cli.estimate_generated import features_of_tiles
+    from rs_lowconf.data.catalog.table import Catalog
+
+    return features_of_tiles(settings, Catalog(catalog_path(settings)), scores.ids.tolist())
 
 
 def _about(settings: Settings, grounds: "Grounds", budgets: tuple[int, ...]) -> dict[str, Any]:
@@ -194,7 +212,7 @@ def _random_latents(settings: Settings) -> "Scores | None":
     path = settings.estimate.experiment.random_latents
     if path is None:
         return None
-    made = read_scores(path, settings.estimate.measure)
+    made = read_scores(path, settings.estimate.measure, features=True)
     return made.take(made.labelled)
 
 

@@ -1,5 +1,6 @@
 """`rslow estimate generated`: what a target says of tiles from random latents, as a table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,11 +9,15 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
 from rs_lowconf.cli.estimate import estimate_app
 from rs_lowconf.cli.progress import progress
+from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     import torch
+    from jaxtyping import Float
 
+    from rs_lowconf.data.catalog.table import Catalog
     from rs_lowconf.models import Models
 
 OutOption = Annotated[
@@ -114,3 +119,31 @@ def _scores(
         "features": pa.array(features.tolist(), pa.list_(pa.float32())),
     }
     return pa.table(columns)
+
+
+def features_of_tiles(
+    settings: Settings, catalog: "Catalog", ids: Sequence[str]
+) -> "Float[np.ndarray, 'n f']":
+    """Return features of a catalog's tiles, in the space of those of generated tiles.
+
+    Raises:
+        DataError: a tile cannot be read, or has changed since.
+        ModelError: a model is missing, or reads bands that the tiles lack.
+    """
+    import torch
+
+    from rs_lowconf.batch.review import rows_of
+    from rs_lowconf.data.catalog.reading import read_row, reflectance
+    from rs_lowconf.models import load_models
+    from rs_lowconf.target.load import check_fit
+
+    models = load_models(settings, trust_code=False)
+    bands, found = models.extractor.bands, []
+    with progress("reading tiles", len(ids)) as bar, torch.no_grad():
+        for number, row in enumerate(rows_of(catalog, ids), 1):
+            check_fit(bands, row.bands, model="extractor")
+            image = reflectance(row, read_row(row), bands)[None].to(models.device)
+            found.append(models.extractor.features(image)[0].cpu())
+            bar.update(number)
+    features: Float[np.ndarray, "n f"] = torch.stack(found).numpy()
+    return features

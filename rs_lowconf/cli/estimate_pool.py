@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 Source = Literal["review", "table"]
 
 
-def load_scores(settings: Settings) -> "Scores":
+def load_scores(settings: Settings, *, features: bool = False) -> "Scores":
     """Read the scores of the pool: a table, or what `rslow batch score` found.
+
+    Args:
+        settings: of the run.
+        features: whether to read those of a table too.
 
     Raises:
         DataError: see `read_scores`; no tile is in the splits and collections of the settings.
@@ -30,7 +34,7 @@ def load_scores(settings: Settings) -> "Scores":
 
     own = settings.estimate
     if own.scores is not None:
-        return read_scores(own.scores, own.measure)
+        return read_scores(own.scores, own.measure, features=features)
     path = job_folder(settings, "score") / "scores.parquet"
     if not path.exists():
         raise JobError(

@@ -16,7 +16,7 @@ Other columns are kept for whoever labels. What `rslow batch score` writes is su
 so is samples.parquet of `rslow generate`, whose sample_id and condition are read as id and label.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Float64, Int
 from numpy.typing import NDArray
 
@@ -96,15 +97,21 @@ class Scores:
         )
 
 
-def read_scores(path: Path, measure: Measure = "confidence") -> Scores:
+def read_scores(path: Path, measure: Measure = "confidence", *, features: bool = False) -> Scores:
     """Read a table of scores.
+
+    Args:
+        path: Parquet or CSV.
+        measure: what tells how sure the target is.
+        features: whether to read features, which may be large.
 
     Raises:
         DataError: it is missing or no table, a column is missing, an id is missing or occurs
             twice, a confidence is outside 0..1, or the measure needs probabilities that are
             not there.
     """
-    frame = _read(path)
+    unread = {"geometry"} | (set() if features else {"features"})
+    frame = _read(path, unread | ({"probabilities"} if measure == "confidence" else set()))
     if "sample_id" in frame and "id" not in frame:
         frame = frame.rename(columns=_GENERATED)
     missing = [name for name in NEEDED if name not in frame]
@@ -176,7 +183,7 @@ def surrogate_doubts(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.n
     return mean
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, unread: Set[str]) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"there is no table of scores {path}", remedy="run rslow batch score")
     try:
@@ -184,7 +191,8 @@ def _read(path: Path) -> pd.DataFrame:
             # Text stays text: a class called 01 or NA is no number and not missing.
             frame = pd.read_csv(path, dtype=str, keep_default_na=False)
             return frame.replace("", None)
-        return pd.read_parquet(path)
+        names = [name for name in pq.read_schema(path).names if name not in unread]
+        return pq.read_table(path, columns=names).to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read ({' '.join(str(error).split())[:200]})",
