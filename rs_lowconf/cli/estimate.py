@@ -21,7 +21,6 @@ from rs_lowconf.errors import DataError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
-    from rs_lowconf.estimate.plan import Plan, Prospect, Range
     from rs_lowconf.estimate.report import Labelled
     from rs_lowconf.estimate.stored import Request
 
@@ -47,6 +46,8 @@ def plan(config: ConfigOption = None, set_: SetOption = None) -> None:
     target's confidence is calibrated. Writes run.dir/estimate/plan.json and plan.md.
     """
     settings = load_settings(config, set_)
+    from rs_lowconf.cli.tables import open_console, show_table
+    from rs_lowconf.estimate.describe_plan import SAVING, outlook, plan_page, rows_of
     from rs_lowconf.estimate.plan import METHODS
     from rs_lowconf.estimate.plan import plan as plan_labels
     from rs_lowconf.runs import write_json, write_text
@@ -65,12 +66,11 @@ def plan(config: ConfigOption = None, set_: SetOption = None) -> None:
         level=own.level,
     )
     folder = settings.run.dir / "estimate"
-    lines = [*_outlook(told, settings), ""]
-    print("\n".join(lines))
-    rows = _plan_rows(told, settings)
-    _show(rows)
+    lines, rows = outlook(told, own.labels, own.width), rows_of(told, wanted=own.width is not None)
+    print("\n".join([*lines, ""]))
+    show_table(open_console(), SAVING, "l" + "r" * (len(rows[0]) - 1), rows)
     write_json(folder / "plan.json", {"format": FORMAT, **finite(asdict(told))})
-    write_text(folder / "plan.md", _plan_markdown(lines, rows))
+    write_text(folder / "plan.md", plan_page(lines, rows).markdown("plots"))
     print(f"The whole plan: {folder / 'plan.json'}, {folder / 'plan.md'}")
 
 
@@ -327,70 +327,6 @@ def _draw_words(waves: Waves) -> str:
 
 def _name_words(name: str) -> str:
     return "" if name == "draw" else f"--name {name}"
-
-
-def _outlook(told: "Plan", settings: Settings) -> list[str]:
-    """Return the lines above the table of a plan."""
-    own = settings.estimate
-    lines = [
-        f"Expected error rate: {100 * told.rate:.3g} %{_percent(told.rate_range)}",
-        f"Ceiling: no sampling by this score saves more than {told.ceiling:.1f} times"
-        f"{_times(told.ceiling_range)}",
-        f"Planned: {own.labels:,} labels"
-        + (f", wanted: an interval {100 * own.width:.3g} % wide" if own.width else ""),
-    ]
-    if told.assumption:
-        lines.append(f"All figures {told.assumption}; name labelled units by estimate.validation.")
-    return lines
-
-
-def _plan_rows(told: "Plan", settings: Settings) -> list[tuple[str, ...]]:
-    wanted = settings.estimate.width is not None
-    heads = ("design", "defensive", "saving", "width")
-    rows: list[tuple[str, ...]] = [(*heads, "labels") if wanted else heads]
-    for one in told.prospects:
-        row = (
-            one.method,
-            f"{one.defensive:g}",
-            f"{one.saving:.2f}{_times(one.saving_range)}",
-            f"{100 * one.width:.3g} %",
-        )
-        rows.append((*row, _needed(one)) if wanted else row)
-    return rows
-
-
-def _needed(one: "Prospect") -> str:
-    def said(labels: int | None) -> str:
-        return "more than the pool" if labels is None else f"{labels:,}"
-
-    if one.labels_range is None:
-        return said(one.labels)
-    low, high = one.labels_range
-    return f"{said(one.labels)} ({said(low)} .. {said(high)})"
-
-
-def _percent(ends: "Range | None") -> str:
-    return "" if ends is None else f" ({100 * ends[0]:.3g} .. {100 * ends[1]:.3g} %)"
-
-
-def _times(ends: "Range | None") -> str:
-    return "" if ends is None else f" ({ends[0]:.1f} .. {ends[1]:.1f})"
-
-
-def _show(rows: list[tuple[str, ...]]) -> None:
-    from rs_lowconf.cli.tables import open_console, show_table
-
-    title = "Labels of a uniform draw over those of a design, for the same variance"
-    show_table(open_console(), title, "l" + "r" * (len(rows[0]) - 1), rows)
-
-
-def _plan_markdown(lines: list[str], rows: list[tuple[str, ...]]) -> str:
-    from rs_lowconf.estimate.page import Block, Page, Part, Table, Text
-
-    texts = [Text(text=line) for line in lines if line]
-    blocks: list[Block] = [*texts, Table(rows=rows)]
-    page = Page(title="Plan of an error estimate", parts=[Part(title="Outlook", blocks=blocks)])
-    return page.markdown("plots")
 
 
 def finite(value: Any) -> Any:
