@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import beta
 
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.anticipate import Cells, MethodName, anticipated, ceiling, cells_of
@@ -84,6 +85,12 @@ def test_cells_are_like_their_pool() -> None:
         assert told == pytest.approx(exact, rel=0.03), method
 
 
+def beta_interval(errors: int, labels: int) -> tuple[float, float]:
+    """Return Jeffreys' interval."""
+    low, high = beta.ppf([0.025, 0.975], errors + 0.5, labels - errors + 0.5)
+    return float(low), float(high)
+
+
 class TestPlan:
     """Tables of savings, widths and labels."""
 
@@ -101,6 +108,25 @@ class TestPlan:
             assert one.saving == pytest.approx(true.saving, rel=0.25)
             assert one.saving_range is not None
             assert one.saving_range[0] <= one.saving <= one.saving_range[1]
+
+    def test_few_errors_tell_a_level_and_no_more(self) -> None:
+        """With four of them, or none, the shape of g stands, and the range is wide and honest."""
+        pool, _ = pool_of(30_000)
+        own = validation_of(3_000)
+        for kept in (4, 0):
+            error = np.zeros(3_000, dtype=bool)
+            error[np.nonzero(own.error)[0][:kept]] = True
+            said = plan(
+                pool, 600, seed=0, validation=Validation(g=own.g, error=error), methods=("is",)
+            )
+            assert said.assumption is not None
+            assert f"{kept} errors among the validation labels" in said.assumption
+            exact = beta_interval(kept, 3_000)
+            assert said.rate == pytest.approx((kept + 0.5) / 3_000, rel=0.1)
+            assert said.rate_range is not None
+            assert said.rate_range[1] == pytest.approx(exact[1], rel=0.35)
+            assert said.rate_range[1] > 3 * said.rate_range[0]
+            assert said.ceiling > 2
 
     def test_without_them_calibration_is_assumed_and_said(self) -> None:
         """No range, and the words that the report has to print."""

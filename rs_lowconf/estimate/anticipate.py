@@ -15,6 +15,7 @@ from rs_lowconf.estimate.allocation import allocate, equal_spread, spread_of, un
 from rs_lowconf.estimate.designs import STRATA
 from rs_lowconf.estimate.draws import Pool
 from rs_lowconf.estimate.estimators import wave_shares
+from rs_lowconf.estimate.predictors import log_odds
 
 MethodName = Literal["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive", "ppi"]
 
@@ -141,15 +142,33 @@ def anticipated(
             variance = float(share @ (missed * (1 - inclusion) / inclusion)) / total
             square = float(share @ (1 / inclusion)) / labels / total
         case "adaptive":
-            # The first wave knows g; later ones what labels made of it, and subtract that.
-            first, later = _ratio(share, cells.g, defensive), _ratio(share, p, defensive)
+            # The first wave knows g; later ones the curve that labels fit to it, and subtract
+            # what it expects.
+            curve = _learned(cells, p)
+            first, later = _ratio(share, cells.g, defensive), _ratio(share, curve, defensive)
+            missed = p * (1 - curve) ** 2 + (1 - p) * curve**2
             sizes = np.array(wave_sizes(labels, WAVES))
             each = wave_shares(sizes) ** 2 / sizes
             rest = float(each[1:].sum())
             variance = each[0] * (float(share @ (p * first)) - rate**2)
-            variance += rest * float(share @ (p * (1 - p) * later))
+            variance += rest * (float(share @ (missed * later)) - (rate - share @ curve) ** 2)
             square = (each[0] * float(share @ first) + rest * float(share @ later)) / labels
     return Expected(rate=rate, variance=max(float(variance), 0.0), square_weight=float(square))
+
+
+def _learned(cells: Cells, p: Float64[np.ndarray, " z"]) -> Float64[np.ndarray, " z"]:
+    """Return the logistic curve over log-odds of g that many labels would come to."""
+    # scikit-learn takes a second to load.
+    from sklearn.linear_model import LogisticRegression
+
+    odds = log_odds(cells.g)[:, None]
+    weight = np.concatenate([cells.share * p, cells.share * (1 - p)])
+    if not 0 < (cells.share @ p) < 1:
+        return p
+    fit = LogisticRegression(C=1e6, max_iter=1_000, solver="newton-cholesky")
+    fit.fit(np.concatenate([odds, odds]), np.repeat([1, 0], len(p)), sample_weight=weight)
+    learned: Float64[np.ndarray, " z"] = fit.predict_proba(odds)[:, 1]
+    return learned
 
 
 def _ratio(

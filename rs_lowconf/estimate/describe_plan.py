@@ -24,7 +24,7 @@ def outlook(told: Plan, labels: int, width: float | None) -> list[str]:
         f"Planned: {labels:,} labels{wanted}",
     ]
     if told.assumption:
-        lines.append(f"All figures {told.assumption}; name labelled units by estimate.validation.")
+        lines.append(f"All figures {told.assumption}. Give more by estimate.validation.")
     return lines
 
 

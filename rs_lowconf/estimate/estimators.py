@@ -220,7 +220,7 @@ def batch_weighted(draw: Draw, error: Bool[np.ndarray, " m"]) -> Estimate:
     A wave's estimate is what the waves before it expect of the pool, and what that misses, as
     Hansen and Hurwitz weigh it: the mean of g + (y - g) / (N q), which is right on average
     whatever g is (Hadad et al., "Confidence intervals for policy evaluation in adaptive
-    experiments", PNAS 2021, equation 5). Its variance is its own sample variance.
+    experiments", PNAS 2021, their doubly robust score). Its variance is its own sample variance.
 
     Raises:
         DataError: not one label for each drawn unit.

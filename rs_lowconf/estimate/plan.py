@@ -26,12 +26,16 @@ METHODS: tuple[MethodName, ...] = ("uniform", "strat", "is", "lure", "asi", "ada
 SHARES = (0.1, 0.3, 0.5)
 """Defensive shares to compare."""
 ASSUMING_CALIBRATION = "assuming calibration: no labels tell whether g is right"
+ASSUMING_SHAPE = (
+    "assuming calibration but for the level: {found} errors among the validation labels tell no "
+    "more"
+)
 
 FEWEST = 20
 """Labels to plan: two in each of ten strata."""
 _RESAMPLES = 200
 _ENOUGH_ERRORS = 30
-"""From so many on, errors given g may follow any rising curve; below, a logistic one."""
+"""From so many on, errors given g may follow any rising curve; below, g in another scale."""
 _MOST_LABELS = 1e12
 
 Range = tuple[float, float]
@@ -83,7 +87,7 @@ class Prospect:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to expect of a pool. Ranges hold 95 % of resamples of the validation labels."""
+    """What to expect of a pool. Ranges hold 95 % of what the validation labels leave possible."""
 
     rate: float
     """Expected error rate."""
@@ -92,7 +96,8 @@ class Plan:
     """The most that sampling by this score can save; no design does better."""
     ceiling_range: Range | None
     assumption: str | None
-    """`ASSUMING_CALIBRATION` where nothing was validated; else None."""
+    """`ASSUMING_CALIBRATION` where nothing was validated, `ASSUMING_SHAPE` where the labels held
+    few errors; else None."""
     prospects: tuple[Prospect, ...]
 
 
@@ -109,8 +114,8 @@ def plan(
 ) -> Plan:
     """Return savings and labels needed, by method and defensive share.
 
-    With validation labels, errors given g follow a curve fitted to them; without, they are
-    taken to be as probable as g says.
+    With validation labels, errors given g follow a curve fitted to them, or g in another scale
+    where they hold few errors; without, they are taken to be as probable as g says.
 
     Args:
         pool: what will be drawn from.
@@ -140,17 +145,15 @@ def plan(
         for share in ((1.0,) if method in ("uniform", "ppi") else shares)
     ]
     goal = _Goal(labels=labels, width=width, level=level)
-    centre = _outlook(cells, _curve(cells, validation), cases, goal)
-    resamples = [
-        _outlook(cells, _curve(cells, resample), cases, goal)
-        for resample in _resampled(validation, seed)
-    ]
+    first, others = _curves(cells, validation, seed)
+    centre = _outlook(cells, first, cases, goal)
+    resamples = [_outlook(cells, curve, cases, goal) for curve in others]
     return Plan(
         rate=centre.rate,
         rate_range=_range([one.rate for one in resamples]),
         ceiling=centre.ceiling,
         ceiling_range=_range([one.ceiling for one in resamples]),
-        assumption=ASSUMING_CALIBRATION if validation is None else None,
+        assumption=_assumption(validation),
         prospects=tuple(
             Prospect(
                 method=method,
@@ -186,18 +189,45 @@ class _Outlook:
     labels: list[float | None]
 
 
-def _curve(cells: Cells, validation: Validation | None) -> Float64[np.ndarray, " z"]:
-    """Return how probably units of each cell err."""
+def _curves(
+    cells: Cells, validation: Validation | None, seed: int
+) -> tuple[Float64[np.ndarray, " z"], list[Float64[np.ndarray, " z"]]]:
+    """Return how probably units of each cell err, and the same as it might be instead.
+
+    With thirty errors or more: a rising curve, and those of bootstrap resamples. With fewer no
+    curve can be told, and a resample may hold none: g is scaled to as many errors as were found,
+    by a factor whose posterior under Poisson errors is a gamma (Jeffreys' prior adds a half).
+    """
     if validation is None:
-        return cells.g
-    found, many = int(validation.error.sum()), len(validation.g)
-    risen = recalibrated(
-        np.concatenate([validation.g, cells.g]),
-        np.arange(many),
-        validation.error,
-        "isotonic" if found >= _ENOUGH_ERRORS else "logistic",
-    )
+        return cells.g, []
+    found = int(validation.error.sum())
+    dice = np.random.default_rng(seed_of(seed, "estimate", "plan"))
+    if found >= _ENOUGH_ERRORS:
+        resamples = [_risen(cells, one) for one in _resampled(validation, dice)]
+        return _risen(cells, validation), resamples
+    expected = float(validation.g.sum())
+    level = (found + 0.5) / expected if expected > 0 else 0.0
+    # Errors of one tile are one event.
+    events = found
+    if validation.group is not None:
+        events = len(np.unique(validation.group[validation.error]))
+    factors = dice.gamma(events + 0.5, size=_RESAMPLES) / (events + 0.5)
+    scaled = [np.minimum(cells.g * level * factor, 1.0) for factor in (1.0, *factors)]
+    return scaled[0], scaled[1:]
+
+
+def _risen(cells: Cells, validation: Validation) -> Float64[np.ndarray, " z"]:
+    many = len(validation.g)
+    both = np.concatenate([validation.g, cells.g])
+    risen = recalibrated(both, np.arange(many), validation.error, "isotonic")
     return risen[many:].clip(0, 1)
+
+
+def _assumption(validation: Validation | None) -> str | None:
+    if validation is None:
+        return ASSUMING_CALIBRATION
+    found = int(validation.error.sum())
+    return None if found >= _ENOUGH_ERRORS else ASSUMING_SHAPE.format(found=found)
 
 
 def _outlook(
@@ -241,11 +271,8 @@ def _needed(expected: Expected, goal: _Goal) -> float | None:
     return high
 
 
-def _resampled(validation: Validation | None, seed: int) -> list[Validation]:
+def _resampled(validation: Validation, dice: np.random.Generator) -> list[Validation]:
     """Return bootstrap resamples of the groups, or of the units where there are none."""
-    if validation is None:
-        return []
-    dice = np.random.default_rng(seed_of(seed, "estimate", "plan"))
     group = np.arange(len(validation.g)) if validation.group is None else validation.group
     _, group = np.unique(group, return_inverse=True)
     order = np.argsort(group, kind="stable")
