@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import geopandas
@@ -10,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import torch
+from PIL import Image
 
+from rs_lowconf.batch.review import sample_ids
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
 from rs_lowconf.gan.masks import masks_of
@@ -277,13 +281,53 @@ def test_every_pixel_of_real_and_generated_tiles_is_scored(
     wrong = [row for row in drawn if row["label"] not in (None, row["predicted"])]
     known = sum(row["label"] is not None for row in drawn)
     assert f"{100 * len(wrong) / known:.3g} % of {known:,} pixels" in ran.out
-    ran = rslow(
-        "estimate", "draw", *config, "-s", f"estimate.scores={real}", "-s", "estimate.labels=40"
-    )
-    assert ran.code == 0, ran.err
-    asked = (trained / "run" / "estimate" / "draw" / "labels-1.csv").read_text().splitlines()
-    assert asked[0].startswith("id,row,col")
-    assert "predicted" not in asked[0]
     ran = rslow("estimate", "pixels", "-s", "data.kind=none")
     assert ran.code == 3
     assert "has a class a tile" in ran.err
+
+
+def test_drawn_pixels_are_labelled_in_their_surroundings(
+    rslow: Run, trained: Path, tmp_path: Path
+) -> None:
+    """Each is framed in the middle of a square of its image; answers come back as labels."""
+    config = ("-c", trained / "config.yaml")
+    table = tmp_path / "pixels.parquet"
+    assert rslow("estimate", "pixels", *config, "--out", table).code == 0
+    own = (*config, "-s", f"estimate.scores={table}", "-s", "estimate.labels=40")
+    ran = rslow("estimate", "draw", *own)
+    assert ran.code == 0, ran.err
+    folder = trained / "run" / "estimate" / "draw"
+    package = folder / "wave-1" / "review"
+    rows = {row["id"]: row for row in pq.read_table(table).to_pylist()}
+    ids = [one["id"] for one in json.loads((folder / "draw-1.json").read_text())["units"]]
+    names = dict(zip(sample_ids(0, ids), ids, strict=True))
+    for entry in json.loads((package / "manifest.json").read_text())["samples"]:
+        tile = read_tile(package / entry["tile"])
+        row = rows[names[entry["sample_id"]]]
+        assert tile.pixels.shape == (4, 31, 31)
+        np.testing.assert_allclose(tile.pixels[:, 15, 15] / 10_000, row["features"], atol=1e-4)
+        assert not any(name.startswith("RSLOW_PREDICTED") for name in tile.tags)
+        with Image.open(package / entry["preview"]) as preview:
+            shown = np.asarray(preview.convert("RGB"))
+        # White corners of the frame, one around the middle of each of three composites.
+        assert (shown == 255).all(2).sum() > 0
+    truth = {name: rows[own]["label"] or "background" for name, own in names.items()}
+    with closing(sqlite3.connect(package / "review.gpkg")) as database, database:
+        for name, said in truth.items():
+            database.execute(
+                "UPDATE review SET decision = 'accept', true_class = ?, reviewed_ms = 5"
+                " WHERE sample_id = ?",
+                (said, name),
+            )
+    assert "40 new" in rslow("review", "import", package, *config).out
+    ran = rslow("estimate", "report", *own)
+    assert ran.code == 0, ran.err
+    told = json.loads((folder / "report.json").read_text())
+    wrong = [truth[name] != rows[unit]["predicted"] for name, unit in names.items()]
+    assert told["errors_found"] == sum(wrong)
+    assert told["tiles"]["labelled"] == len({rows[unit]["group"] for unit in ids})
+    # Another seed asks anew; the same one would find all answers given.
+    elsewhere = ("-s", "batch.splits=[train]", "-s", "run.seed=3", "--name", "other")
+    lost = rslow("estimate", "draw", *own, *elsewhere)
+    assert lost.code == 4
+    assert "of tiles that the data lack" in lost.err

@@ -233,6 +233,25 @@ def test_grid_of_a_split_covers_each_pixel_once(tmp_path: Path, kind: str) -> No
     assert (seen == 1).all()
 
 
+@pytest.mark.parametrize("kind", ["chips", "scenes"])
+def test_surroundings_of_a_pixel_are_those_of_its_image(tmp_path: Path, kind: str) -> None:
+    """Also at the edges and corners of an image, whose outside is 0; the grid is that of them."""
+    own = one_pair(tmp_path, kind=kind, side=75)
+    source = open_masks(own, "train")
+    with rasterio.open(tmp_path / "images" / "s2_a.tif") as file:
+        framed = np.pad(file.read(), ((0, 0), (15, 15), (15, 15)))
+        a, b, c, d, e, f = tuple(file.transform)[:6]
+    for index, name in enumerate(source.ids):
+        _, top, left = place_of(name)
+        for row, col in ((0, 0), (31, 31), (0, 17), (20, 31), (9, 5)):
+            y, x = top + row, left + col
+            due = framed[:, y : y + 31, x : x + 31].astype(np.float32) / np.float32(10_000)
+            image, grid = source.around(index, row, col)
+            np.testing.assert_array_equal(image.numpy(), due)
+            place = (a, b, c + a * (x - 15), d, e, f + e * (y - 15))
+            assert grid.transform == pytest.approx(place)
+
+
 def test_nodata_and_unknown_values_are_unknown(tmp_path: Path) -> None:
     """Empty pixels, 255, null values and a declared nodata all end as UNKNOWN."""
     image, mask = draw(32, 32, 1)

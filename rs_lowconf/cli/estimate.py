@@ -251,6 +251,8 @@ def _export(settings: Settings, folder: DrawFolder, waves: Waves, *, trust_code:
     print(f"{of}{len(waves.draws[-1]):,} labels, {len(ids):,} units to label. {_draw_words(waves)}")
     if folder.source == "table":
         _export_table(settings, folder, wave, ids)
+    elif settings.estimate.scores is not None:
+        _export_pixels(settings, folder, waves, wave, ids)
     else:
         _export_packages(settings, folder, wave, ids, trust_code=trust_code)
     last = wave == len(waves.request.sizes)
@@ -276,6 +278,17 @@ def _export_table(settings: Settings, folder: DrawFolder, wave: int, ids: list[s
             shown = shown.assign(group=scores.group[place])
         write_labels(path, ids, shown)
     print(f"Fill in the column label (? where it cannot be told): {path}")
+
+
+def _export_pixels(
+    settings: Settings, folder: DrawFolder, waves: Waves, wave: int, ids: list[str]
+) -> None:
+    from rs_lowconf.cli.estimate_pixels import write_pixel_packages
+
+    classes = (*waves.stored.classes, *settings.estimate.classes)
+    for package in write_pixel_packages(settings, folder.packages(wave), ids, classes):
+        print(f"Open in QGIS: {package / 'review.qgz'}")
+        print(f"Then: rslow review import {package}")
 
 
 def _export_packages(

@@ -1,6 +1,7 @@
 """`rslow estimate pixels`: what a target says of every pixel of tiles with masks, as a table."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -9,7 +10,8 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
 from rs_lowconf.cli.estimate import estimate_app
 from rs_lowconf.cli.progress import progress
-from rs_lowconf.errors import ModelError, SettingsError
+from rs_lowconf.errors import DataError, ModelError, SettingsError
+from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -135,3 +137,126 @@ def pixel_scores(target: "TargetModel", batch: "TileBatch") -> "pa.Table":
 def _batches(source: "WindowSource") -> "Iterator[TileBatch]":
     for first in range(0, len(source), _TILES):
         yield source.batch(range(first, min(first + _TILES, len(source))))
+
+
+def write_pixel_packages(
+    settings: Settings, folder: Path, ids: Sequence[str], classes: Sequence[str]
+) -> list[Path]:
+    """Write review packages of pixels, each framed in the middle of its surroundings.
+
+    They are blind: whoever is told what the target says is led by it.
+
+    Args:
+        settings: of the run; `batch.splits` as when the table was written.
+        folder: takes the packages.
+        ids: of the pixels, as `rslow estimate pixels` writes them.
+        classes: among which reviewers choose.
+
+    Raises:
+        DataError: a tile is not among the data, or a file has changed since.
+        ReviewError: the surroundings have no bands that can be shown.
+        OutputError: a package or the store cannot be written.
+    """
+    from datetime import UTC, datetime
+
+    from rs_lowconf.batch.review import sample_ids
+    from rs_lowconf.review.geotiff import to_digital_numbers
+    from rs_lowconf.review.package import ReviewSample, place_for, write_package
+    from rs_lowconf.review.store import STORE, ReviewStore, SentPackage, SentSample
+    from rs_lowconf.seeds import seed_of
+
+    places = _places(settings, ids)
+    names = dict(zip(ids, sample_ids(settings.run.seed, ids), strict=True))
+    ordered, most, written = sorted(ids, key=names.__getitem__), settings.review.max_samples, []
+    for first in range(0, len(ordered), most):
+        own = ordered[first : first + most]
+        package_id = f"{seed_of(settings.run.seed, 'pixels', *own):016x}"
+        path = place_for(folder, package_id)
+        written.append(path)
+        if path.exists():
+            continue
+        samples, sent = [], []
+        for name in own:
+            source, index, row, col = places[name]
+            image, grid = source.around(index, row, col)
+            sample = ReviewSample(
+                sample_id=names[name],
+                pixels=to_digital_numbers(image.numpy()),
+                bands=source.bands,
+                condition="",
+                predicted=classes[0],
+                second=classes[0],
+                confidence=1.0,
+                realism=None,
+                observed=True,
+                marked=True,
+                grid=grid,
+            )
+            samples.append(sample)
+            sent.append(
+                SentSample(
+                    sample_id=sample.sample_id,
+                    origin="catalog",
+                    condition="",
+                    predicted="",
+                    second="",
+                    confidence=1.0,
+                    realism=None,
+                    gate_score=None,
+                    tile=name,
+                    sha256=hashlib.sha256(sample.pixels.tobytes()).hexdigest(),
+                )
+            )
+        package = SentPackage(
+            package_id=package_id,
+            label="blind",
+            round=0,
+            folder=path.relative_to(settings.run.dir).as_posix(),
+            classes=tuple(classes),
+            exported=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        ReviewStore(settings.run.dir / STORE).register(package, sent)
+        write_package(
+            path,
+            samples,
+            package_id=package_id,
+            classes=classes,
+            target_classes=classes,
+            label="blind",
+            attribution=settings.data.attribution,
+            provenance={},
+        )
+    return written
+
+
+def are_pixels(settings: Settings, path: Path) -> bool:
+    """Return whether a table is of pixels of the data that the settings name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not settings.data.masked or path.suffix.lower() == ".csv":
+        return False
+    try:
+        return {"row", "col", "group"} <= set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _places(
+    settings: Settings, ids: Sequence[str]
+) -> "dict[str, tuple[WindowSource, int, int, int]]":
+    """Return the source, tile, row and column of each pixel."""
+    from rs_lowconf.data.masks import open_masks
+
+    wanted = {name: name.rsplit("/", 2) for name in ids}
+    tiles: dict[str, tuple[WindowSource, int]] = {}
+    for split in cast("tuple[Split, ...]", settings.batch.splits or ("test",)):
+        source = open_masks(settings.data, split)
+        tiles |= {own: (source, index) for index, own in enumerate(source.ids)}
+    lost = [tile for tile, _, _ in wanted.values() if tile not in tiles]
+    if lost:
+        raise DataError(
+            f"{len(lost)} drawn pixels are of tiles that the data lack, such as {lost[0]}",
+            remedy="set data and batch.splits as when the table was written",
+        )
+    return {name: (*tiles[tile], int(row), int(col)) for name, (tile, row, col) in wanted.items()}

@@ -123,9 +123,14 @@ class DrawFolder:
 
 
 def draw_folder(settings: Settings, name: str) -> DrawFolder:
-    """Return where a draw is."""
-    source: Source = "review" if settings.estimate.scores is None else "table"
-    return DrawFolder(path=settings.run.dir / "estimate" / name, source=source)
+    """Return where a draw is, and where its labels come from."""
+    from rs_lowconf.cli.estimate_pixels import are_pixels
+
+    path, scores = settings.run.dir / "estimate" / name, settings.estimate.scores
+    # A table that somebody fills in already stays one.
+    filled = (path / "labels-1.csv").exists()
+    review = scores is None or (not filled and are_pixels(settings, scores))
+    return DrawFolder(path=path, source="review" if review else "table")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

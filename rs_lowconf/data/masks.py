@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
@@ -24,6 +26,7 @@ from rs_lowconf.data.windows import (
     content_of,
     grid_at,
     require_place,
+    whole,
 )
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
@@ -125,6 +128,37 @@ class WindowSource:
                 grid_at(cut.picture.profile, cut.window.row, cut.window.col) for cut in cuts
             ),
         )
+
+    def around(self, index: int, row: int, col: int) -> tuple[Float[Tensor, "c s s"], Grid]:
+        """Return the surroundings of a pixel as reflectance, and where they lie.
+
+        A square of `data.tile_size` - 1 pixels with the pixel in its middle; what lies outside
+        the image, or has no data there, is 0.
+
+        Args:
+            index: of a tile.
+            row: of the pixel in that tile.
+            col: likewise.
+
+        Raises:
+            TileError: the file has changed since it was looked at.
+        """
+        cut, side = self._cuts[index], self._settings.tile_size
+        half = side // 2 - 1
+        profile = cut.picture.profile
+        middle = (cut.window.row + row, cut.window.col + col)
+        sizes = (profile.height, profile.width)
+        first = [min(max(m - half, 0), size - side) for m, size in zip(middle, sizes, strict=True)]
+        content = content_of(cut.picture, whole(first[0], first[1], side), self._settings)
+        numbers = content.tile.select(self.bands)
+        image = ((numbers + self.bands.dn_offset) / self.bands.scale).masked_fill(
+            content.tile.nodata, 0.0
+        )
+        # Where the square begins in what was read, negative beyond an edge of the image.
+        top, left = (m - half - f for m, f in zip(middle, first, strict=True))
+        padded = F.pad(image, (half, half, half, half))
+        square = padded[:, top + half : top + 3 * half + 1, left + half : left + 3 * half + 1]
+        return square, grid_at(profile, middle[0] - half, middle[1] - half)
 
     def _read(self, index: int) -> tuple[Tensor, Tensor]:
         cut = self._cuts[index]

@@ -73,8 +73,9 @@ def write_images(
         folder / names["preview"],
         [
             Row(
-                title=title,
+                title=f"{title}: class of the framed pixel" if sample.marked else title,
                 pixels=block.pixels,
+                marked=sample.marked,
                 panels={
                     panel.kind: panel.paint(values)
                     for panel, values in _values(block.masks, panels)

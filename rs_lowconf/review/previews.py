@@ -41,6 +41,9 @@ class Row:
     panels: Mapping[str, UInt8[np.ndarray, "h w 3"]]
     """Pictures right of the composites by caption, of the tile's size."""
 
+    marked: bool = False
+    """Whether the pixel in the middle is framed."""
+
 
 def write_preview(
     path: Path,
@@ -89,6 +92,9 @@ def write_preview(
             image = Image.fromarray(colours)
             image = image.resize((cell_width, cell_height), Image.Resampling.NEAREST)
             picture.paste(image, (left, top + 2 * _LINE - 2))
+            if row.marked:
+                middle = (left + width // 2 * zoom, top + 2 * _LINE - 2 + height // 2 * zoom)
+                _frame(draw, middle, zoom)
     for number, line in enumerate(lines):
         left, top = _GAP, below + number * _LINE
         for name in line:
@@ -100,6 +106,13 @@ def write_preview(
     text_chunks.add_text("Description", description)
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=text_chunks)
+
+
+def _frame(draw: ImageDraw.ImageDraw, corner: tuple[int, int], zoom: int) -> None:
+    """Draw a frame around a pixel, light and dark so that it shows on any ground."""
+    x, y = corner
+    for far, colour in ((3, _INK), (2, _PAPER), (1, _INK)):
+        draw.rectangle((x - far, y - far, x + zoom - 1 + far, y + zoom - 1 + far), outline=colour)
 
 
 def _lines(names: Iterable[str], font: Font, room: int) -> list[list[str]]:

@@ -107,6 +107,10 @@ class ReviewSample:
     """Whether it is shown as what it is, a real tile: then the question is its class, not its
     realism. False also for a real tile that is hidden among generated ones."""
 
+    marked: bool = False
+    """Whether the question is the class of the pixel in its middle alone, which the preview
+    frames; its sides are odd then."""
+
     masks: TileMasks | None = None
     """The classes of its pixels; None for a tile that has one class."""
 
@@ -126,6 +130,11 @@ class ReviewSample:
             raise ReviewError(
                 f"sample id {self.sample_id!r} cannot name a file",
                 expected="at most 40 letters, digits, - and _, not starting with - or _",
+            )
+        if self.marked and not (self.observed and all(n % 2 for n in self.pixels.shape[1:])):
+            raise ReviewError(
+                f"sample {self.sample_id} asks for the pixel in its middle",
+                expected="an observed tile with odd sides",
             )
         if len(self.pixels) != len(self.bands):
             raise ReviewError(
