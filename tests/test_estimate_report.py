@@ -118,6 +118,9 @@ def test_prediction_powered_stands_beside_uniform_alone() -> None:
     told = report(labelled(drawn("uniform", 0)))
     assert told["ppi"] is not None
     assert abs(told["ppi"]["error_rate"] - WRONG.mean()) < 0.06
+    assert told["ppi"]["reliable"]
+    few = design_of("uniform", POOL, 20).draw(0)
+    assert not report(labelled(few))["ppi"]["reliable"]
     told = report(labelled(drawn("strat", 0)))
     assert told["ppi"] is None
     assert "biased" in told["naive"]["said"]

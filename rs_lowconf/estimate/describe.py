@@ -104,10 +104,11 @@ def _headline(told: Mapping[str, Any]) -> list[Block]:
         )
     if told["ppi"] is not None:
         one = told["ppi"]
+        flag = "" if one["reliable"] else f" Below {FEW_ERRORS} errors it is biased downwards."
         texts.append(
             Text(
                 text=f"With the error probabilities of the unlabelled units (PPI++): "
-                f"{share(one['error_rate'])} ({share(one['low'])} .. {share(one['high'])})."
+                f"{share(one['error_rate'])} ({share(one['low'])} .. {share(one['high'])}).{flag}"
             )
         )
     tiles = told["tiles"]

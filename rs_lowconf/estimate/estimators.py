@@ -1,7 +1,7 @@
 """What the labels of a draw say of the pool's error rate, with its variance.
 
-All but `naive` are right on average for the design that drew, whatever the error probabilities
-g are worth. The variances are those of the draw: the pool is what it is, and only which units
+All but `naive` and, with few errors, `ppi` are right on average for the design that drew, whatever
+the error probabilities g are worth. The variances are those of the draw: the pool is what it is, and only which units
 were labelled is of chance.
 """
 
@@ -291,7 +291,8 @@ def prediction_powered(draw: Draw, error: Bool[np.ndarray, " m"], pool: Pool) ->
 
     Angelopoulos et al., "PPI++: efficient prediction-powered inference", 2023, equations 2
     and 7: the mean of lambda g over the units without label, and of y - lambda g over those
-    with. Its interval lets the pool vary too.
+    with. Its interval lets the pool vary too. lambda is tuned on the same labels: right on
+    average as their number grows, and too low where they hold few errors.
 
     Raises:
         DataError: not one label for each drawn unit.
