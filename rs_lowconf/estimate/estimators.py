@@ -1,8 +1,8 @@
 """What the labels of a draw say of the pool's error rate, with its variance.
 
 All but `naive` and, with few errors, `ppi` are right on average for the design that drew, whatever
-the error probabilities g are worth. The variances are those of the draw: the pool is what it is, and only which units
-were labelled is of chance.
+the error probabilities g are worth. The variances are those of the draw: the pool is what it is,
+and only which units were labelled is of chance.
 """
 
 from dataclasses import dataclass
