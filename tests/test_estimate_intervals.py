@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +82,15 @@ class TestExact:
         high = beta.ppf(0.975, errors + 1, 200 - errors) if errors < 200 else 1.0
         assert said.high == pytest.approx(high)
         assert said.reliable == (errors >= 10)
+
+    def test_kg_is_not_trusted_where_one_heavy_error_would_change_it(self) -> None:
+        """A dozen errors of little weight, when one unseen could weigh a fourth of them all."""
+        found = np.repeat([True, False], [12, 88])
+        weight = np.where(found, 0.002, 0.01)
+        for largest, reliable in ((0.006, False), (0.004, True)):
+            light = replace(even(12, 100), weight=weight, wrong=found, largest_weight=largest)
+            light = replace(light, value=0.024)
+            assert kg(light).reliable is reliable
 
     def test_the_binomial_intervals_are_scipys(self) -> None:
         """Exact and score."""

@@ -141,7 +141,7 @@ def report(config: ConfigOption = None, set_: SetOption = None, name: NameOption
     write_json(folder.path / "report.json", {"format": FORMAT, "draw": about, **told})
     print(headline(told))
     for one in told["intervals"]:
-        flag = "" if one["reliable"] else "  (covers too seldom with so few errors)"
+        flag = "" if one["reliable"] else "  (covers too seldom: few errors, or heavy ones missing)"
         print(
             f"  {one['method']:16} {100 * one['low']:.3g} .. {100 * one['high']:.3g} %  "
             f"{one['purpose']}{flag}"

@@ -66,7 +66,7 @@ def naive_line(told: Mapping[str, Any]) -> str:
 def _headline(told: Mapping[str, Any]) -> list[Block]:
     rows = [("interval", "low", "high", "width", "what for")]
     for one in told["intervals"]:
-        flag = "" if one["reliable"] else f"; covers too seldom below {FEW_ERRORS} errors"
+        flag = "" if one["reliable"] else "; covers too seldom: few errors, or heavy ones missing"
         rows.append(
             (
                 one["method"],
