@@ -157,7 +157,7 @@ def test_two_processes_open_the_work_once_each(tmp_path: Path, work: Multiply) -
 def test_a_killed_driver_goes_on(tmp_path: Path, work: Multiply, expected: str) -> None:
     """After kill -9 at four moments its children are gone and the rest is done, nothing twice."""
     folder = tmp_path / "job"
-    slow = replace(work, seconds=0.1)
+    slow = replace(work, seconds=0.3)
     before = 0
     for moment in range(4):
         with driver(folder, slow) as (process, lines):
