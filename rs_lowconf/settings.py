@@ -786,7 +786,9 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise SettingsError(_describe(error), remedy="settings.yaml in any run folder holds every key") from error
+        raise SettingsError(
+            _describe(error), remedy="settings.yaml in any run folder holds every key"
+        ) from error
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
