@@ -11,12 +11,17 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.stats import binom
 
+from rs_lowconf.cli.estimate_experiment import found_tiles
 from rs_lowconf.errors import DataError
 from rs_lowconf.estimate.experiment import RAW, Case, Grounds, key_of, split_validation
 from rs_lowconf.estimate.intervals import clopper_pearson
 from rs_lowconf.estimate.paper import NEIGHBOURS, neighbour_errors, replay_generated
 from rs_lowconf.estimate.prepare import prepare
 from rs_lowconf.estimate.scores import read_scores
+from rs_lowconf.review.fields import Decision
+from rs_lowconf.review.reading import Answer, ReviewedPackage
+from rs_lowconf.review.store import STORE, ReviewStore, SentPackage, SentSample
+from rs_lowconf.settings import load
 from tests.conftest import Run
 
 
@@ -82,6 +87,12 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "features": place.tolist(),
             }
         ).to_parquet(folder / f"{name}.parquet")
+    # As `rslow generate` writes it: what the target is least sure of, named otherwise.
+    made = pd.read_parquet(folder / "made.parquet").drop(columns="features")
+    found = made.nsmallest(60, "confidence")
+    found.rename(columns={"id": "sample_id", "label": "condition"}).to_parquet(
+        folder / "found.parquet"
+    )
     return folder
 
 
@@ -91,6 +102,7 @@ def experiment(rslow: Run, pools: Path, folder: Path, *more: str) -> tuple[str, 
         f"run.dir={folder}",
         f"estimate.scores={pools / 'real.parquet'}",
         f"estimate.experiment.random_latents={pools / 'made.parquet'}",
+        f"estimate.generated={pools / 'found.parquet'}",
         "estimate.experiment.repetitions=20",
         "estimate.experiment.budgets=[0.1]",
         "estimate.experiment.blind=[1.0]",
@@ -117,7 +129,9 @@ def test_the_experiment_answers_the_papers_question(
     assert told["budgets"] == [120]
     methods = {one["method"] for one in told["cells"] if one["predictor"] == "retrieved"}
     assert methods >= {"uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive"}
-    generated = told["generated"][0]
+    assert set(told["predictor"]["candidates"]) == {"confidence", "retrieved", "generated"}
+    generated, found = told["generated"]
+    assert found["source"] == "tiles that the search found"
     assert 0.3 < generated["times"] < 0.7
     assert generated["saving"] < 1
     text = " ".join(told["answer"])
@@ -162,6 +176,67 @@ def test_a_cell_is_known_by_all_that_it_depends_on(pools: Path) -> None:
     ]
     keys = [key_of(*one) for one in (*others, (grounds, case), (grounds, case))]
     assert len(set(keys)) == len(keys) - 1
+
+
+def test_reviews_take_the_place_of_conditions(pools: Path, tmp_path: Path) -> None:
+    """A reviewer's class counts; what was rejected is left out; what nobody saw keeps its own."""
+    made = pd.read_parquet(pools / "found.parquet")
+    names = made["sample_id"].tolist()
+    store = ReviewStore(tmp_path / STORE)
+    package = SentPackage(
+        package_id="p", label="confirm", round=1, folder="p", classes=("a", "b"), exported=""
+    )
+    sent = [
+        SentSample(
+            sample_id=name,
+            origin="found",
+            condition="a",
+            predicted="a",
+            second="b",
+            confidence=0.5,
+            realism=None,
+            gate_score=None,
+            tile="",
+            sha256="",
+        )
+        for name in names[:2]
+    ]
+    store.register(package, sent)
+    opposite = "a" if made["condition"][made.index[0]] == "b" else "b"
+    given: tuple[tuple[str, Decision, str | None], ...] = (
+        (names[0], "accept", opposite),
+        (names[1], "reject", None),
+    )
+    answers = tuple(
+        Answer(
+            sample_id=name,
+            decision=decision,
+            true_class=said,
+            realism=None,
+            comment="",
+            reviewer="Ada",
+            reviewed_ms=1,
+        )
+        for name, decision, said in given
+    )
+    store.add(
+        ReviewedPackage(
+            folder=tmp_path,
+            package_id="p",
+            label="confirm",
+            classes=("a", "b"),
+            pixel_classes=(),
+            answers=answers,
+            manifest={},
+        )
+    )
+    words = (f"run.dir={tmp_path}", f"estimate.generated={pools / 'found.parquet'}")
+    found = found_tiles(load(None, words))
+    assert found.label is not None
+    told = dict(zip(found.ids, found.label, strict=True))
+    assert told[names[0]] == opposite
+    assert names[1] not in told
+    assert [told[name] for name in names[2:]] == made["condition"].tolist()[2:]
 
 
 def test_pools_that_cannot_be_replayed(pools: Path, tmp_path: Path, rslow: Run) -> None:

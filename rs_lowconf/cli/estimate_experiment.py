@@ -101,7 +101,7 @@ def _grounds(settings: Settings) -> "Grounds":
         scores,
         validation=validation,
         surrogates=own.surrogates,
-        generated=_found(settings) if own.generated is not None else made,
+        generated=found_tiles(settings) if own.generated is not None else made,
         hints=hints,
         seed=seed,
         defensive=own.defensive,
@@ -190,7 +190,7 @@ def _generated(
     if made is not None:
         sources["tiles from random latents"] = made
     if settings.estimate.generated is not None:
-        sources["tiles that the search found"] = _found(settings)
+        sources["tiles that the search found"] = found_tiles(settings)
     return [
         replay_generated(
             one.error,
@@ -216,7 +216,7 @@ def _random_latents(settings: Settings) -> "Scores | None":
     return made.take(made.labelled)
 
 
-def _found(settings: Settings) -> "Scores":
+def found_tiles(settings: Settings) -> "Scores":
     """Return the generated tiles of estimate.generated, with the classes that reviewers gave them.
 
     Those that reviewers rejected, disagreed on or found mixed are left out; what nobody has seen
