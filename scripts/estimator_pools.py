@@ -48,7 +48,7 @@ from rs_lowconf.estimate.predictors import (
     surrogate_doubt,
 )
 from rs_lowconf.estimate.replay import replay, replay_naive, with_blind_spot
-from rs_lowconf.runs import write_json
+from rs_lowconf.runs import finite, write_json
 from rs_lowconf.seeds import seed_of
 
 Numbers = NDArray[np.float64]
@@ -206,19 +206,10 @@ def expectations(
                 methods=(*METHODS, "adaptive"),
                 shares=(DEFENSIVE,),
             )
-            told[f"{name}-{labels}"] = json_values(asdict(said))
+            told[f"{name}-{labels}"] = finite(asdict(said))
     candidates = {name: own for name, (_, own) in scores.items()}
     told["chosen"] = asdict(chosen(candidates, error)) if error.any() else None
     return told
-
-
-def json_values(value: Any) -> Any:
-    """Return the same without infinite numbers, which JSON has none of."""
-    if isinstance(value, dict):
-        return {name: json_values(own) for name, own in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_values(own) for own in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def replayed(
@@ -246,7 +237,7 @@ def replayed(
         defensive=defensive,
         betting_repetitions=words.betting,
     )
-    return json_values(next(cells).as_dict())  # type: ignore[no-any-return]  # a dict stays one
+    return finite(next(cells).as_dict())  # type: ignore[no-any-return]  # a dict stays one
 
 
 def biased_figures(parts: dict[str, Any], labels: int) -> dict[str, Any]:
@@ -316,7 +307,7 @@ def coverage(cells: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main(words: Words) -> None:
     """Make the pools, tell what to expect, replay, sum up."""
-    settings = json_values(asdict(words) | {"out": str(words.out)})
+    settings = finite(asdict(words) | {"out": str(words.out)})
     if piece(words.out / "words.json", lambda: settings) != settings:
         raise SystemExit(f"{words.out} holds a run by other words: take another folder")
     cells, told = [], {}

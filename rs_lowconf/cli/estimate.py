@@ -1,8 +1,8 @@
 """`rslow estimate plan | draw | report`: an honest error rate from few labels."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +11,12 @@ from rs_lowconf.cli.estimate_pool import (
     DrawFolder,
     Waves,
     draw_folder,
+    is_labelled,
     labels_of,
     load_pool,
-    missing_labels,
     read_waves,
     say_pool,
+    write_report,
 )
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import Settings
@@ -48,9 +49,9 @@ def plan(config: ConfigOption = None, set_: SetOption = None) -> None:
     settings = load_settings(config, set_)
     from rs_lowconf.cli.tables import open_console, show_table
     from rs_lowconf.estimate.describe_plan import SAVING, outlook, plan_page, rows_of
-    from rs_lowconf.estimate.plan import METHODS
+    from rs_lowconf.estimate.plan import METHODS, SHARES
     from rs_lowconf.estimate.plan import plan as plan_labels
-    from rs_lowconf.runs import write_json, write_text
+    from rs_lowconf.runs import finite, write_json, write_text
 
     own = settings.estimate
     prepared = load_pool(settings)
@@ -62,7 +63,7 @@ def plan(config: ConfigOption = None, set_: SetOption = None) -> None:
         validation=prepared.validation,
         width=own.width,
         methods=("olofsson", *METHODS),
-        shares=tuple(sorted({0.1, 0.3, 0.5, own.defensive})),
+        shares=tuple(sorted({*SHARES, own.defensive})),
         level=own.level,
     )
     folder = settings.run.dir / "estimate"
@@ -100,11 +101,11 @@ def draw(
     waves = read_waves(folder)
     same_request(waves.request, request, folder.path)
     done, total = len(waves.draws), len(request.sizes)
-    waiting = missing_labels(settings, folder, waves, done)
-    if waiting is None and done < total:
+    labelled = is_labelled(settings, folder, waves, done)
+    if labelled and done < total:
         _next_wave(settings, folder, waves)
         waves = read_waves(folder)
-    elif waiting is None:
+    elif labelled:
         print(f"Drawn and labelled: rslow estimate report {_name_words(name)}".rstrip())
         return
     _export(settings, folder, waves, trust_code=trust_code)
@@ -120,7 +121,7 @@ def report(config: ConfigOption = None, set_: SetOption = None, name: NameOption
     settings = load_settings(config, set_)
     from rs_lowconf.estimate.describe import describe, headline, naive_line
     from rs_lowconf.estimate.report import report as figures_of
-    from rs_lowconf.runs import save_figures, sha256_of, write_json, write_text
+    from rs_lowconf.runs import sha256_of
 
     folder = draw_folder(settings, name)
     waves = read_waves(folder)
@@ -134,11 +135,8 @@ def report(config: ConfigOption = None, set_: SetOption = None, name: NameOption
             path.name: sha256_of(path) for path in (folder.path / "pool.parquet", *folder.existing)
         },
     }
-    page = describe(told, about)
-    save_figures(folder.path / "plots", page.figures())
-    write_text(folder.path / "report.md", page.markdown("plots"))
-    write_text(folder.path / "report.html", page.html())
-    write_json(folder.path / "report.json", {"format": FORMAT, "draw": about, **told})
+    values = {"format": FORMAT, "draw": about, **told}
+    write_report(folder.path, describe(told, about), values)
     print(headline(told))
     for one in told["intervals"]:
         flag = "" if one["reliable"] else "  (covers too seldom: few errors, or heavy ones missing)"
@@ -287,8 +285,7 @@ def _export_pixels(
 
     classes = (*waves.stored.classes, *settings.estimate.classes)
     for package in write_pixel_packages(settings, folder.packages(wave), ids, classes):
-        print(f"Open in QGIS: {package / 'review.qgz'}")
-        print(f"Then: rslow review import {package}")
+        _say_package(package)
 
 
 def _export_packages(
@@ -324,8 +321,12 @@ def _export_packages(
             labels=labels,
             provenance={"drawn_for": "an error estimate"},
         )
-        print(f"Open in QGIS: {package / 'review.qgz'}")
-        print(f"Then: rslow review import {package}")
+        _say_package(package)
+
+
+def _say_package(package: Path) -> None:
+    print(f"Open in QGIS: {package / 'review.qgz'}")
+    print(f"Then: rslow review import {package}")
 
 
 def _draw_words(waves: Waves) -> str:
@@ -340,14 +341,3 @@ def _draw_words(waves: Waves) -> str:
 
 def _name_words(name: str) -> str:
     return "" if name == "draw" else f"--name {name}"
-
-
-def finite(value: Any) -> Any:
-    """Return the same without infinite numbers, which JSON has none of."""
-    import math
-
-    if isinstance(value, Mapping):
-        return {name: finite(own) for name, own in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(own) for own in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,7 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, load_settings
 from rs_lowconf.cli.estimate import estimate_app
-from rs_lowconf.cli.estimate_pool import load_scores
+from rs_lowconf.cli.estimate_pool import load_scores, write_report
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import Settings
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rs_lowconf.estimate.scores import Scores
 
 FORMAT = 1
+_MADE, _FOUND = "tiles from random latents", "tiles that the search found"
 
 NameOption = Annotated[
     str, typer.Option("--name", help="Folder of this experiment below run.dir/estimate.")
@@ -41,12 +42,12 @@ def experiment(
     and run again. Writes report.json, report.md and report.html into run.dir/estimate/NAME.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.estimate.describe_experiment import describe_experiment
-    from rs_lowconf.estimate.experiment import answer, budgets_of, cases_of
-    from rs_lowconf.runs import save_figures, write_json, write_text
+    from rs_lowconf.estimate.describe_experiment import answer, describe_experiment
+    from rs_lowconf.estimate.experiment import budgets_of, cases_of
 
     own, folder = settings.estimate, settings.run.dir / "estimate" / name
-    grounds = _grounds(settings)
+    sources = _sources(settings)
+    grounds = _grounds(settings, sources)
     prepared = grounds.prepared
     budgets = budgets_of(own.experiment.budgets, len(prepared.pool), len(prepared.classes))
     cases = cases_of(prepared, budgets, own.experiment.blind, ppi=find_spec("ppi_py") is not None)
@@ -54,24 +55,20 @@ def experiment(
         "format": FORMAT,
         **_about(settings, grounds, budgets),
         **_measured(folder / "cells", grounds, budgets, cases),
-        "generated": _generated(settings, grounds, budgets),
+        "generated": _generated(sources, grounds, budgets),
     }
     told["answer"] = answer(told)
-    page = describe_experiment(told)
-    save_figures(folder / "plots", page.figures())
-    write_text(folder / "report.md", page.markdown("plots"))
-    write_text(folder / "report.html", page.html())
-    write_json(folder / "report.json", told)
+    write_report(folder, describe_experiment(told), told)
     for line in told["answer"]:
         print(line)
     print(f"Report: {folder / 'report.html'}, report.md and report.json")
 
 
-def _grounds(settings: Settings) -> "Grounds":
+def _grounds(settings: Settings, sources: "Mapping[str, Scores]") -> "Grounds":
     """Return the labelled pool with its error predictors."""
     from rs_lowconf.estimate.experiment import Grounds, split_validation
     from rs_lowconf.estimate.paper import neighbour_errors
-    from rs_lowconf.estimate.prepare import plain_doubt, prepare
+    from rs_lowconf.estimate.prepare import prepare
     from rs_lowconf.estimate.scores import read_scores
 
     own, seed = settings.estimate, settings.run.seed
@@ -87,7 +84,7 @@ def _grounds(settings: Settings) -> "Grounds":
     if not scores.error.any():
         raise DataError(f"the labels of {scores.path} hold no error", expected="one at least")
     hints = {}
-    made = _random_latents(settings)
+    made = sources.get(_MADE)
     if made is not None and made.features is not None:
         both = [_features(settings, one) for one in (validation, scores)]
         if all(one is not None for one in both):
@@ -101,15 +98,15 @@ def _grounds(settings: Settings) -> "Grounds":
         scores,
         validation=validation,
         surrogates=own.surrogates,
-        generated=found_tiles(settings) if own.generated is not None else made,
+        generated=sources.get(_FOUND, made),
         hints=hints,
         seed=seed,
         defensive=own.defensive,
     )
     return Grounds(
         prepared=prepared,
+        validation=validation,
         error=scores.error,
-        raw=plain_doubt(scores, own.surrogates),
         defensive=own.defensive,
         seed=seed,
         repetitions=own.experiment.repetitions,
@@ -133,15 +130,17 @@ def _features(settings: Settings, scores: "Scores") -> "Float[np.ndarray, 'n f']
 def _about(settings: Settings, grounds: "Grounds", budgets: tuple[int, ...]) -> dict[str, Any]:
     """Return what was replayed."""
     prepared = grounds.prepared
-    validation, choice = prepared.validation, prepared.choice
-    assert validation is not None  # noqa: S101 -- an experiment has validation labels
-    assert choice is not None  # noqa: S101 -- so it has a choice
+    choice = prepared.choice
+    assert choice is not None  # noqa: S101 -- an experiment has validation labels
     return {
         "scores": str(prepared.scores.path),
         "units": len(prepared.pool),
         "classes": len(prepared.classes),
         "error_rate": float(grounds.error.mean()),
-        "validation": {"labels": 2 * len(validation.g), "errors": int(2 * validation.error.sum())},
+        "validation": {
+            "labels": len(grounds.validation),
+            "errors": int(grounds.validation.error.sum()),
+        },
         "predictor": {
             "name": choice.name,
             "gain": choice.gain,
@@ -159,17 +158,17 @@ def _measured(
 ) -> dict[str, Any]:
     """Return all cells, each from its file where an earlier run wrote it."""
     from rs_lowconf.estimate.experiment import foreseen, key_of, replay_case, taken_literally
-    from rs_lowconf.runs import write_json
+    from rs_lowconf.runs import finite, write_json
 
     cells = []
     with progress("replaying", len(cases)) as bar:
         for number, case in enumerate(cases, 1):
             path = folder / f"{key_of(grounds, case)}.json"
             if not path.exists():
-                write_json(path, _finite(replay_case(grounds, case)))
+                write_json(path, finite(replay_case(grounds, case)))
             cells.append(json.loads(path.read_text(encoding="utf-8")))
             bar.update(number, case.name)
-    plans = [_finite(one) for one in foreseen(grounds, budgets)]
+    plans = [finite(one) for one in foreseen(grounds, budgets)]
     return {
         "cells": cells,
         "foreseen": plans,
@@ -180,17 +179,11 @@ def _measured(
 
 
 def _generated(
-    settings: Settings, grounds: "Grounds", budgets: tuple[int, ...]
+    sources: "Mapping[str, Scores]", grounds: "Grounds", budgets: tuple[int, ...]
 ) -> list[dict[str, Any]]:
     """Return what labels of generated tiles are worth."""
     from rs_lowconf.estimate.paper import replay_generated
 
-    sources: dict[str, Scores] = {}
-    made = _random_latents(settings)
-    if made is not None:
-        sources["tiles from random latents"] = made
-    if settings.estimate.generated is not None:
-        sources["tiles that the search found"] = found_tiles(settings)
     return [
         replay_generated(
             one.error,
@@ -199,21 +192,25 @@ def _generated(
             population=len(grounds.error),
             labels=labels,
             repetitions=grounds.repetitions,
-            seed=settings.run.seed,
+            seed=grounds.seed,
         ).as_dict()
         for name, one in sources.items()
         for labels in budgets
     ]
 
 
-def _random_latents(settings: Settings) -> "Scores | None":
+def _sources(settings: Settings) -> "dict[str, Scores]":
+    """Read the generated tiles that the settings name, labelled ones alone."""
     from rs_lowconf.estimate.scores import read_scores
 
+    found: dict[str, Scores] = {}
     path = settings.estimate.experiment.random_latents
-    if path is None:
-        return None
-    made = read_scores(path, settings.estimate.measure, features=True)
-    return made.take(made.labelled)
+    if path is not None:
+        made = read_scores(path, settings.estimate.measure, features=True)
+        found[_MADE] = made.take(made.labelled)
+    if settings.estimate.generated is not None:
+        found[_FOUND] = found_tiles(settings)
+    return found
 
 
 def found_tiles(settings: Settings) -> "Scores":
@@ -244,10 +241,3 @@ def found_tiles(settings: Settings) -> "Scores":
     )
     reviewed = replace(made, label=label)
     return reviewed.take(reviewed.labelled)
-
-
-def _finite(value: Mapping[str, Any]) -> dict[str, Any]:
-    from rs_lowconf.cli.estimate import finite
-
-    told: dict[str, Any] = finite(value)
-    return told

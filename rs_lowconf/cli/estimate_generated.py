@@ -42,36 +42,27 @@ def generated(
     counted in this table speaks of the generator's own law.
     """
     settings = load_settings(config, set_)
-    import pyarrow.parquet as pq
     import torch
 
+    from rs_lowconf.cli.estimate_pixels import parquet_pieces
     from rs_lowconf.models import load_models
-    from rs_lowconf.runs import replacing
     from rs_lowconf.search.prior import draw_latent
 
     models = load_models(settings, trust_code=trust_code)
     path = out or settings.run.dir / "estimate" / "generated.parquet"
     step, dim = settings.search.micro_batch, sum(models.evaluator.generator.latent_parts)
     wrong, rows = 0, 0
-    with progress("drawing tiles", count) as bar, replacing(path) as temporary:
-        writer: pq.ParquetWriter | None = None
-        try:
-            for first in range(0, count, step):
-                seeds = range(first, min(first + step, count))
-                z = torch.stack(
-                    [draw_latent(settings.run.seed, "estimate", one, dim) for one in seeds]
-                )
-                label = torch.tensor([models.labels[one % len(models.labels)] for one in seeds])
-                table = _scores(models, z, label, [f"g{one:08d}" for one in seeds])
-                writer = writer or pq.ParquetWriter(temporary, table.schema)
-                writer.write_table(table)
-                pairs = zip(table["predicted"].to_pylist(), table["label"].to_pylist(), strict=True)
-                wrong += sum(said != true for said, true in pairs if true is not None)
-                rows += len(table) - table["label"].null_count
-                bar.update(seeds.stop)
-        finally:
-            if writer is not None:
-                writer.close()
+    with progress("drawing tiles", count) as bar, parquet_pieces(path) as write:
+        for first in range(0, count, step):
+            seeds = range(first, min(first + step, count))
+            z = torch.stack([draw_latent(settings.run.seed, "estimate", one, dim) for one in seeds])
+            label = torch.tensor([models.labels[one % len(models.labels)] for one in seeds])
+            table = _scores(models, z, label, [f"g{one:08d}" for one in seeds])
+            write(table)
+            pairs = zip(table["predicted"].to_pylist(), table["label"].to_pylist(), strict=True)
+            wrong += sum(said != true for said, true in pairs if true is not None)
+            rows += len(table) - table["label"].null_count
+            bar.update(seeds.stop)
     what = "tiles" if models.bank is None else "pixels"
     print(f"{count:,} tiles from random latents: {path}")
     print(

@@ -1,7 +1,8 @@
 """`rslow estimate pixels`: what a target says of every pixel of tiles with masks, as a table."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -43,12 +44,9 @@ def pixels(
     and its reflectance as features. The other commands read it by estimate.scores.
     """
     settings = load_settings(config, set_)
-    import pyarrow.parquet as pq
-
     from rs_lowconf.data.masks import open_masks
     from rs_lowconf.device import choose_device
     from rs_lowconf.places import model_path
-    from rs_lowconf.runs import replacing
     from rs_lowconf.target.load import load_target
 
     if not settings.data.masked:
@@ -70,21 +68,41 @@ def pixels(
     splits = cast("tuple[Split, ...]", settings.batch.splits or ("test",))
     sources = [open_masks(settings.data, split) for split in splits]
     total, done, rows = sum(len(source) for source in sources), 0, 0
-    with progress("asking about pixels", total) as bar, replacing(path) as temporary:
-        writer: pq.ParquetWriter | None = None
+    with progress("asking about pixels", total) as bar, parquet_pieces(path) as write:
+        for source in sources:
+            for batch in _batches(source):
+                table = pixel_scores(target, batch)
+                write(table)
+                done, rows = done + len(batch.ids), rows + len(table)
+                bar.update(done)
+    print(f"{rows:,} pixels of {total:,} tiles ({', '.join(splits)}): {path}")
+    print(f"Then: rslow estimate plan --set estimate.scores={path}")
+
+
+@contextmanager
+def parquet_pieces(path: Path) -> "Iterator[Callable[[pa.Table], None]]":
+    """Yield what writes tables of one schema one after another; the file appears whole.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    from rs_lowconf.runs import replacing
+
+    writer: pq.ParquetWriter | None = None
+
+    def write(table: "pa.Table") -> None:
+        nonlocal writer
+        writer = writer or pq.ParquetWriter(temporary, table.schema)
+        writer.write_table(table)
+
+    with replacing(path) as temporary:
         try:
-            for source in sources:
-                for batch in _batches(source):
-                    table = pixel_scores(target, batch)
-                    writer = writer or pq.ParquetWriter(temporary, table.schema)
-                    writer.write_table(table)
-                    done, rows = done + len(batch.ids), rows + len(table)
-                    bar.update(done)
+            yield write
         finally:
             if writer is not None:
                 writer.close()
-    print(f"{rows:,} pixels of {total:,} tiles ({', '.join(splits)}): {path}")
-    print(f"Then: rslow estimate plan --set estimate.scores={path}")
 
 
 def pixel_scores(target: "TargetModel", batch: "TileBatch") -> "pa.Table":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rs_lowconf.cli.batch import job_folder
 from rs_lowconf.errors import DataError, JobError, ReviewError, listed
@@ -11,6 +11,7 @@ from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
     from rs_lowconf.estimate.draws import Draw
+    from rs_lowconf.estimate.page import Page
     from rs_lowconf.estimate.prepare import Prepared
     from rs_lowconf.estimate.scores import Scores
     from rs_lowconf.estimate.stored import Request, StoredPool
@@ -157,26 +158,25 @@ def read_waves(folder: DrawFolder) -> Waves:
     Raises:
         DataError: it holds none, or a file was changed, lost or put elsewhere.
     """
-    import json
-
     from rs_lowconf.estimate.stored import read_draw, read_pool
 
     stored = read_pool(folder.path)
-    draws, checksums = [], []
-    request, before = None, None
-    for number, path in enumerate(folder.existing or [folder.wave_file(1)], 1):
-        request, draw, checksum = read_draw(path, stored)
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["wave"] != number or values["before"] != before:
+    paths = folder.existing or [folder.wave_file(1)]
+    waves = [read_draw(path, stored) for path in paths]
+    checksums = [one.checksum for one in waves]
+    for number, (path, one) in enumerate(zip(paths, waves, strict=True), 1):
+        before = None if number == 1 else checksums[number - 2]
+        if (one.wave, one.before) != (number, before):
             raise DataError(
                 f"{path} is not wave {number} of the draw before it",
                 remedy="restore the files, or draw anew under another --name",
             )
-        draws.append(draw)
-        checksums.append(checksum)
-        before = checksum
-    assert request is not None  # noqa: S101 -- there was a file
-    return Waves(stored=stored, request=request, draws=draws, checksums=checksums)
+    return Waves(
+        stored=stored,
+        request=waves[-1].request,
+        draws=[one.draw for one in waves],
+        checksums=checksums,
+    )
 
 
 def labels_of(
@@ -206,8 +206,8 @@ def labels_of(
     return found
 
 
-def missing_labels(settings: Settings, folder: DrawFolder, waves: Waves, wave: int) -> str | None:
-    """Return in words what labels of a wave are missing; None where there are all.
+def is_labelled(settings: Settings, folder: DrawFolder, waves: Waves, wave: int) -> bool:
+    """Return whether a wave has all its labels.
 
     Raises:
         RsLowconfError: labels that are wrong, see `labels_of`.
@@ -216,9 +216,23 @@ def missing_labels(settings: Settings, folder: DrawFolder, waves: Waves, wave: i
 
     try:
         labels_of(settings, folder, waves, wave)
-    except MissingLabelsError as missing:
-        return str(missing)
-    return None
+    except MissingLabelsError:
+        return False
+    return True
+
+
+def write_report(folder: Path, page: "Page", values: Mapping[str, Any]) -> None:
+    """Write report.md with plots/, report.html and report.json.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    from rs_lowconf.runs import save_figures, write_json, write_text
+
+    save_figures(folder / "plots", page.figures())
+    write_text(folder / "report.md", page.markdown("plots"))
+    write_text(folder / "report.html", page.html())
+    write_json(folder / "report.json", values)
 
 
 def _reviewed(settings: Settings, ids: Sequence[str], where: str) -> dict[str, str | None]:

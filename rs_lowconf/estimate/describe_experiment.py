@@ -3,14 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from rs_lowconf.estimate.describe import share
+from rs_lowconf.estimate.experiment import SAMPLED
 from rs_lowconf.estimate.page import Block, Page, Part, Picture, Table, Text
 
 _COLOURS = ("#1f5a94", "#0b6e4f", "#b23a48", "#8d6a9f", "#d98f2b", "#2a9d9d", "#6b4f2a", "#444444")
 _GENERATED = "#b23a48"
 _MARKS = [digit * 10.0**power for power in range(-6, 3) for digit in (1, 2, 5)]
+
+_SOUND = {
+    "generated": "an error predictor learned from generated tiles",
+    "retrieved": "drawing real neighbours of generated failures with higher chances",
+}
 
 
 def describe_experiment(told: Mapping[str, Any]) -> Page:
@@ -172,3 +179,86 @@ def _rmse_plot(told: Mapping[str, Any]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def answer(report: Mapping[str, Any]) -> list[str]:
+    """Return the paper's question, answered in words by what was measured."""
+    rate, largest = report["error_rate"], max(report["budgets"])
+    chosen = report["predictor"]["name"]
+    said = [
+        "The question: do labels spent where the target is unsure tell its error rate "
+        f"({share(rate)} of this pool) sooner than labels of random units?"
+    ]
+    naive = next(one for one in report["naive"] if one["labels"] == largest)
+    said.append(
+        f"Taken literally, no. The {largest:,} least confident units err "
+        f"{naive['times_too_high']:.1f} times as often as the pool, at any number of labels, and "
+        f"errors found over the pool miss {naive['missed']:.0%} of them."
+    )
+    by_name = {
+        one["method"]: one
+        for one in report["cells"]
+        if one["predictor"] == chosen and one["labels"] == largest and not one["blind"]
+    }
+    best = max((by_name[name] for name in SAMPLED), key=lambda one: one["saving"])
+    said.append(
+        f"Weighed by known chances, {'yes' if best['saving'] > 1 else 'not here'}: with "
+        f"{largest:,} labels {best['method']} has the error of {_with_error(best)} times as many "
+        f"uniform ones, and strat of {_with_error(by_name['strat'])} times. No sampling by this "
+        f"score could save more than {report['ceiling']:.1f} times."
+    )
+    for one in report["generated"]:
+        if one["labels"] == largest and one["times"] is not None:
+            said.append(
+                f"Labels of {one['source']}: they err {one['times']:.2f} times as often as real "
+                f"units. As an estimate, {largest:,} of them are worth "
+                f"{one['saving'] * one['labels']:,.0f} uniform labels of real units, and no number "
+                f"of them is worth more than {_worth(one, report['units']):,.0f}."
+            )
+    plain = _strat(report, "confidence", largest)
+    for name, what in _SOUND.items():
+        own = _strat(report, name, largest)
+        if own is not None and plain is not None:
+            said.append(
+                f"Used soundly, {what} saves {_with_error(own)} times, confidence alone "
+                f"{_with_error(plain)} times: generated data {_verdict(own, plain)}."
+            )
+    said.append(f"Validation labels chose the error predictor {chosen}.")
+    stress = [one for one in report["cells"] if one["blind"] == 1.0]
+    if stress:
+        worst = min(stress, key=lambda one: one["saving"])
+        said.append(
+            "If all errors hid where none is expected, "
+            f"{worst['method']} would still have the error of {worst['saving']:.2f} times its "
+            "labels drawn uniformly: the price of looking in the wrong place."
+        )
+    return said
+
+
+def _strat(report: Mapping[str, Any], predictor: str, labels: int) -> Mapping[str, Any] | None:
+    """Return the cell of `strat` by an error predictor; None where that was not replayed."""
+    for one in report["cells"]:
+        known = (one["predictor"], one["method"], one["labels"], one["blind"])
+        if known == (predictor, "strat", labels, 0.0):
+            own: Mapping[str, Any] = one
+            return own
+    return None
+
+
+def _verdict(own: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
+    """Return in words whether a saving differs from another by more than two standard errors."""
+    gain = own["saving"] - plain["saving"]
+    noise = 2 * float(np.hypot(own["saving_error"], plain["saving_error"]))
+    if abs(gain) <= noise:
+        return "make no difference that so many draws can tell"
+    return "help to sample this pool" if gain > 0 else "make sampling this pool worse"
+
+
+def _with_error(cell: Mapping[str, Any]) -> str:
+    return f"{cell['saving']:.2f} ± {cell['saving_error']:.2f}"
+
+
+def _worth(cell: Mapping[str, Any], units: int) -> float:
+    """Return how many uniform labels have the error that the generated rate's bias alone is."""
+    rate, bias = cell["rate"], cell["generated_rate"] - cell["rate"]
+    return float(units) if bias == 0 else min(float(units), rate * (1 - rate) / bias**2)

@@ -6,12 +6,12 @@ its intervals cover, how it stands a blind spot, and whether `plan` foresaw it.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool
 
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.anticipate import MethodName
@@ -22,24 +22,13 @@ from rs_lowconf.estimate.replay import replay, replay_naive, with_blind_spot
 from rs_lowconf.estimate.scores import Scores
 from rs_lowconf.seeds import seed_of
 
-METHODS: tuple[MethodName, ...] = (
-    "uniform",
-    "olofsson",
-    "strat",
-    "is",
-    "lure",
-    "asi",
-    "adaptive",
-    "ppi",
-)
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
 SAMPLED: tuple[MethodName, ...] = ("strat", "is", "lure", "asi", "adaptive")
 """Those that go where errors are expected, which a blind spot can hurt."""
+_CELL = 1
+"""Of what a cell holds: another number has all replayed again."""
 RAW = "as the models say"
 """The error predictor that no label has seen."""
-_SOUND = {
-    "generated": "an error predictor learned from generated tiles",
-    "retrieved": "drawing real neighbours of generated failures with higher chances",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +52,10 @@ class Grounds:
     """What is replayed."""
 
     prepared: Prepared
+    validation: Scores
+    """The labelled units that fitted, chose and foretold, all of them."""
     error: Bool[np.ndarray, " n"]
     """Whether the target errs on each unit of the pool."""
-    raw: Float64[np.ndarray, " n"]
-    """The mean doubt of the models, which no label has seen."""
     defensive: float
     seed: int
     repetitions: int
@@ -179,7 +168,7 @@ def foreseen(grounds: Grounds, budgets: Sequence[int]) -> Iterator[dict[str, Any
 
 def taken_literally(grounds: Grounds, labels: int) -> dict[str, Any]:
     """Return what errors among the least confident units, as they are, would say."""
-    one = replay_naive(Pool(g=grounds.raw), grounds.error, labels)
+    one = replay_naive(Pool(g=grounds.prepared.raw), grounds.error, labels)
     return {
         "labels": labels,
         "said": one.said,
@@ -191,7 +180,7 @@ def taken_literally(grounds: Grounds, labels: int) -> dict[str, Any]:
 def key_of(grounds: Grounds, case: Case) -> str:
     """Return what tells a cell from that of another case, pool or predictor."""
     pool = _by(grounds, case.predictor)
-    numbers = (grounds.seed, grounds.repetitions, grounds.defensive, case)
+    numbers = (_CELL, grounds.seed, grounds.repetitions, grounds.defensive, case)
     digest = hashlib.sha256(repr(numbers).encode())
     for part in (pool.g, pool.predicted, pool.features, grounds.error, grounds.prepared.pool.g):
         digest.update(b"none" if part is None else part.tobytes())
@@ -201,93 +190,6 @@ def key_of(grounds: Grounds, case: Case) -> str:
 def _by(grounds: Grounds, predictor: str) -> Pool:
     own = grounds.prepared
     if predictor == RAW:
-        return replace(own.pool, g=grounds.raw)
+        return replace(own.pool, g=grounds.prepared.raw)
     # Waves learn from the chosen g alone, so that cells do not depend on other models by chance.
     return replace(own.pool, g=own.predictors[predictor], features=None)
-
-
-def answer(report: Mapping[str, Any]) -> list[str]:
-    """Return the paper's question, answered in words by what was measured."""
-    rate, largest = report["error_rate"], max(report["budgets"])
-    chosen = report["predictor"]["name"]
-    said = [
-        "The question: do labels spent where the target is unsure tell its error rate "
-        f"({_share(rate)} of this pool) sooner than labels of random units?"
-    ]
-    naive = next(one for one in report["naive"] if one["labels"] == largest)
-    said.append(
-        f"Taken literally, no. The {largest:,} least confident units err "
-        f"{naive['times_too_high']:.1f} times as often as the pool, at any number of labels, and "
-        f"errors found over the pool miss {naive['missed']:.0%} of them."
-    )
-    by_name = {
-        one["method"]: one
-        for one in report["cells"]
-        if one["predictor"] == chosen and one["labels"] == largest and not one["blind"]
-    }
-    best = max((by_name[name] for name in SAMPLED), key=lambda one: one["saving"])
-    said.append(
-        f"Weighed by known chances, {'yes' if best['saving'] > 1 else 'not here'}: with "
-        f"{largest:,} labels {best['method']} has the error of {_with_error(best)} times as many "
-        f"uniform ones, and strat of {_with_error(by_name['strat'])} times. No sampling by this "
-        f"score could save more than {report['ceiling']:.1f} times."
-    )
-    for one in report["generated"]:
-        if one["labels"] == largest and one["times"] is not None:
-            said.append(
-                f"Labels of {one['source']}: they err {one['times']:.2f} times as often as real "
-                f"units. As an estimate, {largest:,} of them are worth "
-                f"{one['saving'] * one['labels']:,.0f} uniform labels of real units, and no number "
-                f"of them is worth more than {_worth(one, report['units']):,.0f}."
-            )
-    plain = _strat(report, "confidence", largest)
-    for name, what in _SOUND.items():
-        own = _strat(report, name, largest)
-        if own is not None and plain is not None:
-            said.append(
-                f"Used soundly, {what} saves {_with_error(own)} times, confidence alone "
-                f"{_with_error(plain)} times: generated data {_verdict(own, plain)}."
-            )
-    said.append(f"Validation labels chose the error predictor {chosen}.")
-    stress = [one for one in report["cells"] if one["blind"] == 1.0]
-    if stress:
-        worst = min(stress, key=lambda one: one["saving"])
-        said.append(
-            "If all errors hid where none is expected, "
-            f"{worst['method']} would still have the error of {worst['saving']:.2f} times its "
-            "labels drawn uniformly: the price of looking in the wrong place."
-        )
-    return said
-
-
-def _strat(report: Mapping[str, Any], predictor: str, labels: int) -> Mapping[str, Any] | None:
-    """Return the cell of `strat` by an error predictor; None where that was not replayed."""
-    for one in report["cells"]:
-        known = (one["predictor"], one["method"], one["labels"], one["blind"])
-        if known == (predictor, "strat", labels, 0.0):
-            own: Mapping[str, Any] = one
-            return own
-    return None
-
-
-def _verdict(own: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
-    """Return in words whether a saving differs from another by more than two standard errors."""
-    gain = own["saving"] - plain["saving"]
-    noise = 2 * float(np.hypot(own["saving_error"], plain["saving_error"]))
-    if abs(gain) <= noise:
-        return "make no difference that so many draws can tell"
-    return "help to sample this pool" if gain > 0 else "make sampling this pool worse"
-
-
-def _with_error(cell: Mapping[str, Any]) -> str:
-    return f"{cell['saving']:.2f} ± {cell['saving_error']:.2f}"
-
-
-def _worth(cell: Mapping[str, Any], units: int) -> float:
-    """Return how many uniform labels have the error that the generated rate's bias alone is."""
-    rate, bias = cell["rate"], cell["generated_rate"] - cell["rate"]
-    return float(units) if bias == 0 else min(float(units), rate * (1 - rate) / bias**2)
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.3g} %"

@@ -34,6 +34,8 @@ class Prepared:
     """Which error predictor it is, and what it gains; None where nothing is validated."""
     predictors: Mapping[str, Float64[np.ndarray, " n"]]
     """The pool's g by each candidate."""
+    raw: Float64[np.ndarray, " n"]
+    """The mean doubt of all models, each counting once, which no label has seen."""
 
 
 Hint = tuple[Float64[np.ndarray, " v"], Float64[np.ndarray, " n"]]
@@ -72,7 +74,8 @@ def prepare(
             no generated label.
         SettingsError: generated tiles without validation labels to judge them by.
     """
-    features = _features(scores, surrogates)
+    doubts = surrogate_doubts(scores, surrogates) if surrogates else None
+    features, raw = _features(scores.doubt, doubts), _mean(scores.doubt, doubts, len(surrogates))
     classes = _classes(scores, validation)
     predicted = pd.Categorical(scores.predicted, classes).codes.astype(np.int64)
     if validation is None:
@@ -81,23 +84,20 @@ def prepare(
                 "an error predictor from generated tiles that nothing validates",
                 expected="estimate.validation, because it can be worse than none",
             )
-        g = plain_doubt(scores, surrogates)
         return Prepared(
             scores=scores,
             classes=classes,
-            pool=Pool(g=g, predicted=predicted, features=features),
+            pool=Pool(g=raw, predicted=predicted, features=features),
             validation=None,
             choice=None,
-            predictors={"unvalidated": g},
+            predictors={"unvalidated": raw},
+            raw=raw,
         )
     _check(validation)
     error, fitting = validation.error, _half(validation, seed)
     known = dict(hints or {})
-    if surrogates:
-        known["surrogates"] = (
-            surrogate_doubts(validation, surrogates),
-            surrogate_doubts(scores, surrogates),
-        )
+    if doubts is not None:
+        known["surrogates"] = (surrogate_doubts(validation, surrogates), doubts)
     candidates = _candidates(scores, validation, fitting, known, generated)
     held_out = {name: both[0][~fitting] for name, both in candidates.items()}
     choice = Choice(name="confidence", gain=1.0)
@@ -115,6 +115,7 @@ def prepare(
         ),
         choice=choice,
         predictors={name: both[1] for name, both in candidates.items()},
+        raw=raw,
     )
 
 
@@ -144,21 +145,20 @@ def _candidates(
     return found
 
 
-def _features(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.ndarray, "n f"]:
-    columns = [scores.doubt]
-    if surrogates:
-        columns.append(surrogate_doubts(scores, surrogates))
+def _features(
+    doubt: Float64[np.ndarray, " n"], surrogates: Float64[np.ndarray, " n"] | None
+) -> Float64[np.ndarray, "n f"]:
+    columns = [doubt] if surrogates is None else [doubt, surrogates]
     return np.stack([log_odds(one) for one in columns], axis=1)
 
 
-def plain_doubt(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.ndarray, " n"]:
-    """Return the mean doubt of all models, each counting once."""
-    if not surrogates:
-        return scores.doubt
-    many = len(surrogates)
-    mean: Float64[np.ndarray, " n"] = (
-        scores.doubt + many * surrogate_doubts(scores, surrogates)
-    ) / (many + 1)
+def _mean(
+    doubt: Float64[np.ndarray, " n"], surrogates: Float64[np.ndarray, " n"] | None, many: int
+) -> Float64[np.ndarray, " n"]:
+    """Return the mean doubt of the target and of `many` others, whose own mean is given."""
+    if surrogates is None:
+        return doubt
+    mean: Float64[np.ndarray, " n"] = (doubt + many * surrogates) / (many + 1)
     return mean
 
 

@@ -201,8 +201,21 @@ def write_draw(
     write_json(path, {**values, "sha256": _checksum(values)})
 
 
-def read_draw(path: Path, stored: StoredPool) -> tuple[Request, Draw, str]:
-    """Return what was asked for, the wave, and the file's checksum.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredDraw:
+    """One wave as its file tells it."""
+
+    request: Request
+    draw: Draw
+    wave: int
+    """From 1 on."""
+    before: str | None
+    """Checksum of the wave before; None for the first."""
+    checksum: str
+
+
+def read_draw(path: Path, stored: StoredPool) -> StoredDraw:
+    """Return a wave.
 
     Raises:
         DataError: the file is missing, damaged, of a newer format, was changed since, or is of
@@ -245,7 +258,9 @@ def read_draw(path: Path, stored: StoredPool) -> tuple[Request, Draw, str]:
         control_mean=None if waves is None else np.array(waves),
     )
     request = Request(**{name: values[name] for name in ("design", "labels", "defensive", "seed")})
-    return request, draw, told
+    return StoredDraw(
+        request=request, draw=draw, wave=values["wave"], before=values["before"], checksum=told
+    )
 
 
 def write_labels(path: Path, ids: Sequence[str], shown: pd.DataFrame) -> None:
