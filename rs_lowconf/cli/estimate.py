@@ -106,9 +106,11 @@ def draw(
         _next_wave(settings, folder, waves)
         waves = read_waves(folder)
     elif labelled:
-        print(f"Drawn and labelled: rslow estimate report {_name_words(name)}".rstrip())
+        print(f"Drawn and labelled: rslow estimate report{_name_words(name)}")
         return
     _export(settings, folder, waves, trust_code=trust_code)
+    last = len(waves.draws) == total
+    print(f"Then: rslow estimate {'report' if last else 'draw'}{_name_words(name)}")
 
 
 @estimate_app.command()
@@ -242,7 +244,7 @@ def _labelled_waves(settings: Settings, folder: DrawFolder, waves: Waves) -> "li
 
 
 def _export(settings: Settings, folder: DrawFolder, waves: Waves, *, trust_code: bool) -> None:
-    """Write what reviewers open for the newest wave, unless it is there, and say what to do."""
+    """Write what reviewers open for the newest wave, unless it is there, and name it."""
     wave = len(waves.draws)
     ids = waves.new_ids(wave)
     of = f"Wave {wave} of {len(waves.request.sizes)}: " if len(waves.request.sizes) > 1 else ""
@@ -253,8 +255,6 @@ def _export(settings: Settings, folder: DrawFolder, waves: Waves, *, trust_code:
         _export_pixels(settings, folder, waves, wave, ids)
     else:
         _export_packages(settings, folder, wave, ids, trust_code=trust_code)
-    last = wave == len(waves.request.sizes)
-    print(f"Then: rslow estimate {'report' if last else 'draw'}")
 
 
 def _export_table(settings: Settings, folder: DrawFolder, wave: int, ids: list[str]) -> None:
@@ -340,4 +340,4 @@ def _draw_words(waves: Waves) -> str:
 
 
 def _name_words(name: str) -> str:
-    return "" if name == "draw" else f"--name {name}"
+    return "" if name == "draw" else f" --name {name}"
