@@ -5,15 +5,15 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import shapely
 
 from rs_lowconf.batch.jobs import CatalogRows
 from rs_lowconf.batch.quotas import within_quotas
+from rs_lowconf.data.catalog.rows import PLACE, centres
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import JobError
 from rs_lowconf.settings import BatchSettings
 
-_READ = ("id", "collection", "rslow:split", "rslow:label", "geometry")
+_READ = ("id", "collection", "rslow:split", "rslow:label", *PLACE)
 _UNLABELLED = ""
 
 
@@ -64,14 +64,12 @@ def _within(
         for name in told["id"].to_pylist()
     ]
     order = sorted(range(len(digests)), key=digests.__getitem__)
-    centre = shapely.centroid(shapely.from_wkb(told["geometry"].to_numpy(zero_copy_only=False)))[
-        order
-    ]
+    lon, lat = centres(told)[order].T
     labels = told["rslow:label"].to_pylist()
     taken = within_quotas(
         [labels[i] or _UNLABELLED for i in order],
-        shapely.get_x(centre),
-        shapely.get_y(centre),
+        lon,
+        lat,
         per_class=settings.per_class,
         per_region=settings.per_region,
         regions=settings.regions or settings.region_degrees,

@@ -11,29 +11,34 @@ import shapely
 
 from rs_lowconf.batch.stamp import fingerprint, stamp, unstamp
 from rs_lowconf.batch.status import open_results
+from rs_lowconf.data.catalog.rows import PLACE, centres
 from rs_lowconf.data.catalog.table import Catalog
-from rs_lowconf.review.maps import MAP_CRS, MapLayer, graduated, write_features, write_map
+from rs_lowconf.review.maps import MapLayer, bounds_of, graduated, write_features, write_map
 from rs_lowconf.runs import replacing
 
 #: Of the catalog, what stands beside a score.
-_PLACE = ("id", "collection", "datetime", "rslow:split", "geometry")
+_BESIDE = ("id", "collection", "datetime", "rslow:split", "geometry")
 
 
 def placed(catalog: Catalog, job: Path) -> geopandas.GeoDataFrame:
     """Return the results of a job with place, collection, date and split, in the catalog's order.
+
+    The columns `lon` and `lat` are the centres of the tiles.
 
     Raises:
         JobError: it is no job folder, or has no results yet.
     """
     results = open_results(job).to_table()
     pieces = []
-    for table in catalog.tables(_PLACE):
+    for table in catalog.tables((*_BESIDE, *PLACE)):
         found = pc.index_in(table["id"], results["id"])
         known = table.filter(pc.is_valid(found))
         beside = results.take(pc.drop_null(found)).drop(["id"])
         for field, column in zip(beside.schema, beside.columns, strict=True):
             known = known.append_column(field, column)
-        pieces.append(known)
+        lon, lat = centres(known).T
+        known = known.append_column("lon", pa.array(lon)).append_column("lat", pa.array(lat))
+        pieces.append(known.drop(list(PLACE)))
     whole = pa.concat_tables(pieces)
     outlines = shapely.from_wkb(whole["geometry"].to_numpy(zero_copy_only=False))
     return geopandas.GeoDataFrame(
@@ -69,8 +74,7 @@ def write_scores(folder: Path, catalog: Catalog, inputs: Sequence[str]) -> None:
         crs="EPSG:4326",
         style=[graduated("confidence", edges_of(frame["confidence"].to_numpy()))],
     )
-    west, south, east, north = frame.to_crs(MAP_CRS).total_bounds.tolist()
-    write_map(paths[2], [layer], (west, south, east, north), "Confidence of the target")
+    write_map(paths[2], [layer], bounds_of(frame), "Confidence of the target")
     stamp(folder, made_from, paths)
 
 

@@ -14,7 +14,6 @@ import geopandas
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import shapely
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.batch.collect import placed
@@ -93,11 +92,10 @@ def choose(scores: geopandas.GeoDataFrame, settings: Settings) -> Chosen:
             f"all {len(below):,} tiles below {tau:.3f} were judged already",
             remedy="raise search.tau",
         )
-    centre = shapely.centroid(left.geometry.to_numpy())
     taken = within_quotas(
         classes_of(left),
-        shapely.get_x(centre),
-        shapely.get_y(centre),
+        left["lon"].to_numpy(),
+        left["lat"].to_numpy(),
         per_class=own.per_class,
         per_region=own.per_region,
         regions=own.regions or own.region_degrees,

@@ -4,7 +4,8 @@ Blocks are the cells of one grid over the whole earth, whatever the files' own c
 reference systems: two dates of a place, and two products of it, lie in the same block.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +20,9 @@ from rs_lowconf.settings import DataSettings
 COMMON_CRS = "EPSG:6933"
 """EASE-Grid 2.0, of equal area, in metres. Away from latitude 30 its cells are stretched on
 the ground from north to south or from east to west, and keep their area."""
+
+_HALF_AROUND = 17_367_530.445
+"""Of that grid at 180 degrees, in metres."""
 
 Block = tuple[int, int]
 """Column and row of a cell of the grid."""
@@ -38,6 +42,17 @@ def blocks_at(
     east, north = transform(crs, COMMON_CRS, x, y)
     columns, rows = np.floor(np.array([east, north]) / size).astype(int).tolist()
     return list(zip(columns, rows, strict=True))
+
+
+def blocks_apart(blocks: Sequence[Block], size: float) -> int:
+    """Return how far apart a few blocks are at most, in blocks, the shorter way around the earth.
+
+    Args:
+        blocks: at least one.
+        size: side of a block in metres.
+    """
+    columns, rows = np.ptp(np.array(blocks), axis=0).tolist()
+    return max(rows, min(columns, 2 * math.ceil(_HALF_AROUND / size) - columns))
 
 
 def assign(counts: Mapping[Block, int], settings: DataSettings) -> dict[Block, Split]:

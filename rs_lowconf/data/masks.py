@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.blocks import Block, assign, blocks_at
+from rs_lowconf.data.blocks import Block, assign, blocks_apart, blocks_at
 from rs_lowconf.data.chips import Chip, chip_name
 from rs_lowconf.data.files import SPLITS, Split, files_in, refuse_idle
 from rs_lowconf.data.scenes import Scene, footprint
@@ -337,7 +337,7 @@ def _placed(
 
 
 def _require_small(corners: Sequence[Block], settings: DataSettings) -> None:
-    if (np.ptp(np.array(corners), axis=0) > 1).any():
+    if blocks_apart(corners, settings.block_size) > 1:
         raise DataError(
             f"a tile of {settings.tile_size} pixels is larger than a block of "
             f"{settings.block_size:g} m",

@@ -15,7 +15,6 @@ import shapely
 import torch
 from rasterio import Affine
 from rasterio.crs import CRS
-from rasterio.warp import transform_bounds
 from rasterio.windows import Window as FileWindow
 from torchgeo.datasets import IntersectionDataset, RasterDataset
 from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
@@ -29,6 +28,7 @@ from rs_lowconf.data.tiles import (
     read_window,
 )
 from rs_lowconf.data.windows import Reading, Window, require_place, warped_mask, whole
+from rs_lowconf.outlines import box_around
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import DataSettings
 
@@ -45,17 +45,14 @@ class Footprint:
     """Where a mask lies."""
 
     profile: FileProfile
-    box: shapely.Polygon
-    """In degrees, and around the mask."""
+    box: shapely.Geometry
+    """In degrees, and around the mask; in two parts across 180 degrees."""
 
 
 def footprint(profile: FileProfile) -> Footprint:
     """Return where a file lies that has been found to have a georeference."""
-    left, top = _to_map(profile, 0, 0)
-    right, bottom = _to_map(profile, profile.width, profile.height)
     assert profile.grid is not None  # noqa: S101  # `require_place`
-    bounds = transform_bounds(profile.grid.crs, "EPSG:4326", left, bottom, right, top)
-    return Footprint(profile=profile, box=shapely.box(*bounds))
+    return Footprint(profile=profile, box=box_around(profile.grid, profile.height, profile.width))
 
 
 class SceneImage(RasterDataset):

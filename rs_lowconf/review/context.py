@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import geopandas
-import shapely
-from rasterio.warp import transform
+import numpy as np
 
 from rs_lowconf.grid import Grid
+from rs_lowconf.outlines import outlines
 from rs_lowconf.review.composites import composites_of
 from rs_lowconf.review.maps import (
-    MAP_CRS,
     MapGroup,
     MapLayer,
+    bounds_of,
     places,
     write_features,
     write_map,
@@ -88,8 +88,8 @@ def write_context(
     if not placed:
         return
     _, height, width = samples[0].pixels.shape
-    outlines = _outlines(placed, width, height)
-    write_features(folder / "context.gpkg", outlines, "samples")
+    frame = _outlines(placed, width, height)
+    write_features(folder / "context.gpkg", frame, "samples")
     frames = frames_of([one.grid for one in placed], width, height)
     groups = [
         MapGroup(
@@ -99,7 +99,7 @@ def write_context(
         )
         for number, group in enumerate(_groups(placed), start=1)
     ]
-    west, south, east, north = outlines.to_crs(MAP_CRS).total_bounds.tolist()
+    west, south, east, north = bounds_of(frame)
     margin = max(_LEAST_MARGIN_M, _MARGIN * (east - west), _MARGIN * (north - south))
     if samples[0].observed:
         title = "Real tiles to judge, in their place"
@@ -187,15 +187,9 @@ def _outlines(placed: Sequence[_Placed], width: int, height: int) -> geopandas.G
     Of an observed tile no more than its name is told: what its class may be is not to be read off
     the map.
     """
-    shapes, rows = [], []
-    for one in placed:
-        a, b, c, d, e, f = one.grid.transform
-        corners = ((0, 0), (width, 0), (width, height), (0, height))
-        xs = [a * column + b * row + c for column, row in corners]
-        ys = [d * column + e * row + f for column, row in corners]
-        degrees = transform(one.grid.crs, "EPSG:4326", xs, ys)
-        shapes.append(shapely.Polygon(zip(*degrees, strict=True)))
-        rows.append(_row(one.sample))
+    corners = np.array([one.grid.corners(height, width) for one in placed], dtype=np.float64)
+    shapes = outlines(corners, [one.grid.crs for one in placed])
+    rows = [_row(one.sample) for one in placed]
     return geopandas.GeoDataFrame(rows, geometry=shapes, crs="EPSG:4326")
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from xml.etree import ElementTree as ET
 
 import geopandas
+import shapely
 from rasterio.crs import CRS
 
 from rs_lowconf.review.project import write_qgz
@@ -18,6 +19,9 @@ MAP_CRS = "EPSG:3857"
 
 Bounds = tuple[float, float, float, float]
 """West, south, east and north."""
+
+_MERCATOR: Bounds = (-180.0, -85.06, 180.0, 85.06)
+"""Where `MAP_CRS` is defined, in degrees."""
 
 #: From unsure to sure: ColorBrewer's RdYlGn for five classes.
 _RAMP = ("215,25,28", "253,174,97", "255,255,191", "166,217,106", "26,150,65")
@@ -60,6 +64,15 @@ def write_features(path: Path, frame: geopandas.GeoDataFrame, layer: str) -> Non
             beside.replace(temporary)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def bounds_of(frame: geopandas.GeoDataFrame) -> Bounds:
+    """Return the bounds of shapes in degrees in `MAP_CRS`, which does not reach the poles."""
+    shown = frame.geometry.clip_by_rect(*_MERCATOR)
+    if shown.is_empty.all():
+        shown = geopandas.GeoSeries([shapely.box(*_MERCATOR)], crs=frame.crs)
+    west, south, east, north = shown.to_crs(MAP_CRS).total_bounds.tolist()
+    return west, south, east, north
 
 
 def write_map(

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import shapely
-from rasterio.warp import transform as to_crs
+from jaxtyping import Float
+from numpy.typing import NDArray
 
 from rs_lowconf.bands import RESOLUTION_M, BandSpec, Level
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
+from rs_lowconf.outlines import degrees, outlines
 
 STAC_VERSION = "1.1.0"
 STAC_EXTENSIONS = (
@@ -80,6 +82,8 @@ REQUIRED = tuple(
         "rslow:mask_classes",
     )
 )
+PLACE = ("proj:code", "proj:transform", "proj:shape")
+"""Columns that tell where a tile lies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,17 +157,17 @@ class CatalogRow:
     @property
     def corners(self) -> list[tuple[float, float]]:
         """The corners of the window in the unit of its CRS, from the upper left, clockwise."""
-        a, b, c, d, e, f = self.grid.transform
-        height, width = self.window[2:]
-        return [
-            (a * col + b * row + c, d * col + e * row + f)
-            for col, row in ((0, 0), (width, 0), (width, height), (0, height))
-        ]
+        return self.grid.corners(*self.window[2:])
 
 
 def to_table(rows: Sequence[CatalogRow]) -> pa.Table:
-    """Return rows as a table of `SCHEMA`; geometries are WKB in degrees."""
-    footprints = _footprints(rows)
+    """Return rows as a table of `SCHEMA`; geometries are WKB in degrees.
+
+    The bbox of a tile across 180 degrees goes around the earth: readers that filter by it compare
+    numbers, and must not miss the tile.
+    """
+    corners = np.array([row.corners for row in rows], dtype=np.float64).reshape(-1, 4, 2)
+    footprints = outlines(corners, [row.grid.crs for row in rows])
     bounds = shapely.bounds(footprints).reshape(-1, 4)
     records = [
         {
@@ -261,15 +265,24 @@ def _row(record: dict[str, Any]) -> CatalogRow:
     )
 
 
-def _footprints(rows: Sequence[CatalogRow]) -> "np.ndarray[tuple[int], np.dtype[np.object_]]":
-    """Return the outlines in degrees; one call a CRS, which is most of the work."""
-    corners = np.array([row.corners for row in rows], dtype=np.float64).reshape(-1, 4, 2)
-    crs = np.array([row.grid.crs for row in rows])
-    for code in dict.fromkeys(crs.tolist()):
-        own = corners[crs == code].reshape(-1, 2)
-        degrees = np.stack(to_crs(code, "EPSG:4326", own[:, 0], own[:, 1]), axis=-1)
-        corners[crs == code] = degrees.reshape(-1, 4, 2)
-    return np.asarray(shapely.polygons(corners))
+def centres(table: pa.Table) -> Float[NDArray[np.float64], "n 2"]:
+    """Return longitude and latitude of each tile's centre, by way of its own CRS.
+
+    Args:
+        table: with the columns of `PLACE`.
+    """
+    places = zip(
+        table["proj:code"].to_pylist(),
+        table["proj:transform"].to_pylist(),
+        table["proj:shape"].to_pylist(),
+        strict=True,
+    )
+    middles = [
+        (code, Grid(crs=code, transform=tuple(place[:6])).at(height / 2, width / 2))
+        for code, place, (height, width) in places
+    ]
+    xy = np.array([xy for _, xy in middles], dtype=np.float64).reshape(-1, 2)
+    return degrees(xy, [code for code, _ in middles])
 
 
 def _assets(row: CatalogRow) -> dict[str, Any]:
