@@ -76,12 +76,13 @@ class DataSettings(Section):
     """The bands to use, by name, in the order to use them; all the files have when missing."""
     file_bands: tuple[str, ...] | None = None
     """The order of the bands in files that carry no band descriptions; EuroSAT's is known."""
-    level: Level = "L1C"
-    """Processing level of the files; EuroSAT is L1C."""
-    scale: PositiveFloat = 10_000.0
-    """Digital numbers per unit of reflectance."""
-    dn_offset: float = 0.0
-    """Added to digital numbers before division: -1000 from processing baseline 04.00 on."""
+    level: Level | None = None
+    """Processing level of the files; EuroSAT is L1C. When missing, what the data say, else L1C."""
+    scale: PositiveFloat | None = None
+    """Digital numbers per unit of reflectance. When missing, what the data say, else 10000."""
+    dn_offset: float | None = None
+    """Added to digital numbers before division: -1000 from processing baseline 04.00 on. When
+    missing, what the data say, else 0."""
     classes: tuple[str, ...] | None = None
     """EuroSAT and folder: the classes to use, in order; all when missing."""
     images: Path | None = None

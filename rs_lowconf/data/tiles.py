@@ -19,6 +19,7 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec, Level, canonical_name
+from rs_lowconf.data.declared import meaning_of
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
@@ -26,6 +27,8 @@ from rs_lowconf.settings import DataSettings
 
 class TileError(DataError):
     """One file that cannot be used; `data.skip_bad` leaves it out."""
+
+    general = "`rslow data check` lists all such files, data.skip_bad=true leaves them out"
 
     def __init__(
         self, path: Path, problem: str, *, detail: str = "", expected: str = "", remedy: str = ""
@@ -42,11 +45,10 @@ class TileError(DataError):
         self.problem = "; ".join(filter(None, (problem, expected and f"expected {expected}")))
         self.detail = detail
         self.remedy = remedy
-        general = "`rslow data check` lists all such files, data.skip_bad=true leaves them out"
         super().__init__(
             f"{path} {problem}" + (f" ({detail})" if detail else ""),
             expected=expected,
-            remedy=f"{remedy}; {general}" if remedy else general,
+            remedy=f"{remedy}; {self.general}" if remedy else self.general,
         )
 
     @property
@@ -306,7 +308,7 @@ def require_same_bands(path: Path, own: BandSpec, bands: BandSpec) -> None:
 
 
 def _spec(
-    settings: DataSettings, profile: FileProfile, names: tuple[str, ...], level: Level
+    settings: DataSettings, profile: FileProfile, names: tuple[str, ...], level: Level | None
 ) -> BandSpec:
     if len(names) != profile.count:
         raise TileError(
@@ -317,7 +319,13 @@ def _spec(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise TileError(profile.path, f"has band {', '.join(twice)} more than once")
-    return BandSpec(names=names, level=level, scale=settings.scale, dn_offset=settings.dn_offset)
+    meaning = meaning_of(settings, ())
+    return BandSpec(
+        names=names,
+        level=level or meaning.level,
+        scale=meaning.scale,
+        dn_offset=meaning.dn_offset,
+    )
 
 
 def _canonical_or_none(description: str | None) -> str | None:
