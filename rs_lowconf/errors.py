@@ -31,7 +31,9 @@ class RsLowconfError(Exception):
             parts.append(f"expected {expected.rstrip('.')}")
         if remedy:
             parts.append(remedy.rstrip("."))
-        super().__init__("; ".join(parts) + ".")
+        # Names of files need not be UTF-8, and could not be printed.
+        text = ("; ".join(parts) + ".").encode(errors="backslashreplace").decode()
+        super().__init__(text)
 
 
 class SettingsError(RsLowconfError):

@@ -77,3 +77,22 @@ def box_around(grid: Grid, height: int, width: int) -> shapely.Geometry:
         south, north = (-90.0, lat.max()) if lat.mean() < 0 else (lat.min(), 90.0)
         return shapely.box(-180, south, 180, north)
     return antimeridian.fix_polygon(shapely.box(lon.min(), lat.min(), lon.max(), lat.max()))
+
+
+def split_at_180(shape: shapely.Geometry) -> shapely.Geometry:
+    """Return a shape in degrees whose polygons across 180 degrees are split, as GeoJSON asks.
+
+    Polygons that reach from -180 to 180 degrees go around the earth and are left as they are.
+
+    Raises:
+        ValueError: a polygon that has to be split is not valid.
+    """
+    parts = []
+    for part in shapely.get_parts(shape):
+        west, _, east, _ = part.bounds if not part.is_empty else (0.0, 0.0, 0.0, 0.0)
+        across = east - west > 180 or west < -180 or east > 180
+        if part.geom_type == "Polygon" and across and (west, east) != (-180, 180):
+            parts.append(antimeridian.fix_polygon(part, fix_winding=False))
+        else:
+            parts.append(part)
+    return shape if len(parts) == 1 and parts[0] is shape else shapely.union_all(parts)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from rs_lowconf.data.catalog.check import CatalogFinding, CollectionReport
     from rs_lowconf.data.catalog.rows import CatalogRow
+    from rs_lowconf.data.catalog.scan import Account
     from rs_lowconf.data.catalog.table import Catalog
-    from rs_lowconf.data.tiles import TileError
 
 _PIECE = 2_000
 
@@ -51,14 +51,23 @@ def build(config: ConfigOption = None, set_: SetOption = None) -> None:
     them out.
     """
     settings = load_settings(config, set_)
+    from rs_lowconf.data.catalog.scan import Account
     from rs_lowconf.data.catalog.table import write_catalog
-    from rs_lowconf.data.tiles import TileError
+    from rs_lowconf.data.left_out import LeftOut
 
-    path, faults = catalog_path(settings), list[TileError]()
-    number = write_catalog(path, _pieces(_rows(settings, faults)))
+    path = catalog_path(settings)
+    account = Account(left_out=LeftOut(skip_bad=settings.data.skip_bad))
     console = open_console()
-    for fault in faults:
+    try:
+        number = write_catalog(path, _pieces(_rows(settings, account)))
+    finally:
+        # Also of a catalog that would hold no tile.
+        for line in account.left_out.counted():
+            console.print(f"left out: {line}")
+    for fault in account.left_out.faults:
         show_finding(console, "warning", f"left out: {fault}", ())
+    for why, images in account.meanings.most_common():
+        console.print(f"{images:,} image{'' if images == 1 else 's'} with {why}")
     print(f"{number:,} tiles: {path}")
     print("See whether its numbers look right: rslow catalog check")
 
@@ -140,7 +149,7 @@ def show(config: ConfigOption = None, set_: SetOption = None) -> None:
     show_table(console, "Tiles by", "lll", _counts(catalog))
 
 
-def _rows(settings: Settings, faults: "list[TileError]") -> "Iterator[CatalogRow]":
+def _rows(settings: Settings, account: "Account") -> "Iterator[CatalogRow]":
     """Yield the rows of all images; faults end it, or are collected where skip_bad is set."""
     from rs_lowconf.data.catalog.scan import looked_at, masked_rows, rows_of
     from rs_lowconf.data.catalog.sources import list_images
@@ -148,21 +157,17 @@ def _rows(settings: Settings, faults: "list[TileError]") -> "Iterator[CatalogRow
 
     data, collection = settings.data, settings.catalog.collection
     if data.masked:
-        cut, bad = masked_rows(data, collection)
-        if bad and not data.skip_bad:
-            raise bad[0]
-        faults.extend(bad)
-        work = [partial(looked_at, row, data) for row in cut]
+        cut = masked_rows(data, collection, account.left_out)
+        work = [partial(looked_at, row, data, account.left_out) for row in cut]
     else:
-        work = [partial(rows_of, image, data, collection) for image in list_images(data)]
+        images = list_images(data, account.left_out)
+        work = [partial(rows_of, image, data, collection, account) for image in images]
     with progress("cataloguing", len(work)) as bar:
         for done, tiles in enumerate(work, start=1):
             try:
                 yield from tiles()
             except TileError as error:
-                if not data.skip_bad:
-                    raise
-                faults.append(error)
+                account.left_out.fault("image", error)
             bar.update(done)
 
 

@@ -81,6 +81,8 @@ def _check_masks(settings: "DataSettings", json: Path | None) -> None:
     if report.bands is not None:
         show_table(console, radiometry(report.bands), "lrrrrrr", range_rows(report.ranges))
     show_table(console, "Format", "ll", [("", "(number of images)"), ("CRS", counted(report.crs))])
+    for line in report.left_out:
+        console.print(f"Left out: {line}")
     for fault in report.faults:
         show_finding(console, "error", fault, ())
     for warning in report.warnings:
@@ -138,6 +140,8 @@ def _show(report: "CheckReport", root: Path) -> None:
     if report.bands is not None:
         show_table(console, radiometry(report.bands), "lrrrrrr", range_rows(report.ranges))
     show_table(console, "Format", "ll", _format(report))
+    for line in report.left_out:
+        console.print(f"Left out: {line}")
     if not report.findings:
         console.print("Nothing is wrong.")
     for finding in report.findings:

@@ -18,6 +18,7 @@ from rs_lowconf.data.files import (
     list_files,
     open_dataset,
 )
+from rs_lowconf.data.left_out import LeftOut, joined
 from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
 from rs_lowconf.data.tiles import (
     FileProfile,
@@ -92,6 +93,8 @@ class CheckReport:
     dtypes: Mapping[str, int]
     findings: tuple[Finding, ...]
     """Errors first."""
+    left_out: tuple[str, ...]
+    """Files in the folders that are not used, with their number, a line for each reason."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -110,6 +113,12 @@ def list_splits(settings: DataSettings) -> tuple[SplitListing, ...]:
         dataset = open_dataset(settings, split)
         listings.append(SplitListing(split=split, dataset=dataset, files=list_files(dataset)))
     return tuple(listings)
+
+
+def left_out_of(listings: tuple[SplitListing, ...]) -> LeftOut:
+    """Return what the listings of all splits leave out; several may be of the same folders."""
+    by_folder = {str(own.dataset.root): own.dataset.left_out for own in listings}
+    return joined(by_folder.values())
 
 
 def check_files(settings: DataSettings, listings: tuple[SplitListing, ...]) -> Iterator[FileRecord]:
@@ -189,6 +198,7 @@ class Tally:
             pixel_size=self._pixel_size,
             dtypes=dict(self._dtypes.most_common()),
             findings=(*errors, *warnings),
+            left_out=tuple(left_out_of(self._listings).lines()),
         )
 
     def _count_format(self, profile: FileProfile) -> None:

@@ -7,6 +7,7 @@ import torch
 from rasterio.windows import Window as FileWindow
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.data.files import plain_suffix
 from rs_lowconf.data.tiles import FileProfile, TileError, band_spec, read_profile, read_window
 from rs_lowconf.data.windows import (
     Reading,
@@ -73,8 +74,8 @@ class Chip:
 
 def chip_name(path: Path, pattern: str) -> str:
     """Return what stands for the * of a pattern in a file's name."""
-    before, _, after = pattern.partition("*")
-    return path.name.removeprefix(before).removesuffix(after)
+    before, _, after = plain_suffix(pattern).partition("*")
+    return plain_suffix(path.name).removeprefix(before).removesuffix(after)
 
 
 def _require_same_grid(image: FileProfile, mask: FileProfile) -> None:

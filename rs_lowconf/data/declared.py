@@ -18,6 +18,15 @@ _DEFAULTS: dict[Quantity, float | str] = {"level": "L1C", "scale": PRODUCT_SCALE
 _WORDS: dict[Quantity, str] = {"level": "level", "scale": "scale", "dn_offset": "offset"}
 
 
+class ContradictionError(DataError):
+    """Data that say two things of their numbers, and no setting that decides."""
+
+    def __init__(self, found: str, *, remedy: str) -> None:
+        """Keep the parts of the line, for errors that name the file."""
+        self.found, self.remedy = found, remedy
+        super().__init__(found, expected="one value", remedy=remedy)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Statement:
     """One thing that data say of their numbers."""
@@ -37,14 +46,14 @@ class Meaning:
     scale: float
     dn_offset: float
     why: str
-    """Such as `level L2A (s2:product_type), scale 10000 (default), offset -1000 (data.dn_offset)`."""
+    """Such as `level L2A (s2:product_type), scale 10000 (default), offset 0 (data.dn_offset)`."""
 
 
 def meaning_of(settings: DataSettings, statements: Iterable[Statement]) -> Meaning:
     """Return what counts: the settings, else what the data say, else the defaults.
 
     Raises:
-        DataError: the data contradict themselves, and no setting decides.
+        ContradictionError: the data contradict themselves, and no setting decides.
     """
     said = list(statements)
     values: dict[Quantity, float | str] = {}
@@ -55,10 +64,9 @@ def meaning_of(settings: DataSettings, statements: Iterable[Statement]) -> Meani
         if own is not None:
             value, by = own, f"data.{quantity}"
         elif len(found) > 1:
-            raise DataError(
-                f"{_WORDS[quantity]} is "
-                + " and ".join(f"{_text(one.value)} ({one.by})" for one in found.values()),
-                expected="one value",
+            values_by = [f"{_text(one.value)} ({one.by})" for one in found.values()]
+            raise ContradictionError(
+                f"has {_WORDS[quantity]} {' and '.join(values_by)}",
                 remedy=f"set data.{quantity} to the right one",
             )
         elif found:

@@ -5,10 +5,11 @@ multi-band GeoTIFFs. Both are torchgeo datasets with `samples`, `classes` and it
 """
 
 import hashlib
+import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +17,17 @@ import rasterio
 from numpy.typing import NDArray
 from torchgeo.datasets import DatasetNotFoundError, EuroSAT, NonGeoClassificationDataset
 
+from rs_lowconf.data.left_out import LeftOut
+from rs_lowconf.data.tiles import TileError
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.settings import DataSettings
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-SUFFIXES = (".tif", ".tiff")
+_SUFFIX = ".tif"
+"""Of GeoTIFFs; `.tiff` means the same, in capitals and in small letters."""
+_HIDDEN = ("__MACOSX", "@eaDir")
+"""Folders that macOS and Synology hide, beside those with a dot in front."""
 
 _LABELLED = ("eurosat", "folder")
 _MASKED = ("scenes", "chips")
@@ -52,28 +58,13 @@ class TileFile:
     """Index into the class list."""
 
 
-def _samples_of_any_class(
-    directory: str,
-    class_to_idx: dict[str, int],
-    extensions: tuple[str, ...] | None = None,
-    is_valid_file: Any = None,
-    allow_empty: bool = True,  # noqa: ARG001
-) -> list[tuple[str, int]]:
-    """List as torchvision does, but leave a class without files for the caller to report."""
-    samples: list[tuple[str, int]] = NonGeoClassificationDataset.make_dataset(
-        directory, class_to_idx, extensions, is_valid_file, allow_empty=True
-    )
-    return samples
-
-
 class EuroSATSplit(EuroSAT):
     """torchgeo's EuroSAT with the wanted classes in the wanted order."""
-
-    make_dataset = staticmethod(_samples_of_any_class)
 
     def __init__(self, root: Path, settings: DataSettings, split: Split) -> None:
         """List the files of a split, downloading the data when asked to."""
         self._wanted = settings.classes
+        self.left_out = LeftOut(skip_bad=settings.skip_bad)
         super().__init__(root=str(root), split=split, download=settings.download, checksum=True)
         self.list_path = root / self.split_filenames[split]
         self.id_root = Path(self.root)
@@ -82,12 +73,23 @@ class EuroSATSplit(EuroSAT):
         """Return the wanted classes and their indices."""
         return _chosen([Path(directory)], self._wanted)
 
+    def make_dataset(
+        self,
+        directory: str,
+        class_to_idx: dict[str, int],
+        extensions: Any = None,  # noqa: ARG002
+        is_valid_file: Callable[[str], bool] = bool,
+        allow_empty: bool = True,  # noqa: ARG002
+    ) -> list[tuple[str, int]]:
+        """List the files of the split; those of others are left out without being counted."""
+        files = _class_files(Path(directory), class_to_idx, self.left_out)
+        return [(str(path), label) for path, label in files if is_valid_file(str(path))]
+
 
 class FolderSplit(NonGeoClassificationDataset):
     """Class-named subfolders of multi-band GeoTIFFs, read with their bands in file order."""
 
     samples: list[tuple[str, int]]
-    make_dataset = staticmethod(_samples_of_any_class)
 
     def __init__(self, root: Path, settings: DataSettings, split: Split) -> None:
         """List the files of a split.
@@ -107,12 +109,13 @@ class FolderSplit(NonGeoClassificationDataset):
                 remedy="add the missing ones, or remove that level to have the files split by hash",
             )
         self._wanted = settings.classes
+        self.left_out = LeftOut(skip_bad=settings.skip_bad)
         # A class that one split lacks must not shift the class indices of that split.
         self._class_folders = [root / name for name in given] or [root]
         super().__init__(
             root=str(root / split if given else root),
             loader=_read_channels_last,
-            is_valid_file=lambda path: Path(path).suffix.lower() in SUFFIXES,
+            is_valid_file=bool,
         )
         self.id_root = root
         if not given:
@@ -122,6 +125,34 @@ class FolderSplit(NonGeoClassificationDataset):
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:  # noqa: ARG002
         """Return the wanted classes and their indices, the same in every split."""
         return _chosen(self._class_folders, self._wanted)
+
+    def make_dataset(
+        self,
+        directory: str,
+        class_to_idx: dict[str, int],
+        extensions: Any = None,  # noqa: ARG002
+        is_valid_file: Any = None,  # noqa: ARG002
+        allow_empty: bool = True,  # noqa: ARG002
+    ) -> list[tuple[str, int]]:
+        """List the GeoTIFFs below the folders of the classes."""
+        folder = Path(directory)
+        found = []
+        for path, label in _class_files(folder, class_to_idx, self.left_out):
+            if name_fits(path, f"*{_SUFFIX}"):
+                found.append((str(path), label))
+            else:
+                self.left_out.count("file", "no GeoTIFF by its name", str(path))
+        for path in _entries(folder):
+            if path.name in class_to_idx:
+                continue
+            if is_hidden(path.name):
+                _count_hidden(path, self.left_out)
+            elif path.is_dir():
+                for file in files_below(path, self.left_out):
+                    self.left_out.count("file", "of a class that data.classes omits", str(file))
+            else:
+                self.left_out.count("file", "beside the folders of the classes", str(path))
+        return found
 
 
 def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderSplit:
@@ -190,14 +221,7 @@ def list_files(dataset: EuroSATSplit | FolderSplit) -> tuple[TileFile, ...]:
         )
         for path, label in dataset.samples
     )
-    seen: dict[str, Path] = {}
-    for file in files:
-        other = seen.setdefault(file.tile_id, file.path)
-        if other is not file.path:
-            raise DataError(
-                f"{other} and {file.path} differ only in their suffix",
-                remedy="rename or remove one",
-            )
+    refuse_twins(file.path for file in files)
     return files
 
 
@@ -231,28 +255,137 @@ def absent_files(dataset: EuroSATSplit | FolderSplit) -> int:
     return sum(Path(name).stem not in on_disk for name in names)
 
 
-def files_in(folder: Path, pattern: str, what: str) -> list[Path]:
+def files_in(folder: Path, pattern: str, what: str, left_out: LeftOut) -> list[Path]:
     """Return the files of a name below a folder, in order.
 
     Args:
         folder: which the setting data.WHATs names.
-        pattern: of their names, which data.WHAT_name is.
+        pattern: of their names, which data.WHAT_name is; see `name_fits`.
         what: image or mask.
+        left_out: counts the other files.
 
     Raises:
-        DataError: there is no such folder, or no such file.
+        DataError: there is no such folder, or no such file, or two have the same name.
     """
     root = folder.expanduser()
     if not root.is_dir():
         raise DataError(
             f"folder {root} does not exist", remedy=f"set data.{what}s to the folder of the {what}s"
         )
-    files = sorted(path for path in root.rglob(pattern) if path.is_file())
+    files = []
+    for path in files_below(root, left_out):
+        if name_fits(path, pattern):
+            files.append(path)
+        else:
+            left_out.count("file", f"not named like data.{what}_name={pattern}", str(path))
     if not files:
+        others = "".join(f"; {line}" for line in left_out.lines())
         raise DataError(
-            f"{root} holds no {what} named {pattern}", remedy=f"correct data.{what}_name"
+            f"{root} holds no {what} named {pattern}{others}", remedy=f"correct data.{what}_name"
         )
-    return files
+    refuse_twins(files)
+    return sorted(files)
+
+
+def files_below(folder: Path, left_out: LeftOut) -> Iterator[Path]:
+    """Yield the files below a folder: one rule for all kinds of data.
+
+    Links to folders and files are followed. Hidden files and folders are left out, and so are
+    links that lead nowhere or back to a folder above.
+
+    Raises:
+        DataError: a folder cannot be read, or, unless faults are left out, a name is not UTF-8.
+    """
+    yield from _files_below(folder, left_out, above=())
+
+
+def _files_below(folder: Path, left_out: LeftOut, above: tuple[str, ...]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above:
+        left_out.count("file", "a link to a folder above it", str(folder))
+        return
+    for path in _entries(folder):
+        if is_hidden(path.name):
+            _count_hidden(path, left_out)
+        elif not _is_text(path.name):
+            left_out.fault(
+                "file",
+                TileError(
+                    path, "has a name that is not UTF-8", remedy="rename it, with convmv for many"
+                ),
+            )
+        elif path.is_dir():
+            yield from _files_below(path, left_out, (*above, real))
+        elif path.is_file():
+            yield path
+        else:
+            left_out.count("file", "a link to nothing, or no regular file", str(path))
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden: such as `._x.tif` and `.ipynb_checkpoints`."""
+    return name.startswith(".") or name in _HIDDEN
+
+
+def name_fits(path: Path, pattern: str) -> bool:
+    """Return whether a file is named like a pattern.
+
+    Suffixes are compared without regard to capitals, and `.tiff` is `.tif`.
+    """
+    return path.with_name(plain_suffix(path.name)).match(plain_suffix(pattern))
+
+
+def plain_suffix(name: str) -> str:
+    """Return a name or pattern with its suffix in small letters, and `.tif` for `.tiff`."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122  # a pattern is no path
+    return stem + (_SUFFIX if suffix.lower() == ".tiff" else suffix.lower())
+
+
+def refuse_twins(files: Iterable[Path]) -> None:
+    """Make sure that files differ in more than their suffix, which names of tiles lack.
+
+    Raises:
+        DataError: two do not.
+    """
+    seen: dict[PurePath, Path] = {}
+    for path in files:
+        other = seen.setdefault(path.with_suffix(""), path)
+        if other is not path:
+            raise DataError(
+                f"{other} and {path} differ only in their suffix", remedy="rename or remove one"
+            )
+
+
+def _class_files(
+    folder: Path, class_to_idx: dict[str, int], left_out: LeftOut
+) -> Iterator[tuple[Path, int]]:
+    """Yield the files below the folders of the classes; one that does not exist has none."""
+    for name in sorted(class_to_idx):
+        if (folder / name).is_dir():
+            files = files_below(folder / name, left_out)
+            for path in sorted(files, key=lambda path: (str(path.parent), path.name)):
+                yield path, class_to_idx[name]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"folder {folder} cannot be read ({error.strerror})") from error
+
+
+def _count_hidden(path: Path, left_out: LeftOut) -> None:
+    inside = [Path(top, name) for top, _, names in os.walk(path) for name in names]
+    for file in inside if path.is_dir() else [path]:
+        left_out.count("file", "hidden", str(file))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def refuse_idle(settings: DataSettings, *, also: Sequence[str] = ()) -> None:
@@ -286,8 +419,8 @@ def _chosen(
         {
             path.name
             for folder in folders
-            for path in folder.iterdir()
-            if path.is_dir() and not path.name.startswith(".")
+            for path in _entries(folder)
+            if path.is_dir() and not is_hidden(path.name) and _is_text(path.name)
         }
     )
     if not found:

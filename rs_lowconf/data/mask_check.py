@@ -8,6 +8,7 @@ import torch
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.files import SPLITS, Split
+from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.masks import Cut, by_picture, open_pictures, split_cuts, usable_cuts
 from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
 from rs_lowconf.data.tiles import TileError
@@ -24,7 +25,8 @@ class MaskSplit:
     blocks: int
     """Blocks of land that its tiles lie in."""
     left_out: int
-    """Tiles with more nodata than `data.max_nodata`, or without a pixel of known class."""
+    """Tiles with more nodata than `data.max_nodata`, without a pixel of known class, or after a
+    fault of their file."""
     pixels: Mapping[str, int]
     """Pixels by class; where training tiles overlap they count again."""
     unknown: int
@@ -49,6 +51,8 @@ class MaskReport:
     faults: tuple[str, ...]
     """Why files cannot be used, a line each."""
     warnings: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Files and tiles that are not used, with their number, a line for each reason."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -64,13 +68,17 @@ def check_masks(settings: DataSettings) -> MaskReport:
     """
     pictures = open_pictures(settings)
     faults = [str(fault) for fault in pictures.faults]
+    left_out = LeftOut(skip_bad=True)
     if pictures.bands is None:
         empty = MaskSplit(tiles=0, blocks=0, left_out=0, pixels={}, unknown=0, nodata=0)
         splits, statistics = dict.fromkeys(SPLITS, empty), None
     else:
         statistics = BandStatistics(pictures.bands)
-        cuts = split_cuts(settings, pictures.usable)
-        splits = {split: _look_at(own, settings, statistics, faults) for split, own in cuts.items()}
+        cuts = split_cuts(settings, pictures.usable, left_out)
+        splits = {
+            split: _look_at(own, settings, statistics, left_out) for split, own in cuts.items()
+        }
+        faults += [str(fault) for fault in left_out.faults]
     ranges = statistics.ranges() if statistics else {}
     crs: dict[str, int] = {}
     for picture in pictures.usable:
@@ -85,11 +93,12 @@ def check_masks(settings: DataSettings) -> MaskReport:
         splits=splits,
         faults=tuple(dict.fromkeys(faults)),
         warnings=tuple(radiometric_warnings(statistics.bands, ranges) if statistics else ()),
+        left_out=(*pictures.left_out.counted(), *left_out.counted()),
     )
 
 
 def _look_at(
-    cuts: list[Cut], settings: DataSettings, statistics: BandStatistics, faults: list[str]
+    cuts: list[Cut], settings: DataSettings, statistics: BandStatistics, left_out: LeftOut
 ) -> MaskSplit:
     names = class_names(settings)
     bands = statistics.bands
@@ -98,14 +107,14 @@ def _look_at(
     used: list[Cut] = []
     for _, own in by_picture(cuts):
         try:
-            for cut, content in usable_cuts(own, settings):
+            for cut, content in usable_cuts(own, settings, left_out):
                 used.append(cut)
                 counts += torch.bincount(content.mask.flatten(), minlength=UNKNOWN + 1)
                 nodata += int(content.tile.nodata.sum())
                 valid = content.tile.select(bands)[:, ~content.tile.nodata]
                 statistics.add((valid + bands.dn_offset) / bands.scale)
         except TileError as error:
-            faults.append(str(error))
+            left_out.fault("file", error)
     return MaskSplit(
         tiles=len(used),
         blocks=len({cut.block for cut in used}),

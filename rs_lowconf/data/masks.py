@@ -16,6 +16,7 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.blocks import Block, assign, blocks_apart, blocks_at
 from rs_lowconf.data.chips import Chip, chip_name
 from rs_lowconf.data.files import SPLITS, Split, files_in, refuse_idle
+from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.scenes import Scene, footprint
 from rs_lowconf.data.tiles import TileError, read_profile, require_same_bands, used_bands
 from rs_lowconf.data.windows import (
@@ -65,6 +66,8 @@ class Pictures:
     """The bands to use; None when no image can be used."""
     faults: tuple[TileError, ...]
     """Why others cannot be used."""
+    left_out: LeftOut
+    """Files in the folders that are not among them."""
 
 
 class WindowSource:
@@ -184,12 +187,13 @@ def open_masks(settings: DataSettings, split: Split) -> WindowSource:
         DataError: a file cannot be used (unless `skip_bad`), or there is nothing to use.
     """
     pictures = open_pictures(settings)
-    if not settings.skip_bad and pictures.faults:
-        raise pictures.faults[0]
+    left_out = LeftOut(skip_bad=settings.skip_bad)
     for fault in pictures.faults:
-        log.warning("left out: %s", fault)
+        left_out.fault("file", fault)
     cuts = split_cuts(settings, pictures.usable)[split]
-    source = WindowSource(_read_all(cuts, settings), _required(pictures), settings)
+    source = WindowSource(_read_all(cuts, settings, left_out), _required(pictures), settings)
+    for line in (*pictures.left_out.counted(), *left_out.lines()):
+        log.warning("left out: %s", line)
     if len(source) == 0:
         raise DataError(
             f"the {split} split holds no tile with a known class",
@@ -208,9 +212,11 @@ def open_pictures(settings: DataSettings) -> Pictures:
     refuse_idle(settings)
     assert settings.images is not None  # noqa: S101  # the settings are complete
     assert settings.masks is not None  # noqa: S101
-    images = files_in(settings.images, settings.image_name, "image")
-    masks = files_in(settings.masks, settings.mask_name, "mask")
-    faults: list[TileError] = []
+    # Faults are collected here, and raised by those who cannot go on with them.
+    left_out = LeftOut(skip_bad=True)
+    images = files_in(settings.images, settings.image_name, "image", left_out)
+    masks = files_in(settings.masks, settings.mask_name, "mask", left_out)
+    faults = [*left_out.faults]
     usable: list[Picture] = []
     bands: BandSpec | None = None
     for picture in _opened(images, masks, settings, faults):
@@ -223,14 +229,21 @@ def open_pictures(settings: DataSettings) -> Pictures:
             continue
         bands = bands or own
         usable.append(picture)
-    return Pictures(usable=tuple(usable), bands=bands, faults=tuple(faults))
+    return Pictures(usable=tuple(usable), bands=bands, faults=tuple(faults), left_out=left_out)
 
 
-def split_cuts(settings: DataSettings, pictures: Sequence[Picture]) -> dict[Split, list[Cut]]:
+def split_cuts(
+    settings: DataSettings, pictures: Sequence[Picture], left_out: LeftOut | None = None
+) -> dict[Split, list[Cut]]:
     """Return the tiles of each split.
 
     A tile belongs to the block of its centre. A tile that reaches into a block of another
     split is in none: no pixel of land is in two splits.
+
+    Args:
+        settings: of the data.
+        pictures: to cut.
+        left_out: counts tiles that are in none.
 
     Raises:
         DataError: there are too few blocks, or tiles are larger than blocks.
@@ -245,27 +258,43 @@ def split_cuts(settings: DataSettings, pictures: Sequence[Picture]) -> dict[Spli
         counts[cut.block] += 1
         counts.update(dict.fromkeys(corners, 0))
     splits = assign(counts, settings)
-    return {
-        split: [
-            cut
-            for cut, corners in placed[split == "train"]
-            if {splits.get(block) for block in (cut.block, *corners)} == {split}
-        ]
-        for split in SPLITS
-    }
+    found: dict[Split, list[Cut]] = {split: [] for split in SPLITS}
+    for split, cuts in found.items():
+        for cut, corners in placed[split == "train"]:
+            within = {splits.get(block) for block in (cut.block, *corners)}
+            if within == {split}:
+                cuts.append(cut)
+            elif splits.get(cut.block) == split and left_out is not None:
+                left_out.count("tile", "reaches into another split", cut.tile_id)
+    return found
 
 
-def usable_cuts(cuts: Sequence[Cut], settings: DataSettings) -> Iterator[tuple[Cut, Content]]:
+def usable_cuts(
+    cuts: Sequence[Cut], settings: DataSettings, left_out: LeftOut
+) -> Iterator[tuple[Cut, Content]]:
     """Read tiles and yield those with little nodata and a pixel of known class.
+
+    Args:
+        cuts: to read.
+        settings: of the data.
+        left_out: counts the others.
 
     Raises:
         TileError: a file cannot be used.
     """
     for cut in cuts:
         content = content_of(cut.picture, cut.window, settings)
-        empty = float(content.tile.nodata.float().mean())
-        if empty <= settings.max_nodata and bool((content.mask != UNKNOWN).any()):
+        if float(content.tile.nodata.float().mean()) > settings.max_nodata:
+            left_out.count("tile", too_empty(settings), cut.tile_id)
+        elif not (content.mask != UNKNOWN).any():
+            left_out.count("tile", "no pixel of known class", cut.tile_id)
+        else:
             yield cut, content
+
+
+def too_empty(settings: DataSettings) -> str:
+    """Return why a tile with much nodata is left out."""
+    return f"more nodata than data.max_nodata={settings.max_nodata:g}"
 
 
 def by_picture(cuts: Sequence[Cut]) -> list[tuple[Picture, list[Cut]]]:
@@ -276,15 +305,15 @@ def by_picture(cuts: Sequence[Cut]) -> list[tuple[Picture, list[Cut]]]:
     return list(found.values())
 
 
-def _read_all(cuts: Sequence[Cut], settings: DataSettings) -> Iterator[tuple[Cut, Content]]:
+def _read_all(
+    cuts: Sequence[Cut], settings: DataSettings, left_out: LeftOut
+) -> Iterator[tuple[Cut, Content]]:
     """Yield the tiles that can be used, of a bad file those before the fault."""
     for _, own in by_picture(cuts):
         try:
-            yield from usable_cuts(own, settings)
+            yield from usable_cuts(own, settings, left_out)
         except TileError as error:
-            if not settings.skip_bad:
-                raise
-            log.warning("left out: %s", error)
+            left_out.fault("file", error)
 
 
 def _required(pictures: Pictures) -> BandSpec:
@@ -297,7 +326,11 @@ def _opened(
     images: list[Path], masks: list[Path], settings: DataSettings, faults: list[TileError]
 ) -> Iterator[Picture]:
     """Yield the images that can be opened with their masks; add the others to `faults`."""
-    by_name = {chip_name(path, settings.mask_name): path for path in masks}
+    by_name: dict[str, Path] = {}
+    for path in masks if settings.kind == "chips" else ():
+        other = by_name.setdefault(chip_name(path, settings.mask_name), path)
+        if other is not path:
+            faults.append(TileError(path, "is named like another mask", detail=str(other)))
     footprints = []
     if settings.kind == "scenes":
         for path in masks:

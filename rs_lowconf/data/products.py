@@ -62,9 +62,7 @@ class ProductName:
     @property
     def dn_offset(self) -> float | None:
         """What to add to the product's digital numbers; None where the name does not say."""
-        if self.baseline is None or self.baseline == _TOOLBOX:
-            return None
-        return _OFFSET if self.baseline >= _WITH_OFFSET else 0.0
+        return None if self.baseline is None else offset_from(self.baseline)
 
     @property
     def words(self) -> str:
@@ -73,6 +71,13 @@ class ProductName:
             return self.level
         major, minor = self.baseline
         return f"{self.level}, baseline {major:02d}.{minor:02d}"
+
+
+def offset_from(baseline: tuple[int, int]) -> float | None:
+    """Return what to add to digital numbers of a baseline; None where it depends on the user."""
+    if baseline == _TOOLBOX:
+        return None
+    return _OFFSET if baseline >= _WITH_OFFSET else 0.0
 
 
 def product_in(path: PurePath | str) -> ProductName | None:

@@ -117,6 +117,8 @@ def open_split(settings: DataSettings, split: Split) -> MemorySource:
         files.append(file)
         grids.append(tile.profile.grid)
     require_every_class(files, classes, split, settings)
+    for line in dataset.left_out.lines():
+        log.warning("left out: %s", line)
     assert bands is not None  # noqa: S101  # every class has a tile
     return MemorySource(
         pixels=pixels[: len(files)],

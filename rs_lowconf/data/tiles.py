@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,7 +19,7 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec, Level, canonical_name
-from rs_lowconf.data.declared import meaning_of
+from rs_lowconf.data.declared import ContradictionError, Meaning, Statement, meaning_of
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
@@ -31,12 +31,18 @@ class TileError(DataError):
     general = "`rslow data check` lists all such files, data.skip_bad=true leaves them out"
 
     def __init__(
-        self, path: Path, problem: str, *, detail: str = "", expected: str = "", remedy: str = ""
+        self,
+        path: Path | str,
+        problem: str,
+        *,
+        detail: str = "",
+        expected: str = "",
+        remedy: str = "",
     ) -> None:
         """Compose the line.
 
         Args:
-            path: the file.
+            path: the file, or in words what is like a file, such as an item of a catalog.
             problem: what is wrong, in words that are the same for every file with this problem.
             detail: how it shows in this file.
             expected: what was expected instead.
@@ -195,11 +201,18 @@ def unreal_pixels(pixels: Float[Tensor, "c h w"], nodata: Bool[Tensor, "h w"]) -
     return int((~torch.isfinite(pixels).all(dim=0) & ~nodata).sum())
 
 
-def band_spec(settings: DataSettings, profile: FileProfile) -> BandSpec:
+def band_spec(
+    settings: DataSettings, profile: FileProfile, said: Sequence[Statement] = ()
+) -> BandSpec:
     """Describe the bands of a file as it lies on disk.
 
     Descriptions that are band names must agree with `data.file_bands`; with it, others
     (such as "red") are passed over.
+
+    Args:
+        settings: of the data.
+        profile: of the file.
+        said: what others say of the file's numbers.
 
     Raises:
         TileError: the file names other bands than the settings, or nobody names them.
@@ -213,11 +226,11 @@ def band_spec(settings: DataSettings, profile: FileProfile) -> BandSpec:
                 expected="the whole numbers of EuroSAT",
                 remedy="set data.kind=folder for data of your own",
             )
-        return _spec(settings, profile, EUROSAT_ORDER, "L1C")
+        return _spec(settings, profile, EUROSAT_ORDER, said, "L1C")
     described = [_canonical_or_none(text) for text in profile.descriptions]
     if settings.file_bands is not None:
         wanted = tuple(canonical_name(name) for name in settings.file_bands)
-        spec = _spec(settings, profile, wanted, settings.level)
+        spec = _spec(settings, profile, wanted, said)
         if any(name not in (None, due) for name, due in zip(described, wanted, strict=True)):
             raise TileError(
                 profile.path,
@@ -234,7 +247,7 @@ def band_spec(settings: DataSettings, profile: FileProfile) -> BandSpec:
             expected="a band name each, such as B04",
             remedy="list their order in data.file_bands",
         )
-    return _spec(settings, profile, names, settings.level)
+    return _spec(settings, profile, names, said)
 
 
 def used_bands(settings: DataSettings, path: Path, bands: BandSpec) -> BandSpec:
@@ -308,7 +321,11 @@ def require_same_bands(path: Path, own: BandSpec, bands: BandSpec) -> None:
 
 
 def _spec(
-    settings: DataSettings, profile: FileProfile, names: tuple[str, ...], level: Level | None
+    settings: DataSettings,
+    profile: FileProfile,
+    names: tuple[str, ...],
+    said: Sequence[Statement],
+    level: Level | None = None,
 ) -> BandSpec:
     if len(names) != profile.count:
         raise TileError(
@@ -319,13 +336,25 @@ def _spec(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise TileError(profile.path, f"has band {', '.join(twice)} more than once")
-    meaning = meaning_of(settings, ())
+    meaning = file_meaning(settings, profile.path, said)
     return BandSpec(
         names=names,
         level=level or meaning.level,
         scale=meaning.scale,
         dn_offset=meaning.dn_offset,
     )
+
+
+def file_meaning(settings: DataSettings, path: Path, said: Sequence[Statement]) -> Meaning:
+    """Return what the numbers of a file mean.
+
+    Raises:
+        TileError: what is said of them contradicts itself.
+    """
+    try:
+        return meaning_of(settings, said)
+    except ContradictionError as error:
+        raise TileError(path, error.found, expected="one value", remedy=error.remedy) from error
 
 
 def _canonical_or_none(description: str | None) -> str | None:

@@ -92,7 +92,7 @@ def read_content(row: CatalogRow) -> Content:
                 resampling=Resampling.nearest,
             )
         parts.append((part, opened.nodata))
-    return _content(parts)
+    return _content(parts, row.nodata)
 
 
 def _plain_content(row: CatalogRow) -> Content | None:
@@ -107,18 +107,23 @@ def _plain_content(row: CatalogRow) -> Content | None:
     plain = read_plain(Path(row.files[0].href), most_bytes)
     if plain is None or plain.numbers.shape != (len(row.bands), height, width):
         return None
-    return _content([(plain.numbers, plain.nodata)])
+    return _content([(plain.numbers, plain.nodata)], row.nodata)
 
 
-def _content(parts: Sequence[tuple[Numbers, float | None]]) -> Content:
-    """Join the numbers of the files of a tile, given with what each declares as nodata."""
+def _content(parts: Sequence[tuple[Numbers, float | None]], said: float | None) -> Content:
+    """Join the numbers of the files of a tile.
+
+    Args:
+        parts: with what each file declares as nodata.
+        said: what the catalog declares beside that.
+    """
     pixels = [torch.from_numpy(numbers.astype(np.float32)) for numbers, _ in parts]
     nothing = [torch.from_numpy(~numbers.any(axis=0)) for numbers, _ in parts]
     # Zero is nodata only where all files of the image have it.
     empty = reduce(torch.logical_and, nothing)
     for own, none, (_, declared) in zip(pixels, nothing, parts, strict=True):
-        if declared:
-            empty = empty | (nodata_mask(own, declared) & ~none)
+        for value in filter(None, (declared, said)):
+            empty = empty | (nodata_mask(own, value) & ~none)
     return Content(
         pixels=torch.cat(pixels) if len(pixels) > 1 else pixels[0],
         nodata=empty,

@@ -1,7 +1,7 @@
 """One row of a catalog: a window of an image, where it lies, and what its numbers mean."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,10 +12,11 @@ import shapely
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from rs_lowconf.bands import RESOLUTION_M, BandSpec, Level
+from rs_lowconf.bands import RESOLUTION_M, BandSpec
+from rs_lowconf.data.declared import Statement
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
-from rs_lowconf.outlines import degrees, outlines
+from rs_lowconf.outlines import WGS84, degrees, outlines
 
 STAC_VERSION = "1.1.0"
 STAC_EXTENSIONS = (
@@ -60,6 +61,7 @@ SCHEMA = pa.schema(
         ("rslow:bands", pa.list_(pa.string())),
         ("rslow:scale", pa.float64()),
         ("rslow:dn_offset", pa.float64()),
+        ("rslow:nodata", pa.float64()),
         ("rslow:window", pa.list_(pa.int64())),
         ("rslow:valid", pa.float64()),
         ("rslow:sha256", pa.string()),
@@ -76,6 +78,7 @@ REQUIRED = tuple(
     not in (
         "start_datetime",
         "end_datetime",
+        "rslow:nodata",
         "rslow:label",
         "rslow:split",
         "rslow:masks",
@@ -108,11 +111,13 @@ class SourceImage:
     split: str | None = None
     taken: datetime | None = None
     area: shapely.Geometry | None = None
-    """In degrees: only tiles with their centre in it; None takes all."""
-    scale: float | None = None
-    """None: as the settings say."""
-    dn_offset: float | None = None
-    level: Level | None = None
+    """Only tiles with their centre in it; None takes all."""
+    area_crs: str = WGS84
+    """Of `area`: authority code or WKT."""
+    said: tuple[Statement, ...] = ()
+    """What the source says of the numbers."""
+    nodata: float | None = None
+    """The value that the source says is nodata."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +139,8 @@ class CatalogRow:
     """Share of pixels that are not nodata."""
     sha256: str
     """Of the digital numbers in the window, see `reading.checksum`."""
+    nodata: float | None = None
+    """The value of nodata that a catalog of the images declares, beside what files declare."""
     taken: datetime | None = None
     """When the image was taken, in UTC; None when nobody says."""
     before: datetime | None = None
@@ -167,8 +174,8 @@ def to_table(rows: Sequence[CatalogRow]) -> pa.Table:
     numbers, and must not miss the tile.
     """
     corners = np.array([row.corners for row in rows], dtype=np.float64).reshape(-1, 4, 2)
-    footprints = outlines(corners, [row.grid.crs for row in rows])
-    bounds = shapely.bounds(footprints).reshape(-1, 4)
+    shapes = outlines(corners, [row.grid.crs for row in rows])
+    bounds = shapely.bounds(shapes).reshape(-1, 4)
     records = [
         {
             "id": row.tile_id,
@@ -191,6 +198,7 @@ def to_table(rows: Sequence[CatalogRow]) -> pa.Table:
             "rslow:bands": list(row.bands.names),
             "rslow:scale": row.bands.scale,
             "rslow:dn_offset": row.bands.dn_offset,
+            "rslow:nodata": row.nodata,
             "rslow:window": list(row.window),
             "rslow:valid": row.valid,
             "rslow:sha256": row.sha256,
@@ -201,9 +209,7 @@ def to_table(rows: Sequence[CatalogRow]) -> pa.Table:
             if row.mask_classes is None
             else json.dumps({str(value): name for value, name in row.mask_classes.items()}),
         }
-        for row, geometry, box in zip(
-            rows, shapely.to_wkb(footprints), bounds.tolist(), strict=True
-        )
+        for row, geometry, box in zip(rows, shapely.to_wkb(shapes), bounds.tolist(), strict=True)
     ]
     return pa.Table.from_pylist(records, schema=SCHEMA)
 
@@ -218,7 +224,7 @@ def from_table(table: pa.Table) -> list[CatalogRow]:
     for record in table.to_pylist():
         try:
             rows.append(_row(record))
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"row {record.get('id')!r} of the catalog cannot be used ({error})",
                 expected="the columns that `rslow catalog build` writes",
@@ -254,6 +260,7 @@ def _row(record: dict[str, Any]) -> CatalogRow:
         grid=Grid(crs=record["proj:code"], transform=(a, b, c, d, e, f)),
         valid=record["rslow:valid"],
         sha256=record["rslow:sha256"],
+        nodata=record.get("rslow:nodata"),
         taken=None if taken is None else taken.astimezone(UTC),
         before=None if before is None else before.astimezone(UTC),
         label=record.get("rslow:label"),
@@ -271,18 +278,33 @@ def centres(table: pa.Table) -> Float[NDArray[np.float64], "n 2"]:
     Args:
         table: with the columns of `PLACE`.
     """
-    places = zip(
-        table["proj:code"].to_pylist(),
-        table["proj:transform"].to_pylist(),
-        table["proj:shape"].to_pylist(),
-        strict=True,
+    places = list(_places(table))
+    middles = [grid.at(height / 2, width / 2) for grid, height, width in places]
+    xy = np.array(middles, dtype=np.float64).reshape(-1, 2)
+    return degrees(xy, [grid.crs for grid, _, _ in places])
+
+
+def footprints(table: pa.Table) -> pa.Array:
+    """Return the outline of each tile in degrees as WKB.
+
+    Args:
+        table: with the columns of `PLACE`.
+    """
+    places = list(_places(table))
+    corners = [grid.corners(height, width) for grid, height, width in places]
+    shapes = outlines(
+        np.array(corners, dtype=np.float64).reshape(-1, 4, 2), [grid.crs for grid, _, _ in places]
     )
-    middles = [
-        (code, Grid(crs=code, transform=tuple(place[:6])).at(height / 2, width / 2))
-        for code, place, (height, width) in places
-    ]
-    xy = np.array([xy for _, xy in middles], dtype=np.float64).reshape(-1, 2)
-    return degrees(xy, [code for code, _ in middles])
+    return pa.array(shapely.to_wkb(shapes).tolist(), pa.binary())
+
+
+def _places(table: pa.Table) -> Iterator[tuple[Grid, int, int]]:
+    """Yield grid, height and width of each tile."""
+    for code, place, (height, width) in zip(
+        *(table[name].to_pylist() for name in PLACE), strict=True
+    ):
+        a, b, c, d, e, f = place[:6]
+        yield Grid(crs=code, transform=(a, b, c, d, e, f)), height, width
 
 
 def _assets(row: CatalogRow) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """Cuts images into the rows of a catalog. Every tile is read once: for nodata and checksum."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import shapely
 from rasterio.warp import transform as to_crs
@@ -15,8 +15,9 @@ from rs_lowconf.data.catalog.reading import read_content
 from rs_lowconf.data.catalog.rows import BandFile, CatalogRow, SourceImage
 from rs_lowconf.data.catalog.sources import date_in
 from rs_lowconf.data.files import SPLITS
-from rs_lowconf.data.masks import Cut, open_pictures, split_cuts
-from rs_lowconf.data.tiles import FileProfile, TileError, band_spec, read_profile
+from rs_lowconf.data.left_out import LeftOut
+from rs_lowconf.data.masks import Cut, open_pictures, split_cuts, too_empty
+from rs_lowconf.data.tiles import FileProfile, TileError, band_spec, file_meaning, read_profile
 from rs_lowconf.data.windows import grid_at, grid_windows, require_place, require_size
 from rs_lowconf.settings import DataSettings
 
@@ -24,15 +25,30 @@ from rs_lowconf.settings import DataSettings
 _SLACK = 0.01
 
 
-def rows_of(image: SourceImage, settings: DataSettings, collection: str) -> Iterator[CatalogRow]:
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What a build uses and what it leaves out."""
+
+    left_out: LeftOut
+    meanings: Counter[str] = field(default_factory=Counter)
+    """Images by what their numbers mean and who says so."""
+
+
+def rows_of(
+    image: SourceImage, settings: DataSettings, collection: str, account: Account
+) -> Iterator[CatalogRow]:
     """Yield the tiles of an image with enough valid pixels, row by row of its grid.
+
+    Args:
+        image: to cut.
+        settings: of the data.
+        collection: with which the tiles' names begin.
+        account: counts the other tiles, and what the image's numbers mean.
 
     Raises:
         TileError: a file cannot be used.
     """
-    first = read_profile(Path(image.files[0].href))
-    require_place(first)
-    files, bands = _with_bands(image, settings, first)
+    first, files, bands = _opened(image, settings, account)
     side = settings.tile_size
     require_size(first, side)
     for window in grid_windows(first.height, first.width, side, settings.stride or side):
@@ -45,34 +61,42 @@ def rows_of(image: SourceImage, settings: DataSettings, collection: str) -> Iter
             grid=grid_at(first, window.row, window.col),
             valid=0.0,
             sha256="",
+            nodata=image.nodata,
             taken=image.taken,
             before=None if image.taken else _changed(first.path),
             label=image.label,
             split=image.split,
         )
-        if image.area is None or shapely.covers(image.area, _centre(row)):
-            yield from looked_at(row, settings)
+        if image.area is None or _lies_in(row, image):
+            yield from looked_at(row, settings, account.left_out)
+        else:
+            account.left_out.count("tile", "centre outside the outline of its image", row.tile_id)
 
 
-def masked_rows(
-    settings: DataSettings, collection: str
-) -> tuple[list[CatalogRow], list[TileError]]:
-    """Return the tiles of scenes or chips that training and tests see, unread, and bad files.
+def masked_rows(settings: DataSettings, collection: str, left_out: LeftOut) -> list[CatalogRow]:
+    """Return the tiles of scenes or chips that training and tests see, unread.
+
+    Args:
+        settings: of the data.
+        collection: with which the tiles' names begin.
+        left_out: counts the other files and tiles.
 
     Raises:
         SettingsError: a setting has no effect on this kind of data.
         DataError: there is nothing to use, or too few blocks to split.
     """
     pictures = open_pictures(settings)
-    splits = split_cuts(settings, pictures.usable)
-    rows = [
+    for fault in pictures.faults:
+        left_out.fault("image", fault)
+    left_out.add(pictures.left_out)
+    splits = split_cuts(settings, pictures.usable, left_out)
+    return [
         _masked_row(cut, split, settings, collection) for split in SPLITS for cut in splits[split]
     ]
-    return rows, list(pictures.faults)
 
 
-def looked_at(row: CatalogRow, settings: DataSettings) -> Iterator[CatalogRow]:
-    """Yield a row with checksum and valid share, or nothing where it has too much nodata.
+def looked_at(row: CatalogRow, settings: DataSettings, left_out: LeftOut) -> Iterator[CatalogRow]:
+    """Yield a row with checksum and valid share, or count it where it has too much nodata.
 
     Raises:
         TileError: a file cannot be read.
@@ -81,6 +105,8 @@ def looked_at(row: CatalogRow, settings: DataSettings) -> Iterator[CatalogRow]:
     empty = float(content.nodata.float().mean())
     if empty <= settings.max_nodata:
         yield replace(row, valid=1.0 - empty, sha256=content.sha256)
+    else:
+        left_out.count("tile", too_empty(settings), row.tile_id)
 
 
 def _masked_row(cut: Cut, split: str, settings: DataSettings, collection: str) -> CatalogRow:
@@ -104,31 +130,43 @@ def _masked_row(cut: Cut, split: str, settings: DataSettings, collection: str) -
     )
 
 
-def _with_bands(
-    image: SourceImage, settings: DataSettings, first: FileProfile
-) -> tuple[tuple[BandFile, ...], BandSpec]:
-    """Return the files with their bands, and what their numbers mean."""
-    said = {"level": image.level, "scale": image.scale, "dn_offset": image.dn_offset}
-    known: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
-    if len(image.files) == 1 and not image.files[0].bands:
-        spec = band_spec(settings, first)
-        return (replace(image.files[0], bands=spec.names),), replace(spec, **known)
-    spec = BandSpec(
-        names=tuple(name for file in image.files for name in file.bands),
-        level=settings.level,
-        scale=settings.scale,
-        dn_offset=settings.dn_offset,
-    )
-    for file in image.files:
-        profile = first if file is image.files[0] else read_profile(Path(file.href))
-        if len(file.bands) != profile.count:
+def _opened(
+    image: SourceImage, settings: DataSettings, account: Account
+) -> tuple[FileProfile, tuple[BandFile, ...], BandSpec]:
+    """Return the header of the file with the finest pixels, all files in order, and the bands."""
+    opened = [(read_profile(Path(file.href)), file) for file in image.files]
+    for profile, file in opened:
+        require_place(profile)
+        if file.bands and len(file.bands) != profile.count:
             raise TileError(
                 profile.path,
                 f"has {profile.count} bands",
                 expected=f"{len(file.bands)}: {' '.join(file.bands)}",
             )
+    # In the order of the bands, whatever order the source has; the finest pixels first.
+    opened.sort(key=lambda pair: (_pixel(pair[0]), pair[1].bands))
+    first = opened[0][0]
+    for profile, _ in opened[1:]:
         _require_same_ground(first, profile)
-    return image.files, replace(spec, **known)
+    meaning = file_meaning(settings, first.path, image.said)
+    account.meanings[meaning.why] += 1
+    if not image.files[0].bands:
+        spec = band_spec(settings, first, image.said)
+        return first, (replace(image.files[0], bands=spec.names),), spec
+    files = tuple(file for _, file in opened)
+    spec = BandSpec(
+        names=tuple(name for file in files for name in file.bands),
+        level=meaning.level,
+        scale=meaning.scale,
+        dn_offset=meaning.dn_offset,
+    )
+    return first, files, spec
+
+
+def _pixel(profile: FileProfile) -> float:
+    assert profile.grid is not None  # noqa: S101  # `require_place`
+    # Pixels of files of one image differ by factors, not by rounding.
+    return float(f"{profile.grid.transform[0]:.6g}")
 
 
 def _require_same_ground(first: FileProfile, other: FileProfile) -> None:
@@ -160,7 +198,9 @@ def _changed(path: Path) -> datetime:
     return datetime.fromtimestamp(stamp, tz=UTC).replace(microsecond=0)
 
 
-def _centre(row: CatalogRow) -> shapely.Point:
-    x, y = ((row.corners[0][axis] + row.corners[2][axis]) / 2 for axis in (0, 1))
-    (east,), (north,) = to_crs(row.grid.crs, "EPSG:4326", [x], [y])
-    return shapely.Point(east, north)
+def _lies_in(row: CatalogRow, image: SourceImage) -> bool:
+    """Return whether the centre of a tile lies in the outline of its image."""
+    height, width = row.window[2:]
+    x, y = row.grid.at(height / 2, width / 2)
+    (east,), (north,) = to_crs(row.grid.crs, image.area_crs, [x], [y])
+    return bool(shapely.covers(image.area, shapely.Point(east, north)))

@@ -1,20 +1,28 @@
 """Where the tiles of a catalog come from: files on disk, a GeoPackage of files, a static STAC."""
 
+import datetime as dt
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import geopandas
-import pandas
+import pyogrio
+import shapely
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio.crs import CRS
+from shapely.errors import ShapelyError
 
+from rs_lowconf.data.catalog.items import ItemError, described
 from rs_lowconf.data.catalog.rows import BandFile, SourceImage
 from rs_lowconf.data.catalog.stac import items_of
-from rs_lowconf.data.check import list_splits
+from rs_lowconf.data.check import left_out_of, list_splits
+from rs_lowconf.data.declared import Statement
 from rs_lowconf.data.files import files_in, refuse_idle
+from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.outlines import WGS84, split_at_180
 from rs_lowconf.settings import DataSettings
 
 #: The column that names the file: gdaltindex calls it location.
@@ -25,8 +33,12 @@ _STAMPS = (
 )
 
 
-def list_images(settings: DataSettings) -> Iterator[SourceImage]:
+def list_images(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
     """Yield the images of a source without masks, in an order that does not change.
+
+    Args:
+        settings: of the data.
+        left_out: counts files, rows and items that are not used.
 
     Raises:
         SettingsError: no data are set, or a setting has no effect on this kind of data.
@@ -39,7 +51,7 @@ def list_images(settings: DataSettings) -> Iterator[SourceImage]:
             "a catalog needs tiles and none are set (data.kind is none)",
             expected="data.kind eurosat, folder, scenes, chips, images, geopackage or stac",
         )
-    yield from kinds.get(settings.kind, _labelled)(settings)
+    yield from kinds.get(settings.kind, _labelled)(settings, left_out)
 
 
 def date_in(name: str) -> datetime | None:
@@ -54,8 +66,10 @@ def date_in(name: str) -> datetime | None:
     return None
 
 
-def _labelled(settings: DataSettings) -> Iterator[SourceImage]:
-    for listing in list_splits(settings):
+def _labelled(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
+    listings = list_splits(settings)
+    left_out.add(left_out_of(listings))
+    for listing in listings:
         for file in listing.files:
             yield SourceImage(
                 name=file.tile_id,
@@ -66,10 +80,10 @@ def _labelled(settings: DataSettings) -> Iterator[SourceImage]:
             )
 
 
-def _folder(settings: DataSettings) -> Iterator[SourceImage]:
+def _folder(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
     assert settings.images is not None  # noqa: S101  # the settings are complete
     root = settings.images.expanduser()
-    for path in files_in(root, settings.image_name, "image"):
+    for path in files_in(root, settings.image_name, "image", left_out):
         yield SourceImage(
             name=path.relative_to(root).with_suffix("").as_posix(),
             files=(BandFile(href=str(path.absolute()), bands=()),),
@@ -77,49 +91,82 @@ def _folder(settings: DataSettings) -> Iterator[SourceImage]:
         )
 
 
-def _geopackage(settings: DataSettings) -> Iterator[SourceImage]:
+def _geopackage(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
     """Yield a layer's rows; a relative path starts at the GeoPackage's folder."""
     path = settings.root.expanduser()
     if not path.is_file():
         raise DataError(f"there is no GeoPackage {path}", remedy="correct data.root")
     try:
-        layer = geopandas.read_file(path, layer=settings.layer)
+        # Not as a data frame, which makes 1.0 of a 1 beside a missing value.
+        meta, layer = pyogrio.read_arrow(path, layer=settings.layer)
     except (DataSourceError, DataLayerError) as error:
         raise DataError(
             f"{path} cannot be read ({' '.join(str(error).split())})",
             expected="a GeoPackage" + (f" with layer {settings.layer}" if settings.layer else ""),
         ) from error
-    column = next((name for name in _PATH_COLUMNS if name in layer.columns), None)
+    shape = meta["geometry_name"] or "wkb_geometry"
+    names = [name for name in layer.column_names if name != shape]
+    column = next((name for name in _PATH_COLUMNS if name in names), None)
     if column is None or not len(layer):
         raise DataError(
-            f"{path} names no files (columns {', '.join(layer.columns)}, {len(layer)} rows)",
-            expected=f"a row an image, its path in column {' or '.join(_PATH_COLUMNS)}",
+            f"{path} names no files (columns {', '.join(names)}, {len(layer)} rows)",
+            expected=f"one row per image, its path in column {' or '.join(_PATH_COLUMNS)}",
         )
-    outlines = layer.geometry.to_crs("EPSG:4326") if layer.crs is not None else layer.geometry
-    for index, record in enumerate(layer.drop(columns="geometry").to_dict("records")):
-        href = Path(str(record[column]))
-        area = outlines.iloc[index]
-        yield SourceImage(
-            name=str(record.get("id") or href.with_suffix("").as_posix().lstrip("/")),
-            files=(BandFile(href=str((path.parent / href).absolute()), bands=()),),
-            label=_text(record.get("label")),
-            split=_text(record.get("split")),
-            taken=_time(record.get("datetime")) or date_in(href.name),
-            area=None if area is None or area.is_empty else area,
-            dn_offset=_number(record.get("dn_offset")),
-        )
+    for number, record in enumerate(layer.to_pylist(), start=1):
+        try:
+            row = _Row.model_validate({**record, "path": record[column]})
+            area = shapely.from_wkb(record.get(shape))
+        except (ValidationError, ShapelyError) as error:
+            reason = described(error) if isinstance(error, ValidationError) else str(error)
+            left_out.fault("image", ItemError(f"{path}, row {number},", "is bad", detail=reason))
+            continue
+        yield _image_of(row, area, meta["crs"], path.parent)
 
 
-def _text(value: Any) -> str | None:
-    return None if pandas.isna(value) else str(value)
+class _Row(BaseModel):
+    """A row of a GeoPackage, checked."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
+
+    path: str = Field(min_length=1)
+    id: str | None = None
+    label: str | None = None
+    split: str | None = None
+    datetime: dt.datetime | dt.date | None = None
+    dn_offset: FiniteFloat | None = None
+
+    @field_validator("id", "label", "split", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """Return 1 for 1.0: whole numbers in a column of real ones."""
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _number(value: Any) -> float | None:
-    return None if pandas.isna(value) else float(value)
+def _image_of(
+    row: _Row, area: shapely.Geometry | None, crs: str | None, folder: Path
+) -> SourceImage:
+    href = Path(row.path)
+    # Without a CRS the outlines are taken as degrees.
+    degrees = crs is None or CRS.from_user_input(crs).is_geographic
+    if area is not None and not area.is_empty and degrees:
+        area = split_at_180(area)
+    offset = row.dn_offset
+    return SourceImage(
+        name=row.id or href.with_suffix("").as_posix().lstrip("/"),
+        files=(BandFile(href=str((folder / href).absolute()), bands=()),),
+        label=row.label,
+        split=row.split,
+        taken=_time(row.datetime) or date_in(href.name),
+        area=None if area is None or area.is_empty else area,
+        area_crs=crs or WGS84,
+        said=()
+        if offset is None
+        else (Statement(quantity="dn_offset", value=offset, by="column dn_offset"),),
+    )
 
 
-def _time(value: Any) -> datetime | None:
-    if pandas.isna(value):
+def _time(value: dt.datetime | dt.date | None) -> datetime | None:
+    if value is None:
         return None
-    stamp: datetime = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    return stamp.replace(tzinfo=UTC) if stamp.tzinfo is None else stamp.astimezone(UTC)
+    time = value if isinstance(value, datetime) else datetime.combine(value, dt.time())
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -3,27 +3,33 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rs_lowconf.data.catalog.rows import REQUIRED, SCHEMA
+from rs_lowconf.data.catalog.rows import PLACE, REQUIRED, SCHEMA, footprints
 from rs_lowconf.errors import DataError
 from rs_lowconf.runs import replacing
 
-FORMAT = 1
+FORMAT = 2
+"""2: `rslow:nodata`."""
 #: Rows of a row group: what a reader has to unpack for a single row.
 GROUP = 20_000
 _OWN = b"rs_lowconf"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+_DEGREES = (("OGC", "CRS84"), ("EPSG", 4326))
+_EXPECTED = "the columns that `rslow catalog build` writes"
 
 
 def write_catalog(path: Path, tables: Iterable[pa.Table]) -> int:
     """Write tables of `SCHEMA` one after another as one catalog, and return the rows.
 
-    Paths below the catalog's folder are written relative to it: they move with it.
+    Paths below the catalog's folder are written relative to it, also where links lead there: they
+    move with it.
 
     Raises:
         DataError: two rows have the same id, or there is none.
@@ -31,12 +37,12 @@ def write_catalog(path: Path, tables: Iterable[pa.Table]) -> int:
     """
     seen: set[str] = set()
     bounds = [180.0, 90.0, -180.0, -90.0]
-    home = path.parent.resolve()
+    relative = partial(_relative, home=path.parent, folders={})
     with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
         for table in _regrouped(tables):
             _add_ids(seen, table)
             _widen(bounds, table)
-            writer.write_table(_relative(table.cast(SCHEMA), home))
+            writer.write_table(_with_paths(table.cast(SCHEMA), relative))
         if not seen:
             raise DataError("the catalog would hold no tile")
         writer.add_key_value_metadata({"geo": _geo(bounds), _OWN.decode(): _header()})
@@ -64,19 +70,19 @@ class Catalog:
                 f"{path} is no Parquet file, or a damaged one ({' '.join(str(error).split())})",
                 remedy="make it again with `rslow catalog build`",
             ) from error
-        own = (self._file.metadata.metadata or {}).get(_OWN)
-        if own is not None and json.loads(own)["format"] > FORMAT:
+        metadata = self._file.metadata.metadata or {}
+        number = _said(metadata, _OWN, "format")
+        if isinstance(number, int) and number > FORMAT:
             raise DataError(
-                f"catalog {path} has format {json.loads(own)['format']}",
+                f"catalog {path} has format {number}",
                 expected=f"at most {FORMAT}",
                 remedy="upgrade rs_lowconf",
             )
-        missing = [name for name in REQUIRED if name not in self._file.schema_arrow.names]
+        self._names = self._file.schema_arrow.names
+        missing = [name for name in REQUIRED if name not in self._names]
         if missing:
-            raise DataError(
-                f"{path} lacks the columns {', '.join(missing)}",
-                expected="the columns that `rslow catalog build` writes",
-            )
+            raise DataError(f"{path} lacks the columns {', '.join(missing)}", expected=_EXPECTED)
+        self._in_degrees = _in_degrees(metadata)
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -97,15 +103,22 @@ class Catalog:
             columns: only these; columns that the file lacks are null.
         """
         wanted = list(columns or SCHEMA.names)
-        present = [name for name in wanted if name in self._file.schema_arrow.names]
+        read = set(wanted)
+        if "geometry" in read and not self._in_degrees:
+            read |= set(PLACE)
+        present = [name for name in SCHEMA.names if name in read & set(self._names)]
         home = self.path.parent.resolve()
-        for batch in self._file.iter_batches(batch_size=GROUP, columns=present):
-            table = pa.Table.from_batches([batch])
-            for name in wanted:
-                if name not in present:
-                    nothing = pa.nulls(len(table), SCHEMA.field(name).type)
-                    table = table.append_column(name, nothing)
-            yield _absolute(table.select(wanted), home)
+        try:
+            for batch in self._file.iter_batches(batch_size=GROUP, columns=present):
+                table = _conformed(pa.Table.from_batches([batch]), wanted)
+                if "geometry" in read and not self._in_degrees:
+                    index = table.column_names.index("geometry")
+                    table = table.set_column(index, SCHEMA.field("geometry"), [footprints(table)])
+                yield _with_paths(table.select(wanted), partial(_absolute, home=home))
+        except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.path} cannot be read ({' '.join(str(error).split())})", expected=_EXPECTED
+            ) from error
 
 
 def merge(path: Path, catalogs: Sequence[Catalog]) -> int:
@@ -154,7 +167,7 @@ def _geo(bounds: Sequence[float]) -> str:
     """Return GeoParquet 1.1's metadata; without `crs` it is longitude and latitude, WGS 84."""
     column = {
         "encoding": "WKB",
-        "geometry_types": ["Polygon"],
+        "geometry_types": ["Polygon", "MultiPolygon"],
         "bbox": list(bounds),
         "covering": {"bbox": {side: ["bbox", side] for side in _SIDES}},
     }
@@ -167,23 +180,82 @@ def _header() -> str:
     return json.dumps({"format": FORMAT})
 
 
-def _relative(table: pa.Table, home: Path) -> pa.Table:
-    before = f"{home}{os.sep}"
+def _relative(hrefs: pa.Array, home: Path, folders: dict[str, str]) -> pa.Array:
+    """Return paths relative to the catalog's folder where they lie below it.
 
-    def changed(hrefs: pa.Array) -> pa.Array:
-        below = pc.starts_with(hrefs, before)
-        return pc.if_else(below, pc.utf8_slice_codeunits(hrefs, len(before)), hrefs)
+    Args:
+        hrefs: absolute.
+        home: the catalog's folder.
+        folders: of files, without links; those seen before are not looked up again.
+    """
+    real = f"{home.resolve()}{os.sep}"
+    places = (f"{home.absolute()}{os.sep}", real)
 
-    return _with_paths(table, changed)
+    def shortened(href: str) -> str:
+        # GDAL's virtual paths begin with a slash, too.
+        if not href.startswith(os.sep) or href.startswith("/vsi"):
+            return href
+        for place in places:
+            rest = href.removeprefix(place)
+            if rest != href and ".." not in Path(rest).parts:
+                return rest
+        folder, name = os.path.split(href)
+        if folder not in folders:
+            folders[folder] = os.path.join(os.path.realpath(folder), "")  # noqa: PTH118
+        whole = folders[folder] + name
+        return whole.removeprefix(real) if whole.startswith(real) else href
+
+    encoded = hrefs.dictionary_encode()
+    paths = [shortened(href) for href in encoded.dictionary.to_pylist()]
+    return pa.array(paths, pa.string()).take(encoded.indices)
 
 
-def _absolute(table: pa.Table, home: Path) -> pa.Table:
-    def changed(hrefs: pa.Array) -> pa.Array:
-        # GDAL's virtual paths begin with a slash, URLs have a scheme.
-        whole = pc.or_(pc.starts_with(hrefs, "/"), pc.match_substring(hrefs, "://"))
-        return pc.if_else(whole, hrefs, pc.binary_join_element_wise(f"{home}", hrefs, os.sep))
+def _absolute(hrefs: pa.Array, home: Path) -> pa.Array:
+    # GDAL's virtual paths begin with a slash, URLs have a scheme.
+    whole = pc.or_(pc.starts_with(hrefs, "/"), pc.match_substring(hrefs, "://"))
+    return pc.if_else(whole, hrefs, pc.binary_join_element_wise(f"{home}", hrefs, os.sep))
 
-    return _with_paths(table, changed)
+
+def _conformed(table: pa.Table, wanted: Sequence[str]) -> pa.Table:
+    """Return columns in the types of `SCHEMA`, whatever library wrote them.
+
+    Columns that the table lacks are null.
+    """
+    for name in wanted:
+        field = SCHEMA.field(name)
+        if name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    for index, name in enumerate(table.column_names):
+        column, field = table[name], SCHEMA.field(name)
+        if column.type == field.type:
+            continue
+        if isinstance(column.type, pa.BaseExtensionType):
+            column = column.combine_chunks().storage
+        if pa.types.is_nested(field.type):
+            # Parts of records may be missing, in another order or null throughout.
+            column = pa.array(column.to_pylist(), field.type)
+        table = table.set_column(index, field, column.cast(field.type, safe=False))
+    return table
+
+
+def _said(metadata: dict[bytes, bytes], key: bytes, *names: str) -> Any:
+    """Return a value of the JSON in a file's metadata; None where there is none."""
+    try:
+        value = json.loads(metadata.get(key, b"{}"))
+    except ValueError:
+        return None
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _in_degrees(metadata: dict[bytes, bytes]) -> bool:
+    """Return whether the outlines are in degrees; without a word on it they are."""
+    column = _said(metadata, b"geo", "columns", "geometry")
+    if not isinstance(column, dict) or "crs" not in column:
+        return True
+    code = column["crs"].get("id") if isinstance(column["crs"], dict) else None
+    return isinstance(code, dict) and (code.get("authority"), code.get("code")) in _DEGREES
 
 
 def _with_paths(table: pa.Table, changed: Callable[[pa.Array], pa.Array]) -> pa.Table:

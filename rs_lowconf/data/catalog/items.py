@@ -1,0 +1,327 @@
+"""Items of STACs as they are in the world: static catalogs, item collections, GeoParquet.
+
+Documents of STAC 1.0 and 1.1 are read as plain JSON and checked by models. A reader that resolves
+links by itself ends at the first that is dead; here each bad item is one line.
+"""
+
+import datetime as dt
+import json
+import os
+from collections.abc import Iterator, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urljoin, urlsplit
+from urllib.request import url2pathname, urlopen
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from rs_lowconf.data.left_out import LeftOut
+from rs_lowconf.data.tiles import TileError
+from rs_lowconf.errors import DataError
+
+_SECONDS = 60
+"""That a server may take to answer."""
+
+#: What GDAL calls files of object stores.
+_STORES = {"s3": "/vsis3/", "gs": "/vsigs/"}
+
+
+class ItemError(TileError):
+    """One item that cannot be used; `data.skip_bad` leaves it out."""
+
+    general = "data.skip_bad=true leaves such items out"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Numbers(_Model):
+    """What STAC may say of numbers: of a band, of an asset, or of all assets of an item."""
+
+    scale: FiniteFloat | None = Field(None, validation_alias=AliasChoices("raster:scale", "scale"))
+    offset: FiniteFloat | None = Field(
+        None, validation_alias=AliasChoices("raster:offset", "offset")
+    )
+    nodata: float | None = None
+    data_type: str | None = None
+
+
+class Band(Numbers):
+    """A band object of STAC 1.1, or of the eo or raster extension of 1.0."""
+
+    name: str | None = None
+    common_name: str | None = Field(
+        None, validation_alias=AliasChoices("eo:common_name", "common_name")
+    )
+    resolution: FiniteFloat | None = Field(
+        None,
+        validation_alias=AliasChoices("raster:spatial_resolution", "spatial_resolution", "gsd"),
+    )
+
+
+class Asset(_Model):
+    """A file of an item."""
+
+    href: str
+    type: str | None = None
+    roles: tuple[str, ...] | None = None
+    gsd: FiniteFloat | None = None
+    bands: tuple[Band, ...] | None = None
+    eo_bands: tuple[Band, ...] | None = Field(None, alias="eo:bands")
+    raster_bands: tuple[Band, ...] | None = Field(None, alias="raster:bands")
+    # Of the raster extension alone: `scale` of an asset may mean anything.
+    scale: FiniteFloat | None = Field(None, alias="raster:scale")
+    offset: FiniteFloat | None = Field(None, alias="raster:offset")
+    nodata: float | None = None
+    data_type: str | None = None
+
+    @property
+    def named(self) -> tuple[Band, ...]:
+        """The objects that name the bands."""
+        return self.bands or self.eo_bands or ()
+
+    @property
+    def numbers(self) -> tuple[Numbers, ...]:
+        """What is said of the numbers of each band; where bands say nothing, of all."""
+        own = self.raster_bands or self.bands or (Numbers(),)
+        mine = ("scale", "offset", "nodata", "data_type")
+        return tuple(
+            Numbers.model_validate(
+                {
+                    name: getattr(band, name) if getattr(band, name) is not None else value
+                    for name, value in ((name, getattr(self, name)) for name in mine)
+                }
+            )
+            for band in own
+        )
+
+
+class Link(_Model):
+    """A link to another document."""
+
+    rel: str
+    href: str
+    method: str = "GET"
+
+
+class Properties(_Model):
+    """Properties of an item; further ones are in `model_extra`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    datetime: dt.datetime | None = None
+    start_datetime: dt.datetime | None = None
+    scale: FiniteFloat | None = Field(None, alias="raster:scale")
+    offset: FiniteFloat | None = Field(None, alias="raster:offset")
+
+    def text(self, name: str) -> str | None:
+        """Return a property that is text; None where there is none."""
+        value = (self.model_extra or {}).get(name)
+        return value if isinstance(value, str) and value else None
+
+
+class Item(_Model):
+    """An item, checked."""
+
+    type: Literal["Feature"]
+    id: str = Field(min_length=1)
+    collection: str | None = None
+    geometry: dict[str, Any] | None = None
+    properties: Properties
+    assets: dict[str, Asset]
+    links: tuple[Link, ...] = ()
+
+
+def read_items(path: Path, left_out: LeftOut) -> Iterator[tuple[str, Item]]:
+    """Yield the items of a STAC, each with the address that its relative paths start from.
+
+    Args:
+        path: a catalog, a collection, an item, an item collection, or items as GeoParquet.
+        left_out: counts items that cannot be read.
+
+    Raises:
+        DataError: it is none of these, or, unless faults are left out, an item is bad.
+    """
+    found = _table_items(path) if path.suffix.lower() == ".parquet" else _linked(path, left_out)
+    for address, where, values in found:
+        try:
+            yield address, Item.model_validate(values)
+        except ValidationError as error:
+            left_out.fault("item", ItemError(where, "is no STAC item", detail=described(error)))
+
+
+def location(href: str, address: str) -> str:
+    """Return the path by which GDAL opens what an item's href names.
+
+    Args:
+        href: absolute, or relative to `address`.
+        address: path or URL of the item's document.
+    """
+    whole = href if "://" in href or not _is_url(address) else urljoin(address, href)
+    parts = urlsplit(whole) if "://" in whole else None
+    if parts is None:
+        path = Path(address).parent / whole
+        plain = Path(address).parent / unquote(whole)
+        return str((plain if plain.exists() and not path.exists() else path).absolute())
+    if parts.scheme == "file":
+        return url2pathname(parts.path)
+    if parts.scheme in _STORES:
+        return f"{_STORES[parts.scheme]}{parts.netloc}{parts.path}"
+    return f"/vsicurl/{whole}"
+
+
+def described(error: ValidationError) -> str:
+    """Return the first fault that a model finds, in words."""
+    first, *more = error.errors()
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" + (f" and {len(more)} more" if more else "")
+
+
+_Found = tuple[str, str, Any]
+"""Address that relative paths start from, what to call the item in a message, its values."""
+
+
+def _linked(path: Path, left_out: LeftOut) -> Iterator[_Found]:
+    """Yield what may be items, in the order of the links."""
+    root = str(path.absolute())
+    try:
+        waiting, seen = [(root, _document(root))], {root}
+    except ItemError as error:
+        raise _no_stac(path, error.detail) from error
+    if not isinstance(waiting[0][1], Mapping) or not waiting[0][1].keys() & {"type", "links"}:
+        raise _no_stac(path, "it has neither type nor links")
+    while waiting:
+        href, document = waiting.pop()
+        if isinstance(document, Mapping) and document.get("type") == "FeatureCollection":
+            yield from _features(href, document)
+        elif not isinstance(document, Mapping) or document.get("type") == "Feature":
+            yield href, href, document
+        following = []
+        for link in _links(document):
+            target = _joined(href, link.href)
+            if not _leads_on(link, target, left_out):
+                continue
+            if target in seen:
+                continue
+            seen.add(target)
+            try:
+                following.append((target, _document(target)))
+            except ItemError as error:
+                left_out.fault("item", error)
+        waiting.extend(reversed(following))
+
+
+def _leads_on(link: Link, target: str, left_out: LeftOut) -> bool:
+    """Return whether there are items behind a link, and count pages that are not fetched."""
+    if link.rel in ("item", "child"):
+        return True
+    if link.rel not in ("next", "items"):
+        return False
+    if link.rel == "next" and link.method == "GET" and not _is_url(target):
+        return True
+    left_out.count("page", f"named by a link rel={link.rel}, not fetched", target)
+    return False
+
+
+def _features(href: str, document: Mapping[str, Any]) -> Iterator[_Found]:
+    features = document.get("features")
+    for number, values in enumerate(features if isinstance(features, list) else ()):
+        name = values.get("id", number) if isinstance(values, Mapping) else number
+        # A static copy of an answer: relative paths start where the item came from.
+        own = (link.href for link in _links(values) if link.rel == "self")
+        address = next((own for own in own if _is_url(own) or own.startswith("/")), href)
+        yield address, f"{href}, item {name},", values
+
+
+def _links(document: Any) -> Iterator[Link]:
+    links = document.get("links") if isinstance(document, Mapping) else None
+    for values in links if isinstance(links, list) else ():
+        try:
+            yield Link.model_validate(values)
+        except ValidationError:
+            # Of links that are no links nothing is known that could be missing.
+            continue
+
+
+def _table_items(path: Path) -> Iterator[_Found]:
+    """Yield items of a table that stac-geoparquet or geopandas wrote."""
+    try:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        missing = [name for name in ("id", "assets", "geometry") if name not in names]
+        if missing:
+            raise _no_stac(path, f"it lacks the columns {', '.join(missing)}")
+        if "rslow:window" in names:
+            raise DataError(
+                f"{path} is a catalog of tiles already",
+                remedy="set catalog.path to it; nothing has to be built",
+            )
+        for batch in file.iter_batches(batch_size=1000):
+            for record in pa.Table.from_batches([batch]).to_pylist():
+                yield str(path.absolute()), f"{path}, item {record['id']},", _as_item(record)
+    except (pa.ArrowException, OSError) as error:
+        raise _no_stac(path, str(error)) from error
+
+
+def _as_item(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON of an item, whose properties are columns of the table."""
+    values = _without_nulls(record)
+    wkb = values.pop("geometry", None)
+    top = {name: values.pop(name) for name in ("id", "collection", "assets") if name in values}
+    shape = None if wkb is None else json.loads(shapely.to_geojson(shapely.from_wkb(wkb)))
+    for name in ("type", "bbox", "links", "stac_version", "stac_extensions"):
+        values.pop(name, None)
+    return {"type": "Feature", **top, "geometry": shape, "properties": values}
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return records without the fields that Parquet adds to make all records alike."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(own) for name, own in value.items() if own is not None}
+    if isinstance(value, list):
+        return [_without_nulls(own) for own in value]
+    return value
+
+
+def _document(href: str) -> Any:
+    """Read JSON.
+
+    Raises:
+        ItemError: it cannot be read.
+    """
+    try:
+        if _is_url(href):
+            with urlopen(href, timeout=_SECONDS) as answer:  # noqa: S310  # http and https alone
+                return json.loads(answer.read())
+        return json.loads(Path(href).read_bytes())
+    except (OSError, ValueError, RecursionError, HTTPException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ItemError(href, "cannot be read", detail=reason, expected="JSON") from error
+
+
+def _joined(address: str, href: str) -> str:
+    if _is_url(href):
+        return href
+    if href.startswith("file://"):
+        return url2pathname(urlsplit(href).path)
+    if _is_url(address):
+        return urljoin(address, href)
+    return os.path.normpath(Path(address).parent / href)
+
+
+def _is_url(href: str) -> bool:
+    return href.startswith(("http://", "https://"))
+
+
+def _no_stac(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"{path} is no STAC ({' '.join(reason.split())})",
+        expected="the catalog.json or collection.json of a static STAC, an item collection, or "
+        "items as GeoParquet",
+        remedy="set data.root to that file",
+    )

@@ -1,0 +1,87 @@
+"""What is left out of a source, counted by reason: nothing is missing without a word."""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from rs_lowconf.data.tiles import TileError
+
+Kind = Literal["file", "item", "asset", "image", "page", "tile"]
+
+_EXAMPLES = 3
+
+
+class LeftOut:
+    """Counts what is left out; a fault ends the work unless `data.skip_bad` leaves faults out."""
+
+    def __init__(self, *, skip_bad: bool) -> None:
+        """Start with nothing left out."""
+        self._skip_bad = skip_bad
+        self._faults: dict[Kind, list[TileError]] = {}
+        self._counts: dict[tuple[Kind, str], int] = {}
+        self._examples: dict[tuple[Kind, str], list[str]] = {}
+
+    def count(self, kind: Kind, reason: str, name: str, number: int = 1) -> None:
+        """Count things that are left out on purpose.
+
+        Args:
+            kind: what they are.
+            reason: why, in words that stand after "1 file:".
+            name: of the first, as an example.
+            number: how many.
+        """
+        key = (kind, reason)
+        self._counts[key] = self._counts.get(key, 0) + number
+        examples = self._examples.setdefault(key, [])
+        if len(examples) < _EXAMPLES:
+            examples.append(name)
+
+    def fault(self, kind: Kind, error: TileError) -> None:
+        """Keep a fault for the report.
+
+        Raises:
+            TileError: faults are not to be left out.
+        """
+        if not self._skip_bad:
+            raise error
+        self._faults.setdefault(kind, []).append(error)
+
+    def add(self, other: "LeftOut") -> None:
+        """Count what another one has counted."""
+        for (kind, reason), number in other._counts.items():
+            first, *more = other._examples[kind, reason]
+            self.count(kind, reason, first, number)
+            room = _EXAMPLES - len(self._examples[kind, reason])
+            self._examples[kind, reason] += more[:room]
+        for kind, errors in other._faults.items():
+            self._faults.setdefault(kind, []).extend(errors)
+
+    @property
+    def faults(self) -> tuple[TileError, ...]:
+        """What cannot be used."""
+        return tuple(error for errors in self._faults.values() for error in errors)
+
+    def number(self, kind: Kind) -> int:
+        """Return how many things of a kind are left out, those with faults among them."""
+        counted = sum(number for (own, _), number in self._counts.items() if own == kind)
+        return counted + len(self._faults.get(kind, ()))
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each reason, and one for each fault."""
+        yield from self.counted()
+        yield from map(str, self.faults)
+
+    def counted(self) -> Iterator[str]:
+        """Yield a line for each reason that is no fault."""
+        for (kind, reason), number in self._counts.items():
+            examples = self._examples[kind, reason]
+            more = ", ..." if number > len(examples) else ""
+            plural = "" if number == 1 else "s"
+            yield f"{number:,} {kind}{plural}: {reason} ({', '.join(examples)}{more})"
+
+
+def joined(parts: Iterable[LeftOut]) -> LeftOut:
+    """Return what several have counted."""
+    whole = LeftOut(skip_bad=True)
+    for part in parts:
+        whole.add(part)
+    return whole
