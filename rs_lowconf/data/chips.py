@@ -8,7 +8,14 @@ from rasterio.windows import Window as FileWindow
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.files import plain_suffix
-from rs_lowconf.data.tiles import FileProfile, TileError, band_spec, read_profile, read_window
+from rs_lowconf.data.tiles import (
+    FileProfile,
+    TileError,
+    band_names,
+    band_spec,
+    read_profile,
+    read_window,
+)
 from rs_lowconf.data.windows import (
     Reading,
     Window,
@@ -40,6 +47,7 @@ class Chip:
         self.profile = read_profile(image)
         require_place(self.profile)
         self.bands: BandSpec = band_spec(settings, self.profile)
+        self.band_names = band_names(settings, self.profile)
         mask = masks.get(chip_name(image, settings.image_name))
         if mask is None:
             due = settings.mask_name.replace("*", chip_name(image, settings.image_name))
