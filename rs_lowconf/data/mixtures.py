@@ -119,9 +119,9 @@ def _by_offset(names: tuple[str, ...], dark: _Table) -> Iterator[Mixture]:
         )
     else:
         why = (
-            "nearly certainly an offset of 1000 was left in the numbers of the brighter ones, as of "
-            "processing baseline 04.00 and later; keep the two apart, with data.dn_offset=-1000 "
-            "for these"
+            "nearly certainly an offset of 1000 was left in the numbers of the brighter ones, as "
+            "products of processing baseline 04.00 and later have it; keep the two apart, with "
+            "data.dn_offset=-1000 for these"
         )
     yield _mixture(
         f"{found.high.sum():,} of {len(names):,} files are {OFFSET:g} brighter in every band than "

@@ -38,8 +38,7 @@ class PlainTiff:
 def read_plain(path: Path, most_bytes: int) -> PlainTiff | None:
     """Return what is in a TIFF; None where it takes GDAL.
 
-    That is one that is compressed, has a mask, an alpha band or files beside it that say more, or
-    declares a fractional number as nodata, of which GDAL knows best what equals it.
+    That is one that is compressed, or has a mask, an alpha band or files beside it that say more.
 
     None, too, for what is no TIFF, is damaged or missing: GDAL knows what to say of it.
 
@@ -61,9 +60,6 @@ def read_plain(path: Path, most_bytes: int) -> PlainTiff | None:
             numbers = page.asarray()
             declared = page.tags.get(_NODATA)
             nodata = None if declared is None else float(str(declared.value).strip("\0 "))
-            known = nodata is not None and not np.isnan(nodata)
-            if known and page.dtype.kind not in "iu":
-                return None
     except _BEYOND:
         return None
     if numbers.ndim == 2:

@@ -107,8 +107,8 @@ def radiometric_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> li
         fits = min(_SCALES, key=lambda scale: abs(math.log(usual * bands.scale / scale / _USUAL)))
         return [
             *found,
-            f"half the values of a band are above {usual:.2g}: {sure} data.scale={bands.scale:g} is "
-            f"too small (or all is cloud or snow); {_SCALES[fits]}",
+            f"half the values of a band are above {usual:.2g}: {sure} data.scale={bands.scale:g} "
+            f"is too small, unless all is cloud or snow; {_SCALES[fits]}",
         ]
     darkest = min(ranges, key=lambda name: ranges[name].p1)
     floor = ranges[darkest].p1
