@@ -117,13 +117,12 @@ def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
     """Such a file is one line that can be printed, and is left out where bad files may be."""
     touch(tmp_path / "a" / "1.tif")
     os.close(os.open(os.fsencode(tmp_path / "a") + b"/M\xfcller.tif", os.O_CREAT))
-    for kind in ("images", "folder"):
-        left_out = LeftOut(skip_bad=False)
+    for listed in (
+        lambda: files_in(tmp_path, "*.tif", "image", LeftOut(skip_bad=False)),
+        lambda: open_dataset(folder(tmp_path), "train"),
+    ):
         with pytest.raises(DataError, match="not UTF-8") as raised:
-            if kind == "images":
-                files_in(tmp_path, "*.tif", "image", left_out)
-            else:
-                open_dataset(folder(tmp_path), "train")
+            listed()
         assert r"M\udcfcller.tif" in str(raised.value)
         str(raised.value).encode()
     left_out = LeftOut(skip_bad=True)
