@@ -529,7 +529,7 @@ def test_catalogs_that_others_wrote(
         ("rslow:scale", pa.array(["many"])),
         ("rslow:bands", pa.array([None], pa.list_(pa.string()))),
         ("proj:transform", pa.array([[1.0]])),
-        ("assets", pa.array([{"image": None}], pa.struct({"image": pa.struct({"href": pa.string()})}))),
+        ("assets", pa.array([{"image": None}], pa.struct({"image": pa.string()}))),
     ],
 )  # fmt: skip
 def test_columns_that_make_no_sense(column: str, values: pa.Array, tmp_path: Path) -> None:
