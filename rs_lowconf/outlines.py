@@ -73,7 +73,7 @@ def box_around(grid: Grid, height: int, width: int) -> shapely.Geometry:
     lon, lat = degrees(edge, [grid.crs] * len(edge)).T
     # Each longitude as near to the first as it can be: east of 180 degrees it goes on.
     lon = lon[0] + (lon - lon[0] + 180) % 360 - 180
-    if np.ptp(lon) > 180:  # all around a pole
+    if np.ptp(lon) > 179:  # around a pole, or beside it
         south, north = (-90.0, lat.max()) if lat.mean() < 0 else (lat.min(), 90.0)
         return shapely.box(-180, south, 180, north)
     return antimeridian.fix_polygon(shapely.box(lon.min(), lat.min(), lon.max(), lat.max()))
@@ -92,7 +92,7 @@ def split_at_180(shape: shapely.Geometry) -> shapely.Geometry:
         west, _, east, _ = part.bounds if not part.is_empty else (0.0, 0.0, 0.0, 0.0)
         across = east - west > 180 or west < -180 or east > 180
         if part.geom_type == "Polygon" and across and (west, east) != (-180, 180):
-            parts.append(antimeridian.fix_polygon(part, fix_winding=False))
+            parts.append(antimeridian.fix_polygon(part, fix_winding=False, great_circle=False))
         else:
             parts.append(part)
     return shape if len(parts) == 1 and parts[0] is shape else shapely.union_all(parts)

@@ -64,10 +64,10 @@ class DataSettings(Section):
     subfolders of GeoTIFFs. With a class for every pixel, `scenes`: images and masks of any
     extent and CRS, matched by where they lie; `chips`: an image and a mask of the same grid
     each, matched by name. For catalogs alone, `images`: a folder of GeoTIFFs; `geopackage`: a
-    layer that names GeoTIFFs; `stac`: a static STAC."""
+    layer that names GeoTIFFs; `stac`: a STAC in files."""
     root: Path = Path("data")
     """EuroSAT's folder, the one with the class-named subfolders, a GeoPackage, or the
-    catalog.json or collection.json of a STAC."""
+    catalog.json, collection.json or items of a STAC."""
     layer: str | None = None
     """GeoPackage: the layer to read; the first when missing."""
     download: bool = False

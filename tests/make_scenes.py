@@ -24,7 +24,7 @@ def write(
     with rasterio.open(
         path,
         "w",
-        driver="GTiff",
+        driver=profile.pop("driver", "GTiff"),
         count=count,
         height=height,
         width=width,

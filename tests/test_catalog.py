@@ -8,8 +8,10 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyogrio
 import pystac
 import pytest
 import rasterio
@@ -18,22 +20,23 @@ import torch
 from numpy.typing import NDArray
 from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window
-from stac_geoparquet.arrow import stac_table_to_items
+from stac_geoparquet.arrow import parse_stac_items_to_arrow, stac_table_to_items, to_parquet
 
 from rs_lowconf.bands import EUROSAT_ORDER, BandSpec
+from rs_lowconf.batch.choose import chosen_rows
 from rs_lowconf.data.catalog.check import CatalogTally, groups_of, same_pixels, sampled
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
-from rs_lowconf.data.catalog.rows import BandFile, CatalogRow, from_table, to_table
+from rs_lowconf.data.catalog.rows import BandFile, CatalogRow, centres, from_table, to_table
 from rs_lowconf.data.catalog.scan import Account, looked_at, masked_rows, rows_of
 from rs_lowconf.data.catalog.sources import date_in, list_images
-from rs_lowconf.data.catalog.table import Catalog, write_catalog
+from rs_lowconf.data.catalog.table import Catalog, merge, write_catalog
 from rs_lowconf.data.files import SPLITS
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.data.source import open_split
 from rs_lowconf.errors import DataError, RsLowconfError, SettingsError
 from rs_lowconf.grid import Grid
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import BatchSettings, DataSettings
 from tests.conftest import Run
 from tests.make_scenes import BANDS, corner, draw, make_chips, write
 
@@ -426,6 +429,165 @@ def test_sample_is_spread(scene: tuple[Path, NDArray[np.uint16]], tmp_path: Path
     places = [rows.index(row) for row in sampled(catalog, groups, 10)]
     assert len(places) == 10
     assert max(np.diff(places)) <= 2 * len(rows) / 10
+
+
+def moved_together(folder: Path, target: Path) -> list[CatalogRow]:
+    """Copy a folder with catalog and tiles, break the original, and read the copy."""
+    shutil.copytree(folder, target)
+    folder.rename(folder.with_name("gone"))
+    rows = read_back(Catalog(target / "c.parquet"))
+    for row in rows:
+        assert Path(row.files[0].href).is_relative_to(target.resolve())
+        assert read_row(row).sha256 == row.sha256
+    return rows
+
+
+@pytest.mark.parametrize("way", ["both by the link", "catalog", "tiles", "dots"])
+def test_a_catalog_built_through_a_link_moves_with_its_tiles(
+    way: str, scene: tuple[Path, NDArray[np.uint16]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths are relative also where catalog or tiles were named through a symbolic link."""
+    disk, _ = scene[0] / "images", None
+    home = scene[0] / "disk"
+    home.mkdir()
+    shutil.move(disk, home / "images")
+    (scene[0] / "link").symlink_to(home)
+    via = {"both by the link": ("link", "link"), "catalog": ("link", "disk"),
+           "tiles": ("disk", "link"), "dots": ("disk", "link/images/..")}[way]  # fmt: skip
+    monkeypatch.chdir(scene[0])
+    rows = rows_in(settings_of(images=Path(via[1]) / "images", max_nodata=1.0))
+    write_catalog(Path(via[0]) / "c.parquet", [to_table(rows)])
+    found = moved_together(home, scene[0] / "elsewhere")
+    assert [row.sha256 for row in found] == [row.sha256 for row in rows]
+
+
+def test_tiles_behind_a_link_inside_the_folder(
+    scene: tuple[Path, NDArray[np.uint16]], tmp_path: Path
+) -> None:
+    """A link in the catalog's folder to tiles elsewhere stays part of the path."""
+    folder, _ = scene
+    home = folder / "home"
+    home.mkdir()
+    (home / "images").symlink_to(folder / "images")
+    write_catalog(
+        home / "c.parquet",
+        [to_table(rows_in(settings_of(images=home / "images", max_nodata=1.0)))],
+    )
+    hrefs = {
+        row["image"]["href"] for row in pq.read_table(home / "c.parquet")["assets"].to_pylist()
+    }
+    assert hrefs == {"images/S2B_20210716T105619.tif"}
+    (home / "gdal.parquet").touch()
+
+
+@pytest.mark.parametrize(
+    "writer", ["geopandas", "pandas", "pyarrow", "mercator", "stac-geoparquet"]
+)
+def test_catalogs_that_others_wrote(
+    writer: str, scene: tuple[Path, NDArray[np.uint16]], tmp_path: Path
+) -> None:
+    """A catalog that went through another library is read as before, in its rows and outlines."""
+    folder, _ = scene
+    rows = rows_in(settings_of(images=folder / "images", max_nodata=1.0))
+    labelled = [CatalogRow(**{**row.__dict__, "label": "x" if i % 2 else None})
+                for i, row in enumerate(rows)]  # fmt: skip
+    first, path = folder / "c.parquet", folder / "again.parquet"
+    catalog = catalogued(first, labelled)
+    if writer in ("geopandas", "mercator"):
+        frame = geopandas.read_parquet(first)
+        (frame.to_crs(3857) if writer == "mercator" else frame.assign(more=1)).to_parquet(path)
+    elif writer == "pandas":
+        pandas.read_parquet(first).to_parquet(path)
+    elif writer == "pyarrow":
+        table = pq.read_table(first)
+        pq.write_table(table.select(sorted(table.column_names)), path)
+    else:
+        items = list(stac_table_to_items(pq.read_table(first)))
+        to_parquet(parse_stac_items_to_arrow(items), path)
+    again = Catalog(path)
+    assert read_back(again) == labelled
+    assert len(again) == len(rows)
+    outlines = [
+        shapely.from_wkb(table["geometry"].to_pylist())
+        for own in (catalog, again)
+        for table in own.tables(["geometry"])
+    ]
+    for one, other in zip(*outlines, strict=True):
+        assert one.symmetric_difference(other).area < 1e-15
+    merged = folder / "merged.parquet"
+    merge(merged, [again])
+    assert read_back(Catalog(merged)) == labelled
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("assets", pa.array([7])),
+        ("rslow:window", pa.array([["a", "b"]])),
+        ("rslow:window", pa.array([None], pa.list_(pa.int64()))),
+        ("datetime", pa.array(["yesterday"])),
+        ("rslow:scale", pa.array(["many"])),
+        ("rslow:bands", pa.array([None], pa.list_(pa.string()))),
+        ("proj:transform", pa.array([[1.0]])),
+        ("assets", pa.array([{"image": None}], pa.struct({"image": pa.string()}))),
+    ],
+)  # fmt: skip
+def test_columns_that_make_no_sense(column: str, values: pa.Array, tmp_path: Path) -> None:
+    """A catalog whose values are no values of a catalog is refused with one line."""
+    path = catalogued(tmp_path / "c.parquet", synthetic_rows()).path
+    table = pq.read_table(path)
+    index = table.column_names.index(column)
+    pq.write_table(table.set_column(index, column, [values]), path)
+    with pytest.raises(DataError):
+        read_back(Catalog(path))
+
+
+def test_a_tile_across_180_degrees(tmp_path: Path, rslow: Run) -> None:
+    """Its outline is split, its bbox misses nothing, and quotas count it where it lies."""
+    (x,), (y,) = transform("EPSG:4326", "EPSG:32760", [180.0], [-16.8])
+    for number, east in enumerate((-2000, -160, -100, 1000)):
+        place = corner(x + east, y)
+        write(tmp_path / "images" / f"{number}.tif", draw(32, 32, number)[0], place, "EPSG:32760")
+    rows = rows_in(settings_of(images=tmp_path / "images"))
+    catalog = catalogued(tmp_path / "c.parquet", rows)
+    frame = geopandas.read_parquet(catalog.path)
+    assert list(frame.geom_type) == ["Polygon", "MultiPolygon", "MultiPolygon", "Polygon"]
+    assert frame.to_crs("EPSG:6933").area.max() == pytest.approx(320**2, rel=0.01)
+    for west, east, due in ((179.9, 180, 3), (-180, -179.9, 3), (-10, 10, 2)):
+        box = (west, -20, east, -10)
+        found = geopandas.read_parquet(catalog.path, bbox=box)
+        assert len(found) == due  # two of them go around the earth as far as boxes can tell
+        assert (found.intersects(shapely.box(*box))).sum() == (due if west != -10 else 0)
+    (table,) = catalog.tables()
+    lon, lat = centres(table).T
+    for row, own in zip(rows, lon, strict=True):
+        (due_lon,), _ = transform(
+            row.grid.crs, "EPSG:4326", *([v] for v in row.grid.at(16.0, 16.0))
+        )
+        assert own == due_lon
+    assert lat == pytest.approx([-16.8] * 4, abs=0.01)
+    chosen = chosen_rows(catalog, BatchSettings(per_region=2, region_degrees=90.0), 0)
+    assert chosen.chosen is not None
+    assert len(chosen.chosen) == 4  # two on either side of 180 degrees, none in between
+
+
+def test_odd_values_in_a_geopackage(tmp_path: Path) -> None:
+    """A row with a date or number that is none is one line, and left out where it may be."""
+    for name in "abc":
+        write(tmp_path / f"{name}.tif", draw(32, 32, ord(name))[0], corner(600_000, 5_200_000))
+    frame = pandas.DataFrame(
+        {"location": ["a.tif", "b.tif", "c.tif"], "id": pandas.array([1, None, 3], "Int64"),
+         "datetime": ["2022-03-08", "yesterday", None], "dn_offset": ["-1000", "0", ""]},
+    )  # fmt: skip
+    pyogrio.write_dataframe(frame, tmp_path / "t.gpkg")
+    settings = settings_of(kind="geopackage", root=tmp_path / "t.gpkg")
+    with pytest.raises(DataError, match=r"row 2.*datetime"):
+        rows_in(settings)
+    own = account(skip_bad=True)
+    (image,) = list_images(settings, own.left_out)
+    assert (image.name, image.taken) == ("1", datetime(2022, 3, 8, tzinfo=UTC))
+    assert own.left_out.number("image") == 2
+    assert "dn_offset" in str(own.left_out.faults[1])
 
 
 def synthetic(number: int) -> Iterator[pa.Table]:

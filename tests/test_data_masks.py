@@ -21,6 +21,7 @@ from rasterio.warp import transform
 from rs_lowconf.data.augment import mask_augmentation
 from rs_lowconf.data.blocks import COMMON_CRS, assign
 from rs_lowconf.data.files import SPLITS
+from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.mask_check import check_masks
 from rs_lowconf.data.masks import WindowSource, _read_all, open_masks, open_pictures, split_cuts
 from rs_lowconf.data.windows import grid_windows
@@ -223,7 +224,7 @@ def test_grid_of_a_split_covers_each_pixel_once(tmp_path: Path, kind: str) -> No
     cut = split_cuts(own, pictures.usable)["train"][0]
     cuts = [type(cut)(picture=cut.picture, window=w, block=cut.block) for w in windows]
     assert pictures.bands is not None
-    source = WindowSource(_read_all(cuts, own), pictures.bands, own)
+    source = WindowSource(_read_all(cuts, own, LeftOut(skip_bad=False)), pictures.bands, own)
     seen = np.zeros((75, 75), dtype=int)
     for i, name in enumerate(source.ids):
         _, row, col = place_of(name)
@@ -490,6 +491,7 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     del image
     code = f"""
 import resource
+from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.masks import WindowSource, _read_all, open_pictures, split_cuts
 from rs_lowconf.settings import DataSettings
 own = DataSettings.model_validate(dict(kind="scenes", images={str(tmp_path / "images")!r},
@@ -497,9 +499,10 @@ own = DataSettings.model_validate(dict(kind="scenes", images={str(tmp_path / "im
     tile_size=128, block_size=9e4, val_share=0, test_share=0))
 pictures = open_pictures(own)
 cuts = split_cuts(own, pictures.usable)["train"]
-WindowSource(_read_all(cuts[:20], own), pictures.bands, own, kept_bytes=0).batch(range(8))
+out = LeftOut(skip_bad=False)
+WindowSource(_read_all(cuts[:20], own, out), pictures.bands, own, kept_bytes=0).batch(range(8))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-source = WindowSource(_read_all(cuts, own), pictures.bands, own, kept_bytes=0)
+source = WindowSource(_read_all(cuts, own, out), pictures.bands, own, kept_bytes=0)
 source.batch(range(len(source) - 8, len(source)))
 print(len(source), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """

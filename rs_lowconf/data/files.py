@@ -148,7 +148,7 @@ class FolderSplit(NonGeoClassificationDataset):
             if is_hidden(path.name):
                 _count_hidden(path, self.left_out)
             elif path.is_dir():
-                for file in files_below(path, self.left_out):
+                for file in _files_below(path, self.left_out, (os.path.realpath(folder),)):
                     self.left_out.count("file", "of a class that data.classes omits", str(file))
             else:
                 self.left_out.count("file", "beside the folders of the classes", str(path))
@@ -296,10 +296,11 @@ def files_below(folder: Path, left_out: LeftOut) -> Iterator[Path]:
     Raises:
         DataError: a folder cannot be read, or, unless faults are left out, a name is not UTF-8.
     """
-    yield from _files_below(folder, left_out, above=())
+    yield from _files_below(folder, left_out, ())
 
 
 def _files_below(folder: Path, left_out: LeftOut, above: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files below a folder that lies in others, given by their paths without links."""
     real = os.path.realpath(folder)
     if real in above:
         left_out.count("file", "a link to a folder above it", str(folder))
@@ -360,9 +361,10 @@ def _class_files(
     folder: Path, class_to_idx: dict[str, int], left_out: LeftOut
 ) -> Iterator[tuple[Path, int]]:
     """Yield the files below the folders of the classes; one that does not exist has none."""
+    above = (os.path.realpath(folder),)
     for name in sorted(class_to_idx):
         if (folder / name).is_dir():
-            files = files_below(folder / name, left_out)
+            files = _files_below(folder / name, left_out, above)
             for path in sorted(files, key=lambda path: (str(path.parent), path.name)):
                 yield path, class_to_idx[name]
 
