@@ -61,6 +61,8 @@ _LEAST = 1e-6
 """Of reflectance in logarithms."""
 _L1C_MOST, _L2A_LEAST = 0.75, 0.85
 """Of B09 over B8A."""
+_LIT, _LIT_AT_ZERO = ("B02", "B03", "B04", "B05"), 2
+"""Bands that reflect something everywhere, and how many of them at 0 are too many."""
 _NEGATIVE = -0.03
 """Dark percentiles below this are no reflectance: too much has been taken off."""
 
@@ -102,6 +104,20 @@ class Spectra:
             return
         names = tuple(self._dark)
         dark, usual = (np.stack([*own.values()]) for own in (self._dark, self._usual))
+        lit = [index for index, name in enumerate(self._bands.names) if name in _LIT]
+        cut = (usual[:, lit] <= 0).sum(axis=1) >= _LIT_AT_ZERO
+        if cut.any():
+            yield _mixture(
+                f"half the pixels of {cut.sum():,} of {len(names):,} files are 0 or less in visible "
+                "bands, which is no reflectance: nearly certainly an offset was taken off numbers "
+                "that have none; keep them apart, with data.dn_offset=0, or make them again",
+                names,
+                {"at 0 or less": cut, "above 0": ~cut},
+            )
+            names = tuple(name for name, low in zip(names, cut, strict=True) if not low)
+            dark, usual = dark[~cut], usual[~cut]
+        if len(names) < _FEWEST:
+            return
         yield from _by_scale(names, usual)
         yield from _by_offset(names, dark)
         yield from _by_level(names, usual, self._bands)
