@@ -108,9 +108,9 @@ class Spectra:
         cut = (usual[:, lit] <= 0).sum(axis=1) >= _LIT_AT_ZERO
         if cut.any():
             yield _mixture(
-                f"half the pixels of {cut.sum():,} of {len(names):,} files are 0 or less in visible "
-                "bands, which is no reflectance: nearly certainly an offset was taken off numbers "
-                "that have none; keep them apart, with data.dn_offset=0, or make them again",
+                f"half the pixels of {cut.sum():,} of {len(names):,} files are 0 or less in "
+                "visible bands, which is no reflectance: nearly certainly an offset was taken off "
+                "numbers that have none; keep them apart, with data.dn_offset=0, or make them again",
                 names,
                 {"at 0 or less": cut, "above 0": ~cut},
             )
