@@ -206,3 +206,30 @@ def test_commands_say_it(command: str, rslow: Run, write_tile: WriteTile, tmp_pa
     assert len(lines) == 3
     assert all("high" in line for line in lines)
     assert "Nothing is wrong" not in text
+
+
+@pytest.mark.usefixtures("eurosat_root")
+@pytest.mark.parametrize("share", [0, 1, 20, 90])
+def test_orders_are_told_apart(share: int, eurosat_root: Path) -> None:
+    """Of 100 real tiles those whose bands lie as ESA has them are named among EuroSAT's order."""
+    paths = sorted(eurosat_root.rglob("*.tif"))[::3][:100]
+    esa = [EUROSAT_ORDER.index(name) for name in RESOLUTION_M]
+
+    def mixed() -> "Iterator[np.ndarray[tuple[int, ...], np.dtype[np.uint16]]]":
+        for k, path in enumerate(paths):
+            with rasterio.open(path) as file:
+                pixels = file.read()
+            yield pixels[esa] if k < share else pixels
+
+    found = found_in(mixed(), EUROSAT_ORDER)
+    if share == 0:
+        assert found == []
+        return
+    (mixture,) = found
+    assert "another order" in mixture.text
+    named = {int(line.split(" ")[0]): line for line in mixture.files if UNSURE not in line}
+    sides = {line.split(" ", 1)[1] for name, line in named.items() if name < share}
+    others = {line.split(" ", 1)[1] for name, line in named.items() if name >= share}
+    assert len(named) >= 95
+    assert len(sides) == len(others) == 1
+    assert sides != others

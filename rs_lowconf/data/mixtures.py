@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.data.orders import smoother, usual_orders
 
 OFFSET = 0.1
 """An offset of 1000 digital numbers, as reflectance."""
@@ -59,6 +60,9 @@ _OTHER_SCALE = 30.0
 water and snow differ by less."""
 _LEAST = 1e-6
 """Of reflectance in logarithms."""
+_LEAST_SEEN, _ALIKE = 1e-3, 1e-2
+"""Least reflectance that counts when orders are compared, and what is added to variances of
+logarithms of reflectance there."""
 _L1C_MOST, _L2A_LEAST = 0.75, 0.85
 """Of B09 over B8A."""
 _LIT, _LIT_AT_ZERO = ("B02", "B03", "B04", "B05"), 2
@@ -110,13 +114,17 @@ class Spectra:
             yield _mixture(
                 f"half the pixels of {cut.sum():,} of {len(names):,} files are 0 or less in "
                 "visible bands, which is no reflectance: nearly certainly an offset was taken off "
-                "numbers that have none; keep them apart, with data.dn_offset=0, or make them again",
+                "numbers that have none; keep them apart, with data.dn_offset=0",
                 names,
                 {"at 0 or less": cut, "above 0": ~cut},
             )
             names = tuple(name for name, low in zip(names, cut, strict=True) if not low)
             dark, usual = dark[~cut], usual[~cut]
         if len(names) < _FEWEST:
+            return
+        # Of bands in wrong places nothing else can be told.
+        if orders := list(_by_order(names, usual, self._bands)):
+            yield from orders
             return
         yield from _by_scale(names, usual)
         yield from _by_offset(names, dark)
@@ -194,6 +202,44 @@ def _by_level(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterato
             names,
             sides,
         )
+
+
+def _by_order(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterator[Mixture]:
+    logs = np.log(np.maximum(usual, _LEAST_SEEN))
+    for order in usual_orders(bands.names):
+        # What the claimed bands would be if a file had this order.
+        other = logs[:, [order.index(name) for name in bands.names]]
+        swapped, sure = _by_likeness(logs, other, smoother(bands.names, order, logs))
+        sides = {"in another order": sure & swapped, "in one order": sure & ~swapped}
+        if all(flags.any() for flags in sides.values()):
+            yield _mixture(
+                f"the bands of {sides['in another order'].sum():,} of {len(names):,} files lie in "
+                f"another order than those of the others, as if these were {' '.join(order)}: "
+                "nearly certainly orders are mixed; keep the two apart, with their data.file_bands",
+                names,
+                sides,
+            )
+            return
+
+
+def _by_likeness(logs: _Table, other: _Table, swapped: _Flags) -> tuple[_Flags, _Flags]:
+    """Return which files are like the others only when their bands are swapped, and how surely."""
+    bands = logs.shape[1]
+    far = np.zeros((2, len(logs)))
+    for _ in range(_ROUNDS):
+        values = np.where(swapped[:, None], other, logs)
+        centre = np.median(values, axis=0)
+        inverse = np.linalg.inv(np.cov(values, rowvar=False) + _ALIKE * np.eye(bands))
+        far = np.stack(
+            [np.einsum("ni,ij,nj->n", own - centre, inverse, own - centre) for own in (logs, other)]
+        )
+        again = far[1] < far[0]
+        if (again == swapped).all():
+            break
+        swapped = again
+    here, there = far.min(axis=0), far.max(axis=0)
+    # Squared Mahalanobis distances, of which the mean is the number of bands.
+    return swapped, (here <= 4 * bands) & (there >= 4 * (here + bands))
 
 
 def _mixture(text: str, names: tuple[str, ...], sides: dict[str, _Flags]) -> Mixture:

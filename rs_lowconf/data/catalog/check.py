@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.catalog.orders import fitting_order, said_of
 from rs_lowconf.data.catalog.reading import read_row
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.data.mixtures import Spectra
+from rs_lowconf.data.orders import fitting_order, said_of
 from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
 from rs_lowconf.data.tiles import TileError
 

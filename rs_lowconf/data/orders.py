@@ -6,7 +6,7 @@ under a wrong order it jumps.
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, TRUE_COLOUR, WAVELENGTH_NM
@@ -51,3 +51,22 @@ def said_of(order: tuple[str, ...]) -> str:
 def _jumps(order: tuple[str, ...], logs: Float[NDArray[np.float64], " c"]) -> float:
     spectrum = logs[[order.index(n) for n in sorted(order, key=lambda n: WAVELENGTH_NM[n])]]
     return float(np.minimum(np.abs(np.diff(spectrum)), _MOST).sum())
+
+
+def usual_orders(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the other orders in which people keep these bands."""
+    orders = [tuple(n for n in order if n in names) for order in _ORDERS.values()]
+    return [order for order in dict.fromkeys(orders) if order != names]
+
+
+def smoother(
+    names: tuple[str, ...], order: tuple[str, ...], logs: Float[NDArray[np.float64], "n c"]
+) -> Bool[NDArray[np.bool_], " n"]:
+    """Return which spectra jump less under another order than under the one that is claimed.
+
+    Args:
+        names: the bands in the order that is claimed.
+        order: the other order.
+        logs: logarithms of digital numbers by file and band.
+    """
+    return np.array([_jumps(order, own) < _jumps(names, own) for own in logs])
