@@ -21,6 +21,7 @@ from rs_lowconf.data.windows import (
     Window,
     grid_windows,
     mask_values,
+    require_one_band,
     require_place,
     require_size,
 )
@@ -88,8 +89,7 @@ def chip_name(path: Path, pattern: str) -> str:
 
 def _require_same_grid(image: FileProfile, mask: FileProfile) -> None:
     size, own = (image.height, image.width), (mask.height, mask.width)
-    if mask.count != 1:
-        raise TileError(mask.path, f"has {mask.count} bands", expected="one, of class values")
+    require_one_band(mask)
     if size != own:
         raise TileError(
             mask.path,

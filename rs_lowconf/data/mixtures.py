@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.orders import smoother, usual_orders
+from rs_lowconf.data.orders import orders_of_b8a, smoothness
 
 OFFSET = 0.1
 """An offset of 1000 digital numbers, as reflectance."""
@@ -58,8 +58,14 @@ _SCALE_RATIO = 65_535 / 10_000
 _OTHER_SCALE = 30.0
 """A file that is so many times brighter or darker than most has other numbers, whatever it shows:
 water and snow differ by less."""
+_EXACT = 2e-8
+"""Of rounding in reflectance."""
 _LEAST = 1e-6
 """Of reflectance in logarithms."""
+_SMOOTHER = 0.4
+"""How much less the spectra of files have to jump in their order than in the other."""
+_TOO_BRIGHT, _TOO_DARK = 0.9, 0.06
+"""Usual reflectance of the brightest band that is too much, or too little, for land and water."""
 _LEAST_SEEN, _ALIKE = 1e-3, 1e-2
 """Least reflectance that counts when orders are compared, and what is added to variances of
 logarithms of reflectance there."""
@@ -69,6 +75,8 @@ _LIT, _LIT_AT_ZERO = ("B02", "B03", "B04", "B05"), 2
 """Bands that reflect something everywhere, and how many of them at 0 are too many."""
 _NEGATIVE = -0.03
 """Dark percentiles below this are no reflectance: too much has been taken off."""
+_WITH_OFFSET, _WITHOUT_TWICE = 0.085, 0.01
+"""The darkest band is brighter than this with an offset left in, and darker with one taken off."""
 
 UNSURE = "cannot tell: no dark pixels like those of the others"
 
@@ -108,15 +116,21 @@ class Spectra:
             return
         names = tuple(self._dark)
         dark, usual = (np.stack([*own.values()]) for own in (self._dark, self._usual))
-        lit = [index for index, name in enumerate(self._bands.names) if name in _LIT]
-        cut = (usual[:, lit] <= 0).sum(axis=1) >= _LIT_AT_ZERO
+        # Water and shadow are cut to 0 in the short wave infrared of L2A, never in all light.
+        lit = [
+            i
+            for i, name in enumerate(self._bands.names)
+            if self._bands.level == "L1C" or name in _LIT
+        ]
+        zero = self._bands.dn_offset / self._bands.scale
+        cut = np.isclose(usual[:, lit], zero, rtol=0, atol=_EXACT).sum(axis=1) >= _LIT_AT_ZERO
         if cut.any():
             yield _mixture(
-                f"half the pixels of {cut.sum():,} of {len(names):,} files are 0 or less in "
-                "visible bands, which is no reflectance: nearly certainly an offset was taken off "
-                "numbers that have none; keep them apart, with data.dn_offset=0",
+                f"half the pixels of {cut.sum():,} of {len(names):,} files are 0 in several bands: "
+                "nearly certainly an offset was taken off numbers that have none, and what was "
+                "left below 0 was cut; use the files from before that",
                 names,
-                {"at 0 or less": cut, "above 0": ~cut},
+                {"cut at 0": cut, "above 0": ~cut},
             )
             names = tuple(name for name, low in zip(names, cut, strict=True) if not low)
             dark, usual = dark[~cut], usual[~cut]
@@ -127,16 +141,17 @@ class Spectra:
             yield from orders
             return
         yield from _by_scale(names, usual)
-        yield from _by_offset(names, dark)
-        yield from _by_level(names, usual, self._bands)
+        if offsets := list(_by_offset(names, dark)):
+            yield from offsets
+            return
+        yield from _by_level(names, usual - dark.min(axis=1, keepdims=True), self._bands)
 
 
 def _by_offset(names: tuple[str, ...], dark: _Table) -> Iterator[Mixture]:
     found = compare_levels(dark)
     if not found.mixed:
         return
-    floors = dark.min(axis=1)
-    if np.median(floors[found.low]) < _NEGATIVE:
+    if np.median(dark.min(axis=1)[found.low]) <= _NEGATIVE:
         why = (
             "nearly certainly 1000 is taken off the numbers of the darker ones, which have no "
             "offset or have lost it already; keep the two apart, with data.dn_offset=0 for these"
@@ -157,8 +172,9 @@ def _by_offset(names: tuple[str, ...], dark: _Table) -> Iterator[Mixture]:
 
 def _by_scale(names: tuple[str, ...], usual: _Table) -> Iterator[Mixture]:
     logs = np.log(np.maximum(usual, _LEAST))
-    mean = logs.mean(axis=1)
-    off = mean - np.median(mean)
+    brightest = logs.max(axis=1)
+    # A file's own value, not one between two scales.
+    off = brightest - np.sort(brightest)[len(brightest) // 2]
     far = np.abs(off) > np.log(_OTHER_SCALE)
     if far.any():
         factors = np.exp(np.abs(off[far]))
@@ -171,8 +187,11 @@ def _by_scale(names: tuple[str, ...], usual: _Table) -> Iterator[Mixture]:
             {which: far, "like most": ~far},
         )
     near = np.flatnonzero(~far)
-    found = compare_levels(logs[near] * (OFFSET / np.log(_SCALE_RATIO)))
-    if found.mixed:
+    found = _two_levels(logs[near] * (OFFSET / np.log(_SCALE_RATIO)))
+    top = usual[near].max(axis=1)
+    if found.mixed and (
+        np.median(top[found.high]) >= _TOO_BRIGHT or np.median(top[found.low]) <= _TOO_DARK
+    ):
         sides = {
             f"{word} by {_SCALE_RATIO:.2f} times": np.isin(np.arange(len(names)), near[side])
             for word, side in (("brighter", found.high), ("darker", found.low))
@@ -206,12 +225,17 @@ def _by_level(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterato
 
 def _by_order(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterator[Mixture]:
     logs = np.log(np.maximum(usual, _LEAST_SEEN))
-    for order in usual_orders(bands.names):
+    for order in orders_of_b8a(bands.names):
         # What the claimed bands would be if a file had this order.
         other = logs[:, [order.index(name) for name in bands.names]]
-        swapped, sure = _by_likeness(logs, other, smoother(bands.names, order, logs))
+        gain = smoothness(bands.names, order, logs)
+        swapped, sure = _by_likeness(logs, other, gain > 0)
         sides = {"in another order": sure & swapped, "in one order": sure & ~swapped}
-        if all(flags.any() for flags in sides.values()):
+        if (
+            all(flags.any() for flags in sides.values())
+            and gain[sides["in another order"]].mean() >= _SMOOTHER
+            and gain[sides["in one order"]].mean() <= -_SMOOTHER
+        ):
             yield _mixture(
                 f"the bands of {sides['in another order'].sum():,} of {len(names):,} files lie in "
                 f"another order than those of the others, as if these were {' '.join(order)}: "
@@ -276,9 +300,25 @@ class Levels:
 def compare_levels(dark: _Table) -> Levels:
     """Sort files by whether all their bands are brighter by `OFFSET` than those of others.
 
+    There is a mixture only where reflectance says so, too: no band of the brighter files is dark,
+    or the darker ones are below 0.
+
     Args:
         dark: a dark percentile of reflectance by file and band.
     """
+    found = _two_levels(dark)
+    if not found.mixed:
+        return found
+    floors = dark.min(axis=1)
+    if np.median(floors[found.low]) <= _NEGATIVE:
+        return Levels(low=found.low & (floors <= _WITHOUT_TWICE), high=found.high)
+    if np.median(floors[found.high]) >= _WITH_OFFSET:
+        return Levels(low=found.low, high=found.high & (floors >= _WITH_OFFSET))
+    return Levels(low=found.low | found.high, high=np.zeros_like(found.high))
+
+
+def _two_levels(dark: _Table) -> Levels:
+    """Sort files by what their bands have in common, whatever it means."""
     count, bands = dark.shape
     nothing = np.zeros(count, dtype=np.bool_)
     if count < _FEWEST:

@@ -6,7 +6,7 @@ under a wrong order it jumps.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, TRUE_COLOUR, WAVELENGTH_NM
@@ -53,20 +53,23 @@ def _jumps(order: tuple[str, ...], logs: Float[NDArray[np.float64], " c"]) -> fl
     return float(np.minimum(np.abs(np.diff(spectrum)), _MOST).sum())
 
 
-def usual_orders(names: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return the other orders in which people keep these bands."""
-    orders = [tuple(n for n in order if n in names) for order in _ORDERS.values()]
-    return [order for order in dict.fromkeys(orders) if order != names]
+def orders_of_b8a(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the other places that B8A has in files: after B08 as ESA, or last as EuroSAT has it.
+
+    These two are mixed up most, and tell apart most surely: near infrared beside short wave.
+    """
+    orders = [tuple(n for n in order if n in names) for order in (_ESA, EUROSAT_ORDER)]
+    return [order for order in orders if order != names]
 
 
-def smoother(
+def smoothness(
     names: tuple[str, ...], order: tuple[str, ...], logs: Float[NDArray[np.float64], "n c"]
-) -> Bool[NDArray[np.bool_], " n"]:
-    """Return which spectra jump less under another order than under the one that is claimed.
+) -> Float[NDArray[np.float64], " n"]:
+    """Return how much less spectra jump under another order than under the one that is claimed.
 
     Args:
         names: the bands in the order that is claimed.
         order: the other order.
         logs: logarithms of digital numbers by file and band.
     """
-    return np.array([_jumps(order, own) < _jumps(names, own) for own in logs])
+    return np.array([_jumps(names, own) - _jumps(order, own) for own in logs])

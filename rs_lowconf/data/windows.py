@@ -174,6 +174,16 @@ def require_place(profile: FileProfile) -> None:
         raise TileError(profile.path, "is turned or upside down", expected="an image with north up")
 
 
+def require_one_band(mask: FileProfile) -> None:
+    """Make sure that a mask has one class per pixel; an alpha band may say where it is valid.
+
+    Raises:
+        TileError: it has more bands, of which none may be taken in silence.
+    """
+    if mask.count - (mask.alpha is not None) != 1:
+        raise TileError(mask.path, f"has {mask.count} bands", expected="one, of class values")
+
+
 def require_size(profile: FileProfile, side: int) -> None:
     """Make sure that a tile fits into a file.
 
