@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rasterio import Affine
 from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
 
@@ -23,7 +24,7 @@ from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.data.nodata import FILL_PIXELS, Part, equal_to, no_data
 from rs_lowconf.data.source import open_split
-from rs_lowconf.data.tiles import Tile
+from rs_lowconf.data.tiles import Tile, read_profile
 from rs_lowconf.settings import DataSettings
 from tests.conftest import Run, WriteTile
 
@@ -223,7 +224,7 @@ def test_masks_of_files_decide(how: str, rslow: Run, write_tile: WriteTile, tmp_
     invalid = masked_file(path, how, write_tile)
     ran = build(rslow, tmp_path, "data.level=L2A")
     assert ran.code == 4
-    assert "1 tile with more nodata than data.max_nodata=0" in flat(ran.out)
+    assert "1 tile: more nodata than data.max_nodata=0" in flat(ran.out)
     ran = build(rslow, tmp_path, "data.level=L2A", "data.max_nodata=0.7")
     assert ran.code == 0, ran.err
     (row,) = rows_in(tmp_path)
@@ -285,7 +286,8 @@ def test_declared_values_are_matched_as_gdal_matches_them(
     values = [near, np.nextafter(near, np.float32(0)), *map(np.float32, others)]
     pixels = np.array(values, dtype=dtype)[None, None]
     with MemoryFile() as memory:
-        profile = {"driver": "GTiff", "height": 1, "width": len(values), "count": 1, "dtype": dtype}
+        shape = {"driver": "GTiff", "height": 1, "width": len(values), "count": 1}
+        profile = {**shape, "dtype": dtype, "transform": Affine(10, 0, 0, 0, -10, 0)}
         with memory.open(nodata=tag, **profile) as file:
             file.write(pixels)
         with memory.open() as file:
@@ -322,7 +324,7 @@ def test_dark_water_is_data(rslow: Run, write_tile: WriteTile, tmp_path: Path) -
     ran = build(rslow, tmp_path, "data.level=L2A")
     assert ran.code == 0, ran.err
     assert len(rows_in(tmp_path)) == 9
-    assert "1 tile with more nodata than data.max_nodata=0 (tiles/lake_7" in flat(ran.out)
+    assert "1 tile: more nodata than data.max_nodata=0 (tiles/lake_7" in flat(ran.out)
     dark = {row.tile_id: read_row(row).pixels for row in rows_in(tmp_path)}
     assert sum(bool((pixels == 0).all(dim=0).any()) for pixels in dark.values()) == 7
 
@@ -331,7 +333,7 @@ def test_dark_water_is_data(rslow: Run, write_tile: WriteTile, tmp_path: Path) -
     st.integers(0, 2**32 - 1), st.sampled_from([None, 0.0, 65_535.0]), st.sampled_from([0, -1000])
 )
 @settings(max_examples=30, deadline=None)
-def test_what_counts_as_no_data(seed: int, declared: float | None, offset: int) -> None:
+def test_what_counts_as_no_data(seed: int, declared: float | None, offset: float) -> None:
     """Rules of nodata: 0 everywhere where it is declared or offset, areas where nothing is."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(1, 9, (3, 12, 12)).astype(np.float32)
@@ -421,13 +423,15 @@ def test_levels_of_one_data_set(write_tile: WriteTile, tmp_path: Path, rslow: Ru
     assert "is L1C; expected L2A, as the files before it" in flat(ran.out)
 
 
-def test_a_tile_in_the_numbers_of_another() -> None:
+def test_a_tile_in_the_numbers_of_another(write_tile: WriteTile, tmp_path: Path) -> None:
     """Converted digital numbers mean the same reflectance."""
-    own = BandSpec(names=BANDS, level="L2A", scale=20_000, dn_offset=-2000)
-    other = BandSpec(names=BANDS[::-1], level="L2A", scale=10_000, dn_offset=0)
+    path = tmp_path / "a.tif"
+    write_tile(path, bands=BANDS)
+    own = BandSpec(names=BANDS, level="L2A", scale=20_000.0, dn_offset=-2000.0)
+    other = BandSpec(names=BANDS[::-1], level="L2A", scale=10_000.0, dn_offset=0.0)
     numbers = torch.from_numpy(ground(10).astype(np.float32))
     nodata = torch.zeros(64, 64, dtype=torch.bool)
-    tile = Tile(profile=None, bands=own, pixels=numbers, nodata=nodata)  # type: ignore[arg-type]  # not read here
+    tile = Tile(profile=read_profile(path), bands=own, pixels=numbers, nodata=nodata)
     torch.testing.assert_close(
         tile.select(other) / 10_000, ((numbers - 2000) / 20_000).flip(0), atol=1e-6, rtol=0
     )

@@ -102,14 +102,20 @@ def named(product: ProductName | None) -> Iterable[Statement]:
 
 
 def by_name(
-    settings: DataSettings, path: PurePath, said: Sequence[Statement], *, whole: bool
+    settings: DataSettings,
+    path: PurePath,
+    said: Sequence[Statement],
+    tags: Sequence[Statement],
+    *,
+    whole: bool,
 ) -> Iterator[Statement]:
-    """Yield what the name of a file's product says, for what nobody else says.
+    """Yield what the name of a file's product says, beside what others say.
 
     Args:
         settings: of the data.
         path: of the file.
-        said: what others say.
+        said: by the source that names the file, which knows better what was done to it.
+        tags: what the file says itself.
         whole: whether the file holds whole numbers, as products do.
 
     Raises:
@@ -126,22 +132,25 @@ def by_name(
             expected="one level and one baseline",
             remedy="set data.level and data.dn_offset to what is right",
         ) from error
-    known = {one.quantity: one.value for one in said}
-    scale = settings.scale or known.get("scale", PRODUCT_SCALE)
+    known = {one.quantity: one.value for one in (*tags, *said)}
+    better = {one.quantity for one in said}
+    scale = float(settings.scale or known.get("scale", PRODUCT_SCALE))
     for one in statements:
-        if one.quantity in known:
+        if one.quantity in better:
             continue
-        changed = (
-            one.quantity == "dn_offset" and one.value and not (whole and scale == PRODUCT_SCALE)
-        )
-        if changed and settings.dn_offset is None:
-            raise ContradictionError(
-                f"holds {'whole' if whole else 'fractional'} numbers of scale {scale:g}",
-                expected=f"the whole numbers of scale {PRODUCT_SCALE:g} of its {one.by}, which "
-                f"take an offset of {one.value:g}",
-                remedy="set data.dn_offset: 0 if these numbers have no offset any more",
-            )
-        yield one
+        if one.quantity == "level" or not (one.value and "dn_offset" in known):
+            changed = one.value and one.quantity == "dn_offset"
+            if changed and settings.dn_offset is None and not (whole and scale == PRODUCT_SCALE):
+                raise ContradictionError(
+                    f"holds {'whole' if whole else 'fractional'} numbers of scale {scale:g}",
+                    expected=f"the whole numbers of scale {PRODUCT_SCALE:g} of its {one.by}, which "
+                    f"take an offset of {one.value:g}",
+                    remedy="set data.dn_offset: 0 if these numbers have no offset any more",
+                )
+            yield one
+        else:
+            value = round(float(one.value) * scale / PRODUCT_SCALE, 6)
+            yield Statement(quantity="dn_offset", value=value, by=one.by)
 
 
 def by_file(
@@ -170,6 +179,8 @@ def by_file(
     factor, addend = scales[0] if len(scales) == 1 else (1.0, 0.0)
     by = "scale and offset tags"
     if not 0 < factor <= 1:
+        if settings.scale is not None and settings.dn_offset is not None:
+            return
         raise ContradictionError(
             f"has {factor:g} as scale tag",
             expected="reflectance per digital number, such as 0.0001",

@@ -471,19 +471,18 @@ def meaning_of_files(
     Raises:
         TileError: what is said of them contradicts itself.
     """
-    statements = list(said)
-    first = files[0][0]
+    first, tags, names_say = files[0][0], list[Statement](), list[Statement]()
     try:
         for profile, names in files:
             first = profile
             scales = _used_scales(settings, profile, names)
-            statements += by_file(settings, profile.tags, scales)
+            tags += by_file(settings, profile.tags, scales)
         if settings.kind != "eurosat":
             for profile, _ in files:
                 first = profile
                 whole = "int" in profile.dtype
-                statements += by_name(settings, profile.path, statements, whole=whole)
-        return meaning_of(settings, statements)
+                names_say += by_name(settings, profile.path, said, tags, whole=whole)
+        return meaning_of(settings, [*said, *tags, *names_say])
     except ContradictionError as error:
         raise TileError(
             first.path, error.found, expected=error.expected, remedy=error.remedy
