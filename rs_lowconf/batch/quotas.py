@@ -8,7 +8,6 @@ import geopandas
 import numpy as np
 import shapely
 from jaxtyping import Float
-from numpy.typing import NDArray
 from pyogrio.errors import DataSourceError
 
 from rs_lowconf.errors import DataError
@@ -22,8 +21,8 @@ ELSEWHERE = "elsewhere"
 
 def within_quotas(
     classes: Sequence[str],
-    lon: Float[NDArray[np.float64], " n"],
-    lat: Float[NDArray[np.float64], " n"],
+    lon: Float[np.ndarray, " n"],
+    lat: Float[np.ndarray, " n"],
     *,
     per_class: int | None,
     per_region: int | None,
@@ -60,8 +59,8 @@ def within_quotas(
 
 
 def regions_of(
-    lon: Float[NDArray[np.float64], " n"],
-    lat: Float[NDArray[np.float64], " n"],
+    lon: Float[np.ndarray, " n"],
+    lat: Float[np.ndarray, " n"],
     regions: float | Path,
 ) -> list[str]:
     """Return the name of the region that each place lies in.
