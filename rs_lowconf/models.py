@@ -4,15 +4,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.masks import open_masks
-from rs_lowconf.data.source import MemorySource, open_split
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.gan.critic import RealismCritic
@@ -50,6 +48,9 @@ from rs_lowconf.types import (
     TileGenerator,
     TileSource,
 )
+
+if TYPE_CHECKING:
+    from rs_lowconf.data.source import MemorySource
 
 Method = Literal["gradient", "student", "splitting"]
 
@@ -282,6 +283,8 @@ def _open_masked(settings: Settings, paths: dict[str, Path], device: torch.devic
                 "the generator draws tiles of given masks, the data have labels",
                 remedy="set data.kind to scenes or chips, or to none",
             )
+        from rs_lowconf.data.masks import open_masks
+
         train = open_masks(settings.data, "train")
         check_fit(generator.bands, train.bands, model="generator")
         check_tile_size(settings, generator)
@@ -306,6 +309,9 @@ class HeldOut:
 
 def held_out(settings: Settings, models: Models) -> list[HeldOut]:
     """Return the validation and test tiles, to be shown to reviewers among generated ones."""
+    from rs_lowconf.data.masks import open_masks
+    from rs_lowconf.data.source import open_split
+
     if models.bank is None:
         return [
             HeldOut(
@@ -387,10 +393,12 @@ def features_in(extractor: FeatureExtractor, bands: BandSpec) -> Features:
     return lambda image: extractor.features(image[:, channels])
 
 
-def _real_tiles(settings: Settings, generator: Generator) -> MemorySource | None:
+def _real_tiles(settings: Settings, generator: Generator) -> "MemorySource | None":
     """Return the tiles to show beside generated ones, if there are data."""
     if settings.data.kind == "none":
         return None
+    from rs_lowconf.data.source import open_split
+
     train = open_split(settings.data, "train")
     check_fit(generator.bands, train.bands, model="generator")
     check_tile_size(settings, generator)
@@ -490,6 +498,9 @@ def _critic(path: Path, gan: GanModel, device: torch.device) -> RealismCritic:
 @torch.no_grad()
 def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
     """Return a quantile of the target's confidence on held-out real tiles."""
+    from rs_lowconf.data.masks import open_masks
+    from rs_lowconf.data.source import open_split
+
     own, data = settings.search, settings.data
     val = open_masks(data, "val") if data.masked else open_split(data, "val")
     channels = list(check_fit(target.bands, val.bands))

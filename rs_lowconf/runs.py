@@ -7,8 +7,8 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,11 +184,12 @@ class RunFolder:
 
 
 def versions() -> dict[str, Any]:
-    """Return the versions of Python and of the packages that shape results."""
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in _REPORTED_PACKAGES},
-    }
+    """Return the versions of Python and of the installed packages that shape results."""
+    found = {"python": platform.python_version()}
+    for name in _REPORTED_PACKAGES:
+        with suppress(PackageNotFoundError):  # an extra that this installation does without
+            found[name] = version(name)
+    return found
 
 
 def write_checkpoint(

@@ -575,6 +575,14 @@ class ReviewSettings(Section):
     what the gate rejects wrongly."""
 
 
+class TestsetSettings(Section):
+    """Releases of the test set."""
+
+    licence: Annotated[str, Field(pattern=r"\S")] | None = None
+    """Licence of the tiles of a release, which whoever publishes them chooses: an identifier of
+    SPDX such as CC-BY-4.0, or the text. `rslow testset build` needs it."""
+
+
 class UpdateSettings(Section):
     """What reviews change: a head on the critic's features, then the critic, then the GAN."""
 
@@ -755,6 +763,7 @@ class Settings(Section):
     search: SearchSettings = SearchSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     review: ReviewSettings = ReviewSettings()
+    testset: TestsetSettings = TestsetSettings()
     update: UpdateSettings = UpdateSettings()
     variants: VariantSettings = VariantSettings()
     batch: BatchSettings = BatchSettings()

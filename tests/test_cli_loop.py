@@ -21,6 +21,7 @@ from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.store import ReviewStore
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.calibration import load_calibration
+from rs_lowconf.testset import read_release
 from tests.conftest import Run, run_program
 
 SETTINGS = (
@@ -67,7 +68,8 @@ def generated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loop") / "project"
     shutil.copytree(trained, folder)
     config = folder / "config.yaml"
-    config.write_text(config.read_text().replace(str(trained), str(folder)))
+    text = config.read_text().replace(str(trained), str(folder))
+    config.write_text(f"{text}testset: {{licence: CC-BY-4.0}}\n")
     run(folder, "generate", *SETTINGS)
     review(folder / "run" / "generate" / "review", store_of(folder))
     run(folder, "review", "import", folder / "run" / "generate" / "review")
@@ -274,6 +276,20 @@ def test_status_and_agreement_tell_reviewers_apart(
     differ = both[0].sample_id[both[0].decision != both[1].decision]
     assert set(layer.sample_id) == set(differ)
     assert layer.decision.isna().all()
+
+
+def test_a_release_needs_a_licence(rslow: Run, reviewed: Path) -> None:
+    """Without testset.licence no release is written; with it, the release carries its text."""
+    config = ("-c", reviewed / "config.yaml")
+    for nothing in ("null", "' '"):
+        ran = rslow("testset", "build", *config, "-s", f"testset.licence={nothing}")
+        assert ran.code == 3
+        assert "testset.licence" in ran.err
+        assert len(ran.err.splitlines()) == 1
+    assert not (reviewed / "run" / "testset").exists()
+    ran = rslow("testset", "build", *config)
+    assert ran.code == 0, ran.err
+    assert read_release(reviewed / "run" / "testset" / "v1").licence == "CC-BY-4.0"
 
 
 def test_a_release_is_built_again_from_the_store(rslow: Run, reviewed: Path) -> None:

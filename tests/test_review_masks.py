@@ -429,7 +429,9 @@ def test_disagreements_are_shown_again_with_their_masks(tmp_path: Path, label: A
     assert verdicts(store.opinions())["s0001"].decision == "mask wrong"
 
 
-@pytest.mark.parametrize("command", [("testset", "build"), ("update",)])
+@pytest.mark.parametrize(
+    "command", [("testset", "build", "--set", "testset.licence=CC-BY-4.0"), ("update",)]
+)
 def test_what_needs_classes_refuses_masks(
     rslow: Run, tmp_path: Path, command: tuple[str, ...]
 ) -> None:

@@ -11,7 +11,7 @@ from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_s
 from rs_lowconf.cli.catalog import catalog_path
 from rs_lowconf.cli.progress import duration, interrupt_between_steps, progress
 from rs_lowconf.cli.tables import counted
-from rs_lowconf.errors import JobError
+from rs_lowconf.errors import JobError, SettingsError
 from rs_lowconf.settings import BatchSettings, Settings
 
 if TYPE_CHECKING:
@@ -197,10 +197,21 @@ def job_folder(settings: Settings, kind: str) -> Path:
 
 
 def executor_of(settings: BatchSettings, scheduler: str | None) -> "Executor":
-    """Return who works."""
+    """Return where the work of a job runs.
+
+    Raises:
+        SettingsError: in processes, and this system has none that can be killed with their helpers.
+    """
     from rs_lowconf.batch import Dask, Processes, Serial
 
     workers = settings.workers or os.cpu_count() or 1
+    alone = scheduler is None and settings.executor == "serial" and settings.seconds is None
+    if not alone and not hasattr(os, "killpg"):
+        raise SettingsError(
+            f"batch.executor={settings.executor} with batch.seconds={settings.seconds} starts "
+            "processes that can be killed, which rs_lowconf cannot do on this system",
+            remedy="set batch.executor=serial and batch.seconds=null",
+        )
     if scheduler is not None or settings.executor == "dask":
         return Dask(address=scheduler, workers=workers, seconds=settings.seconds)
     if settings.executor == "process":
