@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_lowconf.errors import ReviewError
-from rs_lowconf.review import Decision, read_tile
+from rs_lowconf.review.fields import Decision
+from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.reading import Answer, read_package
 from rs_lowconf.review.settle import settling_package
 from rs_lowconf.review.store import Opinion, ReviewStore, SentPackage, SentSample

@@ -26,8 +26,8 @@ from rs_lowconf.data.tiles import (
     unreal_pixels,
 )
 from rs_lowconf.grid import Grid
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import UNKNOWN
 
 Reading = tuple[
     Float[Tensor, "c h w"], Int[NDArray[np.int64], "h w"], Bool[NDArray[np.bool_], "h w"]
