@@ -35,7 +35,8 @@ on, by which they take turns at its GPUs."""
 class Section(BaseModel):
     """A frozen group of settings that forbids unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Built on first use: commands that read no settings answer sooner.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class RunSettings(Section):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError, JobError, ModelError, SettingsError
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import SegmenterSettings, TargetSettings
 from rs_lowconf.target.evaluate import expected_calibration_error
 from rs_lowconf.target.load import load_target
@@ -25,7 +26,7 @@ from rs_lowconf.target.segment_train import (
     train_segmenter,
 )
 from rs_lowconf.target.segmenter import Segmenter, SegmenterSpec, load_segmenter, save_segmenter
-from rs_lowconf.types import UNKNOWN, MaskSource, TargetModel, TileBatch
+from rs_lowconf.types import MaskSource, TargetModel, TileBatch
 from tests.conftest import Run
 from tests.make_scenes import make_chips
 

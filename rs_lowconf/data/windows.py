@@ -26,8 +26,8 @@ from rs_lowconf.data.tiles import (
     unreal_pixels,
 )
 from rs_lowconf.grid import Grid
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import UNKNOWN
 
 Reading = tuple[Float[Tensor, "c h w"], Int[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]
 """Digital numbers, values of the mask, and where there is a mask at all."""

@@ -15,8 +15,9 @@ from rs_lowconf.gan.quality import matched_sets
 from rs_lowconf.gan.spectra import limits_of, tile_spectra
 from rs_lowconf.gan.spectral_quality import spectral_figures
 from rs_lowconf.gan.tiles import DrawnTiles
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.types import UNKNOWN, MaskSource, TargetModel, TileSource
+from rs_lowconf.types import MaskSource, TargetModel, TileSource
 
 _BATCH = 32
 _RESAMPLES = 1_000

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.types import UNKNOWN
+from rs_lowconf.masks import UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rs_lowconf.errors import DataError, ModelError
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.target.evaluate import calibration_gaps
 from rs_lowconf.target.load import check_fit
-from rs_lowconf.types import UNKNOWN, MaskSource, TargetModel
+from rs_lowconf.types import MaskSource, TargetModel
 
 _BATCH = 64
 _RESAMPLES = 2_000

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.errors import ModelError
-from rs_lowconf.measures import share_of
 from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+from rs_lowconf.shares import share_of
 from rs_lowconf.testset.release import WARNING, Release, ReleaseTile
 from rs_lowconf.types import TargetModel
 

@@ -21,7 +21,7 @@ from rs_lowconf.data.catalog.rows import CatalogRow
 from rs_lowconf.data.plain import read_plain
 from rs_lowconf.data.tiles import TileError, nodata_mask, open_file, read_errors, unreal_pixels
 from rs_lowconf.data.windows import classes_of, warped_mask
-from rs_lowconf.types import UNKNOWN
+from rs_lowconf.masks import UNKNOWN
 
 Numbers = NDArray[Any]
 
