@@ -110,7 +110,7 @@ def vocabulary(
 
 def class_list(
     origin: str, values: Sequence[object], *, error: type[RsLowconfError] = DataError
-) -> tuple[str, ...]:
+) -> Vocabulary:
     """Return a list of classes whose positions mean something, such as those of outputs.
 
     Raises:
@@ -121,7 +121,7 @@ def class_list(
         if name is None or names.count(name) > 1:
             why = "which stands for unknown" if name is None else "more than once"
             raise error(f"{origin} list {value!r}, {why}", expected="a name of its own per class")
-    return vocabulary(origin, names, error=error).names
+    return vocabulary(origin, names, error=error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +151,22 @@ class Joined:
         """Return the names that the left lacks."""
         return tuple(name for name in self.right.names if name not in self.left.names)
 
+    def meeting(self, error: type[RsLowconfError] = DataError) -> "Joined":
+        """Return the same, where they meet at all.
+
+        Raises:
+            error: both know classes, and none in common.
+        """
+        left, right = self.left, self.right
+        if left.names and right.names and not self.both:
+            raise error(
+                f"{left.origin} name {_some(left.names)}, and {right.origin} "
+                f"{_some(right.names)}: no class in common",
+                expected="the same names for the same classes",
+                remedy="write both the same way",
+            )
+        return self
+
     @property
     def remark(self) -> str:
         """Return the names on one side only, in a sentence; empty where there are none."""
@@ -177,7 +193,7 @@ def join(
     Raises:
         error: a name of one is nearly a name of the other: it differs in case, in blanks or
             punctuation, in accents, in how a number is written, or, where neither occurs on the
-            other side, in a letter. Or both know classes, and none in common.
+            other side, in a letter.
 
     Example:
         >>> ours = vocabulary("the labels", ["Bare ", "Urban"])
@@ -193,13 +209,6 @@ def join(
         if _slip(a, b)
     ]
     _refuse(pairs, class_map, error)
-    if left.names and right.names and not found.both:
-        raise error(
-            f"{left.origin} name {_some(left.names)}, and {right.origin} {_some(right.names)}: no "
-            "class in common",
-            expected="the same names for the same classes",
-            remedy="write both the same way",
-        )
     return found
 
 
@@ -221,8 +230,9 @@ def require(
     if unknown:
         near = [(a, b) for a in unknown for b in known.names if _slip(a, b)]
         hint = f" (like {near[0][1]!r} but for one letter)" if near else ""
+        are = "is" if len(unknown) == 1 else "are"
         raise error(
-            f"{wanted.origin} name {_some(unknown)}{hint}, unknown to {known.origin}",
+            f"{wanted.origin}: {_some(unknown)}{hint} {are} unknown to {known.origin}",
             expected=f"some of {_some(known.names)}",
             remedy=remedy,
         )
@@ -316,7 +326,7 @@ def _slip(a: str, b: str) -> bool:
     words: list[list[str]] = [re.findall(r"[^\W_]+", _plain(name).casefold()) for name in (a, b)]
     if len(words[0]) != len(words[1]):
         return False
-    differing = [pair for pair in zip(*words, strict=True) if pair[0] != pair[1]]
+    differing = [pair for pair in zip(words[0], words[1], strict=True) if pair[0] != pair[1]]
     if len(differing) != 1:
         return False
     one, other = differing[0]

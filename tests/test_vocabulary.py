@@ -30,7 +30,7 @@ anything = st.one_of(st.none(), written, st.integers(), st.floats(), st.booleans
 def outcome(left: Sequence[object], right: Sequence[object]) -> Joined | str:
     """Return how two lists meet, or why they do not."""
     try:
-        return join(vocabulary("one", left), vocabulary("the other", right))
+        return join(vocabulary("one", left), vocabulary("the other", right)).meeting()
     except DataError as error:
         return str(error)
 
@@ -195,7 +195,7 @@ def test_required_names_have_their_positions(wanted: list[str], known: list[str]
 
 def test_a_list_of_outputs_keeps_its_positions() -> None:
     """Unknown, repeated and nearly equal names are refused, because a position would be lost."""
-    assert class_list("the outputs", [0.0, "1.0", " Bare"]) == ("0", "1", "Bare")
+    assert class_list("the outputs", [0.0, "1.0", " Bare"]).names == ("0", "1", "Bare")
     for values in (["Bare", "Bare "], ["Bare", "?"], ["Bare", ""], ["Bare", "bare"]):
         with pytest.raises(RsLowconfError):
             class_list("the outputs", values)
