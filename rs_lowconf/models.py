@@ -1,5 +1,6 @@
 """Everything that a search reads, loaded and fitted together. Imports torch: import it late."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -48,11 +49,14 @@ from rs_lowconf.types import (
     TileGenerator,
     TileSource,
 )
+from rs_lowconf.vocabulary import class_list, join, require
 
 if TYPE_CHECKING:
     from rs_lowconf.data.source import MemorySource
 
 Method = Literal["gradient", "student", "splitting"]
+
+log = logging.getLogger(__name__)
 
 _NAMED = 12
 """Most conditions that a message lists."""
@@ -114,6 +118,7 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         device=device,
     )
     target_channels = check_fit(target.bands, generator.bands)
+    _check_classes(opened, target)
     _check_tau(own, target)
     method = method_of(own, differentiable=target.differentiable)
     known = checksums(opened.paths)
@@ -448,6 +453,14 @@ def _labels(
 ) -> tuple[int, ...]:
     """Return the indices of the conditions to search."""
     own, wanted = settings.search, settings.search.classes
+    if regions is None and wanted is not None:
+        require(
+            class_list("search.classes", wanted, error=SettingsError),
+            class_list("the generator", classes, error=SettingsError),
+            remedy="correct it",
+            error=SettingsError,
+        )
+        wanted = class_list("search.classes", wanted).names
     unknown = [name for name in wanted or () if name not in classes]
     if unknown or wanted == ():
         shown = ", ".join(classes[:_NAMED]) + (", ..." if len(classes) > _NAMED else "")
@@ -468,6 +481,27 @@ def _labels(
         chosen = torch.randperm(len(labels), generator=dice)[: own.most_conditions]
         labels = [labels[i] for i in chosen.sort().values.tolist()]
     return tuple(labels)
+
+
+def _check_classes(opened: _Opened, target: TargetModel) -> None:
+    """Refuse models and tiles that write the same class in two ways.
+
+    The target may know other classes than the generator, and tiles may be of others.
+
+    Raises:
+        ModelError: they do.
+    """
+    classes = opened.gan.generator.classes if opened.bank is None else opened.bank.classes
+    generator = class_list("the generator", classes, error=ModelError)
+    join(generator, class_list("the target", target.classes, error=ModelError), error=ModelError)
+    if opened.bank is None and opened.real is not None:
+        tiles = class_list("the data", opened.real.classes, error=ModelError)
+        missing = join(generator, tiles, error=ModelError).left_only
+        if missing:
+            log.warning(
+                "no real tile is of %s: real tiles of any class are shown beside generated ones",
+                ", ".join(missing),
+            )
 
 
 def _check_tau(settings: SearchSettings, target: TargetModel) -> None:

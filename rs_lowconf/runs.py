@@ -259,15 +259,27 @@ def read_checkpoint(path: Path, kind: str) -> "tuple[dict[str, torch.Tensor], di
 
 def kind_of(path: Path) -> str | None:
     """Return what a checkpoint says it is; None where `read_checkpoint` would refuse it."""
+    kind = _peek(path).get("kind")
+    return kind if isinstance(kind, str) else None
+
+
+def classes_of(path: Path) -> tuple[str, ...]:
+    """Return the classes in a checkpoint's header; none where `read_checkpoint` would refuse it."""
+    header = _peek(path).get("header")
+    classes = header.get("classes") if isinstance(header, dict) else None
+    return tuple(map(str, classes)) if isinstance(classes, list) else ()
+
+
+def _peek(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, unchecked and without torch; nothing if damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             values = json.loads((file.metadata() or {})["rs_lowconf"])
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError):
-        return None
-    kind = values.get("kind")
-    return kind if isinstance(kind, str) else None
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _content_hash(values: Mapping[str, Any], tensors: "Mapping[str, torch.Tensor]") -> str:

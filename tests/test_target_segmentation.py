@@ -201,7 +201,7 @@ def test_classes_go_by_name() -> None:
     turned = Answers(answers[:, [2, 0, 1]], ("cloud", "background", "damage"))
     report = evaluate_segmenter(turned, source, source.ids)
     assert report.iou == {"cloud": 1.0, "background": 1.0, "damage": 1.0}
-    with pytest.raises(ModelError, match="does not know the classes cloud"):
+    with pytest.raises(ModelError, match="the masks: cloud is unknown to the target"):
         evaluate_segmenter(Answers(answers, ("background", "damage")), source, source.ids)
 
 
