@@ -24,9 +24,7 @@ Shapes = NDArray[np.object_]
 """Geometries of shapely, one-dimensional."""
 
 
-def degrees(
-    xy: Float[NDArray[np.float64], "n 2"], crs: Sequence[str]
-) -> Float[NDArray[np.float64], "n 2"]:
+def degrees(xy: Float[np.ndarray, "n 2"], crs: Sequence[str]) -> Float[np.ndarray, "n 2"]:
     """Return longitudes and latitudes of points, each of which has its own CRS."""
     found = np.empty(xy.shape)
     codes = np.asarray(crs)
@@ -37,7 +35,7 @@ def degrees(
     return found
 
 
-def outlines(corners: Float[NDArray[np.float64], "n 4 2"], crs: Sequence[str]) -> Shapes:
+def outlines(corners: Float[np.ndarray, "n 4 2"], crs: Sequence[str]) -> Shapes:
     """Return the outlines of tiles in degrees.
 
     Args:

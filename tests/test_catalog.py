@@ -573,19 +573,22 @@ def test_a_tile_across_180_degrees(tmp_path: Path, rslow: Run) -> None:
 
 def test_odd_values_in_a_geopackage(tmp_path: Path) -> None:
     """A row with a date or number that is none is one line, and left out where it may be."""
-    for name in "abc":
+    for name in "abcd":
         write(tmp_path / f"{name}.tif", draw(32, 32, ord(name))[0], corner(600_000, 5_200_000))
     frame = pandas.DataFrame(
-        {"location": ["a.tif", "b.tif", "c.tif"], "id": pandas.array([1, None, 3], "Int64"),
-         "datetime": ["2022-03-08", "yesterday", None], "dn_offset": ["-1000", "0", ""]},
+        {"location": ["a.tif", "b.tif", "c.tif", "d.tif"],
+         "id": pandas.array([1, None, 3, None], "Int64"),
+         "datetime": ["2022-03-08", "yesterday", None, ""],
+         "dn_offset": ["-1000", "0", "much", ""]},
     )  # fmt: skip
     pyogrio.write_dataframe(frame, tmp_path / "t.gpkg")
     settings = settings_of(kind="geopackage", root=tmp_path / "t.gpkg")
     with pytest.raises(DataError, match=r"row 2.*datetime"):
         rows_in(settings)
     own = account(skip_bad=True)
-    (image,) = list_images(settings, own.left_out)
-    assert (image.name, image.taken) == ("1", datetime(2022, 3, 8, tzinfo=UTC))
+    first, last = list_images(settings, own.left_out)
+    assert (first.name, first.taken) == ("1", datetime(2022, 3, 8, tzinfo=UTC))
+    assert (last.name, last.taken, last.said) == ("d", None, ())
     assert own.left_out.number("image") == 2
     assert "dn_offset" in str(own.left_out.faults[1])
 

@@ -18,6 +18,7 @@ from rs_lowconf.gan.steps import tensors_below
 from rs_lowconf.gan.train import GanTraining
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.settings import GanSettings, GeneratorSettings
+from rs_lowconf.vocabulary import class_list
 
 CRITIC_KIND = "critic"
 ENCODER_KIND = "encoder"
@@ -182,7 +183,7 @@ def shape_of(header: dict[str, Any]) -> dict[str, Any]:
     count = len(bands)
     return {
         "bands": bands,
-        "classes": tuple(header["classes"]),
+        "classes": class_list("the model", header["classes"], error=ModelError).names,
         "tile_size": header["tile_size"],
         "basis": SpectralBasis(
             centre=torch.zeros(count),

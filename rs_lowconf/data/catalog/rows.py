@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import shapely
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from rs_lowconf.bands import RESOLUTION_M, BandSpec
 from rs_lowconf.data.declared import Statement
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
 from rs_lowconf.outlines import WGS84, degrees, outlines
+from rs_lowconf.vocabulary import class_name
 
 STAC_VERSION = "1.1.0"
 STAC_EXTENSIONS = (
@@ -263,16 +263,16 @@ def _row(record: dict[str, Any]) -> CatalogRow:
         nodata=record.get("rslow:nodata"),
         taken=None if taken is None else taken.astimezone(UTC),
         before=None if before is None else before.astimezone(UTC),
-        label=record.get("rslow:label"),
+        label=class_name(record.get("rslow:label")),
         split=record.get("rslow:split"),
         masks=tuple(record.get("rslow:masks") or ()),
         mask_classes=None
         if classes is None
-        else {int(value): name for value, name in json.loads(classes).items()},
+        else {int(value): class_name(name) for value, name in json.loads(classes).items()},
     )
 
 
-def centres(table: pa.Table) -> Float[NDArray[np.float64], "n 2"]:
+def centres(table: pa.Table) -> Float[np.ndarray, "n 2"]:
     """Return longitude and latitude of each tile's centre, by way of its own CRS.
 
     Args:
