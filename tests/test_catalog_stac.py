@@ -183,6 +183,7 @@ FAULTS: dict[str, tuple[dict[str, Any] | bytes | None, str]] = {
     "cut": (b'{"type": "Feature", "id": "S2B_MSIL2A_2023', "cannot be read"),
     "no text": (b"\xff\xfe\x00garbage", "cannot be read"),
     "no item": (b"[1, 2, 3]", "no STAC item"),
+    "empty": (b"{}", "no STAC item"),
     "no assets": ({"assets": None}, "assets: Field required"),
     "no bands": ({"assets": dict.fromkeys(L2A)}, "no asset of Sentinel-2 bands"),
     "file gone": ({"assets": {"B05": {"href": "gone.tif"}}}, "cannot be opened"),
@@ -445,6 +446,19 @@ def test_a_catalog_of_tiles_is_no_source(tmp_path: Path, rslow: Run) -> None:
     pq.write_table(pq.read_table(tmp_path / "c.parquet").select(["id"]), tmp_path / "d.parquet")
     with pytest.raises(DataError, match="lacks the columns"):
         built(tmp_path / "d.parquet")
+
+
+@pytest.mark.parametrize("link", [7, {"rel": "item"}, {"rel": "item", "href": None}])
+def test_links_that_are_none(link: Any, tmp_path: Path) -> None:
+    """What a broken link meant to name is missing, so it is a fault and not passed over."""
+    root = write_root(tmp_path, [earth_search(tmp_path).path])
+    values = json.loads(root.read_text())
+    values["links"].append(link)
+    root.write_text(json.dumps(values))
+    with pytest.raises(DataError, match="link that is none"):
+        built(root)
+    rows, account = built(root, skip_bad=True)
+    assert (len(rows), account.left_out.number("item")) == (9, 1)
 
 
 def test_catalogs_that_link_in_a_circle(tmp_path: Path) -> None:

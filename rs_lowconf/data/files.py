@@ -7,7 +7,7 @@ multi-band GeoTIFFs. Both are torchgeo datasets with `samples`, `classes` and it
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -119,6 +119,8 @@ class FolderSplit(NonGeoClassificationDataset):
             is_valid_file=bool,
         )
         self.id_root = root
+        if given and split == SPLITS[0]:
+            _count_beside(root, SPLITS, "beside the folders of the splits", self.left_out)
         if not given:
             self.samples = self.imgs = _hashed_split(self.samples, root, settings, split)
             self.targets = [label for _, label in self.samples]
@@ -143,16 +145,7 @@ class FolderSplit(NonGeoClassificationDataset):
                 found.append((str(path), label))
             else:
                 self.left_out.count("file", "no GeoTIFF by its name", str(path))
-        for path in _entries(folder):
-            if path.name in class_to_idx:
-                continue
-            if is_hidden(path.name):
-                _count_hidden(path, self.left_out)
-            elif path.is_dir():
-                for file in _files_below(path, self.left_out, (os.path.realpath(folder),)):
-                    self.left_out.count("file", "of a class that data.classes omits", str(file))
-            else:
-                self.left_out.count("file", "beside the folders of the classes", str(path))
+        _count_beside(folder, class_to_idx, "not in a folder of the classes used", self.left_out)
         return found
 
 
@@ -356,6 +349,20 @@ def refuse_twins(files: Iterable[Path]) -> None:
             raise DataError(
                 f"{other} and {path} differ only in their suffix", remedy="rename or remove one"
             )
+
+
+def _count_beside(folder: Path, used: Container[str], reason: str, left_out: LeftOut) -> None:
+    """Count the files in a folder that are not below the folders used."""
+    for path in _entries(folder):
+        if path.name in used:
+            continue
+        if is_hidden(path.name):
+            _count_hidden(path, left_out)
+        elif path.is_dir():
+            for file in _files_below(path, left_out, (os.path.realpath(folder),)):
+                left_out.count("file", reason, str(file))
+        else:
+            left_out.count("file", reason, str(path))
 
 
 def _class_files(
