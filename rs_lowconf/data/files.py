@@ -386,7 +386,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _count_hidden(path: Path, left_out: LeftOut) -> None:
     inside = [Path(top, name) for top, _, names in os.walk(path) for name in names]
-    for file in inside if path.is_dir() else [path]:
+    for file in sorted(inside) if path.is_dir() else [path]:
         left_out.count("file", "hidden", str(file))
 
 

@@ -71,22 +71,29 @@ SCHEMA = pa.schema(
         ("rslow:mask_classes", pa.string()),
     ]
 )
-REQUIRED = tuple(
-    name
-    for name in SCHEMA.names
-    if name
-    not in (
-        "start_datetime",
-        "end_datetime",
-        "rslow:nodata",
-        "rslow:label",
-        "rslow:split",
-        "rslow:masks",
-        "rslow:mask_classes",
-    )
-)
 PLACE = ("proj:code", "proj:transform", "proj:shape")
 """Columns that tell where a tile lies."""
+OUTLINES = ("geometry", "bbox")
+"""Columns that follow from `PLACE`: geopandas drops one, and brings the other into any CRS."""
+SAME = {
+    "type": "Feature",
+    "stac_version": STAC_VERSION,
+    "stac_extensions": list(STAC_EXTENSIONS),
+    "links": [],
+}
+"""Columns of which all rows have the same value."""
+_OPTIONAL = (
+    *OUTLINES,
+    *SAME,
+    "start_datetime",
+    "end_datetime",
+    "rslow:nodata",
+    "rslow:label",
+    "rslow:split",
+    "rslow:masks",
+    "rslow:mask_classes",
+)
+REQUIRED = tuple(name for name in SCHEMA.names if name not in _OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,10 +185,8 @@ def to_table(rows: Sequence[CatalogRow]) -> pa.Table:
     bounds = shapely.bounds(shapes).reshape(-1, 4)
     records = [
         {
+            **SAME,
             "id": row.tile_id,
-            "type": "Feature",
-            "stac_version": STAC_VERSION,
-            "stac_extensions": list(STAC_EXTENSIONS),
             "collection": row.collection,
             "geometry": geometry,
             "bbox": dict(zip(_BOX, box, strict=True)),
@@ -189,7 +194,6 @@ def to_table(rows: Sequence[CatalogRow]) -> pa.Table:
             # STAC asks for a span where the time is unknown.
             "start_datetime": _LAUNCH if row.taken is None else None,
             "end_datetime": row.before,
-            "links": [],
             "assets": _assets(row),
             "proj:code": row.grid.crs,
             "proj:shape": list(row.window[2:]),
@@ -284,18 +288,23 @@ def centres(table: pa.Table) -> Float[np.ndarray, "n 2"]:
     return degrees(xy, [grid.crs for grid, _, _ in places])
 
 
-def footprints(table: pa.Table) -> pa.Array:
-    """Return the outline of each tile in degrees as WKB.
+def with_outlines(table: pa.Table) -> pa.Table:
+    """Return the table with the columns `OUTLINES` as the tiles' places have them.
 
     Args:
-        table: with the columns of `PLACE`.
+        table: with the columns of `PLACE` and `OUTLINES`.
     """
     places = list(_places(table))
     corners = [grid.corners(height, width) for grid, height, width in places]
     shapes = outlines(
         np.array(corners, dtype=np.float64).reshape(-1, 4, 2), [grid.crs for grid, _, _ in places]
     )
-    return pa.array(shapely.to_wkb(shapes).tolist(), pa.binary())
+    boxes = [dict(zip(_BOX, box, strict=True)) for box in shapely.bounds(shapes).tolist()]
+    for name, values in zip(OUTLINES, (shapely.to_wkb(shapes).tolist(), boxes), strict=True):
+        field = SCHEMA.field(name)
+        index = table.column_names.index(name)
+        table = table.set_column(index, field, pa.array(values, field.type))
+    return table
 
 
 def _places(table: pa.Table) -> Iterator[tuple[Grid, int, int]]:
