@@ -125,12 +125,33 @@ def test_a_missing_extra_is_named(
     )
 
 
-def test_the_core_reads_jobs(tmp_path: Path) -> None:
-    """Without any extra the help is there, and the state of a batch job is asked for."""
+def test_the_core_reads_jobs_and_reviews(tmp_path: Path) -> None:
+    """Without any extra the help is there, and the state of jobs and packages is asked for."""
     assert "quickstart" in run("tests.without", "", "--help").stdout
-    ran = run("tests.without", "", "batch", "status", tmp_path)
-    assert ran.returncode == 7
-    assert "no job folder" in ran.stderr
+    for words, code, found in (
+        (("batch", "status", tmp_path), 7, "no job folder"),
+        (("review", "status", tmp_path), 6, "no review package"),
+    ):
+        ran = run("tests.without", "", *words)
+        assert (ran.returncode, found in ran.stderr) == (code, True), ran.stderr
+
+
+def test_the_extra_estimate_reports(tmp_path: Path) -> None:
+    """From a table of scores to the report of an error rate with this extra alone."""
+    table = tmp_path / "scores.csv"
+    rows = (f"t{n},{'ab'[n % 2]},{0.5 + n / 250:.3f}" for n in range(120))
+    table.write_text("\n".join(("id,predicted,confidence", *rows)))
+    words = (
+        *("-s", f"run.dir={tmp_path}", "-s", f"estimate.scores={table}"),
+        *("-s", "estimate.labels=30", "-s", "review.label=blind"),
+    )
+    ran = run("tests.without", "estimate", "estimate", "draw", *words)
+    assert ran.returncode == 0, ran.stderr
+    labels = tmp_path / "estimate" / "draw" / "labels-1.csv"
+    labels.write_text(re.sub(r",$", ",a", labels.read_text(), flags=re.MULTILINE))
+    ran = run("tests.without", "estimate", "estimate", "report", *words)
+    assert ran.returncode == 0, ran.stderr
+    assert (labels.parent / "report.html").exists()
 
 
 def test_the_extra_generate_searches(tmp_path: Path) -> None:
