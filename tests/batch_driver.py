@@ -17,6 +17,7 @@ from tests.kills import signal_at
 
 
 def main(
+    *,
     folder: str,
     work: dict[str, Any],
     executor: str,

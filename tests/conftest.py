@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from rasterio import Affine
 
@@ -28,6 +29,11 @@ from tests.make_tiles import make_tiles
 os.environ.setdefault(*MATRIX_MODE)
 
 WriteTile = Callable[..., NDArray[Any]]
+
+
+# A busy machine is slow, which is no fault of what is tested.
+settings.register_profile("rslow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rslow")
 
 
 @pytest.hookimpl(tryfirst=True)

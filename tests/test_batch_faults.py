@@ -159,8 +159,9 @@ def test_a_killed_driver_goes_on(tmp_path: Path, work: Multiply, expected: str) 
     """After kill -9 at four events its children are gone and the rest is done, nothing twice."""
     folder = tmp_path / "job"
     before = 0
-    # When it begins to write the second part, has written it, has renamed it, begins the fourth.
-    for moment in (("open", 2), ("os.rename", 2), ("os.rename", 3), ("open", 4)):
+    # A part is opened twice. So: before the second is begun, when it is written, before it is
+    # renamed, and before the third is.
+    for moment in (("open", 3), ("os.chmod", 2), ("os.rename", 2), ("os.rename", 3)):
         with driver(folder, work, kill_at=moment) as (process, _):
             assert process.wait() == -signal.SIGKILL
         assert ended(work)
@@ -179,7 +180,7 @@ def test_a_signal_ends_driver_and_children(
     tmp_path: Path, work: Multiply, expected: str, number: int
 ) -> None:
     """Ctrl-C and SIGTERM end all processes at once, also those that hang, and the job goes on."""
-    hanging = replace(work, always=(("tile-000001", "hang"),), hold=True)
+    hanging = replace(work, always=(("tile-000001", "hang"),))
     with driver(tmp_path / "job", hanging) as (process, lines):
         assert lines.readline().startswith("chunk")
         process.send_signal(number)
