@@ -500,9 +500,9 @@ def test_every_fault_of_a_process_is_a_model_error(
 )
 def test_processes_that_do_not_start(command: tuple[str, ...], message: str) -> None:
     """What goes wrong before the first batch is one line too, children included."""
+    # Only what never answers is killed by the clock, and one of these writes before.
+    seconds = {"sleep": 0.3, "sh": 4.0}.get(command[0], 600.0)
     with pytest.raises(ModelError, match=message):
-        # Only what never answers is killed by the clock, and one of these writes before.
-        seconds = {"sleep": 0.3, "sh": 4.0}.get(command[0], 600.0)
         load(options(kind="process", command=command, startup_seconds=seconds))
 
 
