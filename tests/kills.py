@@ -73,22 +73,27 @@ def spread(events: Sequence[str], count: int, *names: str) -> list[int]:
     return sorted({*even, *named, *(number + 1 for number in named if number < last)})
 
 
-def signal_and_run(name: str, file: str, count: int, words: Sequence[str]) -> None:
-    """Run `rslow` in this process, with a signal to itself; see above."""
+def signal_at(name: str, chosen: Callable[[str, Path], bool], count: int) -> None:
+    """Let this process send itself a signal before an event.
+
+    Args:
+        name: of the signal.
+        chosen: whether an event of this name, of a file with this path, counts. Files opened to
+            be read have no events.
+        count: which of the chosen events it is, from 1.
+    """
     left = count
 
     def hear(event: str, values: tuple[Any, ...]) -> None:
         nonlocal left
-        if event == "open" and Path(str(values[0])).name == file and _writes(values[2]):
+        if event not in _EVENTS or (event == "open" and not _writes(values[2])):
+            return
+        if chosen(event, Path(str(values[1 if event == "os.rename" else 0]))):
             left -= 1
             if left == 0:
                 os.kill(os.getpid(), signal.Signals[name])
 
-    # A shell that starts the tests in the background has them ignore Ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.addaudithook(hear)
-    sys.argv = ["rslow", *words]
-    main()
 
 
 def _writes(flags: int) -> bool:
@@ -147,4 +152,12 @@ def _work(
 
 
 if __name__ == "__main__":
-    signal_and_run(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:])
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal_at(
+        sys.argv[1],
+        lambda event, path: event == "open" and path.name == sys.argv[2],
+        int(sys.argv[3]),
+    )
+    sys.argv = ["rslow", *sys.argv[4:]]
+    main()

@@ -55,7 +55,7 @@ def eurosat(root: Path, *, missing: tuple[str, ...] = ()) -> DataSettings:
     return DataSettings(kind="eurosat", root=root)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     counts=st.lists(st.integers(1, 30), min_size=1, max_size=3),
     val=st.floats(0, 0.49),

@@ -390,7 +390,7 @@ def test_a_module_without_gradients_is_marked() -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4), batch_size=st.integers(1, 5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_micro_batches_change_nothing_and_every_tile_counts(
     sizes: list[int], batch_size: int
 ) -> None:
@@ -412,7 +412,7 @@ def test_micro_batches_change_nothing_and_every_tile_counts(
 
 
 @given(temperature=st.floats(0.2, 5.0))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_margin_is_the_logit_margin_over_the_temperature(temperature: float) -> None:
     """The temperature divides the margin between any two classes."""
     target = wrap(lambda x: 50 * level(x), temperature=temperature)

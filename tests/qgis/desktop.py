@@ -213,6 +213,9 @@ def _write_profile(profile: Path, plugin: Path | None, *, docked: bool) -> None:
         f"dockAttributeTable={str(docked).lower()}\n"
         "[core]\nNewsFeed\\httpsfeedqgisorg\\disabled=true\n"
         "[fonts]\ndownloadMissingFonts=false\n"
+        # The same as dockAttributeTable, from QGIS 3.44 on.
+        "[app]\nwidget-geometry\\docks\\items\\attribute-table\\"
+        f"is-docked={str(docked).lower()}\n"
     )
     if plugin is not None:
         text += "[PythonPlugins]\nrs_lowconf_review=true\n"
