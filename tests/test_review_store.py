@@ -255,6 +255,48 @@ def test_an_older_copy_adds_history_and_changes_no_verdict(
     assert [one.decision for one in store.history("s0000")] == ["reject", "accept"]
 
 
+@pytest.mark.parametrize("how", ["split", "at once", "one after the other"])
+def test_two_people_with_one_account_name(
+    how: str, tmp_path: Path, folder: Path, store: ReviewStore
+) -> None:
+    """Copies that were reviewed apart under one name are refused, until a name is given."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    for number in range(COUNT):
+        first, second = number < 3 or how != "split", number >= 3 or how != "split"
+        # In turns where both review at once.
+        later = NOW + 1_000 if how == "one after the other" else NOW + (-1) ** number
+        if first:
+            decide(folder, number, "accept", "Town", reviewer="student", when=NOW)
+        if second:
+            decide(other, number, "reject", None, reviewer="student", when=later)
+    store.add(read_package(folder))
+    before = sha256_of(store.path)
+    with pytest.raises(ReviewError, match=r"student answered in another copy .*--reviewer NAME"):
+        store.add(read_package(other))
+    assert sha256_of(store.path) == before
+    for _ in range(2):
+        store.add(read_package(other), "Bo")
+        store.add(read_package(folder))
+    answers = dict.fromkeys(("student", "Bo"), 3 if how == "split" else COUNT)
+    assert agreement(store.opinions())["reviewers"] == answers
+
+
+def test_one_person_goes_on_with_a_copy(tmp_path: Path, folder: Path, store: ReviewStore) -> None:
+    """More answers, changed and withdrawn ones, and a backup from before are one person's."""
+    for number in range(3):
+        decide(folder, number, "reject", None)
+    shutil.copytree(folder, tmp_path / "backup")
+    store.add(read_package(folder))
+    decide(folder, 0, "accept", "Town", when=NOW + 1)
+    decide(folder, 1, None, None, when=NOW + 2)
+    decide(folder, 4, "accept", "Town", when=NOW + 3)
+    decide(folder, 5, "accept", "Water", reviewer="Bo", when=NOW - 9)
+    added = store.add(read_package(folder))
+    assert (added.new, added.changed, added.withdrawn, added.known) == (2, 1, 1, 1)
+    assert store.add(read_package(tmp_path / "backup")).changed == 0
+
+
 def test_two_reviewers_copies_merge(tmp_path: Path, folder: Path, store: ReviewStore) -> None:
     """Both are kept apart; agreement gives the verdict, disagreement none, doubt abstains."""
     other = tmp_path / "other"

@@ -203,6 +203,9 @@ def test_classes_go_by_name() -> None:
     assert report.iou == {"cloud": 1.0, "background": 1.0, "damage": 1.0}
     with pytest.raises(ModelError, match="the masks: cloud is unknown to the target"):
         evaluate_segmenter(Answers(answers, ("background", "damage")), source, source.ids)
+    spelt = Answers(answers, ("Background", "damage", "cloud"))
+    with pytest.raises(ModelError, match="differ only in case"):
+        evaluate_segmenter(spelt, source, source.ids)
 
 
 def test_intervals_cover_the_truth() -> None:

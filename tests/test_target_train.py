@@ -324,6 +324,9 @@ def test_evaluation_goes_by_name_not_by_position() -> None:
     test.classes = ("Road", *test.classes[1:])
     with pytest.raises(ModelError, match="the data: Road is unknown to the target"):
         evaluate_classifier(best, test)
+    test.classes = (f" {CLASSES[2].lower()}", *test.classes[1:])
+    with pytest.raises(ModelError, match=r"in the data and .* in the target differ only in case"):
+        evaluate_classifier(best, test)
     with pytest.raises(DataError, match="no tile"):
         evaluate_classifier(best, source(0))
 
