@@ -210,17 +210,14 @@ def executor_of(settings: BatchSettings, scheduler: str | None) -> "Executor":
 
 def work_on(job: "Job", executor: "Executor") -> bool:
     """Work on a job with progress; return whether all tiles are done or have failed."""
-    from rs_lowconf.batch import request_stop, run_job
+    from rs_lowconf.batch import run_job
 
-    with progress(job.kind, len(job.rows)) as bar, interrupt_between_steps() as interrupt:
-        for step in run_job(job, executor):
-            failed = f"{step.failed:,} failed. " if step.failed else ""
-            bar.update(step.done + step.failed, f"{failed}{step.rate:,.1f} tiles a second")
-            if interrupt.requested:
-                request_stop(job.folder)
-    told = _tell(job.folder)
-    if interrupt.requested:
-        raise KeyboardInterrupt
+    with interrupt_between_steps() as interrupt:
+        with progress(job.kind, len(job.rows)) as bar:
+            for step in run_job(job, executor, stopped=lambda: interrupt.requested):
+                failed = f"{step.failed:,} failed. " if step.failed else ""
+                bar.update(step.done + step.failed, f"{failed}{step.rate:,.1f} tiles a second")
+        told = _tell(job.folder)
     if told.left:
         print(f"{told.left:,} tiles are left: the same command goes on.")
     if told.done == 0 and told.left == 0:

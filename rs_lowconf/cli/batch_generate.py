@@ -133,7 +133,7 @@ def _student(settings: Settings, models: "Models", folder: Path) -> Path | None:
     names = (settings.run.seed, models.fingerprint)
     digest = hashlib.sha256(repr(names).encode()).hexdigest()[:16]
     path = folder.absolute() / f"student-{digest}.safetensors"
-    teach_student(settings, models, path)
+    teach_student(settings, models, path, models.evaluator)
     return path
 
 
