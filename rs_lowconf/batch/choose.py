@@ -44,7 +44,8 @@ def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> Catalog
     if not len(index):
         raise JobError(
             f"no tile of {catalog.path} is left to work on",
-            remedy="see batch.splits and batch.collections, and `rslow catalog show`",
+            remedy="see batch.splits and batch.collections",
+            command="catalog show",
         )
     return CatalogRows(catalog=catalog, chosen=np.sort(index))
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
 from rs_lowconf.cli.batch import SchedulerOption, batch_app, executor_of, job_folder, work_on
-from rs_lowconf.cli.catalog import catalog_path
+from rs_lowconf.cli.catalog import catalog_of
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import DataSettings, Settings
 
@@ -41,10 +42,9 @@ def generate(
     from rs_lowconf.batch.choose import chosen_rows
     from rs_lowconf.batch.generate import GenerateWork
     from rs_lowconf.batch.variants import write_variants
-    from rs_lowconf.data.catalog.table import Catalog
     from rs_lowconf.models import load_inversions, load_models
 
-    catalog = Catalog(catalog_path(settings))
+    catalog = catalog_of(settings)
     models = load_models(_for_driver(settings), trust_code=trust_code)
     own = _for_workers(settings, models)
     # What is missing is said before anything begins.
@@ -95,6 +95,7 @@ def _say(written: "Written", folder: Path, settings: Settings) -> None:
         print(f"The review package shows {report['shown']:,} of them, of as many tiles as it can.")
     print(f"Open in QGIS: {written.package / 'review.qgz'}")
     print(f"In their place, also in QGIS: {written.package / 'context.qgz'}")
+    hint("Then", "review import", written.package)
 
 
 def _for_driver(settings: Settings) -> Settings:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import interrupt_between_steps, progress
 from rs_lowconf.errors import JobError, ReviewError
 from rs_lowconf.settings import Settings
@@ -348,8 +349,8 @@ def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:
     theirs = report.get("random_latents")
     if theirs and theirs["stopped_by_minutes"]:
         print(
-            "The comparison with random latents was cut short: search.max_minutes bounds it together "
-            "with the search."
+            "The comparison with random latents was cut short: search.max_minutes bounds it "
+            "together with the search."
         )
     if "times_less_than_random" in report:
         times = report["times_less_than_random"]["evaluations_per_accepted"]
@@ -368,3 +369,4 @@ def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:
         )
     print(f"Report: {folder / 'report.json'}")
     print(f"Open in QGIS: {folder / 'review' / 'review.qgz'}")
+    hint("Then", "review import", folder / "review")

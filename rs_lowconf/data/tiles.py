@@ -42,11 +42,12 @@ class TileError(DataError):
         self.problem = "; ".join(filter(None, (problem, expected and f"expected {expected}")))
         self.detail = detail
         self.remedy = remedy
-        general = "`rslow data check` lists all such files, data.skip_bad=true leaves them out"
+        general = "data.skip_bad=true leaves such files out, a check lists them all"
         super().__init__(
             f"{path} {problem}" + (f" ({detail})" if detail else ""),
             expected=expected,
             remedy=f"{remedy}; {general}" if remedy else general,
+            command="data check",
         )
 
     @property
