@@ -87,8 +87,10 @@ def places() -> dict[str, tuple[str, range]]:
     found: dict[str, tuple[str, range]] = {}
     for path in sorted(ROOT.rglob("*.py")):
         file = path.relative_to(ROOT).as_posix()
+        text = path.read_text(encoding="utf-8")
         finder = _Finder()
-        finder.visit(ast.parse(path.read_text(encoding="utf-8")))
+        if "hint(" in text or "command=" in text:
+            finder.visit(ast.parse(text))
         for name, lines in finder.found:
             number = sum(one.partition("#")[0] == f"{file}:{name}" for one in found)
             found[f"{file}:{name}" + (f"#{number + 1}" if number else "")] = file, lines
@@ -108,12 +110,12 @@ class _Finder(ast.NodeVisitor):
         self._functions.pop()
 
     def visit_Call(self, node: ast.Call) -> None:
-        called = ast.unparse(node.func)
+        called = getattr(node.func, "id", None) or getattr(node.func, "attr", "")
         if called == "hint":
             self._add(node, node.args[1])
-        elif called.endswith("Error") or called == "super().__init__":
+        elif called.endswith("Error") or called == "__init__":
             for keyword in node.keywords:
-                if keyword.arg == "command" and ast.unparse(keyword.value) != "command":
+                if keyword.arg == "command":
                     self._add(node, keyword.value)
         self.generic_visit(node)
 
