@@ -268,6 +268,7 @@ def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained:
 
 
 @tells(
+    "cli/loop.py:_say_next:loop",
     "cli/loop.py:_say_next:generate",
     "cli/loop.py:_say_next:generate#2",
     "cli/loop.py:_say_next:review import",
@@ -290,7 +291,11 @@ def test_the_loop_with_masks_suggests_nothing_that_is_refused(
         *("-c", config, "-s", "search.count=2", "-s", "search.baseline_evaluations=0"),
         *("-s", "search.max_evaluations=4000", "-s", "estimate.labels=20"),
     )
-    ran = type_printed(rslow("loop", *words), "generate")
+    embedded = ("-s", "run.models=embedded", "-s", "target.kind=embedded")
+    ran = type_printed(rslow("loop", *words, *embedded), "loop")
+    assert "complete" in ran.out
+    assert "complete" in rslow("loop", *words, "-s", "data.kind=none").out
+    ran = type_printed(ran, "generate")
     package = folder / "run" / "generate" / "review"
     with closing(sqlite3.connect(package / "review.gpkg")) as database, database:
         database.execute("UPDATE review SET decision = 'accept', reviewed_ms = 5 WHERE fid > 1")

@@ -54,10 +54,21 @@ def _missing_models(settings: Settings) -> list[str]:
     models = {"target": "target", "extractor": "extractor", "gan": "gan", "gate": "calibration"}
     if settings.target.kind not in ("embedded", "trained"):
         del models["target"]
-    if settings.data.masked:
+    if _draws_masks(settings):
         # The gate's critic says which tiles look alike.
         del models["extractor"]
     return [stage for stage, name in models.items() if not model_path(settings, name).exists()]
+
+
+def _draws_masks(settings: Settings) -> bool:
+    """Return whether tiles have masks, by the data or else by the generator."""
+    from rs_lowconf.gan.mask_train import MaskGanTraining
+    from rs_lowconf.places import model_path
+    from rs_lowconf.runs import kind_of
+
+    path = model_path(settings, "gan")
+    trained = path.is_file() and kind_of(path) == MaskGanTraining.kind
+    return settings.data.masked or trained
 
 
 def _told(number: int, report: dict[str, Any]) -> list[str]:
@@ -97,7 +108,11 @@ def _say_next(
 ) -> None:
     """Print what to type next: the first step of the loop that is not done."""
     current = [one for one in store.packages() if one.round == updates + 1]
-    name = f"round-{updates + 1}" if updates else "generate"
+    name = _free_name(settings, f"round-{updates + 1}" if updates else "generate")
+    if settings.data.masked and settings.run.models == "embedded":
+        trained = ("run.models=trained", "target.kind=trained")
+        hint("The embedded generator draws no masks; for one that does", "loop", set_=trained)
+        return
     missing = _missing_models(settings)
     if missing and settings.data.kind == "none":
         print("Training needs tiles: name them by data.kind and data.root.")
@@ -137,7 +152,7 @@ def _say_next(
     elif not few and not masked:
         hint("Next", "update")
     else:
-        name, seed = _fresh(settings, current, name)
+        seed = _fresh_seed(settings, current)
         hint("For more samples", "generate", "--name", name, set_=(f"run.seed={seed}",))
     if report["accepted"]["count"] and not masked:
         hint("For a test set of what was accepted", "testset build")
@@ -147,27 +162,35 @@ def _pending(
     settings: Settings, store: "ReviewStore", packages: "list[SentPackage]"
 ) -> tuple[int, Path] | None:
     """Return the newest package at hand with samples that nobody decided on, and their number."""
-    answered = {(one.package_id, one.sample_id) for one in store.opinions()}
+    opinions = store.opinions()
+    answered = {one.sample_id for one in opinions}
+    settled = {one.sample_id for one in opinions if one.settles}
     for package in reversed(packages):
         folder = settings.run.dir / package.folder
-        sent = store.samples(package.package_id)
-        number = sum((package.package_id, one.sample_id) not in answered for one in sent)
+        known = settled if package.settles else answered
+        number = sum(one.sample_id not in known for one in store.samples(package.package_id))
         if number and folder.exists():
             return number, folder
     return None
 
 
-def _fresh(settings: Settings, packages: "list[SentPackage]", name: str) -> tuple[str, int]:
-    """Return a name and a seed that no search of this round has had: it would find the same."""
+def _free_name(settings: Settings, name: str) -> str:
+    """Return a name of a search that wrote no package: an interrupted one may go on."""
+    number, free = 1, name
+    while (settings.run.dir / free / "review").exists():
+        number += 1
+        free = f"{name}-{number}"
+    return free
+
+
+def _fresh_seed(settings: Settings, packages: "list[SentPackage]") -> int:
+    """Return a seed that no search of this round has had: it would find the same again."""
     seeds = [settings.run.seed]
     for package in packages:
         path = (settings.run.dir / package.folder).parent / "settings.yaml"
         if path.is_file():
             seeds.append(yaml.safe_load(path.read_text(encoding="utf-8"))["run"]["seed"])
-    number = 2
-    while (settings.run.dir / f"{name}-{number}").exists():
-        number += 1
-    return f"{name}-{number}", max(seeds) + 1
+    return max(seeds) + 1
 
 
 def _say_elsewhere(settings: Settings, store: "ReviewStore") -> None:
