@@ -21,9 +21,10 @@ import torch
 
 from rs_lowconf.batch import serial
 from rs_lowconf.cli.latents import Law
-from rs_lowconf.cli.progress import Reporter
+from rs_lowconf.cli.progress import Reporter, checkpoints, interrupt_between_steps
 from rs_lowconf.runs import read_checkpoint
 from rs_lowconf.search.evaluate import Evaluator
+from rs_lowconf.settings import GanSettings
 from tests.conftest import Ran, run_program
 
 Kind = Literal["record", "file"]
@@ -142,7 +143,9 @@ def interrupted(words: tuple[object, ...], moments: list[tuple[Kind, str, int]])
     assert ran.code == 0, ran.err
 
 
+#: One latent at a time, so that each trajectory is a record of a step of its own.
 SMALL = (
+    *("-s", "search.slots=1"),
     *("-s", "search.count=3", "-s", "search.max_evaluations=400"),
     *("-s", "search.baseline_evaluations=9", "-s", "search.per_condition=3"),
 )
@@ -172,6 +175,79 @@ def test_generate_at_seven_moments(project: Path) -> None:
         for name in ("whole", "parts")
     ]
     assert tiles[0] == tiles[1]
+
+
+@dataclass
+class Step:
+    """A record of a training that only counts."""
+
+    images: int
+    critic_loss: float = 0.0
+    generator_loss: float = 0.0
+
+
+def train_by_counting(
+    disk: dict[str, Any], total: int, every: int, kind: str = "", moment: int = 0
+) -> int:
+    """Train as `rslow train gan` does, with Ctrl-C in a step or in a checkpoint; return the code.
+
+    Args:
+        disk: `images` of the saved state and `log` of the measured checkpoints.
+        total: images to train on.
+        every: images between two checkpoints.
+        kind: `step` or `checkpoint`.
+        moment: the images shown when Ctrl-C comes.
+    """
+    shown = disk["images"]
+
+    def steps() -> Iterator[Step]:
+        nonlocal shown
+        while shown < total:
+            shown += 8
+            if (kind, moment) == ("step", shown):
+                os.kill(os.getpid(), signal.SIGINT)
+            yield Step(shown)
+
+    def save() -> None:
+        disk["images"] = shown
+
+    own = GanSettings(images=total, checkpoint_images=every, batch_size=8)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for _ in checkpoints(steps(), own, shown, max(disk["log"], default=0), save=save):
+            if (kind, moment) == ("checkpoint", shown):
+                os.kill(os.getpid(), signal.SIGINT)
+            save()
+            disk["log"].append(shown)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return 0
+
+
+@pytest.mark.parametrize(("total", "every"), [(64, 32), (72, 32), (16, 400)])
+def test_training_at_every_step_and_checkpoint(total: int, every: int) -> None:
+    """Ctrl-C ends it there with its state kept, and going on measures the same checkpoints."""
+    whole: dict[str, Any] = {"images": 0, "log": []}
+    assert train_by_counting(whole, total, every) == 0
+    moments = [("step", images) for images in range(8, total + 1, 8)]
+    for kind, moment in [*moments, *(("checkpoint", images) for images in whole["log"])]:
+        disk: dict[str, Any] = {"images": 0, "log": []}
+        assert train_by_counting(disk, total, every, kind, moment) == 130
+        assert disk["images"] == moment
+        assert train_by_counting(disk, total, every) == 0
+        assert disk == whole
+
+
+def test_a_request_in_the_last_step_ends_the_block() -> None:
+    """Nobody looks after it, and the block still ends with it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupt_between_steps():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 GAN = ("-s", "gan.images=64", "-s", "gan.checkpoint_images=32", "-s", "gan.batch_size=8")
