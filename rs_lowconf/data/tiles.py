@@ -42,7 +42,7 @@ class TileError(DataError):
         self.problem = "; ".join(filter(None, (problem, expected and f"expected {expected}")))
         self.detail = detail
         self.remedy = remedy
-        general = "data.skip_bad=true leaves such files out, a check lists them all"
+        general = "data.skip_bad=true leaves such files out"
         super().__init__(
             f"{path} {problem}" + (f" ({detail})" if detail else ""),
             expected=expected,
