@@ -18,13 +18,17 @@ class RsLowconfError(Exception):
 
     exit_code = 1
 
-    def __init__(self, found: str, *, expected: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, found: str, *, expected: str = "", remedy: str = "", command: str = ""
+    ) -> None:
         """Compose the line.
 
         Args:
             found: what was found, and where.
             expected: what was expected instead; empty when `found` says it.
-            remedy: what to type or change next.
+            remedy: what to change or do next.
+            command: the command to type next, such as `train gate`. The command line adds the
+                options that the user gave, so that it works as it is printed.
         """
         parts = [found.rstrip(".")]
         if expected:
@@ -32,8 +36,14 @@ class RsLowconfError(Exception):
         if remedy:
             parts.append(remedy.rstrip("."))
         # Names of files need not be UTF-8, and could not be printed.
-        text = ("; ".join(parts) + ".").encode(errors="backslashreplace").decode()
-        super().__init__(text)
+        self.said = "; ".join(parts).encode(errors="backslashreplace").decode()
+        """The line without the command and without a full stop."""
+        self.command = command
+        super().__init__(self.said)
+
+    def __str__(self) -> str:
+        """Return the line; nothing follows a command, so that the end of it can be typed."""
+        return f"{self.said}; run rslow {self.command}" if self.command else f"{self.said}."
 
 
 class SettingsError(RsLowconfError):

@@ -524,7 +524,7 @@ def _critic(path: Path, gan: GanModel, device: torch.device) -> RealismCritic:
     generator = gan.generator
     if (critic.bands, critic.classes) != (generator.bands, generator.classes):
         raise ModelError(
-            f"the critic {path} was trained for another generator", remedy="run rslow train gate"
+            f"the critic {path} was trained for another generator", command="train gate"
         )
     return critic
 

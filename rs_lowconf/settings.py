@@ -531,7 +531,7 @@ class SearchSettings(Section):
     max_evaluations: PositiveInt = 50_000
     """Budget in evaluations of the target, the random-latent baseline not counted."""
     max_minutes: PositiveFloat = 30.0
-    """Budget in minutes, the random-latent baseline not counted."""
+    """Budget in minutes, of the search and then of the random-latent baseline together."""
     slots: PositiveInt = 16
     """Latents that move at the same time; more than a micro-batch pays on a GPU only."""
     micro_batch: PositiveInt = 16

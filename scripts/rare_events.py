@@ -132,7 +132,7 @@ def searching(
     settings = load(None, (*words.set, f"run.seed={seed}", f"search.mode={drawn}"))
     own = replace(models, tau=tau, labels=tuple(labels), method=method)
     stream = "baseline" if mode == "random" else "search"
-    return trajectories_of(settings, own, stream, None), settings.search
+    return trajectories_of(settings, own, stream, own.evaluator, None), settings.search
 
 
 def splitting_run(

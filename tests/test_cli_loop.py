@@ -221,7 +221,7 @@ def test_updates_need_new_reviews(rslow: Run, reviewed: Path, project: Path) -> 
     """Without any, or without new ones, the message says what to do and nothing is written."""
     ran = rslow("update", "-c", project / "config.yaml")
     assert ran.code == 6
-    assert "rslow review import" in ran.err
+    assert "run rslow loop" in ran.err
     run(reviewed, "update")
     ran = rslow("update", "-c", reviewed / "config.yaml")
     assert ran.code == 6

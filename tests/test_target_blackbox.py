@@ -482,7 +482,7 @@ def test_every_fault_of_a_process_is_a_model_error(
         _ = target.predict(10 * tiles()) if late else by_program(tmp_path, extra, **changes)
     assert "\n" not in str(caught.value)
     if late and "scores" not in extra:
-        with pytest.raises(ModelError, match="process has ended; start rslow again"):
+        with pytest.raises(ModelError, match="process has ended; run the same command again"):
             target.predict(tiles())
 
 

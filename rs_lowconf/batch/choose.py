@@ -71,7 +71,8 @@ def narrow(
     if not keep.any():
         raise error(
             f"no tile is left of {count:,}{left_out_words(left_out, ': ')}",
-            remedy="see batch.splits and batch.collections, and `rslow catalog show`",
+            remedy="see batch.splits and batch.collections",
+            command="catalog show",
         )
     return Narrowed(rows=keep, left_out=left_out)
 

@@ -63,7 +63,7 @@ def scores_of(catalog: Catalog, job: Path, target: TargetOf) -> geopandas.GeoDat
     if target.key not in read_description(job)["key"]:
         raise JobError(
             f"the scores in {job} are of another target than the settings name",
-            remedy="run rslow batch score",
+            command="batch score",
         )
     return scores
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from rs_lowconf import __version__
+from rs_lowconf.cli import hints
 from rs_lowconf.errors import RsLowconfError
 from rs_lowconf.extras import missing
 from rs_lowconf.settings import Settings, load
@@ -48,7 +49,11 @@ SetOption = Annotated[
 ]
 TrustOption = Annotated[
     bool,
-    typer.Option("--trust-code", help="Load targets that run foreign code (pickle, TorchScript)."),
+    typer.Option(
+        "--trust-code",
+        help="Load targets that run foreign code (pickle, TorchScript).",
+        callback=hints.remember_trust,
+    ),
 ]
 
 
@@ -79,7 +84,9 @@ def load_settings(config: Path | None, overrides: list[str] | None) -> Settings:
 
     The commands import it after this.
     """
+    hints.remember(config, overrides or ())
     settings = load(config, overrides or ())
+    hints.remember_settings(settings)
     os.environ.setdefault(*MATRIX_MODE)
     if settings.run.threads:
         os.environ["OMP_NUM_THREADS"] = str(settings.run.threads)
@@ -109,10 +116,11 @@ def main() -> None:
         update,
     )
 
+    hints.forget()
     try:
         code = app(standalone_mode=False)
     except RsLowconfError as error:
-        print(f"rslow: {error}", file=sys.stderr)
+        print(f"rslow: {hints.error_line(error)}", file=sys.stderr)
         code = error.exit_code
     except ModuleNotFoundError as error:
         command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")

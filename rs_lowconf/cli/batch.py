@@ -1,6 +1,7 @@
 """`rslow batch score | review | status | retry | stop`: jobs over a catalog."""
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
-from rs_lowconf.cli.catalog import catalog_path
+from rs_lowconf.cli.catalog import catalog_of
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import duration, interrupt_between_steps, progress
 from rs_lowconf.cli.tables import counted
 from rs_lowconf.errors import JobError, SettingsError
@@ -62,10 +64,9 @@ def score(
     from rs_lowconf.batch.choose import chosen_rows, selection
     from rs_lowconf.batch.score import ScoreWork
     from rs_lowconf.batch.stamp import fingerprint, is_stamped
-    from rs_lowconf.data.catalog.table import Catalog
     from rs_lowconf.runs import sha256_of
 
-    catalog, folder = Catalog(catalog_path(settings)), job_folder(settings, "score")
+    catalog, folder = catalog_of(settings), job_folder(settings, "score")
     target = target_of(settings, trust_code=trust_code)
     work = ScoreWork(
         target=target,
@@ -120,11 +121,10 @@ def review(
     settings = load_settings(config, set_)
     from rs_lowconf.batch import status
     from rs_lowconf.batch.review import choose, classes_of, scores_of, write_real
-    from rs_lowconf.data.catalog.table import Catalog
 
-    catalog, job = Catalog(catalog_path(settings)), job_folder(settings, "score")
+    catalog, job = catalog_of(settings), job_folder(settings, "score")
     if not job.exists():
-        raise JobError("the tiles have no scores", remedy="run rslow batch score first")
+        raise JobError("the tiles have no scores", command="batch score")
     target = target_of(settings, trust_code=trust_code)
     scores = scores_of(catalog, job, target)
     left = status(job).left
@@ -148,7 +148,7 @@ def review(
     )
     print(f"Open in QGIS: {folder / 'review.qgz'}")
     print(f"In their place, also in QGIS: {folder / 'context.qgz'}")
-    print(f"Then: rslow review import {folder}")
+    hint("Then", "review import", folder)
 
 
 @batch_app.command("status")
@@ -166,7 +166,9 @@ def show_status(
         f"{told.left:,} left"
     )
     if told.running is None:
-        print("Nobody works on it; the command that began it goes on with it.")
+        print("Not running.")
+        if told.left:
+            _run_again(settings, where, told.kind)
     else:
         print(f"Worked on by {told.running}{', asked to stop' if told.stopping else ''}.")
     if told.rate is not None and told.seconds_left:
@@ -180,10 +182,12 @@ def retry(
 ) -> None:
     """Have the next run of a job try its failed tiles again."""
     settings = load_settings(config, set_)
-    from rs_lowconf.batch import forget_errors
+    from rs_lowconf.batch import forget_errors, status
 
-    count = forget_errors(folder or job_folder(settings, "score"))
-    print(f"{count:,} tiles will be tried again: run the command that began the job.")
+    where = folder or job_folder(settings, "score")
+    count = forget_errors(where)
+    print(f"{count:,} tiles will be tried again when the job goes on.")
+    _run_again(settings, where, status(where).kind)
 
 
 @batch_app.command()
@@ -228,6 +232,16 @@ def labels_of(catalog: "Catalog") -> "Vocabulary":
     return vocabulary(f"the labels of {catalog.path}", names)
 
 
+def _run_again(settings: Settings, folder: Path, kind: str) -> None:
+    """Say how a job goes on, which is with the settings that it began with."""
+    if folder.resolve() != job_folder(settings, kind).resolve():
+        print("It goes on with the command that began it.")
+    elif kind == "score":
+        hint("To go on", "batch score")
+    elif kind == "generate":
+        hint("To go on", "batch generate")
+
+
 def job_folder(settings: Settings, kind: str) -> Path:
     """Return where a job of a kind is worked on."""
     return settings.run.dir / "batch" / kind
@@ -258,22 +272,21 @@ def executor_of(settings: BatchSettings, scheduler: str | None) -> "Executor":
 
 def work_on(job: "Job", executor: "Executor") -> bool:
     """Work on a job with progress; return whether all tiles are done or have failed."""
-    from rs_lowconf.batch import request_stop, run_job
+    from rs_lowconf.batch import run_job
 
-    with progress(job.kind, len(job.rows)) as bar, interrupt_between_steps() as interrupt:
-        for step in run_job(job, executor):
-            failed = f"{step.failed:,} failed. " if step.failed else ""
-            bar.update(step.done + step.failed, f"{failed}{step.rate:,.1f} tiles a second")
-            if interrupt.requested:
-                request_stop(job.folder)
-    told = _tell(job.folder)
-    if interrupt.requested:
-        raise KeyboardInterrupt
+    with interrupt_between_steps() as interrupt:
+        with progress(job.kind, len(job.rows)) as bar:
+            for step in run_job(job, executor, stopped=lambda: interrupt.requested):
+                failed = f"{step.failed:,} failed. " if step.failed else ""
+                bar.update(step.done + step.failed, f"{failed}{step.rate:,.1f} tiles a second")
+        told = _tell(job.folder)
     if told.left:
         print(f"{told.left:,} tiles are left: the same command goes on.")
     if told.done == 0 and told.left == 0:
         raise JobError(
-            "no tile could be worked on, see above", remedy="mend that and run rslow batch retry"
+            "no tile could be worked on, see above",
+            remedy="correct that and have the tiles tried again",
+            command=f"batch retry {shlex.quote(str(job.folder))}",
         )
     return told.left == 0
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.cli.tables import (
     counted,
@@ -38,8 +39,27 @@ app.add_typer(catalog_app, name="catalog")
 
 
 def catalog_path(settings: Settings) -> Path:
-    """Return the catalog that the settings mean."""
+    """Return where the catalog is that the settings mean."""
     return (settings.catalog.path or settings.run.dir / "catalog.parquet").expanduser()
+
+
+def catalog_of(settings: Settings) -> "Catalog":
+    """Return the catalog that the settings mean.
+
+    Raises:
+        DataError: there is none, or it is damaged or of a newer format.
+    """
+    from rs_lowconf.data.catalog.table import Catalog
+
+    path = catalog_path(settings)
+    if not path.is_file() and settings.data.kind == "none":
+        raise DataError(
+            f"there is no catalog {path}",
+            remedy="name the tiles to catalog by data.kind and data.root",
+        )
+    if not path.is_file():
+        raise DataError(f"there is no catalog {path}", command="catalog build")
+    return Catalog(path)
 
 
 @catalog_app.command()
@@ -69,7 +89,7 @@ def build(config: ConfigOption = None, set_: SetOption = None) -> None:
     for why, images in account.meanings.most_common():
         console.print(f"{images:,} image{'' if images == 1 else 's'} with {why}")
     print(f"{number:,} tiles: {path}")
-    print("See whether its numbers look right: rslow catalog check")
+    hint("See whether its numbers look right", "catalog check")
 
 
 @catalog_app.command()
@@ -103,10 +123,9 @@ def check(
     """
     settings = load_settings(config, set_)
     from rs_lowconf.data.catalog.check import CatalogTally, groups_of, same_pixels, sampled
-    from rs_lowconf.data.catalog.table import Catalog
     from rs_lowconf.runs import write_json
 
-    catalog = Catalog(catalog_path(settings))
+    catalog = catalog_of(settings)
     groups = groups_of(catalog)
     tallies = {group: CatalogTally(group, tiles) for group, tiles in groups.items()}
     most = settings.catalog.sample
@@ -140,10 +159,7 @@ def check(
 @catalog_app.command()
 def show(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Count what a catalog holds by collection, class, split and year."""
-    settings = load_settings(config, set_)
-    from rs_lowconf.data.catalog.table import Catalog
-
-    catalog = Catalog(catalog_path(settings))
+    catalog = catalog_of(load_settings(config, set_))
     console = open_console()
     console.print(f"{len(catalog):,} tiles in {catalog.path}\n")
     show_table(console, "Tiles by", "lll", _counts(catalog))

@@ -1,5 +1,6 @@
 """`rslow estimate plan | draw | report`: an honest error rate from few labels."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ from rs_lowconf.cli.estimate_pool import (
     say_pool,
     write_report,
 )
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import Settings
 
@@ -108,11 +110,13 @@ def draw(
         _next_wave(settings, folder, waves)
         waves = read_waves(folder)
     elif labelled:
-        print(f"Drawn and labelled: rslow estimate report{_name_words(name)}")
+        hint("Drawn and labelled; next", "estimate report", *_naming(name))
         return
     _export(settings, folder, waves, trust_code=trust_code)
-    last = len(waves.draws) == total
-    print(f"Then: rslow estimate {'report' if last else 'draw'}{_name_words(name)}")
+    if len(waves.draws) == total:
+        hint("Then", "estimate report", *_naming(name))
+    else:
+        hint("Then", "estimate draw", *_naming(name))
 
 
 @estimate_app.command()
@@ -206,7 +210,8 @@ def _labelled(settings: Settings, folder: DrawFolder, waves: Waves) -> "Labelled
         raise DataError(
             f"{done} of {total} waves are drawn",
             expected="all of them: who may stop when the result pleases has a biased one",
-            remedy="run rslow estimate draw for the next",
+            remedy="draw the next",
+            command=f"estimate draw --name {shlex.quote(folder.path.name)}",
         )
     if waves.request.design != "adaptive":
         return parts[0]
@@ -299,10 +304,9 @@ def _export_packages(
 ) -> None:
     from rs_lowconf.batch.review import sample_ids, scores_of, write_real
     from rs_lowconf.cli.batch import job_folder, target_of
-    from rs_lowconf.cli.catalog import catalog_path
-    from rs_lowconf.data.catalog.table import Catalog
+    from rs_lowconf.cli.catalog import catalog_of
 
-    catalog = Catalog(catalog_path(settings))
+    catalog = catalog_of(settings)
     target = target_of(settings, trust_code=trust_code)
     scores = scores_of(catalog, job_folder(settings, "score"), target)
     labels = tuple(sorted({*scores["label"].dropna(), *settings.estimate.classes}))
@@ -332,7 +336,7 @@ def _export_packages(
 
 def _say_package(package: Path) -> None:
     print(f"Open in QGIS: {package / 'review.qgz'}")
-    print(f"Then: rslow review import {package}")
+    hint("Then", "review import", package)
 
 
 def _draw_words(waves: Waves) -> str:
@@ -345,5 +349,6 @@ def _draw_words(waves: Waves) -> str:
     )
 
 
-def _name_words(name: str) -> str:
-    return "" if name == "draw" else f" --name {name}"
+def _naming(name: str) -> tuple[str, ...]:
+    """Return the words by which a command means this draw."""
+    return () if name == "draw" else ("--name", name)

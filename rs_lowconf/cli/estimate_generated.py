@@ -8,6 +8,8 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
 from rs_lowconf.cli.estimate import estimate_app
+from rs_lowconf.cli.estimate_pool import pool_is_there
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.settings import Settings
 
@@ -69,7 +71,8 @@ def generated(
         f"The target disagrees with the condition on {100 * wrong / rows:.3g} % of {rows:,} "
         f"{what}. That is of the generator's law, not an error rate on real data."
     )
-    print(f"Then: rslow estimate experiment --set estimate.experiment.random_latents={path}")
+    if pool_is_there(settings):
+        hint("Then", "estimate experiment", set_=(f"estimate.experiment.random_latents={path}",))
 
 
 def _scores(

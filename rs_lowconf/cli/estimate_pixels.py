@@ -10,6 +10,7 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
 from rs_lowconf.cli.estimate import estimate_app
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.errors import DataError, ModelError, SettingsError
 from rs_lowconf.settings import Settings
@@ -53,7 +54,6 @@ def pixels(
         raise SettingsError(
             f"data.kind={settings.data.kind} has a class a tile",
             expected="scenes or chips",
-            remedy="score tiles by rslow batch score",
         )
     path = out or settings.run.dir / "estimate" / "pixels.parquet"
     target = load_target(
@@ -76,7 +76,7 @@ def pixels(
                 done, rows = done + len(batch.ids), rows + len(table)
                 bar.update(done)
     print(f"{rows:,} pixels of {total:,} tiles ({', '.join(splits)}): {path}")
-    print(f"Then: rslow estimate plan --set estimate.scores={path}")
+    hint("Then", "estimate plan", set_=(f"estimate.scores={path}",))
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
 from rs_lowconf.cli.batch import job_folder, print_left_out
-from rs_lowconf.cli.catalog import catalog_path
+from rs_lowconf.cli.catalog import catalog_of
 from rs_lowconf.cli.estimate import estimate_app
+from rs_lowconf.cli.estimate_pool import pool_is_there
 from rs_lowconf.cli.progress import Interrupt, Reporter, interrupt_between_steps, progress
 from rs_lowconf.cli.tables import open_console, show_table
 from rs_lowconf.errors import JobError, SettingsError
@@ -64,6 +65,8 @@ def rare(
     if not _write(folder, report, ladders) and not fresh:
         print("Nothing to do: no model, setting or score has changed.")
     _say(folder, ladders)
+    if real is None:
+        pool_is_there(settings)
 
 
 def thresholds_of(own: RareSettings, classes: int) -> tuple[float, ...]:
@@ -237,21 +240,17 @@ def _real_pool(
     """Return what `rslow batch score` found, or why there is nothing to stand beside."""
     from rs_lowconf.batch.choose import narrow
     from rs_lowconf.batch.review import scores_of
-    from rs_lowconf.data.catalog.table import Catalog
     from rs_lowconf.estimate.ladder import real_ladders
     from rs_lowconf.estimate.ladder_report import RealPool
 
     job = job_folder(settings, "score")
     if not (job / "scores.parquet").exists():
-        return None, (
-            "No real tiles stand beside: none are scored. rslow catalog build and rslow batch "
-            "score do that."
-        )
+        return None, "No real tiles stand beside: none are scored."
     try:
-        scores = scores_of(Catalog(catalog_path(settings)), job, law.target_of)
+        scores = scores_of(catalog_of(settings), job, law.target_of)
         narrowed = narrow(lambda name: scores[name].tolist(), len(scores), settings.batch)
     except JobError as error:
-        return None, f"No real tiles stand beside: {error}"
+        return None, f"No real tiles stand beside: {error.said}."
     left_out, total = dict(narrowed.left_out), len(scores)
     scores = scores[narrowed.rows]
     join(

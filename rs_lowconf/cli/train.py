@@ -120,9 +120,11 @@ def _train_gan(settings: Settings, source: "TileSource", val: "TileSource") -> N
     folder = RunFolder(path, settings)
     folder.trim_log("images", training.images)
     start, first = time.monotonic(), training.images
-    best = min((line["domain_distance"] for line in folder.read_log()), default=math.inf)
+    log = folder.read_log()
+    best = min((line["domain_distance"] for line in log), default=math.inf)
+    logged = max((line["images"] for line in log), default=0)
     for recent in checkpoints(
-        train(training), settings.gan, first, save=lambda: save_state(state, training)
+        train(training), settings.gan, first, logged, save=lambda: save_state(state, training)
     ):
         distance = domain_distance(training.average, val, features, settings.run.seed)
         if distance < best:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.errors import OutputError, ReviewError
 from rs_lowconf.settings import Settings
@@ -42,7 +43,7 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     from rs_lowconf.seeds import seed_of
 
     store = store_of(settings)
-    refuse_masks(store, "rslow update")
+    refuse_masks(store, "an update")
     before = newest_update(settings)
     folder = update_folder(settings, before + 1)
     gan = load_model(model_path(settings, "gan"), choose_device(settings.run))
@@ -67,7 +68,7 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
         f"{'refined' if made['critic_refined'] else 'as before'}, generator "
         f"{'trained on' if made['generator_images'] else 'as before'}; {folder}"
     )
-    print("Next: rslow generate with another --name")
+    hint("Next", "loop")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,7 +115,8 @@ def _reviews(
     if not judged:
         raise ReviewError(
             "no generated sample was accepted or rejected yet",
-            remedy="review a package in QGIS, then run rslow review import",
+            remedy="review a package in QGIS and import it",
+            command="loop",
         )
     if before:
         report = update_folder(settings, before) / "report.json"
@@ -122,7 +124,8 @@ def _reviews(
         if set(judged) <= known:
             raise ReviewError(
                 f"no sample was reviewed since update {before}",
-                remedy="review another package, then run rslow review import",
+                remedy="review another package in QGIS and import it",
+                command="loop",
             )
     images, chosen = [], sorted(judged)
     for name in chosen:

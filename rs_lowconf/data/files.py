@@ -232,8 +232,8 @@ def require_every_class(
     if missing:
         raise DataError(
             f"the {split} split of {settings.root} has no usable tile of {', '.join(missing)}",
-            remedy="add some, or name the classes to use in data.classes; "
-            "`rslow data check` shows the counts",
+            remedy="add some, or name the classes to use in data.classes",
+            command="data check",
         )
 
 

@@ -198,7 +198,8 @@ def open_masks(settings: DataSettings, split: Split) -> WindowSource:
     if len(source) == 0:
         raise DataError(
             f"the {split} split holds no tile with a known class",
-            remedy="see `rslow data check`; a smaller data.block_size makes more blocks to split",
+            remedy="a smaller data.block_size makes more blocks to split",
+            command="data check",
         )
     return source
 
@@ -319,7 +320,7 @@ def _read_all(
 
 def _required(pictures: Pictures) -> BandSpec:
     if pictures.bands is None:
-        raise DataError("no image can be used", remedy="see `rslow data check`")
+        raise DataError("no image can be used", command="data check")
     return pictures.bands
 
 

@@ -228,7 +228,9 @@ def surrogate_doubts(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.n
 
 def _read(path: Path, unread: Set[str]) -> pd.DataFrame:
     if not path.is_file():
-        raise DataError(f"there is no table of scores {path}", remedy="run rslow batch score")
+        raise DataError(
+            f"there is no table of scores {path}", remedy="correct its path in the settings"
+        )
     try:
         if path.suffix.lower() == ".csv":
             # Text stays text: a class called 01 or NA is no number and not missing.

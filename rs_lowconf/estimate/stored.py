@@ -12,6 +12,7 @@ a draw is a function of pool and seed, and a file that was changed since is refu
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def read_pool(folder: Path) -> StoredPool:
     """
     path = folder / _POOL
     if not path.is_file():
-        raise DataError(f"{folder} holds no draw", remedy="run rslow estimate draw first")
+        raise DataError(f"{folder} holds no draw", command=_draw_again(folder))
     try:
         table = pq.read_table(path)
         about = json.loads((table.schema.metadata or {})[b"rs_lowconf"])
@@ -224,7 +225,7 @@ def read_draw(path: Path, stored: StoredPool) -> StoredDraw:
         values = json.loads(path.read_text(encoding="utf-8"))
         told = values.pop("sha256")
     except FileNotFoundError as error:
-        raise DataError(f"there is no {path}", remedy="run rslow estimate draw first") from error
+        raise DataError(f"there is no {path}", command=_draw_again(path.parent)) from error
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise DataError(
             f"{path} is no draw ({error})", remedy="restore it, or draw anew"
@@ -291,7 +292,9 @@ def read_labels(path: Path, ids: Sequence[str], classes: Sequence[str]) -> dict[
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise MissingLabelsError(
-            f"there is no {path}", remedy="restore it, or let rslow estimate draw write it anew"
+            f"there is no {path}",
+            remedy="restore it, or let the draw write it anew",
+            command=_draw_again(path.parent),
         ) from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error})", expected="a CSV table") from error
@@ -356,6 +359,11 @@ def same_request(known: Request, wanted: Request, folder: Path) -> None:
             f"{folder} holds a draw of {', '.join(others)}",
             remedy="draw the other one under another --name",
         )
+
+
+def _draw_again(folder: Path) -> str:
+    """Return the command whose draw a folder holds."""
+    return f"estimate draw --name {shlex.quote(folder.name)}"
 
 
 def _checksum(values: Mapping[str, Any]) -> str:

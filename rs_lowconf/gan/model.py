@@ -146,7 +146,7 @@ def load_encoder(path: Path, models: Mapping[str, str], device: torch.device) ->
     """
     tensors, header = read_checkpoint(path, ENCODER_KIND)
     if header["models"] != dict(models):
-        raise ModelError(f"{path} belongs to another generator", remedy="run rslow train encoder")
+        raise ModelError(f"{path} belongs to another generator", command="train encoder")
     recipe = GeneratorSettings.model_validate(header["recipe"])
     encoder = Encoder(recipe, bands=BandSpec.from_json(header["bands"]))
     fill_network(encoder, tensors, "encoder", path)

@@ -325,7 +325,7 @@ class ReviewStore:
         except sqlite3.OperationalError as error:
             raise ReviewError(
                 f"the review store {self.path} cannot be used ({error})",
-                remedy="free disk space, or wait until another rslow has finished",
+                remedy="free disk space, or wait until another command has finished",
             ) from error
         except sqlite3.DatabaseError as error:
             raise ReviewError(

@@ -86,7 +86,7 @@ def load_distances(path: Path, models: Mapping[str, str]) -> RealDistances:
     if header["models"] != dict(models):
         raise ModelError(
             f"{path} belongs to another generator, extractor or critic",
-            remedy="run rslow train encoder",
+            command="train encoder",
         )
     return RealDistances(
         classes=class_list(f"{path}", header["classes"], error=ModelError).names,

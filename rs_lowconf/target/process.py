@@ -76,7 +76,7 @@ class ProcessModel:
             ModelError: it has ended, breaks the protocol or takes longer than its limit.
         """
         if not self._end.alive:
-            raise ModelError("the target's process has ended", remedy="start rslow again")
+            raise ModelError("the target's process has ended", remedy="run the same command again")
         return self._within(
             self._batch_seconds, "target.batch_seconds", lambda: self._exchange(image)
         )

@@ -34,6 +34,7 @@ class ItemError(TileError):
     """One item that cannot be used; `data.skip_bad` leaves it out."""
 
     general = "data.skip_bad=true leaves such items out"
+    checked_by = ""
 
 
 class _Model(BaseModel):

@@ -60,15 +60,13 @@ class Catalog:
         """
         self.path = path
         if not path.is_file():
-            raise DataError(
-                f"there is no catalog {path}", remedy="make one with `rslow catalog build`"
-            )
+            raise DataError(f"there is no catalog {path}")
         try:
             self._file = pq.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(
                 f"{path} is no Parquet file, or a damaged one ({' '.join(str(error).split())})",
-                remedy="make it again with `rslow catalog build`",
+                remedy="restore it, or build the catalog again",
             ) from error
         metadata = self._file.metadata.metadata or {}
         number = _said(metadata, _OWN, "format")
