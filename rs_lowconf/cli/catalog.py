@@ -39,7 +39,7 @@ app.add_typer(catalog_app, name="catalog")
 
 def catalog_path(settings: Settings) -> Path:
     """Return the catalog that the settings mean."""
-    return (settings.catalog.path or settings.run.dir / "catalog.parquet").expanduser()
+    return settings.catalog.path or settings.run.dir / "catalog.parquet"
 
 
 @catalog_app.command()
@@ -74,7 +74,7 @@ def merge(
     from rs_lowconf.data.catalog import table
 
     path = catalog_path(settings)
-    number = table.merge(path, [table.Catalog(own.expanduser()) for own in catalogs])
+    number = table.merge(path, [table.Catalog(own) for own in catalogs])
     print(f"{number:,} tiles: {path}")
 
 

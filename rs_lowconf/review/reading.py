@@ -1,20 +1,17 @@
 """Reading a reviewed package back: everything is checked, and nothing is written into it.
 
 QGIS may have the package open, or may have been killed while it had: then decisions are in a
-write-ahead log beside the GeoPackage, and copying the .gpkg alone would lose them. So the
-database is copied by SQLite itself, which reads that log too.
+write-ahead log beside the GeoPackage, which `copied` copies too.
 """
 
 import json
-import shutil
 import sqlite3
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from rs_lowconf.databases import copied
 from rs_lowconf.errors import ReviewError, listed
 from rs_lowconf.review.fields import (
     DECISIONS,
@@ -35,6 +32,9 @@ _COLUMNS = (
     "reviewer",
     "reviewed_ms",
 )
+
+_LATEST_MS = 253_402_300_800_000
+"""The year 10000: later times are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +175,7 @@ def _rows(path: Path, *, masks: bool) -> list[dict[str, Any]]:
         "NULL AS true_class" if masks and name == "true_class" else f'"{name}"' for name in _COLUMNS
     )
     try:
-        with _copied(path) as database:
+        with copied(path) as database:
             database.row_factory = sqlite3.Row
             fault = database.execute("PRAGMA quick_check").fetchone()[0]
             if fault != "ok":
@@ -186,28 +186,8 @@ def _rows(path: Path, *, masks: bool) -> list[dict[str, Any]]:
         raise ReviewError(
             f"{path} cannot be read ({error})",
             expected=f"a GeoPackage with the layer {LAYER} as exported",
-            remedy="if QGIS is saving, try again",
+            remedy="close it in other programs, such as QGIS, and try again",
         ) from error
-
-
-@contextmanager
-def _copied(path: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a copy of a database, with what its write-ahead log holds."""
-    log, index = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
-    with tempfile.TemporaryDirectory(prefix="rslow-review-") as temporary:
-        source = path
-        if log.exists() and not index.exists():
-            # Nobody has it open, and opening it would make the missing index in the package.
-            source = Path(temporary) / path.name
-            shutil.copyfile(path, source)
-            shutil.copyfile(log, source.with_name(source.name + "-wal"))
-        uri = f"{source.resolve().as_uri()}?mode={'ro' if source == path else 'rw'}"
-        with (
-            closing(sqlite3.connect(uri, uri=True, timeout=10)) as original,
-            closing(sqlite3.connect(":memory:")) as copy,
-        ):
-            original.backup(copy)
-            yield copy
 
 
 def _faults(row: Mapping[str, Any], classes: tuple[str, ...], *, masks: bool) -> list[str]:
@@ -224,8 +204,14 @@ def _faults(row: Mapping[str, Any], classes: tuple[str, ...], *, masks: bool) ->
         faults.append(f"sample {name} is {decision} and has the class {true_class!r}")
     if row["realism"] not in (None, 1, 2, 3, 4, 5):
         faults.append(f"sample {name} has the realism {row['realism']!r}")
-    if not isinstance(row["reviewed_ms"], int | None):
-        faults.append(f"sample {name} has the time {row['reviewed_ms']!r}")
+    time = row["reviewed_ms"]
+    if time is not None and not (isinstance(time, int) and 0 <= time < _LATEST_MS):
+        faults.append(f"sample {name} has the time {time!r}")
+    faults += [
+        f"sample {name} has the {column} {row[column]!r}"
+        for column in ("comment", "reviewer")
+        if not isinstance(row[column], str | None)
+    ]
     return faults
 
 
@@ -235,7 +221,7 @@ def _answer(row: Mapping[str, Any]) -> Answer:
         decision=row["decision"],
         # A class chosen before any decision is not an answer yet.
         true_class=row["true_class"] if row["decision"] == "accept" else None,
-        realism=row["realism"],
+        realism=None if row["realism"] is None else int(row["realism"]),
         comment=row["comment"] or "",
         reviewer=(row["reviewer"] or "").strip(),
         reviewed_ms=row["reviewed_ms"] or 0,
