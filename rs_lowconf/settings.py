@@ -318,9 +318,11 @@ class TargetSettings(Section):
     classes: ClassNames | None = None
     """Foreign targets: the model's own class list, in the order of its outputs. One that returns
     a single number, for or against, has two: the one against comes first."""
-    output: Literal["logits", "probabilities"] = "logits"
-    """Foreign targets: what the model returns. `lightgbm` and `sklearn` are asked for it: raw
-    scores and decision_function, or probabilities."""
+    output: Literal["logits", "probabilities", "sigmoid"] = "logits"
+    """Foreign targets: what the model returns. `probabilities` sum to 1, or to 100 as per cent;
+    they may be rounded. `sigmoid` is one number from 0 to 1 for each class, as models for several
+    labels return: its log-odds are taken as logits. `lightgbm` and `sklearn` are asked for what
+    is set: raw scores and decision_function as logits, or probabilities."""
     temperature: PositiveFloat = 1.0
     """Foreign targets: logits are divided by this."""
     batch_size: PositiveInt = 32
@@ -355,6 +357,8 @@ class TargetSettings(Section):
             raise ValueError("std must be positive")
         if self.classes is not None and len(self.classes) < 2:
             raise ValueError("classes must list at least two, also for a model of one output")
+        if self.output == "sigmoid" and self.kind in _ONLY["rows"]:
+            raise ValueError(f"target kind {self.kind} returns logits or probabilities")
         if self.input_fit == "mirror" and self.input_size is None:
             raise ValueError("input_fit mirror needs input_size, the side of the model's window")
         return self
