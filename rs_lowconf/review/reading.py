@@ -9,8 +9,11 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from pydantic import BaseModel
+
+from rs_lowconf.boundary import reading
 from rs_lowconf.databases import copied
 from rs_lowconf.errors import ReviewError, listed
 from rs_lowconf.review.fields import (
@@ -96,7 +99,7 @@ def read_package(folder: Path) -> ReviewedPackage:
             edited, a sample is missing or foreign, or an answer is none that the form allows.
     """
     manifest = _manifest(folder)
-    expected = {str(entry["sample_id"]): entry for entry in manifest["samples"]}
+    expected = {entry["sample_id"]: entry for entry in manifest["samples"]}
     _check_tiles(folder, expected)
     masks = "pixel_classes" in manifest
     rows = _rows(folder / "review.gpkg", masks=masks)
@@ -123,31 +126,48 @@ def read_package(folder: Path) -> ReviewedPackage:
     )
 
 
+class _Sample(BaseModel, strict=True):
+    """What has to be known of a sample."""
+
+    sample_id: str
+
+
+class _Manifest(BaseModel, strict=True):
+    """What has to be in a manifest; there is more."""
+
+    package_id: str
+    label: Label
+    classes: list[str]
+    samples: list[_Sample]
+    pixel_classes: list[str] = []
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        form = manifest["format"]
-        newer = not isinstance(form, int) or form > FORMAT_OF_OBSERVED
-        if not newer:
-            # Whatever is missing is missing now, not in the middle of the work.
-            {key: manifest[key] for key in ("package_id", "label", "classes", "samples")}
+        text = path.read_bytes()
     except OSError as error:
         raise ReviewError(
             f"{folder} is no review package (manifest.json: {error.strerror})",
             remedy="name the folder that holds review.qgz",
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ReviewError(
-            f"{path} is damaged", remedy="take the package from where it was exported"
-        ) from error
-    if newer:
-        raise ReviewError(
-            f"{folder} has package format {form}",
-            expected=f"at most {FORMAT_OF_OBSERVED}",
-            remedy="upgrade rs_lowconf",
-        )
-    return cast("dict[str, Any]", manifest)
+    with reading(
+        path,
+        problem="is damaged",
+        remedy="take the package from where it was exported",
+        error=ReviewError,
+    ):
+        manifest: dict[str, Any] = json.loads(text)
+        form = manifest["format"]
+        if not isinstance(form, int) or form > FORMAT_OF_OBSERVED:
+            raise ReviewError(
+                f"{folder} has package format {form}",
+                expected=f"at most {FORMAT_OF_OBSERVED}",
+                remedy="upgrade rs_lowconf",
+            )
+        # Whatever is missing is missing now, not in the middle of the work.
+        _Manifest.model_validate(manifest)
+    return manifest
 
 
 def _check_tiles(folder: Path, entries: Mapping[str, Mapping[str, str]]) -> None:
@@ -156,11 +176,13 @@ def _check_tiles(folder: Path, entries: Mapping[str, Mapping[str, str]]) -> None
     for entry in entries.values():
         for kind in entry:
             if f"{kind}_sha256" in entry:
-                path = folder / entry[kind]
+                path = folder / str(entry[kind])
                 if not path.is_file():
                     faults.append(f"{entry[kind]} is missing")
-                elif sha256_of(path) != entry[f"{kind}_sha256"]:
-                    faults.append(f"{entry[kind]} was edited")
+                    continue
+                with reading(path, error=ReviewError):
+                    if sha256_of(path) != entry[f"{kind}_sha256"]:
+                        faults.append(f"{entry[kind]} was edited")
     _refuse(folder, faults, "the tiles that were exported", "restore them from the exported folder")
 
 
@@ -174,20 +196,21 @@ def _rows(path: Path, *, masks: bool) -> list[dict[str, Any]]:
     columns = ", ".join(
         "NULL AS true_class" if masks and name == "true_class" else f'"{name}"' for name in _COLUMNS
     )
-    try:
-        with copied(path) as database:
-            database.row_factory = sqlite3.Row
-            fault = database.execute("PRAGMA quick_check").fetchone()[0]
-            if fault != "ok":
-                raise sqlite3.DatabaseError(fault.splitlines()[0])
-            query = f'SELECT {columns} FROM "{LAYER}" ORDER BY fid'  # noqa: S608 (ours)
-            return [dict(row) for row in database.execute(query)]
-    except (sqlite3.Error, OSError) as error:
-        raise ReviewError(
-            f"{path} cannot be read ({error})",
+    with (
+        reading(
+            path,
             expected=f"a GeoPackage with the layer {LAYER} as exported",
             remedy="close it in other programs, such as QGIS, and try again",
-        ) from error
+            error=ReviewError,
+        ),
+        copied(path) as database,
+    ):
+        database.row_factory = sqlite3.Row
+        fault = database.execute("PRAGMA quick_check").fetchone()[0]
+        if fault != "ok":
+            raise sqlite3.DatabaseError(fault.splitlines()[0])
+        query = f'SELECT {columns} FROM "{LAYER}" ORDER BY fid'  # noqa: S608 (ours)
+        return [dict(row) for row in database.execute(query)]
 
 
 def _faults(row: Mapping[str, Any], classes: tuple[str, ...], *, masks: bool) -> list[str]:

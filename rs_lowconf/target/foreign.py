@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.boundary import in_a_line
 from rs_lowconf.errors import AnswerError, ModelError
 from rs_lowconf.settings import TargetSettings
 from rs_lowconf.target.answers import (
@@ -19,7 +20,6 @@ from rs_lowconf.target.answers import (
     require,
     require_finite,
 )
-from rs_lowconf.target.origin import in_a_line
 from rs_lowconf.target.windows import cut, mirrored, resized
 
 _PROBE_TILES = 3
