@@ -166,3 +166,25 @@ def test_a_part_that_does_not_fit_fails_alone(catalog: Path, rslow: Run) -> None
     assert "24 of 48 tiles done, 24 failed" in ran.out
     assert "24 raised: the numbers are L2A; expected L1C" in ran.out
     assert Counter(tile.startswith("other/") for tile in rows(catalog)) == {False: 24}
+
+
+def test_results_of_a_run_in_the_home_folder_lie_there(
+    catalog: Path, rslow: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """~ means the home folder in settings and on the command line, and no folder is called ~."""
+    work = catalog / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("HOME", str(catalog))
+    ran = score(rslow, Path("~"))
+    assert ran.code == 0, ran.err
+    assert str(catalog / "run" / "batch" / "score" / "scores.parquet") in ran.out
+    assert len(rows(catalog)) == 24
+    status = rslow("batch", "status", "~/run/batch/score")
+    assert "24 of 24 tiles done" in status.out
+    ran = rslow("catalog", "check", "-s", "run.dir=~/run", "--json=~/report.json")
+    assert ran.code == 0, ran.err
+    assert (catalog / "report.json").is_file()
+    (catalog / "settings.yaml").write_text("run: {dir: ~/run}\n")
+    assert rslow("batch", "status", "-c", "~/settings.yaml").out == status.out
+    assert not list(work.iterdir())

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rs_lowconf.boundary import reading
 from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import TargetSettings
 from rs_lowconf.target.origin import (
@@ -163,10 +164,10 @@ def _lightgbm(path: Path, settings: TargetSettings) -> Callable[[Numbers], Numbe
             f"the raw scores of {path} are no logits, its objective is {objective}",
             remedy="set target.output=probabilities",
         )
-    try:
-        booster = lightgbm.Booster(model_str=text)
-    except lightgbm.basic.LightGBMError as error:
-        raise damaged(path, error) from error
+    # With the sizes of its trees LightGBM reads them at once, and a wrong one ends the process.
+    lines = [line for line in text.splitlines() if not line.startswith("tree_sizes=")]
+    with reading(path, error=ModelError):
+        booster = lightgbm.Booster(model_str="\n".join(lines) + "\n")
     return _in_rows(
         lambda table: booster.predict(table, raw_score=raw, num_threads=torch.get_num_threads()),
         settings.rows,
