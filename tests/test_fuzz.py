@@ -26,6 +26,7 @@ from typing import Any
 import geopandas
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
@@ -190,7 +191,8 @@ def mutated_table(data: DataObject, path: Path) -> None:
              for i, own in enumerate(table.column_names)]
         )  # fmt: skip
     elif kind == "rows":
-        table = table.take(data.draw(st.lists(st.integers(0, len(table) - 1), max_size=4), "rows"))
+        some = data.draw(st.lists(st.integers(0, len(table) - 1), max_size=4), "rows")
+        table = table.take(pa.array(some, pa.int64()))
     else:
         value = {"null": None, "text": "é", "number": 1.5}[kind]
         new = [value] * len(column)
@@ -276,7 +278,7 @@ def make_catalog(folder: Path) -> list[str]:
             collection="tiles",
             files=(BandFile(href=f"/data/{name}.tif", bands=("B02", "B03")),),
             window=(0, 0, 32, 32),
-            bands=BandSpec(names=("B02", "B03"), level="L2A", dn_offset=-1000),
+            bands=BandSpec(names=("B02", "B03"), level="L2A", dn_offset=-1000.0),
             grid=GRID,
             valid=1.0,
             sha256="0" * 64,
