@@ -88,7 +88,6 @@ def score(
         _tell(folder)
         print("Nothing to do: no tile, target or setting has changed.")
     else:
-        rows = chosen_rows(catalog, batch, settings.run.seed)
         print_left_out(rows.left_out, len(catalog))
         job = Job(
             folder=folder,
