@@ -498,3 +498,11 @@ def test_values_of_another_type_are_refused(folder: Path, column: str, value: st
     sql(f"UPDATE review SET {column} = {value} WHERE sample_id = 's0001'")(folder)  # noqa: S608
     with pytest.raises(ReviewError, match="sample s0001 has the "):
         read_package(folder)
+
+
+@pytest.mark.parametrize("column", ["sample_id", "decision", "comment", "reviewer", "reviewed_ms"])
+def test_a_missing_column_is_not_taken_for_its_name(folder: Path, column: str) -> None:
+    """A column that was renamed is missing; its name is no answer of anybody."""
+    sql(f"ALTER TABLE review RENAME COLUMN {column} TO other")(folder)
+    with pytest.raises(ReviewError, match=f"no such column: {column}"):
+        read_package(folder)

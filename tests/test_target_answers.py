@@ -155,15 +155,15 @@ def _lightgbm(folder: Path, bias: Bias) -> Made:
     x[x > 1] = 1_000.0
     options = {"objective": "multiclass", "num_class": 3, "verbose": -1, "num_threads": 1}
     booster = lightgbm.train(options, lightgbm.Dataset(x, y), 1)
-    bright = booster.predict(x[:1], pred_leaf=True)[0]
+    bright = int(booster.predict(x[:1], pred_leaf=True)[0][0])
     tree, lines = -1, booster.model_to_string().splitlines()
     for number, line in enumerate(lines):
         tree += line.startswith("Tree=")
         if line.startswith("leaf_value="):
             leaves = line.removeprefix("leaf_value=").split()
-            if bias is None:
-                leaves[bright[tree]] = "nan"
-            else:
+            if bias is None and tree == 0:  # the class of the bright ones
+                leaves[bright] = "nan"
+            elif bias is not None:
                 leaves = [f"{bias[tree]}"] * len(leaves)
             lines[number] = "leaf_value=" + " ".join(leaves)
     (folder / "net.txt").write_text("\n".join(lines) + "\n")

@@ -194,7 +194,9 @@ def _refuse(folder: Path, faults: list[str], expected: str, remedy: str = "") ->
 def _rows(path: Path, *, masks: bool) -> list[dict[str, Any]]:
     # Who reviews masks is not asked for a class.
     columns = ", ".join(
-        "NULL AS true_class" if masks and name == "true_class" else f'"{name}"' for name in _COLUMNS
+        # No quotes: SQLite takes the name of a column that is not there for text in them.
+        "NULL AS true_class" if masks and name == "true_class" else name
+        for name in _COLUMNS
     )
     with (
         reading(
