@@ -3,6 +3,8 @@
 Everything else that is raised is a bug of ours and keeps its traceback (exit code 1).
 """
 
+from collections.abc import Sequence
+
 _TOLD = 3
 """Faults that an error spells out; the others are counted."""
 
@@ -62,6 +64,24 @@ class ModelError(RsLowconfError):
     """A checkpoint or target model that cannot be loaded or does not fit the data."""
 
     exit_code = 5
+
+
+class AnswerError(ModelError):
+    """A target's answer to some tiles of a batch that cannot be used; the others have one."""
+
+    def __init__(
+        self, found: str, *, tiles: Sequence[int] = (), expected: str = "", remedy: str = ""
+    ) -> None:
+        """Compose the line.
+
+        Args:
+            found: what was found.
+            tiles: positions of these tiles in the batch.
+            expected: what was expected instead.
+            remedy: what to type or change next.
+        """
+        super().__init__(found, expected=expected, remedy=remedy)
+        self.tiles = tuple(tiles)
 
 
 class ReviewError(RsLowconfError):

@@ -4,11 +4,11 @@ YAML holds values, never class paths; the sole exceptions are the target's `pyth
 module:name` and `command`, which run foreign code and need `--trust-code`.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -19,9 +19,11 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
+from rs_lowconf import strict_yaml
 from rs_lowconf.bands import Level
 from rs_lowconf.errors import RsLowconfError, SettingsError
 from rs_lowconf.vocabulary import class_list, class_name, vocabulary
@@ -55,10 +57,20 @@ on, by which they take turns at its GPUs."""
 
 
 class Section(BaseModel):
-    """A frozen group of settings that forbids unknown keys."""
+    """A frozen group of settings that forbids unknown keys; in paths, ~ is the home folder."""
 
     # Built on first use: commands that read no settings answer sooner.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _expanded(cls, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(cls._expanded(part) for part in value)
+        try:
+            return value.expanduser() if isinstance(value, Path) else value
+        except RuntimeError as error:
+            raise ValueError(f"{value}: there is no such user, write the whole path") from error
 
 
 class RunSettings(Section):
@@ -307,13 +319,20 @@ class TargetSettings(Section):
     classes: ClassNames | None = None
     """Foreign targets: the model's own class list, in the order of its outputs. One that returns
     a single number, for or against, has two: the one against comes first."""
-    output: Literal["logits", "probabilities"] = "logits"
-    """Foreign targets: what the model returns. `lightgbm` and `sklearn` are asked for it: raw
-    scores and decision_function, or probabilities."""
+    output: Literal["logits", "probabilities", "sigmoid"] = "logits"
+    """Foreign targets: what the model returns. `probabilities` sum to 1, or to 100 as per cent;
+    they may be rounded. `sigmoid` is one number from 0 to 1 for each class, as models for several
+    labels return: its log-odds are taken as logits. `lightgbm` and `sklearn` are asked for what
+    is set: raw scores and decision_function as logits, or probabilities."""
     temperature: PositiveFloat = 1.0
     """Foreign targets: logits are divided by this."""
     batch_size: PositiveInt = 32
     """Largest number of tiles in one forward pass."""
+
+    @field_validator("command")
+    @classmethod
+    def _as_in_a_shell(cls, words: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if words is None else tuple(map(os.path.expanduser, words))
 
     @model_validator(mode="after")
     def _complete(self) -> "TargetSettings":
@@ -339,6 +358,8 @@ class TargetSettings(Section):
             raise ValueError("std must be positive")
         if self.classes is not None and len(self.classes) < 2:
             raise ValueError("classes must list at least two, also for a model of one output")
+        if self.output == "sigmoid" and self.kind in _ONLY["rows"]:
+            raise ValueError(f"target kind {self.kind} returns logits or probabilities")
         if self.input_fit == "mirror" and self.input_size is None:
             raise ValueError("input_fit mirror needs input_size, the side of the model's window")
         return self
@@ -798,33 +819,43 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
     """Read a YAML file and apply `section.key=value` overrides, whose values are YAML too.
 
     Raises:
-        SettingsError: the file is missing or no YAML, a key is unknown, a value does not fit.
+        SettingsError: the file is missing or no YAML, a key is unknown or given twice, a value
+            is ambiguous or does not fit.
     """
     tree: Any = {}
+    lines: dict[tuple[str, ...], int] = {}
     if path is not None:
+        path = path.expanduser()
         try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise SettingsError(
                 f"cannot read settings {path}: {error.strerror}", remedy="give a YAML file"
             ) from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(
+                f"{path} is no YAML: {error}", expected="text encoded as UTF-8"
+            ) from error
+        document = strict_yaml.read(text, str(path))
+        tree, lines = document.value or {}, document.lines
     if not isinstance(tree, dict):
         raise SettingsError(
             f"{path} holds a {type(tree).__name__}", expected="sections of settings"
         )
     for override in overrides:
-        _apply(tree, override)
+        keys = _apply(tree, override)
+        lines = {where: line for where, line in lines.items() if where[: len(keys)] != keys}
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
         raise SettingsError(
-            _describe(error), remedy="settings.yaml in any run folder holds every key"
+            _describe(error, f"{path}", lines),
+            remedy="settings.yaml in any run folder holds every key",
         ) from error
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Put the value of an override into the tree and return the keys that lead to it."""
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
@@ -834,18 +865,23 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(branch, dict):
             raise SettingsError(f"override {override!r}: {key} is a value", expected="a section")
         tree = branch
-    try:
-        tree[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"override {override!r} holds no YAML value") from error
+    tree[keys[-1]] = strict_yaml.read(text, f"override {override!r}").value
+    return tuple(keys)
 
 
-def _describe(error: ValidationError) -> str:
+def _describe(error: ValidationError, file: str, lines: Mapping[tuple[str, ...], int]) -> str:
+    """Return what is wrong with which settings, and in which line of the file."""
     problems = []
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
+        keys = tuple(str(part) for part in problem["loc"])
+        name = f"setting {'.'.join(keys)}" if keys else "the settings"
+        if keys in lines:
+            name = f"{file} line {lines[keys]}: {name}"
+        what = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            problems.append(f"setting {where} is unknown")
+            problems.append(f"{name} is unknown")
+        elif problem["type"] == "string_type":
+            problems.append(f"{name} is {problem['input']!r}, write text in quotes")
         else:
-            problems.append(f"setting {where or 'target'}: {problem['msg']}")
+            problems.append(f"{name}: {what}")
     return ", ".join(problems)

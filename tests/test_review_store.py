@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rs_lowconf import databases
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.review.fields import Decision
 from rs_lowconf.review.geotiff import read_tile
@@ -501,3 +502,49 @@ def test_a_killed_import_leaves_all_or_nothing(
     for copy in copies:
         store.add(read_package(copy))
     assert len(store.opinions()) == COUNT * len(copies)
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_read_only_package_is_read_and_left_as_it_is(folder: Path, mode: str) -> None:
+    """A read-only package, in WAL mode too, is read; no file in it changes and none is added."""
+    with closing(sqlite3.connect(folder / "review.gpkg")) as database, database:
+        database.execute(f"PRAGMA journal_mode = {mode}")
+        database.execute("UPDATE review SET decision = 'reject' WHERE sample_id = 's0001'")
+    for path in (*folder.rglob("*"), folder):
+        path.chmod(0o555)
+    before = snapshot(folder)
+    assert read_package(folder).answers[1].decision == "reject"
+    assert snapshot(folder) == before
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+
+
+def test_a_locked_package_is_an_error_of_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that another program keeps locked is refused with what to do."""
+    monkeypatch.setattr(databases, "SECONDS", 0.0)
+    with closing(sqlite3.connect(folder / "review.gpkg", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ReviewError, match=r"kept it locked.*close it in other programs"):
+            read_package(folder)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("reviewer", "x'37'"), ("comment", "x'ff'"), ("reviewed_ms", "-1"), ("reviewed_ms", "4e18"),
+     ("reviewed_ms", "9223372036854775807"), ("realism", "2.5"), ("decision", "x'00'")],
+)  # fmt: skip
+def test_values_of_another_type_are_refused(folder: Path, column: str, value: str) -> None:
+    """Whatever SQLite lets into a column, an answer has the types of the form."""
+    sql(f"UPDATE review SET {column} = {value} WHERE sample_id = 's0001'")(folder)  # noqa: S608
+    with pytest.raises(ReviewError, match="sample s0001 has the "):
+        read_package(folder)
+
+
+@pytest.mark.parametrize("column", ["sample_id", "decision", "comment", "reviewer", "reviewed_ms"])
+def test_a_missing_column_is_not_taken_for_its_name(folder: Path, column: str) -> None:
+    """A column that was renamed is missing; its name is no answer of anybody."""
+    sql(f"ALTER TABLE review RENAME COLUMN {column} TO other")(folder)
+    with pytest.raises(ReviewError, match=f"no such column: {column}"):
+        read_package(folder)

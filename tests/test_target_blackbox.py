@@ -305,7 +305,7 @@ def test_the_form_of_answers_may_not_change(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_probabilities_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unnormalised scores said to be probabilities are refused, at load and later."""
-    with pytest.raises(ModelError, match=r"sum to .*set target\.output=logits"):
+    with pytest.raises(ModelError, match=r"sum to .*set target\.output to what"):
         wrap(scores, monkeypatch, output="probabilities")
     target = wrap(
         lambda x: np.full((len(x), 3), 1 / 3 if x.max() < 5 else 0.5),

@@ -5,6 +5,7 @@ Nothing here imports torch: `--help` has to answer at once.
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,6 +94,16 @@ def load_settings(config: Path | None, overrides: list[str] | None) -> Settings:
     return settings
 
 
+def _with_home(word: str) -> str:
+    """Return a word of the command line with the home folder for ~, also in `--out=~/x`.
+
+    Shells do this for words that begin with ~ and are not in quotes only. The settings do it for
+    `--set`.
+    """
+    option, path = re.fullmatch(r"(-\w|--[\w-]+=)?(.*)", word, re.DOTALL).groups("")  # type: ignore[union-attr]  # anything matches
+    return option + os.path.expanduser(path)  # noqa: PTH111 - most words are no paths
+
+
 def main() -> None:
     """Run the command line and end the process with the documented exit code."""
     from rs_lowconf.cli import (  # noqa: F401
@@ -118,7 +129,7 @@ def main() -> None:
 
     hints.forget()
     try:
-        code = app(standalone_mode=False)
+        code = app([_with_home(word) for word in sys.argv[1:]], standalone_mode=False)
     except RsLowconfError as error:
         print(f"rslow: {hints.error_line(error)}", file=sys.stderr)
         code = error.exit_code

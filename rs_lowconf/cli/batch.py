@@ -67,16 +67,17 @@ def score(
     from rs_lowconf.runs import sha256_of
 
     catalog, folder = catalog_of(settings), job_folder(settings, "score")
+    # Quotas are for what takes people or minutes a tile; where it is unsure, only all scores tell.
+    batch = settings.batch.model_copy(update={"per_class": None, "per_region": None})
+    rows = chosen_rows(catalog, batch, settings.run.seed)
     target = target_of(settings, trust_code=trust_code)
     work = ScoreWork(
         target=target,
         target_key=target.key,
         pixel_share=settings.search.pixel_share,
         micro_batch=settings.search.micro_batch,
-        side=catalog.first_side,
+        kinds=rows.kinds(),
     )
-    # Quotas are for what takes people or minutes a tile; where it is unsure, only all scores tell.
-    batch = settings.batch.model_copy(update={"per_class": None, "per_region": None})
     inputs = (
         str(catalog.path.resolve()),
         sha256_of(catalog.path),
@@ -88,7 +89,6 @@ def score(
         _tell(folder)
         print("Nothing to do: no tile, target or setting has changed.")
     else:
-        rows = chosen_rows(catalog, batch, settings.run.seed)
         print_left_out(rows.left_out, len(catalog))
         job = Job(
             folder=folder,

@@ -74,6 +74,7 @@ def generate(
             trust_code=trust_code,
             student=student,
             models_key=_models_key(own, student),
+            kinds=rows.kinds(),
         ),
         chunk_rows=settings.batch.chunk or _CHUNK,
     )

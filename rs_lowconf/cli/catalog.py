@@ -40,7 +40,7 @@ app.add_typer(catalog_app, name="catalog")
 
 def catalog_path(settings: Settings) -> Path:
     """Return where the catalog is that the settings mean."""
-    return (settings.catalog.path or settings.run.dir / "catalog.parquet").expanduser()
+    return settings.catalog.path or settings.run.dir / "catalog.parquet"
 
 
 def catalog_of(settings: Settings) -> "Catalog":
@@ -103,7 +103,7 @@ def merge(
     from rs_lowconf.data.catalog import table
 
     path = catalog_path(settings)
-    number = table.merge(path, [table.Catalog(own.expanduser()) for own in catalogs])
+    number = table.merge(path, [table.Catalog(own) for own in catalogs])
     print(f"{number:,} tiles: {path}")
 
 

@@ -124,11 +124,12 @@ class ProcessModel:
 
     def _within(self, seconds: float, setting: str, work: Callable[[], T]) -> T:
         """Return what `work` returns; kill the process when it fails or takes too long."""
-        late = threading.Event()
+        late, process = threading.Event(), self._process
 
         def expire() -> None:
+            # Nothing of `self`, which a timer that has not ended yet would keep alive.
             late.set()
-            _kill(self._process)
+            _kill(process)
 
         timer = threading.Timer(seconds, expire)
         timer.daemon = True

@@ -87,13 +87,6 @@ class Catalog:
         rows: int = self._file.metadata.num_rows
         return rows
 
-    @property
-    def first_side(self) -> int:
-        """The height of the first tile in pixels; 0 without any tile."""
-        for table in self.tables(("rslow:window",)):
-            return int(table["rslow:window"][0].as_py()[2])
-        return 0
-
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the rows in order, some thousand at a time, with absolute paths.
 
