@@ -64,12 +64,19 @@ def extractor(config: ConfigOption = None, set_: SetOption = None) -> None:
 def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Train the conditional generator and its discriminator; resumes where it stopped.
 
-    Tiles with labels need the extractor, by whose features gan.safetensors is the checkpoint
-    nearest to the validation tiles. Tiles with masks (settings in mask_gan) need none: the
+    With gan.recipe=frozen it learns from the tiles of data and of data.more, judged by critics on
+    the features of a pretrained network, and gan.safetensors is the checkpoint nearest to the
+    validation tiles by the features of another one. With gan.recipe=native tiles with labels need
+    the extractor, by whose features the checkpoint is chosen. Tiles with masks (settings in mask_gan) need none: the
     checkpoint is the one whose spectra and texture in each class are nearest. Writes
     metrics.jsonl and sheets/ beside it into run.dir/gan.
     """
     settings = load_settings(config, set_)
+    if settings.gan.recipe == "frozen" and not settings.data.masked:
+        from rs_lowconf.cli.train_sources import train_from_sources
+
+        train_from_sources(settings)
+        return
     from rs_lowconf.cli.train_masks import train_mask_gan
     from rs_lowconf.types import TileSource
 

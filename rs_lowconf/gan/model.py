@@ -16,6 +16,7 @@ from rs_lowconf.gan.networks import Discriminator, Encoder, Generator
 from rs_lowconf.gan.spectral import SpectralBasis
 from rs_lowconf.gan.steps import tensors_below
 from rs_lowconf.gan.train import GanTraining
+from rs_lowconf.gan.train_sources import SourcesTraining
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.settings import GanSettings, GeneratorSettings
 
@@ -46,6 +47,37 @@ def save_model(
     )
 
 
+def save_sources_model(path: Path, training: SourcesTraining, *, attribution: str) -> None:
+    """Write the settled weight average and all critics of a training on several sources.
+
+    Args:
+        path: the file.
+        training: whose average `settled` has just been called.
+        attribution: of the data.
+    """
+    tensors = {f"generator.{k}": v for k, v in training.average.state_dict().items()}
+    for name, module in training.modules().items():
+        if module is not training.generator and module is not training.average:
+            tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
+    header = header_of(training) | {
+        "attribution": attribution,
+        "critics": [
+            {"name": c.name, "source": training.sources[c.source].name} for c in training.critics
+        ],
+        "sources": [
+            {
+                "name": source.name,
+                "tiles": len(source.tiles),
+                "bands": source.tiles.bands.to_json(),
+                "eight_bits": source.rendering.eight_bits,
+                "chroma": source.rendering.chroma,
+            }
+            for source in training.sources
+        ],
+    }
+    write_checkpoint(path, training.kind, tensors, header)
+
+
 def weights_of(training: GanTraining | MaskGanTraining) -> dict[str, Tensor]:
     """Return the averaged generator and the discriminator as tensors by name."""
     tensors = {f"generator.{k}": v for k, v in training.average.state_dict().items()}
@@ -53,7 +85,7 @@ def weights_of(training: GanTraining | MaskGanTraining) -> dict[str, Tensor]:
     return tensors
 
 
-def header_of(training: GanTraining | MaskGanTraining) -> dict[str, Any]:
+def header_of(training: GanTraining | MaskGanTraining | SourcesTraining) -> dict[str, Any]:
     """Return what it takes to rebuild the networks, and how far they were trained."""
     generator = training.average
     return {
@@ -152,7 +184,7 @@ def load_encoder(path: Path, models: Mapping[str, str], device: torch.device) ->
     return encoder.to(device).eval().requires_grad_(requires_grad=False)
 
 
-def save_state(path: Path, training: GanTraining | MaskGanTraining) -> None:
+def save_state(path: Path, training: GanTraining | MaskGanTraining | SourcesTraining) -> None:
     """Write everything that the next training step depends on."""
     header = {"seed": training.seed, "settings": training.settings.model_dump(mode="json")}
     write_checkpoint(path, _state_kind(training), training.state(), header)
@@ -193,7 +225,7 @@ def shape_of(header: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def restore_state(path: Path, training: GanTraining | MaskGanTraining) -> None:
+def restore_state(path: Path, training: GanTraining | MaskGanTraining | SourcesTraining) -> None:
     """Continue a training from what `save_state` wrote.
 
     Raises:
@@ -215,5 +247,5 @@ def restore_state(path: Path, training: GanTraining | MaskGanTraining) -> None:
     training.restore(tensors)
 
 
-def _state_kind(training: GanTraining | MaskGanTraining) -> str:
+def _state_kind(training: GanTraining | MaskGanTraining | SourcesTraining) -> str:
     return f"{training.kind} training state"
