@@ -70,10 +70,10 @@ class DataSettings(Section):
     """`none`: no real tiles at hand; the embedded models need none, but then no real tile is
     shown beside a generated one. `eurosat`: torchgeo.datasets.EuroSAT. `folder`: class-named
     subfolders of GeoTIFFs. `pictures`: class-named subfolders of JPEG or PNG files, also in the
-    layout of torchvision.datasets.EuroSAT. With a class for every pixel, `scenes`: images and masks of any
-    extent and CRS, matched by where they lie; `chips`: an image and a mask of the same grid
-    each, matched by name. For catalogs alone, `images`: a folder of GeoTIFFs; `geopackage`: a
-    layer that names GeoTIFFs; `stac`: a static STAC."""
+    layout of torchvision.datasets.EuroSAT. With a class for every pixel, `scenes`: images and
+    masks of any extent and CRS, matched by where they lie; `chips`: an image and a mask of the
+    same grid each, matched by name. For catalogs alone, `images`: a folder of GeoTIFFs;
+    `geopackage`: a layer that names GeoTIFFs; `stac`: a static STAC."""
     root: Path = Path("data")
     """EuroSAT's folder, the one with the class-named subfolders, a GeoPackage, or the
     catalog.json or collection.json of a STAC."""

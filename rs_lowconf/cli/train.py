@@ -67,9 +67,9 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
     With gan.recipe=frozen it learns from the tiles of data and of data.more, judged by critics on
     the features of a pretrained network, and gan.safetensors is the checkpoint nearest to the
     validation tiles by the features of another one. With gan.recipe=native tiles with labels need
-    the extractor, by whose features the checkpoint is chosen. Tiles with masks (settings in mask_gan) need none: the
-    checkpoint is the one whose spectra and texture in each class are nearest. Writes
-    metrics.jsonl and sheets/ beside it into run.dir/gan.
+    the extractor, by whose features the checkpoint is chosen. Tiles with masks (settings in
+    mask_gan) need none: the checkpoint is the one whose spectra and texture in each class are
+    nearest. Writes metrics.jsonl and sheets/ beside it into run.dir/gan.
     """
     settings = load_settings(config, set_)
     if settings.gan.recipe == "frozen" and not settings.data.masked:

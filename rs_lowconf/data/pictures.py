@@ -62,7 +62,7 @@ def open_pictures(
         for path in sorted((folder / name).iterdir())
         if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
     ]
-    splits = _splits(settings, folder, files)
+    splits = _splits(settings, files)
     wanted = tuple(
         file
         for file in files
@@ -140,7 +140,7 @@ def read_picture(path: Path, settings: DataSettings) -> np.ndarray:
     return np.moveaxis(pixels, 2, 0)
 
 
-def _splits(settings: DataSettings, folder: Path, files: list[TileFile]) -> dict[str, Split]:
+def _splits(settings: DataSettings, files: list[TileFile]) -> dict[str, Split]:
     """Return the split of every tile by id: from lists in the root, else by hash."""
     root = settings.root.expanduser()
     lists = {split: root / f"{split}.txt" for split in SPLITS}

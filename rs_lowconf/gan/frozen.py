@@ -119,14 +119,13 @@ def _weights_of(name: str) -> Path:
 
 def _fold_block(block: nn.Module) -> nn.Module:
     """Return a block of timm's with its normalisation folded into its convolutions."""
-    for conv, norm in (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")):
-        # A block without expansion has its depthwise convolution first.
-        if not hasattr(block, "conv_pwl"):
-            conv = {"conv_pw": "conv_dw", "conv_dw": "conv_pw"}.get(conv, conv)
-        if hasattr(block, conv) and hasattr(block, norm):
-            fused = _folded(getattr(block, conv), getattr(block, norm))
-            setattr(block, conv, fused[0])
-            setattr(block, norm, fused[1])
+    # A block without expansion has its depthwise convolution first.
+    inverted = hasattr(block, "conv_pwl")
+    convs = ("conv_pw", "conv_dw", "conv_pwl") if inverted else ("conv_dw", "conv_pw")
+    for conv, norm in zip(convs, ("bn1", "bn2", "bn3"), strict=False):
+        fused = _folded(getattr(block, conv), getattr(block, norm))
+        setattr(block, conv, fused[0])
+        setattr(block, norm, fused[1])
     return block
 
 
