@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rs_lowconf.data.source import MemorySource
     from rs_lowconf.gan.critic import RealismCritic
     from rs_lowconf.gan.judge import D, JudgeRecord
-    from rs_lowconf.gan.networks import Generator
+    from rs_lowconf.gan.pyramid import ClassGenerator
     from rs_lowconf.search.calibration import Features
     from rs_lowconf.target.classifier import Classifier
     from rs_lowconf.types import Critic, FeatureExtractor, MaskSource, TileSource
@@ -266,7 +266,9 @@ def write_calibration(  # noqa: PLR0917 - settings, places, models, tiles, place
     print(f"gate, calibrated on {len(calibration.reference)} held-out tiles: {folder}")
 
 
-def gate_tiles(settings: Settings, generator: "Generator") -> "tuple[MemorySource, MemorySource]":
+def gate_tiles(
+    settings: Settings, generator: "ClassGenerator"
+) -> "tuple[MemorySource, MemorySource]":
     """Return training and validation tiles, in the generator's bands and classes.
 
     Raises:
@@ -284,7 +286,7 @@ def gate_tiles(settings: Settings, generator: "Generator") -> "tuple[MemorySourc
 
 def gate_critic(
     settings: Settings,
-    generator: "Generator",
+    generator: "ClassGenerator",
     source: "TileSource",
     device: "torch.device",
     log: "Callable[[dict[str, float]], None]",

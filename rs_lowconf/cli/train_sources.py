@@ -24,8 +24,9 @@ def train_from_sources(settings: Settings) -> None:
     from rs_lowconf.gan.frozen import frozen_network
     from rs_lowconf.gan.model import restore_state, save_sources_model, save_state
     from rs_lowconf.gan.sheet import write_sheets
+    from rs_lowconf.gan.source_critics import COMPOSITES, owners
     from rs_lowconf.gan.train import train
-    from rs_lowconf.gan.train_sources import COMPOSITES, SourcesTraining, owners
+    from rs_lowconf.gan.train_sources import SourcesTraining, realism_of
     from rs_lowconf.runs import RunFolder
 
     device = choose_device(settings.run)
@@ -38,7 +39,7 @@ def train_from_sources(settings: Settings) -> None:
         seed=settings.run.seed,
         device=device,
     )
-    owner = owners(held_out)
+    owner = owners([source.shape for source in held_out])
     shown = held_out[owner.get("true_colour", 0)]
     distance_of = FrozenDistance(
         frozen_network(_SELECTING).to(device),
@@ -63,7 +64,10 @@ def train_from_sources(settings: Settings) -> None:
         if distance < best:
             best = distance
             save_sources_model(
-                path / "gan.safetensors", training, attribution=settings.data.attribution
+                path / "gan.safetensors",
+                training,
+                realism_of(training),
+                attribution=settings.data.attribution,
             )
         for source in sources:
             write_sheets(

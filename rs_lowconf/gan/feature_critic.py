@@ -30,18 +30,26 @@ class FeatureMixer(nn.Module):
     """Frozen features of a composite, mixed at random and scaled to unit deviation."""
 
     def __init__(
-        self, network: FrozenNetwork, *, composite: tuple[str, ...], white: float, side: int
+        self,
+        network: FrozenNetwork,
+        *,
+        source: int,
+        channels: tuple[int, ...],
+        white: float,
+        side: int,
     ) -> None:
         """Draw the mixing convolutions from torch's global random state.
 
         Args:
             network: gives the features; its weights are no part of this module's state.
-            composite: three bands, shown as red, green and blue.
+            source: index of the source whose tiles it sees.
+            channels: the three channels of its tiles that are shown as red, green and blue.
             white: reflectance that is shown as 255.
             side: in pixels, to which pictures are enlarged for the network.
         """
         super().__init__()
-        self.composite = composite
+        self.source = source
+        self._channels = list(channels)
         self._white = white
         self._side = side
         self._network = [network]  # in a list, so that torch does not count it among the weights
@@ -59,25 +67,25 @@ class FeatureMixer(nn.Module):
         self.requires_grad_(requires_grad=False)
         self.to(memory_format=torch.channels_last)
 
-    def measure(self, image: Float[Tensor, "n c h w"], bands: BandSpec) -> None:
+    def measure(self, image: Float[Tensor, "n c h w"]) -> None:
         """Scale each mixed channel to the mean and deviation that it has on real tiles."""
         with torch.no_grad():
-            mixed = [self._mix(part, bands) for part in torch.split(image, 32)]
+            mixed = [self._mix(part) for part in torch.split(image, 32)]
         for number, scale in enumerate(zip(*mixed, strict=True)):
             values = torch.cat([part.transpose(0, 1).flatten(1) for part in scale], dim=1)
             getattr(self, f"mean{number}").copy_(values.mean(1))
             getattr(self, f"deviation{number}").copy_(values.std(1).clamp_min(1e-6))
 
-    def forward(self, image: Float[Tensor, "b c h w"], bands: BandSpec) -> Scales:
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Scales:
         """Return mixed features of the four scales, the finest first."""
         return tuple(
             (features - getattr(self, f"mean{number}")[:, None, None])
             / getattr(self, f"deviation{number}")[:, None, None]
-            for number, features in enumerate(self._mix(image, bands))
+            for number, features in enumerate(self._mix(image))
         )
 
-    def _mix(self, image: Float[Tensor, "b c h w"], bands: BandSpec) -> list[Tensor]:
-        picture = image[:, list(bands.index_of(self.composite))] * (BYTE / self._white)
+    def _mix(self, image: Float[Tensor, "b c h w"]) -> list[Tensor]:
+        picture = image[:, self._channels] * (BYTE / self._white)
         scales = self._network[0](picture.clamp(0, BYTE), self._side)
         mixed: list[Tensor] = []
         for features, across, down in reversed(
@@ -105,9 +113,10 @@ class FeatureHeads(nn.Module):
             nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(scales)
         )
         self.logit = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in range(scales))
-        self.classes = nn.ModuleList(nn.Embedding(classes, width) for _ in range(scales))
-        for table in self.classes:
+        tables = [nn.Embedding(classes, width) for _ in range(scales)]
+        for table in tables:
             nn.init.normal_(table.weight, std=width**-0.5)
+        self.classes = nn.ModuleList(tables)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, scales: Scales, label: Int[Tensor, " b"]) -> Float[Tensor, "b s"]:

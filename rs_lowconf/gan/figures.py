@@ -11,13 +11,11 @@ from rs_lowconf.bands import TRUE_COLOUR, BandSpec
 from rs_lowconf.gan.critic import critic_logit
 from rs_lowconf.gan.frozen import FrozenNetwork, pooled
 from rs_lowconf.gan.mask_networks import MaskGenerator
-from rs_lowconf.gan.networks import Discriminator, Generator
-from rs_lowconf.gan.pyramid import PyramidGenerator
+from rs_lowconf.gan.networks import Discriminator
+from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.rendering import BYTE, Rendering
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import TileSource
-
-ClassGenerator = Generator | PyramidGenerator
 
 _BATCH = 40
 _COMPARED = 400
@@ -43,7 +41,7 @@ def sample(
 
 @torch.no_grad()
 def figures(
-    generator: Generator,
+    generator: ClassGenerator,
     discriminator: Discriminator,
     train: TileSource,
     val: TileSource,
@@ -89,7 +87,7 @@ def spectral_figures(generator: ClassGenerator, val: TileSource, seed: int) -> d
 
 @torch.no_grad()
 def domain_distance(
-    generator: Generator,
+    generator: ClassGenerator,
     val: TileSource,
     features: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]],
     seed: int,
@@ -124,7 +122,7 @@ def squared_mmd(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
 @torch.no_grad()
 def overfit(
     discriminator: Discriminator,
-    generator: Generator,
+    generator: ClassGenerator,
     train: TileSource,
     val: TileSource,
     seed: int,

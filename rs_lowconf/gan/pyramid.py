@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.gan.networks import DARKEST, EMBEDDING, double
+from rs_lowconf.gan.networks import DARKEST, EMBEDDING, Generator, double
 from rs_lowconf.gan.spectral import SpectralBasis, Unwhiten
 from rs_lowconf.settings import GanSettings
 
@@ -150,6 +150,10 @@ class PyramidGenerator(nn.Module):
         image: Tensor = self.unwhiten(components)
         # A critic has to see what is too dark, or the generator does not learn it.
         return image if self.training else image.clamp_min(DARKEST)
+
+
+ClassGenerator = Generator | PyramidGenerator
+"""The generators whose condition is a class."""
 
 
 @torch.no_grad()

@@ -68,7 +68,7 @@ def _half_chroma(picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         torch.tensor(rows, dtype=picture.dtype, device=picture.device)[:, :, None, None]
         for rows in (_TO_YCC, _FROM_YCC)
     )
-    luma, colour = F.conv2d(picture, to_ycc).split((1, 2), dim=1)
-    coarse = F.avg_pool2d(colour, 2)
+    split = F.conv2d(picture, to_ycc)
+    coarse = F.avg_pool2d(split[:, 1:], 2)
     again = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-    return F.conv2d(torch.cat([luma, again], dim=1), from_ycc)
+    return F.conv2d(torch.cat([split[:, :1], again], dim=1), from_ycc)

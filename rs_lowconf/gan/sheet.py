@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rs_lowconf.bands import NEAR_INFRARED, TRUE_COLOUR, BandSpec
-from rs_lowconf.gan.figures import ClassGenerator, sample
+from rs_lowconf.gan.figures import sample
+from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.rendering import Rendering
 from rs_lowconf.runs import replacing
 from rs_lowconf.types import TileSource

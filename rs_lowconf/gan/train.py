@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -348,6 +348,7 @@ def gradient_penalty(
     return penalty
 
 
+@runtime_checkable
 class Training(Protocol):
     """What `train` needs of a training."""
 

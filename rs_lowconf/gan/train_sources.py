@@ -6,21 +6,26 @@ from the few that show all.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rs_lowconf.bands import NEAR_INFRARED, SHORT_WAVE_INFRARED, TRUE_COLOUR, BandSpec
 from rs_lowconf.errors import DataError
-from rs_lowconf.gan.feature_critic import FeatureHeads, FeatureMixer, TextureCritic
-from rs_lowconf.gan.frozen import STAGES, frozen_network
-from rs_lowconf.gan.networks import Discriminator
+from rs_lowconf.gan.critic import fit_logit
 from rs_lowconf.gan.pyramid import PyramidGenerator, settle
 from rs_lowconf.gan.rendering import Rendering
+from rs_lowconf.gan.source_critics import (
+    Critics,
+    SourceCritic,
+    SourcesCritic,
+    SourceShape,
+    build_critics,
+)
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.steps import (
     fill,
@@ -35,16 +40,6 @@ from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GanSettings
 from rs_lowconf.types import TileSource
 
-#: The composites that frozen features are taken of, with the reflectance shown as white. The range
-#: of true colour is EuroSAT's own, so that its JPEGs are shown as they are.
-COMPOSITES = {
-    "true_colour": (TRUE_COLOUR, 0.275),
-    "near_infrared": (NEAR_INFRARED, 0.5),
-    "short_wave_infrared": (SHORT_WAVE_INFRARED, 0.5),
-}
-WHOLE_FROM = 2_000
-"""Tiles from which a source's native critic sees whole tiles; fewer would be learned by heart, so
-it sees a few pixels at a time."""
 SETTLING = 64
 """Batches from which the average's normalisation statistics are measured."""
 _MEASURED = 256
@@ -62,31 +57,10 @@ class TrainingSource:
     rendering: Rendering
     """In the bands of `tiles`."""
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SourceCritic:
-    """One critic of one source: what it sees of tiles, and the network that judges that."""
-
-    name: str
-    source: int
-    """Index of its source."""
-    network: nn.Module
-    """What it sees, and labels, to logits."""
-    see: Callable[[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]], tuple[Tensor, ...]]
-    """Reflectance in the bands of the source and a dither of the same shape to what is judged."""
-    gamma: float
-    """Weight of R1 and R2 on what it sees."""
-    weight: float
-    """In the generator's loss."""
-    turn: tuple[int, int]
-    """(k, n): it judges every n-th step, from the k-th on."""
-
-    def judge(self, seen: tuple[Tensor, ...], label: Int[Tensor, " b"]) -> Float[Tensor, "b s"]:
-        """Return its logits, one or more per tile."""
-        if isinstance(self.network, FeatureHeads):
-            return self.network(seen, label)
-        logit: Tensor = self.network(seen[0], label)
-        return logit[:, None]
+    @property
+    def shape(self) -> SourceShape:
+        """Return what critics are built for."""
+        return SourceShape(name=self.name, rendering=self.rendering, tiles=len(self.tiles))
 
 
 class SourcesTraining:
@@ -141,8 +115,21 @@ class SourcesTraining:
                 tile_size=first.batch([0]).image.shape[-1],
                 basis=basis,
             ).to(device)
-            self.mixers: dict[str, FeatureMixer] = {}
-            self.critics = self._make_critics()
+            tiles = [some_tiles(source.tiles, seed) for source in sources]
+            self.all_critics: Critics = build_critics(
+                settings,
+                [source.shape for source in sources],
+                [
+                    spectral_basis(image, source.tiles.bands, settings.whitening)
+                    for image, source in zip(tiles, sources, strict=True)
+                ],
+                classes=first.classes,
+                tile_size=self.generator.tile_size,
+                device=device,
+            )
+            for mixer in self.all_critics.mixers.values():
+                mixer.measure(tiles[mixer.source][:_MEASURED].to(device))
+        self.critics = self.all_critics.critics
         self.average = copy.deepcopy(self.generator).requires_grad_(requires_grad=False)
         self._optimisers = {
             "generator": optimiser(self.generator, settings),
@@ -241,71 +228,8 @@ class SourcesTraining:
         return {
             "generator": self.generator,
             "average": self.average,
-            **{critic.name: critic.network for critic in self.critics},
-            **{f"mixer {name}": mixer for name, mixer in self.mixers.items()},
+            **self.all_critics.modules(),
         }
-
-    def _make_critics(self) -> tuple[SourceCritic, ...]:
-        """Build the critics; the first is the one on the features of most tiles."""
-        settings, critics = self.settings, []
-        classes = self.generator.classes
-        network = frozen_network(settings.features).to(self._device)
-        owner = owners(self.sources)
-        if not owner:
-            raise DataError(
-                "no source of tiles has the bands of a composite, such as B04, B03 and B02",
-                remedy="add a source that has them, or set gan.recipe=native",
-            )
-        main = max(owner.values(), key=lambda k: len(self.sources[k].tiles))
-        rest = [name for name, source in owner.items() if source != main]
-        for name, k in owner.items():
-            bands, white = COMPOSITES[name]
-            source = self.sources[k]
-            mixer = FeatureMixer(network, composite=bands, white=white, side=settings.feature_side)
-            mixer = mixer.to(self._device)
-            tiles = some_tiles(source.tiles, self.seed)[:_MEASURED].to(self._device)
-            mixer.measure(tiles, source.tiles.bands)
-            self.mixers[name] = mixer
-            critics.append(
-                SourceCritic(
-                    name=f"{source.name} {name}",
-                    source=k,
-                    network=FeatureHeads(len(classes), len(STAGES)).to(self._device),
-                    see=_seer(mixer, source.tiles.bands),
-                    gamma=settings.feature_gamma,
-                    weight=2.0 if name in rest else 1.0,
-                    turn=(2 * rest.index(name), 2 * len(rest)) if name in rest else (0, 1),
-                )
-            )
-        for k, source in enumerate(self.sources):
-            native = self._native(source)
-            critics.append(
-                SourceCritic(
-                    name=f"{source.name} native",
-                    source=k,
-                    network=native.to(self._device),
-                    see=lambda image, dither, native=native: (native.components(image, dither),),
-                    # The penalty sums over channels, so gamma is scaled from 3 bands to theirs.
-                    gamma=settings.gamma * 3 / len(source.tiles.bands),
-                    weight=1.0 if k == main else 2.0,
-                    turn=(0, 1 if k == main else 2),
-                )
-            )
-        return tuple(sorted(critics, key=lambda c: (c.turn[1], c.source != main)))
-
-    def _native(self, source: TrainingSource) -> Discriminator | TextureCritic:
-        """Return the critic of a source that learns to see from nothing."""
-        tiles, width = source.tiles, self.settings.critic_width
-        basis = spectral_basis(some_tiles(tiles, self.seed), tiles.bands, self.settings.whitening)
-        if len(tiles) < WHOLE_FROM:
-            return TextureCritic(2 * width, bands=tiles.bands, classes=tiles.classes, basis=basis)
-        return Discriminator(
-            width,
-            bands=tiles.bands,
-            classes=tiles.classes,
-            tile_size=self.generator.tile_size,
-            basis=basis,
-        )
 
     def _shown(
         self,
@@ -338,14 +262,15 @@ class SourcesTraining:
             self._optimisers[name].step()
 
 
-def owners(sources: Sequence[TrainingSource]) -> dict[str, int]:
-    """Return, for every composite that a source has the bands of, the source with most tiles."""
-    found = {}
-    for name, (bands, _) in COMPOSITES.items():
-        having = [k for k, s in enumerate(sources) if set(bands) <= set(s.tiles.bands.names)]
-        if having:
-            found[name] = max(having, key=lambda k: len(sources[k].tiles))
-    return found
+def realism_of(training: SourcesTraining) -> SourcesCritic:
+    """Return a copy of the critics with their logit calibrated on the first source's tiles."""
+    critics = copy.deepcopy(training.all_critics)
+    generator = training.average
+    one = torch.ones((), device=next(generator.parameters()).device)
+    shape: dict[str, Any] = {"bands": generator.bands, "classes": generator.classes}
+    plain = SourcesCritic(critics, slope=one, offset=one.expand(len(generator.classes)), **shape)
+    slope, offset = fit_logit(plain.logit, generator, training.sources[0].tiles, training.seed)
+    return SourcesCritic(critics, slope=slope.to(one), offset=offset.to(one), **shape)
 
 
 def penalty_of(
@@ -356,14 +281,6 @@ def penalty_of(
     logit = critic.judge(leaves, label).sum()
     gradients = torch.autograd.grad(logit, leaves, create_graph=True)
     return torch.stack([g.square().flatten(1).sum(1).mean() for g in gradients]).sum()
-
-
-def _seer(mixer: FeatureMixer, bands: BandSpec) -> Callable[[Tensor, Tensor], tuple[Tensor, ...]]:
-    def see(image: Tensor, dither: Tensor) -> tuple[Tensor, ...]:
-        # Files hold whole numbers, generated tiles do not: noise of one step over both.
-        return mixer(image + dither / bands.scale, bands)
-
-    return see
 
 
 def _by_class(source: TrainingSource) -> list[Int[Tensor, " n"]]:
