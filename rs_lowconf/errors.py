@@ -68,3 +68,9 @@ class OutputError(RsLowconfError):
     """A folder that cannot be written, or a full disk."""
 
     exit_code = 8
+
+
+class MissingPackageError(RsLowconfError):
+    """A package that this installation lacks, because it came without an extra."""
+
+    exit_code = 9

@@ -7,8 +7,8 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,11 +184,12 @@ class RunFolder:
 
 
 def versions() -> dict[str, Any]:
-    """Return the versions of Python and of the packages that shape results."""
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in _REPORTED_PACKAGES},
-    }
+    """Return the versions of Python and of the installed packages that shape results."""
+    found = {"python": platform.python_version()}
+    for name in _REPORTED_PACKAGES:
+        with suppress(PackageNotFoundError):  # an extra that this installation does without
+            found[name] = version(name)
+    return found
 
 
 def write_checkpoint(
@@ -258,15 +259,27 @@ def read_checkpoint(path: Path, kind: str) -> "tuple[dict[str, torch.Tensor], di
 
 def kind_of(path: Path) -> str | None:
     """Return what a checkpoint says it is; None where `read_checkpoint` would refuse it."""
+    kind = _peek(path).get("kind")
+    return kind if isinstance(kind, str) else None
+
+
+def classes_of(path: Path) -> tuple[str, ...]:
+    """Return the classes in a checkpoint's header; none where `read_checkpoint` would refuse it."""
+    header = _peek(path).get("header")
+    classes = header.get("classes") if isinstance(header, dict) else None
+    return tuple(map(str, classes)) if isinstance(classes, list) else ()
+
+
+def _peek(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, unchecked and without torch; nothing if damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             values = json.loads((file.metadata() or {})["rs_lowconf"])
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError):
-        return None
-    kind = values.get("kind")
-    return kind if isinstance(kind, str) else None
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _content_hash(values: Mapping[str, Any], tensors: "Mapping[str, torch.Tensor]") -> str:

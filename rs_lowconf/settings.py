@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,9 +23,30 @@ from pydantic import (
 )
 
 from rs_lowconf.bands import Level
-from rs_lowconf.errors import SettingsError
+from rs_lowconf.errors import RsLowconfError, SettingsError
+from rs_lowconf.vocabulary import class_list, class_name, vocabulary
 
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def _listed(names: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return class_list("the classes", names).names
+    except RsLowconfError as error:
+        raise ValueError(str(error)) from error
+
+
+def _masked(named: dict[int, str | None]) -> dict[int, str | None]:
+    try:
+        vocabulary("the masks", named.values())
+    except RsLowconfError as error:
+        raise ValueError(str(error)) from error
+    return {value: class_name(name) for value, name in named.items()}
+
+
+ClassNames = Annotated[tuple[str, ...], AfterValidator(_listed)]
+"""In the form in which all names of classes are compared, each once."""
+MaskClasses = Annotated[dict[int, str | None], AfterValidator(_masked)]
 Architecture = Annotated[str, Field(pattern="^(small_cnn|residual_cnn|timm:.+)$")]
 
 WORKER = "RSLOW_WORKER"
@@ -35,7 +57,8 @@ on, by which they take turns at its GPUs."""
 class Section(BaseModel):
     """A frozen group of settings that forbids unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Built on first use: commands that read no settings answer sooner.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class RunSettings(Section):
@@ -91,7 +114,7 @@ class DataSettings(Section):
     """Digital numbers per unit of reflectance."""
     dn_offset: float = 0.0
     """Added to digital numbers before division: -1000 from processing baseline 04.00 on."""
-    classes: tuple[str, ...] | None = None
+    classes: ClassNames | None = None
     """EuroSAT and folder: the classes to use, in order; all when missing."""
     images: Path | None = None
     """Images, scenes and chips: the folder of the images, with subfolders."""
@@ -102,9 +125,9 @@ class DataSettings(Section):
     is the name by which image and mask find each other; several dates may share a mask."""
     mask_name: str = "*.tif"
     """Scenes and chips: which files of `masks` to use."""
-    mask_classes: dict[int, str | None] | None = None
+    mask_classes: MaskClasses | None = None
     """Scenes and chips: the class of each value of a mask, or null where a value means unknown.
-    255 and the file's declared nodata are unknown unless they are named here."""
+    255 and the file's declared nodata are unknown unless they are named here; so is `?`."""
     tile_size: PositiveInt = Field(default=64, multiple_of=16)
     """Side in pixels that every tile must have, or that is cut out of scenes and chips."""
     stride: PositiveInt | None = None
@@ -305,7 +328,7 @@ class TargetSettings(Section):
     """How a tile becomes `input_size` pixels wide: resized (bilinear), or at its own resolution
     with its mirror images around it, a fifth of the window before it. Answers for pixels are
     brought back to the tile."""
-    classes: tuple[str, ...] | None = None
+    classes: ClassNames | None = None
     """Foreign targets: the model's own class list, in the order of its outputs. One that returns
     a single number, for or against, has two: the one against comes first."""
     output: Literal["logits", "probabilities"] = "logits"
@@ -527,7 +550,7 @@ class SearchSettings(Section):
     pixel_share: float = Field(default=0.2, gt=0.0, le=1.0)
     """Targets that answer for every pixel: their confidence in a tile is the mean of the largest
     probabilities over this share of its pixels, the least certain ones."""
-    region: str | None = None
+    region: Annotated[str | None, AfterValidator(class_name)] = None
     """Generators of tiles with given masks: the class over whose pixels the confidence is read,
     and masks without it are not searched; all known pixels when missing."""
     tau_quantile: float | None = Field(default=None, gt=0.0, lt=1.0)
@@ -611,6 +634,14 @@ class ReviewSettings(Section):
     audit_share: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Blind packages: share of tiles that the gate rejected; without them nobody would learn
     what the gate rejects wrongly."""
+
+
+class TestsetSettings(Section):
+    """Releases of the test set."""
+
+    licence: Annotated[str, Field(pattern=r"\S")] | None = None
+    """Licence of the tiles of a release, which whoever publishes them chooses: an identifier of
+    SPDX such as CC-BY-4.0, or the text. `rslow testset build` needs it."""
 
 
 class UpdateSettings(Section):
@@ -724,7 +755,7 @@ class RareSettings(Section):
     ) = None
     """Confidences whose probability to fall below is told: all above 1 / classes of the target,
     which no largest probability falls below; when missing, those of 0.99, 0.9, 0.7, 0.5 and 0.4."""
-    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    classes: Annotated[ClassNames, Field(min_length=1)] | None = None
     """Conditions, by name; all of the generator's when missing."""
     replicates: PositiveInt = 10
     """Independent populations of latents of each condition, ten at least: the interval comes from
@@ -757,7 +788,7 @@ class EstimateSettings(Section):
     predictor learned from it is taken if validation labels say that it is better."""
     measure: Literal["confidence", "margin", "entropy"] = "confidence"
     """What tells how sure the target is; the other two need all probabilities."""
-    classes: tuple[str, ...] = ()
+    classes: ClassNames = ()
     """True classes beside those that the target and the labels of the pool name."""
     design: Literal["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive"] = "strat"
     """How units are drawn: uniformly; by strata of predicted classes; by strata of error
@@ -793,6 +824,7 @@ class Settings(Section):
     search: SearchSettings = SearchSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     review: ReviewSettings = ReviewSettings()
+    testset: TestsetSettings = TestsetSettings()
     update: UpdateSettings = UpdateSettings()
     variants: VariantSettings = VariantSettings()
     batch: BatchSettings = BatchSettings()

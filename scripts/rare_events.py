@@ -36,7 +36,6 @@ from pieces import piece
 
 from rs_lowconf.cli.app import MATRIX_MODE
 from rs_lowconf.cli.generate import trajectories_of
-from rs_lowconf.measures import share_of
 from rs_lowconf.models import Method, Models, load_models
 from rs_lowconf.runs import write_json, write_text
 from rs_lowconf.search.gate import Gate
@@ -45,6 +44,7 @@ from rs_lowconf.search.loop import Trajectory, skipped
 from rs_lowconf.search.prior import draw_latent
 from rs_lowconf.search.splitting import probability
 from rs_lowconf.settings import SearchSettings, load
+from rs_lowconf.shares import share_of
 
 CHUNK = 2_000
 RESAMPLES = 2_000

@@ -30,6 +30,17 @@ os.environ.setdefault(*MATRIX_MODE)
 WriteTile = Callable[..., NDArray[Any]]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that wait for models to be trained, and those of QGIS, to choose by -m."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        if "trained" in item.fixturenames:
+            item.add_marker("trains")
+        if "qgis_python" in item.fixturenames:
+            item.add_marker("qgis")
+
+
 @pytest.fixture(autouse=True)
 def denormal_numbers() -> Iterator[None]:
     """Undo what a command run in this process sets for the whole of it: hypothesis minds."""

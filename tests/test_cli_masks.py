@@ -123,7 +123,7 @@ def test_a_region_is_what_counts(rslow: Run, trained: Path) -> None:
     assert len(rows) == 4
     assert len({row["condition"] for row in rows}) <= 3
     for setting, told in (
-        ("search.region=fire", "expected one of background, damage"),
+        ("search.region=fire", "expected some of background, damage"),
         ("search.tau=0.5", "never below 0.5"),
         ("search.classes=[nowhere]", "search.classes names nowhere"),
     ):

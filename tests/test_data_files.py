@@ -142,7 +142,7 @@ def test_unknown_classes_are_named(tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
     for chosen in (folder(tmp_path / "f"), eurosat(tmp_path / "e")):
         wanted = chosen.model_copy(update={"classes": ("Forest", "Swamp")})
-        with pytest.raises(DataError, match=r"Swamp are unknown.*Forest"):
+        with pytest.raises(DataError, match=r"Swamp is unknown to.*Forest"):
             open_dataset(wanted, "train")
 
 

@@ -26,8 +26,9 @@ from rs_lowconf.data.masks import WindowSource, _read_all, open_masks, open_pict
 from rs_lowconf.data.windows import grid_windows
 from rs_lowconf.errors import DataError, RsLowconfError
 from rs_lowconf.grid import Grid
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import AugmentSettings, DataSettings
-from rs_lowconf.types import UNKNOWN, MaskSource
+from rs_lowconf.types import MaskSource
 from tests.conftest import Run
 from tests.make_scenes import BANDS, corner, draw, make_chips, write
 

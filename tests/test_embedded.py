@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import geopandas
@@ -71,14 +70,11 @@ def test_tiles_do_not_depend_on_slots_or_on_being_killed(
 ) -> None:
     """Killed in the middle and started again, with other slots: the same files bit for bit."""
     words = ["generate", *SMALL, "--set", f"run.dir={tmp_path}", "--set", f"search.slots={slots}"]
-    process = subprocess.Popen([*PROGRAM, *words], stderr=subprocess.DEVNULL)
-    journal = tmp_path / "generate" / "search" / "journal.jsonl"
-    deadline = time.monotonic() + 120
-    while not journal.exists() or not journal.read_text():
-        assert time.monotonic() < deadline, "the search did not start"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill = [sys.executable, "-m", "tests.kills", "SIGKILL", "journal.jsonl", "2"]
+    killed = subprocess.run(
+        [*kill, *words], capture_output=True, check=False, cwd=Path(__file__).parents[1]
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (tmp_path / "generate" / "review").exists(), "it was over before it was killed"
     ran = subprocess.run([*PROGRAM, *words], check=False, capture_output=True)
     assert ran.returncode == 0, ran.stderr.decode()

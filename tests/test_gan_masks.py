@@ -36,6 +36,7 @@ from rs_lowconf.gan.mask_sheet import PALETTE, write_mask_sheets
 from rs_lowconf.gan.mask_train import MaskGanTraining, train_on_masks
 from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
 from rs_lowconf.gan.model import restore_state, save_state
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.search.calibration import critic_parts
 from rs_lowconf.search.gate import GatePart, scores_one_by_one
 from rs_lowconf.settings import (
@@ -46,7 +47,6 @@ from rs_lowconf.settings import (
     Settings,
 )
 from rs_lowconf.types import (
-    UNKNOWN,
     Critic,
     MaskSource,
     TargetModel,

@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from jaxtyping import UInt8
 from PIL import Image
 
-from rs_lowconf.review import DECISIONS, write_package
 from rs_lowconf.review.composites import composites_of, stretch
+from rs_lowconf.review.fields import DECISIONS
+from rs_lowconf.review.package import write_package
 from rs_lowconf.review.panels import colours_of
 from rs_lowconf.review.plugin import write_plugin
 from rs_lowconf.review.qgis_plugin.layout import layout_of
@@ -543,6 +544,27 @@ def rows(marks: str, comments: dict[int, str]) -> Rows:
         (f"s{n:04d}", words[mark[0]], mark[2:] or None, comments.get(n))
         for n, mark in enumerate(marks.split())
     ]
+
+
+@pytest.mark.usefixtures("tools", "qgis_python")
+@pytest.mark.parametrize("docked", [False, True], ids=["window", "panel"])
+@pytest.mark.parametrize("kind", ["beside real", "alone", "masks"])
+def test_stock_form_needs_no_scrolling(
+    tmp_path: Path, pictures: Path, kind: str, docked: bool
+) -> None:
+    """On a screen of 1366 x 768 sample, class and decision are seen as soon as the form opens."""
+    samples = {
+        "beside real": [sample(number) for number in range(3)],
+        "alone": [sample(number, real=False) for number in range(3)],
+        "masks": [masked(number) for number in range(3)],
+    }
+    where = package(tmp_path / "review", samples[kind])
+    names = ("sample_id", *(() if kind == "masks" else ("cond_class", "true_class")), "decision")
+    with desktop(tmp_path / "profile", where, docked=docked) as running:
+        form = Form(running)
+        form.wait_for("sample_id", "s0000")
+        running.wait(lambda: all(form.shows(name) for name in names), f"{names} are seen whole")
+        running.picture(pictures / f"form {kind} {'panel' if docked else 'window'}.png")
 
 
 @pytest.mark.usefixtures("tools", "qgis_python")

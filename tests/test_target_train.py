@@ -323,7 +323,7 @@ def test_evaluation_goes_by_name_not_by_position() -> None:
     test.labels = (test.labels + 1) % 3
     assert evaluate_classifier(best, test) == straight
     test.classes = ("Road", *test.classes[1:])
-    with pytest.raises(ModelError, match="does not know the classes Road"):
+    with pytest.raises(ModelError, match="the data: Road is unknown to the target"):
         evaluate_classifier(best, test)
     with pytest.raises(DataError, match="no tile"):
         evaluate_classifier(best, source(0))

@@ -16,6 +16,7 @@ from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.errors import DataError
 from rs_lowconf.gan.masks import MaskBank, main_class
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.models import Inversions, Models, load_inversions, load_models, of_masks
 from rs_lowconf.search.anchors import Anchors
 from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, stored_numbers
@@ -25,7 +26,7 @@ from rs_lowconf.search.loop import Tile as StoredTile
 from rs_lowconf.search.student import load_student
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
-from rs_lowconf.types import UNKNOWN, TileGenerator
+from rs_lowconf.types import TileGenerator
 
 VARIANT = pa.struct(
     [

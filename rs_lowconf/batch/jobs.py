@@ -3,8 +3,8 @@
 No torch is imported before a target is loaded: who drives a job does not need it.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rs_lowconf.data.catalog.table import Catalog
-from rs_lowconf.runs import sha256_of
+from rs_lowconf.runs import classes_of, sha256_of
 from rs_lowconf.settings import Device, RunSettings, TargetSettings
 from rs_lowconf.target.origin import model_file
 
@@ -48,6 +48,8 @@ class CatalogRows:
     catalog: Catalog
     chosen: NDArray[np.int64] | None = None
     """Numbers of the rows, rising; None for all."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many rows of the catalog are not among them, by reason."""
 
     def __len__(self) -> int:
         """Return their number."""
@@ -82,6 +84,11 @@ class TargetOf:
         """What tells it from other targets: its settings and the checksum of its file."""
         file = model_file(self.settings, self.trained)
         return f"{self.settings.model_dump_json()} {None if file is None else sha256_of(file)}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Its classes, told without loading it; none where its file is missing or damaged."""
+        return self.settings.classes or classes_of(self.trained)
 
     def load(self, tile_size: int) -> "TargetModel":
         """Load it for tiles of a size, onto the device of this worker.

@@ -13,13 +13,14 @@ import typer
 
 from rs_lowconf import __version__
 from rs_lowconf.errors import RsLowconfError
+from rs_lowconf.extras import missing
 from rs_lowconf.settings import Settings, load
 
 INTERRUPTED = 130
 
 EXIT_CODES = """Exit codes: 0 done, 1 a bug of ours (with traceback), 2 wrong command line,
 3 settings, 4 data, 5 model, 6 review package, 7 no result within budget, or a batch job that cannot
-go on, 8 output cannot be written, 130 interrupted."""
+go on, 8 output cannot be written, 9 a package is not installed, 130 interrupted."""
 
 #: For the environment, before the first matrix product of a process: otherwise a row of it has
 #: other last bits when it starts at another address, and a sample would depend on its place in
@@ -113,6 +114,13 @@ def main() -> None:
     except RsLowconfError as error:
         print(f"rslow: {error}", file=sys.stderr)
         code = error.exit_code
+    except ModuleNotFoundError as error:
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        lacking = missing(error.name or "", command)
+        if lacking is None:
+            raise
+        print(f"rslow: {lacking}", file=sys.stderr)
+        code = lacking.exit_code
     except _ClickException as error:
         error.show()
         code = error.exit_code

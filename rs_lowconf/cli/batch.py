@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +12,14 @@ from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_s
 from rs_lowconf.cli.catalog import catalog_path
 from rs_lowconf.cli.progress import duration, interrupt_between_steps, progress
 from rs_lowconf.cli.tables import counted
-from rs_lowconf.errors import JobError
+from rs_lowconf.errors import JobError, SettingsError
 from rs_lowconf.settings import BatchSettings, Settings
 
 if TYPE_CHECKING:
     from rs_lowconf.batch import Executor, Job, Status
     from rs_lowconf.batch.jobs import TargetOf
+    from rs_lowconf.data.catalog.table import Catalog
+    from rs_lowconf.vocabulary import Vocabulary
 
 _CHUNK = 256
 """Tiles of a chunk, which together take seconds."""
@@ -79,14 +82,17 @@ def score(
         work.key,
         selection(batch, settings.run.seed),
     )
+    print_classes(labels_of(catalog), "the target", target.classes)
     if is_stamped(folder, fingerprint(folder, inputs)):
         _tell(folder)
         print("Nothing to do: no tile, target or setting has changed.")
     else:
+        rows = chosen_rows(catalog, batch, settings.run.seed)
+        print_left_out(rows.left_out, len(catalog))
         job = Job(
             folder=folder,
             kind="score",
-            rows=chosen_rows(catalog, batch, settings.run.seed),
+            rows=rows,
             work=work,
             chunk_rows=settings.batch.chunk or _CHUNK,
         )
@@ -125,6 +131,7 @@ def review(
     if left:
         print(f"{left:,} tiles are not scored yet and are left out.")
     chosen = choose(scores, settings)
+    print_left_out(chosen.left_out, len(scores))
     answered = f", {chosen.answered:,} of them answered before" if chosen.answered else ""
     print(
         f"{chosen.below:,} of {len(scores):,} scored tiles are below {chosen.tau:.3f}{answered}; "
@@ -191,16 +198,57 @@ def stop(
     print("It will stop when the chunks that are begun are done.")
 
 
+def print_left_out(left_out: Mapping[str, int], total: int, what: str = "tiles") -> None:
+    """Print how many of all tiles are left out and why, if any are."""
+    from rs_lowconf.batch.choose import left_out_words
+
+    if left_out:
+        print(f"Of {total:,} {what} {left_out_words(left_out)}.")
+
+
+def print_classes(labels: "Vocabulary", origin: str, classes: Sequence[str]) -> None:
+    """Print which classes only a catalog or only a model names; nothing where one names none.
+
+    Raises:
+        DataError: a class is written in two ways, which is told before hours of work.
+    """
+    from rs_lowconf.vocabulary import class_list, join
+
+    remark = join(labels, class_list(f"the classes of {origin}", classes)).remark
+    if labels.names and classes and remark:
+        print(remark)
+
+
+def labels_of(catalog: "Catalog") -> "Vocabulary":
+    """Return the classes that the labels of a catalog name."""
+    from rs_lowconf.vocabulary import vocabulary
+
+    column = "rslow:label"
+    names = [name for own in catalog.tables((column,)) for name in own[column].unique().to_pylist()]
+    return vocabulary(f"the labels of {catalog.path}", names)
+
+
 def job_folder(settings: Settings, kind: str) -> Path:
     """Return where a job of a kind is worked on."""
     return settings.run.dir / "batch" / kind
 
 
 def executor_of(settings: BatchSettings, scheduler: str | None) -> "Executor":
-    """Return who works."""
+    """Return where the work of a job runs.
+
+    Raises:
+        SettingsError: in processes, and this system has none that can be killed with their helpers.
+    """
     from rs_lowconf.batch import Dask, Processes, Serial
 
     workers = settings.workers or os.cpu_count() or 1
+    alone = scheduler is None and settings.executor == "serial" and settings.seconds is None
+    if not alone and not hasattr(os, "killpg"):
+        raise SettingsError(
+            f"batch.executor={settings.executor} with batch.seconds={settings.seconds} starts "
+            "processes that can be killed, which rs_lowconf cannot do on this system",
+            remedy="set batch.executor=serial and batch.seconds=null",
+        )
     if scheduler is not None or settings.executor == "dask":
         return Dask(address=scheduler, workers=workers, seconds=settings.seconds)
     if settings.executor == "process":

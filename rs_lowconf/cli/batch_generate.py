@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
-from rs_lowconf.cli.batch import SchedulerOption, batch_app, executor_of, job_folder, work_on
+from rs_lowconf.cli.batch import (
+    SchedulerOption,
+    batch_app,
+    executor_of,
+    job_folder,
+    labels_of,
+    print_classes,
+    print_left_out,
+    work_on,
+)
 from rs_lowconf.cli.catalog import catalog_path
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import DataSettings, Settings
@@ -50,6 +59,10 @@ def generate(
     # What is missing is said before anything begins.
     load_inversions(own, models)
     rows = chosen_rows(catalog, settings.batch, settings.run.seed)
+    print_left_out(rows.left_out, len(catalog))
+    if models.bank is None:
+        # Of tiles of other classes the condition is found by inversion.
+        print_classes(labels_of(catalog), "the generator", models.gan.generator.classes)
     folder = job_folder(settings, "generate")
     student = _student(settings, models, folder)
     job = Job(

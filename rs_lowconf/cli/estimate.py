@@ -70,8 +70,10 @@ def plan(config: ConfigOption = None, set_: SetOption = None) -> None:
     lines, rows = outlook(told, own.labels, own.width), rows_of(told, wanted=own.width is not None)
     print("\n".join([*lines, ""]))
     show_table(open_console(), SAVING, "l" + "r" * (len(rows[0]) - 1), rows)
-    write_json(folder / "plan.json", {"format": FORMAT, **finite(asdict(told))})
-    write_text(folder / "plan.md", plan_page(lines, rows).markdown("plots"))
+    about = {"format": FORMAT, "remark": prepared.remark}
+    write_json(folder / "plan.json", {**about, **finite(asdict(told))})
+    remark = [prepared.remark] if prepared.remark else []
+    write_text(folder / "plan.md", plan_page([*lines, *remark], rows).markdown("plots"))
     print(f"The whole plan: {folder / 'plan.json'}, {folder / 'plan.md'}")
 
 
@@ -121,7 +123,7 @@ def report(config: ConfigOption = None, set_: SetOption = None, name: NameOption
     report.html, one file that needs nothing beside it, into run.dir/estimate/NAME.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.estimate.describe import describe, headline, naive_line
+    from rs_lowconf.estimate.describe import describe, headline, naive_line, never_line
     from rs_lowconf.estimate.report import report as figures_of
     from rs_lowconf.runs import sha256_of
 
@@ -154,6 +156,8 @@ def report(config: ConfigOption = None, set_: SetOption = None, name: NameOption
         f"{100 * zone['at_most']:.3g} % of the pool are errors there."
     )
     print(naive_line(told))
+    if told["never_predicted"]:
+        print(never_line(told))
     print(f"Report: {folder.path / 'report.html'}, report.md and report.json")
 
 
@@ -216,13 +220,15 @@ def _labelled_waves(settings: Settings, folder: DrawFolder, waves: Waves) -> "li
     import pandas as pd
 
     from rs_lowconf.estimate.report import Labelled
+    from rs_lowconf.vocabulary import join, vocabulary
 
     said: dict[str, str | None] = {}
     for wave in range(1, len(waves.draws) + 1):
         said |= labels_of(settings, folder, waves, wave)
     stored = waves.stored
-    new = {one for one in said.values() if one is not None} - set(stored.classes)
-    classes = (*stored.classes, *sorted(new))
+    named = sorted(name for name in {*said.values()} if name is not None)
+    labels = vocabulary(f"the labels of {folder.path}", named)
+    classes = join(vocabulary("the pool", stored.classes), labels).either
     number = {name: i for i, name in enumerate(classes)}
     group = None if stored.group is None else pd.factorize(stored.group)[0].astype(np.int64)
 
@@ -283,7 +289,7 @@ def _export_pixels(
 ) -> None:
     from rs_lowconf.cli.estimate_pixels import write_pixel_packages
 
-    classes = (*waves.stored.classes, *settings.estimate.classes)
+    classes = tuple(dict.fromkeys((*waves.stored.classes, *settings.estimate.classes)))
     for package in write_pixel_packages(settings, folder.packages(wave), ids, classes):
         _say_package(package)
 

@@ -115,8 +115,8 @@ def pixel_scores(target: "TargetModel", batch: "TileBatch") -> "pa.Table":
     import pyarrow as pa
     import torch
 
+    from rs_lowconf.masks import UNKNOWN
     from rs_lowconf.target.load import check_fit
-    from rs_lowconf.types import UNKNOWN
 
     assert batch.mask is not None  # noqa: S101 -- tiles of scenes and chips have masks
     image = batch.image[:, list(check_fit(target.bands, batch.bands))]

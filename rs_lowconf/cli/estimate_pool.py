@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rs_lowconf.cli.batch import job_folder
+from rs_lowconf.cli.batch import job_folder, print_left_out
 from rs_lowconf.errors import DataError, JobError, ReviewError, listed
 from rs_lowconf.settings import Settings
 
@@ -31,6 +31,7 @@ def load_scores(settings: Settings, *, features: bool = False) -> "Scores":
         DataError: see `read_scores`; no tile is in the splits and collections of the settings.
         JobError: nothing was scored yet.
     """
+    from rs_lowconf.batch.choose import narrow
     from rs_lowconf.estimate.scores import read_scores
 
     own = settings.estimate
@@ -43,19 +44,11 @@ def load_scores(settings: Settings, *, features: bool = False) -> "Scores":
             remedy="run rslow batch score, or name a table by estimate.scores",
         )
     scores = read_scores(path, own.measure)
-    for column, wanted in (
-        ("rslow:split", settings.batch.splits),
-        ("collection", settings.batch.collections),
-    ):
-        if wanted is not None:
-            rows = scores.shown[column].isin(wanted).to_numpy()
-            if not rows.any():
-                raise DataError(
-                    f"no scored tile has {column} {', '.join(wanted)}",
-                    remedy="see batch.splits and batch.collections",
-                )
-            scores = scores.take(rows)
-    return scores
+    narrowed = narrow(
+        lambda name: scores.shown[name].tolist(), len(scores), settings.batch, error=DataError
+    )
+    print_left_out(narrowed.left_out, len(scores))
+    return scores.take(narrowed.rows)
 
 
 def load_pool(settings: Settings) -> "Prepared":
@@ -84,6 +77,8 @@ def say_pool(prepared: "Prepared") -> None:
         f"{len(prepared.pool):,} units of {prepared.scores.path}, "
         f"{len(prepared.classes)} classes, {100 * prepared.pool.g.mean():.3g} % errors expected"
     )
+    if prepared.remark:
+        print(prepared.remark)
     choice = prepared.choice
     if choice is None:
         print("No validation labels: error probabilities are what the models say of themselves.")

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 testset_app = typer.Typer(help="Grow a test set from accepted samples.", no_args_is_help=True)
 app.add_typer(testset_app, name="testset")
 
-LICENCE = "MIT"
-
 
 @testset_app.command()
 def build(
@@ -43,6 +41,13 @@ def build(
     release before it. Open its release.qgz in QGIS.
     """
     settings = load_settings(config, set_)
+    licence = settings.testset.licence
+    if licence is None:
+        raise SettingsError(
+            "testset.licence is not set",
+            expected="the licence under which you publish the tiles",
+            remedy="add --set testset.licence=CC-BY-4.0, or another identifier of SPDX",
+        )
     import torch
 
     from rs_lowconf.cli.review import refuse_masks, store_of
@@ -76,7 +81,7 @@ def build(
         classes=tuple(dict.fromkeys(name for own in rounds.values() for name in own)),
         bands=gan.generator.bands,
         attribution=gan.header["attribution"],
-        licence=LICENCE,
+        licence=licence,
         provenance={"answers": str(number)},
         parent=going_on,
         agreement={key: told[key] for key in ("alpha_decision", "alpha_decision_and_class")},

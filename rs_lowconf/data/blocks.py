@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from rasterio.warp import transform
 
 from rs_lowconf.data.files import SPLITS, Split
@@ -25,7 +24,7 @@ Block = tuple[int, int]
 
 
 def blocks_at(
-    x: Float[NDArray[np.float64], " n"], y: Float[NDArray[np.float64], " n"], crs: str, size: float
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], crs: str, size: float
 ) -> list[Block]:
     """Return the block of each point.
 

@@ -18,6 +18,7 @@ from torchgeo.datasets import DatasetNotFoundError, EuroSAT, NonGeoClassificatio
 
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.settings import DataSettings
+from rs_lowconf.vocabulary import UNCLEAR, class_name, require, vocabulary
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -295,15 +296,21 @@ def _chosen(
             f"{folders[0]} has no subfolder",
             expected="subfolders named after the classes, holding GeoTIFFs",
         )
-    unknown = sorted(set(wanted or ()) - set(found))
-    if unknown:
+    names = {folder: class_name(folder) for folder in found}
+    nameless = [folder for folder, name in names.items() if name is None]
+    if nameless:
         raise DataError(
-            f"classes {', '.join(unknown)} are unknown",
-            expected=f"some of {', '.join(found)}",
-            remedy="correct data.classes",
+            f"folder {folders[0] / nameless[0]} names no class: {UNCLEAR} and blanks mean unknown",
+            expected="subfolders named after the classes",
+            remedy="rename it, or move it away",
         )
-    classes = list(wanted or found)
-    return classes, {name: label for label, name in enumerate(classes)}
+    known = vocabulary(f"the folders of {folders[0]}", sorted(map(str, names.values())))
+    require(vocabulary("data.classes", wanted or ()), known, remedy="correct data.classes")
+    classes = list(wanted or known.names)
+    # Folders whose names differ in composition or blanks are of one class.
+    return classes, {
+        folder: classes.index(str(name)) for folder, name in names.items() if name in classes
+    }
 
 
 def _hashed_split(

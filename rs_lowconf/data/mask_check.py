@@ -12,8 +12,8 @@ from rs_lowconf.data.masks import Cut, by_picture, open_pictures, split_cuts, us
 from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
 from rs_lowconf.data.tiles import TileError
 from rs_lowconf.data.windows import class_names
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)

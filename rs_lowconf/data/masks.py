@@ -30,8 +30,9 @@ from rs_lowconf.data.windows import (
 )
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import UNKNOWN, TileBatch
+from rs_lowconf.types import TileBatch
 
 log = logging.getLogger(__name__)
 

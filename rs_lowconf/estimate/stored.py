@@ -29,11 +29,10 @@ from rs_lowconf.estimate.designs import design_of
 from rs_lowconf.estimate.draws import DesignName, Draw, Pool
 from rs_lowconf.estimate.prepare import Prepared
 from rs_lowconf.runs import replacing, sha256_of, write_json
+from rs_lowconf.vocabulary import UNCLEAR, class_list, class_name, join, vocabulary
 
 FORMAT = 1
 _POOL = "pool.parquet"
-_UNCLEAR = "?"
-"""What a labeller writes where no class can be told."""
 
 
 class MissingLabelsError(DataError):
@@ -139,7 +138,7 @@ def read_pool(folder: Path) -> StoredPool:
     features = [name for name in frame if name.startswith("feature_")]
     return StoredPool(
         ids=frame["id"].to_numpy(object),
-        classes=tuple(about["classes"]),
+        classes=class_list(f"the classes of {path}", about["classes"]).names,
         pool=Pool(
             g=frame["g"].to_numpy(np.float64, copy=True),
             predicted=pd.Categorical(frame["predicted"], about["classes"]).codes.astype(np.int64),
@@ -305,20 +304,26 @@ def read_labels(path: Path, ids: Sequence[str], classes: Sequence[str]) -> dict[
     foreign = [f"{name} was not drawn" for name in frame["id"] if name not in wanted]
     if foreign:
         raise DataError(f"{path}: {listed(foreign)}", remedy="label the units that were drawn")
-    said = dict(zip(frame["id"], frame["label"].str.strip(), strict=True))
+    said = {
+        name: class_name(own)
+        for name, own in zip(frame["id"], frame["label"], strict=True)
+        if class_name(own) is not None or own.strip() == UNCLEAR
+    }
+    # Written nearly right, a name says more by what it looks like than by a list of all classes.
+    join(vocabulary(f"{path}", said.values()), vocabulary("the pool", classes))
     faults = [
         f"{name} has the unknown class {own!r}"
         for name, own in said.items()
-        if own and own != _UNCLEAR and own not in classes
+        if own is not None and own not in classes
     ]
     if faults:
         raise DataError(
             f"{path}: {listed(faults)}",
-            expected=f"{', '.join(classes)}, or {_UNCLEAR} where it cannot be told",
+            expected=f"{', '.join(classes)}, or {UNCLEAR} where it cannot be told",
             remedy="correct it, or name further classes in estimate.classes",
         )
-    check_complete([name for name in ids if not said.get(name)], len(ids), str(path))
-    return {name: None if own == _UNCLEAR else own for name, own in said.items()}
+    check_complete([name for name in ids if name not in said], len(ids), str(path))
+    return said
 
 
 def check_complete(missing: Sequence[str], wanted: int, where: str) -> None:

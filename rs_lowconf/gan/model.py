@@ -21,6 +21,7 @@ from rs_lowconf.gan.train import GanTraining
 from rs_lowconf.gan.train_sources import SourcesTraining
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.settings import GanSettings, GeneratorSettings
+from rs_lowconf.vocabulary import class_list
 
 CRITIC_KIND = "critic"
 ENCODER_KIND = "encoder"
@@ -225,7 +226,7 @@ def shape_of(header: dict[str, Any]) -> dict[str, Any]:
     bands = BandSpec.from_json(header["bands"])
     return {
         "bands": bands,
-        "classes": tuple(header["classes"]),
+        "classes": class_list("the model", header["classes"], error=ModelError).names,
         "tile_size": header["tile_size"],
         "basis": empty_basis(len(bands), header["tile_size"]),
     }

@@ -16,8 +16,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from rs_lowconf.errors import ReviewError, listed
-from rs_lowconf.review.fields import DECISIONS, LAYER, MASK_DECISIONS, Decision, Label
-from rs_lowconf.review.package import FORMAT_OF_OBSERVED
+from rs_lowconf.review.fields import (
+    DECISIONS,
+    FORMAT_OF_OBSERVED,
+    LAYER,
+    MASK_DECISIONS,
+    Decision,
+    Label,
+)
 from rs_lowconf.runs import sha256_of
 
 _COLUMNS = (

@@ -17,6 +17,7 @@ from rs_lowconf.errors import DataError, ModelError
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.search.calibration import Features
 from rs_lowconf.seeds import seed_of
+from rs_lowconf.vocabulary import class_list
 
 KIND = "distances of real tiles"
 STEPS = 100
@@ -88,7 +89,7 @@ def load_distances(path: Path, models: Mapping[str, str]) -> RealDistances:
             remedy="run rslow train encoder",
         )
     return RealDistances(
-        classes=tuple(header["classes"]),
+        classes=class_list(f"{path}", header["classes"], error=ModelError).names,
         spread=tensors["spread"],
         quantiles=tensors["quantiles"],
         models=models,

@@ -27,6 +27,7 @@ from rs_lowconf.target.origin import (
     target_file,
 )
 from rs_lowconf.target.process import ProcessModel
+from rs_lowconf.vocabulary import UNCLEAR, class_name
 
 BLACK_BOXES = ("onnx", "lightgbm", "sklearn", "callable", "process")
 """The kinds of targets that this module loads."""
@@ -166,11 +167,14 @@ def _sklearn(
             expected="a fitted classifier of scikit-learn",
             remedy=f"set target.output={other} if it is one",
         )
-    names = tuple(getattr(estimator, "classes_", ()))
-    if names and all(isinstance(name, str) for name in names) and names != settings.classes:
+    said, wanted = tuple(getattr(estimator, "classes_", ())), settings.classes or ()
+    names = tuple(class_name(name) or UNCLEAR for name in said)
+    # Numbers may be those of outputs, to which target.classes gives names.
+    named = all(isinstance(name, str) for name in said) or bool({*names} & {*wanted})
+    if names and named and names != wanted:
         raise ModelError(
             f"the classes of {path} are {', '.join(names)} and target.classes lists "
-            f"{', '.join(settings.classes or ())}",
+            f"{', '.join(wanted)}",
             expected="the same names in the same order",
             remedy="correct target.classes",
         )

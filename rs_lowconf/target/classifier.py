@@ -13,6 +13,7 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.target.networks import Network, build_network
+from rs_lowconf.vocabulary import class_list
 
 _KIND = "classifier"
 
@@ -179,7 +180,8 @@ def spec_in(header: Mapping[str, Any], kind: type[S]) -> S:
     """Return the specification in the header of what `write_trained` wrote."""
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # S is a dataclass
     values = {name: header[name] for name in names}
-    values |= {"bands": BandSpec.from_json(header["bands"]), "classes": tuple(header["classes"])}
+    classes = class_list("the model", header["classes"], error=ModelError).names
+    values |= {"bands": BandSpec.from_json(header["bands"]), "classes": classes}
     return kind(**values)
 
 

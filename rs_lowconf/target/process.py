@@ -174,7 +174,10 @@ def _listen(stderr: IO[bytes], words: bytearray) -> None:
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:  # Windows has no groups of processes: what it started is left to end by itself
+            process.kill()
 
 
 def _end(process: "subprocess.Popen[bytes]", listener: threading.Thread) -> None:

@@ -14,6 +14,7 @@ from rasterio.warp import transform as to_crs
 from rs_lowconf.bands import RESOLUTION_M, BandSpec, Level
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
+from rs_lowconf.vocabulary import class_name
 
 STAC_VERSION = "1.1.0"
 STAC_EXTENSIONS = (
@@ -252,12 +253,12 @@ def _row(record: dict[str, Any]) -> CatalogRow:
         sha256=record["rslow:sha256"],
         taken=None if taken is None else taken.astimezone(UTC),
         before=None if before is None else before.astimezone(UTC),
-        label=record.get("rslow:label"),
+        label=class_name(record.get("rslow:label")),
         split=record.get("rslow:split"),
         masks=tuple(record.get("rslow:masks") or ()),
         mask_classes=None
         if classes is None
-        else {int(value): name for value, name in json.loads(classes).items()},
+        else {int(value): class_name(name) for value, name in json.loads(classes).items()},
     )
 
 

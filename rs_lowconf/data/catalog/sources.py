@@ -1,7 +1,10 @@
 """Where the tiles of a catalog come from: files on disk, a GeoPackage of files, a static STAC."""
 
+import logging
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,9 @@ from rs_lowconf.data.check import list_splits
 from rs_lowconf.data.files import files_in, refuse_idle
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.settings import DataSettings
+from rs_lowconf.vocabulary import class_name, text_of
+
+log = logging.getLogger(__name__)
 
 #: The column that names the file: gdaltindex calls it location.
 _PATH_COLUMNS = ("location", "href", "path")
@@ -83,7 +89,13 @@ def _geopackage(settings: DataSettings) -> Iterator[SourceImage]:
     if not path.is_file():
         raise DataError(f"there is no GeoPackage {path}", remedy="correct data.root")
     try:
-        layer = geopandas.read_file(path, layer=settings.layer)
+        # Whole numbers beside an empty cell stay whole, however long they are.
+        layer = geopandas.read_file(
+            path,
+            layer=settings.layer,
+            use_arrow=True,
+            arrow_to_pandas_kwargs={"integer_object_nulls": True},
+        )
     except (DataSourceError, DataLayerError) as error:
         raise DataError(
             f"{path} cannot be read ({' '.join(str(error).split())})",
@@ -97,29 +109,66 @@ def _geopackage(settings: DataSettings) -> Iterator[SourceImage]:
         )
     outlines = layer.geometry.to_crs("EPSG:4326") if layer.crs is not None else layer.geometry
     for index, record in enumerate(layer.drop(columns="geometry").to_dict("records")):
-        href = Path(str(record[column]))
+        try:
+            image = _image(path.parent, record, column)
+        except ValueError as error:
+            fault = DataError(
+                f"row {index + 1} of {path}: {error}", remedy="correct it, or empty that cell"
+            )
+            if not settings.skip_bad:
+                raise fault from error
+            log.warning("left out: %s", fault)
+            continue
         area = outlines.iloc[index]
-        yield SourceImage(
-            name=str(record.get("id") or href.with_suffix("").as_posix().lstrip("/")),
-            files=(BandFile(href=str((path.parent / href).absolute()), bands=()),),
-            label=_text(record.get("label")),
-            split=_text(record.get("split")),
-            taken=_time(record.get("datetime")) or date_in(href.name),
-            area=None if area is None or area.is_empty else area,
-            dn_offset=_number(record.get("dn_offset")),
-        )
+        yield replace(image, area=None if area is None or area.is_empty else area)
+
+
+def _image(folder: Path, record: Mapping[Hashable, Any], column: str) -> SourceImage:
+    """Return what a row says of its image.
+
+    Raises:
+        ValueError: it names no file, or a cell makes no sense.
+    """
+    named = _text(record[column])
+    if named is None:
+        raise ValueError(f"it names no file in {column}")
+    href = Path(named)
+    return SourceImage(
+        name=_text(record.get("id")) or href.with_suffix("").as_posix().lstrip("/"),
+        files=(BandFile(href=str((folder / href).absolute()), bands=()),),
+        label=class_name(_text(record.get("label"))),
+        split=_text(record.get("split")),
+        taken=_time(record.get("datetime")) or date_in(href.name),
+        dn_offset=_number(record.get("dn_offset")),
+    )
 
 
 def _text(value: Any) -> str | None:
-    return None if pandas.isna(value) else str(value)
+    text = None if pandas.isna(value) else text_of(value)
+    return (text and text.strip()) or None
 
 
 def _number(value: Any) -> float | None:
-    return None if pandas.isna(value) else float(value)
+    text = _text(value)
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"dn_offset is {text!r}, expected a number")
+    return number
 
 
 def _time(value: Any) -> datetime | None:
-    if pandas.isna(value):
+    text = _text(value)
+    if text is None:
         return None
-    stamp: datetime = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    return stamp.replace(tzinfo=UTC) if stamp.tzinfo is None else stamp.astimezone(UTC)
+    try:
+        stamp = value if isinstance(value, datetime) else datetime.fromisoformat(text)
+        return stamp.replace(tzinfo=UTC) if stamp.tzinfo is None else stamp.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            f"datetime is {text!r}, expected ISO 8601 such as 2024-05-31T10:30:00Z"
+        ) from error
