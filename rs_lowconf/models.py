@@ -398,11 +398,7 @@ def features_in(extractor: FeatureExtractor, bands: BandSpec) -> Features:
     return lambda image: extractor.features(image[:, channels])
 
 
-<<<<<<< HEAD
-def _real_tiles(settings: Settings, generator: ClassGenerator) -> MemorySource | None:
-=======
-def _real_tiles(settings: Settings, generator: Generator) -> "MemorySource | None":
->>>>>>> origin/main
+def _real_tiles(settings: Settings, generator: ClassGenerator) -> "MemorySource | None":
     """Return the tiles to show beside generated ones, if there are data."""
     if settings.data.kind == "none":
         return None

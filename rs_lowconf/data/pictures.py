@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torchvision
 from PIL import Image, UnidentifiedImageError
 
 from rs_lowconf.bands import BandSpec
@@ -96,6 +95,9 @@ def class_folder(settings: DataSettings) -> Path:
     """
     root = settings.root.expanduser()
     if settings.download:
+        # It takes seconds to import, and only this needs it.
+        import torchvision
+
         try:
             torchvision.datasets.EuroSAT(str(root), download=True)
         except (OSError, RuntimeError) as error:

@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -44,6 +43,9 @@ class FrozenNetwork(nn.Module):
             ModelError: the wheel is not installed.
         """
         super().__init__()
+        # Loaded late, because models of gan.recipe=native do without.
+        import timm
+
         # timm's types know modules only.
         network: Any = timm.create_model(f"tf_{name}", pretrained=False)
         stored = torch.load(weights_of(name), weights_only=True)
