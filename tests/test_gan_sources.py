@@ -204,7 +204,7 @@ def test_a_class_without_tiles_is_refused() -> None:
     few, many = sources()
     many = TrainingSource(name=many.name, tiles=lacking, rendering=SHOWN)
     with pytest.raises(DataError, match="source many has no training tile of class b, c"):
-        SourcesTraining(SMALL, [few, many], augment_at=still, strength=0, seed=0, device=CPU)
+        SourcesTraining(SMALL, [few, many], augment_at=still, strength=0.0, seed=0, device=CPU)
 
 
 def test_a_tile_is_the_same_alone_and_in_any_batch(trained: SourcesTraining) -> None:
@@ -255,16 +255,5 @@ def test_the_distance_that_chooses_checkpoints_sees_what_is_far(trained: Sources
         frozen_network("efficientnet_lite1"), val, rendering=SHOWN, white=0.3, most=30
     )
 
-    class Copies:
-        """A generator that gives back held-out tiles."""
-
-        bands, latent_dim = PICTURES, 4
-
-        def parameters(self) -> object:
-            return iter([torch.zeros(1)])
-
-        def __call__(self, z: Tensor, label: Tensor) -> Tensor:  # noqa: ARG002
-            return FakeSource(PICTURES, CLASSES, 10, seed=8).batch(range(len(z))).image
-
-    near = distance(Copies(), 0)  # type: ignore[arg-type]  # what it needs of a generator
+    near = distance.to(FakeSource(PICTURES, CLASSES, 10, seed=8).batch(range(30)).image, PICTURES)
     assert distance(trained.average, 0) > 4 * abs(near)

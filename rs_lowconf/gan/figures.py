@@ -195,11 +195,13 @@ class FrozenDistance:
 
     def __call__(self, generator: ClassGenerator, seed: int) -> float:
         """Return the squared MMD to as many generated tiles of the same classes."""
-        device = next(generator.parameters()).device
-        fake = sample(generator, self._label, seed)
+        return self.to(sample(generator, self._label, seed), generator.bands)
+
+    def to(self, image: Float[Tensor, "n c h w"], bands: BandSpec) -> float:
+        """Return the squared MMD to other tiles, in bands that hold those of the rendering."""
         parts = [
-            self._features(self._rendering(part.to(device), generator.bands), self._rendering.bands)
-            for part in torch.split(fake, _BATCH)
+            self._features(self._rendering(part, bands), self._rendering.bands)
+            for part in torch.split(image, _BATCH)
         ]
         return squared_mmd(self._real.double(), torch.cat(parts).double())
 
