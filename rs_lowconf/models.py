@@ -15,12 +15,12 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.gan.critic import RealismCritic
-from rs_lowconf.gan.encode import Comparison, encoding
+from rs_lowconf.gan.encode import comparison_of, encoding
 from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic, load_mask_model
 from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
 from rs_lowconf.gan.model import GanModel, load_critic, load_encoder, load_model
-from rs_lowconf.gan.networks import Generator
+from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.places import model_path, update_of
 from rs_lowconf.runs import kind_of, sha256_of
 from rs_lowconf.search.archive import Looks, learn_looks
@@ -203,7 +203,7 @@ def load_inversions(settings: Settings, models: Models) -> Inversions:
     """
     known = known_to_encoder(settings)
     encoder = load_encoder(model_path(settings, "encoder"), {"gan": known["gan"]}, models.device)
-    unlike = Comparison(models.gan.critic.discriminator)
+    unlike = comparison_of(models.gan.critic)
     invert = Inverter(
         generator=models.gan.generator,
         encode=encoding(encoder, unlike, models.shell.project),
@@ -398,7 +398,7 @@ def features_in(extractor: FeatureExtractor, bands: BandSpec) -> Features:
     return lambda image: extractor.features(image[:, channels])
 
 
-def _real_tiles(settings: Settings, generator: Generator) -> "MemorySource | None":
+def _real_tiles(settings: Settings, generator: ClassGenerator) -> "MemorySource | None":
     """Return the tiles to show beside generated ones, if there are data."""
     if settings.data.kind == "none":
         return None

@@ -92,14 +92,23 @@ class DataSettings(Section):
     """The tiles to learn from and to be measured on."""
 
     kind: Literal[
-        "none", "eurosat", "folder", "scenes", "chips", "images", "geopackage", "stac"
+        "none",
+        "eurosat",
+        "folder",
+        "pictures",
+        "scenes",
+        "chips",
+        "images",
+        "geopackage",
+        "stac",
     ] = "none"
     """`none`: no real tiles at hand; the embedded models need none, but then no real tile is
     shown beside a generated one. `eurosat`: torchgeo.datasets.EuroSAT. `folder`: class-named
-    subfolders of GeoTIFFs. With a class for every pixel, `scenes`: images and masks of any
-    extent and CRS, matched by where they lie; `chips`: an image and a mask of the same grid
-    each, matched by name. For catalogs alone, `images`: a folder of GeoTIFFs; `geopackage`: a
-    layer that names GeoTIFFs; `stac`: a STAC in files."""
+    subfolders of GeoTIFFs. `pictures`: class-named subfolders of JPEG or PNG files, also in the
+    layout of torchvision.datasets.EuroSAT. With a class for every pixel, `scenes`: images and
+    masks of any extent and CRS, matched by where they lie; `chips`: an image and a mask of the
+    same grid each, matched by name. For catalogs alone, `images`: a folder of GeoTIFFs;
+    `geopackage`: a layer that names GeoTIFFs; `stac`: a STAC in files."""
     root: Path = Path("data")
     """EuroSAT's folder, the one with the class-named subfolders, a GeoPackage, or the
     catalog.json, collection.json or items of a STAC."""
@@ -152,6 +161,13 @@ class DataSettings(Section):
     train/val/test subfolders by file."""
     test_share: float = Field(default=0.15, ge=0.0, lt=0.5)
     """Share held out for the test, likewise."""
+    reflectance: tuple[float, float] | None = None
+    """Pictures: the reflectance that bytes 0 and 255 stand for."""
+    chroma: Literal["full", "half"] = "half"
+    """Pictures: resolution of their colour differences, half in most JPEGs."""
+    more: tuple["DataSettings", ...] = ()
+    """Further tiles that the generator learns from (gan.recipe=frozen), with fewer bands or in
+    other numbers; a tile whose name is in a split above belongs to the same split here."""
     attribution: str = "Contains modified Copernicus Sentinel data"
     """Notice written into every exported tile, as the licence of Sentinel data asks."""
 
@@ -164,6 +180,15 @@ class DataSettings(Section):
     def _complete(self) -> "DataSettings":
         if self.kind == "images" and self.images is None:
             raise ValueError("data.kind=images needs data.images")
+        if self.kind == "pictures":
+            missing = [n for n in ("bands", "reflectance") if getattr(self, n) is None]
+            if missing:
+                raise ValueError(
+                    f"data.kind=pictures needs {' and '.join(missing)}: pictures name neither "
+                    "their bands nor the reflectance that their bytes stand for"
+                )
+        if self.reflectance is not None and not self.reflectance[0] < self.reflectance[1]:
+            raise ValueError("reflectance must rise from byte 0 to byte 255")
         if not self.masked:
             return self
         needed = ("images", "masks", "mask_classes")
@@ -419,7 +444,20 @@ class GeneratorSettings(Section):
 
 
 class GanSettings(GeneratorSettings):
-    """The class-conditional generator and its discriminator."""
+    """The class-conditional generator and its critics."""
+
+    recipe: Literal["native", "frozen"] = "native"
+    """`native`: one discriminator that learns to see from the tiles of data alone. `frozen`:
+    critics on the features of a network that was pretrained on photographs, beside small native
+    ones; it needs far fewer images, and reads the tiles of data.more too."""
+    features: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] = (
+        "efficientnet_lite0"
+    )
+    """Frozen: the pretrained network that the critics see through."""
+    feature_side: PositiveInt = 96
+    """Frozen: side in pixels to which tiles are enlarged for it."""
+    feature_gamma: PositiveFloat = 50.0
+    """Frozen: weight of the gradient penalties on features."""
 
     latent_layout: NonNegativeInt = 0
     """Channels of a map of the latent map's size that is computed from class and latent vector,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
-from rs_lowconf.errors import OutputError, ReviewError
+from rs_lowconf.errors import OutputError, ReviewError, SettingsError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rs_lowconf.gan.critic import RealismCritic
     from rs_lowconf.gan.model import GanModel
     from rs_lowconf.gan.networks import Generator
+    from rs_lowconf.gan.pyramid import ClassGenerator
     from rs_lowconf.review.rounds import Judged
     from rs_lowconf.review.store import ReviewStore
 
@@ -148,7 +149,9 @@ def _make(
     """Write critic.safetensors, calibration.safetensors and, on request, gan.safetensors."""
     from rs_lowconf.cli.train import gate_critic, gate_tiles
     from rs_lowconf.device import choose_device
+    from rs_lowconf.gan.critic import RealismCritic
     from rs_lowconf.gan.model import load_critic, load_model, save_critic
+    from rs_lowconf.gan.networks import Generator
     from rs_lowconf.models import checksums, features_in
     from rs_lowconf.places import model_path
     from rs_lowconf.search.calibration import calibrate, load_calibration
@@ -163,11 +166,18 @@ def _make(
     train, val = gate_tiles(settings, gan.generator)
     refined = int((~reviews.accepted).sum()) >= settings.update.refine_from
     if settings.update.generator_images:
-        opponent = gan.critic
+        opponent, generator = gan.critic, gan.generator
+        if not isinstance(opponent, RealismCritic) or not isinstance(generator, Generator):
+            raise SettingsError(
+                "update.generator_images is set, but this generator was trained with "
+                "gan.recipe=frozen",
+                expected="a generator of gan.recipe=native to be trained on",
+                remedy="set update.generator_images=0",
+            )
         if refined:
             opponent = _refine(settings, opponent, gan.generator, train, reviews, seed=seed)
         paths["gan"] = folder / "gan.safetensors"
-        _tune_generator(settings, gan, opponent, train, val, path=paths["gan"])
+        _tune_generator(settings, generator, gan.header, opponent, train, val, path=paths["gan"])
         gan = load_model(paths["gan"], device)
         # Not the one that the generator has just learned to please.
         critic = gate_critic(settings, gan.generator, train, device, lambda record: None)
@@ -207,7 +217,7 @@ def _make(
 def _refine(
     settings: Settings,
     critic: "RealismCritic",
-    generator: "Generator",
+    generator: "ClassGenerator",
     train: "MemorySource",
     reviews: Reviews,
     *,
@@ -237,9 +247,10 @@ def _refine(
     return fit_realism(judge, generator, train, settings.run.seed)
 
 
-def _tune_generator(
+def _tune_generator(  # noqa: PLR0917 - settings, models, tiles: the order of the work
     settings: Settings,
-    gan: "GanModel",
+    generator: "Generator",
+    header: "Mapping[str, Any]",
     opponent: "RealismCritic",
     train: "MemorySource",
     val: "MemorySource",
@@ -255,7 +266,7 @@ def _tune_generator(
     from rs_lowconf.gan.train import train as train_gan
     from rs_lowconf.settings import GanSettings
 
-    before = GanSettings.model_validate(gan.header["settings"])
+    before = GanSettings.model_validate(header["settings"])
     own = before.model_copy(
         update={
             "images": settings.update.generator_images,
@@ -275,7 +286,7 @@ def _tune_generator(
         device=choose_device(settings.run),
         val=val,
     )
-    training.adopt(gan.generator, opponent.discriminator)
+    training.adopt(generator, opponent.discriminator)
     with progress("training the generator on", own.images) as bar:
         for record in train_gan(training):
             bar.update(
@@ -283,5 +294,5 @@ def _tune_generator(
                 f"loss {record.critic_loss:.2f} / {record.generator_loss:.2f}",
             )
     critic = fit_realism(training.discriminator, training.average, train, settings.run.seed)
-    training.images += gan.header["images"]
-    save_model(path, training, critic, attribution=gan.header["attribution"])
+    training.images += header["images"]
+    save_model(path, training, critic, attribution=header["attribution"])
