@@ -12,6 +12,7 @@ import shapely
 from jaxtyping import Float
 from numpy.typing import NDArray
 from rasterio.warp import transform
+from shapely.geometry.base import BaseGeometry
 
 from rs_lowconf.grid import Grid
 
@@ -62,7 +63,7 @@ def outlines(corners: Float[np.ndarray, "n 4 2"], crs: Sequence[str]) -> Shapes:
     return shapes
 
 
-def box_around(grid: Grid, height: int, width: int) -> shapely.Geometry:
+def box_around(grid: Grid, height: int, width: int) -> BaseGeometry:
     """Return a box of degrees around an image of any size; of two parts across 180 degrees."""
     steps = np.linspace(0, 1, _STEPS)
     sides = [(0 * steps, steps), (steps, 1 + 0 * steps), (1 + 0 * steps, steps), (steps, 0 * steps)]
@@ -77,7 +78,7 @@ def box_around(grid: Grid, height: int, width: int) -> shapely.Geometry:
     return antimeridian.fix_polygon(shapely.box(lon.min(), lat.min(), lon.max(), lat.max()))
 
 
-def split_at_180(shape: shapely.Geometry) -> shapely.Geometry:
+def split_at_180(shape: BaseGeometry) -> BaseGeometry:
     """Return a shape in degrees whose polygons across 180 degrees are split, as GeoJSON asks.
 
     Polygons that reach from -180 to 180 degrees go around the earth and are left as they are.

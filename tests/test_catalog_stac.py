@@ -15,6 +15,7 @@ import pytest
 import rasterio
 import shapely
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 from stac_geoparquet.arrow import parse_stac_items_to_arrow, to_parquet
 
 from rs_lowconf.data.catalog.items import location
@@ -382,7 +383,7 @@ def test_an_item_across_180_degrees(ring: str, tmp_path: Path) -> None:
     west, east, south, north = 179.9, -179.9, -16.9, -16.7
     if ring == "split":
         boxes = [shapely.box(west, south, 180, north), shapely.box(-180, south, east, north)]
-        shape: shapely.Geometry = shapely.MultiPolygon(boxes)
+        shape: BaseGeometry = shapely.MultiPolygon(boxes)
     else:
         last = east + 360 if ring == "beyond" else east
         shape = shapely.Polygon([(west, south), (last, south), (last, north), (west, north)])

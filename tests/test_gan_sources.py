@@ -1,6 +1,5 @@
 """One generator for several sources of tiles, judged by critics on frozen features."""
 
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.source import open_split
@@ -25,7 +23,7 @@ from rs_lowconf.gan.source_critics import WHOLE_FROM, SourcesCritic, SourceShape
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.train_sources import SourcesTraining, TrainingSource, realism_of
 from rs_lowconf.settings import DataSettings, GanSettings
-from rs_lowconf.types import Critic, TileGenerator
+from rs_lowconf.types import Augmentation, Critic, TileGenerator
 from tests.fakes import FakeSource
 
 CPU = torch.device("cpu")
@@ -61,7 +59,7 @@ def sources(per_class: int = 6) -> list[TrainingSource]:
     ]
 
 
-def still(strength: float) -> tuple[Callable[[Tensor, int], Tensor], ...]:
+def still(strength: float) -> tuple[Augmentation, Augmentation]:
     """Return augmentations that change nothing."""
     return (lambda image, seed: image, lambda image, seed: image)
 
@@ -114,8 +112,8 @@ def test_rendering_passes_gradients_where_nothing_is_cut_off() -> None:
     """Bytes between 0 and 255 have gradients, those beyond have none."""
     image = torch.full((1, 5, 16, 16), 0.1, requires_grad=True)
     bright = torch.full((1, 5, 16, 16), 0.9, requires_grad=True)
-    SHOWN(image, BANDS).sum().backward()
-    SHOWN(bright, BANDS).sum().backward()
+    for tiles in (image, bright):
+        SHOWN(tiles, BANDS).sum().backward()  # type: ignore[no-untyped-call]
     assert image.grad is not None
     assert bright.grad is not None
     assert (image.grad[:, :3] > 0).all()

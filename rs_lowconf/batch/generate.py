@@ -149,6 +149,8 @@ def _misfit(models: Models, kind: TileKind) -> DataError | None:
     generator = models.gan.generator
     size, due = (kind.height, kind.width), (generator.tile_size,) * 2
     missing = [name for name in generator.bands.names if name not in kind.bands]
+    what: str
+    expected: str
     if kind.level != generator.bands.level:
         what, expected = f"the numbers are {kind.level}", generator.bands.level
     elif size != due:

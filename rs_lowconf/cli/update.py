@@ -11,6 +11,8 @@ from rs_lowconf.errors import OutputError, ReviewError, SettingsError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from jaxtyping import Bool, Float, Int
 

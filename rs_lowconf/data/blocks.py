@@ -50,7 +50,7 @@ def blocks_apart(blocks: Sequence[Block], size: float) -> int:
         blocks: at least one.
         size: side of a block in metres.
     """
-    columns, rows = np.ptp(np.array(blocks), axis=0).tolist()
+    columns, rows = (int(extent) for extent in np.ptp(np.array(blocks), axis=0))
     return max(rows, min(columns, 2 * math.ceil(_HALF_AROUND / size) - columns))
 
 

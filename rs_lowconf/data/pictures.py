@@ -83,7 +83,10 @@ def picture_bands(settings: DataSettings) -> BandSpec:
     low, high = settings.reflectance or (0.0, 1.0)
     scale = 255 / (high - low)
     return BandSpec(
-        names=settings.bands or (), level=settings.level, scale=scale, dn_offset=low * scale
+        names=settings.bands or (),
+        level=settings.level or "L1C",
+        scale=scale,
+        dn_offset=low * scale,
     )
 
 

@@ -152,7 +152,7 @@ class ForeignTarget:
         image = brightness * (0.5 + torch.rand(shape, generator=generator))
         with torch.enable_grad():
             image.requires_grad_()
-            parts = [self._numbers(part) for part in image.split(self._settings.batch_size)]
+            parts = [self._numbers(part) for part in torch.split(image, self._settings.batch_size)]
         with torch.no_grad():
             alone = self._numbers(image[:1])
         first = parts[0]

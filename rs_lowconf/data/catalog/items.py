@@ -89,7 +89,7 @@ class Asset(_Model):
     @property
     def numbers(self) -> tuple[Numbers, ...]:
         """What is said of the numbers of each band; where bands say nothing, of all."""
-        own = self.raster_bands or self.bands or (Numbers(),)
+        own = self.raster_bands or self.bands or (Numbers.model_validate({}),)
         mine = ("scale", "offset", "nodata", "data_type")
         return tuple(
             Numbers.model_validate(

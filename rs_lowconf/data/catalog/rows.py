@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import shapely
 from jaxtyping import Float
+from shapely.geometry.base import BaseGeometry
 
 from rs_lowconf.bands import RESOLUTION_M, BandSpec
 from rs_lowconf.data.declared import Statement
@@ -117,7 +118,7 @@ class SourceImage:
     label: str | None = None
     split: str | None = None
     taken: datetime | None = None
-    area: shapely.Geometry | None = None
+    area: BaseGeometry | None = None
     """Only tiles with their centre in it; None takes all."""
     area_crs: str = WGS84
     """Of `area`: authority code or WKT."""
