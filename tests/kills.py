@@ -140,7 +140,7 @@ def _work(
         return connection
 
     sys.addaudithook(hear)
-    sqlite3.connect = listen
+    setattr(sqlite3, "connect", listen)  # noqa: B010 - its type has overloads
     try:
         work()
     except SystemExit as end:

@@ -275,8 +275,15 @@ def one_band(folder: Path, change: dict[str, Any], **properties: Any) -> Path:
     """Write an item of one band with other fields, and return its path."""
     write(folder / "a.tif", np.full((32, 32), 2000, np.uint16), corner(*PLACE))
     asset = {"href": "a.tif", "type": "image/tiff", **change}
-    item = {"type": "Feature", "stac_version": "1.1.0", "id": "one", "geometry": None, "links": [],
-            "properties": {"datetime": DATE, **properties}, "assets": {"B04": asset}}  # fmt: skip
+    item: dict[str, Any] = {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "id": "one",
+        "geometry": None,
+        "links": [],
+        "properties": {"datetime": DATE, **properties},
+        "assets": {"B04": asset},
+    }
     (folder / "item.json").write_text(json.dumps(item))
     return folder / "item.json"
 

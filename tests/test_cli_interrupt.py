@@ -103,7 +103,7 @@ def watching(watch: Watch) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Reporter, "update", told)
             patch.setattr(Evaluator, "_micro", _after_look(Evaluator._micro, watch))
-            patch.setattr(serial, "answer", before(serial.answer))
+            patch.setattr(serial, "answer", before(getattr(serial, "answer")))  # noqa: B009 - as it is used there
             patch.setattr(Law, "answers", before(Law.answers))
             patch.setattr("rs_lowconf.search.loop.monotonic", lambda: watch.clock)
             yield
@@ -156,7 +156,7 @@ def test_generate_at_seven_moments(project: Path) -> None:
     words = ("generate", "-c", project / "config.yaml", *SMALL)
     whole = Watch()
     assert run((*words, "--name", "whole"), whole).code == 0
-    last = ("record", "hard samples", whole.counts["hard samples"])
+    last: tuple[Kind, str, int] = ("record", "hard samples", whole.counts["hard samples"])
     folder = project / "run" / "parts"
     own = (*words, "--name", "parts")
     interrupted(own, [("record", "hard samples", 1), ("file", "search", 1), last])
@@ -168,7 +168,7 @@ def test_generate_at_seven_moments(project: Path) -> None:
     watch = Watch(*last)
     assert run(own, watch).code == 130
     assert not (folder / "baseline").exists()
-    end = ("record", "random latents", whole.counts["random latents"])
+    end: tuple[Kind, str, int] = ("record", "random latents", whole.counts["random latents"])
     interrupted(own, [("record", "random latents", 1), end, ("file", "tiles", 2)])
     tiles = [
         {path.name: path.read_bytes() for path in (project / "run" / name / "tiles").iterdir()}
