@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rs_lowconf.cli.batch import job_folder, print_left_out
 from rs_lowconf.errors import DataError, JobError, ReviewError, listed
 from rs_lowconf.settings import Settings
+from rs_lowconf.vocabulary import class_name
 
 if TYPE_CHECKING:
     from rs_lowconf.estimate.draws import Draw
@@ -250,4 +251,4 @@ def _reviewed(settings: Settings, ids: Sequence[str], where: str) -> dict[str, s
             f"reviewers disagree on {listed(disputed)}",
             remedy="settle it: rslow review agreement --export FOLDER",
         )
-    return {tile: found[name].true_class for tile, name in names.items()}
+    return {tile: class_name(found[name].true_class) for tile, name in names.items()}
