@@ -140,7 +140,7 @@ def _work(
         return connection
 
     sys.addaudithook(hear)
-    setattr(sqlite3, "connect", listen)  # noqa: B010 - its type has overloads
+    sqlite3.connect = listen  # type: ignore[assignment]  # an overload of its own has no use here
     try:
         work()
     except SystemExit as end:
