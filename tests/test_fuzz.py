@@ -41,9 +41,16 @@ from rasterio.windows import Window
 
 from rs_lowconf import strict_yaml
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.catalog.rows import BandFile, CatalogRow, from_table, to_table
+from rs_lowconf.data.catalog.rows import (
+    BandFile,
+    CatalogRow,
+    SourceImage,
+    from_table,
+    to_table,
+)
 from rs_lowconf.data.catalog.sources import list_images
 from rs_lowconf.data.catalog.table import Catalog, write_catalog
+from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.plain import read_plain
 from rs_lowconf.data.tiles import read_profile, read_window
 from rs_lowconf.errors import RsLowconfError
@@ -255,11 +262,17 @@ def make_geopackage(folder: Path) -> list[str]:
     return ["index.gpkg"]
 
 
+def said(image: SourceImage, quantity: str) -> object:
+    """Return what a source says of an image's numbers; None where it says nothing."""
+    values = {statement.value for statement in image.said if statement.quantity == quantity}
+    return values.pop() if len(values) == 1 else None
+
+
 def geopackage_read(folder: Path) -> Value:
     chosen = DataSettings(kind="geopackage", root=folder / "index.gpkg", layer="index")
     return [
-        (image.name, image.files[0].href, image.label, image.dn_offset)
-        for image in list_images(chosen)
+        (image.name, image.files[0].href, image.label, said(image, "dn_offset"))
+        for image in list_images(chosen, LeftOut(skip_bad=False))
     ]
 
 
@@ -336,7 +349,10 @@ def make_stac(folder: Path) -> list[str]:
 
 def stac_read(folder: Path) -> Value:
     chosen = DataSettings(kind="stac", root=folder / "catalog.json")
-    return [(image.name, image.scale, image.dn_offset) for image in list_images(chosen)]
+    return [
+        (image.name, said(image, "scale"), said(image, "dn_offset"))
+        for image in list_images(chosen, LeftOut(skip_bad=False))
+    ]
 
 
 def stac_oracle(folder: Path) -> Value:

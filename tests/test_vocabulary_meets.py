@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rs_lowconf.batch.choose import left_out_words, narrow
 from rs_lowconf.data.catalog.sources import list_images
 from rs_lowconf.data.files import list_files, open_dataset
+from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.errors import DataError, JobError, SettingsError
 from rs_lowconf.estimate.ladder import real_ladders
 from rs_lowconf.estimate.prepare import prepare
@@ -283,7 +284,7 @@ class TestRows:
             table, geometry=[shapely.box(0, 0, 1, 1)] * 2, crs="EPSG:4326"
         ).to_file(path)
         words = {"kind": "geopackage", "root": path, "skip_bad": skip_bad}
-        return list(list_images(DataSettings.model_validate(words)))
+        return list(list_images(DataSettings.model_validate(words), LeftOut(skip_bad=skip_bad)))
 
     def test_numbers_beside_empty_cells(self, tmp_path: Path) -> None:
         """Labels and ids stay whole numbers, an empty id is that of the file, ? is no label."""

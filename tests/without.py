@@ -7,6 +7,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import (
     DistributionFinder,
     PackageNotFoundError,
+    PathDistribution,
     distribution,
     packages_distributions,
 )
