@@ -5,6 +5,7 @@ after B08; pretrained weights spell `B1` and `B8a`. Red, green, blue and B08 sit
 same place in all of them, so a wrong order is invisible in a true-colour picture.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -131,8 +132,10 @@ class BandSpec:
             raise DataError(f"bands named more than once: {', '.join(twice)}")
         if self.level not in get_args(Level):
             raise DataError(f"level {self.level!r} is unknown", expected="L1C or L2A")
-        if not self.scale > 0:
-            raise DataError(f"scale {self.scale} is not positive")
+        if not 0 < self.scale < math.inf:
+            raise DataError(f"scale {self.scale} is not positive", expected="a finite number")
+        if not math.isfinite(self.dn_offset):
+            raise DataError(f"offset {self.dn_offset} is no number")
 
     def __len__(self) -> int:
         """Return the number of bands."""
@@ -168,10 +171,17 @@ class BandSpec:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "BandSpec":
-        """Read what `to_json` wrote."""
-        return cls(
-            names=tuple(values["names"]),
-            level=cast("Level", values["level"]),
-            scale=float(values["scale"]),
-            dn_offset=float(values["dn_offset"]),
-        )
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: it is something else.
+        """
+        try:
+            return cls(
+                names=tuple(values["names"]),
+                level=cast("Level", values["level"]),
+                scale=float(values["scale"]),
+                dn_offset=float(values["dn_offset"]),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{values} describes no bands ({error!r})") from error

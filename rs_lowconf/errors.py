@@ -3,6 +3,8 @@
 Everything else that is raised is a bug of ours and keeps its traceback (exit code 1).
 """
 
+from collections.abc import Sequence
+
 _TOLD = 3
 """Faults that an error spells out; the others are counted."""
 
@@ -18,13 +20,17 @@ class RsLowconfError(Exception):
 
     exit_code = 1
 
-    def __init__(self, found: str, *, expected: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, found: str, *, expected: str = "", remedy: str = "", command: str = ""
+    ) -> None:
         """Compose the line.
 
         Args:
             found: what was found, and where.
             expected: what was expected instead; empty when `found` says it.
-            remedy: what to type or change next.
+            remedy: what to change or do next.
+            command: the command to type next, such as `train gate`. The command line adds the
+                options that the user gave, so that it works as it is printed.
         """
         parts = [found.rstrip(".")]
         if expected:
@@ -32,8 +38,14 @@ class RsLowconfError(Exception):
         if remedy:
             parts.append(remedy.rstrip("."))
         # Names of files need not be UTF-8, and could not be printed.
-        text = ("; ".join(parts) + ".").encode(errors="backslashreplace").decode()
-        super().__init__(text)
+        self.said = "; ".join(parts).encode(errors="backslashreplace").decode()
+        """The line without the command and without a full stop."""
+        self.command = command
+        super().__init__(self.said)
+
+    def __str__(self) -> str:
+        """Return the line; nothing follows a command, so that the end of it can be typed."""
+        return f"{self.said}; run rslow {self.command}" if self.command else f"{self.said}."
 
 
 class SettingsError(RsLowconfError):
@@ -54,6 +66,24 @@ class ModelError(RsLowconfError):
     exit_code = 5
 
 
+class AnswerError(ModelError):
+    """A target's answer to some tiles of a batch that cannot be used; the others have one."""
+
+    def __init__(
+        self, found: str, *, tiles: Sequence[int] = (), expected: str = "", remedy: str = ""
+    ) -> None:
+        """Compose the line.
+
+        Args:
+            found: what was found.
+            tiles: positions of these tiles in the batch.
+            expected: what was expected instead.
+            remedy: what to type or change next.
+        """
+        super().__init__(found, expected=expected, remedy=remedy)
+        self.tiles = tuple(tiles)
+
+
 class ReviewError(RsLowconfError):
     """A review package that exists already, is damaged or is of another version."""
 
@@ -70,3 +100,9 @@ class OutputError(RsLowconfError):
     """A folder that cannot be written, or a full disk."""
 
     exit_code = 8
+
+
+class MissingPackageError(RsLowconfError):
+    """A package that this installation lacks, because it came without an extra."""
+
+    exit_code = 9

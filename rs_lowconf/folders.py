@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import lock_descriptor
+
 from rs_lowconf.errors import OutputError, RsLowconfError
 from rs_lowconf.runs import fsync_folder, output_errors
 
@@ -65,20 +67,16 @@ def _alone_in(parent: Path) -> Iterator[None]:
 
     Without it, a second process would take the first one's unfinished folder for a leftover.
     """
-    if os.name != "posix":
+    if os.name != "posix":  # folders cannot be opened there
         yield
         return
-    import fcntl  # noqa: PLC0415 (other systems lack it)
-
     handle = os.open(parent, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock_descriptor(handle, blocking=False):
             raise OutputError(
                 f"another process is writing into {parent}",
                 remedy="wait until it has finished",
-            ) from error
+            )
         yield
     finally:
         os.close(handle)

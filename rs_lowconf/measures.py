@@ -1,10 +1,7 @@
 """Measures of tiles that several stages share."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from scipy.stats import binomtest
 from torch import Tensor
 
 SYMMETRIES = 8
@@ -33,22 +30,6 @@ def radial_power(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c r"]:
     member = (ring[:, None] == rings).double()
     averaged: Tensor = power.flatten(2) @ (member / member.sum(0)) / side**2
     return averaged
-
-
-def share_of(count: int, n: int) -> dict[str, Any]:
-    """Return a share as reports tell it: value, exact 95 % interval, count and n.
-
-    The interval is Clopper and Pearson's (1934); value and interval are None where n is 0.
-    """
-    if not n:
-        return {"value": None, "interval_95": None, "count": 0, "n": 0}
-    interval = binomtest(count, n).proportion_ci(confidence_level=0.95, method="exact")
-    return {
-        "value": count / n,
-        "interval_95": [float(interval.low), float(interval.high)],
-        "count": count,
-        "n": n,
-    }
 
 
 def vendi_score(features: Float[Tensor, "n f"]) -> float:

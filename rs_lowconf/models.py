@@ -1,27 +1,26 @@
 """Everything that a search reads, loaded and fitted together. Imports torch: import it late."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.masks import open_masks
-from rs_lowconf.data.source import MemorySource, open_split
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.gan.critic import RealismCritic
-from rs_lowconf.gan.encode import Comparison, encoding
+from rs_lowconf.gan.encode import comparison_of, encoding
 from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic, load_mask_model
 from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
 from rs_lowconf.gan.model import GanModel, load_critic, load_encoder, load_model
-from rs_lowconf.gan.networks import Generator
+from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.places import model_path, update_of
 from rs_lowconf.runs import kind_of, sha256_of
 from rs_lowconf.search.archive import Looks, learn_looks
@@ -50,8 +49,14 @@ from rs_lowconf.types import (
     TileGenerator,
     TileSource,
 )
+from rs_lowconf.vocabulary import class_list, join, require
+
+if TYPE_CHECKING:
+    from rs_lowconf.data.source import MemorySource
 
 Method = Literal["gradient", "student", "splitting"]
+
+log = logging.getLogger(__name__)
 
 _NAMED = 12
 """Most conditions that a message lists."""
@@ -113,6 +118,7 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         device=device,
     )
     target_channels = check_fit(target.bands, generator.bands)
+    _check_classes(opened, target)
     _check_tau(own, target)
     method = method_of(own, differentiable=target.differentiable)
     known = checksums(opened.paths)
@@ -197,7 +203,7 @@ def load_inversions(settings: Settings, models: Models) -> Inversions:
     """
     known = known_to_encoder(settings)
     encoder = load_encoder(model_path(settings, "encoder"), {"gan": known["gan"]}, models.device)
-    unlike = Comparison(models.gan.critic.discriminator)
+    unlike = comparison_of(models.gan.critic)
     invert = Inverter(
         generator=models.gan.generator,
         encode=encoding(encoder, unlike, models.shell.project),
@@ -282,6 +288,8 @@ def _open_masked(settings: Settings, paths: dict[str, Path], device: torch.devic
                 "the generator draws tiles of given masks, the data have labels",
                 remedy="set data.kind to scenes or chips, or to none",
             )
+        from rs_lowconf.data.masks import open_masks
+
         train = open_masks(settings.data, "train")
         check_fit(generator.bands, train.bands, model="generator")
         check_tile_size(settings, generator)
@@ -306,6 +314,9 @@ class HeldOut:
 
 def held_out(settings: Settings, models: Models) -> list[HeldOut]:
     """Return the validation and test tiles, to be shown to reviewers among generated ones."""
+    from rs_lowconf.data.masks import open_masks
+    from rs_lowconf.data.source import open_split
+
     if models.bank is None:
         return [
             HeldOut(
@@ -387,10 +398,12 @@ def features_in(extractor: FeatureExtractor, bands: BandSpec) -> Features:
     return lambda image: extractor.features(image[:, channels])
 
 
-def _real_tiles(settings: Settings, generator: Generator) -> MemorySource | None:
+def _real_tiles(settings: Settings, generator: ClassGenerator) -> "MemorySource | None":
     """Return the tiles to show beside generated ones, if there are data."""
     if settings.data.kind == "none":
         return None
+    from rs_lowconf.data.source import open_split
+
     train = open_split(settings.data, "train")
     check_fit(generator.bands, train.bands, model="generator")
     check_tile_size(settings, generator)
@@ -440,6 +453,14 @@ def _labels(
 ) -> tuple[int, ...]:
     """Return the indices of the conditions to search."""
     own, wanted = settings.search, settings.search.classes
+    if regions is None and wanted is not None:
+        require(
+            class_list("search.classes", wanted, error=SettingsError),
+            class_list("the generator", classes, error=SettingsError),
+            remedy="correct it",
+            error=SettingsError,
+        )
+        wanted = class_list("search.classes", wanted).names
     unknown = [name for name in wanted or () if name not in classes]
     if unknown or wanted == ():
         shown = ", ".join(classes[:_NAMED]) + (", ..." if len(classes) > _NAMED else "")
@@ -462,6 +483,27 @@ def _labels(
     return tuple(labels)
 
 
+def _check_classes(opened: _Opened, target: TargetModel) -> None:
+    """Refuse models and tiles that write the same class in two ways.
+
+    The target may know other classes than the generator, and tiles may be of others.
+
+    Raises:
+        ModelError: they do.
+    """
+    classes = opened.gan.generator.classes if opened.bank is None else opened.bank.classes
+    generator = class_list("the generator", classes, error=ModelError)
+    join(generator, class_list("the target", target.classes, error=ModelError), error=ModelError)
+    if opened.bank is None and opened.real is not None:
+        tiles = class_list("the data", opened.real.classes, error=ModelError)
+        missing = join(generator, tiles, error=ModelError).left_only
+        if missing:
+            log.warning(
+                "no real tile is of %s: real tiles of any class are shown beside generated ones",
+                ", ".join(missing),
+            )
+
+
 def _check_tau(settings: SearchSettings, target: TargetModel) -> None:
     """Refuse a confidence that no distribution over the target's classes can fall below.
 
@@ -482,7 +524,7 @@ def _critic(path: Path, gan: GanModel, device: torch.device) -> RealismCritic:
     generator = gan.generator
     if (critic.bands, critic.classes) != (generator.bands, generator.classes):
         raise ModelError(
-            f"the critic {path} was trained for another generator", remedy="run rslow train gate"
+            f"the critic {path} was trained for another generator", command="train gate"
         )
     return critic
 
@@ -490,6 +532,9 @@ def _critic(path: Path, gan: GanModel, device: torch.device) -> RealismCritic:
 @torch.no_grad()
 def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
     """Return a quantile of the target's confidence on held-out real tiles."""
+    from rs_lowconf.data.masks import open_masks
+    from rs_lowconf.data.source import open_split
+
     own, data = settings.search, settings.data
     val = open_masks(data, "val") if data.masked else open_split(data, "val")
     channels = list(check_fit(target.bands, val.bands))

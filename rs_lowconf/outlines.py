@@ -12,6 +12,7 @@ import shapely
 from jaxtyping import Float
 from numpy.typing import NDArray
 from rasterio.warp import transform
+from shapely.geometry.base import BaseGeometry
 
 from rs_lowconf.grid import Grid
 
@@ -24,9 +25,7 @@ Shapes = NDArray[np.object_]
 """Geometries of shapely, one-dimensional."""
 
 
-def degrees(
-    xy: Float[NDArray[np.float64], "n 2"], crs: Sequence[str]
-) -> Float[NDArray[np.float64], "n 2"]:
+def degrees(xy: Float[np.ndarray, "n 2"], crs: Sequence[str]) -> Float[np.ndarray, "n 2"]:
     """Return longitudes and latitudes of points, each of which has its own CRS."""
     found = np.empty(xy.shape)
     codes = np.asarray(crs)
@@ -37,7 +36,7 @@ def degrees(
     return found
 
 
-def outlines(corners: Float[NDArray[np.float64], "n 4 2"], crs: Sequence[str]) -> Shapes:
+def outlines(corners: Float[np.ndarray, "n 4 2"], crs: Sequence[str]) -> Shapes:
     """Return the outlines of tiles in degrees.
 
     Args:
@@ -64,7 +63,7 @@ def outlines(corners: Float[NDArray[np.float64], "n 4 2"], crs: Sequence[str]) -
     return shapes
 
 
-def box_around(grid: Grid, height: int, width: int) -> shapely.Geometry:
+def box_around(grid: Grid, height: int, width: int) -> BaseGeometry:
     """Return a box of degrees around an image of any size; of two parts across 180 degrees."""
     steps = np.linspace(0, 1, _STEPS)
     sides = [(0 * steps, steps), (steps, 1 + 0 * steps), (1 + 0 * steps, steps), (steps, 0 * steps)]
@@ -79,7 +78,7 @@ def box_around(grid: Grid, height: int, width: int) -> shapely.Geometry:
     return antimeridian.fix_polygon(shapely.box(lon.min(), lat.min(), lon.max(), lat.max()))
 
 
-def split_at_180(shape: shapely.Geometry) -> shapely.Geometry:
+def split_at_180(shape: BaseGeometry) -> BaseGeometry:
     """Return a shape in degrees whose polygons across 180 degrees are split, as GeoJSON asks.
 
     Polygons that reach from -180 to 180 degrees go around the earth and are left as they are.
@@ -87,12 +86,13 @@ def split_at_180(shape: shapely.Geometry) -> shapely.Geometry:
     Raises:
         ValueError: a polygon that has to be split is not valid.
     """
-    parts = []
+    parts, split = [], False
     for part in shapely.get_parts(shape):
         west, _, east, _ = part.bounds if not part.is_empty else (0.0, 0.0, 0.0, 0.0)
         across = east - west > 180 or west < -180 or east > 180
         if part.geom_type == "Polygon" and across and (west, east) != (-180, 180):
             parts.append(antimeridian.fix_polygon(part, fix_winding=False, great_circle=False))
+            split = True
         else:
             parts.append(part)
-    return shape if len(parts) == 1 and parts[0] is shape else shapely.union_all(parts)
+    return shapely.union_all(parts) if split else shape

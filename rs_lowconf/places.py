@@ -55,6 +55,5 @@ def update_of(settings: Settings) -> int:
         raise ModelError(
             f"there is no {update_folder(settings, wanted)}",
             expected=f"search.update from 0 to {newest}",
-            remedy="run rslow update",
         )
     return newest if wanted is None else wanted

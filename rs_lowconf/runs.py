@@ -7,14 +7,15 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rs_lowconf.errors import ModelError, OutputError
+from rs_lowconf.boundary import reading
+from rs_lowconf.errors import DataError, ModelError, OutputError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -184,11 +185,12 @@ class RunFolder:
 
 
 def versions() -> dict[str, Any]:
-    """Return the versions of Python and of the packages that shape results."""
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in _REPORTED_PACKAGES},
-    }
+    """Return the versions of Python and of the installed packages that shape results."""
+    found = {"python": platform.python_version()}
+    for name in _REPORTED_PACKAGES:
+        with suppress(PackageNotFoundError):  # an extra that this installation does without
+            found[name] = version(name)
+    return found
 
 
 def write_checkpoint(
@@ -221,36 +223,26 @@ def read_checkpoint(path: Path, kind: str) -> "tuple[dict[str, torch.Tensor], di
     Raises:
         ModelError: the file is missing, damaged, of another kind or of a newer format.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if not path.is_file():
         raise ModelError(f"there is no checkpoint {path}", remedy=f"train the {kind} first")
-    try:
+    with reading(path, problem="is damaged", remedy="restore it or train again", error=ModelError):
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"checkpoint {path} is damaged ({error})", remedy="restore it or train again"
-        ) from error
-    if "rs_lowconf" not in metadata:
-        raise ModelError(f"{path} is no checkpoint of rs_lowconf", expected=f"a {kind}")
-    damaged = ModelError(
-        f"checkpoint {path} is damaged (its checksum differs)", remedy="restore it or train again"
-    )
-    try:
+        if "rs_lowconf" not in metadata:
+            raise ModelError(f"{path} is no checkpoint of rs_lowconf", expected=f"a {kind}")
         values = json.loads(metadata["rs_lowconf"])
-    except json.JSONDecodeError as error:
-        raise damaged from error
-    # Before the checksum, whose definition belongs to the format.
-    if values.get("format", 0) > CHECKPOINT_FORMAT:
-        raise ModelError(
-            f"checkpoint {path} has format {values['format']}",
-            expected=f"at most {CHECKPOINT_FORMAT}",
-            remedy="upgrade rs_lowconf",
-        )
-    if values.pop("sha256", None) != _content_hash(values, tensors):
-        raise damaged
+        # Before the checksum, whose definition belongs to the format.
+        if values.get("format", 0) > CHECKPOINT_FORMAT:
+            raise ModelError(
+                f"checkpoint {path} has format {values['format']}",
+                expected=f"at most {CHECKPOINT_FORMAT}",
+                remedy="upgrade rs_lowconf",
+            )
+        if values.pop("sha256", None) != _content_hash(values, tensors):
+            raise ValueError("its checksum differs")
     if values["kind"] != kind:
         raise ModelError(f"checkpoint {path} holds a {values['kind']}", expected=f"a {kind}")
     return tensors, values["header"]
@@ -258,15 +250,27 @@ def read_checkpoint(path: Path, kind: str) -> "tuple[dict[str, torch.Tensor], di
 
 def kind_of(path: Path) -> str | None:
     """Return what a checkpoint says it is; None where `read_checkpoint` would refuse it."""
-    from safetensors import SafetensorError, safe_open
+    kind = _peek(path).get("kind")
+    return kind if isinstance(kind, str) else None
+
+
+def classes_of(path: Path) -> tuple[str, ...]:
+    """Return the classes in a checkpoint's header; none where `read_checkpoint` would refuse it."""
+    header = _peek(path).get("header")
+    classes = header.get("classes") if isinstance(header, dict) else None
+    return tuple(map(str, classes)) if isinstance(classes, list) else ()
+
+
+def _peek(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, unchecked and without torch; nothing if damaged."""
+    from safetensors import safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with reading(path), safe_open(path, framework="numpy") as file:
             values = json.loads((file.metadata() or {})["rs_lowconf"])
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError):
-        return None
-    kind = values.get("kind")
-    return kind if isinstance(kind, str) else None
+    except DataError:
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _content_hash(values: Mapping[str, Any], tensors: "Mapping[str, torch.Tensor]") -> str:

@@ -4,12 +4,13 @@ YAML holds values, never class paths; the sole exceptions are the target's `pyth
 module:name` and `command`, which run foreign code and need `--trust-code`.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,13 +19,36 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
+from rs_lowconf import strict_yaml
 from rs_lowconf.bands import Level
-from rs_lowconf.errors import SettingsError
+from rs_lowconf.errors import RsLowconfError, SettingsError
+from rs_lowconf.vocabulary import class_list, class_name, vocabulary
 
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def _listed(names: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return class_list("the classes", names).names
+    except RsLowconfError as error:
+        raise ValueError(str(error)) from error
+
+
+def _masked(named: dict[int, str | None]) -> dict[int, str | None]:
+    try:
+        vocabulary("the masks", named.values())
+    except RsLowconfError as error:
+        raise ValueError(str(error)) from error
+    return {value: class_name(name) for value, name in named.items()}
+
+
+ClassNames = Annotated[tuple[str, ...], AfterValidator(_listed)]
+"""In the form in which all names of classes are compared, each once."""
+MaskClasses = Annotated[dict[int, str | None], AfterValidator(_masked)]
 Architecture = Annotated[str, Field(pattern="^(small_cnn|residual_cnn|timm:.+)$")]
 
 WORKER = "RSLOW_WORKER"
@@ -33,9 +57,20 @@ on, by which they take turns at its GPUs."""
 
 
 class Section(BaseModel):
-    """A frozen group of settings that forbids unknown keys."""
+    """A frozen group of settings that forbids unknown keys; in paths, ~ is the home folder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Built on first use: commands that read no settings answer sooner.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _expanded(cls, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(cls._expanded(part) for part in value)
+        try:
+            return value.expanduser() if isinstance(value, Path) else value
+        except RuntimeError as error:
+            raise ValueError(f"{value}: there is no such user, write the whole path") from error
 
 
 class RunSettings(Section):
@@ -57,14 +92,23 @@ class DataSettings(Section):
     """The tiles to learn from and to be measured on."""
 
     kind: Literal[
-        "none", "eurosat", "folder", "scenes", "chips", "images", "geopackage", "stac"
+        "none",
+        "eurosat",
+        "folder",
+        "pictures",
+        "scenes",
+        "chips",
+        "images",
+        "geopackage",
+        "stac",
     ] = "none"
     """`none`: no real tiles at hand; the embedded models need none, but then no real tile is
     shown beside a generated one. `eurosat`: torchgeo.datasets.EuroSAT. `folder`: class-named
-    subfolders of GeoTIFFs. With a class for every pixel, `scenes`: images and masks of any
-    extent and CRS, matched by where they lie; `chips`: an image and a mask of the same grid
-    each, matched by name. For catalogs alone, `images`: a folder of GeoTIFFs; `geopackage`: a
-    layer that names GeoTIFFs; `stac`: a STAC in files."""
+    subfolders of GeoTIFFs. `pictures`: class-named subfolders of JPEG or PNG files, also in the
+    layout of torchvision.datasets.EuroSAT. With a class for every pixel, `scenes`: images and
+    masks of any extent and CRS, matched by where they lie; `chips`: an image and a mask of the
+    same grid each, matched by name. For catalogs alone, `images`: a folder of GeoTIFFs;
+    `geopackage`: a layer that names GeoTIFFs; `stac`: a STAC in files."""
     root: Path = Path("data")
     """EuroSAT's folder, the one with the class-named subfolders, a GeoPackage, or the
     catalog.json, collection.json or items of a STAC."""
@@ -84,7 +128,7 @@ class DataSettings(Section):
     dn_offset: float | None = None
     """Added to digital numbers before division: -1000 from processing baseline 04.00 on. When
     missing, what the data say, else 0."""
-    classes: tuple[str, ...] | None = None
+    classes: ClassNames | None = None
     """EuroSAT and folder: the classes to use, in order; all when missing."""
     images: Path | None = None
     """Images, scenes and chips: the folder of the images, with subfolders."""
@@ -95,9 +139,9 @@ class DataSettings(Section):
     is the name by which image and mask find each other; several dates may share a mask."""
     mask_name: str = "*.tif"
     """Scenes and chips: which files of `masks` to use."""
-    mask_classes: dict[int, str | None] | None = None
+    mask_classes: MaskClasses | None = None
     """Scenes and chips: the class of each value of a mask, or null where a value means unknown.
-    255 and the file's declared nodata are unknown unless they are named here."""
+    255 and the file's declared nodata are unknown unless they are named here; so is `?`."""
     tile_size: PositiveInt = Field(default=64, multiple_of=16)
     """Side in pixels that every tile must have, or that is cut out of scenes and chips."""
     stride: PositiveInt | None = None
@@ -119,6 +163,13 @@ class DataSettings(Section):
     train/val/test subfolders by file."""
     test_share: float = Field(default=0.15, ge=0.0, lt=0.5)
     """Share held out for the test, likewise."""
+    reflectance: tuple[float, float] | None = None
+    """Pictures: the reflectance that bytes 0 and 255 stand for."""
+    chroma: Literal["full", "half"] = "half"
+    """Pictures: resolution of their colour differences, half in most JPEGs."""
+    more: tuple["DataSettings", ...] = ()
+    """Further tiles that the generator learns from (gan.recipe=frozen), with fewer bands or in
+    other numbers; a tile whose name is in a split above belongs to the same split here."""
     attribution: str = "Contains modified Copernicus Sentinel data"
     """Notice written into every exported tile, as the licence of Sentinel data asks."""
 
@@ -131,6 +182,15 @@ class DataSettings(Section):
     def _complete(self) -> "DataSettings":
         if self.kind == "images" and self.images is None:
             raise ValueError("data.kind=images needs data.images")
+        if self.kind == "pictures":
+            missing = [n for n in ("bands", "reflectance") if getattr(self, n) is None]
+            if missing:
+                raise ValueError(
+                    f"data.kind=pictures needs {' and '.join(missing)}: pictures name neither "
+                    "their bands nor the reflectance that their bytes stand for"
+                )
+        if self.reflectance is not None and not self.reflectance[0] < self.reflectance[1]:
+            raise ValueError("reflectance must rise from byte 0 to byte 255")
         if not self.masked:
             return self
         needed = ("images", "masks", "mask_classes")
@@ -283,16 +343,23 @@ class TargetSettings(Section):
     """How a tile becomes `input_size` pixels wide: resized (bilinear), or at its own resolution
     with its mirror images around it, a fifth of the window before it. Answers for pixels are
     brought back to the tile."""
-    classes: tuple[str, ...] | None = None
+    classes: ClassNames | None = None
     """Foreign targets: the model's own class list, in the order of its outputs. One that returns
     a single number, for or against, has two: the one against comes first."""
-    output: Literal["logits", "probabilities"] = "logits"
-    """Foreign targets: what the model returns. `lightgbm` and `sklearn` are asked for it: raw
-    scores and decision_function, or probabilities."""
+    output: Literal["logits", "probabilities", "sigmoid"] = "logits"
+    """Foreign targets: what the model returns. `probabilities` sum to 1, or to 100 as per cent;
+    they may be rounded. `sigmoid` is one number from 0 to 1 for each class, as models for several
+    labels return: its log-odds are taken as logits. `lightgbm` and `sklearn` are asked for what
+    is set: raw scores and decision_function as logits, or probabilities."""
     temperature: PositiveFloat = 1.0
     """Foreign targets: logits are divided by this."""
     batch_size: PositiveInt = 32
     """Largest number of tiles in one forward pass."""
+
+    @field_validator("command")
+    @classmethod
+    def _as_in_a_shell(cls, words: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if words is None else tuple(map(os.path.expanduser, words))
 
     @model_validator(mode="after")
     def _complete(self) -> "TargetSettings":
@@ -318,6 +385,8 @@ class TargetSettings(Section):
             raise ValueError("std must be positive")
         if self.classes is not None and len(self.classes) < 2:
             raise ValueError("classes must list at least two, also for a model of one output")
+        if self.output == "sigmoid" and self.kind in _ONLY["rows"]:
+            raise ValueError(f"target kind {self.kind} returns logits or probabilities")
         if self.input_fit == "mirror" and self.input_size is None:
             raise ValueError("input_fit mirror needs input_size, the side of the model's window")
         return self
@@ -377,7 +446,20 @@ class GeneratorSettings(Section):
 
 
 class GanSettings(GeneratorSettings):
-    """The class-conditional generator and its discriminator."""
+    """The class-conditional generator and its critics."""
+
+    recipe: Literal["native", "frozen"] = "native"
+    """`native`: one discriminator that learns to see from the tiles of data alone. `frozen`:
+    critics on the features of a network that was pretrained on photographs, beside small native
+    ones; it needs far fewer images, and reads the tiles of data.more too."""
+    features: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] = (
+        "efficientnet_lite0"
+    )
+    """Frozen: the pretrained network that the critics see through."""
+    feature_side: PositiveInt = 96
+    """Frozen: side in pixels to which tiles are enlarged for it."""
+    feature_gamma: PositiveFloat = 50.0
+    """Frozen: weight of the gradient penalties on features."""
 
     latent_layout: NonNegativeInt = 0
     """Channels of a map of the latent map's size that is computed from class and latent vector,
@@ -492,7 +574,7 @@ class SearchSettings(Section):
     pixel_share: float = Field(default=0.2, gt=0.0, le=1.0)
     """Targets that answer for every pixel: their confidence in a tile is the mean of the largest
     probabilities over this share of its pixels, the least certain ones."""
-    region: str | None = None
+    region: Annotated[str | None, AfterValidator(class_name)] = None
     """Generators of tiles with given masks: the class over whose pixels the confidence is read,
     and masks without it are not searched; all known pixels when missing."""
     tau_quantile: float | None = Field(default=None, gt=0.0, lt=1.0)
@@ -510,7 +592,7 @@ class SearchSettings(Section):
     max_evaluations: PositiveInt = 50_000
     """Budget in evaluations of the target, the random-latent baseline not counted."""
     max_minutes: PositiveFloat = 30.0
-    """Budget in minutes, the random-latent baseline not counted."""
+    """Budget in minutes, of the search and then of the random-latent baseline together."""
     slots: PositiveInt = 16
     """Latents that move at the same time; more than a micro-batch pays on a GPU only."""
     micro_batch: PositiveInt = 16
@@ -576,6 +658,14 @@ class ReviewSettings(Section):
     audit_share: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Blind packages: share of tiles that the gate rejected; without them nobody would learn
     what the gate rejects wrongly."""
+
+
+class TestsetSettings(Section):
+    """Releases of the test set."""
+
+    licence: Annotated[str, Field(pattern=r"\S")] | None = None
+    """Licence of the tiles of a release, which whoever publishes them chooses: an identifier of
+    SPDX such as CC-BY-4.0, or the text. `rslow testset build` needs it."""
 
 
 class UpdateSettings(Section):
@@ -689,7 +779,7 @@ class RareSettings(Section):
     ) = None
     """Confidences whose probability to fall below is told: all above 1 / classes of the target,
     which no largest probability falls below; when missing, those of 0.99, 0.9, 0.7, 0.5 and 0.4."""
-    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    classes: Annotated[ClassNames, Field(min_length=1)] | None = None
     """Conditions, by name; all of the generator's when missing."""
     replicates: PositiveInt = 10
     """Independent populations of latents of each condition, ten at least: the interval comes from
@@ -722,7 +812,7 @@ class EstimateSettings(Section):
     predictor learned from it is taken if validation labels say that it is better."""
     measure: Literal["confidence", "margin", "entropy"] = "confidence"
     """What tells how sure the target is; the other two need all probabilities."""
-    classes: tuple[str, ...] = ()
+    classes: ClassNames = ()
     """True classes beside those that the target and the labels of the pool name."""
     design: Literal["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive"] = "strat"
     """How units are drawn: uniformly; by strata of predicted classes; by strata of error
@@ -758,6 +848,7 @@ class Settings(Section):
     search: SearchSettings = SearchSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     review: ReviewSettings = ReviewSettings()
+    testset: TestsetSettings = TestsetSettings()
     update: UpdateSettings = UpdateSettings()
     variants: VariantSettings = VariantSettings()
     batch: BatchSettings = BatchSettings()
@@ -768,33 +859,43 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
     """Read a YAML file and apply `section.key=value` overrides, whose values are YAML too.
 
     Raises:
-        SettingsError: the file is missing or no YAML, a key is unknown, a value does not fit.
+        SettingsError: the file is missing or no YAML, a key is unknown or given twice, a value
+            is ambiguous or does not fit.
     """
     tree: Any = {}
+    lines: dict[tuple[str, ...], int] = {}
     if path is not None:
+        path = path.expanduser()
         try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise SettingsError(
                 f"cannot read settings {path}: {error.strerror}", remedy="give a YAML file"
             ) from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(
+                f"{path} is no YAML: {error}", expected="text encoded as UTF-8"
+            ) from error
+        document = strict_yaml.read(text, str(path))
+        tree, lines = document.value or {}, document.lines
     if not isinstance(tree, dict):
         raise SettingsError(
             f"{path} holds a {type(tree).__name__}", expected="sections of settings"
         )
     for override in overrides:
-        _apply(tree, override)
+        keys = _apply(tree, override)
+        lines = {where: line for where, line in lines.items() if where[: len(keys)] != keys}
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
         raise SettingsError(
-            _describe(error), remedy="settings.yaml in any run folder holds every key"
+            _describe(error, f"{path}", lines),
+            remedy="settings.yaml in any run folder holds every key",
         ) from error
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Put the value of an override into the tree and return the keys that lead to it."""
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
@@ -804,18 +905,23 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(branch, dict):
             raise SettingsError(f"override {override!r}: {key} is a value", expected="a section")
         tree = branch
-    try:
-        tree[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"override {override!r} holds no YAML value") from error
+    tree[keys[-1]] = strict_yaml.read(text, f"override {override!r}").value
+    return tuple(keys)
 
 
-def _describe(error: ValidationError) -> str:
+def _describe(error: ValidationError, file: str, lines: Mapping[tuple[str, ...], int]) -> str:
+    """Return what is wrong with which settings, and in which line of the file."""
     problems = []
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
+        keys = tuple(str(part) for part in problem["loc"])
+        name = f"setting {'.'.join(keys)}" if keys else "the settings"
+        if keys in lines:
+            name = f"{file} line {lines[keys]}: {name}"
+        what = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            problems.append(f"setting {where} is unknown")
+            problems.append(f"{name} is unknown")
+        elif problem["type"] == "string_type":
+            problems.append(f"{name} is {problem['input']!r}, write text in quotes")
         else:
-            problems.append(f"setting {where or 'target'}: {problem['msg']}")
+            problems.append(f"{name}: {what}")
     return ", ".join(problems)

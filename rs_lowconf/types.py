@@ -15,9 +15,6 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
 
-UNKNOWN = 255
-"""In a mask: the pixel has no data, or its class is not known. No loss or figure counts it."""
-
 Augmentation = Callable[[Float[Tensor, "b c h w"], int], Float[Tensor, "b c h w"]]
 """Augments a batch of reflectance with the random choices of a seed; differentiable."""
 

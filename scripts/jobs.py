@@ -197,14 +197,14 @@ def measure(what: str, catalog: str, job: str) -> None:
 def _job(settings: Settings, catalog: Catalog, folder: Path, work: Work | None = None) -> Job:
     """Return the job of `rslow batch score`, or another work in its place."""
     target = _target(settings)
+    rows = chosen_rows(catalog, settings.batch, settings.run.seed)
     score = ScoreWork(
         target=target,
         target_key=target.key,
         pixel_share=settings.search.pixel_share,
         micro_batch=settings.search.micro_batch,
-        side=catalog.first_side,
+        kinds=rows.kinds(),
     )
-    rows = chosen_rows(catalog, settings.batch, settings.run.seed)
     return Job(folder=folder, kind="score", rows=rows, work=work or score, chunk_rows=CHUNK)
 
 
@@ -245,7 +245,8 @@ def _bare(settings: Settings, catalog: Catalog) -> dict[str, float]:
     from rs_lowconf.data.catalog.reading import read_row, reflectance  # noqa: PLC0415
     from rs_lowconf.data.catalog.rows import from_table  # noqa: PLC0415
 
-    target = _target(settings).load(catalog.first_side)
+    rows = chosen_rows(catalog, settings.batch, settings.run.seed)
+    target = _target(settings).load(rows.kinds()[0].height)
     micro_batch = settings.search.micro_batch
     some = from_table(next(catalog.tables()).slice(0, CHUNK // micro_batch * micro_batch))
     images = torch.stack([reflectance(row, read_row(row), target.bands) for row in some])

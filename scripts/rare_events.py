@@ -36,7 +36,6 @@ from pieces import piece
 
 from rs_lowconf.cli.app import MATRIX_MODE
 from rs_lowconf.cli.generate import trajectories_of
-from rs_lowconf.measures import share_of
 from rs_lowconf.models import Method, Models, load_models
 from rs_lowconf.runs import write_json, write_text
 from rs_lowconf.search.gate import Gate
@@ -45,6 +44,7 @@ from rs_lowconf.search.loop import Trajectory, skipped
 from rs_lowconf.search.prior import draw_latent
 from rs_lowconf.search.splitting import probability
 from rs_lowconf.settings import SearchSettings, load
+from rs_lowconf.shares import share_of
 
 CHUNK = 2_000
 RESAMPLES = 2_000
@@ -132,7 +132,7 @@ def searching(
     settings = load(None, (*words.set, f"run.seed={seed}", f"search.mode={drawn}"))
     own = replace(models, tau=tau, labels=tuple(labels), method=method)
     stream = "baseline" if mode == "random" else "search"
-    return trajectories_of(settings, own, stream, None), settings.search
+    return trajectories_of(settings, own, stream, own.evaluator, None), settings.search
 
 
 def splitting_run(

@@ -13,10 +13,17 @@ from typing import Any
 from rs_lowconf.batch import Dask, Processes, run_job
 from rs_lowconf.errors import RsLowconfError
 from tests.batch_works import Multiply, job
+from tests.kills import signal_at
 
 
 def main(
-    folder: str, work: dict[str, Any], executor: str, options: dict[str, Any], full_after: int
+    *,
+    folder: str,
+    work: dict[str, Any],
+    executor: str,
+    options: dict[str, Any],
+    full_after: int,
+    kill_at: tuple[str, int] | None,
 ) -> None:
     """Run a job.
 
@@ -27,6 +34,8 @@ def main(
         options: its fields.
         full_after: chunks after which no file of more than 1,000 bytes fits on the disk; 0:
             never.
+        kill_at: an event of the files of finished chunks, such as `os.rename`, and how often it
+            has to happen before this process kills itself.
     """
     # A shell that starts the tests in the background has them ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,6 +43,11 @@ def main(
     multiply = Multiply(**fields | {"folder": Path(fields["folder"])})
     kinds: dict[str, type[Processes | Dask]] = {"Processes": Processes, "Dask": Dask}
     chunks = 0
+    if kill_at is not None:
+        event, count = kill_at
+        signal_at(
+            "SIGKILL", lambda name, path: name == event and path.parent.name == "parts", count
+        )
     try:
         for progress in run_job(job(Path(folder), multiply), kinds[executor](**options)):
             chunks += 1

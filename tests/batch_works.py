@@ -56,8 +56,10 @@ class Multiply:
     """What happens to a tile each time."""
     raising: int = 0
     """One in so many tiles raises; 0: none."""
-    seconds: float = 0.0
-    """That a chunk takes."""
+    together: int = 0
+    """Processes that have to have opened the work before any chunk is done."""
+    hold: bool = False
+    """Whether all chunks but the first wait until there is a file `go` in `folder`."""
 
     @property
     def key(self) -> str:
@@ -75,6 +77,9 @@ class Multiply:
         return self._multiply
 
     def _multiply(self, rows: pa.Table) -> pa.Table:
+        _wait(lambda: len(list(self.folder.glob("opened-*"))) >= self.together)
+        if self.hold and not _create(self.folder / "first"):
+            _wait((self.folder / "go").exists)
         happens = dict(self.always)
         for name, event in self.once:
             if not (self.folder / f"happened-{name}").exists():
@@ -88,7 +93,6 @@ class Multiply:
             self._happen(what)
             if self.raising and number % self.raising == 7:
                 raise DataError(f"tile {name} is corrupt")
-        time.sleep(self.seconds)
         products = pc.multiply(rows["number"], self.factor)
         return pa.table({"product": products, "id": rows["id"], "error": errors})
 
@@ -169,7 +173,7 @@ class Nothing:
 
 @dataclass(frozen=True, kw_only=True)
 class Numbered:
-    """Says which worker did it; the first tile of all ends its process once."""
+    """Says which worker did it, when both are at work; the first tile ends its process once."""
 
     mark: Path
 
@@ -188,8 +192,24 @@ class Numbered:
         if rows["number"][0].as_py() == 0 and not self.mark.exists():
             self.mark.touch()
             os._exit(3)
-        time.sleep(0.2)
+        (self.mark.parent / f"worker-{os.environ[WORKER]}").touch()
+        _wait(lambda: len(list(self.mark.parent.glob("worker-*"))) >= 2)
         return pa.table({"id": rows["id"], "worker": [int(os.environ[WORKER])] * len(rows)})
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    """Wait for what other processes do."""
+    while not condition():
+        time.sleep(0.01)
+
+
+def _create(file: Path) -> bool:
+    """Return whether this process is the one that has made the file."""
+    try:
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _all_but_one(rows: pa.Table) -> pa.Table:

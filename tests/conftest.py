@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from rasterio import Affine
 
@@ -28,6 +29,31 @@ from tests.make_tiles import make_tiles
 os.environ.setdefault(*MATRIX_MODE)
 
 WriteTile = Callable[..., NDArray[Any]]
+
+#: Files that take longest: begun first, so that no worker is left alone with one at the end.
+LONGEST = (
+    *("test_cli_loop", "test_gan_masks", "test_cli", "test_search_loop", "test_cli_masks"),
+    *("test_review_plugin", "test_cli_blackbox", "test_embedded", "test_batch_hang"),
+    *("test_testset_kill", "test_batch_faults", "test_batch_dask"),
+)
+
+
+# A busy machine is slow, which is no fault of what is tested.
+settings.register_profile("rslow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rslow")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; mark what waits for trained models, and what needs QGIS."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        if "trained" in item.fixturenames:
+            item.add_marker("trains")
+        if "qgis_python" in item.fixturenames:
+            item.add_marker("qgis")
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.types import UNKNOWN, TileBatch
+from rs_lowconf.masks import UNKNOWN
+from rs_lowconf.types import TileBatch
 
 
 class FakeSource:

@@ -9,11 +9,13 @@ from jaxtyping import UInt8, UInt16
 
 from rs_lowconf.bands import EUROSAT_ORDER, BandSpec
 from rs_lowconf.grid import Grid
-from rs_lowconf.review import Label, RealNeighbour, ReviewSample, TileMasks, write_package
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.review.composites import composites_of
+from rs_lowconf.review.fields import Label
+from rs_lowconf.review.package import write_package
+from rs_lowconf.review.samples import RealNeighbour, ReviewSample, TileMasks
 from rs_lowconf.review.sheet import Sheet
 from rs_lowconf.review.store import SentSample
-from rs_lowconf.types import UNKNOWN
 
 CLASSES = ("Forest", "Field", "Town", "Water")
 PIXEL_CLASSES = ("Water", "Wood & more", "Town")

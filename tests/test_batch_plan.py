@@ -22,7 +22,6 @@ def names(rows: pa.Table, size: int = 16, work: Multiply = WORK) -> list[str]:
     return [chunk.name for chunk in plan([rows], work, size)[0]]
 
 
-@settings(deadline=None)
 @given(count=st.integers(1, 300), size=st.integers(1, 40))
 def test_chunks_hold_every_row_once(count: int, size: int) -> None:
     """Chunks follow each other, and none but the last is below half or above twice the size."""
@@ -43,7 +42,6 @@ def test_chunks_have_the_size_on_average() -> None:
         assert 0.85 * size <= count / len(plan([tiles(count)], WORK, size)[0]) <= 1.15 * size
 
 
-@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 300), max_size=6), wanted=st.sets(st.integers(0, 30)))
 def test_rows_may_come_in_any_tables(cuts: list[int], wanted: set[int]) -> None:
     """However rows are cut into tables, chunks are the same, and any of them find their rows."""
@@ -118,10 +116,10 @@ def test_names_depend_on_every_value_the_key_and_the_schema() -> None:
         assert names(two[0]) != names(two[1])
     assert not set(before) & set(names(rows, work=replace(WORK, factor=4)))
     assert not set(before) & set(names(rows.rename_columns(["id", "value"])))
-    assert before == names(rows, work=replace(WORK, seconds=1.0))
+    assert before == names(rows, work=replace(WORK, hold=True))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(place=st.integers(0, 2000), count=st.integers(1, 5))
 def test_rows_that_come_or_go_leave_most_chunks_alone(place: int, count: int) -> None:
     """Rows put in between, or taken away again, rename the chunks around them, not all after."""
@@ -160,7 +158,6 @@ def _outcome(piece: Piece, bad: set[str]) -> Outcome:
     return Done(number=piece.number, table=table)
 
 
-@settings(deadline=None)
 @given(
     count=st.integers(1, 120),
     size=st.integers(1, 70),

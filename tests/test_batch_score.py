@@ -183,13 +183,13 @@ def test_a_damaged_tile_stops_nothing(catalogued: Path, rslow: Run) -> None:
 
 
 def test_tiles_that_the_target_cannot_read(catalogued: Path, rslow: Run) -> None:
-    """A catalog of another level fails as a whole, with the reason once."""
+    """A catalog of another level is refused as a whole, in one line, before the first tile."""
     ran = rslow("catalog", "build", "-c", catalogued / "config.yaml", "-s", "data.level=L2A")
     assert ran.code == 0, ran.err
     ran = score(rslow, catalogued)
-    assert ran.code != 0
-    assert "its numbers are L2A; expected L1C" in ran.out
-    assert "rslow batch retry" in ran.err
+    assert ran.code == 4
+    assert "the numbers are L2A; expected L1C" in ran.err
+    assert "tiles done" not in ran.out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -86,7 +86,7 @@ def test_a_report_is_written_once_and_anew_for_other_settings(project: Path) -> 
     """A second run computes nothing; other thresholds ask again, another seed asks all again."""
     ran = run(project)
     assert ran.code == 0, ran.err
-    assert "rslow batch score" in ran.out  # no real tiles are scored
+    assert "rslow catalog build" in ran.out  # no real tiles are scored
     where = project / "run" / "estimate" / "rare"
     report, text = report_of(project), (where / "report.md").read_text()
     assert report["format"] == 1

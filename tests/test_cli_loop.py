@@ -21,6 +21,7 @@ from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.store import ReviewStore
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.calibration import load_calibration
+from rs_lowconf.testset import read_release
 from tests.conftest import Run, run_program
 
 SETTINGS = (
@@ -67,7 +68,8 @@ def generated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loop") / "project"
     shutil.copytree(trained, folder)
     config = folder / "config.yaml"
-    config.write_text(config.read_text().replace(str(trained), str(folder)))
+    text = config.read_text().replace(str(trained), str(folder))
+    config.write_text(f"{text}testset: {{licence: CC-BY-4.0}}\n")
     run(folder, "generate", *SETTINGS)
     review(folder / "run" / "generate" / "review", store_of(folder))
     run(folder, "review", "import", folder / "run" / "generate" / "review")
@@ -219,7 +221,7 @@ def test_updates_need_new_reviews(rslow: Run, reviewed: Path, project: Path) -> 
     """Without any, or without new ones, the message says what to do and nothing is written."""
     ran = rslow("update", "-c", project / "config.yaml")
     assert ran.code == 6
-    assert "rslow review import" in ran.err
+    assert "run rslow loop" in ran.err
     run(reviewed, "update")
     ran = rslow("update", "-c", reviewed / "config.yaml")
     assert ran.code == 6
@@ -274,6 +276,20 @@ def test_status_and_agreement_tell_reviewers_apart(
     differ = both[0].sample_id[both[0].decision != both[1].decision]
     assert set(layer.sample_id) == set(differ)
     assert layer.decision.isna().all()
+
+
+def test_a_release_needs_a_licence(rslow: Run, reviewed: Path) -> None:
+    """Without testset.licence no release is written; with it, the release carries its text."""
+    config = ("-c", reviewed / "config.yaml")
+    for nothing in ("null", "' '"):
+        ran = rslow("testset", "build", *config, "-s", f"testset.licence={nothing}")
+        assert ran.code == 3
+        assert "testset.licence" in ran.err
+        assert len(ran.err.splitlines()) == 1
+    assert not (reviewed / "run" / "testset").exists()
+    ran = rslow("testset", "build", *config)
+    assert ran.code == 0, ran.err
+    assert read_release(reviewed / "run" / "testset" / "v1").licence == "CC-BY-4.0"
 
 
 def test_a_release_is_built_again_from_the_store(rslow: Run, reviewed: Path) -> None:
@@ -338,89 +354,67 @@ def test_a_target_is_measured_on_a_release(rslow: Run, reviewed: Path) -> None:
 
 
 KILL_UPDATES = """
-import os, shutil, signal, sys
+import shutil, sys
 from pathlib import Path
 import kornia.augmentation, sklearn.model_selection, timm, torch, torchgeo.datasets
 import rs_lowconf.models
 from rs_lowconf.cli import main, train, update as _
-from rs_lowconf.runs import read_checkpoint
+from rs_lowconf.runs import read_checkpoint, sha256_of
+from tests.kills import run_and_kill
 
 torch.set_num_threads(1)
-config, run = sys.argv[1], Path(sys.argv[2])
+run, states = Path(sys.argv[2]), Path(sys.argv[3])
 made = run / "update-1"
-seen = []
-last = None
+sys.argv = ["rslow", "update", "-c", sys.argv[1]]
 
-def watch(event, values):
-    if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.chmod", "shutil.rmtree"):
-        # Counted from where the folder is made: before that, what an earlier one left is removed.
-        begun = seen or event == "os.mkdir"
-        if begun and "update-1" in str(values[0]) and os.getpid() != parent:
-            if last is not None and len(seen) >= last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            writes = event != "open" or values[2] & (os.O_WRONLY | os.O_RDWR)
-            seen.append((event, bool(writes), made.exists()))
+def keep(number):
+    (states / f"{number:04d}").mkdir(parents=True)
+    for folder in run.glob("*update-1*"):
+        shutil.copytree(folder, states / f"{number:04d}" / folder.name)
 
-def update(kill_at=None):
-    global last
-    last = kill_at
-    ours, theirs = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        sys.argv = ["rslow", "update", "-c", config]
-        code = 1
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        last = None
-        os.write(theirs, repr(seen).encode())
-        os._exit(code)
-    os.close(theirs)
-    with os.fdopen(ours) as said:
-        text = said.read()
-    return os.waitpid(child, 0)[1], text
+def content(folder):
+    return {path.name: sha256_of(path) for path in folder.iterdir()}
 
-parent = os.getpid()
-sys.addaudithook(watch)
-ended, text = update()
-assert ended == 0
-events = eval(text)
-whole = {path.name for path in made.iterdir()}
-there = [event for event in events if event[2]]
-assert there and not any(writes for event, writes, _ in there if event != "shutil.rmtree")
-rename = max(i for i, event in enumerate(events) if event[0] == "os.rename")
-moments = sorted({round(rename * i / 8) for i in range(9)} | {rename + 1})
-left = 0
-for moment in moments:
-    shutil.rmtree(made, ignore_errors=True)
-    assert update(moment)[0] == signal.SIGKILL
-    assert made.exists() == (moment > rename)
-    left += any(path.name.startswith(".update-1") for path in run.iterdir())
+ended, events = run_and_kill(main, run, before=keep)
+assert ended == "done"
+rename = events.index("os.rename /update-1")
+unfinished = []
+for number in range(len(events)):
+    state = states / f"{number:04d}"
+    if number > rename:
+        assert content(state / made.name) == content(made)
+    else:
+        assert not (state / made.name).exists()
+    unfinished += [number for path in state.iterdir() if path.name != made.name]
+assert max(unfinished) == rename
+assert len({str(content(path)) for path in states.glob("*/.*")}) > 5
+
+names = set(content(made))
+shutil.rmtree(made)
+assert run_and_kill(main, run, unfinished[len(unfinished) // 2])[0] == "killed"
+assert [path.name for path in run.glob("*update-1*")] != [made.name]
+assert run_and_kill(main, run)[0] == "done"
+assert [path.name for path in run.glob("*update-1*")] == [made.name]
+assert set(content(made)) == names
 for name, kind in (("critic", "critic"), ("calibration", "gate calibration")):
     read_checkpoint(made / f"{name}.safetensors", kind)
-assert (made / "report.json").stat().st_size
-assert {path.name for path in made.iterdir()} == whole
-shutil.rmtree(made)
-assert update()[0] == 0
-print(left, [path.name for path in run.iterdir() if path.name.startswith(".")])
 """
 
 
-def test_a_killed_update_leaves_a_whole_one_or_none(reviewed: Path) -> None:
-    """Kill -9 before the first, before the last and between other changes of files.
+def test_a_killed_update_leaves_a_whole_one_or_none(reviewed: Path, tmp_path: Path) -> None:
+    """Kill -9 at any change of files: an update is there whole, or not at all.
 
-    What a killed process leaves only depends on which changes it has made: an update is there
-    whole or not at all, nothing in it changes once it is there, and the store is unharmed.
+    A kill leaves on disk what is there. So one run shows what each kill would leave, and one that
+    is killed shows that the next is not in the way of what it left. The store is unharmed.
     """
     before = sha256_of(store_of(reviewed).path)
-    config = str(reviewed / "config.yaml")
-    command = [sys.executable, "-c", KILL_UPDATES, config, str(reviewed / "run")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = [str(reviewed / "config.yaml"), str(reviewed / "run"), str(tmp_path / "states")]
+    result = subprocess.run(
+        [sys.executable, "-c", KILL_UPDATES, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
     assert result.returncode == 0, result.stderr
-    left, leftovers = result.stdout.split(maxsplit=1)
-    assert int(left) == 8  # all but before the first change and after the last
-    assert leftovers.strip() == "[]"
     assert sha256_of(store_of(reviewed).path) == before

@@ -20,10 +20,12 @@ from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
 from rs_lowconf.gan.masks import masks_of
 from rs_lowconf.models import held_out, load_models
 from rs_lowconf.review.geotiff import read_tile
+from rs_lowconf.runs import kind_of, read_checkpoint, write_checkpoint
 from rs_lowconf.settings import load
 from rs_lowconf.target.segmenter import load_segmenter
 from tests.conftest import Run, train_models
 from tests.make_scenes import make_chips
+from tests.stories import printed, tells, type_printed
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -123,7 +125,7 @@ def test_a_region_is_what_counts(rslow: Run, trained: Path) -> None:
     assert len(rows) == 4
     assert len({row["condition"] for row in rows}) <= 3
     for setting, told in (
-        ("search.region=fire", "expected one of background, damage"),
+        ("search.region=fire", "expected some of background, damage"),
         ("search.tau=0.5", "never below 0.5"),
         ("search.classes=[nowhere]", "search.classes names nowhere"),
     ):
@@ -208,19 +210,30 @@ def test_what_does_not_fit_is_said(rslow: Run, trained: Path, tmp_path: Path) ->
     assert (ran.code, "background, damage" in ran.err) == (5, True), ran.err
 
 
+@tells(
+    "cli/batch.py:_run_again:batch generate",
+    "cli/batch_generate.py:_say:review import",
+    "gan/model.py:load_encoder:train encoder",
+    "search/distances.py:load_distances:train encoder",
+)
 def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained: Path) -> None:
-    """The mask of a variant is its tile's, and all of its files lie on the tile's grid."""
+    """The mask of a variant is its tile's, and all of its files lie on the tile's grid.
+
+    What comes next is printed, also where encoder and distances are of another generator.
+    """
     config = ("-c", trained / "config.yaml")
     words = ("-s", "encoder.images=160", "-s", "encoder.ema_images=80")
     assert rslow("train", "encoder", *config, *words).code == 0
     assert rslow("catalog", "build", *config).code == 0
-    ran = rslow(
-        "batch", "generate", *config, "-s", "batch.splits=[val, test]", "-s", "batch.chunk=8",
+    command = (
+        "batch", "generate", *config, *words,
+        "-s", "batch.splits=[val, test]", "-s", "batch.chunk=8",
         "-s", "batch.executor=serial", "-s", "batch.seconds=null", "-s", "search.region=damage",
         "-s", "search.pixel_share=1", "-s", "variants.inversion.quantile=0.95",
         "-s", "variants.inversion.steps=10", "-s", "variants.budget=0.99",
         "-s", "variants.count=1", "-s", "variants.attempts=2", "-s", "search.tau_quantile=0.3",
     )  # fmt: skip
+    ran = rslow(*command)
     assert ran.code == 0, ran.err
     folder = trained / "run" / "batch" / "generate"
     report = json.loads((folder / "report.json").read_text())
@@ -243,6 +256,64 @@ def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained:
                 if kind == "masks":
                     own = file.read(1)
         assert any(np.array_equal(own, mask) for mask in known.values())
+    type_printed(ran, "review import")
+    type_printed(rslow("batch", "retry", folder, *command[2:]), "batch generate")
+    for name in ("encoder", "distances"):
+        path = trained / "run" / "encoder" / f"{name}.safetensors"
+        stored = kind_of(path)
+        assert stored is not None
+        tensors, header = read_checkpoint(path, stored)
+        write_checkpoint(path, stored, tensors, {**header, "models": {"gan": "another"}})
+        type_printed(rslow(*command), "train encoder")
+
+
+@tells(
+    "cli/loop.py:_say_next:loop",
+    "cli/loop.py:_say_next:generate",
+    "cli/loop.py:_say_next:generate#2",
+    "cli/loop.py:_say_next:review import",
+    "cli/review.py:import_:loop",
+    "cli/review.py:refuse_masks:loop",
+    "cli/estimate_pixels.py:pixels:estimate plan",
+    "data/masks.py:_required:data check",
+    "data/masks.py:open_masks:data check",
+)
+def test_the_loop_with_masks_suggests_nothing_that_is_refused(
+    rslow: Run, trained: Path, tmp_path: Path
+) -> None:
+    """No extractor, update or test set is asked for, and data are checked where they are bad."""
+    folder = tmp_path / "my masks"
+    for part in ("run/target", "run/gan", "run/gate", "images", "masks"):
+        shutil.copytree(trained / part, folder / part)
+    config = folder / "config.yaml"
+    config.write_text((trained / "config.yaml").read_text().replace(str(trained), str(folder)))
+    words = (
+        *("-c", config, "-s", "search.count=2", "-s", "search.baseline_evaluations=0"),
+        *("-s", "search.max_evaluations=4000", "-s", "estimate.labels=20"),
+    )
+    embedded = ("-s", "run.models=embedded", "-s", "target.kind=embedded")
+    ran = type_printed(rslow("loop", *words, *embedded), "loop")
+    assert "complete" in ran.out
+    assert "complete" in rslow("loop", *words, "-s", "data.kind=none").out
+    ran = type_printed(ran, "generate")
+    package = folder / "run" / "generate" / "review"
+    with closing(sqlite3.connect(package / "review.gpkg")) as database, database:
+        database.execute("UPDATE review SET decision = 'accept', reviewed_ms = 5 WHERE fid > 1")
+    ran = type_printed(rslow("review", "import", package, *words), "loop")
+    with closing(sqlite3.connect(package / "review.gpkg")) as database, database:
+        database.execute("UPDATE review SET decision = 'accept', reviewed_ms = 6")
+    ran = type_printed(type_printed(ran, "review import"), "loop")
+    type_printed(ran, "generate --name generate-2")
+    for command in (("update",), ("testset", "build")):
+        said = type_printed(rslow(*command, *words), "loop")
+        assert not any(word in line for line in printed(said) for word in ("update", "testset"))
+    type_printed(rslow("estimate", "pixels", *words), "estimate plan")
+    none = rslow("train", "target", *words, "-s", "data.block_size=100000000")
+    type_printed(none, "data check", 4)
+    for path in (folder / "images").iterdir():
+        path.write_bytes(b"")
+    none = rslow("train", "target", *words, "-s", "data.skip_bad=true")
+    type_printed(none, "data check", 4)
 
 
 def test_every_pixel_of_real_and_generated_tiles_is_scored(

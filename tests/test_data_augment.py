@@ -73,7 +73,7 @@ def test_flips_are_the_eight_symmetries() -> None:
     assert ((counts - 50) ** 2 / 50).sum() < 24.3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.sampled_from([16, 32, 48]), st.floats(0.07, 0.49))
 def test_shifts_are_reflected_crops(seed: int, side: int, share: float) -> None:
     """Each result equals a crop, at a whole-pixel offset within bounds, of numpy's reflection."""

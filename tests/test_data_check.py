@@ -294,7 +294,7 @@ def test_no_data_ends_with_4_and_a_contradiction_with_3(tmp_path: Path, rslow: R
         assert err.count("\n") == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.integers(-9000, 60_000), min_size=1, max_size=50), min_size=1))
 def test_histogram_quantiles_equal_numpy(parts: list[list[int]]) -> None:
     """Quantiles from histograms, fed in parts, are those of all values at once."""

@@ -27,8 +27,9 @@ from rs_lowconf.data.masks import WindowSource, _read_all, open_masks, open_pict
 from rs_lowconf.data.windows import grid_windows
 from rs_lowconf.errors import DataError, RsLowconfError
 from rs_lowconf.grid import Grid
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import AugmentSettings, DataSettings
-from rs_lowconf.types import UNKNOWN, MaskSource
+from rs_lowconf.types import MaskSource
 from tests.conftest import Run
 from tests.make_scenes import BANDS, corner, draw, make_chips, write
 
@@ -175,7 +176,7 @@ def test_no_two_splits_share_land(tmp_path: Path, kind: str) -> None:
             assert {n.replace("2019/", "2020/") for n in own_names} <= own_names
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     counts=st.dictionaries(
         st.tuples(st.integers(-50, 50), st.integers(-50, 50)),
@@ -200,7 +201,7 @@ def test_assignment_is_balanced_and_knows_no_order(
         assert abs(placed - share * total) <= largest
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=st.integers(32, 150), width=st.integers(32, 150))
 def test_each_pixel_counts_once(height: int, width: int) -> None:
     """The fresh parts of a grid of windows tile the image without gap or overlap."""

@@ -27,7 +27,7 @@ def same(path: Path) -> bool:
     return True
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     dtype=st.sampled_from(["uint8", "uint16", "int16", "uint32", "int32", "float32"]),
     shape=st.tuples(st.integers(1, 14), st.integers(1, 40), st.integers(1, 40)),
@@ -98,7 +98,7 @@ def test_what_lies_beside_a_file_takes_gdal(tmp_path: Path, write_tile: WriteTil
     assert read_plain(tmp_path / "b.tif", MOST) is None
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(length=st.integers(0, 2200), place=st.integers(0, 2199), value=st.integers(0, 255))
 def test_damage_is_no_bug(
     tmp_path: Path, write_tile: WriteTile, length: int, place: int, value: int

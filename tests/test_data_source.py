@@ -67,7 +67,7 @@ def test_real_bands_by_name(eurosat_root: Path) -> None:
     assert torch.equal(some.batch([0, 1]).image, whole.image[:, [12, 3, 11]])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(orders=st.lists(st.permutations(RGBN), min_size=2, max_size=4), data=st.data())
 def test_files_of_any_band_order_agree(
     tmp_path_factory: pytest.TempPathFactory,

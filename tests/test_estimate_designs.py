@@ -133,7 +133,7 @@ def test_a_score_that_tells_nothing_is_drawn_by_all_the_same(g: float) -> None:
         assert draw.largest_ratio == pytest.approx(1, rel=0.05), name
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 5_000), min_size=1, max_size=12),
     spreads=st.lists(st.floats(0, 0.5), min_size=12, max_size=12),

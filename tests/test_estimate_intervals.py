@@ -124,7 +124,7 @@ class TestExact:
                 way()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     labels=st.integers(20, 300),

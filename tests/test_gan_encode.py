@@ -43,7 +43,9 @@ def trained(images: int) -> tuple[list[JudgeRecord[Encoder]], Generator, Compari
         return generator(torch.randn(count, 14, generator=dice), label), label
 
     settings = EncoderSettings(images=images, batch_size=8, ema_images=100)
-    records = list(train_encoder(generator, critic, tiles, lambda z: z, RECIPE, settings, 3, CPU))
+    records = list(
+        train_encoder(generator, Comparison(critic), tiles, lambda z: z, RECIPE, settings, 3, CPU)
+    )
     return records, generator, Comparison(critic)
 
 

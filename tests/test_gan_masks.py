@@ -1,5 +1,7 @@
 """The generator of tiles with given masks: laws, losses, training, model file, fidelity, sheets."""
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from rs_lowconf.cli.train_masks import train_mask_gan
 from rs_lowconf.data.augment import mask_gan_augmentations
 from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.figures import sample
+from rs_lowconf.gan.judge import JudgeRecord
 from rs_lowconf.gan.mask_figures import mask_figures, region_features
 from rs_lowconf.gan.mask_judge import train_mask_judge
 from rs_lowconf.gan.mask_losses import (
@@ -31,11 +34,13 @@ from rs_lowconf.gan.mask_model import (
     save_mask_critic,
     save_mask_model,
 )
+from rs_lowconf.gan.mask_networks import MaskDiscriminator
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures, overlaps
 from rs_lowconf.gan.mask_sheet import PALETTE, write_mask_sheets
 from rs_lowconf.gan.mask_train import MaskGanTraining, train_on_masks
 from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
 from rs_lowconf.gan.model import restore_state, save_state
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.search.calibration import critic_parts
 from rs_lowconf.search.gate import GatePart, scores_one_by_one
 from rs_lowconf.settings import (
@@ -46,7 +51,6 @@ from rs_lowconf.settings import (
     Settings,
 )
 from rs_lowconf.types import (
-    UNKNOWN,
     Critic,
     MaskSource,
     TargetModel,
@@ -547,33 +551,28 @@ def test_the_judge_of_masks_learns_and_comes_back(trained: MaskGanTraining, tmp_
     own = GateSettings(width=8, images=480, batch_size=8, learning_rate=2e-3, ema_images=100)
     recipe = SMALL.model_copy(update={"gamma": 0.1})
     generator = MaskedGenerator(trained.average, bank_of(source)).generator
-    runs = [
-        list(
-            train_mask_judge(
-                generator,
-                source,
-                own,
-                recipe,
-                augment=mask_gan_augmentations(AugmentSettings()),
-                seed=seed,
-                device=CPU,
-            )
+
+    def train(seed: int) -> Iterator[JudgeRecord[MaskDiscriminator]]:
+        augment = mask_gan_augmentations(AugmentSettings())
+        return train_mask_judge(
+            generator, source, own, recipe, augment=augment, seed=seed, device=CPU
         )
-        for seed in (3, 3, 4)
-    ]
-    losses = [[record.loss for record in records] for records in runs]
-    assert losses[0] == losses[1] != losses[2]
-    assert np.mean(losses[0][-10:]) < 0.8 * np.mean(losses[0][:10])
+
+    records = list(train(3))
+    losses = [record.loss for record in records]
+    again, other = ([record.loss for record in islice(train(seed), 5)] for seed in (3, 4))
+    assert losses[:5] == again != other
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     bank = bank_of(source)
-    critic = MaskCritic(runs[0][-1].average, bank)
+    critic = MaskCritic(records[-1].average, bank)
     save_mask_critic(tmp_path / "critic.safetensors", critic.discriminator)
-    again = load_mask_critic(tmp_path / "critic.safetensors", bank, CPU)
+    loaded = load_mask_critic(tmp_path / "critic.safetensors", bank, CPU)
     label = torch.arange(len(bank))
     drawn = sample(generator, bank.at(label), 5)
     with torch.no_grad():
         real, fake = (critic.realism(image, label) for image in (source.image, drawn))
-        assert torch.equal(again.realism(source.image, label), real)
-        assert torch.equal(again.agreement(drawn, label), critic.agreement(drawn, label))
+        assert torch.equal(loaded.realism(source.image, label), real)
+        assert torch.equal(loaded.agreement(drawn, label), critic.agreement(drawn, label))
     assert float(real.mean()) > float(fake.mean())
     with pytest.raises(DataError, match="masks of a, b"):
         load_mask_critic(

@@ -166,7 +166,7 @@ def test_coarse_bands_are_drawn_coarsely() -> None:
     assert share[coarse].max() < 0.02
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2), st.integers(0, 10_000))
 def test_the_class_matters_from_the_start(label: int, seed: int) -> None:
     """Changing the class changes the tile."""

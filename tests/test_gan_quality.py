@@ -226,7 +226,7 @@ class TestSpectra:
     """Spectra, indices and texture."""
 
     @given(st.floats(0.1, 10), st.integers(0, 1000))
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     def test_scaled_spectra_have_no_angle_and_no_divergence(self, factor: float, seed: int) -> None:
         """Both ignore brightness."""
         spectra = 0.02 + torch.rand(3, 5, generator=torch.Generator().manual_seed(seed))

@@ -9,6 +9,7 @@ import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
+from shapely.geometry.base import BaseGeometry
 
 from rs_lowconf.data.blocks import blocks_apart, blocks_at
 from rs_lowconf.grid import Grid
@@ -38,8 +39,9 @@ def grid_of(name: str) -> Grid:
     return Grid(crs=crs, transform=(pixel, 0.0, x, 0.0, -pixel, y))
 
 
-def outline_of(grid: Grid, side: int = 64) -> shapely.Geometry:
+def outline_of(grid: Grid, side: int = 64) -> BaseGeometry:
     """Return the outline of a tile."""
+    found: BaseGeometry
     (found,) = outlines(np.array([grid.corners(side, side)]), [grid.crs])
     return found
 

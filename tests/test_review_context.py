@@ -20,11 +20,12 @@ from PIL import Image
 
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.grid import Grid
-from rs_lowconf.review import Label, ReviewSample, read_tile
 from rs_lowconf.review.composites import composites_of, stretch
-from rs_lowconf.review.geotiff import read_confidence
+from rs_lowconf.review.fields import Label
+from rs_lowconf.review.geotiff import read_confidence, read_tile
 from rs_lowconf.review.mosaics import frames_of, mosaics_of
 from rs_lowconf.review.reading import read_package
+from rs_lowconf.review.samples import ReviewSample
 from rs_lowconf.review.settle import settling_package
 from rs_lowconf.review.store import ReviewStore, SentPackage
 from tests.review_samples import (

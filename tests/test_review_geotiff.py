@@ -12,8 +12,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError, ReviewError
 from rs_lowconf.grid import Grid
-from rs_lowconf.review import read_tile, to_digital_numbers, write_tile
-from rs_lowconf.review.geotiff import synthetic_tags
+from rs_lowconf.review.geotiff import read_tile, synthetic_tags, to_digital_numbers, write_tile
 from tests.review_samples import ATTRIBUTION, GRID, tile
 
 BANDS = BandSpec(names=("B8A", "B02", "B04"), level="L2A")

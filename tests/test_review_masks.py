@@ -20,18 +20,17 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from rs_lowconf.errors import ReviewError
-from rs_lowconf.review import ReviewSample, TileMasks
-from rs_lowconf.review.fields import MASK_DECISIONS
+from rs_lowconf.masks import UNKNOWN
+from rs_lowconf.review.fields import FORMAT_OF_MASKS, MASK_DECISIONS
 from rs_lowconf.review.geotiff import observed_tags, read_classes, read_confidence, write_classes
-from rs_lowconf.review.package import FORMAT_OF_MASKS
 from rs_lowconf.review.panels import PALETTE, PAPER, colours_of
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.rounds import round_reports
+from rs_lowconf.review.samples import ReviewSample, TileMasks
 from rs_lowconf.review.settle import settling_package
 from rs_lowconf.review.store import FORMAT, ReviewStore, SentPackage, SentSample
 from rs_lowconf.review.verdicts import agreement, verdicts
 from rs_lowconf.runs import sha256_of
-from rs_lowconf.types import UNKNOWN
 from tests.conftest import Run
 from tests.review_samples import (
     ATTRIBUTION,
@@ -429,7 +428,9 @@ def test_disagreements_are_shown_again_with_their_masks(tmp_path: Path, label: A
     assert verdicts(store.opinions())["s0001"].decision == "mask wrong"
 
 
-@pytest.mark.parametrize("command", [("testset", "build"), ("update",)])
+@pytest.mark.parametrize(
+    "command", [("testset", "build", "--set", "testset.licence=CC-BY-4.0"), ("update",)]
+)
 def test_what_needs_classes_refuses_masks(
     rslow: Run, tmp_path: Path, command: tuple[str, ...]
 ) -> None:

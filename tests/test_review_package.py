@@ -20,10 +20,10 @@ from rasterio.errors import CRSError
 from rs_lowconf.bands import EUROSAT_ORDER
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.grid import Grid
-from rs_lowconf.review import Label, ReviewSample, read_tile
 from rs_lowconf.review.composites import composites_of, stretch
-from rs_lowconf.review.fields import DECISIONS
-from rs_lowconf.review.package import FORMAT, FORMAT_OF_OBSERVED
+from rs_lowconf.review.fields import DECISIONS, FORMAT, FORMAT_OF_OBSERVED, Label
+from rs_lowconf.review.geotiff import read_tile
+from rs_lowconf.review.samples import ReviewSample
 from rs_lowconf.runs import sha256_of
 from tests.review_samples import CLASSES, GRID, SIZE, blocks_of, observed, package, sample, sheet_of
 

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from configparser import ConfigParser
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from hypothesis import strategies as st
 from jaxtyping import UInt8
 from PIL import Image
 
-from rs_lowconf.review import DECISIONS, write_package
 from rs_lowconf.review.composites import composites_of, stretch
+from rs_lowconf.review.fields import DECISIONS
+from rs_lowconf.review.package import write_package
 from rs_lowconf.review.panels import colours_of
 from rs_lowconf.review.plugin import write_plugin
 from rs_lowconf.review.qgis_plugin.layout import layout_of
@@ -164,6 +166,67 @@ def test_plugin_needs_nothing_but_qgis(plugin: Path) -> None:
                 imported.add(str(node.module).split(".")[0])
     assert "qgis" in imported
     assert imported - {"qgis"} <= sys.stdlib_module_names - {"socket", "urllib", "http", "ssl"}
+
+
+def qt_names(text: str) -> set[str]:
+    """Return the names of Qt that a source uses, such as `QtCore.Qt.Key.Key_A`."""
+    tree = ast.parse(text)
+    origin = {
+        alias.asname or alias.name: f"{str(node.module).removeprefix('qgis.PyQt.')}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("qgis.PyQt.")
+        for alias in node.names
+    }
+    names = set(origin.values())
+    for node in ast.walk(tree):
+        parts: list[str] = []
+        inner: ast.AST = node
+        while isinstance(inner, ast.Attribute):
+            parts.insert(0, inner.attr)
+            inner = inner.value
+        if parts and isinstance(inner, ast.Name) and inner.id in origin:
+            names.add(".".join((origin[inner.id], *parts)))
+    return names
+
+
+def is_in_qt6(name: str) -> bool:
+    """Return whether PyQt6 has this name."""
+    module, *parts = name.split(".")
+    found: Any = import_module(f"PyQt6.{module}")
+    for part in parts:
+        found = getattr(found, part, None)
+    return found is not None
+
+
+def test_names_of_qt_are_those_of_qt6(plugin: Path) -> None:
+    """Whatever class and enum of Qt the plugin names is in PyQt6 by the same name: for QGIS 4."""
+    try:
+        import_module("PyQt6.QtWidgets")
+    except ImportError as missing:  # also where the system lacks what Qt 6 draws with
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(missing))
+    with zipfile.ZipFile(plugin) as archive:
+        texts = [archive.read(name).decode() for name in archive.namelist() if name.endswith("py")]
+    # The programs that try the plugin have to go on working, too.
+    texts += [path.read_text() for path in (Path(__file__).parent / "qgis").glob("*.py")]
+    names = set[str]().union(*map(qt_names, texts))
+    assert {"QtWidgets.QLineEdit", "QtCore.Qt.Key.Key_A", "QtCore.QEvent.Type.KeyPress"} <= names
+    assert [name for name in sorted(names) if not is_in_qt6(name)] == []
+    # What this would find: names that only Qt 5 has.
+    old = "from qgis.PyQt.QtCore import Qt\nfrom qgis.PyQt.QtWidgets import QAction\nQt.Key_A"
+    assert not any(is_in_qt6(name) for name in qt_names(old) - {"QtCore.Qt"})
+
+
+def test_plugin_says_what_it_supports(plugin: Path) -> None:
+    """QGIS reads from its metadata that it runs in versions 3.22 to 4, and on Qt 6."""
+    with zipfile.ZipFile(plugin) as archive:
+        about = ConfigParser()
+        about.read_string(archive.read("rs_lowconf_review/metadata.txt").decode())
+    general = about["general"]
+    assert general["qgisMinimumVersion"] == "3.22"
+    assert general["qgisMaximumVersion"].startswith("4.")
+    assert general.getboolean("supportsQt6")
 
 
 @given(
@@ -543,6 +606,27 @@ def rows(marks: str, comments: dict[int, str]) -> Rows:
         (f"s{n:04d}", words[mark[0]], mark[2:] or None, comments.get(n))
         for n, mark in enumerate(marks.split())
     ]
+
+
+@pytest.mark.usefixtures("tools", "qgis_python")
+@pytest.mark.parametrize("docked", [False, True], ids=["window", "panel"])
+@pytest.mark.parametrize("kind", ["beside real", "alone", "masks"])
+def test_stock_form_needs_no_scrolling(
+    tmp_path: Path, pictures: Path, kind: str, docked: bool
+) -> None:
+    """On a screen of 1366 x 768 sample, class and decision are seen as soon as the form opens."""
+    samples = {
+        "beside real": [sample(number) for number in range(3)],
+        "alone": [sample(number, real=False) for number in range(3)],
+        "masks": [masked(number) for number in range(3)],
+    }
+    where = package(tmp_path / "review", samples[kind])
+    names = ("sample_id", *(() if kind == "masks" else ("cond_class", "true_class")), "decision")
+    with desktop(tmp_path / "profile", where, docked=docked) as running:
+        form = Form(running)
+        form.wait_for("sample_id", "s0000")
+        running.wait(lambda: all(form.shows(name) for name in names), f"{names} are seen whole")
+        running.picture(pictures / f"form {kind} {'panel' if docked else 'window'}.png")
 
 
 @pytest.mark.usefixtures("tools", "qgis_python")

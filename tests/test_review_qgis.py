@@ -14,11 +14,12 @@ import pytest
 from jaxtyping import UInt8
 from PIL import Image
 
-from rs_lowconf.review import Label, ReviewSample
 from rs_lowconf.review.composites import stretch
+from rs_lowconf.review.fields import Label
 from rs_lowconf.review.panels import panels_of
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.rounds import judged_samples, round_reports
+from rs_lowconf.review.samples import ReviewSample
 from rs_lowconf.review.sheet import Sheet
 from rs_lowconf.review.store import ReviewStore, SentPackage
 from tests.review_samples import (

@@ -216,7 +216,7 @@ def test_a_newer_format_is_refused(tmp_path: Path, written: bytes) -> None:
     assert "upgrade" in refused(path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_truncated_checkpoints_are_refused(
     written: bytes, tmp_path_factory: pytest.TempPathFactory, data: Any
@@ -234,7 +234,7 @@ def flipped(written: bytes, position: int) -> bytes:
     return bytes(changed)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_flipped_bits_of_tensors_are_refused(
     written: bytes, tmp_path_factory: pytest.TempPathFactory, data: Any

@@ -61,8 +61,8 @@ def test_one_bad_part_is_enough() -> None:
     assert bool(gate.passes(gate.p_value(torch.tensor([[0.0, 0.0, 0.0]]))))
 
 
-def test_classes_are_matched_by_name() -> None:
-    """Tiles enter with the gate's index of their class; unknown classes stay out."""
+def test_classes_are_matched_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    """Tiles enter with the gate's index of their class; unknown classes stay out, counted."""
     seen: list[int] = []
 
     def part(image: Tensor, label: Tensor) -> Tensor:
@@ -78,6 +78,7 @@ def test_classes_are_matched_by_name() -> None:
     )
     assert len(scores) == 40
     assert seen == [1, 0] * 20
+    assert "left out: 20 held-out tiles of volcano" in caplog.text
 
 
 def test_too_few_tiles_are_refused() -> None:

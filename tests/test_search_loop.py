@@ -356,10 +356,8 @@ class TestBudget:
     """Why a search stops."""
 
     @staticmethod
-    def spend(
-        *, count: int = 10**9, evaluations: int = 10**9, minutes: float = 1e9, seconds: float = 0.0
-    ) -> tuple[SearchEnd | None, int]:
-        budget = Budget(count=count, evaluations=evaluations, minutes=minutes, seconds=seconds)
+    def spend(*, count: int = 10**9, evaluations: int = 10**9) -> tuple[SearchEnd | None, int]:
+        budget = Budget(count=count, evaluations=evaluations, minutes=1e9, seconds=0.0)
         end, number = None, 0
         for one in islice(search(make_evaluator(), SHELL, rules()), 200):
             number += 1
@@ -376,9 +374,14 @@ class TestBudget:
         """The budget of evaluations ends it."""
         assert self.spend(evaluations=30)[0] is SearchEnd.EVALUATIONS
 
-    def test_minutes(self) -> None:
-        """Time spent before an interruption counts."""
-        assert self.spend(minutes=1.0, seconds=61.0) == (SearchEnd.MINUTES, 1)
+    def test_minutes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Time spent before an interruption counts, and only what is left is left."""
+        for seconds, late in ((30.0, False), (59.0, False), (60.0, True), (61.0, True)):
+            monkeypatch.setattr("rs_lowconf.search.loop.monotonic", lambda: 1_000.0)
+            budget = Budget(count=1, evaluations=1, minutes=1.0, seconds=seconds)
+            assert budget.late == late
+            monkeypatch.setattr("rs_lowconf.search.loop.monotonic", lambda: 1_030.5)
+            assert budget.late == (seconds >= 30.0)
 
 
 class TestJournal:

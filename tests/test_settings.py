@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import get_args
@@ -10,8 +11,9 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from rs_lowconf import strict_yaml
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import Settings, load
 
@@ -162,3 +164,159 @@ def test_settings_load_without_torch() -> None:
         "sys.exit(bool({'torch', 'numpy', 'rasterio'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# What versions of YAML read differently
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {dn_offset: -1000}\nrun: {seed: 1}\ndata: {tile_size: 32}\n",
+         r"line 3: 'data' is given a second time, first in line 1"),
+        ("data:\n  dn_offset: -1000\n  scale: 1\n  dn_offset: 0\n",
+         r"line 4: 'dn_offset' is given a second time, first in line 2"),
+        ("data:\n  mask_classes:\n    010: forest\n", r"line 3: 010 .* leading zeros, or '010'"),
+        ("data:\n  mask_classes: {08: forest}\n", r"line 2: 08 .* without leading zeros, or '08'"),
+        ("run: {seed: 0o17}\n", r"line 1: 0o17 "),
+        ("run:\n  seed: 1_000\n", r"line 2: 1_000 .* write 1000, or '1_000' in quotes"),
+        ("run: {seed: 1:30}\n", r"line 1: 1:30 .* is 90 or text.* write 90, or '1:30'"),
+        ("data:\n  classes: [YES, NO]\n", r"line 2: YES .* is true or text.* write true, or 'YES'"),
+        ("data:\n  classes:\n  - Forest\n  - NO\n",
+         r"line 4: NO .* is false or text.* write false, or 'NO' in quotes for text"),
+        ("data: {skip_bad: off}\n", r"line 1: off .* write false, or 'off'"),
+        ("\nrun: {dir: 2024-01-31}\n", r"line 2: 2024-01-31 .* is a date or text.* write '2024-"),
+        ("run: {dir: 2024-01-31 10:00:00}\n", r"line 1: 2024-01-31 10:00:00 .* a date"),
+    ],
+)  # fmt: skip
+def test_ambiguous_yaml_is_refused_with_its_line(text: str, message: str, tmp_path: Path) -> None:
+    """What would be lost or read in two ways is refused, with the line and what to write."""
+    with pytest.raises(SettingsError, match=rf"settings\.yaml {message}"):
+        load(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.classes=[NO, YES]", "NO without quotes"),
+        ("run.dir=2024-01-31", "write '2024-01-31'"),
+        ("run.seed=010", "010 without quotes"),
+        ("data.mask_classes={1: a, 1: b}", "'1' is given a second time"),
+    ],
+)
+def test_ambiguous_overrides_are_refused(override: str, message: str) -> None:
+    """The values of `--set` are read by the same rules as the file."""
+    with pytest.raises(SettingsError, match=message):
+        load(None, [override])
+
+
+def test_quotes_settle_what_is_meant(tmp_path: Path) -> None:
+    """In quotes each of these is the text that it shows, and plain numbers are numbers."""
+    text = (
+        "run: {dir: '2024-01-31', seed: 10}\n"
+        "data: {classes: ['NO', \"010\", '1:30', 'y'], dn_offset: -1e3, skip_bad: true}\n"
+    )
+    settings = load(write(tmp_path, text))
+    assert settings.run.dir == Path("2024-01-31")
+    assert settings.data.classes == ("NO", "010", "1:30", "y")
+    assert (settings.run.seed, settings.data.dn_offset, settings.data.skip_bad) == (10, -1000, True)
+
+
+@given(
+    st.text(
+        st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="\ufeff"),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_text_that_was_written_by_pyyaml_is_read_back(word: str) -> None:
+    """Whatever text the settings of a run folder hold comes back as that text."""
+    assert strict_yaml.read(yaml.safe_dump({"a": [word]}), "here").value == {"a": [word]}
+
+
+@given(st.from_regex(r"[-+]?[0-9_:.eExobyYnN]{1,8}", fullmatch=True))
+def test_a_plain_word_is_what_both_versions_of_yaml_read_or_is_refused(word: str) -> None:
+    """What is accepted is PyYAML's value, or a number that PyYAML alone takes for text."""
+    with suppress(SettingsError):
+        found = strict_yaml.read(f"[{word}]", "here").value[0]
+        by_pyyaml = yaml.safe_load(f"[{word}]")[0]
+        if isinstance(found, float) and isinstance(by_pyyaml, str):
+            assert found == float(word)
+        else:
+            assert (type(found), repr(found)) == (type(by_pyyaml), repr(by_pyyaml))
+
+
+def test_aliases_and_merged_keys_keep_their_meaning(tmp_path: Path) -> None:
+    """Anchors may be used again and merged; a value that contains itself is refused."""
+    text = "gan: &a {width: 8, batch_size: 4}\nmask_gan: {<<: *a, width: 9}\n"
+    settings = load(write(tmp_path, text))
+    assert (settings.gan.width, settings.mask_gan.width) == (8, 9)
+    assert settings.mask_gan.batch_size == 4
+    with pytest.raises(SettingsError, match="contains itself"):
+        load(write(tmp_path, "run: &a {dir: *a}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run:\n  seed: 1\n  dri: here\n", r"settings\.yaml line 3: setting run\.dri is unknown"),
+        ("run: {seed: 1}\ndata:\n  classes:\n  - a\n  - 5\n",
+         r"settings\.yaml line 5: setting data\.classes\.1 is 5, write text in quotes"),
+        ("\ndata: {kind: images}\n",
+         r"settings\.yaml line 2: setting data: data\.kind=images needs data\.images"),
+        ("estimate: {labels: 0}\n7: x\n", r"line 2: setting 7"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_its_line(text: str, message: str, tmp_path: Path) -> None:
+    """The setting at fault is named, with its line in the file, and no other setting is blamed."""
+    with pytest.raises(SettingsError, match=message) as caught:
+        load(write(tmp_path, text))
+    assert "target" not in str(caught.value)
+
+
+def test_an_override_is_not_blamed_on_a_line_of_the_file(tmp_path: Path) -> None:
+    """A wrong value of `--set` is told without the line of the value that it replaced."""
+    path = write(tmp_path, "run: {seed: 1}\n")
+    with pytest.raises(SettingsError, match=r"^setting run\.seed"):
+        load(path, ["run.seed=x"])
+
+
+# The home folder
+
+
+def test_every_path_setting_knows_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """~ is expanded in each setting of paths, from the file and from `--set` alike."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = 0
+    for section, name, many in _path_settings(Settings):
+        value = "[~/x]" if many else "~/x"
+        due = (tmp_path / "x",) if many else tmp_path / "x"
+        words = [f"{section}.{name}={value}"]
+        tree: object = load(None, words)
+        for key in (*section.split("."), name):
+            tree = getattr(tree, key)
+        assert tree == due, (section, name)
+        found += 1
+    assert found >= 12
+    command = load(None, [*_PROCESS, "target.command=[~/bin/python, ~/m.py, a~b]"]).target.command
+    assert command == (f"{tmp_path}/bin/python", f"{tmp_path}/m.py", "a~b")
+
+
+_PROCESS = ("target.kind=process", "target.bands=[B02]", "target.classes=[a, b]")
+
+
+def _path_settings(section: type[BaseModel], above: str = "") -> Iterator[tuple[str, str, bool]]:
+    """Yield the section and name of each setting of paths, and whether it holds several."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _path_settings(field.annotation, f"{above}.{name}" if above else name)
+        elif "Path" in str(field.annotation):
+            yield above, name, "tuple" in str(field.annotation)
+
+
+def test_an_unknown_home_folder_is_refused() -> None:
+    """The home folder of a user whom the system does not know is a settings error."""
+    with pytest.raises(SettingsError, match=r"setting run\.dir: .*no such user"):
+        load(None, ["run.dir=~no-such-user-here/x"])

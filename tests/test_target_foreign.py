@@ -75,8 +75,11 @@ def breaks() -> object:
 
 def backbone() -> nn.Module:
     with forked_rng(6):
-        module: nn.Module = timm.create_model(BACKBONE, in_chans=3, num_classes=4)
-    return module.eval()
+        created: Any = timm.create_model(BACKBONE, in_chans=3, num_classes=4)
+    # Logits of a trained model do not all lie in 0 .. 1.
+    created.fc.weight.data *= 40
+    module: nn.Module = created.eval()
+    return module
 
 
 def options(**changes: Any) -> TargetSettings:
@@ -272,7 +275,7 @@ def test_missing_and_damaged_files(kind: str, tmp_path: Path) -> None:
 def test_an_export_of_something_else_is_refused(tmp_path: Path) -> None:
     """A zip archive that holds no program is a model error."""
     torch.save({"a": torch.zeros(1)}, tmp_path / "model.pt2")
-    with pytest.raises(ModelError, match="cannot read"):
+    with pytest.raises(ModelError, match="cannot be read"):
         load(options(kind="export", path=tmp_path / "model.pt2"))
 
 
@@ -344,9 +347,9 @@ def test_dropout_left_on_is_found() -> None:
 
 def test_unnormalised_probabilities_are_refused() -> None:
     """Outputs said to be probabilities must be non-negative and sum to one."""
-    with pytest.raises(ModelError, match=r"sum to .* set target\.output=logits"):
+    with pytest.raises(ModelError, match=r"sum to .* set target\.output to what"):
         wrap(level, output="probabilities")
-    with pytest.raises(ModelError, match="smallest value of -"):
+    with pytest.raises(ModelError, match=r"outputs are -0\.5 \.\. 1\.5"):
         wrap(lambda x: torch.tensor([[1.5, -0.5, 0, 0]]).expand(len(x), 4), output="probabilities")
 
 
@@ -390,7 +393,7 @@ def test_a_module_without_gradients_is_marked() -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4), batch_size=st.integers(1, 5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_micro_batches_change_nothing_and_every_tile_counts(
     sizes: list[int], batch_size: int
 ) -> None:
@@ -412,7 +415,7 @@ def test_micro_batches_change_nothing_and_every_tile_counts(
 
 
 @given(temperature=st.floats(0.2, 5.0))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_margin_is_the_logit_margin_over_the_temperature(temperature: float) -> None:
     """The temperature divides the margin between any two classes."""
     target = wrap(lambda x: 50 * level(x), temperature=temperature)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError, JobError, ModelError, SettingsError
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import SegmenterSettings, TargetSettings
 from rs_lowconf.target.evaluate import expected_calibration_error
 from rs_lowconf.target.load import load_target
@@ -25,7 +26,7 @@ from rs_lowconf.target.segment_train import (
     train_segmenter,
 )
 from rs_lowconf.target.segmenter import Segmenter, SegmenterSpec, load_segmenter, save_segmenter
-from rs_lowconf.types import UNKNOWN, MaskSource, TargetModel, TileBatch
+from rs_lowconf.types import MaskSource, TargetModel, TileBatch
 from tests.conftest import Run
 from tests.make_scenes import make_chips
 
@@ -200,8 +201,11 @@ def test_classes_go_by_name() -> None:
     turned = Answers(answers[:, [2, 0, 1]], ("cloud", "background", "damage"))
     report = evaluate_segmenter(turned, source, source.ids)
     assert report.iou == {"cloud": 1.0, "background": 1.0, "damage": 1.0}
-    with pytest.raises(ModelError, match="does not know the classes cloud"):
+    with pytest.raises(ModelError, match="the masks: cloud is unknown to the target"):
         evaluate_segmenter(Answers(answers, ("background", "damage")), source, source.ids)
+    spelt = Answers(answers, ("Background", "damage", "cloud"))
+    with pytest.raises(ModelError, match="differ only in case"):
+        evaluate_segmenter(spelt, source, source.ids)
 
 
 def test_intervals_cover_the_truth() -> None:

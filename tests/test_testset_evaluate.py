@@ -144,3 +144,5 @@ def test_unfit_targets_are_refused(read: Release) -> None:
         evaluate_release(replace(read, bands=replace(BANDS, level="L2A")), CornerTarget(CLASSES))
     with pytest.raises(ModelError, match="knows none of the classes Forest, Field, Town, Water"):
         evaluate_release(read, CornerTarget(("Ice", "Snow")))
+    with pytest.raises(ModelError, match="'Forest' in release v1 and 'forest' in the target"):
+        evaluate_release(read, CornerTarget(("forest", "Water")))

@@ -1,6 +1,5 @@
 """Releases of a test set as files: whole, the same again, and refused when damaged."""
 
-import fcntl
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from filelock import lock_descriptor
 from rasterio.errors import NotGeoreferencedWarning
 
 from rs_lowconf.bands import BandSpec
@@ -243,7 +243,7 @@ def test_one_build_at_a_time(tmp_path: Path, tiles: list[ReleaseTile]) -> None:
     other.mkdir()
     handle = os.open(tmp_path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert lock_descriptor(handle, blocking=False)
         with pytest.raises(OutputError, match="another process is writing into"):
             release(tmp_path / "v1", tiles)
         assert other.exists()

@@ -1,51 +1,32 @@
-"""Builds releases in processes of their own, and kills them: `python -m tests.testset_builder`.
+"""Builds releases in a process of its own, and kills them: `python -m tests.testset_builder`.
 
-Says `ready`, then reads lines of a folder and of seconds until the kill, and answers each with
-`killed`, `done` or `failed`. One process that forks, because importing takes longer than building.
+Says `ready`, then reads lines of a folder and of the event to be killed at, -1 for none, and
+answers each with JSON: how the build ended and its events. One process that forks, because
+importing takes longer than building.
 """
 
-import os
-import signal
+import json
 import sys
-import time
-import traceback
+from functools import partial
 from pathlib import Path
 
-from rs_lowconf.testset import ReleaseTile
+from tests.kills import run_and_kill
 from tests.testset_samples import release, reviewed_tiles
-
-
-def build_and_kill(folder: Path, tiles: list[ReleaseTile], seconds: float) -> str:
-    """Build in a child process, kill it by SIGKILL after `seconds`, and say how it ended."""
-    child = os.fork()
-    if child == 0:
-        try:
-            release(folder, tiles)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    deadline = time.monotonic() + seconds
-    ended = 0
-    while not ended and time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        time.sleep(0.001)
-    if not ended:
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return "killed"
-    return "done" if os.WEXITSTATUS(status) == 0 else "failed"
-
 
 if __name__ == "__main__":
     store = Path(sys.argv[1])
     accepted = reviewed_tiles(store, int(sys.argv[2]))
-    # Libraries load on their first use: half a second in which a kill would show nothing.
-    release(store.with_name("first"), accepted)
+    # Libraries open their files on their first use: those are no events of a build.
+    release(store.with_name("first") / "v1", accepted)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        where, patience = line.split()
-        sys.stdout.write(build_and_kill(Path(where), accepted, float(patience)) + "\n")
+        where, moment = line.split()
+        folder = Path(where)
+        ended = run_and_kill(
+            partial(release, folder, accepted),
+            folder.parent,
+            None if moment == "-1" else int(moment),
+        )
+        sys.stdout.write(json.dumps(ended) + "\n")
         sys.stdout.flush()

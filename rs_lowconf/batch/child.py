@@ -8,7 +8,6 @@ message, or `fatal` with an error that concerns all tiles.
 import faulthandler
 import os
 import pickle
-import resource
 import threading
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -30,6 +29,8 @@ def main(handle: int) -> None:
     Args:
         handle: the file descriptor of this end.
     """
+    import resource  # noqa: PLC0415 (systems without it have no such processes)
+
     faulthandler.enable()
     connection = Connection(handle)
     inbox: SimpleQueue[Any] = SimpleQueue()

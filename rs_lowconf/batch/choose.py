@@ -1,20 +1,86 @@
 """Which tiles of a catalog a job works on: of splits and collections, within quotas."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from jaxtyping import Bool
+from numpy.typing import NDArray
 
 from rs_lowconf.batch.jobs import CatalogRows
 from rs_lowconf.batch.quotas import within_quotas
 from rs_lowconf.data.catalog.rows import PLACE, centres
 from rs_lowconf.data.catalog.table import Catalog
-from rs_lowconf.errors import JobError
+from rs_lowconf.errors import JobError, RsLowconfError
 from rs_lowconf.settings import BatchSettings
+from rs_lowconf.vocabulary import Vocabulary, class_name, join, vocabulary
 
 _READ = ("id", "collection", "rslow:split", "rslow:label", *PLACE)
 _UNLABELLED = ""
+_QUOTAS = "beyond batch.per_class or batch.per_region"
+_ASKED = (("rslow:split", "split"), ("collection", "collection"))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Narrowed:
+    """Tiles of the splits and collections that the settings ask for."""
+
+    rows: Bool[NDArray[np.bool_], " n"]
+    """Which they are."""
+    left_out: Mapping[str, int]
+    """How many others there are, by reason."""
+
+
+def narrow(
+    column: Callable[[str], Iterable[object]],
+    count: int,
+    settings: BatchSettings,
+    *,
+    error: type[RsLowconfError] = JobError,
+) -> Narrowed:
+    """Return which tiles are of batch.splits and batch.collections.
+
+    Args:
+        column: returns the values of a column of the catalog.
+        count: number of tiles.
+        settings: what is asked for.
+        error: to raise.
+
+    Raises:
+        error: a split or collection is written nearly as the tiles have it, or no tile is left.
+    """
+    keep: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
+    left_out: Counter[str] = Counter()
+    for name, what in _ASKED:
+        wanted = getattr(settings, f"{what}s")
+        if wanted is None:
+            continue
+        said = [class_name(value) for value in column(name)]
+        names = tuple(one for one in dict.fromkeys(said) if one is not None)
+        asked = vocabulary(f"batch.{what}s", wanted, error=error)
+        join(asked, Vocabulary(origin=f"the {what}s of the tiles", names=names), error=error)
+        fits = np.array([one in asked.names for one in said], dtype=np.bool_)
+        left_out.update(
+            f"without a {what}" if said[i] is None else f"of {what} {said[i]}"
+            for i in np.flatnonzero(keep & ~fits)
+        )
+        keep &= fits
+    if not keep.any():
+        raise error(
+            f"no tile is left of {count:,}{left_out_words(left_out, ': ')}",
+            remedy="see batch.splits and batch.collections",
+            command="catalog show",
+        )
+    return Narrowed(rows=keep, left_out=left_out)
+
+
+def left_out_words(left_out: Mapping[str, int], begin: str = "left out: ") -> str:
+    """Return what is left out with its numbers, the largest first; empty where nothing is."""
+    parts = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    return begin + ", ".join(f"{n:,} {reason}" for reason, n in parts) if parts else ""
 
 
 def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> CatalogRows:
@@ -24,29 +90,20 @@ def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> Catalog
     tiles that are added to a catalog change few of those chosen.
 
     Raises:
-        JobError: no tile is left.
+        JobError: see `narrow`.
     """
     asked = (settings.splits, settings.collections, settings.per_class, settings.per_region)
     if all(own is None for own in asked):
         return CatalogRows(catalog=catalog)
     told = pa.concat_tables(list(catalog.tables(_READ)))
-    keep = np.ones(len(told), dtype=np.bool_)
-    for column, wanted in (
-        ("rslow:split", settings.splits),
-        ("collection", settings.collections),
-    ):
-        if wanted is not None:
-            among = pc.is_in(told[column], value_set=pa.array(wanted, pa.string()))
-            keep &= among.to_numpy(zero_copy_only=False).astype(np.bool_)
-    index = np.flatnonzero(keep)
+    narrowed = narrow(lambda name: told[name].to_pylist(), len(told), settings)
+    index, left_out = np.flatnonzero(narrowed.rows), dict(narrowed.left_out)
     if settings.per_class is not None or settings.per_region is not None:
-        index = _within(told.take(pa.array(index)), index, settings, seed)
-    if not len(index):
-        raise JobError(
-            f"no tile of {catalog.path} is left to work on",
-            remedy="see batch.splits and batch.collections, and `rslow catalog show`",
-        )
-    return CatalogRows(catalog=catalog, chosen=np.sort(index))
+        within = _within(told.take(pa.array(index)), index, settings, seed)
+        if len(within) < len(index):
+            left_out[_QUOTAS] = len(index) - len(within)
+        index = within
+    return CatalogRows(catalog=catalog, chosen=np.sort(index), left_out=left_out)
 
 
 def selection(settings: BatchSettings, seed: int) -> str:
@@ -65,9 +122,9 @@ def _within(
     ]
     order = sorted(range(len(digests)), key=digests.__getitem__)
     lon, lat = centres(told)[order].T
-    labels = told["rslow:label"].to_pylist()
+    labels = [class_name(label) or _UNLABELLED for label in told["rslow:label"].to_pylist()]
     taken = within_quotas(
-        [labels[i] or _UNLABELLED for i in order],
+        [labels[i] for i in order],
         lon,
         lat,
         per_class=settings.per_class,

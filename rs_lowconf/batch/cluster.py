@@ -97,12 +97,8 @@ class Dask:
     @contextmanager
     def _client(self) -> "Iterator[Client]":
         """Connect; in the end have the workers kill their children."""
-        try:
-            from distributed import Client, LocalCluster  # noqa: PLC0415 (an extra)
-        except ImportError as error:
-            raise JobError(
-                "the executor dask needs Dask", remedy="pip install 'rs-lowconf[dask]'"
-            ) from error
+        from distributed import Client, LocalCluster  # noqa: PLC0415 (an extra)
+
         if self.address is None:
             with (
                 _quiet(),

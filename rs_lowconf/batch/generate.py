@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rs_lowconf.batch.jobs import TileKind, kind_of_row, require_fitting
 from rs_lowconf.batch.work import Call
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.errors import DataError
 from rs_lowconf.gan.masks import MaskBank, main_class
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.models import Inversions, Models, load_inversions, load_models, of_masks
 from rs_lowconf.search.anchors import Anchors
 from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, stored_numbers
@@ -25,7 +27,7 @@ from rs_lowconf.search.loop import Tile as StoredTile
 from rs_lowconf.search.student import load_student
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
-from rs_lowconf.types import UNKNOWN, TileGenerator
+from rs_lowconf.types import TileGenerator
 
 VARIANT = pa.struct(
     [
@@ -100,6 +102,8 @@ class GenerateWork:
     """A student that leads the search of a target without gradients."""
     models_key: str
     """Checksums of all models."""
+    kinds: tuple[TileKind, ...]
+    """Of all tiles, which are not begun if the generator can draw none of them."""
 
     @property
     def key(self) -> str:
@@ -117,9 +121,14 @@ class GenerateWork:
         return SCHEMA
 
     def open(self) -> Call:
-        """Load all models."""
+        """Load all models.
+
+        Raises:
+            RsLowconfError: they cannot be loaded, or the generator can draw none of the tiles.
+        """
         torch.set_flush_denormal(True)
         models = load_models(self.settings, trust_code=self.trust_code)
+        require_fitting(self.kinds, lambda kind: _misfit(models, kind))
         inversions = load_inversions(self.settings, models)
         evaluator = models.evaluator
         if self.student is not None:
@@ -133,6 +142,27 @@ class GenerateWork:
             return pa.Table.from_pylist(maker(from_table(table)), schema=schema)
 
         return generate
+
+
+def _misfit(models: Models, kind: TileKind) -> DataError | None:
+    """Return why the generator cannot draw tiles of a kind."""
+    generator = models.gan.generator
+    size, due = (kind.height, kind.width), (generator.tile_size,) * 2
+    missing = [name for name in generator.bands.names if name not in kind.bands]
+    what: str
+    expected: str
+    if kind.level != generator.bands.level:
+        what, expected = f"the numbers are {kind.level}", generator.bands.level
+    elif size != due:
+        what, expected = f"tiles of {size[0]} x {size[1]} pixels", f"{due[0]} x {due[1]}"
+    elif missing:
+        what, expected = f"bands {' '.join(kind.bands)}", f"{' '.join(missing)} among them"
+    elif models.bank is not None and not kind.masked:
+        what, expected = "there is no mask", "one, because the generator draws tiles of given masks"
+        return DataError(what, expected=expected)
+    else:
+        return None
+    return DataError(what, expected=f"{expected}, which the generator draws")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -181,17 +211,9 @@ class Maker:
             DataError: the generator cannot draw such a tile.
         """
         generator, bank = self.models.gan.generator, self.models.bank
-        if row.bands.level != generator.bands.level:
-            raise DataError(
-                f"its numbers are {row.bands.level}",
-                expected=f"{generator.bands.level}, which the generator draws",
-            )
-        side = generator.tile_size
-        if row.window[2:] != (side, side):
-            raise DataError(
-                f"it has {row.window[2]} x {row.window[3]} pixels",
-                expected=f"{side} x {side}, which the generator draws",
-            )
+        misfit = _misfit(self.models, kind_of_row(row))
+        if misfit is not None:
+            raise misfit
         content = read_row(row)
         if content.nodata.any():
             raise DataError(f"{int(content.nodata.sum())} of its pixels have no data")
@@ -201,8 +223,6 @@ class Maker:
             known = row.label in generator.classes
             label = generator.classes.index(str(row.label)) if known else -1
             return _Tile(row=row, image=image, label=label, mask=None)
-        if not row.masks:
-            raise DataError("it has no mask, for which the generator could draw")
         mask = read_mask(row, bank.classes)
         if not (mask != UNKNOWN).any():
             raise DataError("no pixel of its mask is known")

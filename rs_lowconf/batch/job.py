@@ -1,7 +1,7 @@
 """The loop of a batch job."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,12 +85,19 @@ class Progress:
         return (self.planned - self.done - self.failed) / self.rate
 
 
-def run_job(job: Job, executor: Executor) -> Generator[Progress, None, None]:
+def run_job(
+    job: Job, executor: Executor, *, stopped: Callable[[], bool] = lambda: False
+) -> Generator[Progress, None, None]:
     """Work on the tiles that are not done and yield a record for each chunk that ends.
 
     Closing the generator, or an exception in its consumer, kills what works for it at once; the
     chunks that were being worked on are done again by the next run. A run that somebody asked
     to stop finishes the chunks it began. Whether all is done, `status` says.
+
+    Args:
+        job: what to do.
+        executor: where.
+        stopped: whether somebody asked this process to stop; others ask by `request_stop`.
 
     Raises:
         JobError: no rows, ids of rows that are missing or not unique; another driver works on
@@ -100,7 +107,9 @@ def run_job(job: Job, executor: Executor) -> Generator[Progress, None, None]:
     with open_ledger(
         job.folder, kind=job.kind, rows=job.rows, work=job.work, chunk_rows=job.chunk_rows
     ) as ledger:
-        pieces = Pieces(ledger.unfinished(), job.work.schema, ledger.stop_requested)
+        pieces = Pieces(
+            ledger.unfinished(), job.work.schema, lambda: stopped() or ledger.stop_requested()
+        )
         started, tried = time.monotonic(), 0
         outcomes = executor.outcomes(job.work, pieces.take)
         try:

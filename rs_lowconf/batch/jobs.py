@@ -3,17 +3,21 @@
 No torch is imported before a target is loaded: who drives a job does not need it.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from rs_lowconf.data.catalog.rows import CatalogRow
 from rs_lowconf.data.catalog.table import Catalog
-from rs_lowconf.runs import sha256_of
+from rs_lowconf.errors import DataError, ModelError
+from rs_lowconf.runs import classes_of, sha256_of
 from rs_lowconf.settings import Device, RunSettings, TargetSettings
 from rs_lowconf.target.origin import model_file
 
@@ -48,6 +52,8 @@ class CatalogRows:
     catalog: Catalog
     chosen: NDArray[np.int64] | None = None
     """Numbers of the rows, rising; None for all."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many rows of the catalog are not among them, by reason."""
 
     def __len__(self) -> int:
         """Return their number."""
@@ -64,6 +70,88 @@ class CatalogRows:
             if low < high:
                 yield table.take(pa.array(self.chosen[low:high] - first))
             first += len(table)
+
+    def kinds(self) -> "tuple[TileKind, ...]":
+        """Return the kinds of these tiles, the most frequent one first."""
+        counts: Counter[tuple[Any, ...]] = Counter()
+        for table in self.tables():
+            window, masks = table["rslow:window"], table["rslow:masks"]
+            told = pa.table(
+                {
+                    "level": table["processing:level"],
+                    "bands": pc.binary_join(table["rslow:bands"], " "),
+                    "height": pc.list_element(window, 2),
+                    "width": pc.list_element(window, 3),
+                    "masked": pc.greater(pc.fill_null(pc.list_value_length(masks), 0), 0),
+                }
+            )
+            names = told.column_names
+            for record in told.group_by(names).aggregate([([], "count_all")]).to_pylist():
+                counts[tuple(record[name] for name in names)] += record["count_all"]
+        return tuple(
+            TileKind(
+                level=level,
+                bands=tuple((bands or "").split()),
+                height=height,
+                width=width,
+                masked=masked,
+                count=count,
+            )
+            for (level, bands, height, width, masked), count in counts.most_common()
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileKind:
+    """Tiles of a catalog that a model treats alike."""
+
+    level: str
+    bands: tuple[str, ...]
+    height: int
+    width: int
+    masked: bool
+    """Whether masks are known for them."""
+    count: int
+    """How many tiles there are of this kind."""
+
+
+def kind_of_row(row: CatalogRow) -> TileKind:
+    """Return the kind of a single tile."""
+    return TileKind(
+        level=row.bands.level,
+        bands=row.bands.names,
+        height=row.window[2],
+        width=row.window[3],
+        masked=bool(row.masks),
+        count=1,
+    )
+
+
+def require_fitting(
+    kinds: Sequence[TileKind], misfit: Callable[[TileKind], DataError | ModelError | None]
+) -> None:
+    """Make sure that a job does not fail at each tile for the same reason.
+
+    Args:
+        kinds: all the tiles.
+        misfit: returns why tiles of a kind cannot be worked on.
+
+    Raises:
+        DataError, ModelError: this is so for all of them.
+    """
+    reasons: dict[str, tuple[int, DataError | ModelError]] = {}
+    for kind in kinds:
+        error = misfit(kind)
+        if error is None:
+            return
+        count, _ = reasons.get(str(error), (0, error))
+        reasons[str(error)] = (count + kind.count, error)
+    if reasons:
+        most, error = max(reasons.values(), key=lambda found: found[0])
+        others = sum(count for count, _ in reasons.values()) - most
+        beside = f" ({others:,} tiles for other reasons)" if others else ""
+        form = ModelError if isinstance(error, ModelError) else DataError
+        raise form(f"no tile of the catalog can be worked on{beside}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +170,11 @@ class TargetOf:
         """What tells it from other targets: its settings and the checksum of its file."""
         file = model_file(self.settings, self.trained)
         return f"{self.settings.model_dump_json()} {None if file is None else sha256_of(file)}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Its classes, told without loading it; none where its file is missing or damaged."""
+        return self.settings.classes or classes_of(self.trained)
 
     def load(self, tile_size: int) -> "TargetModel":
         """Load it for tiles of a size, onto the device of this worker.

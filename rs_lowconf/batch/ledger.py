@@ -16,7 +16,6 @@ other record of it: nothing can disagree. Only the driver writes. What belongs t
 moves to `superseded/` and back when the settings return; so `parts/` never holds a tile twice.
 """
 
-import fcntl
 import json
 import os
 import socket
@@ -30,6 +29,7 @@ from typing import IO, Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import lock_descriptor
 
 from rs_lowconf import __version__
 from rs_lowconf.batch.plan import FORMAT, Chunk, plan, rows_of
@@ -47,6 +47,14 @@ LOCK: Final = "lock"
 
 _LOCK_SECONDS = 1.0
 """How long a driver tries to get the lock: `status` holds it for a moment to see who has it."""
+
+_LOOK_SECONDS = 0.1
+"""How long `status` tries, for the same reason: another `status` may look at the same time."""
+
+_POLL_SECONDS = 0.02
+
+_UNREADABLE = 1
+"""Bytes at the start of the lock that no other process can read on Windows while it is held."""
 
 _PROGRESS_SECONDS = 1.0
 """Between two versions of `progress.json`."""
@@ -267,12 +275,19 @@ def read_errors_file(path: Path) -> list[TileError]:
 
 def holder(folder: Path) -> str | None:
     """Return who works on a job folder, as "process 12 on host"; None when nobody does."""
+    path = folder / LOCK
+    file: IO[bytes]
     try:
-        file = (folder / LOCK).open(encoding="utf-8")
+        file = path.open("r+b")  # on a network, locking asks for leave to write where there is one
     except FileNotFoundError:
         return None
+    except PermissionError:
+        file = path.open("rb")
     with file:
-        return None if _lock(file, fcntl.LOCK_SH) else file.read() or "another process"
+        if _lock(file, _LOOK_SECONDS):
+            return None
+        file.seek(_UNREADABLE)
+        return file.read().decode() or "another process"
 
 
 def _description(folder: Path, kind: str) -> dict[str, Any] | None:
@@ -300,29 +315,28 @@ def locked(folder: Path) -> Iterator[None]:
         OutputError: the folder cannot be written.
     """
     with output_errors(folder):
-        file = (folder / LOCK).open("a+", encoding="utf-8")
+        file = (folder / LOCK).open("a+b")
     with file:
-        last = time.monotonic() + _LOCK_SECONDS
-        while not _lock(file, fcntl.LOCK_EX):
-            if time.monotonic() > last:
-                who = holder(folder) or "another process"
-                raise JobError(
-                    f"job folder {folder} is being worked on by {who}",
-                    remedy="wait until it ends, or ask it to stop",
-                )
-            time.sleep(_LOCK_SECONDS / 10)
+        if not _lock(file, _LOCK_SECONDS):
+            who = holder(folder) or "another process"
+            raise JobError(
+                f"job folder {folder} is being worked on by {who}",
+                remedy="wait until it ends, or ask it to stop",
+            )
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(b" " * _UNREADABLE + f"process {os.getpid()} on {socket.gethostname()}".encode())
         file.flush()
         yield
 
 
-def _lock(file: IO[str], how: int) -> bool:
-    """Return whether a lock was to be had. It goes with the file, or with the process."""
+def _lock(file: IO[bytes], seconds: float) -> bool:
+    """Return whether a lock could be had in that time. It goes with the file, or the process."""
+    last = time.monotonic() + seconds
     try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        while not lock_descriptor(file.fileno(), blocking=False):
+            if time.monotonic() > last:
+                return False
+            time.sleep(_POLL_SECONDS)
     except OSError as error:
         raise JobError(
             f"cannot lock {file.name} ({error.strerror})",

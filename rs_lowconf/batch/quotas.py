@@ -1,5 +1,6 @@
 """So many tiles of a class and of a region, and no more: what is chosen is not all of one kind."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +9,12 @@ import geopandas
 import numpy as np
 import shapely
 from jaxtyping import Float
-from numpy.typing import NDArray
 from pyogrio.errors import DataSourceError
 
 from rs_lowconf.errors import DataError
+from rs_lowconf.vocabulary import text_of
+
+log = logging.getLogger(__name__)
 
 NAME = "name"
 """The column of a file of regions that names them."""
@@ -22,8 +25,8 @@ ELSEWHERE = "elsewhere"
 
 def within_quotas(
     classes: Sequence[str],
-    lon: Float[NDArray[np.float64], " n"],
-    lat: Float[NDArray[np.float64], " n"],
+    lon: Float[np.ndarray, " n"],
+    lat: Float[np.ndarray, " n"],
     *,
     per_class: int | None,
     per_region: int | None,
@@ -60,8 +63,8 @@ def within_quotas(
 
 
 def regions_of(
-    lon: Float[NDArray[np.float64], " n"],
-    lat: Float[NDArray[np.float64], " n"],
+    lon: Float[np.ndarray, " n"],
+    lat: Float[np.ndarray, " n"],
     regions: float | Path,
 ) -> list[str]:
     """Return the name of the region that each place lies in.
@@ -86,7 +89,7 @@ def regions_of(
     names = [ELSEWHERE] * len(lon)
     # From the last polygon to the first, which then has the last word.
     for number in np.argsort(-hits):
-        names[points[number]] = str(polygons[NAME].iloc[hits[number]])
+        names[points[number]] = str(text_of(polygons[NAME].iloc[hits[number]]))
     return names
 
 
@@ -94,11 +97,17 @@ def _polygons(path: Path) -> geopandas.GeoDataFrame:
     """Read a file of regions, in degrees."""
     expected = f"a vector file of polygons with a CRS and a column {NAME}"
     try:
-        found = geopandas.read_file(path)
+        # Whole numbers as names stay whole where another polygon has none.
+        found = geopandas.read_file(
+            path, use_arrow=True, arrow_to_pandas_kwargs={"integer_object_nulls": True}
+        )
     except DataSourceError as error:
         raise DataError(f"regions {path} cannot be read ({error})", expected=expected) from error
     if NAME not in found.columns or not isinstance(found, geopandas.GeoDataFrame):
         raise DataError(f"regions {path} have no names or no shapes", expected=expected)
     if found.crs is None:
         raise DataError(f"regions {path} have no CRS", expected=expected)
-    return found[found[NAME].notna()].to_crs("EPSG:4326")
+    named = found[NAME].notna()
+    if not named.all():
+        log.warning("left out: %d polygons of %s without a name", int((~named).sum()), path)
+    return found[named].to_crs("EPSG:4326")

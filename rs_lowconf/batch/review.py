@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.batch.choose import narrow
 from rs_lowconf.batch.collect import placed
 from rs_lowconf.batch.jobs import COLUMNS, TargetOf
 from rs_lowconf.batch.ledger import read_description
@@ -29,6 +30,7 @@ from rs_lowconf.review.package import ReviewSample, place_for, write_package
 from rs_lowconf.review.store import STORE, ReviewStore, SentPackage, SentSample
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
+from rs_lowconf.vocabulary import class_list, class_name, join, vocabulary
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,6 +45,8 @@ class Chosen:
     """All classes of the scored tiles."""
     below: int
     """Tiles below it, chosen or not."""
+    left_out: Mapping[str, int]
+    """Scored tiles of other splits and collections, by reason."""
     answered: int
     """Of those, how many reviewers answered before, which are not asked again."""
 
@@ -54,10 +58,12 @@ def scores_of(catalog: Catalog, job: Path, target: TargetOf) -> geopandas.GeoDat
         JobError: it has no results yet, or they are of another target.
     """
     scores = placed(catalog, job)
+    for column in ("label", "predicted"):
+        scores[column] = [class_name(value) for value in scores[column]]
     if target.key not in read_description(job)["key"]:
         raise JobError(
             f"the scores in {job} are of another target than the settings name",
-            remedy="run rslow batch score",
+            command="batch score",
         )
     return scores
 
@@ -67,12 +73,16 @@ def choose(scores: geopandas.GeoDataFrame, settings: Settings) -> Chosen:
 
     Raises:
         JobError: there is none.
-        DataError: the file of regions cannot be used.
+        DataError: the file of regions cannot be used, or the catalog writes a class nearly as the
+            target does.
     """
     own = settings.batch
-    for column, wanted in (("rslow:split", own.splits), ("collection", own.collections)):
-        if wanted is not None:
-            scores = scores[scores[column].isin(wanted)]
+    narrowed = narrow(lambda name: scores[name].tolist(), len(scores), own)
+    scores = scores[narrowed.rows]
+    join(
+        vocabulary("the catalog's labels", scores["label"].unique()),
+        vocabulary("the target's answers", scores["predicted"].unique()),
+    )
     tau = settings.search.tau
     if settings.search.tau_quantile is not None and len(scores):
         tau = float(np.quantile(scores["confidence"], settings.search.tau_quantile))
@@ -105,6 +115,7 @@ def choose(scores: geopandas.GeoDataFrame, settings: Settings) -> Chosen:
         tau=tau,
         labels=tuple(sorted(scores["label"].dropna().unique())),
         below=len(below),
+        left_out=narrowed.left_out,
         answered=len(below) - len(left),
     )
 
@@ -144,7 +155,8 @@ def write_real(
 
     Raises:
         JobError: the target answers for every pixel, so tiles have no class to ask for.
-        DataError: a tile cannot be read, or has changed, or they have no band in common.
+        DataError: a tile cannot be read, or has changed, or they have no band in common, or a class
+            is written in two ways.
         ReviewError: the tiles differ in size, or have no bands that can be shown.
         OutputError: the package or the store cannot be written.
     """
@@ -165,12 +177,15 @@ def write_real(
         )
     # Labels may have come into the catalog since.
     own = [row.label for row in rows if row.label]
+    offered = join(
+        class_list("the target", model.classes), vocabulary("the catalog", [*labels, *own])
+    ).either
     package = SentPackage(
         package_id=package_id,
         label=settings.review.label,
         round=0,
         folder=folder.relative_to(settings.run.dir).as_posix(),
-        classes=tuple(dict.fromkeys((*model.classes, *labels, *own))),
+        classes=offered,
         exported=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     pairs = list(_samples(scores, rows))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from rs_lowconf.batch.jobs import TargetOf
+from rs_lowconf.batch.jobs import TargetOf, TileKind
 from rs_lowconf.batch.work import Call
 
 SCHEMA = pa.schema(
@@ -30,9 +30,9 @@ class ScoreWork:
     micro_batch: int
     target_key: str
     """`TargetOf.key`, once: files are not read again for every chunk."""
-    side: int
-    """Of the first tile, in pixels: for this size the target is loaded before the work begins, for
-    others when they come. Scores do not depend on it."""
+    kinds: tuple[TileKind, ...]
+    """Of all tiles: before the work begins, the target is loaded for one that it can be asked
+    about; for tiles of other sizes when they come. Scores do not depend on it."""
 
     @property
     def key(self) -> str:
@@ -45,7 +45,11 @@ class ScoreWork:
         return SCHEMA
 
     def open(self) -> Call:
-        """Load the target and return what asks it; see `scoring.py`."""
+        """Load the target and return what asks it; see `scoring.py`.
+
+        Raises:
+            RsLowconfError: the target cannot be loaded, or be asked about any of the tiles.
+        """
         from rs_lowconf.batch.scoring import scorer  # noqa: PLC0415 (imports torch)
 
         return scorer(self)

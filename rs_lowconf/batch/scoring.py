@@ -1,6 +1,7 @@
 """How workers ask a target about the tiles of a catalog."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -9,13 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.batch.jobs import TileKind, require_fitting
 from rs_lowconf.batch.score import SCHEMA, ScoreWork
 from rs_lowconf.batch.work import ERROR, Call
 from rs_lowconf.data.catalog.reading import read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
-from rs_lowconf.errors import DataError, ModelError
+from rs_lowconf.errors import AnswerError, DataError, ModelError
 from rs_lowconf.search.reading import Answer, Reading
 from rs_lowconf.types import TargetModel
+
+_Tile = tuple[CatalogRow, Float[Tensor, "c h w"]]
 
 _COLUMNS = SCHEMA.append(pa.field(ERROR, pa.string()))
 
@@ -24,10 +29,22 @@ def scorer(work: ScoreWork) -> Call:
     """Load the target of a work and return the function that asks it about rows of a catalog.
 
     Raises:
-        RsLowconfError: it cannot be loaded.
+        RsLowconfError: it cannot be loaded, or be asked about any of the tiles.
     """
     reading = Reading(share=work.pixel_share)
-    loaded = {work.side: work.target.load(work.side)}
+    loaded: dict[int, TargetModel] = {}
+
+    def misfit(kind: TileKind) -> DataError | ModelError | None:
+        try:
+            if kind.height not in loaded:
+                loaded[kind.height] = work.target.load(kind.height)
+            _try_out(loaded[kind.height], kind)
+        except (DataError, ModelError) as error:
+            # A target that cannot be loaded for tiles of one size may be for another.
+            return error
+        return None
+
+    require_fitting(work.kinds, misfit)
 
     def score(table: pa.Table) -> pa.Table:
         by_size: dict[int, list[CatalogRow]] = {}
@@ -48,33 +65,40 @@ def scorer(work: ScoreWork) -> Call:
     return score
 
 
-def answer_in_batches(
-    target: TargetModel, images: Float[Tensor, "n c h w"], reading: Reading, micro_batch: int
-) -> Answer:
-    """Return a target's answer to tiles, the same for a tile in whatever company.
+def _answer(
+    tiles: Sequence[_Tile],
+    target: TargetModel,
+    reading: Reading,
+    micro_batch: int,
+    bad: list[dict[str, Any]],
+) -> tuple[Sequence[_Tile], Answer | None]:
+    """Return the tiles that the target has an answer to, and its answer, the same in any company.
 
-    Kernels depend on the batch's shape: it is fixed, and what is lacking is filled with zeros.
+    Kernels depend on the batch's shape: it is fixed, and what is lacking is filled with the first
+    tile. Records of the tiles without an answer go to `bad`.
 
     Args:
+        tiles: at most `micro_batch`.
         target: the model.
-        images: reflectance in the order of the target's bands, on the CPU.
         reading: what counts as confidence.
         micro_batch: the fixed size.
+        bad: gets a record for each tile without an answer.
     """
-    answers = []
-    for start in range(0, len(images), micro_batch):
-        some = images[start : start + micro_batch]
-        lacking = torch.zeros(micro_batch - len(some), *images.shape[1:])
-        with torch.no_grad():
-            told = target.predict(torch.cat([some, lacking]) if len(lacking) else some)[
-                : len(some)
-            ].cpu()
-        answers.append(reading(told, torch.zeros(len(some), dtype=torch.long)))
-    return Answer(
-        log_probability=torch.cat([one.log_probability for one in answers]),
-        confidence=torch.cat([one.confidence for one in answers]),
-        log_odds=torch.cat([one.log_odds for one in answers]),
-    )
+    while tiles:
+        images = [image for _, image in tiles]
+        images += images[:1] * (micro_batch - len(images))
+        try:
+            with torch.no_grad():
+                told = target.predict(torch.stack(images))[: len(tiles)].cpu()
+        except AnswerError as error:
+            without = {tile for tile in error.tiles if tile < len(tiles)}
+            if not without:
+                raise
+            bad += [{"id": tiles[i][0].tile_id, ERROR: str(error)} for i in sorted(without)]
+            tiles = [tile for i, tile in enumerate(tiles) if i not in without]
+        else:
+            return tiles, reading(told, torch.zeros(len(tiles), dtype=torch.long))
+    return tiles, None
 
 
 def _scores(
@@ -85,8 +109,9 @@ def _scores(
     tiles = _tiles(rows, target, records)
     # Read as many as are scored at once, which stay in the processor's memory between the two.
     while some := list(islice(tiles, micro_batch)):
-        images = torch.stack([image for _, image in some])
-        answer = answer_in_batches(target, images, reading, micro_batch)
+        answered, answer = _answer(some, target, reading, micro_batch, records)
+        if answer is None:
+            continue
         first, second = answer.log_probability.topk(2).indices.T.tolist()
         records += [
             {
@@ -99,7 +124,7 @@ def _scores(
                 "label": row.label,
             }
             for (row, _), a, b, confidence, odds, probabilities in zip(
-                some,
+                answered,
                 first,
                 second,
                 answer.confidence.tolist(),
@@ -113,7 +138,7 @@ def _scores(
 
 def _tiles(
     rows: list[CatalogRow], target: TargetModel, bad: list[dict[str, Any]]
-) -> Iterator[tuple[CatalogRow, Float[Tensor, "c h w"]]]:
+) -> Iterator[_Tile]:
     """Yield tiles as the target reads them; records of those that it cannot read go to `bad`."""
     for row in rows:
         try:
@@ -124,10 +149,28 @@ def _tiles(
             yield row, image
 
 
-def _image(row: CatalogRow, target: TargetModel) -> Float[Tensor, "c h w"]:
-    if row.bands.level != target.bands.level:
+def _try_out(target: TargetModel, kind: TileKind) -> None:
+    """Ask the target about a made-up tile of a kind.
+
+    Raises:
+        DataError: the tiles are of another level, or lack a band.
+        ModelError: the target takes no tiles of this size.
+    """
+    _require_level(kind.level, target)
+    BandSpec(names=kind.bands, level=target.bands.level).index_of(target.bands.names)
+    with torch.no_grad(), suppress(AnswerError):  # an answer of NaN is one tile's matter
+        target.predict(torch.full((1, len(target.bands), kind.height, kind.width), 0.1))
+
+
+def _require_level(level: str, target: TargetModel) -> None:
+    if level != target.bands.level:
         raise DataError(
-            f"its numbers are {row.bands.level}",
+            f"the numbers are {level}",
             expected=f"{target.bands.level}, which the target was made for",
+            remedy="use a catalog of such tiles, or correct data.level and build it again",
         )
+
+
+def _image(row: CatalogRow, target: TargetModel) -> Float[Tensor, "c h w"]:
+    _require_level(row.bands.level, target)
     return reflectance(row, read_row(row), target.bands)

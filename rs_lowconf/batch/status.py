@@ -94,7 +94,8 @@ def open_results(folder: Path) -> "pyarrow.dataset.Dataset":
         JobError: it is no job folder, or no chunk has ended yet.
     """
     read_description(folder)
-    paths = sorted(map(str, (folder / PARTS).glob("part-*")))
+    # Absolute, because pyarrow takes a folder called ~ for the home folder.
+    paths = sorted(map(str, (folder.absolute() / PARTS).glob("part-*")))
     if not paths:
         raise JobError(f"job folder {folder} has no results yet", remedy="wait for the first")
     # It imports pandas: half of the time in which a process of an executor starts.

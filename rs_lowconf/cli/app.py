@@ -5,6 +5,7 @@ Nothing here imports torch: `--help` has to answer at once.
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,14 +13,16 @@ from typing import Annotated, Any
 import typer
 
 from rs_lowconf import __version__
+from rs_lowconf.cli import hints
 from rs_lowconf.errors import RsLowconfError
+from rs_lowconf.extras import missing
 from rs_lowconf.settings import Settings, load
 
 INTERRUPTED = 130
 
 EXIT_CODES = """Exit codes: 0 done, 1 a bug of ours (with traceback), 2 wrong command line,
 3 settings, 4 data, 5 model, 6 review package, 7 no result within budget, or a batch job that cannot
-go on, 8 output cannot be written, 130 interrupted."""
+go on, 8 output cannot be written, 9 a package is not installed, 130 interrupted."""
 
 #: For the environment, before the first matrix product of a process: otherwise a row of it has
 #: other last bits when it starts at another address, and a sample would depend on its place in
@@ -47,7 +50,11 @@ SetOption = Annotated[
 ]
 TrustOption = Annotated[
     bool,
-    typer.Option("--trust-code", help="Load targets that run foreign code (pickle, TorchScript)."),
+    typer.Option(
+        "--trust-code",
+        help="Load targets that run foreign code (pickle, TorchScript).",
+        callback=hints.remember_trust,
+    ),
 ]
 
 
@@ -78,11 +85,23 @@ def load_settings(config: Path | None, overrides: list[str] | None) -> Settings:
 
     The commands import it after this.
     """
+    hints.remember(config, overrides or ())
     settings = load(config, overrides or ())
+    hints.remember_settings(settings)
     os.environ.setdefault(*MATRIX_MODE)
     if settings.run.threads:
         os.environ["OMP_NUM_THREADS"] = str(settings.run.threads)
     return settings
+
+
+def _with_home(word: str) -> str:
+    """Return a word of the command line with the home folder for ~, also in `--out=~/x`.
+
+    Shells do this for words that begin with ~ and are not in quotes only. The settings do it for
+    `--set`.
+    """
+    option, path = re.fullmatch(r"(-\w|--[\w-]+=)?(.*)", word, re.DOTALL).groups("")  # type: ignore[union-attr]  # anything matches
+    return option + os.path.expanduser(path)  # noqa: PTH111 - most words are no paths
 
 
 def main() -> None:
@@ -108,11 +127,19 @@ def main() -> None:
         update,
     )
 
+    hints.forget()
     try:
-        code = app(standalone_mode=False)
+        code = app([_with_home(word) for word in sys.argv[1:]], standalone_mode=False)
     except RsLowconfError as error:
-        print(f"rslow: {error}", file=sys.stderr)
+        print(f"rslow: {hints.error_line(error)}", file=sys.stderr)
         code = error.exit_code
+    except ModuleNotFoundError as error:
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        lacking = missing(error.name or "", command)
+        if lacking is None:
+            raise
+        print(f"rslow: {lacking}", file=sys.stderr)
+        code = lacking.exit_code
     except _ClickException as error:
         error.show()
         code = error.exit_code

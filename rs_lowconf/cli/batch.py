@@ -1,22 +1,27 @@
 """`rslow batch score | review | status | retry | stop`: jobs over a catalog."""
 
 import os
+import shlex
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
-from rs_lowconf.cli.catalog import catalog_path
+from rs_lowconf.cli.catalog import catalog_of
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import duration, interrupt_between_steps, progress
 from rs_lowconf.cli.tables import counted
-from rs_lowconf.errors import JobError
+from rs_lowconf.errors import JobError, SettingsError
 from rs_lowconf.settings import BatchSettings, Settings
 
 if TYPE_CHECKING:
     from rs_lowconf.batch import Executor, Job, Status
     from rs_lowconf.batch.jobs import TargetOf
+    from rs_lowconf.data.catalog.table import Catalog
+    from rs_lowconf.vocabulary import Vocabulary
 
 _CHUNK = 256
 """Tiles of a chunk, which together take seconds."""
@@ -59,34 +64,36 @@ def score(
     from rs_lowconf.batch.choose import chosen_rows, selection
     from rs_lowconf.batch.score import ScoreWork
     from rs_lowconf.batch.stamp import fingerprint, is_stamped
-    from rs_lowconf.data.catalog.table import Catalog
     from rs_lowconf.runs import sha256_of
 
-    catalog, folder = Catalog(catalog_path(settings)), job_folder(settings, "score")
+    catalog, folder = catalog_of(settings), job_folder(settings, "score")
+    # Quotas are for what takes people or minutes a tile; where it is unsure, only all scores tell.
+    batch = settings.batch.model_copy(update={"per_class": None, "per_region": None})
+    rows = chosen_rows(catalog, batch, settings.run.seed)
     target = target_of(settings, trust_code=trust_code)
     work = ScoreWork(
         target=target,
         target_key=target.key,
         pixel_share=settings.search.pixel_share,
         micro_batch=settings.search.micro_batch,
-        side=catalog.first_side,
+        kinds=rows.kinds(),
     )
-    # Quotas are for what takes people or minutes a tile; where it is unsure, only all scores tell.
-    batch = settings.batch.model_copy(update={"per_class": None, "per_region": None})
     inputs = (
         str(catalog.path.resolve()),
         sha256_of(catalog.path),
         work.key,
         selection(batch, settings.run.seed),
     )
+    print_classes(labels_of(catalog), "the target", target.classes)
     if is_stamped(folder, fingerprint(folder, inputs)):
         _tell(folder)
         print("Nothing to do: no tile, target or setting has changed.")
     else:
+        print_left_out(rows.left_out, len(catalog))
         job = Job(
             folder=folder,
             kind="score",
-            rows=chosen_rows(catalog, batch, settings.run.seed),
+            rows=rows,
             work=work,
             chunk_rows=settings.batch.chunk or _CHUNK,
         )
@@ -114,17 +121,17 @@ def review(
     settings = load_settings(config, set_)
     from rs_lowconf.batch import status
     from rs_lowconf.batch.review import choose, classes_of, scores_of, write_real
-    from rs_lowconf.data.catalog.table import Catalog
 
-    catalog, job = Catalog(catalog_path(settings)), job_folder(settings, "score")
+    catalog, job = catalog_of(settings), job_folder(settings, "score")
     if not job.exists():
-        raise JobError("the tiles have no scores", remedy="run rslow batch score first")
+        raise JobError("the tiles have no scores", command="batch score")
     target = target_of(settings, trust_code=trust_code)
     scores = scores_of(catalog, job, target)
     left = status(job).left
     if left:
         print(f"{left:,} tiles are not scored yet and are left out.")
     chosen = choose(scores, settings)
+    print_left_out(chosen.left_out, len(scores))
     answered = f", {chosen.answered:,} of them answered before" if chosen.answered else ""
     print(
         f"{chosen.below:,} of {len(scores):,} scored tiles are below {chosen.tau:.3f}{answered}; "
@@ -141,7 +148,7 @@ def review(
     )
     print(f"Open in QGIS: {folder / 'review.qgz'}")
     print(f"In their place, also in QGIS: {folder / 'context.qgz'}")
-    print(f"Then: rslow review import {folder}")
+    hint("Then", "review import", folder)
 
 
 @batch_app.command("status")
@@ -159,7 +166,9 @@ def show_status(
         f"{told.left:,} left"
     )
     if told.running is None:
-        print("Nobody works on it; the command that began it goes on with it.")
+        print("Not running.")
+        if told.left:
+            _run_again(settings, where, told.kind)
     else:
         print(f"Worked on by {told.running}{', asked to stop' if told.stopping else ''}.")
     if told.rate is not None and told.seconds_left:
@@ -173,10 +182,12 @@ def retry(
 ) -> None:
     """Have the next run of a job try its failed tiles again."""
     settings = load_settings(config, set_)
-    from rs_lowconf.batch import forget_errors
+    from rs_lowconf.batch import forget_errors, status
 
-    count = forget_errors(folder or job_folder(settings, "score"))
-    print(f"{count:,} tiles will be tried again: run the command that began the job.")
+    where = folder or job_folder(settings, "score")
+    count = forget_errors(where)
+    print(f"{count:,} tiles will be tried again when the job goes on.")
+    _run_again(settings, where, status(where).kind)
 
 
 @batch_app.command()
@@ -191,16 +202,67 @@ def stop(
     print("It will stop when the chunks that are begun are done.")
 
 
+def print_left_out(left_out: Mapping[str, int], total: int, what: str = "tiles") -> None:
+    """Print how many of all tiles are left out and why, if any are."""
+    from rs_lowconf.batch.choose import left_out_words
+
+    if left_out:
+        print(f"Of {total:,} {what} {left_out_words(left_out)}.")
+
+
+def print_classes(labels: "Vocabulary", origin: str, classes: Sequence[str]) -> None:
+    """Print which classes only a catalog or only a model names; nothing where one names none.
+
+    Raises:
+        DataError: a class is written in two ways, which is told before hours of work.
+    """
+    from rs_lowconf.vocabulary import class_list, join
+
+    remark = join(labels, class_list(f"the classes of {origin}", classes)).remark
+    if labels.names and classes and remark:
+        print(remark)
+
+
+def labels_of(catalog: "Catalog") -> "Vocabulary":
+    """Return the classes that the labels of a catalog name."""
+    from rs_lowconf.vocabulary import vocabulary
+
+    column = "rslow:label"
+    names = [name for own in catalog.tables((column,)) for name in own[column].unique().to_pylist()]
+    return vocabulary(f"the labels of {catalog.path}", names)
+
+
+def _run_again(settings: Settings, folder: Path, kind: str) -> None:
+    """Say how a job goes on, which is with the settings that it began with."""
+    if folder.resolve() != job_folder(settings, kind).resolve():
+        print("It goes on with the command that began it.")
+    elif kind == "score":
+        hint("To go on", "batch score")
+    elif kind == "generate":
+        hint("To go on", "batch generate")
+
+
 def job_folder(settings: Settings, kind: str) -> Path:
     """Return where a job of a kind is worked on."""
     return settings.run.dir / "batch" / kind
 
 
 def executor_of(settings: BatchSettings, scheduler: str | None) -> "Executor":
-    """Return who works."""
+    """Return where the work of a job runs.
+
+    Raises:
+        SettingsError: in processes, and this system has none that can be killed with their helpers.
+    """
     from rs_lowconf.batch import Dask, Processes, Serial
 
     workers = settings.workers or os.cpu_count() or 1
+    alone = scheduler is None and settings.executor == "serial" and settings.seconds is None
+    if not alone and not hasattr(os, "killpg"):
+        raise SettingsError(
+            f"batch.executor={settings.executor} with batch.seconds={settings.seconds} starts "
+            "processes that can be killed, which rs_lowconf cannot do on this system",
+            remedy="set batch.executor=serial and batch.seconds=null",
+        )
     if scheduler is not None or settings.executor == "dask":
         return Dask(address=scheduler, workers=workers, seconds=settings.seconds)
     if settings.executor == "process":
@@ -210,22 +272,21 @@ def executor_of(settings: BatchSettings, scheduler: str | None) -> "Executor":
 
 def work_on(job: "Job", executor: "Executor") -> bool:
     """Work on a job with progress; return whether all tiles are done or have failed."""
-    from rs_lowconf.batch import request_stop, run_job
+    from rs_lowconf.batch import run_job
 
-    with progress(job.kind, len(job.rows)) as bar, interrupt_between_steps() as interrupt:
-        for step in run_job(job, executor):
-            failed = f"{step.failed:,} failed. " if step.failed else ""
-            bar.update(step.done + step.failed, f"{failed}{step.rate:,.1f} tiles a second")
-            if interrupt.requested:
-                request_stop(job.folder)
-    told = _tell(job.folder)
-    if interrupt.requested:
-        raise KeyboardInterrupt
+    with interrupt_between_steps() as interrupt:
+        with progress(job.kind, len(job.rows)) as bar:
+            for step in run_job(job, executor, stopped=lambda: interrupt.requested):
+                failed = f"{step.failed:,} failed. " if step.failed else ""
+                bar.update(step.done + step.failed, f"{failed}{step.rate:,.1f} tiles a second")
+        told = _tell(job.folder)
     if told.left:
         print(f"{told.left:,} tiles are left: the same command goes on.")
     if told.done == 0 and told.left == 0:
         raise JobError(
-            "no tile could be worked on, see above", remedy="mend that and run rslow batch retry"
+            "no tile could be worked on, see above",
+            remedy="correct that and have the tiles tried again",
+            command=f"batch retry {shlex.quote(str(job.folder))}",
         )
     return told.left == 0
 

@@ -5,8 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
-from rs_lowconf.cli.batch import SchedulerOption, batch_app, executor_of, job_folder, work_on
-from rs_lowconf.cli.catalog import catalog_path
+from rs_lowconf.cli.batch import (
+    SchedulerOption,
+    batch_app,
+    executor_of,
+    job_folder,
+    labels_of,
+    print_classes,
+    print_left_out,
+    work_on,
+)
+from rs_lowconf.cli.catalog import catalog_of
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import DataSettings, Settings
 
@@ -41,15 +51,18 @@ def generate(
     from rs_lowconf.batch.choose import chosen_rows
     from rs_lowconf.batch.generate import GenerateWork
     from rs_lowconf.batch.variants import write_variants
-    from rs_lowconf.data.catalog.table import Catalog
     from rs_lowconf.models import load_inversions, load_models
 
-    catalog = Catalog(catalog_path(settings))
+    catalog = catalog_of(settings)
     models = load_models(_for_driver(settings), trust_code=trust_code)
     own = _for_workers(settings, models)
     # What is missing is said before anything begins.
     load_inversions(own, models)
     rows = chosen_rows(catalog, settings.batch, settings.run.seed)
+    print_left_out(rows.left_out, len(catalog))
+    if models.bank is None:
+        # Of tiles of other classes the condition is found by inversion.
+        print_classes(labels_of(catalog), "the generator", models.gan.generator.classes)
     folder = job_folder(settings, "generate")
     student = _student(settings, models, folder)
     job = Job(
@@ -61,6 +74,7 @@ def generate(
             trust_code=trust_code,
             student=student,
             models_key=_models_key(own, student),
+            kinds=rows.kinds(),
         ),
         chunk_rows=settings.batch.chunk or _CHUNK,
     )
@@ -95,6 +109,7 @@ def _say(written: "Written", folder: Path, settings: Settings) -> None:
         print(f"The review package shows {report['shown']:,} of them, of as many tiles as it can.")
     print(f"Open in QGIS: {written.package / 'review.qgz'}")
     print(f"In their place, also in QGIS: {written.package / 'context.qgz'}")
+    hint("Then", "review import", written.package)
 
 
 def _for_driver(settings: Settings) -> Settings:
@@ -133,7 +148,7 @@ def _student(settings: Settings, models: "Models", folder: Path) -> Path | None:
     names = (settings.run.seed, models.fingerprint)
     digest = hashlib.sha256(repr(names).encode()).hexdigest()[:16]
     path = folder.absolute() / f"student-{digest}.safetensors"
-    teach_student(settings, models, path)
+    teach_student(settings, models, path, models.evaluator)
     return path
 
 

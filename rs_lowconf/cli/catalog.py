@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.cli.tables import (
     counted,
@@ -39,8 +40,27 @@ app.add_typer(catalog_app, name="catalog")
 
 
 def catalog_path(settings: Settings) -> Path:
-    """Return the catalog that the settings mean."""
-    return (settings.catalog.path or settings.run.dir / "catalog.parquet").expanduser()
+    """Return where the catalog is that the settings mean."""
+    return settings.catalog.path or settings.run.dir / "catalog.parquet"
+
+
+def catalog_of(settings: Settings) -> "Catalog":
+    """Return the catalog that the settings mean.
+
+    Raises:
+        DataError: there is none, or it is damaged or of a newer format.
+    """
+    from rs_lowconf.data.catalog.table import Catalog
+
+    path = catalog_path(settings)
+    if not path.is_file() and settings.data.kind == "none":
+        raise DataError(
+            f"there is no catalog {path}",
+            remedy="name the tiles to catalog by data.kind and data.root",
+        )
+    if not path.is_file():
+        raise DataError(f"there is no catalog {path}", command="catalog build")
+    return Catalog(path)
 
 
 @catalog_app.command()
@@ -69,7 +89,7 @@ def build(config: ConfigOption = None, set_: SetOption = None) -> None:
         show_finding(console, "warning", f"left out: {fault}", ())
     show_meanings(console, dict(account.meanings.most_common()), "image")
     print(f"{number:,} tiles: {path}")
-    print("See whether its numbers look right: rslow catalog check")
+    hint("See whether its numbers look right", "catalog check")
 
 
 @catalog_app.command()
@@ -83,7 +103,7 @@ def merge(
     from rs_lowconf.data.catalog import table
 
     path = catalog_path(settings)
-    number = table.merge(path, [table.Catalog(own.expanduser()) for own in catalogs])
+    number = table.merge(path, [table.Catalog(own) for own in catalogs])
     print(f"{number:,} tiles: {path}")
 
 
@@ -109,10 +129,9 @@ def check(
         same_pixels,
         sampled,
     )
-    from rs_lowconf.data.catalog.table import Catalog
     from rs_lowconf.runs import write_json
 
-    catalog = Catalog(catalog_path(settings))
+    catalog = catalog_of(settings)
     groups = groups_of(catalog)
     tallies = {group: CatalogTally(group, tiles) for group, tiles in groups.items()}
     most = settings.catalog.sample
@@ -147,10 +166,7 @@ def check(
 @catalog_app.command()
 def show(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Count what a catalog holds by collection, class, split and year."""
-    settings = load_settings(config, set_)
-    from rs_lowconf.data.catalog.table import Catalog
-
-    catalog = Catalog(catalog_path(settings))
+    catalog = catalog_of(load_settings(config, set_))
     console = open_console()
     console.print(f"{len(catalog):,} tiles in {catalog.path}\n")
     show_table(console, "Tiles by", "lll", _counts(catalog))

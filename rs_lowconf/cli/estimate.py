@@ -1,5 +1,6 @@
 """`rslow estimate plan | draw | report`: an honest error rate from few labels."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ from rs_lowconf.cli.estimate_pool import (
     say_pool,
     write_report,
 )
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import Settings
 
@@ -70,8 +72,10 @@ def plan(config: ConfigOption = None, set_: SetOption = None) -> None:
     lines, rows = outlook(told, own.labels, own.width), rows_of(told, wanted=own.width is not None)
     print("\n".join([*lines, ""]))
     show_table(open_console(), SAVING, "l" + "r" * (len(rows[0]) - 1), rows)
-    write_json(folder / "plan.json", {"format": FORMAT, **finite(asdict(told))})
-    write_text(folder / "plan.md", plan_page(lines, rows).markdown("plots"))
+    about = {"format": FORMAT, "remark": prepared.remark}
+    write_json(folder / "plan.json", {**about, **finite(asdict(told))})
+    remark = [prepared.remark] if prepared.remark else []
+    write_text(folder / "plan.md", plan_page([*lines, *remark], rows).markdown("plots"))
     print(f"The whole plan: {folder / 'plan.json'}, {folder / 'plan.md'}")
 
 
@@ -106,11 +110,13 @@ def draw(
         _next_wave(settings, folder, waves)
         waves = read_waves(folder)
     elif labelled:
-        print(f"Drawn and labelled: rslow estimate report{_name_words(name)}")
+        hint("Drawn and labelled; next", "estimate report", *_naming(name))
         return
     _export(settings, folder, waves, trust_code=trust_code)
-    last = len(waves.draws) == total
-    print(f"Then: rslow estimate {'report' if last else 'draw'}{_name_words(name)}")
+    if len(waves.draws) == total:
+        hint("Then", "estimate report", *_naming(name))
+    else:
+        hint("Then", "estimate draw", *_naming(name))
 
 
 @estimate_app.command()
@@ -121,7 +127,7 @@ def report(config: ConfigOption = None, set_: SetOption = None, name: NameOption
     report.html, one file that needs nothing beside it, into run.dir/estimate/NAME.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.estimate.describe import describe, headline, naive_line
+    from rs_lowconf.estimate.describe import describe, headline, naive_line, never_line
     from rs_lowconf.estimate.report import report as figures_of
     from rs_lowconf.runs import sha256_of
 
@@ -154,6 +160,8 @@ def report(config: ConfigOption = None, set_: SetOption = None, name: NameOption
         f"{100 * zone['at_most']:.3g} % of the pool are errors there."
     )
     print(naive_line(told))
+    if told["never_predicted"]:
+        print(never_line(told))
     print(f"Report: {folder.path / 'report.html'}, report.md and report.json")
 
 
@@ -202,7 +210,8 @@ def _labelled(settings: Settings, folder: DrawFolder, waves: Waves) -> "Labelled
         raise DataError(
             f"{done} of {total} waves are drawn",
             expected="all of them: who may stop when the result pleases has a biased one",
-            remedy="run rslow estimate draw for the next",
+            remedy="draw the next",
+            command=f"estimate draw --name {shlex.quote(folder.path.name)}",
         )
     if waves.request.design != "adaptive":
         return parts[0]
@@ -216,13 +225,15 @@ def _labelled_waves(settings: Settings, folder: DrawFolder, waves: Waves) -> "li
     import pandas as pd
 
     from rs_lowconf.estimate.report import Labelled
+    from rs_lowconf.vocabulary import join, vocabulary
 
     said: dict[str, str | None] = {}
     for wave in range(1, len(waves.draws) + 1):
         said |= labels_of(settings, folder, waves, wave)
     stored = waves.stored
-    new = {one for one in said.values() if one is not None} - set(stored.classes)
-    classes = (*stored.classes, *sorted(new))
+    named = sorted(name for name in {*said.values()} if name is not None)
+    labels = vocabulary(f"the labels of {folder.path}", named)
+    classes = join(vocabulary("the pool", stored.classes), labels).either
     number = {name: i for i, name in enumerate(classes)}
     group = None if stored.group is None else pd.factorize(stored.group)[0].astype(np.int64)
 
@@ -283,7 +294,7 @@ def _export_pixels(
 ) -> None:
     from rs_lowconf.cli.estimate_pixels import write_pixel_packages
 
-    classes = (*waves.stored.classes, *settings.estimate.classes)
+    classes = tuple(dict.fromkeys((*waves.stored.classes, *settings.estimate.classes)))
     for package in write_pixel_packages(settings, folder.packages(wave), ids, classes):
         _say_package(package)
 
@@ -293,10 +304,9 @@ def _export_packages(
 ) -> None:
     from rs_lowconf.batch.review import sample_ids, scores_of, write_real
     from rs_lowconf.cli.batch import job_folder, target_of
-    from rs_lowconf.cli.catalog import catalog_path
-    from rs_lowconf.data.catalog.table import Catalog
+    from rs_lowconf.cli.catalog import catalog_of
 
-    catalog = Catalog(catalog_path(settings))
+    catalog = catalog_of(settings)
     target = target_of(settings, trust_code=trust_code)
     scores = scores_of(catalog, job_folder(settings, "score"), target)
     labels = tuple(sorted({*scores["label"].dropna(), *settings.estimate.classes}))
@@ -326,7 +336,7 @@ def _export_packages(
 
 def _say_package(package: Path) -> None:
     print(f"Open in QGIS: {package / 'review.qgz'}")
-    print(f"Then: rslow review import {package}")
+    hint("Then", "review import", package)
 
 
 def _draw_words(waves: Waves) -> str:
@@ -339,5 +349,6 @@ def _draw_words(waves: Waves) -> str:
     )
 
 
-def _name_words(name: str) -> str:
-    return "" if name == "draw" else f" --name {name}"
+def _naming(name: str) -> tuple[str, ...]:
+    """Return the words by which a command means this draw."""
+    return () if name == "draw" else ("--name", name)

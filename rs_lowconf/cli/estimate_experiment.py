@@ -1,6 +1,7 @@
 """`rslow estimate experiment`: every design and the paper's own, on a pool that is all labelled."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, load_settings
+from rs_lowconf.cli.batch import print_left_out
 from rs_lowconf.cli.estimate import estimate_app
 from rs_lowconf.cli.estimate_pool import load_scores, write_report
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import Settings
+from rs_lowconf.vocabulary import class_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +26,13 @@ if TYPE_CHECKING:
     from rs_lowconf.estimate.scores import Scores
 
 FORMAT = 1
+_VERDICTS: Mapping[str | None, str] = {
+    None: "disagree on",
+    "reject": "rejected",
+    "mixed": "found mixed",
+    "unsure": "are unsure of",
+    "mask wrong": "found a wrong mask in",
+}
 _MADE, _FOUND = "tiles from random latents", "tiles that the search found"
 
 NameOption = Annotated[
@@ -120,11 +130,10 @@ def _features(settings: Settings, scores: "Scores") -> "Float[np.ndarray, 'n f']
     """
     if scores.features is not None or settings.estimate.scores is not None:
         return scores.features
-    from rs_lowconf.cli.catalog import catalog_path
+    from rs_lowconf.cli.catalog import catalog_of
     from rs_lowconf.cli.estimate_generated import features_of_tiles
-    from rs_lowconf.data.catalog.table import Catalog
 
-    return features_of_tiles(settings, Catalog(catalog_path(settings)), scores.ids.tolist())
+    return features_of_tiles(settings, catalog_of(settings), scores.ids.tolist())
 
 
 def _about(settings: Settings, grounds: "Grounds", budgets: tuple[int, ...]) -> dict[str, Any]:
@@ -207,6 +216,9 @@ def _sources(settings: Settings) -> "dict[str, Scores]":
     path = settings.estimate.experiment.random_latents
     if path is not None:
         made = read_scores(path, settings.estimate.measure, features=True)
+        unlabelled = int((~made.labelled).sum())
+        left_out = {"without a label": unlabelled} if unlabelled else {}
+        print_left_out(left_out, len(made), f"rows of {path}")
         found[_MADE] = made.take(made.labelled)
     if settings.estimate.generated is not None:
         found[_FOUND] = found_tiles(settings)
@@ -234,10 +246,15 @@ def found_tiles(settings: Settings) -> "Scores":
     condition = made.label if made.label is not None else np.full(len(made), None)
     label = np.array(
         [
-            said[name].true_class if name in said else own
+            class_name(said[name].true_class) if name in said else own
             for name, own in zip(made.ids, condition, strict=True)
         ],
         dtype=object,
     )
     reviewed = replace(made, label=label)
+    left_out = Counter(
+        f"that reviewers {_VERDICTS[said[name].decision]}" if name in said else "without a label"
+        for name in made.ids[~reviewed.labelled]
+    )
+    print_left_out(left_out, len(made), f"tiles of {path}")
     return reviewed.take(reviewed.labelled)

@@ -10,9 +10,11 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
 from rs_lowconf.cli.estimate import estimate_app
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.errors import DataError, ModelError, SettingsError
 from rs_lowconf.settings import Settings
+from rs_lowconf.vocabulary import class_list, join
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +55,6 @@ def pixels(
         raise SettingsError(
             f"data.kind={settings.data.kind} has a class a tile",
             expected="scenes or chips",
-            remedy="score tiles by rslow batch score",
         )
     path = out or settings.run.dir / "estimate" / "pixels.parquet"
     target = load_target(
@@ -67,6 +68,13 @@ def pixels(
         raise ModelError("the target answers for whole tiles", expected="one for every pixel")
     splits = cast("tuple[Split, ...]", settings.batch.splits or ("test",))
     sources = [open_masks(settings.data, split) for split in splits]
+    meeting = join(
+        class_list("the masks", sources[0].classes, error=ModelError),
+        class_list("the target", target.classes, error=ModelError),
+        error=ModelError,
+    ).meeting(ModelError)
+    if meeting.remark:
+        print(meeting.remark)
     total, done, rows = sum(len(source) for source in sources), 0, 0
     with progress("asking about pixels", total) as bar, parquet_pieces(path) as write:
         for source in sources:
@@ -76,7 +84,7 @@ def pixels(
                 done, rows = done + len(batch.ids), rows + len(table)
                 bar.update(done)
     print(f"{rows:,} pixels of {total:,} tiles ({', '.join(splits)}): {path}")
-    print(f"Then: rslow estimate plan --set estimate.scores={path}")
+    hint("Then", "estimate plan", set_=(f"estimate.scores={path}",))
 
 
 @contextmanager
@@ -115,8 +123,8 @@ def pixel_scores(target: "TargetModel", batch: "TileBatch") -> "pa.Table":
     import pyarrow as pa
     import torch
 
+    from rs_lowconf.masks import UNKNOWN
     from rs_lowconf.target.load import check_fit
-    from rs_lowconf.types import UNKNOWN
 
     assert batch.mask is not None  # noqa: S101 -- tiles of scenes and chips have masks
     image = batch.image[:, list(check_fit(target.bands, batch.bands))]

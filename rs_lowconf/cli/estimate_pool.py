@@ -1,13 +1,17 @@
 """What the commands of `rslow estimate` share: the pool that the settings name, and its labels."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rs_lowconf.cli.batch import job_folder
+from rs_lowconf.cli.batch import job_folder, print_left_out
+from rs_lowconf.cli.catalog import catalog_path
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.errors import DataError, JobError, ReviewError, listed
 from rs_lowconf.settings import Settings
+from rs_lowconf.vocabulary import class_name
 
 if TYPE_CHECKING:
     from rs_lowconf.estimate.draws import Draw
@@ -31,6 +35,7 @@ def load_scores(settings: Settings, *, features: bool = False) -> "Scores":
         DataError: see `read_scores`; no tile is in the splits and collections of the settings.
         JobError: nothing was scored yet.
     """
+    from rs_lowconf.batch.choose import narrow
     from rs_lowconf.estimate.scores import read_scores
 
     own = settings.estimate
@@ -38,24 +43,39 @@ def load_scores(settings: Settings, *, features: bool = False) -> "Scores":
         return read_scores(own.scores, own.measure, features=features)
     path = job_folder(settings, "score") / "scores.parquet"
     if not path.exists():
-        raise JobError(
-            f"there are no scores {path}",
-            remedy="run rslow batch score, or name a table by estimate.scores",
-        )
+        raise _no_scores(settings, path)
     scores = read_scores(path, own.measure)
-    for column, wanted in (
-        ("rslow:split", settings.batch.splits),
-        ("collection", settings.batch.collections),
-    ):
-        if wanted is not None:
-            rows = scores.shown[column].isin(wanted).to_numpy()
-            if not rows.any():
-                raise DataError(
-                    f"no scored tile has {column} {', '.join(wanted)}",
-                    remedy="see batch.splits and batch.collections",
-                )
-            scores = scores.take(rows)
-    return scores
+    narrowed = narrow(
+        lambda name: scores.shown[name].tolist(), len(scores), settings.batch, error=DataError
+    )
+    print_left_out(narrowed.left_out, len(scores))
+    return scores.take(narrowed.rows)
+
+
+def _no_scores(settings: Settings, path: Path) -> JobError:
+    """Return the error of a pool that is missing, with the first step towards it."""
+    found = f"there are no scores {path}"
+    if catalog_path(settings).is_file():
+        return JobError(found, remedy="name a table by estimate.scores", command="batch score")
+    if settings.data.kind != "none":
+        return JobError(found, remedy="name a table by estimate.scores", command="catalog build")
+    return JobError(
+        found,
+        remedy="name a table by estimate.scores, or tiles to catalog by data.kind and data.root",
+    )
+
+
+def pool_is_there(settings: Settings) -> bool:
+    """Return whether there are scores of real tiles; say what is the first step to them if not."""
+    if settings.estimate.scores is not None:
+        return settings.estimate.scores.exists()
+    if (job_folder(settings, "score") / "scores.parquet").exists():
+        return True
+    if catalog_path(settings).is_file():
+        hint("For real tiles beside them", "batch score")
+    elif settings.data.kind != "none":
+        hint("For real tiles beside them", "catalog build")
+    return False
 
 
 def load_pool(settings: Settings) -> "Prepared":
@@ -84,6 +104,8 @@ def say_pool(prepared: "Prepared") -> None:
         f"{len(prepared.pool):,} units of {prepared.scores.path}, "
         f"{len(prepared.classes)} classes, {100 * prepared.pool.g.mean():.3g} % errors expected"
     )
+    if prepared.remark:
+        print(prepared.remark)
     choice = prepared.choice
     if choice is None:
         print("No validation labels: error probabilities are what the models say of themselves.")
@@ -238,7 +260,7 @@ def write_report(folder: Path, page: "Page", values: Mapping[str, Any]) -> None:
 def _reviewed(settings: Settings, ids: Sequence[str], where: str) -> dict[str, str | None]:
     """Return what reviewers say of tiles."""
     from rs_lowconf.batch.review import sample_ids
-    from rs_lowconf.cli.review import store_of
+    from rs_lowconf.cli.review import settling_folder, store_of
     from rs_lowconf.estimate.stored import check_complete
     from rs_lowconf.review.verdicts import verdicts
 
@@ -253,6 +275,7 @@ def _reviewed(settings: Settings, ids: Sequence[str], where: str) -> dict[str, s
     if disputed:
         raise ReviewError(
             f"reviewers disagree on {listed(disputed)}",
-            remedy="settle it: rslow review agreement --export FOLDER",
+            remedy="have it settled",
+            command=f"review agreement --export {shlex.quote(str(settling_folder(settings)))}",
         )
-    return {tile: found[name].true_class for tile, name in names.items()}
+    return {tile: class_name(found[name].true_class) for tile, name in names.items()}

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
-from rs_lowconf.cli.batch import job_folder
-from rs_lowconf.cli.catalog import catalog_path
+from rs_lowconf.cli.batch import job_folder, print_left_out
+from rs_lowconf.cli.catalog import catalog_of
 from rs_lowconf.cli.estimate import estimate_app
+from rs_lowconf.cli.estimate_pool import pool_is_there
 from rs_lowconf.cli.progress import Interrupt, Reporter, interrupt_between_steps, progress
 from rs_lowconf.cli.tables import open_console, show_table
 from rs_lowconf.errors import JobError, SettingsError
 from rs_lowconf.settings import RareSettings, Settings
+from rs_lowconf.vocabulary import class_list, join, require, vocabulary
 
 if TYPE_CHECKING:
     from rs_lowconf.cli.latents import Law
@@ -63,6 +65,8 @@ def rare(
     if not _write(folder, report, ladders) and not fresh:
         print("Nothing to do: no model, setting or score has changed.")
     _say(folder, ladders)
+    if real is None:
+        pool_is_there(settings)
 
 
 def thresholds_of(own: RareSettings, classes: int) -> tuple[float, ...]:
@@ -234,32 +238,34 @@ def _real_pool(
     settings: Settings, law: "Law", thresholds: tuple[float, ...]
 ) -> "tuple[RealPool | None, str]":
     """Return what `rslow batch score` found, or why there is nothing to stand beside."""
+    from rs_lowconf.batch.choose import narrow
     from rs_lowconf.batch.review import scores_of
-    from rs_lowconf.data.catalog.table import Catalog
     from rs_lowconf.estimate.ladder import real_ladders
     from rs_lowconf.estimate.ladder_report import RealPool
 
     job = job_folder(settings, "score")
     if not (job / "scores.parquet").exists():
-        return None, (
-            "No real tiles stand beside: none are scored. rslow catalog build and rslow batch "
-            "score do that."
-        )
+        return None, "No real tiles stand beside: none are scored."
     try:
-        scores = scores_of(Catalog(catalog_path(settings)), job, law.target_of)
+        scores = scores_of(catalog_of(settings), job, law.target_of)
+        narrowed = narrow(lambda name: scores[name].tolist(), len(scores), settings.batch)
     except JobError as error:
-        return None, f"No real tiles stand beside: {error}"
-    for column, wanted in (
-        ("rslow:split", settings.batch.splits),
-        ("collection", settings.batch.collections),
-        ("label", settings.estimate.rare.classes),
-    ):
-        if wanted is not None:
-            scores = scores[scores[column].isin(wanted)]
+        return None, f"No real tiles stand beside: {error.said}."
+    left_out, total = dict(narrowed.left_out), len(scores)
+    scores = scores[narrowed.rows]
+    join(
+        vocabulary("the catalog's labels", scores["label"].unique()),
+        class_list("the target", law.target.classes),
+    )
+    if settings.estimate.rare.classes is not None:
+        wanted = scores["label"].isin(settings.estimate.rare.classes)
+        if not wanted.all():
+            left_out["of classes that estimate.rare.classes omits"] = int((~wanted).sum())
+        scores = scores[wanted]
+    print_left_out(left_out, total)
     if not len(scores):
         return None, (
-            "No real tiles stand beside: none of the scored ones is of batch.splits, "
-            "batch.collections and estimate.rare.classes."
+            "No real tiles stand beside: none of the scored ones is of estimate.rare.classes."
         )
     overall, by_class = real_ladders(
         scores["confidence"].to_numpy(),
@@ -296,14 +302,13 @@ def _conditions(own: RareSettings, classes: tuple[str, ...]) -> tuple[str, ...]:
     """
     if own.classes is None:
         return classes
-    unknown = [name for name in own.classes if name not in classes]
-    if unknown:
-        shown = ", ".join(classes[:_SHOWN]) + (", ..." if len(classes) > _SHOWN else "")
-        raise SettingsError(
-            f"estimate.rare.classes names {', '.join(unknown)}",
-            expected=f"some of the generator's {shown}",
-        )
-    return tuple(name for name in classes if name in own.classes)
+    places = require(
+        class_list("estimate.rare.classes", own.classes, error=SettingsError),
+        class_list("the generator", classes, error=SettingsError),
+        remedy="correct it",
+        error=SettingsError,
+    )
+    return tuple(classes[place] for place in sorted(places))
 
 
 def _to_json(ladders: "Ladders") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 One tile after the other, so that ten thousand take no more memory than a review package.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float, UInt16
 from torch import Tensor
 
 from rs_lowconf import __version__
+from rs_lowconf.cli.batch import print_left_out
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.gan.masks import MaskBank
 from rs_lowconf.grid import Grid
@@ -332,12 +334,16 @@ def real_tiles(export: Export) -> list[tuple[HeldOut, int]]:
     """Return the real tiles that no model was trained on, of the generator's conditions."""
     if export.models.real is None:
         return []
-    return [
-        (held, index)
-        for held in held_out(export.settings, export.models)
-        for index, label in enumerate(held.source.labels.tolist())
-        if held.source.classes[label] in held.classes
-    ]
+    found, left_out = [], Counter[str]()
+    for held in held_out(export.settings, export.models):
+        for index, label in enumerate(held.source.labels.tolist()):
+            name = held.source.classes[label]
+            if name in held.classes:
+                found.append((held, index))
+            else:
+                left_out[f"of {name}, which the generator lacks"] += 1
+    print_left_out(left_out, len(found) + left_out.total(), "held-out tiles")
+    return found
 
 
 def kept_by(one: Trajectory, origin: Literal["found", "audit"]) -> Found:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import interrupt_between_steps, progress
 from rs_lowconf.errors import JobError, ReviewError
 from rs_lowconf.settings import Settings
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from rs_lowconf.models import Models
     from rs_lowconf.search.archive import Archive
+    from rs_lowconf.search.evaluate import Evaluator
     from rs_lowconf.search.journal import Journal
     from rs_lowconf.search.loop import SearchRules, Trajectory
     from rs_lowconf.search.student import Lessons, Student
@@ -52,7 +54,7 @@ def generate(
     search = run_search(settings, models, folder, "search")
     baseline = None
     if settings.search.baseline_evaluations:
-        baseline = run_search(settings, models, folder, "baseline")
+        baseline = run_search(settings, models, folder, "baseline", spent=search.seconds)
     _export(settings, models, folder, search, baseline)
 
 
@@ -66,6 +68,8 @@ class Searched:
     seconds: float
     end: str
     """Why it stopped and what to do about it."""
+    late: bool
+    """Whether it stopped because the minutes were spent."""
     discarded: int
     """Evaluations of trajectories that were on their way when their condition had enough."""
     unfinished: int
@@ -107,10 +111,23 @@ def archive_of(settings: Settings, models: "Models") -> "Archive":
     )
 
 
-def run_search(settings: Settings, models: "Models", folder: Path, stream: str) -> Searched:
-    """Run the search, or the random-latent baseline, going on from its journal."""
+def run_search(
+    settings: Settings, models: "Models", folder: Path, stream: str, *, spent: float = 0.0
+) -> Searched:
+    """Run the search, or the random-latent baseline, going on from its journal.
+
+    Args:
+        settings: of the run.
+        models: that search.
+        folder: of the run, in which the journal is.
+        stream: `search` or `baseline`.
+        spent: seconds of search.max_minutes that are spent, by the search before the baseline.
+
+    Raises:
+        KeyboardInterrupt: somebody asked to stop; the journal holds what is done.
+    """
     from rs_lowconf.search.journal import Journal
-    from rs_lowconf.search.loop import Budget, SearchEnd, without_tile
+    from rs_lowconf.search.loop import Budget, SearchEnd, TimeIsUpError, without_tile
 
     own = settings.search
     baseline = stream == "baseline"
@@ -120,8 +137,8 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
     budget = Budget(
         count=own.baseline_evaluations + 1 if baseline else own.count,
         evaluations=own.baseline_evaluations if baseline else own.max_evaluations,
-        minutes=float("inf") if baseline else own.max_minutes,
-        seconds=past.seconds,
+        minutes=own.max_minutes,
+        seconds=spent + past.seconds,
         at_least=0 if baseline else _least_seeds(settings, models),
     )
     archive = archive_of(settings, models)
@@ -130,33 +147,47 @@ def run_search(settings: Settings, models: "Models", folder: Path, stream: str) 
     total = own.baseline_evaluations if baseline else own.count
     title = "random latents" if baseline else "hard samples"
     student = None
-    if models.method == "student" and not baseline:
-        student = teach_student(settings, models, folder / stream / "student.safetensors")
-        budget.evaluations += student[1].evaluations
-    before, counted = models.target.evaluations, 0
-    stream_of = trajectories_of(settings, models, stream, student and student[0])
-    with progress(title, total) as bar, interrupt_between_steps() as interrupt:
-        for raw in stream_of(past.trajectories, archive.closed):
-            if raw.seed_id not in past.trajectories:
-                counted += raw.evaluations
-                journal.write(raw, budget.seconds)
-            trajectory = archive.judge(without_tile(raw))
-            end = budget.spend(trajectory, full=archive.full)
-            trajectories.append(trajectory)
-            bar.update(
-                min(total, budget.evaluations if baseline else budget.accepted),
-                f"{budget.accepted} found, {budget.evaluations:,} evaluations",
-            )
-            if end is not None:
-                break
-            if interrupt.requested:
-                raise KeyboardInterrupt
-    seconds = past.seconds if len(trajectories) <= len(past.trajectories) else budget.seconds
+    before, counted, worked = models.target.evaluations, 0, False
+    with interrupt_between_steps() as interrupt:
+
+        def go_on() -> None:
+            """Look, before each batch, whether somebody asked to stop and what the clock says."""
+            nonlocal worked
+            interrupt.check()
+            if budget.late:
+                raise TimeIsUpError
+            worked = True
+
+        evaluator = models.evaluator.watched(go_on)
+        try:
+            if models.method == "student" and not baseline:
+                path = folder / stream / "student.safetensors"
+                student = teach_student(settings, models, path, evaluator)
+                budget.evaluations += student[1].evaluations
+                before = models.target.evaluations
+            stream_of = trajectories_of(settings, models, stream, evaluator, student and student[0])
+            with progress(title, total) as bar:
+                for raw in stream_of(past.trajectories, archive.closed):
+                    if raw.seed_id not in past.trajectories:
+                        counted += raw.evaluations
+                        journal.write(raw, budget.seconds - spent)
+                    trajectory = archive.judge(without_tile(raw))
+                    end = budget.spend(trajectory, full=archive.full)
+                    trajectories.append(trajectory)
+                    bar.update(
+                        min(total, budget.evaluations if baseline else budget.accepted),
+                        f"{budget.accepted} found, {budget.evaluations:,} evaluations",
+                    )
+                    if end is not None:
+                        break
+        except TimeIsUpError:
+            end = SearchEnd.MINUTES
     return Searched(
         trajectories=tuple(trajectories),
         journal=journal,
-        seconds=seconds,
+        seconds=budget.seconds - spent if worked else past.seconds,
         end="" if end is None else end.value,
+        late=end is SearchEnd.MINUTES,
         discarded=archive.discarded,
         unfinished=models.target.evaluations - before - counted,
         lessons=student and student[1],
@@ -177,7 +208,11 @@ def _least_seeds(settings: Settings, models: "Models") -> int:
 
 
 def trajectories_of(
-    settings: Settings, models: "Models", stream: str, student: "Student | None"
+    settings: Settings,
+    models: "Models",
+    stream: str,
+    evaluator: "Evaluator",
+    student: "Student | None",
 ) -> "Callable[[Mapping[int, Trajectory], Container[int]], Iterator[Trajectory]]":
     """Return the search that the settings or the target ask for, or the random latents."""
     from rs_lowconf.search.loop import search
@@ -185,8 +220,8 @@ def trajectories_of(
 
     rules = rules_of(settings, models, stream)
     if not splits(settings, models) or rules.mode == "random":
-        evaluator = models.evaluator if student is None else models.evaluator.guided_by(student)
-        return lambda done, closed: search(evaluator, models.shell, rules, done, closed)
+        led = evaluator if student is None else evaluator.guided_by(student)
+        return lambda done, closed: search(led, models.shell, rules, done, closed)
     own = settings.search.splitting
     splitting = SplittingRules(
         tau=rules.tau,
@@ -201,10 +236,12 @@ def trajectories_of(
         drift=own.drift if models.method == "gradient" else 0.0,
         audit=rules.audit,
     )
-    return lambda done, closed: split(models.evaluator, splitting, done, closed)
+    return lambda done, closed: split(evaluator, splitting, done, closed)
 
 
-def teach_student(settings: Settings, models: "Models", path: Path) -> "tuple[Student, Lessons]":
+def teach_student(
+    settings: Settings, models: "Models", path: Path, evaluator: "Evaluator"
+) -> "tuple[Student, Lessons]":
     """Return the student of a search, taught now or by the run that was interrupted."""
     from rs_lowconf.search.student import TeachingRules, load_student, teach
 
@@ -224,7 +261,7 @@ def teach_student(settings: Settings, models: "Models", path: Path) -> "tuple[St
         max_age=rules.max_age,
     )
     with progress("teaching a student", own.first + own.rounds * own.each) as bar:
-        for taught in teach(models.evaluator, models.shell, teaching, models.device):
+        for taught in teach(evaluator, models.shell, teaching, models.device):
             bar.update(taught[1].evaluations)
     taught[0].save(path, taught[1])
     return taught
@@ -270,7 +307,9 @@ def _export(
         report["random_latents"] = {
             **summarise(baseline.trajectories, baseline.seconds, classes),
             **low_confidence_share(baseline.trajectories, models.tau),
+            "stopped_by_minutes": baseline.late,
         }
+    if baseline is not None and baseline.trajectories:
         report["times_less_than_random"] = compare(report["search"], report["random_latents"])
     RunFolder(folder, settings)
     write_json(folder / "report.json", report)
@@ -307,8 +346,13 @@ def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:
         share, interval = (report["low_confidence"][name] for name in ("value", "interval_95"))
         bounds = " .. ".join(f"{bound:.2g}" for bound in interval) if interval else "no interval"
         print(f"Probability of low confidence under the generator: {share:.2g} ({bounds}).")
-    if "times_less_than_random" in report:
-        theirs = report["random_latents"]
+    theirs = report.get("random_latents")
+    if theirs and theirs["stopped_by_minutes"]:
+        print(
+            "The comparison with random latents was cut short: search.max_minutes bounds it "
+            "together with the search."
+        )
+    if theirs and "times_less_than_random" in report:
         times = report["times_less_than_random"]["evaluations_per_accepted"]
         print(
             f"Random latents: {theirs['accepted']} in {theirs['evaluations']:,} evaluations"
@@ -325,3 +369,4 @@ def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:
         )
     print(f"Report: {folder / 'report.json'}")
     print(f"Open in QGIS: {folder / 'review' / 'review.qgz'}")
+    hint("Then", "review import", folder / "review")

@@ -22,6 +22,7 @@ from rs_lowconf.search.reading import log_odds
 from rs_lowconf.settings import Settings
 from rs_lowconf.target.load import check_fit
 from rs_lowconf.types import TargetModel, TileGenerator
+from rs_lowconf.vocabulary import class_list, join
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,6 +117,12 @@ def load_law(settings: Settings, *, trust_code: bool) -> Law:
         raise ModelError(
             "the target answers for every pixel", expected="one that gives a tile a class"
         )
+    # A condition that the target has no class for is told of in the report.
+    join(
+        class_list("the generator", generator.classes, error=ModelError),
+        class_list("the target", target.classes, error=ModelError),
+        error=ModelError,
+    )
     size = settings.search.micro_batch
     return Law(
         generator=generator,

@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
+from rs_lowconf.cli.hints import hint
+from rs_lowconf.cli.review import masked_package, settling_folder, store_of
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
-    from rs_lowconf.review.store import SentPackage
+    from rs_lowconf.review.store import ReviewStore, SentPackage
 
 
 @app.command()
@@ -17,15 +21,14 @@ def loop(config: ConfigOption = None, set_: SetOption = None) -> None:
     A line a round with what reviewers said; all figures go to run.dir/loop.json.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.cli.review import store_of
     from rs_lowconf.places import newest_update
     from rs_lowconf.review.rounds import round_reports
     from rs_lowconf.runs import write_json
 
     store = store_of(settings)
     rounds = round_reports(store)
-    for line in _trained(settings):
-        print(line)
+    print(f"Run: {settings.run.dir}")
+    print(_trained(settings))
     for number, report in rounds.items():
         for line in _told(number, report):
             print(line)
@@ -35,18 +38,37 @@ def loop(config: ConfigOption = None, set_: SetOption = None) -> None:
         path = settings.run.dir / "loop.json"
         write_json(path, {"rounds": {str(k): v for k, v in rounds.items()}, "updates": updates})
         print(f"All figures: {path}")
-    print(f"Next: {_next(settings, store.packages(), rounds, updates)}")
+    _say_next(settings, store, rounds, updates)
 
 
-def _trained(settings: Settings) -> list[str]:
+def _trained(settings: Settings) -> str:
+    """Return what is there of the models of this run."""
+    missing, kind = _missing_models(settings), settings.run.models
+    return f"Models ({kind}): " + (f"{', '.join(missing)} missing" if missing else "complete")
+
+
+def _missing_models(settings: Settings) -> list[str]:
+    """Return the stages of training that a search needs and that are not done, in their order."""
     from rs_lowconf.places import model_path
 
-    names = ["target", "extractor", "gan", "critic"]
+    models = {"target": "target", "extractor": "extractor", "gan": "gan", "gate": "calibration"}
     if settings.target.kind not in ("embedded", "trained"):
-        names.remove("target")
-    missing = [name for name in names if not model_path(settings, name).exists()]
-    kind = settings.run.models
-    return [f"Models ({kind}): " + (f"{', '.join(missing)} missing" if missing else "complete")]
+        del models["target"]
+    if _draws_masks(settings):
+        # The gate's critic says which tiles look alike.
+        del models["extractor"]
+    return [stage for stage, name in models.items() if not model_path(settings, name).exists()]
+
+
+def _draws_masks(settings: Settings) -> bool:
+    """Return whether tiles have masks, by the data or else by the generator."""
+    from rs_lowconf.gan.mask_train import MaskGanTraining
+    from rs_lowconf.places import model_path
+    from rs_lowconf.runs import kind_of
+
+    path = model_path(settings, "gan")
+    trained = path.is_file() and kind_of(path) == MaskGanTraining.kind
+    return settings.data.masked or trained
 
 
 def _told(number: int, report: dict[str, Any]) -> list[str]:
@@ -81,38 +103,101 @@ def _told(number: int, report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _next(
-    settings: Settings,
-    packages: "tuple[SentPackage, ...]",
-    rounds: dict[int, dict[str, Any]],
-    updates: int,
-) -> str:
-    """Return what to type next."""
-    from rs_lowconf.places import model_path
+def _say_next(
+    settings: Settings, store: "ReviewStore", rounds: dict[int, dict[str, Any]], updates: int
+) -> None:
+    """Print what to type next: the first step of the loop that is not done."""
+    current = [one for one in store.packages() if one.round == updates + 1]
+    name = _free_name(settings, f"round-{updates + 1}" if updates else "generate")
+    if settings.data.masked and settings.run.models == "embedded":
+        trained = ("run.models=trained", "target.kind=trained")
+        hint("The embedded generator draws no masks; for one that does", "loop", set_=trained)
+        return
+    missing = _missing_models(settings)
+    if missing and settings.data.kind == "none":
+        print("Training needs tiles: name them by data.kind and data.root.")
+        return
+    if missing:
+        hint("Next", f"train {missing[0]}")
+        return
+    if not current:
+        hint("Next", "generate", "--name", name, set_=("review.label=blind",))
+        _say_elsewhere(settings, store)
+        return
+    pending = _pending(settings, store, current)
+    if pending is not None:
+        number, folder = pending
+        print(f"{number:,} samples are pending, open in QGIS: {folder / 'review.qgz'}")
+        hint("Then", "review import", folder)
+        return
+    report = rounds[updates + 1]
+    if report["disputed"]:
+        hint(
+            "To settle what reviewers disagree on",
+            "review agreement",
+            "--export",
+            settling_folder(settings),
+        )
+        return
     from rs_lowconf.search.head import MIN_REVIEWS
 
-    for name, command in (
-        ("target", "rslow train target"),
-        ("extractor", "rslow train extractor"),
-        ("gan", "rslow train gan"),
-        ("critic", "rslow train gate"),
-    ):
-        own = name != "target" or settings.target.kind in ("embedded", "trained")
-        if own and not model_path(settings, name).exists():
-            return command
-    current = [one for one in packages if one.round == updates + 1]
-    if not current:
-        name = "generate" if not updates else f"round-{updates + 1}"
-        return f"rslow generate --name {name} --set review.label=blind"
-    report = rounds[updates + 1]
-    if not report["with_a_verdict"]:
-        folder = settings.run.dir / Path(current[-1].folder)
-        return f"review {folder / 'review.qgz'} in QGIS, then rslow review import {folder}"
-    if report["disputed"]:
-        return "rslow review agreement --export FOLDER, to settle what reviewers disagree on"
-    found = report["accepted"]
-    few = min(found["count"], report["rejected"]["count"]) < MIN_REVIEWS
-    # From samples with masks neither updates nor releases are made.
-    if few or any(one.pixel_classes for one in current):
-        return "review more samples: rslow generate with another --name and run.seed"
-    return "rslow update, then rslow testset build"
+    few = min(report["accepted"]["count"], report["rejected"]["count"]) < MIN_REVIEWS
+    masked = masked_package(store) is not None
+    # An update trains on the tiles that the gate was trained on.
+    if not few and not masked and settings.data.kind == "none":
+        print(
+            "An update needs the tiles that the gate was trained on: name them by data.kind and "
+            "data.root."
+        )
+    elif not few and not masked:
+        hint("Next", "update")
+    else:
+        seed = _fresh_seed(settings, current)
+        hint("For more samples", "generate", "--name", name, set_=(f"run.seed={seed}",))
+    if report["accepted"]["count"] and not masked:
+        hint("For a test set of what was accepted", "testset build")
+
+
+def _pending(
+    settings: Settings, store: "ReviewStore", packages: "list[SentPackage]"
+) -> tuple[int, Path] | None:
+    """Return the newest package at hand with samples that nobody decided on, and their number."""
+    opinions = store.opinions()
+    answered = {one.sample_id for one in opinions}
+    settled = {one.sample_id for one in opinions if one.settles}
+    for package in reversed(packages):
+        folder = settings.run.dir / package.folder
+        known = settled if package.settles else answered
+        number = sum(one.sample_id not in known for one in store.samples(package.package_id))
+        if number and folder.exists():
+            return number, folder
+    return None
+
+
+def _free_name(settings: Settings, name: str) -> str:
+    """Return a name of a search that wrote no package: an interrupted one may go on."""
+    number, free = 1, name
+    while (settings.run.dir / free / "review").exists():
+        number += 1
+        free = f"{name}-{number}"
+    return free
+
+
+def _fresh_seed(settings: Settings, packages: "list[SentPackage]") -> int:
+    """Return a seed that no search of this round has had: it would find the same again."""
+    seeds = [settings.run.seed]
+    for package in packages:
+        path = (settings.run.dir / package.folder).parent / "settings.yaml"
+        if path.is_file():
+            seeds.append(yaml.safe_load(path.read_text(encoding="utf-8"))["run"]["seed"])
+    return max(seeds) + 1
+
+
+def _say_elsewhere(settings: Settings, store: "ReviewStore") -> None:
+    """Name the runs beside this one that hold packages: one of them may be meant."""
+    from rs_lowconf.review.store import STORE
+
+    others = sorted(settings.run.dir.parent.glob(f"*/{STORE}"))
+    if not store.packages():
+        for path in others:
+            hint(f"There are packages in {path.parent}", "loop", set_=(f"run.dir={path.parent}",))

@@ -83,10 +83,26 @@ class Interrupt:
 
     requested = False
 
+    def check(self) -> None:
+        """Stop here if somebody asked to.
+
+        Raises:
+            KeyboardInterrupt: somebody did.
+        """
+        if self.requested:
+            raise KeyboardInterrupt
+
 
 @contextmanager
 def interrupt_between_steps() -> Iterator[Interrupt]:
-    """Turn the first Ctrl-C or SIGTERM into a request; a second Ctrl-C stops at once."""
+    """Turn the first Ctrl-C or SIGTERM into a request; a second one stops at once.
+
+    A request always ends the command: if it came in the last step of the block, after the last
+    look at it, the block still ends with it.
+
+    Raises:
+        KeyboardInterrupt: somebody asked to stop.
+    """
     interrupt = Interrupt()
 
     def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -101,6 +117,7 @@ def interrupt_between_steps() -> Iterator[Interrupt]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    interrupt.check()
 
 
 class GanRecord(Protocol):
@@ -126,26 +143,35 @@ def checkpoints(
     records: Iterator[Record],
     settings: GeneratorSettings,
     images: int,
+    logged: int,
     *,
     save: Callable[[], None],
 ) -> Iterator[list[Record]]:
     """Run a GAN's training; whenever a checkpoint is due, yield the records since the last one.
 
+    The caller measures the checkpoint and keeps the state. A training that was interrupted
+    between a step and its checkpoint begins with that checkpoint, without records.
+
     Args:
-        records: one a step, until the training ends.
+        records: one per step, until the training ends.
         settings: of the training.
         images: real tiles that a resumed training has shown before.
+        logged: real tiles at the last checkpoint that was measured, 0 before the first.
         save: keeps the state of an interrupted training.
 
     Raises:
         KeyboardInterrupt: somebody asked to stop; the state is kept.
     """
-    recent = []
+    every = settings.checkpoint_images
+    recent: list[Record] = []
     with (
         progress("training the GAN", settings.images, images) as bar,
         interrupt_between_steps() as interrupt,
     ):
-        due = images // settings.checkpoint_images + 1
+        if images > logged and (images // every > logged // every or images >= settings.images):
+            yield recent
+            interrupt.check()
+        due = images // every + 1
         for record in records:
             recent.append(record)
             bar.update(
@@ -153,9 +179,10 @@ def checkpoints(
             )
             if interrupt.requested:
                 save()
-                raise KeyboardInterrupt
-            if record.images >= due * settings.checkpoint_images:
+            interrupt.check()
+            if record.images >= due * every:
                 yield recent
+                interrupt.check()
                 recent = []
                 due += 1
         if recent:

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from rs_lowconf.cli.app import app
+from rs_lowconf.cli.app import app, load_settings
 from rs_lowconf.cli.generate import generate
+from rs_lowconf.cli.hints import hint
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 
@@ -19,9 +20,11 @@ def quickstart(out: OutOption = Path("runs/quickstart")) -> None:
     `rslow generate --set run.dir=FOLDER`, but a package that is there already is left
     alone: reviews may live in it.
     """
-    review = out / "generate" / "review"
+    review, given = out / "generate" / "review", [f"run.dir={out}"]
     if review.exists():
+        load_settings(None, given)
         print(f"The review package is there already; open in QGIS: {review / 'review.qgz'}")
+        hint("Then", "review import", review)
     else:
-        generate(set_=[f"run.dir={out}"])
+        generate(set_=given)
     print(f"Without QGIS look at the pictures in {review / 'previews'}")

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rs_lowconf.cli import hints
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.settings import Settings
 
@@ -29,14 +31,50 @@ def store_of(settings: Settings) -> "ReviewStore":
     return ReviewStore(settings.run.dir / STORE)
 
 
+def store_of_package(settings: Settings, reviewed: "ReviewedPackage") -> "ReviewStore":
+    """Return the review store of the run that exported a package.
+
+    That is the run whose folder holds the package. A copy outside of it belongs to the run of
+    the settings, which also come first where the user gave some.
+    """
+    from rs_lowconf.review.store import STORE, ReviewStore
+
+    named, here = store_of(settings), Path.cwd()
+    around = [
+        ReviewStore((own.relative_to(here) if own.is_relative_to(here) else own) / STORE)
+        for own in reviewed.folder.absolute().parents
+        if (own / STORE).is_file()
+    ]
+    stores = [named, *around] if hints.settings_given() else [*around, named]
+    for store in stores:
+        if reviewed.package_id in {one.package_id for one in store.packages()}:
+            return store
+    return named
+
+
+def settling_folder(settings: Settings) -> Path:
+    """Return where the next package of what reviewers disagree on goes."""
+    number, folder = 1, settings.run.dir / "settle"
+    while folder.exists():
+        number += 1
+        folder = folder.with_name(f"settle-{number}")
+    return folder
+
+
+def masked_package(store: "ReviewStore") -> str | None:
+    """Return a package whose samples have masks: no update and no release is made of them."""
+    return next((one.folder for one in store.packages() if one.pixel_classes), None)
+
+
 def refuse_masks(store: "ReviewStore", command: str) -> None:
     """Raise a ReviewError where samples have masks, from which a command cannot go on."""
-    masked = [one.folder for one in store.packages() if one.pixel_classes]
-    if masked:
+    masked = masked_package(store)
+    if masked is not None:
         raise ReviewError(
-            f"the samples of {masked[0]} have masks",
+            f"the samples of {masked} have masks",
             expected=f"samples of one class each for {command}",
-            remedy="rslow loop tells what reviewers said of them",
+            remedy="the loop tells what reviewers said of them",
+            command="loop",
         )
 
 
@@ -83,23 +121,29 @@ def import_(
         typer.Option(help="Name that takes the place of the names in the packages."),
     ] = None,
 ) -> None:
-    """Add the answers in packages to the review store in run.dir.
+    """Add the answers in packages to the review store of their run.
 
-    All packages are checked before anything is added. The packages are only read; importing
-    one again adds what is new since.
+    The run is found from where a package lies; copies of a package that lie elsewhere need
+    --config or --set run.dir=FOLDER. All packages are checked before anything is added. The
+    packages are only read; importing one again adds what is new since.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.review.reading import read_package
 
-    store = store_of(settings)
-    for reviewed in [read_package(folder) for folder in packages]:
+    found = [read_package(folder) for folder in packages]
+    stores = [store_of_package(settings, reviewed) for reviewed in found]
+    for reviewed, store in zip(found, stores, strict=True):
         added = store.add(reviewed, reviewer)
         print(
             f"{reviewed.folder}: {added.new} new, {added.changed} changed, "
             f"{added.withdrawn} withdrawn, {added.older} older than known, {added.known} known, "
             f"{added.pending} pending"
         )
-    print(f"Store: {store.path}")
+    for store in {store.path: store for store in stores}.values():
+        print(f"Store: {store.path}")
+        if any(one.round for one in store.packages()):
+            own = store.path.resolve() == store_of(settings).path.resolve()
+            hint("Next", "loop", set_=() if own else (f"run.dir={store.path.parent}",))
 
 
 @review_app.command()
@@ -124,8 +168,8 @@ def agreement(
     from rs_lowconf.review.reading import read_package
     from rs_lowconf.review.verdicts import agreement as measure
 
-    store = store_of(settings)
     reviewed = [read_package(folder) for folder in packages or ()]
+    store = store_of_package(settings, reviewed[0]) if reviewed else store_of(settings)
     opinions = _opinions(reviewed) if reviewed else store.opinions()
     found = measure(opinions)
     for name, count in found["reviewers"].items():
@@ -197,7 +241,7 @@ def _export(
         sources = [
             read_package(where)
             for package in store.packages()
-            if (where := settings.run.dir / package.folder).exists()
+            if (where := store.path.parent / package.folder).exists()
         ]
     count = settling_package(store, sources, disagreed, folder, settings.data.attribution)
     if not count:
@@ -206,6 +250,7 @@ def _export(
             remedy="name the packages",
         )
     print(f"{count} samples to settle, open in QGIS: {folder / 'review.qgz'}")
+    hint("Then", "review import", folder)
 
 
 def _told(value: float | None) -> str:

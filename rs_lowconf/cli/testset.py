@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.errors import ReviewError, SettingsError
 from rs_lowconf.settings import Settings
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 testset_app = typer.Typer(help="Grow a test set from accepted samples.", no_args_is_help=True)
 app.add_typer(testset_app, name="testset")
-
-LICENCE = "MIT"
 
 
 @testset_app.command()
@@ -43,6 +42,13 @@ def build(
     release before it. Open its release.qgz in QGIS.
     """
     settings = load_settings(config, set_)
+    licence = settings.testset.licence
+    if licence is None:
+        raise SettingsError(
+            "testset.licence is not set",
+            expected="the licence under which you publish the tiles",
+            remedy="add --set testset.licence=CC-BY-4.0, or another identifier of SPDX",
+        )
     import torch
 
     from rs_lowconf.cli.review import refuse_masks, store_of
@@ -52,7 +58,7 @@ def build(
     from rs_lowconf.testset import read_release, write_release
 
     store = store_of(settings)
-    refuse_masks(store, "rslow testset build")
+    refuse_masks(store, "a test set")
     number = store.answers() if answers is None else answers
     # Tiles of a catalog, which belong to no round, are no generated ones.
     rounds = {one.package_id: one.classes for one in store.packages() if one.round}
@@ -61,7 +67,8 @@ def build(
     if not tiles:
         raise ReviewError(
             "no generated sample was accepted yet",
-            remedy="review a package in QGIS, then run rslow review import",
+            remedy="review a package in QGIS and import it",
+            command="loop",
         )
     where = settings.run.dir / "testset"
     folder = out or where / f"v{len(_releases(where)) + 1}"
@@ -76,7 +83,7 @@ def build(
         classes=tuple(dict.fromkeys(name for own in rounds.values() for name in own)),
         bands=gan.generator.bands,
         attribution=gan.header["attribution"],
-        licence=LICENCE,
+        licence=licence,
         provenance={"answers": str(number)},
         parent=going_on,
         agreement={key: told[key] for key in ("alpha_decision", "alpha_decision_and_class")},
@@ -89,6 +96,7 @@ def build(
     print(f"{len(release.tiles)} tiles ({counts}): {release.folder}")
     print(f"Checksum {release.checksum}; built from the first {number} answers")
     print(f"Open in QGIS: {release.folder / 'release.qgz'}")
+    hint("Next", "testset evaluate", "--release", release.folder)
 
 
 @testset_app.command()
@@ -121,7 +129,8 @@ def evaluate(
         if not known:
             raise ReviewError(
                 f"there is no release in {settings.run.dir / 'testset'}",
-                remedy="run rslow testset build, or name one with --release",
+                remedy="name one with --release",
+                command="testset build",
             )
         where = known[-1]
     read = read_release(where)

@@ -8,6 +8,7 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import checkpoints, means, progress
+from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import ClassifierSettings, Settings
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rs_lowconf.data.source import MemorySource
     from rs_lowconf.gan.critic import RealismCritic
     from rs_lowconf.gan.judge import D, JudgeRecord
-    from rs_lowconf.gan.networks import Generator
+    from rs_lowconf.gan.pyramid import ClassGenerator
     from rs_lowconf.search.calibration import Features
     from rs_lowconf.target.classifier import Classifier
     from rs_lowconf.types import Critic, FeatureExtractor, MaskSource, TileSource
@@ -64,12 +65,19 @@ def extractor(config: ConfigOption = None, set_: SetOption = None) -> None:
 def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Train the conditional generator and its discriminator; resumes where it stopped.
 
-    Tiles with labels need the extractor, by whose features gan.safetensors is the checkpoint
-    nearest to the validation tiles. Tiles with masks (settings in mask_gan) need none: the
-    checkpoint is the one whose spectra and texture in each class are nearest. Writes
-    metrics.jsonl and sheets/ beside it into run.dir/gan.
+    With gan.recipe=frozen it learns from the tiles of data and of data.more, judged by critics on
+    the features of a pretrained network, and gan.safetensors is the checkpoint nearest to the
+    validation tiles by the features of another one. With gan.recipe=native tiles with labels need
+    the extractor, by whose features the checkpoint is chosen. Tiles with masks (settings in
+    mask_gan) need none: the checkpoint is the one whose spectra and texture in each class are
+    nearest. Writes metrics.jsonl and sheets/ beside it into run.dir/gan.
     """
     settings = load_settings(config, set_)
+    if settings.gan.recipe == "frozen" and not settings.data.masked:
+        from rs_lowconf.cli.train_sources import train_from_sources
+
+        train_from_sources(settings)
+        return
     from rs_lowconf.cli.train_masks import train_mask_gan
     from rs_lowconf.types import TileSource
 
@@ -93,6 +101,11 @@ def _open(
 
 
 def _train_gan(settings: Settings, source: "TileSource", val: "TileSource") -> None:
+    if settings.data.more:
+        raise SettingsError(
+            "data.more has no effect with gan.recipe=native, which learns from the tiles of data",
+            remedy="set gan.recipe=frozen, or remove data.more",
+        )
     from rs_lowconf.data.augment import augmentations_at
     from rs_lowconf.device import choose_device
     from rs_lowconf.gan.critic import fit_realism
@@ -120,9 +133,11 @@ def _train_gan(settings: Settings, source: "TileSource", val: "TileSource") -> N
     folder = RunFolder(path, settings)
     folder.trim_log("images", training.images)
     start, first = time.monotonic(), training.images
-    best = min((line["domain_distance"] for line in folder.read_log()), default=math.inf)
+    log = folder.read_log()
+    best = min((line["domain_distance"] for line in log), default=math.inf)
+    logged = max((line["images"] for line in log), default=0)
     for recent in checkpoints(
-        train(training), settings.gan, first, save=lambda: save_state(state, training)
+        train(training), settings.gan, first, logged, save=lambda: save_state(state, training)
     ):
         distance = domain_distance(training.average, val, features, settings.run.seed)
         if distance < best:
@@ -259,7 +274,9 @@ def write_calibration(  # noqa: PLR0917 - settings, places, models, tiles, place
     print(f"gate, calibrated on {len(calibration.reference)} held-out tiles: {folder}")
 
 
-def gate_tiles(settings: Settings, generator: "Generator") -> "tuple[MemorySource, MemorySource]":
+def gate_tiles(
+    settings: Settings, generator: "ClassGenerator"
+) -> "tuple[MemorySource, MemorySource]":
     """Return training and validation tiles, in the generator's bands and classes.
 
     Raises:
@@ -277,7 +294,7 @@ def gate_tiles(settings: Settings, generator: "Generator") -> "tuple[MemorySourc
 
 def gate_critic(
     settings: Settings,
-    generator: "Generator",
+    generator: "ClassGenerator",
     source: "TileSource",
     device: "torch.device",
     log: "Callable[[dict[str, float]], None]",

@@ -41,7 +41,7 @@ def encoder(config: ConfigOption = None, set_: SetOption = None) -> None:
     """
     settings = load_settings(config, set_)
     from rs_lowconf.device import choose_device
-    from rs_lowconf.gan.encode import train_encoder
+    from rs_lowconf.gan.encode import comparison_of, train_encoder
     from rs_lowconf.gan.model import save_encoder
     from rs_lowconf.runs import RunFolder
     from rs_lowconf.search.prior import PriorShell
@@ -51,7 +51,7 @@ def encoder(config: ConfigOption = None, set_: SetOption = None) -> None:
     parts = lesson.gan.generator.latent_parts
     records = train_encoder(
         lesson.draw,
-        lesson.gan.critic.discriminator,
+        comparison_of(lesson.gan.critic),
         lesson.tiles,
         PriorShell(parts, settings.search.prior_tail).project,
         lesson.recipe,

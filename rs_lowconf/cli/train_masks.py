@@ -48,9 +48,11 @@ def train_mask_gan(settings: Settings, source: "MaskSource", val: "MaskSource") 
     folder = RunFolder(path, settings)
     folder.trim_log("images", training.images)
     start, first = time.monotonic(), training.images
-    best = min((line["region_distance"] for line in folder.read_log()), default=math.inf)
+    log = folder.read_log()
+    best = min((line["region_distance"] for line in log), default=math.inf)
+    logged = max((line["images"] for line in log), default=0)
     for recent in checkpoints(
-        train_on_masks(training), own, first, save=lambda: save_state(state, training)
+        train_on_masks(training), own, first, logged, save=lambda: save_state(state, training)
     ):
         figures = mask_figures(training.average, training.discriminator, val, seed)
         if figures["region_distance"] < best:

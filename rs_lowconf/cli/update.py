@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
+from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
-from rs_lowconf.errors import OutputError, ReviewError
+from rs_lowconf.errors import OutputError, ReviewError, SettingsError
 from rs_lowconf.settings import Settings
+from rs_lowconf.vocabulary import class_list, class_name, require, vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from jaxtyping import Bool, Float, Int
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from rs_lowconf.gan.critic import RealismCritic
     from rs_lowconf.gan.model import GanModel
     from rs_lowconf.gan.networks import Generator
+    from rs_lowconf.gan.pyramid import ClassGenerator
     from rs_lowconf.review.rounds import Judged
     from rs_lowconf.review.store import ReviewStore
 
@@ -42,7 +47,7 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     from rs_lowconf.seeds import seed_of
 
     store = store_of(settings)
-    refuse_masks(store, "rslow update")
+    refuse_masks(store, "an update")
     before = newest_update(settings)
     folder = update_folder(settings, before + 1)
     gan = load_model(model_path(settings, "gan"), choose_device(settings.run))
@@ -67,7 +72,7 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
         f"{'refined' if made['critic_refined'] else 'as before'}, generator "
         f"{'trained on' if made['generator_images'] else 'as before'}; {folder}"
     )
-    print("Next: rslow generate with another --name")
+    hint("Next", "loop")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,7 +100,7 @@ def _reviews(
 
     Raises:
         ReviewError: nothing was reviewed, or nothing since the last update; a tile is missing
-            or was edited.
+            or was edited, or is of a class that the generator lacks.
     """
     import json
 
@@ -114,7 +119,8 @@ def _reviews(
     if not judged:
         raise ReviewError(
             "no generated sample was accepted or rejected yet",
-            remedy="review a package in QGIS, then run rslow review import",
+            remedy="review a package in QGIS and import it",
+            command="loop",
         )
     if before:
         report = update_folder(settings, before) / "report.json"
@@ -122,7 +128,8 @@ def _reviews(
         if set(judged) <= known:
             raise ReviewError(
                 f"no sample was reviewed since update {before}",
-                remedy="review another package, then run rslow review import",
+                remedy="review another package in QGIS and import it",
+                command="loop",
             )
     images, chosen = [], sorted(judged)
     for name in chosen:
@@ -131,10 +138,22 @@ def _reviews(
         if sha256_of(path) != judged[name].sent.sha256:
             raise ReviewError(f"{path} was edited since it was exported", remedy="restore it")
         images.append(torch.from_numpy(tile.pixels.astype("float32")) / DN_SCALE)
+    conditions = vocabulary(
+        "the reviewed samples", [judged[name].sent.condition for name in chosen], error=ReviewError
+    )
+    places = require(
+        conditions,
+        class_list("the generator", classes, error=ReviewError),
+        remedy="update with the generator that drew them",
+        error=ReviewError,
+    )
+    label = dict(zip(conditions.names, places, strict=True))
     return Reviews(
         names=tuple(chosen),
         image=torch.stack(images),
-        label=torch.tensor([classes.index(judged[name].sent.condition) for name in chosen]),
+        label=torch.tensor(
+            [label[str(class_name(judged[name].sent.condition))] for name in chosen]
+        ),
         accepted=torch.tensor([judged[name].verdict.decision == "accept" for name in chosen]),
     )
 
@@ -145,7 +164,9 @@ def _make(
     """Write critic.safetensors, calibration.safetensors and, on request, gan.safetensors."""
     from rs_lowconf.cli.train import gate_critic, gate_tiles
     from rs_lowconf.device import choose_device
+    from rs_lowconf.gan.critic import RealismCritic
     from rs_lowconf.gan.model import load_critic, load_model, save_critic
+    from rs_lowconf.gan.networks import Generator
     from rs_lowconf.models import checksums, features_in
     from rs_lowconf.places import model_path
     from rs_lowconf.search.calibration import calibrate, load_calibration
@@ -160,11 +181,18 @@ def _make(
     train, val = gate_tiles(settings, gan.generator)
     refined = int((~reviews.accepted).sum()) >= settings.update.refine_from
     if settings.update.generator_images:
-        opponent = gan.critic
+        opponent, generator = gan.critic, gan.generator
+        if not isinstance(opponent, RealismCritic) or not isinstance(generator, Generator):
+            raise SettingsError(
+                "update.generator_images is set, but this generator was trained with "
+                "gan.recipe=frozen",
+                expected="a generator of gan.recipe=native to be trained on",
+                remedy="set update.generator_images=0",
+            )
         if refined:
             opponent = _refine(settings, opponent, gan.generator, train, reviews, seed=seed)
         paths["gan"] = folder / "gan.safetensors"
-        _tune_generator(settings, gan, opponent, train, val, path=paths["gan"])
+        _tune_generator(settings, generator, gan.header, opponent, train, val, path=paths["gan"])
         gan = load_model(paths["gan"], device)
         # Not the one that the generator has just learned to please.
         critic = gate_critic(settings, gan.generator, train, device, lambda record: None)
@@ -204,7 +232,7 @@ def _make(
 def _refine(
     settings: Settings,
     critic: "RealismCritic",
-    generator: "Generator",
+    generator: "ClassGenerator",
     train: "MemorySource",
     reviews: Reviews,
     *,
@@ -234,9 +262,10 @@ def _refine(
     return fit_realism(judge, generator, train, settings.run.seed)
 
 
-def _tune_generator(
+def _tune_generator(  # noqa: PLR0917 - settings, models, tiles: the order of the work
     settings: Settings,
-    gan: "GanModel",
+    generator: "Generator",
+    header: "Mapping[str, Any]",
     opponent: "RealismCritic",
     train: "MemorySource",
     val: "MemorySource",
@@ -252,7 +281,7 @@ def _tune_generator(
     from rs_lowconf.gan.train import train as train_gan
     from rs_lowconf.settings import GanSettings
 
-    before = GanSettings.model_validate(gan.header["settings"])
+    before = GanSettings.model_validate(header["settings"])
     own = before.model_copy(
         update={
             "images": settings.update.generator_images,
@@ -272,7 +301,7 @@ def _tune_generator(
         device=choose_device(settings.run),
         val=val,
     )
-    training.adopt(gan.generator, opponent.discriminator)
+    training.adopt(generator, opponent.discriminator)
     with progress("training the generator on", own.images) as bar:
         for record in train_gan(training):
             bar.update(
@@ -280,5 +309,5 @@ def _tune_generator(
                 f"loss {record.critic_loss:.2f} / {record.generator_loss:.2f}",
             )
     critic = fit_realism(training.discriminator, training.average, train, settings.run.seed)
-    training.images += gan.header["images"]
-    save_model(path, training, critic, attribution=gan.header["attribution"])
+    training.images += header["images"]
+    save_model(path, training, critic, attribution=header["attribution"])

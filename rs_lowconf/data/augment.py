@@ -19,9 +19,10 @@ from jaxtyping import Float, Int
 from kornia.augmentation import GeometricAugmentationBase2D, IntensityAugmentationBase2D
 from torch import Tensor
 
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.seeds import forked_rng
 from rs_lowconf.settings import AugmentSettings
-from rs_lowconf.types import UNKNOWN, Augmentation, MaskAugmentation
+from rs_lowconf.types import Augmentation, MaskAugmentation
 
 Params = dict[str, Tensor]
 Flags = dict[str, Any]

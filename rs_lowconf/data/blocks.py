@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from rasterio.warp import transform
 
 from rs_lowconf.data.files import SPLITS, Split
@@ -29,7 +28,7 @@ Block = tuple[int, int]
 
 
 def blocks_at(
-    x: Float[NDArray[np.float64], " n"], y: Float[NDArray[np.float64], " n"], crs: str, size: float
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], crs: str, size: float
 ) -> list[Block]:
     """Return the block of each point.
 
@@ -51,7 +50,7 @@ def blocks_apart(blocks: Sequence[Block], size: float) -> int:
         blocks: at least one.
         size: side of a block in metres.
     """
-    columns, rows = np.ptp(np.array(blocks), axis=0).tolist()
+    columns, rows = (int(extent) for extent in np.ptp(np.array(blocks), axis=0))
     return max(rows, min(columns, 2 * math.ceil(_HALF_AROUND / size) - columns))
 
 

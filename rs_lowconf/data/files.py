@@ -7,7 +7,7 @@ multi-band GeoTIFFs. Both are torchgeo datasets with `samples`, `classes` and it
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.tiles import TileError
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.settings import DataSettings
+from rs_lowconf.vocabulary import UNCLEAR, class_name, require, vocabulary
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -118,6 +119,8 @@ class FolderSplit(NonGeoClassificationDataset):
             is_valid_file=bool,
         )
         self.id_root = root
+        if given and split == SPLITS[0]:
+            _count_beside(root, SPLITS, "beside the folders of the splits", self.left_out)
         if not given:
             self.samples = self.imgs = _hashed_split(self.samples, root, settings, split)
             self.targets = [label for _, label in self.samples]
@@ -142,16 +145,7 @@ class FolderSplit(NonGeoClassificationDataset):
                 found.append((str(path), label))
             else:
                 self.left_out.count("file", "no GeoTIFF by its name", str(path))
-        for path in _entries(folder):
-            if path.name in class_to_idx:
-                continue
-            if is_hidden(path.name):
-                _count_hidden(path, self.left_out)
-            elif path.is_dir():
-                for file in _files_below(path, self.left_out, (os.path.realpath(folder),)):
-                    self.left_out.count("file", "of a class that data.classes omits", str(file))
-            else:
-                self.left_out.count("file", "beside the folders of the classes", str(path))
+        _count_beside(folder, class_to_idx, "not in a folder of the classes used", self.left_out)
         return found
 
 
@@ -238,8 +232,8 @@ def require_every_class(
     if missing:
         raise DataError(
             f"the {split} split of {settings.root} has no usable tile of {', '.join(missing)}",
-            remedy="add some, or name the classes to use in data.classes; "
-            "`rslow data check` shows the counts",
+            remedy="add some, or name the classes to use in data.classes",
+            command="data check",
         )
 
 
@@ -357,6 +351,20 @@ def refuse_twins(files: Iterable[Path]) -> None:
             )
 
 
+def _count_beside(folder: Path, used: Container[str], reason: str, left_out: LeftOut) -> None:
+    """Count the files in a folder that are not below the folders used."""
+    for path in _entries(folder):
+        if path.name in used:
+            continue
+        if is_hidden(path.name):
+            _count_hidden(path, left_out)
+        elif path.is_dir():
+            for file in _files_below(path, left_out, (os.path.realpath(folder),)):
+                left_out.count("file", reason, str(file))
+        else:
+            left_out.count("file", reason, str(path))
+
+
 def _class_files(
     folder: Path, class_to_idx: dict[str, int], left_out: LeftOut
 ) -> Iterator[tuple[Path, int]]:
@@ -378,7 +386,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _count_hidden(path: Path, left_out: LeftOut) -> None:
     inside = [Path(top, name) for top, _, names in os.walk(path) for name in names]
-    for file in inside if path.is_dir() else [path]:
+    for file in sorted(inside) if path.is_dir() else [path]:
         left_out.count("file", "hidden", str(file))
 
 
@@ -430,15 +438,21 @@ def _chosen(
             f"{folders[0]} has no subfolder",
             expected="subfolders named after the classes, holding GeoTIFFs",
         )
-    unknown = sorted(set(wanted or ()) - set(found))
-    if unknown:
+    names = {folder: class_name(folder) for folder in found}
+    nameless = [folder for folder, name in names.items() if name is None]
+    if nameless:
         raise DataError(
-            f"classes {', '.join(unknown)} are unknown",
-            expected=f"some of {', '.join(found)}",
-            remedy="correct data.classes",
+            f"folder {folders[0] / nameless[0]} names no class: {UNCLEAR} and blanks mean unknown",
+            expected="subfolders named after the classes",
+            remedy="rename it, or move it away",
         )
-    classes = list(wanted or found)
-    return classes, {name: label for label, name in enumerate(classes)}
+    known = vocabulary(f"the folders of {folders[0]}", sorted(map(str, names.values())))
+    require(vocabulary("data.classes", wanted or ()), known, remedy="correct data.classes")
+    classes = list(wanted or known.names)
+    # Folders whose names differ in composition or blanks are of one class.
+    return classes, {
+        folder: classes.index(str(name)) for folder, name in names.items() if name in classes
+    }
 
 
 def _hashed_split(

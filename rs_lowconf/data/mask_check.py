@@ -15,8 +15,8 @@ from rs_lowconf.data.mixtures import Mixture, Spectra
 from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
 from rs_lowconf.data.tiles import TileError, said_of
 from rs_lowconf.data.windows import class_names
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)

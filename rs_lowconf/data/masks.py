@@ -32,8 +32,9 @@ from rs_lowconf.data.windows import (
 )
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import UNKNOWN, TileBatch
+from rs_lowconf.types import TileBatch
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +199,8 @@ def open_masks(settings: DataSettings, split: Split) -> WindowSource:
     if len(source) == 0:
         raise DataError(
             f"the {split} split holds no tile with a known class",
-            remedy="see `rslow data check`; a smaller data.block_size makes more blocks to split",
+            remedy="a smaller data.block_size makes more blocks to split",
+            command="data check",
         )
     return source
 
@@ -319,7 +321,7 @@ def _read_all(
 
 def _required(pictures: Pictures) -> BandSpec:
     if pictures.bands is None:
-        raise DataError("no image can be used", remedy="see `rslow data check`")
+        raise DataError("no image can be used", command="data check")
     return pictures.bands
 
 

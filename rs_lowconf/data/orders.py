@@ -7,7 +7,6 @@ under a wrong order it jumps.
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, TRUE_COLOUR, WAVELENGTH_NM
 
@@ -26,9 +25,7 @@ _ORDERS = {
 _MOST = 2.0
 
 
-def fitting_order(
-    names: tuple[str, ...], medians: Float[NDArray[np.float64], " c"]
-) -> tuple[str, ...]:
+def fitting_order(names: tuple[str, ...], medians: Float[np.ndarray, " c"]) -> tuple[str, ...]:
     """Return the usual order of these bands under which a tile's spectrum jumps least.
 
     Args:
@@ -48,7 +45,7 @@ def said_of(order: tuple[str, ...]) -> str:
     return " ".join(order)
 
 
-def _jumps(order: tuple[str, ...], logs: Float[NDArray[np.float64], " c"]) -> float:
+def _jumps(order: tuple[str, ...], logs: Float[np.ndarray, " c"]) -> float:
     spectrum = logs[[order.index(n) for n in sorted(order, key=lambda n: WAVELENGTH_NM[n])]]
     return float(np.minimum(np.abs(np.diff(spectrum)), _MOST).sum())
 

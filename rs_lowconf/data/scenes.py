@@ -16,6 +16,7 @@ import torch
 from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window as FileWindow
+from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import IntersectionDataset, RasterDataset
 from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
 
@@ -46,7 +47,7 @@ class Footprint:
     """Where a mask lies."""
 
     profile: FileProfile
-    box: shapely.Geometry
+    box: BaseGeometry
     """In degrees, and around the mask; in two parts across 180 degrees."""
 
 

@@ -36,7 +36,9 @@ from rs_lowconf.settings import DataSettings
 class TileError(DataError):
     """One file that cannot be used; `data.skip_bad` leaves it out."""
 
-    general = "`rslow data check` lists all such files, data.skip_bad=true leaves them out"
+    general = "data.skip_bad=true leaves such files out"
+    checked_by = "data check"
+    """The command that lists them all."""
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class TileError(DataError):
             f"{path} {problem}" + (f" ({detail})" if detail else ""),
             expected=expected,
             remedy=f"{remedy}; {self.general}" if remedy else self.general,
+            command=self.checked_by,
         )
 
     @property

@@ -28,12 +28,10 @@ from rs_lowconf.data.tiles import (
     used_pixels,
 )
 from rs_lowconf.grid import Grid
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import UNKNOWN
 
-Reading = tuple[
-    Float[Tensor, "c h w"], Int[NDArray[np.int64], "h w"], Bool[NDArray[np.bool_], "h w"]
-]
+Reading = tuple[Float[Tensor, "c h w"], Int[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]
 """Digital numbers, values of the mask, and where there is a mask at all."""
 
 
@@ -209,14 +207,14 @@ def _line(length: int, side: int, stride: int) -> list[tuple[int, tuple[int, int
 
 
 def classes_of(
-    values: Int[NDArray[np.int64], "h w"],
+    values: Int[np.ndarray, "h w"],
     *,
     path: Path,
-    covered: Bool[NDArray[np.bool_], "h w"],
+    covered: Bool[np.ndarray, "h w"],
     named: Mapping[int, str | None],
     names: Sequence[str],
     nodata: float | None,
-) -> Int[NDArray[np.int64], "h w"]:
+) -> Int[np.ndarray, "h w"]:
     """Return the class of each pixel as an index into `names`, or `UNKNOWN`.
 
     Args:
@@ -253,7 +251,7 @@ def classes_of(
 
 def warped_mask(
     path: Path, crs: Any, place: Affine, height: int, width: int
-) -> tuple[Int[NDArray[np.int64], "h w"], Bool[NDArray[np.bool_], "h w"], float | None]:
+) -> tuple[Int[np.ndarray, "h w"], Bool[np.ndarray, "h w"], float | None]:
     """Bring a mask onto a grid by nearest neighbour.
 
     Returns:
@@ -280,7 +278,7 @@ def warped_mask(
     return mask_values(path, values), alpha > 0, nodata
 
 
-def mask_values(path: Path, read: NDArray[np.generic]) -> Int[NDArray[np.int64], "h w"]:
+def mask_values(path: Path, read: NDArray[np.generic]) -> Int[np.ndarray, "h w"]:
     """Return what was read in a mask as whole numbers; NaN is unknown.
 
     Raises:

@@ -63,6 +63,15 @@ def naive_line(told: Mapping[str, Any]) -> str:
     return f"Not an estimate, for comparison: {told['naive']['said']}."
 
 
+def never_line(told: Mapping[str, Any]) -> str:
+    """Return the classes of labels that the target never says, whose labels are all errors."""
+    names = [f"{name} ({count:,} labels)" for name, count in told["never_predicted"].items()]
+    return (
+        f"The target never predicts {', '.join(names)}: each of these labels is an error. If a "
+        "class only has another name there, rename it and report again."
+    )
+
+
 def _headline(told: Mapping[str, Any]) -> list[Block]:
     rows = [("interval", "low", "high", "width", "what for")]
     for one in told["intervals"]:
@@ -102,6 +111,8 @@ def _headline(told: Mapping[str, Any]) -> list[Block]:
                 f"{unclear['counted_as']} above; the rate is {' and '.join(ends)}."
             )
         )
+    if told["never_predicted"]:
+        texts.append(Text(text=never_line(told)))
     if told["ppi"] is not None:
         one = told["ppi"]
         flag = "" if one["reliable"] else f" Below {FEW_ERRORS} errors it is biased downwards."

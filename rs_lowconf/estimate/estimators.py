@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
-from rs_lowconf.errors import RsLowconfError, SettingsError
+from rs_lowconf.errors import SettingsError
 from rs_lowconf.estimate.draws import Draw, Pool, check_labels
 
 _TAIL_OF_ONE = 0.15865525393145707
@@ -297,14 +297,10 @@ def prediction_powered(draw: Draw, error: Bool[np.ndarray, " m"], pool: Pool) ->
     Raises:
         DataError: not one label for each drawn unit.
         SettingsError: the draw is not uniform, or leaves less than two units without label.
-        RsLowconfError: ppi-python is not installed.
+        ModuleNotFoundError: ppi-python is not installed.
     """
-    try:
-        from ppi_py import ppi_mean_ci
-    except ImportError as missing:
-        raise RsLowconfError(
-            "ppi-python is not installed", remedy="type: pip install 'rs-lowconf[ppi]'"
-        ) from missing
+    from ppi_py import ppi_mean_ci
+
     check_labels(draw, error)
     if draw.design != "uniform":
         raise SettingsError(f"ppi of a draw by {draw.design}", expected="one by uniform")

@@ -22,8 +22,8 @@ CAVEATS = (
     "0.7 % and 0.09 %: the rarer the errors, the more of them a generator misses. Where the real "
     "ladder stands beside it, their distance says how far to trust the generator.",
     "**Conditions weigh the same here;** real classes do not, so compare class by class.",
-    "**Disagreement is an error only if the tile shows its condition,** which people have to say: "
-    "`rslow generate` and a review.",
+    "**Disagreement is an error only if the tile shows its condition,** which people have "
+    "to say: search for such tiles and have them reviewed.",
     "**Nothing free of models beats about 3 / P labels** among the tiles of high confidence: an "
     "error rate of 1e-8 on real data stays at 3e8 labels, however cheap 1e-8 is here.",
 )

@@ -13,7 +13,7 @@ from rs_lowconf.estimate.designs import DEFENSIVE
 from rs_lowconf.estimate.draws import Pool
 from rs_lowconf.estimate.plan import Validation
 from rs_lowconf.estimate.predictors import Choice, chosen, fit_predictor, log_odds
-from rs_lowconf.estimate.scores import Scores, surrogate_doubts
+from rs_lowconf.estimate.scores import Scores, joined, surrogate_doubts
 from rs_lowconf.seeds import seed_of
 
 _ENOUGH = 50
@@ -27,6 +27,8 @@ class Prepared:
     scores: Scores
     classes: tuple[str, ...]
     """Those that the target says or that labels name, sorted; `pool.predicted` counts them."""
+    remark: str
+    """Which classes only the labels or only the predictions name; empty where they agree."""
     pool: Pool
     validation: Validation | None
     """Labelled units that the error predictor did not learn from; None without any."""
@@ -70,12 +72,13 @@ def prepare(
         defensive: share of the labels that will be drawn uniformly.
 
     Raises:
-        DataError: see `surrogate_doubts`; fewer than 50 validation labels, or one unlabelled;
-            no generated label.
+        DataError: see `surrogate_doubts` and `joined`; fewer than 50 validation labels, or one
+            unlabelled; no generated label.
         SettingsError: generated tiles without validation labels to judge them by.
     """
     doubts = surrogate_doubts(scores, surrogates) if surrogates else None
     features, raw = _features(scores.doubt, doubts), _mean(scores.doubt, doubts, len(surrogates))
+    meeting = joined([one for one in (scores, validation, generated) if one is not None])
     classes = _classes(scores, validation)
     predicted = pd.Categorical(scores.predicted, classes).codes.astype(np.int64)
     if validation is None:
@@ -87,6 +90,7 @@ def prepare(
         return Prepared(
             scores=scores,
             classes=classes,
+            remark=meeting.remark,
             pool=Pool(g=raw, predicted=predicted, features=features),
             validation=None,
             choice=None,
@@ -107,6 +111,7 @@ def prepare(
     return Prepared(
         scores=scores,
         classes=classes,
+        remark=meeting.remark,
         pool=Pool(g=candidates[choice.name][1], predicted=predicted, features=features),
         validation=Validation(
             g=held_out[choice.name],
@@ -163,20 +168,17 @@ def _mean(
 
 
 def _classes(*tables: Scores | None) -> tuple[str, ...]:
-    names: set[str] = set()
-    for one in tables:
-        if one is not None:
-            names |= set(one.predicted)
-            names |= set() if one.label is None else set(one.label) - {None}
-    return tuple(sorted(names))
+    known = [one for one in tables if one is not None]
+    return tuple(sorted({name for one in known for name in (*one.says.names, *one.knows.names)}))
 
 
 def _check(validation: Scores) -> None:
     lacking = int((~validation.labelled).sum())
     if lacking:
         raise DataError(
-            f"{validation.path}: {lacking} of {len(validation)} rows have no label",
+            f"{validation.path}: {lacking} of {len(validation)} rows have no label, or ? for one",
             expected="one in each: leaving out what is hard to label biases what it says",
+            remedy="have them labelled",
         )
     if len(validation) < _ENOUGH:
         raise DataError(

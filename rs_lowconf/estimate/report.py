@@ -104,6 +104,7 @@ def report(labelled: Labelled, level: float = LEVEL) -> dict[str, Any]:
             "over_uniform": float(found.weight.max() * len(draw)),
         },
         "unclear": _unclear(labelled, level),
+        "never_predicted": _never_predicted(labelled),
         "naive": _naive(labelled),
         "ppi": _prediction_powered(labelled, level),
         "blind_spot": _blind_spot(labelled, found, level),
@@ -129,6 +130,16 @@ def _told(one: Interval) -> dict[str, Any]:
         "low": one.low,
         "high": one.high,
         "reliable": one.reliable,
+    }
+
+
+def _never_predicted(labelled: Labelled) -> dict[str, int]:
+    """Return the labels of each class that the target says of no unit: all of them are errors."""
+    assert labelled.pool.predicted is not None  # noqa: S101 -- who makes it gives classes
+    counts = np.bincount(labelled.truth[labelled.truth >= 0], minlength=len(labelled.classes))
+    said = np.isin(np.arange(len(labelled.classes)), labelled.pool.predicted)
+    return {
+        name: int(counts[i]) for i, name in enumerate(labelled.classes) if counts[i] and not said[i]
     }
 
 

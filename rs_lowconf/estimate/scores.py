@@ -12,11 +12,13 @@ group          text, which tile a pixel is of
 features       list of numbers, in which distance means dissimilarity: for experiments
 ```
 
-Other columns are kept for whoever labels. What `rslow batch score` writes is such a table, and
-so is samples.parquet of `rslow generate`, whose sample_id and condition are read as id and label.
+Names of classes are read as `vocabulary.class_name` does: surrounding blanks do not count, `1.0`
+is `1`, and `?` is unknown. Other columns are kept for whoever labels. What `rslow batch score`
+writes is such a table, and so is samples.parquet of `rslow generate`, whose sample_id and condition
+are read as id and label.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +32,7 @@ from numpy.typing import NDArray
 
 from rs_lowconf.errors import DataError
 from rs_lowconf.estimate.predictors import entropy_share, one_minus_margin
+from rs_lowconf.vocabulary import Joined, Vocabulary, class_name, join, text_of, vocabulary
 
 Measure = Literal["confidence", "margin", "entropy"]
 """What tells how sure a target is of a unit."""
@@ -79,6 +82,17 @@ class Scores:
         return wrong
 
     @property
+    def says(self) -> Vocabulary:
+        """Return the classes that the target says."""
+        return vocabulary(f"the predictions of {self.path}", dict.fromkeys(self.predicted))
+
+    @property
+    def knows(self) -> Vocabulary:
+        """Return the classes that labels name."""
+        labels = () if self.label is None else dict.fromkeys(self.label)
+        return vocabulary(f"the labels of {self.path}", labels)
+
+    @property
     def groups(self) -> Int[np.ndarray, " n"] | None:
         """Return the number of each unit's group."""
         return None if self.group is None else pd.factorize(self.group)[0].astype(np.int64)
@@ -107,8 +121,8 @@ def read_scores(path: Path, measure: Measure = "confidence", *, features: bool =
 
     Raises:
         DataError: it is missing or no table, a column is missing, an id is missing or occurs
-            twice, a confidence is outside 0..1, or the measure needs probabilities that are
-            not there.
+            twice, a confidence is outside 0..1, the measure needs probabilities that are not
+            there, or two classes are written nearly the same.
     """
     unread = {"geometry"} | (set() if features else {"features"})
     frame = _read(path, unread | ({"probabilities"} if measure == "confidence" else set()))
@@ -122,16 +136,23 @@ def read_scores(path: Path, measure: Measure = "confidence", *, features: bool =
         )
     if not len(frame):
         raise DataError(f"{path} has no rows", expected="a row a unit")
+    text = {
+        name: _texts(frame[name], class_name) for name in ("predicted", "label") if name in frame
+    }
+    text |= {name: _texts(frame[name], text_of) for name in ("id", "group") if name in frame}
     for name in NEEDED:
-        empty = np.nonzero(frame[name].isna())[0]
+        empty = np.nonzero(pd.isna(text.get(name, frame[name])))[0]
         if len(empty):
-            raise DataError(f"{path}: {len(empty)} rows without {name}, the first is {empty[0]}")
-    ids = frame["id"].astype(str)
+            raise DataError(
+                f"{path}: {len(empty)} rows without {name}, the first is {empty[0]}",
+                expected="a value in each" + (", and ? is none" if name == "predicted" else ""),
+            )
+    ids = pd.Series(text["id"])
     twice = ids[ids.duplicated()]
     if len(twice):
         raise DataError(
             f"{path}: {len(twice)} ids occur more than once, such as {twice.iloc[0]}",
-            expected="a row a unit",
+            expected="one row per unit",
         )
     confidence = pd.to_numeric(frame["confidence"], errors="coerce").to_numpy(dtype=float)
     wrong = np.nonzero(~((confidence >= 0) & (confidence <= 1)))[0]
@@ -141,16 +162,36 @@ def read_scores(path: Path, measure: Measure = "confidence", *, features: bool =
             f"{frame['confidence'].iloc[wrong[0]]} of {ids.iloc[wrong[0]]}",
             remedy="give probabilities, not logits or percentages",
         )
-    return Scores(
+    scores = Scores(
         path=path,
-        ids=ids.to_numpy(dtype=object),
-        predicted=frame["predicted"].astype(str).to_numpy(dtype=object),
+        ids=text["id"],
+        predicted=text["predicted"],
         doubt=1 - confidence if measure == "confidence" else _doubt(frame, measure, path),
-        label=_text(frame, "label"),
-        group=_text(frame, "group"),
+        label=_known(text.get("label")),
+        group=_known(text.get("group")),
         shown=frame[[name for name in frame if name not in _KNOWN]],
         features=_lists(frame, "features", path) if "features" in frame else None,
     )
+    join(scores.knows, scores.says)
+    return scores
+
+
+def joined(tables: Sequence[Scores]) -> Joined:
+    """Return how the labels of tables meet the predictions of all of them.
+
+    Raises:
+        DataError: a class is written nearly as another one, or labels and predictions have none in
+            common.
+    """
+    paths = ", ".join(str(path) for path in dict.fromkeys(one.path for one in tables))
+    knows, says = (
+        vocabulary(f"the {what} of {paths}", [name for own in names for name in own.names])
+        for what, names in (
+            ("labels", [one.knows for one in tables]),
+            ("predictions", [one.says for one in tables]),
+        )
+    )
+    return join(knows, says).meeting()
 
 
 def surrogate_doubts(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.ndarray, " n"]:
@@ -165,7 +206,8 @@ def surrogate_doubts(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.n
         surrogates: tables of other models' scores of the same units, in any order.
 
     Raises:
-        DataError: see `read_scores`; a unit is missing in one of them.
+        DataError: see `read_scores`; a unit is missing in one of them, or it names classes
+            otherwise than the target does.
     """
     total = np.zeros(len(scores))
     for path in surrogates:
@@ -177,6 +219,7 @@ def surrogate_doubts(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.n
                 f"{path} lacks {len(lost)} units of {scores.path}, such as {scores.ids[lost[0]]}",
                 remedy="score the same units by all models",
             )
+        join(own.says, scores.says).meeting()
         agrees = own.predicted[place] == scores.predicted
         total += np.where(agrees, own.doubt[place], 1 - own.doubt[place])
     mean: Float64[np.ndarray, " n"] = total / len(surrogates)
@@ -185,14 +228,17 @@ def surrogate_doubts(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.n
 
 def _read(path: Path, unread: Set[str]) -> pd.DataFrame:
     if not path.is_file():
-        raise DataError(f"there is no table of scores {path}", remedy="run rslow batch score")
+        raise DataError(
+            f"there is no table of scores {path}", remedy="correct its path in the settings"
+        )
     try:
         if path.suffix.lower() == ".csv":
             # Text stays text: a class called 01 or NA is no number and not missing.
             frame = pd.read_csv(path, dtype=str, keep_default_na=False)
             return frame.replace("", None)
         names = [name for name in pq.read_schema(path).names if name not in unread]
-        return pq.read_table(path, columns=names).to_pandas()
+        # Without `integer_object_nulls` whole numbers beside an empty row would be fractions.
+        return pq.read_table(path, columns=names).to_pandas(integer_object_nulls=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read ({' '.join(str(error).split())[:200]})",
@@ -200,13 +246,17 @@ def _read(path: Path, unread: Set[str]) -> pd.DataFrame:
         ) from error
 
 
-def _text(frame: pd.DataFrame, name: str) -> NDArray[np.object_] | None:
-    if name not in frame or frame[name].isna().all():
-        return None
-    known = frame[name].notna().to_numpy()
-    text: NDArray[np.object_] = np.full(len(frame), None, dtype=object)
-    text[known] = frame[name][known].astype(str).to_numpy(dtype=object)
+def _texts(column: pd.Series, form: Callable[[object], str | None]) -> NDArray[np.object_]:
+    """Return a column as text in some form, None where it says nothing."""
+    # Each value is formed once, because tables of pixels have millions of rows.
+    codes, values = pd.factorize(column)
+    formed: NDArray[np.object_] = np.array([*map(form, values), None], dtype=object)
+    text: NDArray[np.object_] = formed[codes]
     return text
+
+
+def _known(text: NDArray[np.object_] | None) -> NDArray[np.object_] | None:
+    return None if text is None or pd.isna(text).all() else text
 
 
 def _doubt(frame: pd.DataFrame, measure: Measure, path: Path) -> Float64[np.ndarray, " n"]:

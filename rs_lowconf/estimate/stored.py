@@ -12,6 +12,7 @@ a draw is a function of pool and seed, and a file that was changed since is refu
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +30,10 @@ from rs_lowconf.estimate.designs import design_of
 from rs_lowconf.estimate.draws import DesignName, Draw, Pool
 from rs_lowconf.estimate.prepare import Prepared
 from rs_lowconf.runs import replacing, sha256_of, write_json
+from rs_lowconf.vocabulary import UNCLEAR, class_list, class_name, join, vocabulary
 
 FORMAT = 1
 _POOL = "pool.parquet"
-_UNCLEAR = "?"
-"""What a labeller writes where no class can be told."""
 
 
 class MissingLabelsError(DataError):
@@ -128,7 +128,7 @@ def read_pool(folder: Path) -> StoredPool:
     """
     path = folder / _POOL
     if not path.is_file():
-        raise DataError(f"{folder} holds no draw", remedy="run rslow estimate draw first")
+        raise DataError(f"{folder} holds no draw", command=_draw_again(folder))
     try:
         table = pq.read_table(path)
         about = json.loads((table.schema.metadata or {})[b"rs_lowconf"])
@@ -139,7 +139,7 @@ def read_pool(folder: Path) -> StoredPool:
     features = [name for name in frame if name.startswith("feature_")]
     return StoredPool(
         ids=frame["id"].to_numpy(object),
-        classes=tuple(about["classes"]),
+        classes=class_list(f"the classes of {path}", about["classes"]).names,
         pool=Pool(
             g=frame["g"].to_numpy(np.float64, copy=True),
             predicted=pd.Categorical(frame["predicted"], about["classes"]).codes.astype(np.int64),
@@ -225,7 +225,7 @@ def read_draw(path: Path, stored: StoredPool) -> StoredDraw:
         values = json.loads(path.read_text(encoding="utf-8"))
         told = values.pop("sha256")
     except FileNotFoundError as error:
-        raise DataError(f"there is no {path}", remedy="run rslow estimate draw first") from error
+        raise DataError(f"there is no {path}", command=_draw_again(path.parent)) from error
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise DataError(
             f"{path} is no draw ({error})", remedy="restore it, or draw anew"
@@ -292,7 +292,9 @@ def read_labels(path: Path, ids: Sequence[str], classes: Sequence[str]) -> dict[
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise MissingLabelsError(
-            f"there is no {path}", remedy="restore it, or let rslow estimate draw write it anew"
+            f"there is no {path}",
+            remedy="restore it, or let the draw write it anew",
+            command=_draw_again(path.parent),
         ) from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error})", expected="a CSV table") from error
@@ -305,20 +307,26 @@ def read_labels(path: Path, ids: Sequence[str], classes: Sequence[str]) -> dict[
     foreign = [f"{name} was not drawn" for name in frame["id"] if name not in wanted]
     if foreign:
         raise DataError(f"{path}: {listed(foreign)}", remedy="label the units that were drawn")
-    said = dict(zip(frame["id"], frame["label"].str.strip(), strict=True))
+    said = {
+        name: class_name(own)
+        for name, own in zip(frame["id"], frame["label"], strict=True)
+        if class_name(own) is not None or own.strip() == UNCLEAR
+    }
+    # Written nearly right, a name says more by what it looks like than by a list of all classes.
+    join(vocabulary(f"{path}", said.values()), vocabulary("the pool", classes))
     faults = [
         f"{name} has the unknown class {own!r}"
         for name, own in said.items()
-        if own and own != _UNCLEAR and own not in classes
+        if own is not None and own not in classes
     ]
     if faults:
         raise DataError(
             f"{path}: {listed(faults)}",
-            expected=f"{', '.join(classes)}, or {_UNCLEAR} where it cannot be told",
+            expected=f"{', '.join(classes)}, or {UNCLEAR} where it cannot be told",
             remedy="correct it, or name further classes in estimate.classes",
         )
-    check_complete([name for name in ids if not said.get(name)], len(ids), str(path))
-    return {name: None if own == _UNCLEAR else own for name, own in said.items()}
+    check_complete([name for name in ids if name not in said], len(ids), str(path))
+    return said
 
 
 def check_complete(missing: Sequence[str], wanted: int, where: str) -> None:
@@ -351,6 +359,11 @@ def same_request(known: Request, wanted: Request, folder: Path) -> None:
             f"{folder} holds a draw of {', '.join(others)}",
             remedy="draw the other one under another --name",
         )
+
+
+def _draw_again(folder: Path) -> str:
+    """Return the command whose draw a folder holds."""
+    return f"estimate draw --name {shlex.quote(folder.name)}"
 
 
 def _checksum(values: Mapping[str, Any]) -> str:

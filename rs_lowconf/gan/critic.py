@@ -1,6 +1,7 @@
 """How real a tile looks: the discriminator's logit, freed of its arbitrary constant a class."""
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -9,7 +10,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F
 
-from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.networks import Discriminator
+from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import TileSource
 
@@ -58,15 +60,40 @@ def critic_logit(
     return logit
 
 
-@torch.no_grad()
 def fit_realism(
-    discriminator: Discriminator, generator: Generator, source: TileSource, seed: int
+    discriminator: Discriminator, generator: ClassGenerator, source: TileSource, seed: int
 ) -> RealismCritic:
-    """Calibrate the logit by logistic regression with one slope and an offset a class.
+    """Return a critic with the calibrated logit of a discriminator; see `fit_logit`."""
+
+    def logit(image: Tensor, label: Tensor) -> Tensor:
+        return critic_logit(discriminator, image, label)
+
+    slope, offset = fit_logit(logit, generator, source, seed)
+    # A copy, because the critic freezes what training goes on with.
+    return RealismCritic(copy.deepcopy(discriminator), slope=slope, offset=offset)
+
+
+@torch.no_grad()
+def fit_logit(
+    logit: Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Float[Tensor, " b"]],
+    generator: ClassGenerator,
+    source: TileSource,
+    seed: int,
+) -> tuple[Float[Tensor, ""], Float[Tensor, " k"]]:
+    """Calibrate a logit by logistic regression with one slope and an offset per class.
 
     A relativistic loss sees only differences of logits within a class, so each class has an
     arbitrary constant. Real and generated tiles of each class enter with equal weight (Platt,
     "Probabilistic outputs for support vector machines", 1999).
+
+    Args:
+        logit: of reflectance in the generator's bands, and labels.
+        generator: draws as many tiles as there are real ones.
+        source: real tiles in the generator's bands.
+        seed: of the tiles and latents.
+
+    Returns:
+        slope and offsets: slope x (logit - offset of the class) is the calibrated logit.
     """
     dice = torch.Generator().manual_seed(seed_of(seed, "gan", "realism"))
     chosen = torch.randperm(len(source), generator=dice)[:_MOST_TILES]
@@ -77,11 +104,9 @@ def fit_realism(
         batch_label = source.labels[part].to(device)
         image = source.batch(part.tolist()).image.to(device)
         z = torch.randn(len(part), generator.latent_dim, generator=dice).to(device)
-        real.append(critic_logit(discriminator, image, batch_label))
-        fake.append(critic_logit(discriminator, generator(z, batch_label), batch_label))
-    slope, offset = _platt(torch.cat(real).cpu(), torch.cat(fake).cpu(), label, len(source.classes))
-    # A copy, because the critic freezes what training goes on with.
-    return RealismCritic(copy.deepcopy(discriminator), slope=slope, offset=offset)
+        real.append(logit(image, batch_label))
+        fake.append(logit(generator(z, batch_label), batch_label))
+    return _platt(torch.cat(real).cpu(), torch.cat(fake).cpu(), label, len(source.classes))
 
 
 def _platt(

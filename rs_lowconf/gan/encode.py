@@ -13,9 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.errors import JobError
+from rs_lowconf.gan.critic import RealismCritic
+from rs_lowconf.gan.feature_critic import TextureCritic
 from rs_lowconf.gan.judge import JudgeRecord
 from rs_lowconf.gan.mask_networks import MaskDiscriminator
+from rs_lowconf.gan.masks import MaskCritic
 from rs_lowconf.gan.networks import Discriminator, Encoder
+from rs_lowconf.gan.source_critics import SourcesCritic
 from rs_lowconf.gan.steps import follow
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import EncoderSettings, GeneratorSettings
@@ -40,6 +44,7 @@ class Comparison:
 
     def __init__(self, discriminator: Discriminator | MaskDiscriminator) -> None:
         """Compare by a trained discriminator."""
+        self.bands = discriminator.bands
         self._discriminator = discriminator
 
     def components(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -61,9 +66,60 @@ class Comparison:
         return (seen - known).abs().mean((1, 2, 3)) + apart
 
 
+class FrozenComparison:
+    """How unlike two tiles are, pixel by pixel and to the critics on frozen features.
+
+    As `Comparison`, with mixed features of all composites and scales in the place of patches: a
+    perceptual distance (Zhang et al., "The unreasonable effectiveness of deep features as a
+    perceptual metric", CVPR 2018).
+    """
+
+    def __init__(self, critic: SourcesCritic) -> None:
+        """Compare by trained critics, one of which is native to all bands of the generator."""
+        self.bands = critic.bands
+        self._critic = critic
+        self._native = next(
+            own.network
+            for own in critic.critics.critics
+            if isinstance(own.network, TextureCritic | Discriminator)
+            and own.network.bands.names == critic.bands.names
+        )
+
+    def components(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return whitened and compressed reflectance."""
+        return self._native.components(image, torch.zeros_like(image[:1]))
+
+    def __call__(
+        self, image: Float[Tensor, "b c h w"], other: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, " b"]:
+        """Return the mean absolute difference of components, and that of features over their size.
+
+        Differentiable in `image`; `other` is taken as given.
+        """
+        with torch.no_grad():
+            known, wanted = self.components(other), self._critic.scales(other)
+        total: Tensor = (self.components(image) - known).abs().mean((1, 2, 3))
+        found = self._critic.scales(image)
+        parts = [
+            (a - b).abs().mean((1, 2, 3)) / b.abs().mean((1, 2, 3)).clamp_min(1e-6)
+            for some, same in zip(found, wanted, strict=True)
+            for a, b in zip(some, same, strict=True)
+        ]
+        return total + torch.stack(parts).mean(0)
+
+
+def comparison_of(
+    critic: RealismCritic | MaskCritic | SourcesCritic,
+) -> Comparison | FrozenComparison:
+    """Return how tiles are compared by the critics of a generator."""
+    if isinstance(critic, SourcesCritic):
+        return FrozenComparison(critic)
+    return Comparison(critic.discriminator)
+
+
 def train_encoder(  # noqa: PLR0917 - generator, tiles, recipe, chance, place: the order of the work
     draw: Draw,
-    discriminator: Discriminator | MaskDiscriminator,
+    unlike: Comparison | FrozenComparison,
     tiles: Tiles,
     project: Project,
     recipe: GeneratorSettings,
@@ -78,7 +134,7 @@ def train_encoder(  # noqa: PLR0917 - generator, tiles, recipe, chance, place: t
 
     Args:
         draw: the generator, finished and frozen.
-        discriminator: the generator's own, by which tiles are compared.
+        unlike: compares tiles as the generator's own critics see them.
         tiles: draws training tiles.
         project: keeps latents where the generator has learned to draw.
         recipe: of the generator, which sets the sizes of latent and network.
@@ -89,9 +145,8 @@ def train_encoder(  # noqa: PLR0917 - generator, tiles, recipe, chance, place: t
     Raises:
         JobError: the loss is no longer a number.
     """
-    unlike = Comparison(discriminator)
     with forked_rng(seed_of(seed, "encoder", "weights")):
-        encoder = Encoder(recipe, bands=discriminator.bands).to(device)
+        encoder = Encoder(recipe, bands=unlike.bands).to(device)
     average = copy.deepcopy(encoder).requires_grad_(requires_grad=False)
     optimiser = torch.optim.Adam(encoder.parameters(), lr=settings.learning_rate)
     half = math.ceil(settings.batch_size / 2)
@@ -123,7 +178,7 @@ def train_encoder(  # noqa: PLR0917 - generator, tiles, recipe, chance, place: t
 
 
 def encoding(
-    encoder: Encoder, unlike: Comparison, project: Project
+    encoder: Encoder, unlike: Comparison | FrozenComparison, project: Project
 ) -> Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b d"]]:
     """Return the function from reflectance to latents where the prior has its mass."""
 

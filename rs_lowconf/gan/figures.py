@@ -7,9 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics.image.kid import poly_kernel
 
+from rs_lowconf.bands import TRUE_COLOUR, BandSpec
 from rs_lowconf.gan.critic import critic_logit
+from rs_lowconf.gan.frozen import FrozenNetwork, pooled
 from rs_lowconf.gan.mask_networks import MaskGenerator
-from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.networks import Discriminator
+from rs_lowconf.gan.pyramid import ClassGenerator
+from rs_lowconf.gan.rendering import BYTE, Rendering
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import TileSource
 
@@ -19,7 +23,7 @@ _COMPARED = 400
 
 @torch.no_grad()
 def sample(
-    generator: Generator | MaskGenerator, condition: Int[Tensor, "n *pixels"], seed: int
+    generator: ClassGenerator | MaskGenerator, condition: Int[Tensor, "n *pixels"], seed: int
 ) -> Float[Tensor, "n c h w"]:
     """Return tiles of random latents; the same latents for the same seed and number.
 
@@ -37,7 +41,7 @@ def sample(
 
 @torch.no_grad()
 def figures(
-    generator: Generator,
+    generator: ClassGenerator,
     discriminator: Discriminator,
     train: TileSource,
     val: TileSource,
@@ -46,12 +50,25 @@ def figures(
     """Compare generated tiles with the validation split, at its class shares.
 
     Returns:
+        those of `spectral_figures`, and
+        overfit: how much more real training tiles seem than validation tiles, as a share of
+            the distance between training and generated tiles (0 none, 1 all).
+    """
+    return {
+        **spectral_figures(generator, val, seed),
+        "overfit": overfit(discriminator, generator, train, val, seed),
+    }
+
+
+@torch.no_grad()
+def spectral_figures(generator: ClassGenerator, val: TileSource, seed: int) -> dict[str, float]:
+    """Compare spectra and finest texture of generated tiles with held-out ones.
+
+    Returns:
         band_mean: mean over bands of |difference of means| / standard deviation of reals.
         band_std: mean over bands of |log ratio of standard deviations|.
         correlation: root mean square difference of the band correlation matrices.
         detail: mean over bands of |log ratio of the power of pixel differences|.
-        overfit: how much more real training tiles seem than validation tiles, as a share of
-            the distance between training and generated tiles (0 none, 1 all).
     """
     count = max(1, 200 // len(val))
     real = val.batch(range(len(val))).image
@@ -65,13 +82,12 @@ def figures(
         "band_std": float((fake_std / real_std).log().abs().mean()),
         "correlation": float(correlation.square().mean().sqrt()),
         "detail": float((_detail(fake) / _detail(real)).log().abs().mean()),
-        "overfit": overfit(discriminator, generator, train, val, seed),
     }
 
 
 @torch.no_grad()
 def domain_distance(
-    generator: Generator,
+    generator: ClassGenerator,
     val: TileSource,
     features: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]],
     seed: int,
@@ -106,7 +122,7 @@ def squared_mmd(x: Float[Tensor, "n f"], y: Float[Tensor, "m f"]) -> float:
 @torch.no_grad()
 def overfit(
     discriminator: Discriminator,
-    generator: Generator,
+    generator: ClassGenerator,
     train: TileSource,
     val: TileSource,
     seed: int,
@@ -142,3 +158,54 @@ def _detail(image: Float[Tensor, "n c h w"]) -> Float[Tensor, " c"]:
     across = image.diff(dim=-1).square().mean((0, 2, 3))
     down = image.diff(dim=-2).square().mean((0, 2, 3))
     return (across + down).clamp_min(1e-12)
+
+
+class FrozenDistance:
+    """How far generated tiles are from held-out real ones, on features of a pretrained network.
+
+    KID's squared MMD (Binkowski et al., "Demystifying MMD GANs", ICLR 2018) on `pooled` features
+    of true-colour tiles that went through the rendering of their source. To choose a checkpoint
+    by, the network must be another one than the critics see through.
+    """
+
+    def __init__(
+        self,
+        network: FrozenNetwork,
+        val: TileSource,
+        *,
+        rendering: Rendering,
+        white: float,
+        most: int = 1_000,
+    ) -> None:
+        """Compute the features of held-out tiles, `most` of them, evenly spread over the split.
+
+        Args:
+            network: gives the features.
+            val: held-out tiles that hold `TRUE_COLOUR`.
+            rendering: how their source shows reflectance.
+            white: reflectance that is shown as 255.
+            most: tiles a side.
+        """
+        chosen = torch.linspace(0, len(val) - 1, min(most, len(val))).long()
+        self._network, self._rendering, self._white = network, rendering, white
+        self._label = val.labels[chosen]
+        parts = torch.split(chosen, _BATCH)
+        images = (val.batch(part.tolist()).image for part in parts)
+        self._real = torch.cat([self._features(image, val.bands) for image in images])
+
+    def __call__(self, generator: ClassGenerator, seed: int) -> float:
+        """Return the squared MMD to as many generated tiles of the same classes."""
+        return self.to(sample(generator, self._label, seed), generator.bands)
+
+    def to(self, image: Float[Tensor, "n c h w"], bands: BandSpec) -> float:
+        """Return the squared MMD to other tiles, in bands that hold those of the rendering."""
+        parts = [
+            self._features(self._rendering(part, bands), self._rendering.bands)
+            for part in torch.split(image, _BATCH)
+        ]
+        return squared_mmd(self._real.double(), torch.cat(parts).double())
+
+    def _features(self, image: Float[Tensor, "b c h w"], bands: BandSpec) -> Float[Tensor, "b f"]:
+        picked = image[:, list(bands.index_of(TRUE_COLOUR))]
+        picture = (picked * (BYTE / self._white)).clamp(0, BYTE)
+        return pooled(self._network, picture.to(self._network.mean.device)).cpu()

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from rs_lowconf.errors import JobError
-from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.networks import Discriminator
+from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.steps import follow, some_tiles
 from rs_lowconf.gan.train import BalancedDraw, gradient_penalty
@@ -44,7 +45,7 @@ class JudgeRecord(Generic[D]):
 
 
 def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order of the work
-    generator: Generator,
+    generator: ClassGenerator,
     source: TileSource,
     settings: GateSettings,
     augment: tuple[Augmentation, Augmentation],

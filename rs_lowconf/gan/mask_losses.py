@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rs_lowconf.gan.mask_networks import MaskDiscriminator, layer_of, realness
-from rs_lowconf.types import UNKNOWN
+from rs_lowconf.masks import UNKNOWN
 
 
 def class_weights(mask: Int[Tensor, "b h w"], classes: int) -> Float[Tensor, " k"]:

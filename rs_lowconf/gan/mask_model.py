@@ -54,7 +54,7 @@ def load_mask_model(path: Path, device: torch.device) -> MaskGanModel:
     bank = MaskBank(
         masks=tensors["bank.masks"],
         names=tuple(header["names"]),
-        classes=tuple(header["classes"]),
+        classes=shape["classes"],
     )
     return MaskGanModel(
         generator=MaskedGenerator(generator.to(device), bank),

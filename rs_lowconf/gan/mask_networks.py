@@ -27,8 +27,8 @@ from rs_lowconf.gan.networks import (
     eights,
 )
 from rs_lowconf.gan.spectral import SpectralBasis, Unwhiten, Whiten
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import MaskGanSettings
-from rs_lowconf.types import UNKNOWN
 
 _MASK_FEATURES = 16
 """Channels in which a block reads the mask around a pixel."""

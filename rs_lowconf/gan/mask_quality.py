@@ -15,8 +15,10 @@ from rs_lowconf.gan.quality import matched_sets
 from rs_lowconf.gan.spectra import limits_of, tile_spectra
 from rs_lowconf.gan.spectral_quality import spectral_figures
 from rs_lowconf.gan.tiles import DrawnTiles
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.types import UNKNOWN, MaskSource, TargetModel, TileSource
+from rs_lowconf.types import MaskSource, TargetModel, TileSource
+from rs_lowconf.vocabulary import class_list, join
 
 _BATCH = 32
 _RESAMPLES = 1_000
@@ -49,15 +51,20 @@ def mask_fidelity(
 
     Raises:
         ModelError: the segmenter answers for whole tiles.
-        DataError: it reads bands that the tiles lack, or there are no masks.
+        DataError: it reads bands that the tiles lack, names none of their classes, or one nearly as
+            they do; or there are no masks.
     """
     if not segmenter.pixelwise:
         raise ModelError(
             "the segmenter answers for whole tiles", expected="a target that answers for pixels"
         )
-    # What the tiles have no such class for counts as none of theirs.
     names = real.classes
-    index = torch.tensor([names.index(n) if n in names else UNKNOWN for n in segmenter.classes])
+    meeting = join(
+        class_list("the segmenter", segmenter.classes), class_list("the masks", names)
+    ).meeting()
+    # What the tiles have no such class for counts as none of theirs.
+    known = meeting.right.names
+    index = torch.tensor([known.index(n) if n in known else UNKNOWN for n in meeting.left.names])
     channels = list(generator.bands.index_of(segmenter.bands.names))
     counts = []
     for part in _parts(len(real)):
@@ -72,7 +79,7 @@ def mask_fidelity(
     generated, wanted = torch.cat(counts, dim=1)  # n 2 k each
     found = []
     for i, name in enumerate(names):
-        if name in segmenter.classes:
+        if known[i] in meeting.both:
             found += _fidelity(name, generated[:, :, i], wanted[:, :, i], seed)
         else:
             found.append(

@@ -12,9 +12,10 @@ from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.mask_networks import MaskGenerator, mask_layers
 from rs_lowconf.gan.masks import masks_of
 from rs_lowconf.gan.sheet import GAP, composites_of, tiles_row
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.runs import replacing
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.types import UNKNOWN, MaskSource
+from rs_lowconf.types import MaskSource
 
 #: Of classes in order, from the first again after the last; Okabe and Ito's, told apart by all.
 PALETTE = np.array(

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from rs_lowconf.errors import DataError
 from rs_lowconf.gan.mask_losses import agreement
 from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator, realness
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.types import UNKNOWN, MaskSource, TileBatch
+from rs_lowconf.types import MaskSource, TileBatch
 
 _BATCH = 64
 _WORST = 0.1

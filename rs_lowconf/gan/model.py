@@ -13,11 +13,15 @@ from rs_lowconf.errors import ModelError
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.networks import Discriminator, Encoder, Generator
+from rs_lowconf.gan.pyramid import ClassGenerator, PyramidGenerator
+from rs_lowconf.gan.source_critics import SourcesCritic, SourceShape, build_critics
 from rs_lowconf.gan.spectral import SpectralBasis
 from rs_lowconf.gan.steps import tensors_below
 from rs_lowconf.gan.train import GanTraining
+from rs_lowconf.gan.train_sources import SourcesTraining
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.settings import GanSettings, GeneratorSettings
+from rs_lowconf.vocabulary import class_list
 
 CRITIC_KIND = "critic"
 ENCODER_KIND = "encoder"
@@ -27,8 +31,8 @@ ENCODER_KIND = "encoder"
 class GanModel:
     """What search needs of a trained GAN."""
 
-    generator: Generator
-    critic: RealismCritic
+    generator: ClassGenerator
+    critic: RealismCritic | SourcesCritic
     header: dict[str, Any]
     """Settings, bands, classes, tile size, images seen, attribution, seed."""
 
@@ -46,6 +50,28 @@ def save_model(
     )
 
 
+def save_sources_model(
+    path: Path, training: SourcesTraining, critic: SourcesCritic, *, attribution: str
+) -> None:
+    """Write the weight average, its critics and the realism calibration.
+
+    Args:
+        path: the file.
+        training: whose average `settled` has just been called.
+        critic: of its critics.
+        attribution: of the data.
+    """
+    tensors = {f"generator.{k}": v for k, v in training.average.state_dict().items()}
+    for name, module in critic.critics.modules().items():
+        tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
+    tensors |= {"realism.slope": critic.slope, "realism.offset": critic.offset}
+    header = header_of(training) | {
+        "attribution": attribution,
+        "sources": [shape.to_json() for shape in critic.critics.shapes],
+    }
+    write_checkpoint(path, training.kind, tensors, header)
+
+
 def weights_of(training: GanTraining | MaskGanTraining) -> dict[str, Tensor]:
     """Return the averaged generator and the discriminator as tensors by name."""
     tensors = {f"generator.{k}": v for k, v in training.average.state_dict().items()}
@@ -53,7 +79,7 @@ def weights_of(training: GanTraining | MaskGanTraining) -> dict[str, Tensor]:
     return tensors
 
 
-def header_of(training: GanTraining | MaskGanTraining) -> dict[str, Any]:
+def header_of(training: GanTraining | MaskGanTraining | SourcesTraining) -> dict[str, Any]:
     """Return what it takes to rebuild the networks, and how far they were trained."""
     generator = training.average
     return {
@@ -67,7 +93,7 @@ def header_of(training: GanTraining | MaskGanTraining) -> dict[str, Any]:
 
 
 def load_model(path: Path, device: torch.device) -> GanModel:
-    """Read what `save_model` wrote.
+    """Read what `save_model` or `save_sources_model` wrote.
 
     Raises:
         ModelError: the file is missing, damaged or of another kind.
@@ -75,15 +101,34 @@ def load_model(path: Path, device: torch.device) -> GanModel:
     tensors, header = read_checkpoint(path, GanTraining.kind)
     settings = GanSettings.model_validate(header["settings"])
     shape = shape_of(header)
-    generator = Generator(settings, **shape)
-    discriminator = Discriminator(settings.critic_width, **shape)
+    calibration = {
+        "slope": tensors["realism.slope"].to(device),
+        "offset": tensors["realism.offset"].to(device),
+    }
+    critic: RealismCritic | SourcesCritic
+    generator: ClassGenerator
+    if settings.recipe == "frozen":
+        generator = PyramidGenerator(settings, **shape)
+        shapes = [SourceShape.from_json(values) for values in header["sources"]]
+        critics = build_critics(
+            settings,
+            shapes,
+            [empty_basis(len(own.bands), header["tile_size"]) for own in shapes],
+            classes=generator.classes,
+            tile_size=generator.tile_size,
+            device=device,
+        )
+        for name, module in critics.modules().items():
+            fill_network(module, tensors, name, path)
+        critic = SourcesCritic(
+            critics, bands=generator.bands, classes=generator.classes, **calibration
+        )
+    else:
+        generator = Generator(settings, **shape)
+        discriminator = Discriminator(settings.critic_width, **shape)
+        fill_network(discriminator, tensors, "discriminator", path)
+        critic = RealismCritic(discriminator.to(device), **calibration)
     fill_network(generator, tensors, "generator", path)
-    fill_network(discriminator, tensors, "discriminator", path)
-    critic = RealismCritic(
-        discriminator.to(device),
-        slope=tensors["realism.slope"].to(device),
-        offset=tensors["realism.offset"].to(device),
-    )
     generator = generator.to(device).eval().requires_grad_(requires_grad=False)
     return GanModel(generator=generator, critic=critic, header=header)
 
@@ -145,14 +190,14 @@ def load_encoder(path: Path, models: Mapping[str, str], device: torch.device) ->
     """
     tensors, header = read_checkpoint(path, ENCODER_KIND)
     if header["models"] != dict(models):
-        raise ModelError(f"{path} belongs to another generator", remedy="run rslow train encoder")
+        raise ModelError(f"{path} belongs to another generator", command="train encoder")
     recipe = GeneratorSettings.model_validate(header["recipe"])
     encoder = Encoder(recipe, bands=BandSpec.from_json(header["bands"]))
     fill_network(encoder, tensors, "encoder", path)
     return encoder.to(device).eval().requires_grad_(requires_grad=False)
 
 
-def save_state(path: Path, training: GanTraining | MaskGanTraining) -> None:
+def save_state(path: Path, training: GanTraining | MaskGanTraining | SourcesTraining) -> None:
     """Write everything that the next training step depends on."""
     header = {"seed": training.seed, "settings": training.settings.model_dump(mode="json")}
     write_checkpoint(path, _state_kind(training), training.state(), header)
@@ -179,21 +224,30 @@ def shape_of(header: dict[str, Any]) -> dict[str, Any]:
     The basis comes with the weights: tensors of its own, not views of one, to be copied into.
     """
     bands = BandSpec.from_json(header["bands"])
-    count = len(bands)
     return {
         "bands": bands,
-        "classes": tuple(header["classes"]),
+        "classes": class_list("the model", header["classes"], error=ModelError).names,
         "tile_size": header["tile_size"],
-        "basis": SpectralBasis(
-            centre=torch.zeros(count),
-            forward=torch.zeros(count, count),
-            inverse=torch.zeros(count, count),
-            resample=torch.zeros(count, header["tile_size"], header["tile_size"]),
-        ),
+        "basis": empty_basis(len(bands), header["tile_size"]),
     }
 
 
-def restore_state(path: Path, training: GanTraining | MaskGanTraining) -> None:
+def empty_basis(count: int, side: int) -> SpectralBasis:
+    """Return a basis of the right shapes, to be filled with stored weights.
+
+    Args:
+        count: bands.
+        side: of a tile in pixels.
+    """
+    return SpectralBasis(
+        centre=torch.zeros(count),
+        forward=torch.zeros(count, count),
+        inverse=torch.zeros(count, count),
+        resample=torch.zeros(count, side, side),
+    )
+
+
+def restore_state(path: Path, training: GanTraining | MaskGanTraining | SourcesTraining) -> None:
     """Continue a training from what `save_state` wrote.
 
     Raises:
@@ -215,5 +269,5 @@ def restore_state(path: Path, training: GanTraining | MaskGanTraining) -> None:
     training.restore(tensors)
 
 
-def _state_kind(training: GanTraining | MaskGanTraining) -> str:
+def _state_kind(training: GanTraining | MaskGanTraining | SourcesTraining) -> str:
     return f"{training.kind} training state"

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from rs_lowconf.errors import JobError
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.judge import JudgeRecord
-from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.networks import Discriminator
+from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.train import BalancedDraw
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import UpdateSettings
@@ -24,7 +25,7 @@ LAST_STAGE = ("patch", "patch_class", "to16", "block16", "pool", "whole", "whole
 
 def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the order of the work
     critic: RealismCritic,
-    generator: Generator,
+    generator: ClassGenerator,
     source: TileSource,
     rejected: Float[Tensor, "n c h w"],
     label: Int[Tensor, " n"],

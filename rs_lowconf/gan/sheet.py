@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rs_lowconf.bands import NEAR_INFRARED, TRUE_COLOUR, BandSpec
 from rs_lowconf.gan.figures import sample
-from rs_lowconf.gan.networks import Generator
+from rs_lowconf.gan.pyramid import ClassGenerator
+from rs_lowconf.gan.rendering import Rendering
 from rs_lowconf.runs import replacing
 from rs_lowconf.types import TileSource
 
@@ -23,12 +24,14 @@ _MARGIN, _HEADER = 150, 30
 
 def write_sheets(
     folder: Path,
-    generator: Generator,
+    generator: ClassGenerator,
     source: TileSource,
     *,
     columns: int,
     seed: int,
     images: int,
+    rendering: Rendering | None = None,
+    name: str = "",
 ) -> list[Path]:
     """Write a PNG a composite, real tiles left and generated ones right.
 
@@ -39,6 +42,8 @@ def write_sheets(
         columns: tiles a class in each half.
         seed: of the latents.
         images: training progress, for caption and file name.
+        rendering: how the source shows reflectance; its tiles are shown as they are, when missing.
+        name: of the source, in caption and file name, where there are several.
 
     Returns:
         the files written: composites whose bands are missing are left out; without any, the
@@ -47,11 +52,15 @@ def write_sheets(
     per_class = [torch.nonzero(source.labels == k)[:columns, 0] for k in range(len(source.classes))]
     real = [source.batch(own.tolist()).image for own in per_class]
     label = torch.arange(len(source.classes)).repeat_interleave(columns)
-    fake = torch.split(sample(generator, label, seed), columns)
+    drawn = sample(generator, label, seed)
+    if rendering is not None:
+        drawn = rendering(drawn, generator.bands)
+    fake = torch.split(drawn, columns)
     written = []
-    for name, (bands, white) in composites_of(source.bands).items():
-        path = folder / f"{name}_{images:09d}.png"
-        title = f"{name.replace('_', ' ')}, 0 .. {white} reflectance, {images:,} images"
+    for composite, (bands, white) in composites_of(source.bands).items():
+        words = f"{name} {composite}".strip().replace(" ", "_")
+        path = folder / f"{words}_{images:09d}.png"
+        title = f"{words.replace('_', ' ')}, 0 .. {white} reflectance, {images:,} images"
         rows = [
             (
                 tiles_row(a, source.bands, bands, white, columns),

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -56,6 +56,9 @@ class StepRecord:
     """R1 + R2 before weighting; None in steps that leave it out."""
     strength: float
     """Chance of each augmentation."""
+    losses: Mapping[str, float] | None = None
+    """Loss of every critic of this step by name, where there are several; `critic_loss` is then
+    that of the first."""
 
 
 class GanTraining:
@@ -345,7 +348,19 @@ def gradient_penalty(
     return penalty
 
 
-def train(training: GanTraining) -> Iterator[StepRecord]:
+@runtime_checkable
+class Training(Protocol):
+    """What `train` needs of a training."""
+
+    images: int
+    settings: GanSettings
+
+    def step(self) -> StepRecord:
+        """Show one batch."""
+        ...
+
+
+def train(training: Training) -> Iterator[StepRecord]:
     """Yield a record after each step until the set number of images has been shown.
 
     Raises:

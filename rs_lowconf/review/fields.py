@@ -29,6 +29,13 @@ from typing import Final, Literal
 Label = Literal["confirm", "blind"]
 Decision = Literal["accept", "reject", "unsure", "mixed", "mask wrong"]
 
+FORMAT: Final = 1
+"""Of packages."""
+FORMAT_OF_MASKS: Final = 2
+"""Of packages with masks, which older readers and plugins would misread."""
+FORMAT_OF_OBSERVED: Final = 3
+"""Of packages of observed tiles, which older ones would call SYNTHETIC."""
+
 LAYER: Final = "review"
 GEOMETRY: Final = "geom"
 DECISIONS: Final[tuple[Decision, ...]] = ("accept", "reject", "unsure", "mixed")

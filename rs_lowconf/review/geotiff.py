@@ -29,8 +29,8 @@ from rasterio.transform import Affine
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError, ReviewError
 from rs_lowconf.grid import Grid
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.runs import replacing, write_text
-from rs_lowconf.types import UNKNOWN
 
 DN_SCALE = 10_000
 """Digital numbers per unit of reflectance in every tile of a package."""

@@ -55,7 +55,14 @@ from rs_lowconf.folders import whole_folder
 from rs_lowconf.review import geopackage, geotiff, project, style
 from rs_lowconf.review.composites import composites_of
 from rs_lowconf.review.context import write_context
-from rs_lowconf.review.fields import Field, Label, fields_of
+from rs_lowconf.review.fields import (
+    FORMAT,
+    FORMAT_OF_MASKS,
+    FORMAT_OF_OBSERVED,
+    Field,
+    Label,
+    fields_of,
+)
 from rs_lowconf.review.images import shows_real_mask, write_images
 from rs_lowconf.review.panels import Panel, panel_vrt, panels_of
 from rs_lowconf.review.samples import (
@@ -69,9 +76,6 @@ from rs_lowconf.review.sheet import Sheet, contact_vrt
 from rs_lowconf.runs import write_json, write_text
 
 __all__ = [
-    "FORMAT",
-    "FORMAT_OF_MASKS",
-    "FORMAT_OF_OBSERVED",
     "MAX_SAMPLES",
     "RealNeighbour",
     "ReviewSample",
@@ -81,11 +85,6 @@ __all__ = [
     "write_package",
 ]
 
-FORMAT = 1
-FORMAT_OF_MASKS = 2
-"""Of packages with masks, which older readers and plugins would misread."""
-FORMAT_OF_OBSERVED = 3
-"""Of packages of observed tiles, which older ones would call SYNTHETIC."""
 MAX_SAMPLES = 500
 """More make the review long and QGIS slow."""
 

@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from rs_lowconf.grid import Grid
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.review import geotiff
 from rs_lowconf.review.fields import Label
 from rs_lowconf.review.geotiff import NO_CONFIDENCE, Colour, category_names
 from rs_lowconf.review.sheet import Sheet, picture_source
 from rs_lowconf.review.style import document
 from rs_lowconf.runs import write_text
-from rs_lowconf.types import UNKNOWN
 
 Kind = Literal["mask", "predicted", "confidence"]
 

@@ -1,23 +1,29 @@
 """Reading a reviewed package back: everything is checked, and nothing is written into it.
 
 QGIS may have the package open, or may have been killed while it had: then decisions are in a
-write-ahead log beside the GeoPackage, and copying the .gpkg alone would lose them. So the
-database is copied by SQLite itself, which reads that log too.
+write-ahead log beside the GeoPackage, which `copied` copies too.
 """
 
 import json
-import shutil
 import sqlite3
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from pydantic import BaseModel
+
+from rs_lowconf.boundary import reading
+from rs_lowconf.databases import copied
 from rs_lowconf.errors import ReviewError, listed
-from rs_lowconf.review.fields import DECISIONS, LAYER, MASK_DECISIONS, Decision, Label
-from rs_lowconf.review.package import FORMAT_OF_OBSERVED
+from rs_lowconf.review.fields import (
+    DECISIONS,
+    FORMAT_OF_OBSERVED,
+    LAYER,
+    MASK_DECISIONS,
+    Decision,
+    Label,
+)
 from rs_lowconf.runs import sha256_of
 
 _COLUMNS = (
@@ -29,6 +35,9 @@ _COLUMNS = (
     "reviewer",
     "reviewed_ms",
 )
+
+_LATEST_MS = 253_402_300_800_000
+"""The year 10000: later times are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +99,7 @@ def read_package(folder: Path) -> ReviewedPackage:
             edited, a sample is missing or foreign, or an answer is none that the form allows.
     """
     manifest = _manifest(folder)
-    expected = {str(entry["sample_id"]): entry for entry in manifest["samples"]}
+    expected = {entry["sample_id"]: entry for entry in manifest["samples"]}
     _check_tiles(folder, expected)
     masks = "pixel_classes" in manifest
     rows = _rows(folder / "review.gpkg", masks=masks)
@@ -117,31 +126,48 @@ def read_package(folder: Path) -> ReviewedPackage:
     )
 
 
+class _Sample(BaseModel, strict=True):
+    """What has to be known of a sample."""
+
+    sample_id: str
+
+
+class _Manifest(BaseModel, strict=True):
+    """What has to be in a manifest; there is more."""
+
+    package_id: str
+    label: Label
+    classes: list[str]
+    samples: list[_Sample]
+    pixel_classes: list[str] = []
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        form = manifest["format"]
-        newer = not isinstance(form, int) or form > FORMAT_OF_OBSERVED
-        if not newer:
-            # Whatever is missing is missing now, not in the middle of the work.
-            {key: manifest[key] for key in ("package_id", "label", "classes", "samples")}
+        text = path.read_bytes()
     except OSError as error:
         raise ReviewError(
             f"{folder} is no review package (manifest.json: {error.strerror})",
             remedy="name the folder that holds review.qgz",
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ReviewError(
-            f"{path} is damaged", remedy="take the package from where it was exported"
-        ) from error
-    if newer:
-        raise ReviewError(
-            f"{folder} has package format {form}",
-            expected=f"at most {FORMAT_OF_OBSERVED}",
-            remedy="upgrade rs_lowconf",
-        )
-    return cast("dict[str, Any]", manifest)
+    with reading(
+        path,
+        problem="is damaged",
+        remedy="take the package from where it was exported",
+        error=ReviewError,
+    ):
+        manifest: dict[str, Any] = json.loads(text)
+        form = manifest["format"]
+        if not isinstance(form, int) or form > FORMAT_OF_OBSERVED:
+            raise ReviewError(
+                f"{folder} has package format {form}",
+                expected=f"at most {FORMAT_OF_OBSERVED}",
+                remedy="upgrade rs_lowconf",
+            )
+        # Whatever is missing is missing now, not in the middle of the work.
+        _Manifest.model_validate(manifest)
+    return manifest
 
 
 def _check_tiles(folder: Path, entries: Mapping[str, Mapping[str, str]]) -> None:
@@ -150,11 +176,13 @@ def _check_tiles(folder: Path, entries: Mapping[str, Mapping[str, str]]) -> None
     for entry in entries.values():
         for kind in entry:
             if f"{kind}_sha256" in entry:
-                path = folder / entry[kind]
+                path = folder / str(entry[kind])
                 if not path.is_file():
                     faults.append(f"{entry[kind]} is missing")
-                elif sha256_of(path) != entry[f"{kind}_sha256"]:
-                    faults.append(f"{entry[kind]} was edited")
+                    continue
+                with reading(path, error=ReviewError):
+                    if sha256_of(path) != entry[f"{kind}_sha256"]:
+                        faults.append(f"{entry[kind]} was edited")
     _refuse(folder, faults, "the tiles that were exported", "restore them from the exported folder")
 
 
@@ -166,42 +194,25 @@ def _refuse(folder: Path, faults: list[str], expected: str, remedy: str = "") ->
 def _rows(path: Path, *, masks: bool) -> list[dict[str, Any]]:
     # Who reviews masks is not asked for a class.
     columns = ", ".join(
-        "NULL AS true_class" if masks and name == "true_class" else f'"{name}"' for name in _COLUMNS
+        # No quotes: SQLite takes the name of a column that is not there for text in them.
+        "NULL AS true_class" if masks and name == "true_class" else name
+        for name in _COLUMNS
     )
-    try:
-        with _copied(path) as database:
-            database.row_factory = sqlite3.Row
-            fault = database.execute("PRAGMA quick_check").fetchone()[0]
-            if fault != "ok":
-                raise sqlite3.DatabaseError(fault.splitlines()[0])
-            query = f'SELECT {columns} FROM "{LAYER}" ORDER BY fid'  # noqa: S608 (ours)
-            return [dict(row) for row in database.execute(query)]
-    except (sqlite3.Error, OSError) as error:
-        raise ReviewError(
-            f"{path} cannot be read ({error})",
+    with (
+        reading(
+            path,
             expected=f"a GeoPackage with the layer {LAYER} as exported",
-            remedy="if QGIS is saving, try again",
-        ) from error
-
-
-@contextmanager
-def _copied(path: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a copy of a database, with what its write-ahead log holds."""
-    log, index = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
-    with tempfile.TemporaryDirectory(prefix="rslow-review-") as temporary:
-        source = path
-        if log.exists() and not index.exists():
-            # Nobody has it open, and opening it would make the missing index in the package.
-            source = Path(temporary) / path.name
-            shutil.copyfile(path, source)
-            shutil.copyfile(log, source.with_name(source.name + "-wal"))
-        uri = f"{source.resolve().as_uri()}?mode={'ro' if source == path else 'rw'}"
-        with (
-            closing(sqlite3.connect(uri, uri=True, timeout=10)) as original,
-            closing(sqlite3.connect(":memory:")) as copy,
-        ):
-            original.backup(copy)
-            yield copy
+            remedy="close it in other programs, such as QGIS, and try again",
+            error=ReviewError,
+        ),
+        copied(path) as database,
+    ):
+        database.row_factory = sqlite3.Row
+        fault = database.execute("PRAGMA quick_check").fetchone()[0]
+        if fault != "ok":
+            raise sqlite3.DatabaseError(fault.splitlines()[0])
+        query = f'SELECT {columns} FROM "{LAYER}" ORDER BY fid'  # noqa: S608 (ours)
+        return [dict(row) for row in database.execute(query)]
 
 
 def _faults(row: Mapping[str, Any], classes: tuple[str, ...], *, masks: bool) -> list[str]:
@@ -218,8 +229,14 @@ def _faults(row: Mapping[str, Any], classes: tuple[str, ...], *, masks: bool) ->
         faults.append(f"sample {name} is {decision} and has the class {true_class!r}")
     if row["realism"] not in (None, 1, 2, 3, 4, 5):
         faults.append(f"sample {name} has the realism {row['realism']!r}")
-    if not isinstance(row["reviewed_ms"], int | None):
-        faults.append(f"sample {name} has the time {row['reviewed_ms']!r}")
+    time = row["reviewed_ms"]
+    if time is not None and not (isinstance(time, int) and 0 <= time < _LATEST_MS):
+        faults.append(f"sample {name} has the time {time!r}")
+    faults += [
+        f"sample {name} has the {column} {row[column]!r}"
+        for column in ("comment", "reviewer")
+        if not isinstance(row[column], str | None)
+    ]
     return faults
 
 
@@ -229,7 +246,7 @@ def _answer(row: Mapping[str, Any]) -> Answer:
         decision=row["decision"],
         # A class chosen before any decision is not an answer yet.
         true_class=row["true_class"] if row["decision"] == "accept" else None,
-        realism=row["realism"],
+        realism=None if row["realism"] is None else int(row["realism"]),
         comment=row["comment"] or "",
         reviewer=(row["reviewer"] or "").strip(),
         reviewed_ms=row["reviewed_ms"] or 0,

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from sklearn.metrics import roc_auc_score
 
-from rs_lowconf.measures import share_of
 from rs_lowconf.review.store import Opinion, ReviewStore, SentSample
 from rs_lowconf.review.verdicts import Verdict, verdicts
+from rs_lowconf.shares import share_of
 
 _BREAK_S = 120
 """A longer time between two answers was a break, not work on a sample."""

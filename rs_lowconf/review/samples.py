@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8, UInt16
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.grid import Grid
-from rs_lowconf.types import UNKNOWN
+from rs_lowconf.masks import UNKNOWN
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 

@@ -23,6 +23,8 @@ STORE = "reviews.sqlite"
 FORMAT = 3
 """2 since packages may have masks, 3 since they may be of a catalog's tiles: a reader of less would
 misread them."""
+_ALL = 5
+"""So many answers that are all given anew are those of another person."""
 _APPLICATION = 0x72736C77  # 'rslw'
 
 Origin = Literal["found", "audit", "real", "catalog"]
@@ -171,12 +173,15 @@ class ReviewStore:
             reviewer: takes the place of the names in the package.
 
         Raises:
-            ReviewError: the package is foreign, or the file is damaged.
+            ReviewError: the package is foreign, two people answered under one name, or the file is
+                damaged.
             OutputError: the file cannot be written.
         """
         self._check_ours(reviewed)
         counts = dict.fromkeys(("new", "changed", "withdrawn", "older", "known", "pending"), 0)
         with self._writing() as database:
+            if reviewer is None:
+                _refuse_two_people(database, reviewed)
             for answer in reviewed.answers:
                 counts[_add(database, reviewed.package_id, answer, reviewer)] += 1
         return Imported(**counts)
@@ -320,13 +325,55 @@ class ReviewStore:
         except sqlite3.OperationalError as error:
             raise ReviewError(
                 f"the review store {self.path} cannot be used ({error})",
-                remedy="free disk space, or wait until another rslow has finished",
+                remedy="free disk space, or wait until another command has finished",
             ) from error
         except sqlite3.DatabaseError as error:
             raise ReviewError(
                 f"the review store {self.path} is damaged ({error})",
                 remedy="restore it and import the packages again",
             ) from error
+
+
+def _refuse_two_people(database: sqlite3.Connection, reviewed: ReviewedPackage) -> None:
+    """Refuse a copy of a package in which somebody else answered under a name that is known.
+
+    The names are those of accounts, which are alike on many machines. A copy that the same person
+    went on with has all answers that are known, as they are or later ones; an earlier one has
+    nothing that is new. What is neither was answered apart, and so, very probably, was a copy
+    that has none of the known answers as it was.
+
+    Raises:
+        ReviewError: there is such a name.
+    """
+    known: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
+    for name, sample, *content in database.execute(
+        "SELECT reviewer, sample_id, reviewed_ms, decision, true_class, realism, comment"
+        " FROM answer WHERE package_id = ? ORDER BY reviewed_ms, number",
+        (reviewed.package_id,),
+    ):
+        known.setdefault(name, {}).setdefault(sample, []).append(tuple(content))
+    # A pending sample names nobody: it is one that whoever answered in this copy left.
+    named = {one.reviewer for one in reviewed.answers if one.decision is not None}
+    for name in sorted(named & known.keys()):
+        kept = later = earlier = 0
+        for one in reviewed.answers:
+            before = known[name].get(one.sample_id, [])
+            if one.reviewer != name and one.decision is not None:
+                continue
+            own = (one.reviewed_ms, one.decision, one.true_class, one.realism, one.comment)
+            kept += own in before
+            if own not in before:
+                later += one.reviewed_ms > (before[-1][0] if before else 0)
+                earlier += bool(before) and one.reviewed_ms < before[-1][0]
+        apart = later and earlier
+        if apart or (later >= _ALL and not kept and later >= len(known[name])):
+            raise ReviewError(
+                f"{reviewed.folder}: {name or 'somebody without a name'} answered in another copy "
+                f"of package {reviewed.package_id} too, and {'both have' if apart else 'all'} "
+                f"answers {'that the other lacks' if apart else 'differ in time'}",
+                expected="a name for each person",
+                remedy="import it with --reviewer NAME; the name as it is if it was one person",
+            )
 
 
 def _add(

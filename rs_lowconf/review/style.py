@@ -320,10 +320,11 @@ def _widget(field: Field, sheet: Sheet) -> tuple[str, dict[str, Any]]:
         case "picture":
             return "ExternalResource", {
                 "DocumentViewer": 1,
-                # A row a block; 0 would shrink it in a low window, unreadably.
+                # With the fields above it, this fits into a window 768 pixels high. 0 would shrink
+                # the picture in a low panel, unreadably.
                 "DocumentViewerHeight": PANEL_ROW * sheet.blocks + LEGEND
                 if sheet.panels
-                else 230 * sheet.blocks,
+                else (230, 380)[sheet.blocks - 1],
                 "DocumentViewerWidth": 0,  # keeps the shape
                 "FileWidget": False,
                 "FileWidgetButton": False,
@@ -351,7 +352,9 @@ def _form(fields: Sequence[Field]) -> list[ET.Element]:
         container = ET.SubElement(
             form, "attributeEditorContainer", name=tab, columnCount="1", groupBox="0", showLabel="1"
         )
-        for field in shown:
+        # Pictures last: in a low window, or a panel below the map, sample, class and decision are
+        # seen without scrolling.
+        for field in sorted(shown, key=lambda field: field.widget == "picture"):
             ET.SubElement(
                 container,
                 "attributeEditorField",

@@ -136,7 +136,7 @@ def load_calibration(path: Path, models: Mapping[str, str]) -> Calibration:
     if changed:
         raise ModelError(
             f"{path} was calibrated for another {' and '.join(changed)}",
-            remedy="run rslow train gate",
+            command="train gate",
         )
     head = None
     if "head.weight" in tensors:

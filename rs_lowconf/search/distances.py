@@ -17,6 +17,7 @@ from rs_lowconf.errors import DataError, ModelError
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.search.calibration import Features
 from rs_lowconf.seeds import seed_of
+from rs_lowconf.vocabulary import class_list
 
 KIND = "distances of real tiles"
 STEPS = 100
@@ -85,10 +86,10 @@ def load_distances(path: Path, models: Mapping[str, str]) -> RealDistances:
     if header["models"] != dict(models):
         raise ModelError(
             f"{path} belongs to another generator, extractor or critic",
-            remedy="run rslow train encoder",
+            command="train encoder",
         )
     return RealDistances(
-        classes=tuple(header["classes"]),
+        classes=class_list(f"{path}", header["classes"], error=ModelError).names,
         spread=tensors["spread"],
         quantiles=tensors["quantiles"],
         models=models,

@@ -115,6 +115,16 @@ class Evaluator:
         self._limit: Limit | None = None
         self._micro_batch = micro_batch
         self._device = device
+        self._before_batch: Callable[[], None] = _nothing
+
+    def watched(self, before_batch: Callable[[], None]) -> "Evaluator":
+        """Return the same that calls `before_batch` before each micro-batch and stored tile.
+
+        What it raises ends the work between two of them, whatever search they belong to.
+        """
+        watched = copy.copy(self)
+        watched._before_batch = before_batch
+        return watched
 
     def guided_by(self, guide: Guide) -> "Evaluator":
         """Return the same with a guide that leads in the target's place.
@@ -206,6 +216,7 @@ class Evaluator:
     @torch.no_grad()
     def answer_stored(self, pixels: UInt16[Tensor, "c h w"], label: int) -> Answer:
         """Return the target's answer to a stored tile, scored alone, on the CPU."""
+        self._before_batch()
         said = self.answer(self._image(pixels), torch.tensor([label]))
         return Answer(
             log_probability=said.log_probability.cpu(),
@@ -253,6 +264,7 @@ class Evaluator:
         return (pixels.float() / EXPORT_SCALE)[None].to(self._device)
 
     def _micro(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], gradient: bool) -> Scores:
+        self._before_batch()
         count = len(z)
         padding = self._micro_batch - count
         # Padding rows repeat the first one; their scores are dropped.
@@ -283,6 +295,10 @@ class Evaluator:
             pixels=stored_numbers(image.detach()[:count].cpu()),
             gradient=slope,
         )
+
+
+def _nothing() -> None:
+    """Let the work go on."""
 
 
 def stored_numbers(image: Float[Tensor, "b c h w"]) -> UInt16[Tensor, "b c h w"]:

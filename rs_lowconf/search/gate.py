@@ -5,7 +5,9 @@ tiles would together reject up to 23 %, so there is one score over all of them: 
 the standardised parts, with one threshold.
 """
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,8 @@ from torch import Tensor
 
 from rs_lowconf.errors import DataError
 from rs_lowconf.types import TileSource
+
+log = logging.getLogger(__name__)
 
 _MAD_TO_DEVIATION = 1.4826
 
@@ -138,16 +142,21 @@ def scores_one_by_one(
 
     Args:
         parts: by name.
-        source: real tiles; those of classes not in `classes` are left out.
+        source: real tiles; those of classes not in `classes` are left out, and counted in the log.
         channels: the source's channels in the order that the parts read.
         classes: the class list that the parts' labels index; classes match by name.
         device: where the parts compute.
     """
     rows = [torch.empty(0, len(parts))]
+    left_out: Counter[str] = Counter()
     for index, own in enumerate(source.labels.tolist()):
         name = source.classes[own]
         if name in classes:
             image = source.batch([index]).image[:, list(channels)].to(device)
             label = torch.tensor([classes.index(name)], device=device)
             rows.append(torch.stack([part(image, label).cpu() for part in parts.values()], 1))
+        else:
+            left_out[name] += 1
+    for name, count in left_out.items():
+        log.warning("left out: %d held-out tiles of %s, which the generator lacks", count, name)
     return torch.cat(rows)

@@ -6,9 +6,9 @@ how many slots there are or on where an earlier run was interrupted.
 """
 
 import enum
-import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from time import monotonic
 from typing import Literal
 
 import torch
@@ -370,13 +370,21 @@ def _in_order(flow: _Flow) -> Iterator[Trajectory]:
         flow.next_out += 1
 
 
+class TimeIsUpError(Exception):
+    """A search has spent its minutes: raised by what looks at the clock, between two steps."""
+
+
 class Budget:
-    """Decides after each trajectory, in seed order, whether the search goes on."""
+    """Decides after each trajectory, in seed order, whether the search goes on.
+
+    Of time that is not for trajectories to decide: those of an earlier run are counted again
+    without spending any, and a slow one may never end. So `late` is asked between steps.
+    """
 
     def __init__(
         self, *, count: int, evaluations: int, minutes: float, seconds: float, at_least: int = 0
     ) -> None:
-        """Start the clock at `seconds` already spent by an interrupted run.
+        """Start the clock at `seconds` already spent, by an interrupted run or another search.
 
         Args:
             count: accepted samples to stop at.
@@ -387,14 +395,19 @@ class Budget:
         """
         self._count, self._evaluations, self._minutes = count, evaluations, minutes
         self._at_least = at_least
-        self._start = time.monotonic() - seconds
+        self._start = monotonic() - seconds
         self.accepted = 0
         self.evaluations = 0
 
     @property
     def seconds(self) -> float:
         """Return the time spent so far."""
-        return time.monotonic() - self._start
+        return monotonic() - self._start
+
+    @property
+    def late(self) -> bool:
+        """Return whether the minutes are spent."""
+        return self.seconds >= 60 * self._minutes
 
     def spend(self, trajectory: Trajectory, *, full: bool = False) -> SearchEnd | None:
         """Count a trajectory; return why the search ends now, or None.
@@ -410,6 +423,4 @@ class Budget:
             return SearchEnd.COUNT
         if self.evaluations >= self._evaluations:
             return SearchEnd.EVALUATIONS
-        if self.seconds >= 60 * self._minutes:
-            return SearchEnd.MINUTES
         return SearchEnd.FULL if full and enough else None

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.types import UNKNOWN
+from rs_lowconf.masks import UNKNOWN
+from rs_lowconf.vocabulary import class_list, require
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,8 +106,10 @@ def regions_of(
     """
     if region is None:
         return masks != UNKNOWN
-    if region not in classes:
-        raise SettingsError(
-            f"search.region names {region}", expected=f"one of {', '.join(classes)}"
-        )
-    return masks == list(classes).index(region)
+    (place,) = require(
+        class_list("search.region", [region], error=SettingsError),
+        class_list("the masks", classes, error=SettingsError),
+        remedy="correct it",
+        error=SettingsError,
+    )
+    return masks == place

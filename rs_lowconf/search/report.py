@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from rs_lowconf.measures import share_of, vendi_score
+from rs_lowconf.measures import vendi_score
 from rs_lowconf.runs import save_figures
 from rs_lowconf.search.loop import Outcome, Trajectory
+from rs_lowconf.shares import share_of
 
 _RESAMPLES = 2_000
 _HITS = (Outcome.FOUND, Outcome.COPY, Outcome.DUPLICATE, Outcome.FULL)

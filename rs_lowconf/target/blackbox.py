@@ -7,7 +7,7 @@ onnxruntime, and a Booster's text file holds trees.
 A time limit needs the kind `process`: what hangs inside this process cannot be stopped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rs_lowconf.boundary import reading
 from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import TargetSettings
 from rs_lowconf.target.origin import (
@@ -27,6 +28,7 @@ from rs_lowconf.target.origin import (
     target_file,
 )
 from rs_lowconf.target.process import ProcessModel
+from rs_lowconf.vocabulary import UNCLEAR, class_name
 
 BLACK_BOXES = ("onnx", "lightgbm", "sklearn", "callable", "process")
 """The kinds of targets that this module loads."""
@@ -110,16 +112,40 @@ def _onnx(
                 expected="a graph for batches of any number, or of one tile",
             )
         raise ModelError(f"{path} takes one tile at a time", remedy="set target.batch_size=1")
-    outputs = [one.name for one in session.get_outputs() if one.type in _FLOATS]
-    if not outputs:
-        raise ModelError(f"{path} returns no floating-point numbers", expected="scores")
+    output = _onnx_output(path, session.get_outputs(), len(settings.classes or ()))
 
     def run(image: Numbers) -> Numbers:
         tiles = {inputs[0].name: image.astype(_FLOATS[inputs[0].type])}
-        scores: Numbers = session.run(outputs[:1], tiles)[0]
+        scores: Numbers = session.run([output], tiles)[0]
         return scores
 
     return run
+
+
+def _onnx_output(path: Path, outputs: Sequence[Any], classes: int) -> str:
+    """Return the name of the one output that may hold a number per class.
+
+    Raises:
+        ModelError: there is none, or more than one: which is the answer nobody knows.
+    """
+    numbers = [one for one in outputs if one.type in _FLOATS]
+    if not numbers:
+        raise ModelError(f"{path} returns no floating-point numbers", expected="scores")
+    allowed = (classes, 1) if classes == 2 else (classes,)
+    fitting = [
+        one
+        for one in numbers
+        # A length that is left open is a name or None.
+        if len(one.shape) < 2 or not isinstance(one.shape[1], int) or one.shape[1] in allowed
+    ]
+    if len(fitting) > 1:
+        shown = ", ".join(f"{one.name} {one.shape}" for one in fitting)
+        raise ModelError(
+            f"{path} has several outputs that may be scores: {shown}",
+            expected=f"one with {classes} numbers",
+            remedy="keep the one that is meant with onnx.utils.extract_model",
+        )
+    return str((fitting or numbers)[0].name)
 
 
 def _lightgbm(path: Path, settings: TargetSettings) -> Callable[[Numbers], Numbers]:
@@ -138,10 +164,10 @@ def _lightgbm(path: Path, settings: TargetSettings) -> Callable[[Numbers], Numbe
             f"the raw scores of {path} are no logits, its objective is {objective}",
             remedy="set target.output=probabilities",
         )
-    try:
-        booster = lightgbm.Booster(model_str=text)
-    except lightgbm.basic.LightGBMError as error:
-        raise damaged(path, error) from error
+    # With the sizes of its trees LightGBM reads them at once, and a wrong one ends the process.
+    lines = [line for line in text.splitlines() if not line.startswith("tree_sizes=")]
+    with reading(path, error=ModelError):
+        booster = lightgbm.Booster(model_str="\n".join(lines) + "\n")
     return _in_rows(
         lambda table: booster.predict(table, raw_score=raw, num_threads=torch.get_num_threads()),
         settings.rows,
@@ -166,11 +192,14 @@ def _sklearn(
             expected="a fitted classifier of scikit-learn",
             remedy=f"set target.output={other} if it is one",
         )
-    names = tuple(getattr(estimator, "classes_", ()))
-    if names and all(isinstance(name, str) for name in names) and names != settings.classes:
+    said, wanted = tuple(getattr(estimator, "classes_", ())), settings.classes or ()
+    names = tuple(class_name(name) or UNCLEAR for name in said)
+    # Numbers may be those of outputs, to which target.classes gives names.
+    named = all(isinstance(name, str) for name in said) or bool({*names} & {*wanted})
+    if names and named and names != wanted:
         raise ModelError(
             f"the classes of {path} are {', '.join(names)} and target.classes lists "
-            f"{', '.join(settings.classes or ())}",
+            f"{', '.join(wanted)}",
             expected="the same names in the same order",
             remedy="correct target.classes",
         )

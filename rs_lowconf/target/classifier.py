@@ -12,7 +12,9 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
+from rs_lowconf.target.answers import log_probabilities, require_finite
 from rs_lowconf.target.networks import Network, build_network
+from rs_lowconf.vocabulary import class_list
 
 _KIND = "classifier"
 
@@ -90,16 +92,20 @@ class Classifier:
 
         Raises:
             ModelError: the tiles have another number of bands or another size.
+            AnswerError: of some of them the network makes NaN or infinity.
         """
-        return torch.log_softmax(self._run(self.network, image) / self.temperature, dim=1)
+        return log_probabilities(self._run(self.network, image), self.temperature)
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         """Return penultimate features, on the network's device; counts as an evaluation.
 
         Raises:
             ModelError: the tiles have another number of bands or another size.
+            AnswerError: of some of them the network makes NaN or infinity.
         """
-        return self._run(self.network.features, image)
+        features = self._run(self.network.features, image)
+        require_finite(features)
+        return features
 
     def _run(self, function: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
         shape = (len(self.bands), self.spec.tile_size, self.spec.tile_size)
@@ -179,7 +185,8 @@ def spec_in(header: Mapping[str, Any], kind: type[S]) -> S:
     """Return the specification in the header of what `write_trained` wrote."""
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # S is a dataclass
     values = {name: header[name] for name in names}
-    values |= {"bands": BandSpec.from_json(header["bands"]), "classes": tuple(header["classes"])}
+    classes = class_list("the model", header["classes"], error=ModelError).names
+    values |= {"bands": BandSpec.from_json(header["bands"]), "classes": classes}
     return kind(**values)
 
 

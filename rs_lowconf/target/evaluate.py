@@ -13,6 +13,7 @@ from torch import Tensor
 from rs_lowconf.errors import DataError, ModelError
 from rs_lowconf.target.load import check_fit
 from rs_lowconf.types import TargetModel, TileSource
+from rs_lowconf.vocabulary import class_list, require
 
 _BATCH = 64
 _BINS = 15
@@ -57,21 +58,19 @@ def evaluate_classifier(model: TargetModel, source: TileSource) -> ClassifierRep
     """
     if len(source) == 0:
         raise DataError("the split to evaluate on holds no tile", expected="at least one")
-    unknown = [name for name in source.classes if name not in model.classes]
-    if unknown:
-        raise ModelError(
-            f"the target does not know the classes {', '.join(unknown)}",
-            expected=f"classes among {', '.join(model.classes)}",
-            remedy="choose classes with --set data.classes=[...]",
-        )
+    places = require(
+        class_list("the data", source.classes),
+        class_list("the target", model.classes),
+        remedy="choose classes with --set data.classes=[...]",
+        error=ModelError,
+    )
     channels = list(check_fit(model.bands, source.bands))
     with torch.no_grad():
         parts = []
         for first in range(0, len(source), _BATCH):
             indices = range(first, min(first + _BATCH, len(source)))
             parts.append(model.predict(source.batch(indices).image[:, channels]).cpu())
-    to_model = torch.tensor([model.classes.index(name) for name in source.classes])
-    return report(torch.cat(parts), to_model[source.labels], model.classes)
+    return report(torch.cat(parts), torch.tensor(places)[source.labels], model.classes)
 
 
 def report(

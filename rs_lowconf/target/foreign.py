@@ -7,9 +7,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.errors import ModelError
+from rs_lowconf.boundary import in_a_line
+from rs_lowconf.errors import AnswerError, ModelError
 from rs_lowconf.settings import TargetSettings
-from rs_lowconf.target.origin import in_a_line
+from rs_lowconf.target.answers import (
+    WHOLES,
+    are_distributions,
+    are_shares,
+    log_odds_of,
+    log_probabilities,
+    logarithm,
+    require,
+    require_finite,
+)
 from rs_lowconf.target.windows import cut, mirrored, resized
 
 _PROBE_TILES = 3
@@ -53,6 +63,9 @@ class ForeignTarget:
         self._device = device
         self._mean = _per_band(settings.mean, 0.0, device)
         self._std = _per_band(settings.std, 1.0, device)
+        self._whole = 1.0
+        """What the model's probabilities sum to; the probe tells."""
+        self._fit = mirrored if settings.input_fit == "mirror" else resized
         self.differentiable = False
         self.pixelwise, self.differentiable = self._probe(tile_size)
 
@@ -60,46 +73,58 @@ class ForeignTarget:
         """Return log-probabilities at the set temperature, on the target's device.
 
         Raises:
-            ModelError: the model fails; its output is not one number a tile and class (or a
-                tile, class and pixel, whichever it was at first), is not finite, or is said to
-                be probabilities and is not.
+            ModelError: the model fails, or its output is not one number per tile and class (or
+                per tile, class and pixel, whichever it was at first).
+            AnswerError: for some tiles it is not finite, or not what `target.output` says.
         """
         self.evaluations += len(image)
+        size, answers = self._settings.batch_size, []
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            return torch.cat(
-                [self._part(part) for part in torch.split(image, self._settings.batch_size)]
-            )
+            for start in range(0, len(image), size):
+                try:
+                    answers.append(self._part(image[start : start + size]))
+                except AnswerError as error:
+                    error.tiles = tuple(start + tile for tile in error.tiles)
+                    raise
+        return torch.cat(answers)
 
     def _part(self, image: Tensor) -> Tensor:
-        output = self._raw(image)
+        output = self._numbers(image)
         if (output.ndim == 4) != self.pixelwise:
             raise ModelError(
                 f"the target returns shape {tuple(output.shape)}, at first it answered for "
                 f"{'every pixel' if self.pixelwise else 'whole tiles'}",
                 expected="the same form of answer to every batch",
             )
-        if self._settings.output == "probabilities":
-            output = _logarithm(output)
-        return torch.log_softmax(output / self._settings.temperature, dim=1)
+        return log_probabilities(self._logits(output, image.shape[-1]), self._settings.temperature)
 
-    def _raw(self, image: Tensor) -> Tensor:
-        """Return the model's own output for reflectance, checked, on the pixels of `image`."""
+    def _numbers(self, image: Tensor) -> Tensor:
+        """Return the model's own output for reflectance: finite and of an allowed shape."""
         settings = self._settings
         image = image.to(self._device)
-        size = image.shape[-1]
-        side = settings.input_size or size
-        fit = mirrored if settings.input_fit == "mirror" else resized
-        window = fit(image, side)
+        side = settings.input_size or image.shape[-1]
+        window = self._fit(image, side)
         if settings.input == "digital_numbers":
             window = window * _DN_PER_REFLECTANCE
         output = self._answer((window - self._mean) / self._std)
-        output = _checked(output, (len(image), len(self.classes)), (side, side))
-        if output.shape[1] < len(self.classes):
-            output = _both_sides(output, settings.output)
-        output = output.float()
+        return _checked(output, (len(image), len(self.classes)), (side, side))
+
+    def _logits(self, output: Tensor, size: int) -> Tensor:
+        """Return logits of all classes on `size` pixels for the model's own output."""
+        kind, one = self._settings.output, output.shape[1] < len(self.classes)
+        if kind == "probabilities":
+            good = are_shares(output) if one else are_distributions(output, self._whole)
+            _require_as_said(good, output, "probabilities, at least 0 and of sum 1 or 100")
+            output = output / self._whole
+            output = torch.cat([1 - output, output], dim=1) if one else output
+        elif kind == "sigmoid":
+            _require_as_said(are_shares(output), output, "a number from 0 to 1 per class")
+            output = log_odds_of(output)
+        if one and kind != "probabilities":
+            output = torch.cat([torch.zeros_like(output), output], dim=1)
         if output.ndim == 4:
-            output = cut(output, size) if fit is mirrored else resized(output, size)
-        return output
+            output = cut(output, size) if self._fit is mirrored else resized(output, size)
+        return (logarithm(output) if kind == "probabilities" else output).float()
 
     def _answer(self, image: Tensor) -> object:
         try:
@@ -125,12 +150,12 @@ class ForeignTarget:
         # Unlike each other in brightness, so that batch statistics would show.
         brightness = torch.tensor([0.05, 0.2, 0.8])[:, None, None, None]
         image = brightness * (0.5 + torch.rand(shape, generator=generator))
-        image = image[: self._settings.batch_size]
         with torch.enable_grad():
             image.requires_grad_()
-            first = self._raw(image)
+            parts = [self._numbers(part) for part in torch.split(image, self._settings.batch_size)]
         with torch.no_grad():
-            alone = self._raw(image[:1])
+            alone = self._numbers(image[:1])
+        first = parts[0]
         if first[:1].shape != alone.shape or not torch.allclose(
             first[:1], alone, rtol=1e-2, atol=1e-2
         ):
@@ -138,17 +163,39 @@ class ForeignTarget:
                 "the target answers differently for a tile alone and in a batch",
                 expected="the same answer in any company, without dropout or batch statistics",
             )
-        if self._settings.output == "probabilities":
-            _logarithm(first.detach())
-        elif _looks_like_probabilities(first.detach()):
-            raise ModelError(
-                "the target returns probabilities where target.output says logits",
-                remedy="set target.output=probabilities",
-            )
+        self._whole = self._scale_of(torch.cat(parts).detach())
         if not first.requires_grad:
             return first.ndim == 4, False
         (gradient,) = torch.autograd.grad(first.square().sum(), image, allow_unused=True)
         return first.ndim == 4, gradient is not None
+
+    def _scale_of(self, output: Tensor) -> float:
+        """Return what probabilities sum to, after a look at whether the outputs are what is said.
+
+        Raises:
+            ModelError: they look like something else.
+        """
+        kind = self._settings.output
+        one = output.shape[1] < len(self.classes)
+        whole = next((w for w in WHOLES if not one and are_distributions(output, w).all()), None)
+        if whole is not None:
+            if kind != "probabilities":
+                raise ModelError(
+                    f"the target returns probabilities of sum {whole:g} where target.output says "
+                    f"{kind}",
+                    remedy="set target.output=probabilities",
+                )
+            return whole
+        if kind == "logits" and are_shares(output).all():
+            raise ModelError(
+                f"all outputs of the target are in 0 .. 1 ({_range(output)}), as probabilities "
+                "are, where target.output says logits",
+                remedy="set target.output=probabilities if those of a tile sum to 1, or sigmoid if "
+                "each class has its own; logits that only happen to lie there may be shifted by "
+                "any number, such as -1",
+            )
+        self._logits(output, output.shape[-1])  # says what is wrong
+        return 1.0
 
 
 def _per_band(values: tuple[float, ...] | None, default: float, device: torch.device) -> Tensor:
@@ -171,43 +218,26 @@ def _checked(output: object, shape: tuple[int, int], pixels: tuple[int, int]) ->
     if tuple(output.shape) not in allowed:
         raise ModelError(
             f"the target returns shape {tuple(output.shape)}",
-            expected=f"{shape}, one number a tile and class, or {(*shape, *pixels)}, one a pixel",
+            expected=f"{shape}, one number per tile and class, or {(*shape, *pixels)}, one per "
+            "pixel",
             remedy="check target.classes",
         )
-    if not torch.isfinite(output).all():
-        raise ModelError(
-            "the target returns NaN or infinity",
-            remedy="check target.input, target.mean and target.std",
-        )
+    output = output if output.dtype == torch.float64 else output.float()
+    require_finite(output, remedy="check target.input, target.mean and target.std")
     return output
 
 
-def _both_sides(one: Tensor, output: str) -> Tensor:
-    """Return the numbers of both classes for that of the second."""
-    other = 1 - one if output == "probabilities" else torch.zeros_like(one)
-    return torch.cat([other, one], dim=1)
-
-
-def _looks_like_probabilities(output: Tensor) -> bool:
-    """Return whether what should be logits is a distribution, or one class's share of it."""
-    alone = output.shape[1] == 2 and not output[:, 0].any()
-    return _is_distribution(output) or (alone and bool(((output >= 0) & (output <= 1)).all()))
-
-
-def _is_distribution(output: Tensor) -> bool:
-    sums = output.sum(1)
-    sums_to_one = torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
-    return sums_to_one and bool((output >= -1e-6).all())
-
-
-def _logarithm(probability: Tensor) -> Tensor:
-    """Return logarithms that are finite: a probability of 0 counts as the smallest float."""
-    if not _is_distribution(probability.detach()):
-        sums = probability.detach().sum(1)
-        raise ModelError(
-            f"the target's outputs sum to {sums.min():.3g} .. {sums.max():.3g} "
-            f"with a smallest value of {probability.detach().min():.3g}",
-            expected="probabilities, at least 0 and of sum 1",
-            remedy="set target.output=logits if it returns logits",
+def _require_as_said(good: Tensor, output: Tensor, expected: str) -> None:
+    """Refuse the tiles whose outputs are not what `target.output` says."""
+    if not good.all():
+        bad = output[~good.reshape(len(good), -1).all(dim=1)].detach()
+        require(
+            good,
+            f"the target's outputs are {_range(bad)} and sum to {_range(bad.sum(dim=1))}",
+            expected=expected,
+            remedy="set target.output to what the model returns: logits, probabilities or sigmoid",
         )
-    return probability.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def _range(numbers: Tensor) -> str:
+    return f"{numbers.min():.3g} .. {numbers.max():.3g}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rs_lowconf.boundary import in_a_line
 from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import TargetSettings
 
@@ -113,12 +114,6 @@ def import_named(name: str, *, trust_code: bool) -> Any:
         ) from error
 
 
-def in_a_line(error: BaseException) -> str:
-    """Return what a foreign library's error is and says, short enough for one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
 def damaged(path: Path, error: BaseException) -> ModelError:
     """Return the error for a file that a library could not read."""
-    return ModelError(f"cannot read {path} ({in_a_line(error)})")
+    return ModelError(f"{path} cannot be read ({in_a_line(error)})")

@@ -76,7 +76,7 @@ class ProcessModel:
             ModelError: it has ended, breaks the protocol or takes longer than its limit.
         """
         if not self._end.alive:
-            raise ModelError("the target's process has ended", remedy="start rslow again")
+            raise ModelError("the target's process has ended", remedy="run the same command again")
         return self._within(
             self._batch_seconds, "target.batch_seconds", lambda: self._exchange(image)
         )
@@ -124,11 +124,12 @@ class ProcessModel:
 
     def _within(self, seconds: float, setting: str, work: Callable[[], T]) -> T:
         """Return what `work` returns; kill the process when it fails or takes too long."""
-        late = threading.Event()
+        late, process = threading.Event(), self._process
 
         def expire() -> None:
+            # Nothing of `self`, which a timer that has not ended yet would keep alive.
             late.set()
-            _kill(self._process)
+            _kill(process)
 
         timer = threading.Timer(seconds, expire)
         timer.daemon = True
@@ -174,7 +175,10 @@ def _listen(stderr: IO[bytes], words: bytearray) -> None:
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:  # Windows has no groups of processes: what it started is left to end by itself
+            process.kill()
 
 
 def _end(process: "subprocess.Popen[bytes]", listener: threading.Thread) -> None:

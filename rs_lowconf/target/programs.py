@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
+from rs_lowconf.boundary import in_a_line, reading
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.settings import TargetSettings
 from rs_lowconf.target.classifier import fill
@@ -31,7 +31,6 @@ from rs_lowconf.target.networks import require_timm_name
 from rs_lowconf.target.origin import (
     damaged,
     import_named,
-    in_a_line,
     require_trust,
     target_file,
 )
@@ -192,10 +191,8 @@ def _create_smp(
 
 def _weights(path: Path, *, trust_code: bool) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
-        try:
+        with reading(path, problem="is damaged", error=ModelError):
             return load_file(path)
-        except SafetensorError as error:
-            raise ModelError(f"{path} is damaged ({error})") from error
     weights = _unpickle(path, trust_code=trust_code)
     if isinstance(weights, nn.Module):
         weights = weights.state_dict()
@@ -216,12 +213,10 @@ def _unpickle(path: Path, *, trust_code: bool) -> Any:
         what = f"{path} holds more than tensors; reading such a pickle runs foreign code"
         if not trust_code:
             raise ModelError(what, remedy="if you trust its origin, add --trust-code") from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # see `reading`
         raise damaged(path, error) from error
-    try:
+    with reading(path, error=ModelError):
         return torch.load(path, map_location="cpu", weights_only=False)
-    except (pickle.UnpicklingError, EOFError, ImportError, AttributeError) as error:
-        raise damaged(path, error) from error
 
 
 def _export(path: Path, *, trust_code: bool, device: torch.device) -> nn.Module:
@@ -231,10 +226,8 @@ def _export(path: Path, *, trust_code: bool, device: torch.device) -> nn.Module:
     )
     if not zipfile.is_zipfile(path):
         raise ModelError(f"{path} is no exported program", expected="what torch.export.save wrote")
-    try:
+    with reading(path, error=ModelError):
         program = torch.export.load(path)
-    except (RuntimeError, KeyError, AssertionError) as error:
-        raise damaged(path, error) from error
     if device.type != "cpu":
         program = move_to_device_pass(program, device)
     return program.module()
@@ -247,8 +240,6 @@ def _torchscript(path: Path, *, trust_code: bool, device: torch.device) -> nn.Mo
         # as torch can read them.
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is", FutureWarning)
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is", DeprecationWarning)
-        try:
+        with reading(path, error=ModelError):
             module: nn.Module = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
-        except (RuntimeError, ValueError) as error:
-            raise damaged(path, error) from error
     return module

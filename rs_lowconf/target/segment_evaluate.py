@@ -10,9 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rs_lowconf.errors import DataError, ModelError
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.target.evaluate import calibration_gaps
 from rs_lowconf.target.load import check_fit
-from rs_lowconf.types import UNKNOWN, MaskSource, TargetModel
+from rs_lowconf.types import MaskSource, TargetModel
+from rs_lowconf.vocabulary import class_list, require
 
 _BATCH = 64
 _RESAMPLES = 2_000
@@ -77,17 +79,16 @@ def evaluate_segmenter(
     """
     if not model.pixelwise:
         raise ModelError("the target answers for whole tiles", expected="one for every pixel")
-    unknown = [name for name in source.classes if name not in model.classes]
-    if unknown:
-        raise ModelError(
-            f"the target does not know the classes {', '.join(unknown)}",
-            expected=f"classes among {', '.join(model.classes)}",
-            remedy="correct data.mask_classes",
-        )
+    places = require(
+        class_list("the masks", source.classes),
+        class_list("the target", model.classes),
+        remedy="correct data.mask_classes",
+        error=ModelError,
+    )
     channels = list(check_fit(model.bands, source.bands))
     k = len(model.classes)
     to_model = torch.full((UNKNOWN + 1,), UNKNOWN)
-    to_model[: len(source.classes)] = torch.tensor([model.classes.index(n) for n in source.classes])
+    to_model[: len(places)] = torch.tensor(places)
     names = list(dict.fromkeys(blocks))
     confusion = torch.zeros(len(names), k, k, dtype=torch.int64)
     gaps, confidence_sum = torch.zeros(1, dtype=torch.float64), 0.0

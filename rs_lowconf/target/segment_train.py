@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rs_lowconf.errors import DataError
+from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import SegmenterSettings
 from rs_lowconf.target.learning import learn, require_alike, require_finite
@@ -19,7 +20,7 @@ from rs_lowconf.target.normalise import decorrelation, pixel_statistics
 from rs_lowconf.target.segment_evaluate import confusion_of, iou_of
 from rs_lowconf.target.segmenter import SegmentationNetwork, Segmenter, SegmenterSpec
 from rs_lowconf.target.train import best_temperature
-from rs_lowconf.types import UNKNOWN, MaskAugmentation, MaskSource
+from rs_lowconf.types import MaskAugmentation, MaskSource
 
 _BATCH = 64
 #: Pixels that determine the temperature; more tell no more.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.runs import read_checkpoint
+from rs_lowconf.target.answers import log_probabilities
 from rs_lowconf.target.classifier import fill, spec_in, write_trained
 
 SEGMENTER = "segmenter"
@@ -146,6 +147,7 @@ class Segmenter:
         Raises:
             ModelError: the tiles have another number of bands, or sides that are no multiple
                 of 16.
+            AnswerError: of some of them the network makes NaN or infinity.
         """
         bands, height, width = image.shape[1:]
         if bands != len(self.bands) or height % _STEP or width % _STEP:
@@ -156,7 +158,7 @@ class Segmenter:
         self.evaluations += len(image)
         device = self.network.mean.device
         parts = [self.network(part.to(device)) for part in torch.split(image, self.batch_size)]
-        return torch.log_softmax(torch.cat(parts) / self.temperature, dim=1)
+        return log_probabilities(torch.cat(parts), self.temperature)
 
 
 def save_segmenter(path: Path, segmenter: Segmenter) -> None:

@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.errors import ModelError
-from rs_lowconf.measures import share_of
 from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+from rs_lowconf.shares import share_of
 from rs_lowconf.testset.release import WARNING, Release, ReleaseTile
 from rs_lowconf.types import TargetModel
+from rs_lowconf.vocabulary import class_list, join
 
 _BATCH = 64
 
@@ -33,10 +34,16 @@ def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
         note: what these figures are not.
 
     Raises:
-        ModelError: the target lacks a band, is of another level, or knows no class here.
+        ModelError: the target lacks a band, is of another level, knows no class here, or writes one
+            in another way.
         ReviewError: a tile is missing or damaged.
     """
     channels = _channels(release, target)
+    join(
+        class_list(f"release {release.version}", release.classes, error=ModelError),
+        class_list("the target", target.classes, error=ModelError),
+        error=ModelError,
+    )
     known = [tile for tile in release.tiles if tile.class_name in target.classes]
     unknown = Counter(t.class_name for t in release.tiles if t.class_name not in target.classes)
     if not known:

@@ -67,7 +67,7 @@ def _description(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(
             f"{folder} is no release of a test set ({DESCRIPTION}: {error.strerror})",
-            remedy="name a folder that `rslow testset build` wrote",
+            expected="a folder that `rslow testset build` wrote",
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged", remedy="restore the release from a copy") from error

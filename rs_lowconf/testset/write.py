@@ -28,6 +28,7 @@ from rs_lowconf.testset.release import (
 )
 from rs_lowconf.testset.stac import write_stac
 from rs_lowconf.testset.table import tile_name, write_labels
+from rs_lowconf.vocabulary import class_list
 
 
 def write_release(
@@ -61,6 +62,7 @@ def write_release(
         OutputError: the folder exists or cannot be written.
     """
     version = check_version(folder.name)
+    class_list("the classes of the reviews", classes)
     _check(tiles, classes)
     ordered = sorted(tiles, key=lambda tile: (classes.index(tile.class_name), tile.sample_id))
     before = None if parent is None else read_release(parent)

@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-SIZE = (1600, 900)
-PATIENCE_S = 60
+SIZE = (1366, 768)
+"""Of a small laptop's screen."""
+PATIENCE_S = 600
+"""After which QGIS is thought to hang, however busy the machine is."""
 WATCH = Path(__file__).parent / "watch.py"
 
 
@@ -84,12 +86,16 @@ class Form:
         self._running.focus(self._running.shown["table"]["window"])
         # A text field would keep the key for itself, so the empty end of the list gets it.
         below = self._field("mNextFeatureButton")
-        self._running.click(below["x"], below["y"] - 100)
+        self._running.click(below["x"], below["y"] - 40)
         self._running.press("ctrl+e")
         self._running.wait(lambda: self._field("decision")["enabled"], "the form can be edited")
 
     def wait_for(self, name: str, text: str) -> None:
         self._running.wait(lambda: self._field(name)["text"] == text, f"{name} is {text}")
+
+    def shows(self, name: str) -> bool:
+        """Return whether a field is seen whole, without scrolling."""
+        return bool(self._field(name)["whole"])
 
     def click(self, name: str) -> None:
         place = self._field(name)
@@ -134,17 +140,20 @@ class Form:
 
 
 @contextmanager
-def desktop(folder: Path, package: Path, plugin: Path | None = None) -> Iterator[Desktop]:
+def desktop(
+    folder: Path, package: Path, plugin: Path | None = None, *, docked: bool = False
+) -> Iterator[Desktop]:
     """Open a package in QGIS with a fresh profile; end QGIS and the display afterwards.
 
     Args:
         folder: for profile and temporary files; may be used again for the same profile.
         package: the review package.
         plugin: the zip to install; None runs QGIS without plugins.
+        docked: whether QGIS opens tables in a panel of its window instead of one of their own.
     """
     profile = folder / "profiles" / "default"
     if not profile.exists():
-        _write_profile(profile, plugin)
+        _write_profile(profile, plugin, docked=docked)
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     watched = folder / "watched.json"
     watched.unlink(missing_ok=True)
@@ -193,7 +202,7 @@ def desktop(folder: Path, package: Path, plugin: Path | None = None) -> Iterator
                 started.wait()
 
 
-def _write_profile(profile: Path, plugin: Path | None) -> None:
+def _write_profile(profile: Path, plugin: Path | None, *, docked: bool) -> None:
     """Write settings that keep tips, news and questions off the screen."""
     settings = profile / "QGIS" / "QGIS3.ini"
     settings.parent.mkdir(parents=True)
@@ -201,7 +210,12 @@ def _write_profile(profile: Path, plugin: Path | None) -> None:
         "[qgis]\n"
         "showTips=false\nshowTips316=false\nshowTips322=false\n"
         "checkVersion=false\nfirstRunVersionFlag=999999\nattributeTableView=1\n"
+        f"dockAttributeTable={str(docked).lower()}\n"
         "[core]\nNewsFeed\\httpsfeedqgisorg\\disabled=true\n"
+        "[fonts]\ndownloadMissingFonts=false\n"
+        # The same as dockAttributeTable, from QGIS 3.44 on.
+        "[app]\nwidget-geometry\\docks\\items\\attribute-table\\"
+        f"is-docked={str(docked).lower()}\n"
     )
     if plugin is not None:
         text += "[PythonPlugins]\nrs_lowconf_review=true\n"

@@ -90,13 +90,15 @@ class Reviewer:
         """Click on the button of this text."""
         buttons = self.dock.findChildren(QPushButton)
         (button,) = [button for button in buttons if button.text().endswith(text)]
-        QTest.mouseClick(button, Qt.LeftButton)
+        QTest.mouseClick(button, Qt.MouseButton.LeftButton)
         QApplication.processEvents()
 
     def hold(self, key: int, text: str) -> None:
         """Press a key and let it repeat."""
         for repeated in (False, True, True):
-            event = QKeyEvent(QEvent.KeyPress, key, Qt.NoModifier, text, repeated)
+            event = QKeyEvent(
+                QEvent.Type.KeyPress, key, Qt.KeyboardModifier.NoModifier, text, repeated
+            )
             QApplication.sendEvent(QApplication.focusWidget(), event)
 
     @property
@@ -149,31 +151,31 @@ def confirm(reviewer: Reviewer) -> dict[str, Any]:
     steps["opened"] = reviewer.see()
     reviewer.press("a", "3", "r", "u", "m")
     steps["decided"] = reviewer.see()
-    reviewer.press(Qt.Key_Backspace, Qt.Key_Backspace)
+    reviewer.press(Qt.Key.Key_Backspace, Qt.Key.Key_Backspace)
     steps["undone"] = reviewer.see()
-    reviewer.press(Qt.Key_Up, Qt.Key_Left)
+    reviewer.press(Qt.Key.Key_Up, Qt.Key.Key_Left)
     steps["went back"] = reviewer.see()
     reviewer.press("r")
     steps["changed"] = reviewer.see()
-    reviewer.press(Qt.Key_Backspace)
+    reviewer.press(Qt.Key.Key_Backspace)
     steps["restored"] = reviewer.see()
-    reviewer.press(Qt.Key_Return)
+    reviewer.press(Qt.Key.Key_Return)
     reviewer.type("arum 012 n")
-    reviewer.press(Qt.Key_Left, Qt.Key_Up, Qt.Key_Backspace)
+    reviewer.press(Qt.Key.Key_Left, Qt.Key.Key_Up, Qt.Key.Key_Backspace)
     steps["typing"] = reviewer.see()
-    reviewer.press(Qt.Key_Return)
+    reviewer.press(Qt.Key.Key_Return)
     steps["commented"] = reviewer.see()
-    reviewer.press(Qt.Key_Return)
+    reviewer.press(Qt.Key.Key_Return)
     reviewer.type(" never mind")
-    reviewer.press(Qt.Key_Escape)
+    reviewer.press(Qt.Key.Key_Escape)
     steps["discarded"] = reviewer.see()
-    reviewer.press("n", Qt.Key_Return)
+    reviewer.press("n", Qt.Key.Key_Return)
     reviewer.type("by mouse")
     reviewer.click("Unsure")
     steps["clicked"] = reviewer.see()
-    reviewer.hold(Qt.Key_R, "r")
+    reviewer.hold(Qt.Key.Key_R, "r")
     steps["held"] = reviewer.see()
-    reviewer.press(Qt.Key_Backspace, Qt.Key_Right, "m", Qt.Key_Right, "n")
+    reviewer.press(Qt.Key.Key_Backspace, Qt.Key.Key_Right, "m", Qt.Key.Key_Right, "n")
     steps["wrapped"] = reviewer.see()
     reviewer.press("a")
     steps["finished"] = reviewer.see()
@@ -187,7 +189,7 @@ def views(reviewer: Reviewer) -> list[dict[str, Any]]:
     for number in range(5):
         reviewer.interface.canvas.grab().save(str(reviewer.folder / f"view{number}.png"))
         seen.append(reviewer.see())
-        reviewer.press(Qt.Key_Space)
+        reviewer.press(Qt.Key.Key_Space)
     return seen
 
 
@@ -209,7 +211,7 @@ def beside_form(reviewer: Reviewer) -> dict[str, Any]:
     steps["still editing"] = layer.isEditable()
     layer.changeAttributeValue(1, layer.fields().indexOf("decision"), "mixed")
     layer.commitChanges()
-    reviewer.press(Qt.Key_Backspace)
+    reviewer.press(Qt.Key.Key_Backspace)
     steps["not undone"] = reviewer.see()
     form.deleteLater()
     return steps
@@ -223,8 +225,8 @@ def staying(reviewer: Reviewer) -> dict[str, Any]:
     panel.reviewer.setFocus()
     panel.reviewer.selectAll()
     reviewer.type("Ada u r")
-    reviewer.press(Qt.Key_Return)
-    reviewer.press(Qt.Key_Backspace)
+    reviewer.press(Qt.Key.Key_Return)
+    reviewer.press(Qt.Key.Key_Backspace)
     steps: dict[str, Any] = {"nothing": reviewer.see()}
     reviewer.press("a")
     steps["asked"] = reviewer.see()
@@ -246,15 +248,15 @@ def many(reviewer: Reviewer) -> dict[str, Any]:
     reviewer.press("a")
     steps["asked"] = reviewer.see()
     reviewer.type("nothing")
-    reviewer.press(Qt.Key_Return)
+    reviewer.press(Qt.Key.Key_Return)
     steps["unknown"] = reviewer.see()
-    reviewer.press(Qt.Key_Escape, "c")
+    reviewer.press(Qt.Key.Key_Escape, "c")
     reviewer.type("class 1")
-    reviewer.press(Qt.Key_Return)
+    reviewer.press(Qt.Key.Key_Return)
     steps["exact"] = reviewer.see()
-    reviewer.press(Qt.Key_Slash)
+    reviewer.press(Qt.Key.Key_Slash)
     reviewer.type("SS 11")
-    reviewer.press(Qt.Key_Return)
+    reviewer.press(Qt.Key.Key_Return)
     steps["part"] = reviewer.see()
     return steps
 
@@ -264,19 +266,19 @@ def masks(reviewer: Reviewer) -> dict[str, Any]:
     reviewer.open("masks")
     buttons = reviewer.dock.widget().findChildren(QPushButton)
     steps: dict[str, Any] = {"opened": reviewer.see(), "buttons": [b.text() for b in buttons]}
-    reviewer.press(Qt.Key_Space, Qt.Key_Space)
+    reviewer.press(Qt.Key.Key_Space, Qt.Key.Key_Space)
     reviewer.interface.canvas.grab().save(str(reviewer.folder / "masks.png"))
     steps["view"] = reviewer.see()
     reviewer.press("0", "1", "c")
     steps["ignored"] = reviewer.see()
     reviewer.press("a", "m", "r", "u")
     steps["decided"] = reviewer.see()
-    reviewer.press(Qt.Key_Left, Qt.Key_Left, Qt.Key_Left)
+    reviewer.press(Qt.Key.Key_Left, Qt.Key.Key_Left, Qt.Key.Key_Left)
     steps["went back"] = reviewer.see()
-    reviewer.press(Qt.Key_Backspace, Qt.Key_Backspace)
+    reviewer.press(Qt.Key.Key_Backspace, Qt.Key.Key_Backspace)
     steps["undone"] = reviewer.see()
     reviewer.open("blind masks")
-    reviewer.press(Qt.Key_Space, "m")
+    reviewer.press(Qt.Key.Key_Space, "m")
     steps["blind"] = reviewer.see()
     return steps
 
@@ -306,21 +308,21 @@ def elsewhere(reviewer: Reviewer) -> dict[str, Any]:
     """Hide the dock, then close the package in mid-comment: the arrows are QGIS's again."""
     reviewer.open("confirm")
     before = reviewer.extent
-    reviewer.press(Qt.Key_Right, Qt.Key_Left)
+    reviewer.press(Qt.Key.Key_Right, Qt.Key.Key_Left)
     steps: dict[str, Any] = {"package": [before, reviewer.extent]}
     reviewer.dock.hide()
     before = reviewer.extent
-    reviewer.press(Qt.Key_Right)
+    reviewer.press(Qt.Key.Key_Right)
     steps["hidden"] = [before, reviewer.extent]
     reviewer.dock.show()
     reviewer.dock.widget().comment.setFocus()
     reviewer.type("interrupted")
     reviewer.project.clear()
-    QApplication.sendPostedEvents(None, QEvent.DeferredDelete)
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     steps["stored"] = reviewer.stored
     reviewer.interface.canvas.setFocus()
     before = reviewer.extent
-    reviewer.press(Qt.Key_Right)
+    reviewer.press(Qt.Key.Key_Right)
     steps["cleared"] = [before, reviewer.extent]
     return {**steps, "texts": reviewer.texts}
 
@@ -333,12 +335,12 @@ def unloaded(reviewer: Reviewer, plugin: Any) -> dict[str, Any]:
     reviewer.open("confirm")
     steps["items"] = [len(interface.canvas.scene().items()) - empty]
     plugin.unload()
-    QApplication.sendPostedEvents(None, QEvent.DeferredDelete)
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     steps["items"].append(len(interface.canvas.scene().items()) - empty)
     steps["menu left"] = [action.text() for action in interface.menu.actions()]
     steps["dock left"] = reviewer.dock is not None
     before = reviewer.extent
-    reviewer.press(Qt.Key_Right, "r")
+    reviewer.press(Qt.Key.Key_Right, "r")
     steps["arrow"] = [before, reviewer.extent]
     steps["stored"] = reviewer.stored
     reviewer.open("blind")  # nobody listens any more

@@ -99,7 +99,7 @@ def settle() -> None:
     """Let Qt lay out and load pictures."""
     loop = QEventLoop()
     QTimer.singleShot(300, loop.quit)
-    loop.exec_()
+    loop.exec()
 
 
 def decide(layer: QgsVectorLayer, position: int, values: dict[str, Any]) -> bool:

@@ -22,7 +22,10 @@ from qgis.PyQt.QtWidgets import (
 from qgis.utils import iface
 
 FILE = Path(os.environ["RSLOW_WATCH"])
-NAMED = ("sample_id", "decision", "true_class", "realism", "comment", "mNextFeatureButton")
+NAMED = (
+    *("sample_id", "cond_class", "decision", "true_class", "realism", "comment"),
+    "mNextFeatureButton",
+)
 
 
 def look() -> dict[str, Any]:
@@ -50,13 +53,15 @@ def look_at_dock() -> list[str] | None:
 
 def look_at_table() -> dict[str, Any] | None:
     """Return text and place of the form's widgets; None when it is not open."""
-    for dialog in QApplication.topLevelWidgets():
-        if dialog.metaObject().className() == "QgsAttributeTableDialog" and dialog.isVisible():
-            dialog.setGeometry(QApplication.primaryScreen().geometry())
+    for table in QApplication.allWidgets():
+        # A window or a panel by itself in QGIS 3.22, and within one in newer versions.
+        if table.metaObject().className() == "QgsAttributeTableDialog" and table.isVisible():
+            window = table.window()
+            window.setGeometry(QApplication.primaryScreen().geometry())
             # There is a hidden form, too, which filters.
-            visible = [w for n in NAMED for w in dialog.findChildren(QWidget, n) if w.isVisible()]
+            visible = [w for n in NAMED for w in table.findChildren(QWidget, n) if w.isVisible()]
             widgets = {widget.objectName(): look_at(widget) for widget in visible}
-            return {"window": int(dialog.winId()), **widgets}
+            return {"window": int(window.winId()), **widgets}
     return None
 
 
@@ -71,6 +76,7 @@ def look_at(widget: QWidget) -> dict[str, Any]:
         "text": text,
         "focus": widget.hasFocus(),
         "enabled": widget.isEnabled(),
+        "whole": widget.visibleRegion().boundingRect() == widget.rect(),
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import url2pathname, urlopen
 
 import pyarrow as pa
@@ -34,6 +34,7 @@ class ItemError(TileError):
     """One item that cannot be used; `data.skip_bad` leaves it out."""
 
     general = "data.skip_bad=true leaves such items out"
+    checked_by = ""
 
 
 class _Model(BaseModel):
@@ -88,7 +89,7 @@ class Asset(_Model):
     @property
     def numbers(self) -> tuple[Numbers, ...]:
         """What is said of the numbers of each band; where bands say nothing, of all."""
-        own = self.raster_bands or self.bands or (Numbers(),)
+        own = self.raster_bands or self.bands or (Numbers.model_validate({}),)
         mine = ("scale", "offset", "nodata", "data_type")
         return tuple(
             Numbers.model_validate(
@@ -162,9 +163,11 @@ def location(href: str, address: str) -> str:
         href: absolute, or relative to `address`.
         address: path or URL of the item's document.
     """
-    whole = href if "://" in href or not _is_url(address) else urljoin(address, href)
-    parts = urlsplit(whole) if "://" in whole else None
-    if parts is None:
+    href = href.removeprefix("/vsicurl/") if href.startswith("/vsicurl/http") else href
+    fixed = "://" in href or href.startswith("/") or not _is_url(address)
+    whole = href if fixed else urljoin(address, href)
+    parts = urlsplit(whole)
+    if "://" not in whole or whole.startswith("/"):
         path = Path(address).parent / whole
         plain = Path(address).parent / unquote(whole)
         return str((plain if plain.exists() and not path.exists() else path).absolute())
@@ -172,7 +175,8 @@ def location(href: str, address: str) -> str:
         return url2pathname(parts.path)
     if parts.scheme in _STORES:
         return f"{_STORES[parts.scheme]}{parts.netloc}{parts.path}"
-    return f"/vsicurl/{whole}"
+    # Not as /vsicurl/https://...: a path has no two slashes in a row.
+    return f"/vsicurl?url={quote(whole, safe='')}"
 
 
 def described(error: ValidationError) -> str:
@@ -197,16 +201,17 @@ def _linked(path: Path, left_out: LeftOut) -> Iterator[_Found]:
         raise _no_stac(path, "it has neither type nor links")
     while waiting:
         href, document = waiting.pop()
-        if isinstance(document, Mapping) and document.get("type") == "FeatureCollection":
-            yield from _features(href, document)
-        elif not isinstance(document, Mapping) or document.get("type") == "Feature":
+        kind = document.get("type") if isinstance(document, Mapping) else None
+        if kind == "FeatureCollection":
+            yield from _features(href, document, left_out)
+        elif kind == "Feature" or not (
+            kind in ("Catalog", "Collection") or _list_in(document, "links")
+        ):
             yield href, href, document
         following = []
-        for link in _links(document):
+        for link in _links(href, document, left_out):
             target = _joined(href, link.href)
-            if not _leads_on(link, target, left_out):
-                continue
-            if target in seen:
+            if not _leads_on(link, target, left_out) or target in seen:
                 continue
             seen.add(target)
             try:
@@ -228,24 +233,30 @@ def _leads_on(link: Link, target: str, left_out: LeftOut) -> bool:
     return False
 
 
-def _features(href: str, document: Mapping[str, Any]) -> Iterator[_Found]:
-    features = document.get("features")
-    for number, values in enumerate(features if isinstance(features, list) else ()):
+def _features(href: str, document: Any, left_out: LeftOut) -> Iterator[_Found]:
+    for number, values in enumerate(_list_in(document, "features")):
         name = values.get("id", number) if isinstance(values, Mapping) else number
         # A static copy of an answer: relative paths start where the item came from.
-        own = (link.href for link in _links(values) if link.rel == "self")
+        links = _links(href, values, left_out) if isinstance(values, Mapping) else ()
+        own = [link.href for link in links if link.rel == "self"]
         address = next((own for own in own if _is_url(own) or own.startswith("/")), href)
         yield address, f"{href}, item {name},", values
 
 
-def _links(document: Any) -> Iterator[Link]:
-    links = document.get("links") if isinstance(document, Mapping) else None
-    for values in links if isinstance(links, list) else ():
+def _links(href: str, document: Any, left_out: LeftOut) -> Iterator[Link]:
+    for values in _list_in(document, "links"):
         try:
-            yield Link.model_validate(values)
-        except ValidationError:
-            # Of links that are no links nothing is known that could be missing.
-            continue
+            link = Link.model_validate(values)
+        except ValidationError as error:
+            fault = ItemError(href, "has a link that is none", detail=described(error))
+            left_out.fault("item", fault)
+        else:
+            yield link
+
+
+def _list_in(document: Any, name: str) -> list[Any]:
+    values = document.get(name) if isinstance(document, Mapping) else None
+    return values if isinstance(values, list) else []
 
 
 def _table_items(path: Path) -> Iterator[_Found]:

@@ -144,5 +144,5 @@ def _require_sentinel_2(item: Item, where: str) -> None:
     for name in ("constellation", "platform"):
         text = item.properties.text(name)
         plain = re.sub(r"[^a-z0-9]", "", (text or "").lower())
-        if text and not plain.startswith(("sentinel2", "s2")):
+        if text and "sentinel2" not in plain and not plain.startswith("s2"):
             raise ItemError(where, f"is of {text}", detail=name, expected="Sentinel-2")

@@ -21,7 +21,8 @@ from rs_lowconf.data.nodata import Part, no_data
 from rs_lowconf.data.plain import read_plain
 from rs_lowconf.data.tiles import TileError, masked_pixels, open_file, read_errors, unreal_pixels
 from rs_lowconf.data.windows import classes_of, warped_mask
-from rs_lowconf.types import UNKNOWN
+from rs_lowconf.masks import UNKNOWN
+from rs_lowconf.vocabulary import class_list, require, vocabulary
 
 Numbers = NDArray[Any]
 
@@ -152,9 +153,16 @@ def read_mask(row: CatalogRow, classes: Sequence[str]) -> Int[Tensor, "h w"]:
     Masks are brought onto the tile's grid by nearest neighbour.
 
     Raises:
+        DataError: the masks have a class that is not among `classes`.
         TileError: a mask is missing or damaged, or holds a value without a class.
     """
     _, _, height, width = row.window
+    named = row.mask_classes or {}
+    require(
+        vocabulary("the catalog's masks", named.values()),
+        class_list("the generator", classes),
+        remedy="build the catalog with other data.mask_classes",
+    )
     mask = np.full((height, width), UNKNOWN, dtype=np.int64)
     covered = np.zeros((height, width), dtype=np.bool_)
     for href in row.masks:
@@ -167,7 +175,7 @@ def read_mask(row: CatalogRow, classes: Sequence[str]) -> Int[Tensor, "h w"]:
             values,
             path=path,
             covered=new,
-            named=row.mask_classes or {},
+            named=named,
             names=classes,
             nodata=nodata,
         )

@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 import shapely
 from jaxtyping import Float
-from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from rs_lowconf.bands import RESOLUTION_M, BandSpec, known_band
 from rs_lowconf.data.declared import Statement
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
 from rs_lowconf.outlines import WGS84, degrees, outlines
+from rs_lowconf.vocabulary import class_name
 
 STAC_VERSION = "1.1.0"
 STAC_EXTENSIONS = (
@@ -72,23 +73,30 @@ SCHEMA = pa.schema(
         ("rslow:mask_classes", pa.string()),
     ]
 )
-REQUIRED = tuple(
-    name
-    for name in SCHEMA.names
-    if name
-    not in (
-        "start_datetime",
-        "end_datetime",
-        "rslow:nodata",
-        "rslow:said",
-        "rslow:label",
-        "rslow:split",
-        "rslow:masks",
-        "rslow:mask_classes",
-    )
-)
 PLACE = ("proj:code", "proj:transform", "proj:shape")
 """Columns that tell where a tile lies."""
+OUTLINES = ("geometry", "bbox")
+"""Columns that follow from `PLACE`: geopandas drops one, and brings the other into any CRS."""
+SAME = {
+    "type": "Feature",
+    "stac_version": STAC_VERSION,
+    "stac_extensions": list(STAC_EXTENSIONS),
+    "links": [],
+}
+"""Columns of which all rows have the same value."""
+_OPTIONAL = (
+    *OUTLINES,
+    *SAME,
+    "start_datetime",
+    "end_datetime",
+    "rslow:nodata",
+    "rslow:said",
+    "rslow:label",
+    "rslow:split",
+    "rslow:masks",
+    "rslow:mask_classes",
+)
+REQUIRED = tuple(name for name in SCHEMA.names if name not in _OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +130,7 @@ class SourceImage:
     label: str | None = None
     split: str | None = None
     taken: datetime | None = None
-    area: shapely.Geometry | None = None
+    area: BaseGeometry | None = None
     """Only tiles with their centre in it; None takes all."""
     area_crs: str = WGS84
     """Of `area`: authority code or WKT."""
@@ -192,10 +200,8 @@ def to_table(rows: Sequence[CatalogRow]) -> pa.Table:
     bounds = shapely.bounds(shapes).reshape(-1, 4)
     records = [
         {
+            **SAME,
             "id": row.tile_id,
-            "type": "Feature",
-            "stac_version": STAC_VERSION,
-            "stac_extensions": list(STAC_EXTENSIONS),
             "collection": row.collection,
             "geometry": geometry,
             "bbox": dict(zip(_BOX, box, strict=True)),
@@ -203,7 +209,6 @@ def to_table(rows: Sequence[CatalogRow]) -> pa.Table:
             # STAC asks for a span where the time is unknown.
             "start_datetime": _LAUNCH if row.taken is None else None,
             "end_datetime": row.before,
-            "links": [],
             "assets": _assets(row),
             "proj:code": row.grid.crs,
             "proj:shape": list(row.window[2:]),
@@ -279,16 +284,16 @@ def _row(record: dict[str, Any]) -> CatalogRow:
         said=record.get("rslow:said"),
         taken=None if taken is None else taken.astimezone(UTC),
         before=None if before is None else before.astimezone(UTC),
-        label=record.get("rslow:label"),
+        label=class_name(record.get("rslow:label")),
         split=record.get("rslow:split"),
         masks=tuple(record.get("rslow:masks") or ()),
         mask_classes=None
         if classes is None
-        else {int(value): name for value, name in json.loads(classes).items()},
+        else {int(value): class_name(name) for value, name in json.loads(classes).items()},
     )
 
 
-def centres(table: pa.Table) -> Float[NDArray[np.float64], "n 2"]:
+def centres(table: pa.Table) -> Float[np.ndarray, "n 2"]:
     """Return longitude and latitude of each tile's centre, by way of its own CRS.
 
     Args:
@@ -300,18 +305,23 @@ def centres(table: pa.Table) -> Float[NDArray[np.float64], "n 2"]:
     return degrees(xy, [grid.crs for grid, _, _ in places])
 
 
-def footprints(table: pa.Table) -> pa.Array:
-    """Return the outline of each tile in degrees as WKB.
+def with_outlines(table: pa.Table) -> pa.Table:
+    """Return the table with the columns `OUTLINES` as the tiles' places have them.
 
     Args:
-        table: with the columns of `PLACE`.
+        table: with the columns of `PLACE` and `OUTLINES`.
     """
     places = list(_places(table))
     corners = [grid.corners(height, width) for grid, height, width in places]
     shapes = outlines(
         np.array(corners, dtype=np.float64).reshape(-1, 4, 2), [grid.crs for grid, _, _ in places]
     )
-    return pa.array(shapely.to_wkb(shapes).tolist(), pa.binary())
+    boxes = [dict(zip(_BOX, box, strict=True)) for box in shapely.bounds(shapes).tolist()]
+    for name, values in zip(OUTLINES, (shapely.to_wkb(shapes).tolist(), boxes), strict=True):
+        field = SCHEMA.field(name)
+        index = table.column_names.index(name)
+        table = table.set_column(index, field, pa.array(values, field.type))
+    return table
 
 
 def _places(table: pa.Table) -> Iterator[tuple[Grid, int, int]]:

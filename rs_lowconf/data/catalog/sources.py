@@ -1,29 +1,30 @@
 """Where the tiles of a catalog come from: files on disk, a GeoPackage of files, a static STAC."""
 
-import datetime as dt
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pyogrio
 import shapely
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 from shapely.errors import ShapelyError
 
-from rs_lowconf.data.catalog.items import ItemError, described
 from rs_lowconf.data.catalog.rows import BandFile, SourceImage
 from rs_lowconf.data.catalog.stac import items_of
 from rs_lowconf.data.check import left_out_of, list_splits
 from rs_lowconf.data.declared import Statement
 from rs_lowconf.data.files import files_in, refuse_idle
 from rs_lowconf.data.left_out import LeftOut
+from rs_lowconf.data.tiles import TileError
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.outlines import WGS84, split_at_180
 from rs_lowconf.settings import DataSettings
+from rs_lowconf.vocabulary import class_name, text_of
 
 #: The column that names the file: gdaltindex calls it location.
 _PATH_COLUMNS = ("location", "href", "path")
@@ -114,49 +115,39 @@ def _geopackage(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceIma
         )
     for number, record in enumerate(layer.to_pylist(), start=1):
         try:
-            row = _Row.model_validate({**record, "path": record[column]})
-            area = shapely.from_wkb(record.get(shape))
-        except (ValidationError, ShapelyError) as error:
-            reason = described(error) if isinstance(error, ValidationError) else str(error)
-            left_out.fault("image", ItemError(f"{path}, row {number},", "is bad", detail=reason))
+            image = _image(path.parent, record, column, record.get(shape), meta["crs"])
+        except (ValueError, ShapelyError) as error:
+            fault = TileError(
+                f"row {number} of {path}:", str(error), remedy="correct it, or empty that cell"
+            )
+            left_out.fault("image", fault)
             continue
-        yield _image_of(row, area, meta["crs"], path.parent)
+        yield image
 
 
-class _Row(BaseModel):
-    """A row of a GeoPackage, checked."""
-
-    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
-
-    path: str = Field(min_length=1)
-    id: str | None = None
-    label: str | None = None
-    split: str | None = None
-    datetime: dt.datetime | dt.date | None = None
-    dn_offset: FiniteFloat | None = None
-
-    @field_validator("id", "label", "split", mode="before")
-    @classmethod
-    def _whole(cls, value: Any) -> Any:
-        """Return 1 for 1.0: whole numbers in a column of real ones."""
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _image_of(
-    row: _Row, area: shapely.Geometry | None, crs: str | None, folder: Path
+def _image(
+    folder: Path, record: Mapping[str, Any], column: str, outline: bytes | None, crs: str | None
 ) -> SourceImage:
-    href = Path(row.path)
+    """Return what a row says of its image.
+
+    Raises:
+        ValueError: it names no file, or a cell makes no sense.
+    """
+    named = _text(record[column])
+    if named is None:
+        raise ValueError(f"it names no file in {column}")
+    href = Path(named)
+    area = shapely.from_wkb(outline)
     # Without a CRS the outlines are taken as degrees.
-    degrees = crs is None or CRS.from_user_input(crs).is_geographic
-    if area is not None and not area.is_empty and degrees:
+    if area is not None and (crs is None or CRS.from_user_input(crs).is_geographic):
         area = split_at_180(area)
-    offset = row.dn_offset
+    offset = _number(record.get("dn_offset"))
     return SourceImage(
-        name=row.id or href.with_suffix("").as_posix().lstrip("/"),
+        name=_text(record.get("id")) or href.with_suffix("").as_posix().lstrip("/"),
         files=(BandFile(href=str((folder / href).absolute()), bands=()),),
-        label=row.label,
-        split=row.split,
-        taken=_time(row.datetime) or date_in(href.name),
+        label=class_name(_text(record.get("label"))),
+        split=_text(record.get("split")),
+        taken=_time(record.get("datetime")) or date_in(href.name),
         area=None if area is None or area.is_empty else area,
         area_crs=crs or WGS84,
         said=()
@@ -165,8 +156,32 @@ def _image_of(
     )
 
 
-def _time(value: dt.datetime | dt.date | None) -> datetime | None:
-    if value is None:
+def _text(value: Any) -> str | None:
+    text = None if pandas.isna(value) else text_of(value)
+    return (text and text.strip()) or None
+
+
+def _number(value: Any) -> float | None:
+    text = _text(value)
+    if text is None:
         return None
-    time = value if isinstance(value, datetime) else datetime.combine(value, dt.time())
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"dn_offset is {text!r}, expected a number")
+    return number
+
+
+def _time(value: Any) -> datetime | None:
+    text = _text(value)
+    if text is None:
+        return None
+    try:
+        stamp = value if isinstance(value, datetime) else datetime.fromisoformat(text)
+        return stamp.replace(tzinfo=UTC) if stamp.tzinfo is None else stamp.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            f"datetime is {text!r}, expected ISO 8601 such as 2024-05-31T10:30:00Z"
+        ) from error

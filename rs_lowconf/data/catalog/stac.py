@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import shapely
 from shapely.errors import ShapelyError
+from shapely.geometry.base import BaseGeometry
 
 from rs_lowconf.data.catalog.assets import assets_with_bands
 from rs_lowconf.data.catalog.items import Item, ItemError, location, read_items
@@ -67,7 +68,7 @@ def _image(
     )
 
 
-def _area(item: Item, where: str) -> shapely.Geometry | None:
+def _area(item: Item, where: str) -> BaseGeometry | None:
     if item.geometry is None:
         return None
     try:

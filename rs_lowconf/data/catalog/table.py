@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rs_lowconf.data.catalog.rows import PLACE, REQUIRED, SCHEMA, footprints
+from rs_lowconf.data.catalog.rows import OUTLINES, PLACE, REQUIRED, SAME, SCHEMA, with_outlines
 from rs_lowconf.errors import DataError
 from rs_lowconf.runs import replacing
 
@@ -60,15 +60,13 @@ class Catalog:
         """
         self.path = path
         if not path.is_file():
-            raise DataError(
-                f"there is no catalog {path}", remedy="make one with `rslow catalog build`"
-            )
+            raise DataError(f"there is no catalog {path}")
         try:
             self._file = pq.ParquetFile(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(
                 f"{path} is no Parquet file, or a damaged one ({' '.join(str(error).split())})",
-                remedy="make it again with `rslow catalog build`",
+                remedy="restore it, or build the catalog again",
             ) from error
         metadata = self._file.metadata.metadata or {}
         number = _said(metadata, _OWN, "format")
@@ -82,19 +80,12 @@ class Catalog:
         missing = [name for name in REQUIRED if name not in self._names]
         if missing:
             raise DataError(f"{path} lacks the columns {', '.join(missing)}", expected=_EXPECTED)
-        self._in_degrees = _in_degrees(metadata)
+        self._outlined = _in_degrees(metadata) and set(OUTLINES) <= set(self._names)
 
     def __len__(self) -> int:
         """Return the number of tiles."""
         rows: int = self._file.metadata.num_rows
         return rows
-
-    @property
-    def first_side(self) -> int:
-        """The height of the first tile in pixels; 0 without any tile."""
-        for table in self.tables(("rslow:window",)):
-            return int(table["rslow:window"][0].as_py()[2])
-        return 0
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the rows in order, some thousand at a time, with absolute paths.
@@ -103,17 +94,14 @@ class Catalog:
             columns: only these; columns that the file lacks are null.
         """
         wanted = list(columns or SCHEMA.names)
-        read = set(wanted)
-        if "geometry" in read and not self._in_degrees:
-            read |= set(PLACE)
-        present = [name for name in SCHEMA.names if name in read & set(self._names)]
+        outlined = self._outlined or set(wanted).isdisjoint(OUTLINES)
+        read = wanted if outlined else list(dict.fromkeys((*wanted, *PLACE, *OUTLINES)))
+        present = [name for name in read if name in self._names]
         home = self.path.parent.resolve()
         try:
             for batch in self._file.iter_batches(batch_size=GROUP, columns=present):
-                table = _conformed(pa.Table.from_batches([batch]), wanted)
-                if "geometry" in read and not self._in_degrees:
-                    index = table.column_names.index("geometry")
-                    table = table.set_column(index, SCHEMA.field("geometry"), [footprints(table)])
+                table = _conformed(pa.Table.from_batches([batch]), read)
+                table = table if outlined else with_outlines(table)
                 yield _with_paths(table.select(wanted), partial(_absolute, home=home))
         except (pa.ArrowException, OSError, TypeError, ValueError) as error:
             raise DataError(
@@ -219,12 +207,13 @@ def _absolute(hrefs: pa.Array, home: Path) -> pa.Array:
 def _conformed(table: pa.Table, wanted: Sequence[str]) -> pa.Table:
     """Return columns in the types of `SCHEMA`, whatever library wrote them.
 
-    Columns that the table lacks are null.
+    Columns that the table lacks are null, or what they are in all catalogs.
     """
     for name in wanted:
         field = SCHEMA.field(name)
         if name not in table.column_names:
-            table = table.append_column(field, pa.nulls(len(table), field.type))
+            values = pa.array([SAME.get(name)] * len(table), field.type)
+            table = table.append_column(field, values)
     for index, name in enumerate(table.column_names):
         column, field = table[name], SCHEMA.field(name)
         if column.type == field.type:

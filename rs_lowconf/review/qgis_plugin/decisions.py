@@ -79,7 +79,7 @@ class Decisions:
 
     def pending(self) -> list[int]:
         """Return the samples without a decision, in the order of review."""
-        request = QgsFeatureRequest().setFlags(QgsFeatureRequest.NoGeometry)
+        request = QgsFeatureRequest().setFlags(QgsFeatureRequest.Flag.NoGeometry)
         request.setSubsetOfAttributes(["decision"], self._layer.fields())
         rows = self._layer.getFeatures(request)
         return sorted(row.id() for row in rows if row["decision"] == NULL)

@@ -40,7 +40,7 @@ class CellView:
         self._package = package
         self._place = -1  # the composite shown; -1 is the whole cell
         self._cell = QgsRectangle()
-        self._frame = QgsRubberBand(canvas, QgsWkbTypes.PolygonGeometry)
+        self._frame = QgsRubberBand(canvas, QgsWkbTypes.GeometryType.PolygonGeometry)
         self._frame.setStrokeColor(_FRAME)
         self._frame.setFillColor(_NOTHING)
         self._frame.setWidth(5)

@@ -1,0 +1,118 @@
+"""What to type next: every command that `rslow` prints comes from here.
+
+A printed command works when it is typed as it is: it has the `--config` and the `--set` that the
+user gave, quoted for a shell, and stands at the end of its line.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rs_lowconf.errors import RsLowconfError
+from rs_lowconf.settings import Settings
+
+#: Kinds of targets that are never loaded without --trust-code.
+_FOREIGN = ("callable", "export", "process", "python", "sklearn", "torchscript")
+
+#: Kinds of data that only catalogs are built from.
+_FOR_CATALOGS = ("none", "images", "geopackage", "stac")
+
+
+@dataclass(kw_only=True)
+class _Given:
+    """Options of the command that is running, as the user typed them."""
+
+    config: Path | None = None
+    overrides: tuple[str, ...] = ()
+    trust_code: bool = False
+    settings: Settings | None = None
+
+
+_given = _Given()
+
+
+def forget() -> None:
+    """Forget the options of an earlier command of this process."""
+    global _given  # noqa: PLW0603 -- what is typed at a program's start is the program's
+    _given = _Given()
+
+
+def remember(config: Path | None, overrides: Sequence[str]) -> None:
+    """Keep the --config and the --set of this command for what it prints."""
+    _given.config, _given.overrides = config, tuple(overrides)
+
+
+def settings_given() -> bool:
+    """Return whether the user gave --config or --set."""
+    return _given.config is not None or bool(_given.overrides)
+
+
+def remember_settings(settings: Settings) -> None:
+    """Keep what was read from them, which decides what a command may be suggested for."""
+    _given.settings = settings
+
+
+def remember_trust(value: bool) -> bool:
+    """Keep whether foreign code is trusted, and return that."""
+    _given.trust_code = value
+    return value
+
+
+def hint(lead: str, command: str, *words: object, set_: Sequence[str] = ()) -> None:
+    """Print the command to type next.
+
+    Args:
+        lead: what comes before it in the line, such as `Next`.
+        command: its name, such as `train gate`.
+        words: its arguments and options but --config and --set.
+        set_: settings to add; one that the user gave too is replaced.
+    """
+    print(f"{lead}: {command_line(command, *words, set_=set_)}")
+
+
+def error_line(error: RsLowconfError) -> str:
+    """Return an error as it is printed, with the whole command that mends it."""
+    if not error.command:
+        return str(error)
+    if _refused(error.command):
+        return f"{error.said}."
+    return f"{error.said}; run {command_line(error.command)}"
+
+
+def command_line(command: str, *words: object, set_: Sequence[str] = ()) -> str:
+    """Return a command as it can be typed in a shell; see `hint`."""
+    name = shlex.split(command)
+    takes = _options_of(name)
+    parts = [*name, *map(str, words)]
+    if "--config" in takes:
+        if _given.config is not None:
+            parts += ["--config", str(_given.config)]
+        new = {one.partition("=")[0].strip() for one in set_}
+        kept = [one for one in _given.overrides if one.partition("=")[0].strip() not in new]
+        parts += [part for one in (*kept, *set_) for part in ("--set", one)]
+    foreign = _given.settings is not None and _given.settings.target.kind in _FOREIGN
+    if "--trust-code" in takes and (_given.trust_code or foreign):
+        parts.append("--trust-code")
+    return f"rslow {shlex.join(parts)}"
+
+
+def _refused(command: str) -> bool:
+    """Return whether a command that mends an error is none for these settings."""
+    settings = _given.settings
+    return command == "data check" and settings is not None and settings.data.kind in _FOR_CATALOGS
+
+
+def _options_of(name: Sequence[str]) -> set[str]:
+    """Return the options that a command takes."""
+    import typer
+
+    from rs_lowconf.cli.app import app
+
+    command: Any = typer.main.get_command(app)
+    for word in name:
+        if not hasattr(command, "commands") or word not in command.commands:
+            break
+        command = command.commands[word]
+    return {option for one in command.params for option in one.opts}

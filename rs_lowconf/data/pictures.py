@@ -1,0 +1,176 @@
+"""Labelled tiles as JPEG or PNG files: bytes that stand for a range of reflectance.
+
+Pictures name no bands and no scale, so the settings have to. Layouts: class-named subfolders of
+`root`, or of `root/eurosat/2750` as torchvision.datasets.EuroSAT writes them.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.data.files import SPLITS, Split, TileFile, require_every_class
+from rs_lowconf.data.source import MemorySource
+from rs_lowconf.data.tiles import TileError
+from rs_lowconf.errors import DataError
+from rs_lowconf.settings import DataSettings
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_TORCHVISION = Path("eurosat", "2750")
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def open_pictures(
+    settings: DataSettings,
+    split: Split,
+    *,
+    classes: tuple[str, ...] | None = None,
+    known: Mapping[str, Split] | None = None,
+) -> MemorySource:
+    """Read a split of pictures into memory.
+
+    Splits are those of the lists train.txt, val.txt and test.txt in `root` (paths below the
+    folder of classes) where there are such, else by the hash of each file's name.
+
+    Args:
+        settings: of these pictures.
+        split: which.
+        classes: the class list to use, in order; when missing, that of the settings, else the
+            names of all subfolders.
+        known: splits of names that other sources have; they override the pictures' own.
+
+    Raises:
+        DataError: there are no pictures, or none of a class.
+        TileError: a picture cannot be read, or has another size or number of bands.
+    """
+    folder = class_folder(settings)
+    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes = classes or settings.classes or tuple(found)
+    absent = [name for name in classes if name not in found]
+    if absent:
+        raise DataError(
+            f"{folder} has no subfolder {', '.join(absent)}",
+            expected=f"one per class; it has {', '.join(found)}",
+        )
+    files = [
+        TileFile(path=path, tile_id=f"{name}/{path.stem}", label=label)
+        for label, name in enumerate(classes)
+        for path in sorted((folder / name).iterdir())
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    ]
+    splits = _splits(settings, files)
+    wanted = tuple(
+        file
+        for file in files
+        if (known or {}).get(file.path.stem, splits.get(file.tile_id)) == split
+    )
+    require_every_class(wanted, classes, split, settings)
+    bands = picture_bands(settings)
+    return MemorySource(
+        pixels=np.stack([read_picture(file.path, settings) for file in wanted]),
+        bands=bands,
+        classes=classes,
+        files=wanted,
+        grids=(None,) * len(wanted),
+    )
+
+
+def picture_bands(settings: DataSettings) -> BandSpec:
+    """Return the bands of pictures; scale and offset turn bytes into reflectance."""
+    low, high = settings.reflectance or (0.0, 1.0)
+    scale = 255 / (high - low)
+    return BandSpec(
+        names=settings.bands or (),
+        level=settings.level or "L1C",
+        scale=scale,
+        dn_offset=low * scale,
+    )
+
+
+def class_folder(settings: DataSettings) -> Path:
+    """Return the folder whose subfolders are classes, fetching EuroSAT when asked to.
+
+    Raises:
+        DataError: there is none.
+    """
+    root = settings.root.expanduser()
+    if settings.download:
+        # It takes seconds to import, and only this needs it.
+        import torchvision
+
+        try:
+            torchvision.datasets.EuroSAT(str(root), download=True)
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"EuroSAT's pictures could not be downloaded to {root}: "
+                f"{' '.join(str(error).split())}",
+                remedy="try again, or fetch them by hand and set data.download=false",
+            ) from error
+    if not root.is_dir():
+        raise DataError(
+            f"data folder {root} does not exist",
+            remedy="set data.root to the folder that holds the class-named subfolders",
+        )
+    return root / _TORCHVISION if (root / _TORCHVISION).is_dir() else root
+
+
+def read_picture(path: Path, settings: DataSettings) -> np.ndarray:
+    """Return a picture's bytes, c h w.
+
+    Raises:
+        TileError: it cannot be read, or has another size or number of bands.
+    """
+    try:
+        with Image.open(path) as picture:
+            mode = picture.mode
+            pixels = np.asarray(picture)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise TileError(path, "cannot be read", detail=" ".join(str(error).split())) from error
+    count = len(settings.bands or ())
+    if mode != _MODES.get(count):
+        raise TileError(
+            path, f"is a picture of mode {mode}", expected=f"{count} band(s), as data.bands says"
+        )
+    side = settings.tile_size
+    pixels = pixels.reshape(*pixels.shape[:2], count)
+    if pixels.shape[:2] != (side, side):
+        raise TileError(
+            path,
+            f"is {pixels.shape[0]} x {pixels.shape[1]} pixels",
+            expected=f"{side} x {side} (data.tile_size)",
+        )
+    return np.moveaxis(pixels, 2, 0)
+
+
+def _splits(settings: DataSettings, files: list[TileFile]) -> dict[str, Split]:
+    """Return the split of every tile by id: from lists in the root, else by hash."""
+    root = settings.root.expanduser()
+    lists = {split: root / f"{split}.txt" for split in SPLITS}
+    given = [split for split, path in lists.items() if path.is_file()]
+    if given and len(given) < len(SPLITS):
+        raise DataError(
+            f"{root} has lists of {', '.join(given)} only",
+            expected="train.txt, val.txt and test.txt, or none of them",
+        )
+    splits: dict[str, Split] = {}
+    if given:
+        for split, path in lists.items():
+            for line in path.read_text(encoding="utf-8").split():
+                tile = Path(line).with_suffix("").as_posix()
+                if splits.setdefault(tile, split) != split:
+                    raise DataError(f"{tile} is in {splits[tile]}.txt and in {split}.txt")
+        return splits
+    by_class: dict[int, list[TileFile]] = {}
+    for file in files:
+        by_class.setdefault(file.label, []).append(file)
+    for group in by_class.values():
+        ranked = sorted(group, key=lambda file: hashlib.sha256(file.tile_id.encode()).digest())
+        test = round(settings.test_share * len(ranked))
+        val = round(settings.val_share * len(ranked))
+        for place, file in enumerate(ranked):
+            split = "test" if place < test else "val" if place < test + val else "train"
+            splits[file.tile_id] = split
+    return splits

@@ -1,0 +1,41 @@
+"""Which extra of the package brings what a command could not import."""
+
+from typing import Final
+
+from rs_lowconf.errors import MissingPackageError
+
+_REVIEW: Final = frozenset({"PIL", "krippendorff", "sklearn"})
+_ESTIMATE: Final = frozenset({"matplotlib", "scipy", "sklearn"})
+_GENERATE: Final = _REVIEW | _ESTIMATE | {"torch", "safetensors", "torchmetrics"}
+EXTRAS: Final = {
+    "review": _REVIEW,
+    "estimate": _ESTIMATE,
+    "generate": _GENERATE,
+    "train": _GENERATE
+    | {"torchvision", "torchgeo", "requests", "kornia", "timm", "segmentation_models_pytorch"},
+    "dask": frozenset({"distributed"}),
+    "ppi": _ESTIMATE | {"ppi_py"},
+}
+"""The modules that each extra brings, by the names under which they are imported. The smallest
+extras come first. Targets say for themselves what their kind needs."""
+
+
+def missing(module: str, command: str) -> MissingPackageError | None:
+    """Return the error to show when a module cannot be found; None if no extra brings it.
+
+    Args:
+        module: what was to be imported, such as `torch.nn`.
+        command: the first word of the command; its own extra, where it has one, is named.
+
+    Example:
+        >>> print(missing("sklearn.metrics", "estimate"))
+        sklearn is not installed; type: pip install 'rs-lowconf[estimate]'.
+    """
+    package = module.partition(".")[0]
+    extras = [extra for extra, packages in EXTRAS.items() if package in packages]
+    if not extras:
+        return None
+    extra = command if command in extras else extras[0]
+    return MissingPackageError(
+        f"{package} is not installed", remedy=f"type: pip install 'rs-lowconf[{extra}]'"
+    )

@@ -1,0 +1,167 @@
+"""Critics on frozen features, and the small one that sees spectra and texture of a few pixels.
+
+After Sauer et al., "Projected GANs converge faster" (NeurIPS 2021): features of four scales are
+mixed by fixed random convolutions, across channels and from coarse to fine, so that no head can
+live on the few channels that are easiest; each scale has a small head of its own. Their hinge loss
+collapses here; heads are trained by the relativistic pairing loss with R1 and R2 on the mixed
+features.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.gan.frozen import FrozenNetwork
+from rs_lowconf.gan.networks import PlainBlock, compress, double
+from rs_lowconf.gan.rendering import BYTE
+from rs_lowconf.gan.spectral import SpectralBasis, Whiten
+
+MIXED = 64
+"""Channels of the mixed features of each scale."""
+
+Scales = tuple[Float[Tensor, "b m _ _"], ...]
+
+
+class FeatureMixer(nn.Module):
+    """Frozen features of a composite, mixed at random and scaled to unit deviation."""
+
+    def __init__(
+        self,
+        network: FrozenNetwork,
+        *,
+        source: int,
+        channels: tuple[int, ...],
+        white: float,
+        side: int,
+    ) -> None:
+        """Draw the mixing convolutions from torch's global random state.
+
+        Args:
+            network: gives the features; its weights are no part of this module's state.
+            source: index of the source whose tiles it sees.
+            channels: the three channels of its tiles that are shown as red, green and blue.
+            white: reflectance that is shown as 255.
+            side: in pixels, to which pictures are enlarged for the network.
+        """
+        super().__init__()
+        self.source = source
+        self._channels = list(channels)
+        self._white = white
+        self._side = side
+        self._network = [network]  # in a list, so that torch does not count it among the weights
+        self.across = nn.ModuleList(nn.Conv2d(c, MIXED, 1, bias=False) for c in network.channels)
+        # Three by three pixels, but for the finest scale, where that would cost most.
+        sizes = [1] + [3] * (len(network.channels) - 1)
+        self.down = nn.ModuleList(
+            nn.Conv2d(MIXED, MIXED, size, padding=size // 2, bias=False) for size in sizes
+        )
+        for conv in (*self.across, *self.down):
+            nn.init.kaiming_normal_(conv.weight)
+        for number in range(len(network.channels)):
+            self.register_buffer(f"mean{number}", torch.zeros(MIXED))
+            self.register_buffer(f"deviation{number}", torch.ones(MIXED))
+        self.requires_grad_(requires_grad=False)
+        self.to(memory_format=torch.channels_last)
+
+    def measure(self, image: Float[Tensor, "n c h w"]) -> None:
+        """Scale each mixed channel to the mean and deviation that it has on real tiles."""
+        with torch.no_grad():
+            mixed = [self._mix(part) for part in torch.split(image, 32)]
+        for number, scale in enumerate(zip(*mixed, strict=True)):
+            values = torch.cat([part.transpose(0, 1).flatten(1) for part in scale], dim=1)
+            getattr(self, f"mean{number}").copy_(values.mean(1))
+            getattr(self, f"deviation{number}").copy_(values.std(1).clamp_min(1e-6))
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Scales:
+        """Return mixed features of the four scales, the finest first."""
+        return tuple(
+            (features - getattr(self, f"mean{number}")[:, None, None])
+            / getattr(self, f"deviation{number}")[:, None, None]
+            for number, features in enumerate(self._mix(image))
+        )
+
+    def _mix(self, image: Float[Tensor, "b c h w"]) -> list[Tensor]:
+        picture = image[:, self._channels] * (BYTE / self._white)
+        scales = self._network[0](picture.clamp(0, BYTE), self._side)
+        mixed: list[Tensor] = []
+        for features, across, down in reversed(
+            list(zip(scales, self.across, self.down, strict=True))
+        ):
+            level = across(features)
+            if mixed:
+                above = double(mixed[0])
+                level = (level + above[..., : level.shape[-2], : level.shape[-1]]) * math.sqrt(0.5)
+            mixed.insert(0, down(level))
+        return mixed
+
+
+class FeatureHeads(nn.Module):
+    """One realism logit per scale of mixed features, given the class."""
+
+    def __init__(self, classes: int, scales: int, width: int = MIXED) -> None:
+        """Build a head for each scale."""
+        super().__init__()
+        self.first = nn.ModuleList(
+            nn.Conv2d(MIXED, width, 3, stride=2 if scale == 0 else 1, padding=1)
+            for scale in range(scales)
+        )
+        self.second = nn.ModuleList(
+            nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(scales)
+        )
+        self.logit = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in range(scales))
+        tables = [nn.Embedding(classes, width) for _ in range(scales)]
+        for table in tables:
+            nn.init.normal_(table.weight, std=width**-0.5)
+        self.classes = nn.ModuleList(tables)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, scales: Scales, label: Int[Tensor, " b"]) -> Float[Tensor, "b s"]:
+        """Return the logits, one per scale; each has an arbitrary constant per class."""
+        logits = []
+        for number, features in enumerate(scales):
+            hidden = F.leaky_relu(self.first[number](features), 0.2)
+            hidden = F.leaky_relu(self.second[number](hidden), 0.2)
+            known = (hidden * self.classes[number](label)[:, :, None, None]).sum(1)
+            logits.append((self.logit[number](hidden)[:, 0] + known).mean((1, 2)))
+        return torch.stack(logits, dim=1)
+
+
+class TextureCritic(nn.Module):
+    """Realism of spectra and of texture within 14 pixels, in all bands of a source.
+
+    It sees too little of a tile to learn a few hundred tiles by heart.
+    """
+
+    def __init__(
+        self, width: int, *, bands: BandSpec, classes: tuple[str, ...], basis: SpectralBasis
+    ) -> None:
+        """Build for a number of channels at half resolution."""
+        super().__init__()
+        self.bands = bands
+        self.whiten = Whiten(basis)
+        self.read = nn.Conv2d(4 * len(bands), width, 3, padding=1)
+        self.block = PlainBlock(width)
+        self.logit = nn.Conv2d(width, 1, 1)
+        self.table = nn.Embedding(len(classes), width)
+        nn.init.normal_(self.table.weight, std=width**-0.5)
+        self.to(memory_format=torch.channels_last)
+
+    def components(
+        self, image: Float[Tensor, "b c h w"], dither: Float[Tensor, "#b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return what the network sees of reflectance; see `Discriminator.components`."""
+        return compress(self.whiten(image + dither / self.bands.scale))
+
+    def forward(
+        self, components: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> Float[Tensor, " b"]:
+        """Return one logit per tile, the mean over its places."""
+        hidden = self.block(self.read(F.pixel_unshuffle(components, 2)))
+        hidden = F.leaky_relu(hidden, 0.2)
+        known = (hidden * self.table(label)[:, :, None, None]).sum(1)
+        logit: Tensor = (self.logit(hidden)[:, 0] + known).mean((1, 2))
+        return logit

@@ -1,0 +1,74 @@
+"""How a source of tiles shows reflectance: which bands, in which numbers, at which sharpness.
+
+A generator draws all bands as reflectance. Its tiles are compared with those of a source after
+the same steps that made the source's files, all of them differentiable, so that nothing of the
+source has to be inverted: what a JPEG has lost is lost for both sides.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from rs_lowconf.bands import BandSpec
+
+Chroma = Literal["full", "half"]
+
+BYTE = 255.0
+
+# ITU-R BT.601 in full range, as JFIF writes it.
+_TO_YCC = (
+    (0.299, 0.587, 0.114),
+    (-0.168736, -0.331264, 0.5),
+    (0.5, -0.418688, -0.081312),
+)
+_FROM_YCC = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """What a source's files keep of reflectance."""
+
+    bands: BandSpec
+    """The source's bands; their scale and offset give the numbers of its files."""
+    eight_bits: bool = False
+    """Whether the numbers are bytes: what is outside 0 .. 255 was cut off."""
+    chroma: Chroma = "full"
+    """`half`: colour differences at half resolution, as in most JPEGs."""
+
+    def __call__(
+        self, image: Float[Tensor, "b c h w"], bands: BandSpec
+    ) -> Float[Tensor, "b k h w"]:
+        """Return reflectance as the source would show it, in the source's bands.
+
+        Args:
+            image: reflectance.
+            bands: of `image`, the source's among them.
+        """
+        picked = image[:, list(bands.index_of(self.bands.names))]
+        if not self.eight_bits:
+            return picked
+        numbers = picked * self.bands.scale - self.bands.dn_offset
+        numbers = numbers.clamp(0, BYTE)
+        if self.chroma == "half":
+            numbers = _half_chroma(numbers).clamp(0, BYTE)
+        return (numbers + self.bands.dn_offset) / self.bands.scale
+
+
+def _half_chroma(picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Return a picture whose colour differences went through half the resolution.
+
+    The mean of four pixels on writing, and on reading the triangle filter of libjpeg, which is
+    bilinear interpolation.
+    """
+    to_ycc, from_ycc = (
+        torch.tensor(rows, dtype=picture.dtype, device=picture.device)[:, :, None, None]
+        for rows in (_TO_YCC, _FROM_YCC)
+    )
+    split = F.conv2d(picture, to_ycc)
+    coarse = F.avg_pool2d(split[:, 1:], 2)
+    again = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+    return F.conv2d(torch.cat([split[:, :1], again], dim=1), from_ycc)

@@ -1,0 +1,290 @@
+"""The critics of a generator that learns from several sources of tiles."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rs_lowconf.bands import NEAR_INFRARED, SHORT_WAVE_INFRARED, TRUE_COLOUR, BandSpec
+from rs_lowconf.errors import DataError
+from rs_lowconf.gan.feature_critic import FeatureHeads, FeatureMixer, TextureCritic
+from rs_lowconf.gan.frozen import STAGES, frozen_network
+from rs_lowconf.gan.networks import Discriminator
+from rs_lowconf.gan.rendering import Rendering
+from rs_lowconf.gan.spectral import SpectralBasis
+from rs_lowconf.settings import GanSettings
+
+#: The composites that frozen features are taken of, with the reflectance shown as white. The range
+#: of true colour is EuroSAT's own, so that its JPEGs are shown as they are.
+COMPOSITES = {
+    "true_colour": (TRUE_COLOUR, 0.275),
+    "near_infrared": (NEAR_INFRARED, 0.5),
+    "short_wave_infrared": (SHORT_WAVE_INFRARED, 0.5),
+}
+WHOLE_FROM = 2_000
+"""Tiles from which a source's native critic sees whole tiles; fewer would be learned by heart, so
+it sees a few pixels at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceShape:
+    """What critics of a source are built for."""
+
+    name: str
+    rendering: Rendering
+    tiles: int
+    """Training tiles."""
+
+    @property
+    def bands(self) -> BandSpec:
+        """Return the bands of the source."""
+        return self.rendering.bands
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return {
+            "name": self.name,
+            "tiles": self.tiles,
+            "bands": self.bands.to_json(),
+            "eight_bits": self.rendering.eight_bits,
+            "chroma": self.rendering.chroma,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "SourceShape":
+        """Return what `to_json` described."""
+        rendering = Rendering(
+            bands=BandSpec.from_json(values["bands"]),
+            eight_bits=values["eight_bits"],
+            chroma=values["chroma"],
+        )
+        return cls(name=values["name"], rendering=rendering, tiles=values["tiles"])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceCritic:
+    """One critic of one source: what it sees of tiles, and the network that judges that."""
+
+    name: str
+    """Unique among the critics of a training."""
+    source: int
+    """Index of its source."""
+    bands: BandSpec
+    """Of its source."""
+    network: FeatureHeads | TextureCritic | Discriminator
+    """What it sees, and labels, to logits."""
+    mixer: FeatureMixer | None
+    """Gives what it sees; None for a native critic, which sees whitened reflectance."""
+    gamma: float
+    """Weight of R1 and R2 on what it sees."""
+    weight: float
+    """In the generator's loss."""
+    turn: tuple[int, int]
+    """(k, n): it judges every n-th step, from the k-th on."""
+
+    def see(
+        self, image: Float[Tensor, "b c h w"], dither: Float[Tensor, "b c h w"]
+    ) -> tuple[Tensor, ...]:
+        """Return what it judges.
+
+        Args:
+            image: reflectance in the bands of its source, rendered as that shows it.
+            dither: uniform noise in -0.5 .. 0.5 digital numbers. Files hold whole numbers and
+                generated tiles do not, so noise of one step is laid over both.
+        """
+        if isinstance(self.network, FeatureHeads):
+            assert self.mixer is not None  # noqa: S101  # heads judge mixed features
+            scales: tuple[Tensor, ...] = self.mixer(image + dither / self.bands.scale)
+            return scales
+        return (self.network.components(image, dither),)
+
+    def judge(self, seen: tuple[Tensor, ...], label: Int[Tensor, " b"]) -> Float[Tensor, "b s"]:
+        """Return its logits, one or more per tile."""
+        if self.mixer is not None:
+            logits: Tensor = self.network(seen, label)
+            return logits
+        logit: Tensor = self.network(seen[0], label)
+        return logit[:, None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Critics:
+    """All critics of a training, with what they share."""
+
+    shapes: tuple[SourceShape, ...]
+    mixers: dict[str, FeatureMixer]
+    """By composite."""
+    critics: tuple[SourceCritic, ...]
+    """The first is the one on the features of most tiles."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return what has weights, by name."""
+        return {
+            **{critic.name: critic.network for critic in self.critics},
+            **{f"mixer {name}": mixer for name, mixer in self.mixers.items()},
+        }
+
+
+def build_critics(
+    settings: GanSettings,
+    shapes: Sequence[SourceShape],
+    bases: Sequence[SpectralBasis],
+    *,
+    classes: tuple[str, ...],
+    tile_size: int,
+    device: torch.device,
+) -> Critics:
+    """Build the critics of some sources, with weights from torch's global random state.
+
+    Every composite is seen in the tiles of the source that has most of them; every source has a
+    native critic. Critics of the source with most tiles judge every step, the others less often,
+    with as much more weight.
+
+    Args:
+        settings: of the networks.
+        shapes: of the sources.
+        bases: the spectral basis of each source.
+        classes: of all sources.
+        tile_size: in pixels.
+        device: where to compute.
+
+    Raises:
+        DataError: no source has the bands of a composite.
+    """
+    owner = owners(shapes)
+    if not owner:
+        raise DataError(
+            "no source of tiles has the bands of a composite, such as B04, B03 and B02",
+            remedy="add a source that has them, or set gan.recipe=native",
+        )
+    network = frozen_network(settings.features).to(device)
+    main = max(owner.values(), key=lambda k: shapes[k].tiles)
+    rest = [name for name, source in owner.items() if source != main]
+    mixers, critics = {}, []
+    for name, k in owner.items():
+        bands, white = COMPOSITES[name]
+        mixers[name] = FeatureMixer(
+            network,
+            source=k,
+            channels=shapes[k].bands.index_of(bands),
+            white=white,
+            side=settings.feature_side,
+        ).to(device)
+        critics.append(
+            SourceCritic(
+                name=f"{shapes[k].name} {name}",
+                source=k,
+                bands=shapes[k].bands,
+                network=FeatureHeads(len(classes), len(STAGES)).to(device),
+                mixer=mixers[name],
+                gamma=settings.feature_gamma,
+                weight=2.0 if name in rest else 1.0,
+                turn=(2 * rest.index(name), 2 * len(rest)) if name in rest else (0, 1),
+            )
+        )
+    for k, (shape, basis) in enumerate(zip(shapes, bases, strict=True)):
+        shared: dict[str, Any] = {"bands": shape.bands, "classes": classes, "basis": basis}
+        native: Discriminator | TextureCritic = (
+            TextureCritic(2 * settings.critic_width, **shared)
+            if shape.tiles < WHOLE_FROM
+            else Discriminator(settings.critic_width, tile_size=tile_size, **shared)
+        ).to(device)
+        critics.append(
+            SourceCritic(
+                name=f"{shape.name} native",
+                source=k,
+                bands=shape.bands,
+                network=native,
+                mixer=None,
+                # The penalty sums over channels, so gamma is scaled from 3 bands to theirs.
+                gamma=settings.gamma * 3 / len(shape.bands),
+                weight=1.0 if k == main else 2.0,
+                turn=(0, 1 if k == main else 2),
+            )
+        )
+    return Critics(
+        shapes=tuple(shapes),
+        mixers=mixers,
+        critics=tuple(sorted(critics, key=lambda c: (c.turn[1], c.source != main))),
+    )
+
+
+def owners(shapes: Sequence[SourceShape]) -> dict[str, int]:
+    """Return, for every composite that a source has the bands of, the source with most tiles."""
+    found = {}
+    for name, (bands, _) in COMPOSITES.items():
+        having = [k for k, shape in enumerate(shapes) if set(bands) <= set(shape.bands.names)]
+        if having:
+            found[name] = max(having, key=lambda k: shapes[k].tiles)
+    return found
+
+
+class SourcesCritic:
+    """A `Critic` in the generator's bands: all critics of its training together.
+
+    Tiles are rendered for each source first, as they were in training.
+    """
+
+    def __init__(
+        self,
+        critics: Critics,
+        *,
+        bands: BandSpec,
+        classes: tuple[str, ...],
+        slope: Float[Tensor, ""],
+        offset: Float[Tensor, " k"],
+    ) -> None:
+        """Hold trained critics and what `critic.fit_realism` found.
+
+        Args:
+            critics: trained; they are frozen.
+            bands: the generator's.
+            classes: the generator's.
+            slope: of the calibrated realism.
+            offset: one per class.
+        """
+        self.bands = bands
+        self.classes = classes
+        self.slope = slope
+        self.offset = offset
+        self.critics = critics
+        for module in critics.modules().values():
+            module.eval().requires_grad_(requires_grad=False)
+
+    def realism(
+        self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> Float[Tensor, " b"]:
+        """Return the calibrated realism logit, higher for more real."""
+        logit = self.logit(image, label)
+        return self.slope.to(logit) * (logit - self.offset.to(logit)[label])
+
+    def logit(
+        self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> Float[Tensor, " b"]:
+        """Return the sum of all critics' logits; it has an arbitrary constant per class."""
+        shown = [shape.rendering(image, self.bands) for shape in self.critics.shapes]
+        logits = []
+        for critic in self.critics.critics:
+            tiles = shown[critic.source]
+            seen = critic.see(tiles, torch.zeros_like(tiles))
+            logits.append(critic.judge(seen, label).sum(1))
+        return torch.stack(logits).sum(0)
+
+    def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        """Return mean and deviation of the mixed features of all composites."""
+        parts = []
+        for scales in self.scales(image):
+            for features in scales:
+                flat = features.flatten(2)
+                parts += [flat.mean(2), (flat.var(2, correction=0) + 1e-6).sqrt()]
+        return torch.cat(parts, dim=1)
+
+    def scales(self, image: Float[Tensor, "b c h w"]) -> list[tuple[Tensor, ...]]:
+        """Return the mixed features of four scales, of each composite."""
+        return [
+            mixer(self.critics.shapes[mixer.source].rendering(image, self.bands))
+            for mixer in self.critics.mixers.values()
+        ]

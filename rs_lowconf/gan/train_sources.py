@@ -1,0 +1,295 @@
+"""Training on several sources of tiles, with critics on frozen features beside native ones.
+
+One generator draws all bands; what it draws is rendered as each source would show it, and every
+source has its own critics. Layout is learned from the many tiles that show three bands, spectra
+from the few that show all.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rs_lowconf.errors import DataError
+from rs_lowconf.gan.critic import fit_logit
+from rs_lowconf.gan.pyramid import PyramidGenerator, settle
+from rs_lowconf.gan.rendering import Rendering
+from rs_lowconf.gan.source_critics import (
+    Critics,
+    SourceCritic,
+    SourcesCritic,
+    SourceShape,
+    build_critics,
+)
+from rs_lowconf.gan.spectral import spectral_basis
+from rs_lowconf.gan.steps import (
+    fill,
+    follow,
+    optimiser,
+    set_learning_rate,
+    some_tiles,
+    tensors_of,
+)
+from rs_lowconf.gan.train import AugmentationsAt, StepRecord
+from rs_lowconf.seeds import forked_rng, seed_of
+from rs_lowconf.settings import GanSettings
+from rs_lowconf.types import TileSource
+
+SETTLING = 64
+"""Batches from which the average's normalisation statistics are measured."""
+_MEASURED = 256
+"""Tiles on which mixed features are scaled."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingSource:
+    """Tiles to learn from, and how they show reflectance."""
+
+    name: str
+    """Short and unique among the sources of a training."""
+    tiles: TileSource
+    """Its classes are those of the generator, in the same order."""
+    rendering: Rendering
+    """In the bands of `tiles`."""
+
+    @property
+    def shape(self) -> SourceShape:
+        """Return what critics are built for."""
+        return SourceShape(name=self.name, rendering=self.rendering, tiles=len(self.tiles))
+
+
+class SourcesTraining:
+    """Networks, weight average and optimisers between steps; see `train.GanTraining`.
+
+    Every random choice of a step is derived from the run seed and the step's number, so that a
+    resumed run equals the unbroken one.
+    """
+
+    kind = "gan"
+    """Of what it writes."""
+
+    def __init__(
+        self,
+        settings: GanSettings,
+        sources: Sequence[TrainingSource],
+        *,
+        augment_at: AugmentationsAt,
+        strength: float,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Start from scratch.
+
+        Args:
+            settings: of networks and training.
+            sources: what to learn from; the first has all bands that the generator draws.
+            augment_at: see `train.GanTraining`.
+            strength: the chance of each augmentation.
+            seed: the run's.
+            device: where to compute.
+
+        Raises:
+            DataError: a source lacks a class, or no source has a composite that features can be
+                taken of.
+        """
+        self.settings = settings
+        self.sources = tuple(sources)
+        self.seed = seed
+        self.images = 0
+        self._device = device
+        self._real, self._fake = augment_at(strength)
+        self._strength = strength
+        first = sources[0].tiles
+        self._by_class = [_by_class(source) for source in sources]
+        with forked_rng(seed_of(seed, "gan", "weights")):
+            basis = spectral_basis(some_tiles(first, seed), first.bands, settings.whitening)
+            self.generator = PyramidGenerator(
+                settings,
+                bands=first.bands,
+                classes=first.classes,
+                tile_size=first.batch([0]).image.shape[-1],
+                basis=basis,
+            ).to(device)
+            tiles = [some_tiles(source.tiles, seed) for source in sources]
+            self.all_critics: Critics = build_critics(
+                settings,
+                [source.shape for source in sources],
+                [
+                    spectral_basis(image, source.tiles.bands, settings.whitening)
+                    for image, source in zip(tiles, sources, strict=True)
+                ],
+                classes=first.classes,
+                tile_size=self.generator.tile_size,
+                device=device,
+            )
+            for mixer in self.all_critics.mixers.values():
+                mixer.measure(tiles[mixer.source][:_MEASURED].to(device))
+        self.critics = self.all_critics.critics
+        self.average = copy.deepcopy(self.generator).requires_grad_(requires_grad=False)
+        self._optimisers = {
+            "generator": optimiser(self.generator, settings),
+            **{c.name: optimiser(c.network, settings) for c in self.critics},
+        }
+
+    def step(self) -> StepRecord:
+        """Show one batch of every source to its critics, then improve the generator."""
+        settings, number = self.settings, self.images // self.settings.batch_size
+        set_learning_rate(self._optimisers.values(), settings, self.images)
+        rng = torch.Generator().manual_seed(seed_of(self.seed, "gan", "step", number))
+        label = torch.randint(len(self.generator.classes), (settings.batch_size,), generator=rng)
+        z = torch.randn(settings.batch_size, self.generator.latent_dim, generator=rng)
+        fake = self.generator(z.to(self._device), label.to(self._device))
+        due = [c for c in self.critics if number % c.turn[1] == c.turn[0]]
+        shown = {
+            k: self._shown(k, label, fake, number, rng) for k in sorted({c.source for c in due})
+        }
+        label = label.to(self._device)
+        seen = {}
+        for critic in due:
+            real, generated = shown[critic.source]
+            dither = torch.rand((2, *real.shape), generator=rng).to(self._device) - 0.5
+            with torch.no_grad():
+                known = critic.see(real, dither[0])
+            seen[critic.name] = (known, critic.see(generated, dither[1]))
+
+        losses, penalties, logits = [], [], {}
+        for place, critic in enumerate(due):
+            known, drawn = seen[critic.name]
+            still = tuple(part.detach() for part in drawn)
+            both = tuple(torch.cat(pair) for pair in zip(known, still, strict=True))
+            logit_real, logit_fake = critic.judge(both, label.repeat(2)).chunk(2)
+            logits[critic.name] = (logit_real.detach(), logit_fake.detach())
+            losses.append(F.softplus(logit_fake - logit_real).mean(0).sum())
+            if (number // critic.turn[1] + place) % settings.penalty_every == 0:
+                weight = critic.gamma / 2 * settings.penalty_every
+                penalty = 2 * penalty_of(critic, both, label.repeat(2))
+                penalties.append(weight * penalty)
+        critic_loss = torch.stack(losses).sum()
+        self._update([c.name for c in due], critic_loss + sum(penalties, torch.zeros(())))
+
+        generator_losses = []
+        for critic in due:
+            critic.network.requires_grad_(requires_grad=False)
+            judged = critic.judge(seen[critic.name][1], label)
+            apart = F.softplus(logits[critic.name][0] - judged).mean(0).sum()
+            generator_losses.append(critic.weight * apart)
+        generator_loss = torch.stack(generator_losses).sum()
+        self._update(["generator"], generator_loss)
+        for critic in due:
+            critic.network.requires_grad_(requires_grad=True)
+
+        self.images += settings.batch_size
+        follow(self.average, self.generator, settings, self.images)
+        first = logits[due[0].name]
+        return StepRecord(
+            images=self.images,
+            critic_loss=losses[0].item(),
+            generator_loss=generator_loss.item(),
+            logit_real=first[0].mean().item(),
+            logit_fake=first[1].mean().item(),
+            penalty=sum(p.item() for p in penalties) if penalties else None,
+            strength=self._strength,
+            losses={c.name: loss.item() for c, loss in zip(due, losses, strict=True)},
+        )
+
+    def settled(self) -> PyramidGenerator:
+        """Return the weight average, ready to draw."""
+        settle(
+            self.average,
+            batches=SETTLING,
+            batch_size=self.settings.batch_size,
+            seed=seed_of(self.seed, "gan", "settle"),
+        )
+        return self.average.eval()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that the next step depends on, as tensors by name."""
+        return {
+            "images": torch.tensor(self.images),
+            **tensors_of(self.modules(), self._optimisers),
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned.
+
+        Raises:
+            ModelError: the state is of a network with other settings or data.
+        """
+        fill(self.modules(), self._optimisers, tensors)
+        self.images = int(tensors["images"])
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return what has weights, by name."""
+        return {
+            "generator": self.generator,
+            "average": self.average,
+            **self.all_critics.modules(),
+        }
+
+    def _shown(
+        self,
+        k: int,
+        label: Int[Tensor, " b"],
+        fake: Float[Tensor, "b c h w"],
+        number: int,
+        rng: torch.Generator,
+    ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b k h w"]]:
+        """Return real tiles of a source and the generated ones as it shows them, augmented."""
+        source = self.sources[k]
+        chosen = []
+        for one in label.tolist():
+            tiles = self._by_class[k][one]
+            chosen.append(int(tiles[torch.randint(len(tiles), (1,), generator=rng)]))
+        real = source.tiles.batch(chosen).image.to(self._device)
+        rendered = source.rendering(fake, self.generator.bands)
+        seeds = [
+            seed_of(self.seed, "gan", "augment", source.name, kind, number)
+            for kind in ("real", "fake")
+        ]
+        return self._real(real, seeds[0]), self._fake(rendered, seeds[1])
+
+    def _update(self, names: Sequence[str], loss: Float[Tensor, ""]) -> None:
+        for name in names:
+            self._optimisers[name].zero_grad(set_to_none=True)
+        # torch leaves backward untyped.
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name in names:
+            self._optimisers[name].step()
+
+
+def realism_of(training: SourcesTraining) -> SourcesCritic:
+    """Return a copy of the critics with their logit calibrated on the first source's tiles."""
+    critics = copy.deepcopy(training.all_critics)
+    generator = training.average
+    one = torch.ones((), device=next(generator.parameters()).device)
+    shape: dict[str, Any] = {"bands": generator.bands, "classes": generator.classes}
+    plain = SourcesCritic(critics, slope=one, offset=one.expand(len(generator.classes)), **shape)
+    slope, offset = fit_logit(plain.logit, generator, training.sources[0].tiles, training.seed)
+    return SourcesCritic(critics, slope=slope.to(one), offset=offset.to(one), **shape)
+
+
+def penalty_of(
+    critic: SourceCritic, seen: tuple[Tensor, ...], label: Int[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    """Return the mean squared gradient norm; on real and fake halves it is (R1 + R2) / 2."""
+    leaves = tuple(part.detach().requires_grad_() for part in seen)
+    logit = critic.judge(leaves, label).sum()
+    gradients = torch.autograd.grad(logit, leaves, create_graph=True)
+    return torch.stack([g.square().flatten(1).sum(1).mean() for g in gradients]).sum()
+
+
+def _by_class(source: TrainingSource) -> list[Int[Tensor, " n"]]:
+    tiles = source.tiles
+    found = [torch.nonzero(tiles.labels == k)[:, 0] for k in range(len(tiles.classes))]
+    empty = [name for name, own in zip(tiles.classes, found, strict=True) if not len(own)]
+    if empty:
+        raise DataError(
+            f"source {source.name} has no training tile of class {', '.join(empty)}",
+            remedy="add some, or leave the class out with data.classes",
+        )
+    return found

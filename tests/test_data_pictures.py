@@ -1,0 +1,141 @@
+"""Tiles as JPEG and PNG files: bands and range from the settings, splits from lists or by hash."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rs_lowconf.data.pictures import open_pictures
+from rs_lowconf.data.source import open_split
+from rs_lowconf.data.sources import open_more
+from rs_lowconf.data.tiles import TileError
+from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.settings import DataSettings, load
+from tests.conftest import WriteTile
+
+RGB = ("B04", "B03", "B02")
+
+
+def picture_settings(root: Path, **changes: object) -> DataSettings:
+    values = {"kind": "pictures", "root": root, "bands": RGB, "reflectance": (0.0, 0.51)}
+    return DataSettings.model_validate({**values, "tile_size": 16, **changes})
+
+
+def write_picture(path: Path, seed: int = 0, *, side: int = 16, mode: str = "RGB") -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return pixels
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return class folders of PNG files."""
+    for name in ("Forest", "River"):
+        for number in range(20):
+            write_picture(tmp_path / name / f"{name}_{number}.png", number)
+    return tmp_path
+
+
+def test_bytes_become_reflectance_by_the_range(folder: Path) -> None:
+    """Byte 0 is the first reflectance and byte 255 the second, in the bands of the settings."""
+    source = open_pictures(picture_settings(folder), "train")
+    assert source.bands.names == RGB
+    assert source.classes == ("Forest", "River")
+    name, number = source.ids[3].split("/")[1].split("_")
+    expected = write_picture(folder / "again.png", int(number)).astype(float) / 255 * 0.51
+    np.testing.assert_allclose(
+        source.batch([3]).image[0].permute(1, 2, 0), expected, atol=1e-6, err_msg=name
+    )
+
+
+def test_splits_by_hash_are_disjoint_and_complete(folder: Path) -> None:
+    """Every picture is in one split; each class is in all of them."""
+    splits = [open_pictures(picture_settings(folder), s).ids for s in ("train", "val", "test")]
+    together = [name for ids in splits for name in ids]
+    assert len(together) == len(set(together)) == 40
+    assert [len(ids) for ids in splits] == [28, 6, 6]
+
+
+def test_lists_in_the_root_are_the_splits(folder: Path) -> None:
+    """train.txt, val.txt and test.txt name the tiles of each split; a tile in two is refused."""
+    for number, split in enumerate(("train", "val", "test")):
+        lines = [f"{n}/{n}_{number}.png" for n in ("Forest", "River")]
+        (folder / f"{split}.txt").write_text("\n".join(lines))
+    assert open_pictures(picture_settings(folder), "val").ids == (
+        "Forest/Forest_1",
+        "River/River_1",
+    )
+    (folder / "test.txt").write_text("Forest/Forest_1.png\nRiver/River_2.png\n")
+    with pytest.raises(DataError, match=r"Forest/Forest_1 is in val.txt and in test.txt"):
+        open_pictures(picture_settings(folder), "val")
+    (folder / "test.txt").unlink()
+    with pytest.raises(DataError, match="lists of train, val only"):
+        open_pictures(picture_settings(folder), "val")
+
+
+def test_torchvisions_layout_is_found(folder: Path, tmp_path: Path) -> None:
+    """root/eurosat/2750/CLASS is where torchvision.datasets.EuroSAT puts the classes."""
+    root = tmp_path / "torchvision"
+    (root / "eurosat").mkdir(parents=True)
+    for name in ("Forest", "River"):
+        (folder / name).rename(root / "eurosat" / name)
+    (root / "eurosat").rename(root / "2750")
+    (root / "eurosat").mkdir()
+    (root / "2750").rename(root / "eurosat" / "2750")
+    assert len(open_pictures(picture_settings(root), "train")) == 28
+
+
+def test_splits_agree_between_sources_by_name(folder: Path, write_tile: WriteTile) -> None:
+    """A picture of a tile that the first source holds out is held out too."""
+    tiles = folder / "tiles"
+    for name in ("Forest", "River"):
+        for number in range(20):
+            write_tile(tiles / name / f"{name}_{number}.tif", seed=number, side=16)
+    first = DataSettings(
+        kind="folder",
+        root=tiles,
+        tile_size=16,
+        val_share=0.3,
+        more=(picture_settings(folder, classes=("Forest", "River")),),
+    )
+    for split in ("train", "val", "test"):
+        source = open_split(first, split)
+        (pictures,) = open_more(first, split, source.classes)
+        assert set(pictures.ids) == set(source.ids), split
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mode": "L"}, "mode L.*expected 3 band"),
+        ({"side": 32}, "32 x 32 pixels.*expected 16 x 16"),
+    ],
+)
+def test_other_pictures_are_refused(folder: Path, change: dict[str, object], words: str) -> None:
+    """One line says what a picture is and what was expected."""
+    for number in range(20):
+        write_picture(folder / "River" / f"River_{number}.png", **change)  # type: ignore[arg-type]
+    with pytest.raises(TileError, match=words):
+        open_pictures(picture_settings(folder), "train")
+
+
+def test_a_damaged_picture_is_one_line(folder: Path) -> None:
+    """What the decoder says becomes a TileError that names the file."""
+    for path in (folder / "River").iterdir():
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(TileError, match=r"River_\d+\.png cannot be read"):
+        open_pictures(picture_settings(folder), "train")
+
+
+def test_bands_and_range_are_asked_for(tmp_path: Path) -> None:
+    """A picture names neither its bands nor its range, so nobody guesses them."""
+    path = tmp_path / "settings.yaml"
+    path.write_text("data: {kind: pictures, root: x}")
+    with pytest.raises(SettingsError, match="needs bands and reflectance: pictures name neither"):
+        load(path)
+    path.write_text("data: {kind: pictures, root: x, bands: [B04], reflectance: [0.3, 0.0]}")
+    with pytest.raises(SettingsError, match="must rise"):
+        load(path)

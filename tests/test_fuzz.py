@@ -1,0 +1,601 @@
+"""Mutated files: whatever a user hands over is read right or refused in one line.
+
+Each reader is given files in which bytes or values were changed. It may raise an RsLowconfError;
+if it accepts the file, it has to say what json, sqlite3, pyarrow, PyYAML or rasterio reads from
+the same bytes. Nothing else may be raised, and nothing may hang. A few dozen mutations run here;
+
+    RSLOW_FUZZ=2000 pytest tests/test_fuzz.py
+
+tries as many per reader.
+"""
+
+import csv
+import json
+import math
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+import safetensors.torch
+import shapely
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DataObject
+from rasterio.windows import Window
+
+from rs_lowconf import strict_yaml
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.data.catalog.rows import (
+    BandFile,
+    CatalogRow,
+    SourceImage,
+    from_table,
+    to_table,
+)
+from rs_lowconf.data.catalog.sources import list_images
+from rs_lowconf.data.catalog.table import Catalog, write_catalog
+from rs_lowconf.data.left_out import LeftOut
+from rs_lowconf.data.plain import read_plain
+from rs_lowconf.data.tiles import read_profile, read_window
+from rs_lowconf.errors import RsLowconfError
+from rs_lowconf.estimate.scores import read_scores
+from rs_lowconf.grid import Grid
+from rs_lowconf.review.reading import read_package
+from rs_lowconf.runs import read_checkpoint, write_checkpoint
+from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import load as load_settings
+from rs_lowconf.target.programs import _weights
+from rs_lowconf.testset.read import read_release
+from tests.review_samples import package, sample
+from tests.testset_samples import release, reviewed_tiles
+
+MUTATIONS = int(os.environ.get("RSLOW_FUZZ", "40"))
+GRID = Grid(crs="EPSG:32633", transform=(10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0))
+
+Value = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """A kind of file, what reads it, and what says whether that was right."""
+
+    make: Callable[[Path], list[str]]
+    """Writes a folder and returns the files to mutate."""
+    read: Callable[[Path], Value]
+    """Reads the folder by our code."""
+    oracle: Callable[[Path], Value]
+    """Reads it by another library, and returns the same where that succeeds."""
+
+
+# Mutations
+
+ODD = st.sampled_from(
+    [None, True, -1, 0, 1, 2**31, 2**63, 10**400, 0.5, 1e308, float("nan"), float("inf"), "", " ",
+     "\0", "a", "1", "é", "../x", "/", "2026-13-45", [], {}, [None], {"a": None}, [[[[]]]],
+     "x" * 5000]
+)  # fmt: skip
+
+
+def mutated_bytes(data: DataObject, content: bytes) -> bytes:
+    """Change, insert, delete or repeat a few bytes, or cut the end."""
+    for _ in range(data.draw(st.integers(1, 3), "edits")):
+        at = data.draw(st.integers(0, max(0, len(content) - 1)), "at")
+        some = data.draw(
+            st.one_of(
+                st.binary(min_size=1, max_size=4),
+                st.sampled_from([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f", b"\x80", b"-1", b"\n"]),
+            ),
+            "bytes",
+        )
+        kind = data.draw(st.sampled_from(["set", "insert", "delete", "repeat", "cut"]), "edit")
+        if kind == "set":
+            content = content[:at] + some + content[at + len(some) :]
+        elif kind == "insert":
+            content = content[:at] + some + content[at:]
+        elif kind == "delete":
+            content = content[:at] + content[at + len(some) * 4 :]
+        elif kind == "repeat":
+            content = content[: at + 40] + content[at:]
+        else:
+            content = content[:at]
+    return content
+
+
+def mutated_tree(data: DataObject, tree: Value) -> Value:
+    """Change, drop or add a value somewhere in JSON."""
+    if not isinstance(tree, dict | list) or not tree or data.draw(st.integers(0, 3)) == 0:
+        return data.draw(ODD, "value")
+    if isinstance(tree, dict):
+        key = data.draw(st.sampled_from(sorted(tree)), "key")
+        rest = {name: value for name, value in tree.items() if name != key}
+        if data.draw(st.booleans(), "drop"):
+            return rest
+        return {**rest, key: mutated_tree(data, tree[key])}
+    at = data.draw(st.integers(0, len(tree) - 1), "at")
+    if data.draw(st.booleans(), "twice"):
+        return [*tree, tree[at]]
+    return [*tree[:at], mutated_tree(data, tree[at]), *tree[at + 1 :]]
+
+
+def mutated_database(data: DataObject, path: Path) -> None:
+    """Change values, names and types by SQL."""
+    with closing(sqlite3.connect(path)) as database, database:
+        tables = [
+            name
+            for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            if not name.startswith(("sqlite_", "rtree"))
+        ]
+        table = data.draw(st.sampled_from(sorted(tables)), "table")
+        columns = [row[1] for row in database.execute(f'PRAGMA table_info("{table}")')]
+        column = data.draw(st.sampled_from(columns), "column")
+        value = data.draw(
+            st.sampled_from([None, "", "a", "1", -1, 0, 2.5, 1e308, 2**62, b"\xff", b"", "é\0"]),
+            "value",
+        )
+        # Triggers of the format would refuse what broken programs write.
+        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
+            database.execute(f'DROP TRIGGER "{name}"')
+        statement = data.draw(
+            st.sampled_from(
+                [
+                    f'UPDATE "{table}" SET "{column}" = ?1',  # noqa: S608
+                    f'UPDATE "{table}" SET "{column}" = ?1 WHERE rowid = 1',  # noqa: S608
+                    f'DELETE FROM "{table}" WHERE rowid = 1',  # noqa: S608
+                    f'ALTER TABLE "{table}" RENAME COLUMN "{column}" TO "other"',
+                    f'ALTER TABLE "{table}" RENAME TO "other"',
+                    f'DROP TABLE "{table}"',
+                ]
+            ),
+            "statement",
+        )
+        try:
+            database.execute(statement, (value,) if "?1" in statement else ())
+        except sqlite3.Error:
+            database.rollback()
+
+
+def mutate(data: DataObject, path: Path) -> None:
+    """Change a file as it is kept: by values where it holds some, or by bytes."""
+    values = data.draw(st.booleans(), "values")
+    if path.suffix == ".gpkg" and values:
+        mutated_database(data, path)
+    elif path.suffix == ".json" and values:
+        tree = mutated_tree(data, json.loads(path.read_text(encoding="utf-8")))
+        path.write_text(json.dumps(tree), encoding="utf-8")
+    elif path.suffix == ".parquet" and values:
+        mutated_table(data, path)
+    else:
+        path.write_bytes(mutated_bytes(data, path.read_bytes()))
+
+
+def mutated_table(data: DataObject, path: Path) -> None:
+    """Drop, rename, retype or empty a column, or repeat rows."""
+    table = pq.read_table(path)
+    at = data.draw(st.integers(0, table.num_columns - 1), "column")
+    name, column = table.column_names[at], table.column(at)
+    kind = data.draw(st.sampled_from(["drop", "rename", "null", "text", "number", "rows"]), "edit")
+    if kind == "drop":
+        table = table.drop_columns([name])
+    elif kind == "rename":
+        table = table.rename_columns(
+            [data.draw(st.sampled_from([*table.column_names, ""]), "name") if i == at else own
+             for i, own in enumerate(table.column_names)]
+        )  # fmt: skip
+    elif kind == "rows":
+        some = data.draw(st.lists(st.integers(0, len(table) - 1), max_size=4), "rows")
+        table = table.take(pa.array(some, pa.int64()))
+    else:
+        value = {"null": None, "text": "é", "number": 1.5}[kind]
+        new = [value] * len(column)
+        table = table.set_column(at, name, [new])
+    pq.write_table(table, path)
+
+
+# Readers
+
+
+def make_package(folder: Path) -> list[str]:
+    package(folder / "review", [sample(number, ("B02", "B03", "B04")) for number in range(2)])
+    with closing(sqlite3.connect(folder / "review" / "review.gpkg")) as database, database:
+        database.execute(
+            "UPDATE review SET decision = 'accept', true_class = 'Forest', realism = 4,"
+            " reviewer = 'Ada', reviewed_ms = 1790000000000 WHERE sample_id = 's0000'"
+        )
+    return ["review/manifest.json", "review/review.gpkg"]
+
+
+def package_read(folder: Path) -> Value:
+    found = read_package(folder / "review")
+    return found.package_id, found.label, list(found.classes), [vars(a) for a in found.answers]
+
+
+def package_oracle(folder: Path) -> Value:
+    manifest = json.loads((folder / "review" / "manifest.json").read_bytes())
+    with closing(sqlite3.connect(folder / "review" / "review.gpkg")) as database:
+        database.row_factory = sqlite3.Row
+        rows = list(database.execute("SELECT * FROM review ORDER BY fid"))
+    answers = [
+        {
+            "sample_id": row["sample_id"],
+            "decision": row["decision"],
+            "true_class": row["true_class"] if row["decision"] == "accept" else None,
+            "realism": row["realism"],
+            "comment": row["comment"] or "",
+            "reviewer": (row["reviewer"] or "").strip(),
+            "reviewed_ms": row["reviewed_ms"] or 0,
+        }
+        for row in rows
+    ]
+    return manifest["package_id"], manifest["label"], manifest["classes"], answers
+
+
+def make_geopackage(folder: Path) -> list[str]:
+    frame = geopandas.GeoDataFrame(
+        {
+            "id": ["one", "two"],
+            "location": ["a/one.tif", "a/two.tif"],
+            "label": ["Forest", None],
+            "split": ["train", "val"],
+            "datetime": [datetime(2026, 1, 2, tzinfo=UTC)] * 2,
+            "dn_offset": [-1000.0, 0.0],
+        },
+        geometry=[shapely.box(13, 48, 14, 49), shapely.box(14, 48, 15, 49)],
+        crs="EPSG:4326",
+    )
+    frame.to_file(folder / "index.gpkg", layer="index")
+    return ["index.gpkg"]
+
+
+def said(image: SourceImage, quantity: str) -> object:
+    """Return what a source says of an image's numbers; None where it says nothing."""
+    values = {statement.value for statement in image.said if statement.quantity == quantity}
+    return values.pop() if len(values) == 1 else None
+
+
+def geopackage_read(folder: Path) -> Value:
+    chosen = DataSettings(kind="geopackage", root=folder / "index.gpkg", layer="index")
+    return [
+        (image.name, image.files[0].href, image.label, said(image, "dn_offset"))
+        for image in list_images(chosen, LeftOut(skip_bad=False))
+    ]
+
+
+def geopackage_oracle(folder: Path) -> Value:
+    with closing(sqlite3.connect(folder / "index.gpkg")) as database:
+        rows = list(
+            database.execute('SELECT id, location, label, dn_offset FROM "index" ORDER BY fid')
+        )
+    return [(a, str(folder / b), c, d) for a, b, c, d in rows]
+
+
+def make_catalog(folder: Path) -> list[str]:
+    rows = [
+        CatalogRow(
+            tile_id=f"tiles/{name}",
+            collection="tiles",
+            files=(BandFile(href=f"/data/{name}.tif", bands=("B02", "B03")),),
+            window=(0, 0, 32, 32),
+            bands=BandSpec(names=("B02", "B03"), level="L2A", dn_offset=-1000.0),
+            grid=GRID,
+            valid=1.0,
+            sha256="0" * 64,
+            taken=datetime(2026, 1, 2, tzinfo=UTC),
+            label=name,
+            split="test",
+        )
+        for name in ("one", "two", "three")
+    ]
+    write_catalog(folder / "catalog.parquet", [to_table(rows)])
+    return ["catalog.parquet"]
+
+
+def catalog_read(folder: Path) -> Value:
+    catalog = Catalog(folder / "catalog.parquet")
+    rows = [row for table in catalog.tables() for row in from_table(table)]
+    assert len(rows) == len(catalog)
+    return [
+        (row.tile_id, list(row.window), row.label, row.bands.scale, row.bands.dn_offset, row.sha256)
+        for row in rows
+    ]
+
+
+def catalog_oracle(folder: Path) -> Value:
+    table = pq.read_table(folder / "catalog.parquet")
+    return [
+        (row["id"], row["rslow:window"], row.get("rslow:label"), row["rslow:scale"],
+         row["rslow:dn_offset"], row["rslow:sha256"])
+        for row in table.to_pylist()
+    ]  # fmt: skip
+
+
+def make_stac(folder: Path) -> list[str]:
+    links = []
+    for name in ("one", "two"):
+        item = {
+            "type": "Feature", "stac_version": "1.0.0", "stac_extensions": [], "id": name,
+            "geometry": shapely.geometry.mapping(shapely.box(13, 48, 14, 49)),
+            "bbox": [13, 48, 14, 49],
+            "properties": {"datetime": "2026-01-02T10:00:00Z", "processing:level": "L2A"},
+            "links": [],
+            "assets": {
+                band: {"href": f"./{name}_{band}.tif", "type": "image/tiff; application=geotiff",
+                       "roles": ["data"], "raster:bands": [{"scale": 0.0001, "offset": -0.1}]}
+                for band in ("B02", "B03")
+            },
+        }  # fmt: skip
+        (folder / f"{name}.json").write_text(json.dumps(item))
+        links.append({"rel": "item", "href": f"./{name}.json", "type": "application/geo+json"})
+    catalog = {"type": "Catalog", "stac_version": "1.0.0", "id": "c", "description": "d",
+               "links": links}  # fmt: skip
+    (folder / "catalog.json").write_text(json.dumps(catalog))
+    return ["catalog.json", "one.json", "two.json"]
+
+
+def stac_read(folder: Path) -> Value:
+    chosen = DataSettings(kind="stac", root=folder / "catalog.json")
+    return [
+        (image.name, said(image, "scale"), said(image, "dn_offset"))
+        for image in list_images(chosen, LeftOut(skip_bad=False))
+    ]
+
+
+def stac_oracle(folder: Path) -> Value:
+    """Return what is said of the items that the catalog names, where one thing is said of each."""
+    root = json.loads((folder / "catalog.json").read_bytes())
+    paths = (
+        [folder / link["href"] for link in root["links"] if link["rel"] == "item"]
+        if root["type"] == "Catalog"
+        else []
+    )
+    found = []
+    for path in paths:
+        item = json.loads(path.read_bytes())
+        bands = [asset["raster:bands"][0] for asset in item["assets"].values()]
+        (said,) = {(band["scale"], band["offset"]) for band in bands}
+        found.append((item["id"], round(1 / said[0], 6), round(said[1] / said[0], 6)))
+    return found
+
+
+def make_yaml(folder: Path) -> list[str]:
+    (folder / "settings.yaml").write_text(
+        "run: {dir: runs/a, seed: 3}\n"
+        "data:\n"
+        "  kind: folder\n"
+        "  root: tiles  # a comment\n"
+        "  dn_offset: -1000.0\n"
+        "  classes: [Forest, 'NO', \"010\"]\n"
+        "search: &a\n"
+        "  tau: 0.6\n"
+        "  classes: null\n"
+        "estimate:\n"
+        "  surrogates:\n"
+        "  - a.csv\n"
+        "  - b.parquet\n"
+    )
+    return ["settings.yaml"]
+
+
+def yaml_read(folder: Path) -> Value:
+    path = folder / "settings.yaml"
+    load_settings(path)
+    return strict_yaml.read(path.read_text(encoding="utf-8"), "here").value
+
+
+def yaml_oracle(folder: Path) -> Value:
+    return yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
+
+
+def make_tiff(folder: Path) -> list[str]:
+    names = []
+    for name, options in (("plain", {}), ("deflated", {"compress": "deflate", "tiled": False})):
+        pixels = np.random.default_rng(3).integers(1, 4000, (2, 16, 16), dtype=np.uint16)
+        with rasterio.open(
+            folder / f"{name}.tif", "w", driver="GTiff", count=2, height=16, width=16,
+            dtype="uint16", crs="EPSG:32633", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
+            nodata=0, **options,
+        ) as file:  # fmt: skip
+            file.write(pixels)
+            file.descriptions = ("B02", "B03")
+        names.append(f"{name}.tif")
+    return names
+
+
+def tiff_read(folder: Path) -> Value:
+    found: list[Value] = []
+    for path in sorted(folder.glob("*.tif")):
+        profile = read_profile(path)
+        numbers = read_window(path, Window(0, 0, 16, 16))
+        read_plain(path, 100_000)
+        found.append((profile.count, profile.height, profile.width, numbers.tobytes()))
+    return found
+
+
+def tiff_oracle(folder: Path) -> Value:
+    found: list[Value] = []
+    for path in sorted(folder.glob("*.tif")):
+        with rasterio.open(path) as file:
+            numbers = file.read(window=Window(0, 0, 16, 16))
+            found.append((file.count, file.height, file.width, numbers.tobytes()))
+    return found
+
+
+TABLE = {
+    "id": ["a", "b", "c"],
+    "predicted": ["Forest", "Water", "Forest"],
+    "confidence": [0.5, 0.25, 1.0],
+    "label": ["Forest", None, "Water"],
+    "group": ["1", "1", "2"],
+    "note": ["x", "y", "z"],
+}
+
+
+def make_parquet(folder: Path) -> list[str]:
+    pd.DataFrame(TABLE).to_parquet(folder / "scores.parquet")
+    return ["scores.parquet"]
+
+
+def make_csv(folder: Path) -> list[str]:
+    pd.DataFrame(TABLE).to_csv(folder / "scores.csv", index=False)
+    return ["scores.csv"]
+
+
+def table_read(folder: Path) -> Value:
+    (path,) = folder.glob("scores.*")
+    scores = read_scores(path)
+    return [
+        (name, predicted, round(1 - doubt, 9))
+        for name, predicted, doubt in zip(scores.ids, scores.predicted, scores.doubt, strict=True)
+    ]
+
+
+def table_oracle(folder: Path) -> Value:
+    (path,) = folder.glob("scores.*")
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if any(row.values())]
+    else:
+        rows = pq.read_table(path).to_pylist()
+    return [
+        (str(row["id"]), str(row["predicted"]), round(float(row["confidence"]), 9)) for row in rows
+    ]
+
+
+def make_release(folder: Path) -> list[str]:
+    release(folder / "set", reviewed_tiles(folder / "store", 2))
+    return ["set/release.json", "set/labels.parquet", "set/SHA256SUMS"]
+
+
+def release_read(folder: Path) -> Value:
+    found = read_release(folder / "set")
+    return [(tile.sample_id, tile.class_name, tile.sha256) for tile in found.tiles]
+
+
+def release_oracle(folder: Path) -> Value:
+    rows = pq.read_table(folder / "set" / "labels.parquet").to_pylist()
+    return [(row["sample_id"], row["class_name"], row["sha256"]) for row in rows]
+
+
+def make_checkpoint(folder: Path) -> list[str]:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.int64)}
+    write_checkpoint(folder / "net.safetensors", "classifier", tensors, {"classes": ["a", "b"]})
+    return ["net.safetensors"]
+
+
+def checkpoint_read(folder: Path) -> Value:
+    tensors, _ = read_checkpoint(folder / "net.safetensors", "classifier")
+    return {name: value.tolist() for name, value in tensors.items()}
+
+
+def checkpoint_oracle(folder: Path) -> Value:
+    tensors = safetensors.torch.load((folder / "net.safetensors").read_bytes())
+    return {name: value.tolist() for name, value in tensors.items()}
+
+
+def make_weights(folder: Path) -> list[str]:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.int64)}
+    torch.save({"state_dict": tensors}, folder / "net.pth")
+    return ["net.pth"]
+
+
+def weights_read(folder: Path) -> Value:
+    weights = _weights(folder / "net.pth", trust_code=False)
+    return {name: value.tolist() for name, value in weights.items()}
+
+
+def weights_oracle(folder: Path) -> Value:
+    weights = torch.load(folder / "net.pth", weights_only=True)
+    weights = weights.get("state_dict", weights.get("model", weights))
+    return {name: value.tolist() for name, value in weights.items()}
+
+
+READERS = {
+    "package": Reader(make=make_package, read=package_read, oracle=package_oracle),
+    "geopackage": Reader(make=make_geopackage, read=geopackage_read, oracle=geopackage_oracle),
+    "catalog": Reader(make=make_catalog, read=catalog_read, oracle=catalog_oracle),
+    "stac": Reader(make=make_stac, read=stac_read, oracle=stac_oracle),
+    "yaml": Reader(make=make_yaml, read=yaml_read, oracle=yaml_oracle),
+    "tiff": Reader(make=make_tiff, read=tiff_read, oracle=tiff_oracle),
+    "table, Parquet": Reader(make=make_parquet, read=table_read, oracle=table_oracle),
+    "table, CSV": Reader(make=make_csv, read=table_read, oracle=table_oracle),
+    "release": Reader(make=make_release, read=release_read, oracle=release_oracle),
+    "checkpoint": Reader(make=make_checkpoint, read=checkpoint_read, oracle=checkpoint_oracle),
+    "weights": Reader(make=make_weights, read=weights_read, oracle=weights_oracle),
+}
+
+_number = count()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_unchanged_file_is_read_right(name: str, tmp_path: Path) -> None:
+    """Each reader and its oracle agree on the file before it is mutated."""
+    READERS[name].make(tmp_path)
+    assert same(READERS[name].read(tmp_path), READERS[name].oracle(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore")  # of libraries, about damaged files
+@pytest.mark.timeout(0 if MUTATIONS > 100 else 300)
+@pytest.mark.parametrize("name", READERS)
+def test_a_mutated_file_is_read_right_or_refused(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """An RsLowconfError of one line, or what the oracle reads from the same bytes."""
+    reader = READERS[name]
+    original = tmp_path_factory.mktemp("original")
+    files = reader.make(original)
+    place = tmp_path_factory.mktemp("mutated")
+
+    @given(data=st.data())
+    @settings(
+        max_examples=MUTATIONS,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=MUTATIONS <= 100,
+    )
+    def check(data: DataObject) -> None:
+        folder = place / str(next(_number))
+        shutil.copytree(original, folder)
+        try:
+            mutate(data, folder / data.draw(st.sampled_from(files), "file"))
+            refused = found = None
+            try:
+                found = reader.read(folder)
+            except RsLowconfError as error:
+                refused = str(error)
+            if refused is None:
+                assert same(found, reader.oracle(folder))
+            else:
+                assert "\n" not in refused
+        finally:
+            shutil.rmtree(folder)
+
+    check()
+
+
+def same(found: Value, due: Value) -> bool:
+    """Return whether two trees of values are equal, NaN to itself."""
+    if isinstance(found, dict) and isinstance(due, dict):
+        return found.keys() == due.keys() and all(same(found[key], due[key]) for key in found)
+    if isinstance(found, list | tuple) and isinstance(due, list | tuple):
+        return len(found) == len(due) and all(map(same, found, due))
+    if isinstance(found, float) and isinstance(due, str):
+        return same(found, float(due))  # 1e3 is text for PyYAML alone
+    if isinstance(found, float) and isinstance(due, float) and math.isnan(due):
+        return math.isnan(found)
+    return bool(found == due)
