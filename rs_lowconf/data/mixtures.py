@@ -75,6 +75,8 @@ _LIT, _LIT_AT_ZERO = ("B02", "B03", "B04", "B05"), 2
 """Bands that reflect something everywhere, and how many of them at 0 are too many."""
 _NEGATIVE = -0.03
 """Dark percentiles below this are no reflectance: too much has been taken off."""
+_SAME_GROUND = 0.035
+"""By how much the distance of the darkest bands of both sides may differ from `OFFSET`."""
 _WITH_OFFSET, _WITHOUT_TWICE = 0.085, 0.01
 """The darkest band is brighter than this with an offset left in, and darker with one taken off."""
 
@@ -310,6 +312,9 @@ def compare_levels(dark: _Table) -> Levels:
     if not found.mixed:
         return found
     floors = dark.min(axis=1)
+    apart = np.median(floors[found.high]) - np.median(floors[found.low])
+    if abs(apart - OFFSET) > _SAME_GROUND:  # kinds of ground, one of them brighter
+        return Levels(low=found.low | found.high, high=np.zeros_like(found.high))
     if np.median(floors[found.low]) <= _NEGATIVE:
         return Levels(low=found.low & (floors <= _WITHOUT_TWICE), high=found.high)
     if np.median(floors[found.high]) >= _WITH_OFFSET:
