@@ -1,5 +1,6 @@
 """One tile file: its header, its bands, its pixels, and what is wrong with it."""
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ from rs_lowconf.data.nodata import Part, no_data
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
+
+
+#: Names of bands that are not those of Sentinel-2's.
+_COLOUR = re.compile(r"(coastal|aerosol|blue|green|red|nir|swir|cirrus|water|band)", re.IGNORECASE)
 
 
 class TileError(DataError):
@@ -360,8 +365,13 @@ def _all_names(settings: DataSettings, profile: FileProfile) -> tuple[str, ...]:
 
 
 def _described(profile: FileProfile, channel: int) -> str | None:
-    """Return how a file calls a band, canonically where it is one; None where it does not."""
+    """Return how a file calls a band, canonically where it is one; None where it does not.
+
+    Words for colours do not say which band it is, and it must not be left out for them.
+    """
     text = (profile.descriptions[channel] or "").strip()
+    if _COLOUR.match(text):
+        return None
     return known_band(text) or text or ("alpha" if profile.alpha == channel else None)
 
 
