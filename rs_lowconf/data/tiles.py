@@ -33,7 +33,6 @@ from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
 
-
 #: Names of bands that are not those of Sentinel-2's.
 _COLOUR = re.compile(r"(coastal|aerosol|blue|green|red|nir|swir|cirrus|water|band)", re.IGNORECASE)
 
