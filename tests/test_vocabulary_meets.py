@@ -284,7 +284,8 @@ class TestRows:
             table, geometry=[shapely.box(0, 0, 1, 1)] * 2, crs="EPSG:4326"
         ).to_file(path)
         words = {"kind": "geopackage", "root": path, "skip_bad": skip_bad}
-        return list(list_images(DataSettings.model_validate(words), LeftOut(skip_bad=skip_bad)))
+        self.left_out = LeftOut(skip_bad=skip_bad)
+        return list(list_images(DataSettings.model_validate(words), self.left_out))
 
     def test_numbers_beside_empty_cells(self, tmp_path: Path) -> None:
         """Labels and ids stay whole numbers, an empty id is that of the file, ? is no label."""
@@ -311,13 +312,13 @@ class TestRows:
         columns: dict[str, Any],
         reason: str,
         tmp_path: Path,
-        caplog: pytest.LogCaptureFixture,
     ) -> None:
         """The row is named; with skip_bad it is left out, and that is told."""
         with pytest.raises(DataError, match=reason):
             self.rows(tmp_path, **columns)
         assert [one.name for one in self.rows(tmp_path, skip_bad=True, **columns)] == ["a"]
-        assert "left out: row 2" in caplog.text
+        (fault,) = self.left_out.faults
+        assert "row 2" in str(fault)
 
 
 def columns(splits: Iterable[object], collections: Iterable[object]) -> Callable[[str], Any]:
