@@ -19,8 +19,9 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec, Level, canonical_name
+from rs_lowconf.boundary import in_a_line
 from rs_lowconf.data.declared import ContradictionError, Meaning, Statement, meaning_of
-from rs_lowconf.errors import DataError
+from rs_lowconf.errors import DataError, RsLowconfError
 from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
 
@@ -379,7 +380,10 @@ def read_errors(path: Path, problem: str) -> Iterator[None]:
         with rasterio.Env(), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
-    except (RasterioError, OSError) as error:
+    except RsLowconfError:
+        raise
+    except Exception as error:  # as in `boundary.reading`
+        known = isinstance(error, RasterioError | OSError)
+        reason = " ".join(str(error).split()) if known else in_a_line(error)
         # GDAL names the file with its folders, which the error does anyway.
-        reason = " ".join(str(error).replace(str(path), path.name).split())
-        raise TileError(path, problem, detail=reason) from error
+        raise TileError(path, problem, detail=reason.replace(str(path), path.name)) from error
