@@ -381,7 +381,7 @@ def findings(folder: Path, order: tuple[str, ...]) -> list[str]:
         ("none", None),
         ("order", "B8A last"),
         ("offset", "an offset of 1000 was left in"),
-        ("some offsets", "possibly an offset"),
+        ("some offsets", "brighter in every band"),
         ("fill", "hold 32767 in every band"),
     ],
 )
