@@ -148,6 +148,13 @@ def test_a_damaged_picture_is_one_line(folder: Path) -> None:
         open_pictures(picture_settings(folder), "train")
 
 
+def test_pictures_are_tiles_of_data_too(folder: Path) -> None:
+    """What trains on the tiles of data trains on pictures; settings without effect are refused."""
+    assert len(open_split(picture_settings(folder), "train")) == 28
+    with pytest.raises(SettingsError, match=r"data.scale=255.0 has no effect with data.kind=pict"):
+        open_split(picture_settings(folder, scale=255.0), "train")
+
+
 def test_bands_and_range_are_asked_for(tmp_path: Path) -> None:
     """A picture names neither its bands nor its range, so nobody guesses them."""
     path = tmp_path / "settings.yaml"

@@ -36,12 +36,16 @@ _CATALOGUED = ("images", "geopackage", "stac")
 
 #: Settings that only some kinds of data read; the other kinds refuse them.
 _READ_BY: dict[str, tuple[str, ...]] = {
-    "root": (*_LABELLED, "geopackage", "stac"),
-    "classes": _LABELLED,
-    "download": ("eurosat",),
+    "root": (*_LABELLED, "pictures", "geopackage", "stac"),
+    "classes": (*_LABELLED, "pictures"),
+    "download": ("eurosat", "pictures"),
     "layer": ("geopackage",),
-    **dict.fromkeys(("file_bands", "level"), ("folder", *_MASKED, *_CATALOGUED)),
-    **dict.fromkeys(("val_share", "test_share"), ("folder", *_MASKED)),
+    "file_bands": ("folder", *_MASKED, *_CATALOGUED),
+    "level": ("folder", "pictures", *_MASKED, *_CATALOGUED),
+    **dict.fromkeys(("scale", "dn_offset"), (*_LABELLED, *_MASKED, *_CATALOGUED)),
+    **dict.fromkeys(("reflectance", "chroma"), ("pictures",)),
+    "more": _LABELLED,
+    **dict.fromkeys(("val_share", "test_share"), ("folder", "pictures", *_MASKED)),
     **dict.fromkeys(("images", "image_name"), (*_MASKED, "images")),
     **dict.fromkeys(("masks", "mask_name", "mask_classes", "block_size", "block_seed"), _MASKED),
     "stride": (*_MASKED, *_CATALOGUED),
@@ -161,6 +165,11 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
             "real tiles are needed and none are set (data.kind is none)",
             expected="data.kind eurosat or folder",
             remedy="set data.kind and data.root",
+        )
+    if settings.kind == "pictures":
+        raise SettingsError(
+            "data.kind=pictures is read by no such command, only by rslow train",
+            expected="data.kind eurosat or folder for this command",
         )
     if settings.kind not in _LABELLED:
         what = "a class for every pixel and none for the tile" if settings.masked else "no classes"

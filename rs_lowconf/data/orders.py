@@ -60,8 +60,8 @@ def orders_of_b8a(names: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def smoothness(
-    names: tuple[str, ...], order: tuple[str, ...], logs: Float[NDArray[np.float64], "n c"]
-) -> Float[NDArray[np.float64], " n"]:
+    names: tuple[str, ...], order: tuple[str, ...], logs: Float[np.ndarray, "n c"]
+) -> Float[np.ndarray, " n"]:
     """Return how much less spectra jump under another order than under the one that is claimed.
 
     Args:

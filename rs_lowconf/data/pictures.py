@@ -24,7 +24,7 @@ from rs_lowconf.data.files import (
     require_every_class,
 )
 from rs_lowconf.data.left_out import LeftOut
-from rs_lowconf.data.source import MemorySource
+from rs_lowconf.data.memory import MemorySource
 from rs_lowconf.data.tiles import TileError
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import DataSettings
