@@ -554,7 +554,7 @@ def test_a_tile_across_180_degrees(tmp_path: Path, rslow: Run) -> None:
     assert list(frame.geom_type) == ["Polygon", "MultiPolygon", "MultiPolygon", "Polygon"]
     assert frame.to_crs("EPSG:6933").area.max() == pytest.approx(320**2, rel=0.01)
     for west, east, due in ((179.9, 180.0, 3), (-180.0, -179.9, 3), (-10.0, 10.0, 2)):
-        box = (west, -20, east, -10)
+        box = (west, -20.0, east, -10.0)
         found = geopandas.read_parquet(catalog.path, bbox=box)
         assert len(found) == due  # two of them go around the earth as far as boxes can tell
         assert (found.intersects(shapely.box(*box))).sum() == (due if west != -10 else 0)

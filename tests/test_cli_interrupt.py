@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from rs_lowconf.batch import serial
+from rs_lowconf.batch.work import answer
 from rs_lowconf.cli.latents import Law
 from rs_lowconf.cli.progress import Reporter, checkpoints, interrupt_between_steps
 from rs_lowconf.runs import read_checkpoint
@@ -105,7 +106,7 @@ def watching(watch: Watch) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Reporter, "update", told)
             patch.setattr(Evaluator, "_micro", _after_look(Evaluator._micro, watch))
-            patch.setattr(serial, "answer", before(serial.answer))
+            patch.setattr(serial, "answer", before(answer))
             patch.setattr(Law, "answers", before(Law.answers))
             patch.setattr("rs_lowconf.search.loop.monotonic", lambda: watch.clock)
             yield

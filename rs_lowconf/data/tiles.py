@@ -511,7 +511,7 @@ def _used_scales(
     settings: DataSettings, profile: FileProfile, names: Sequence[str]
 ) -> list[tuple[float, float]]:
     """Return the different pairs of factor and addend of the bands that are used."""
-    wanted = settings.bands and tuple(known_band(name) for name in settings.bands)
+    wanted = settings.bands and {known_band(name) for name in settings.bands}
     pairs = zip(names, profile.scales, strict=True)
     used = {pair for name, pair in pairs if known_band(name) and (not wanted or name in wanted)}
     return sorted(used)
