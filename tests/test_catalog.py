@@ -545,8 +545,8 @@ def test_columns_that_make_no_sense(column: str, values: pa.Array, tmp_path: Pat
 def test_a_tile_across_180_degrees(tmp_path: Path, rslow: Run) -> None:
     """Its outline is split, its bbox misses nothing, and quotas count it where it lies."""
     (x,), (y,) = transform("EPSG:4326", "EPSG:32760", [180.0], [-16.8])
-    for number, east in enumerate((-2000, -200, -100, 1000)):
-        place = corner(x + east, y)
+    for number, shift in enumerate((-2000, -200, -100, 1000)):
+        place = corner(x + shift, y)
         write(tmp_path / "images" / f"{number}.tif", draw(32, 32, number)[0], place, "EPSG:32760")
     rows = rows_in(settings_of(images=tmp_path / "images"))
     catalog = catalogued(tmp_path / "c.parquet", rows)
