@@ -71,21 +71,39 @@ NEAR_INFRARED: Final = ("B08", "B04", "B03")
 SHORT_WAVE_INFRARED: Final = ("B12", "B8A", "B04")
 
 
+_BAND = re.compile(r"(?<![0-9A-Za-z])[Bb]0*(1[0-2]|8[Aa]|[1-9])(?![0-9A-Za-z])")
+
+
 @cache
+def known_band(text: str) -> str | None:
+    """Return the band that a description begins with; None for other things.
+
+    What names two bands is computed from them, such as `B8 minus B4`.
+
+    Example:
+        >>> known_band("B4, central wavelength 665 nm"), known_band("QA60")
+        ('B04', None)
+    """
+    found = list(_BAND.finditer(text.strip()))
+    if len(found) != 1 or found[0].start() > 0:
+        return None
+    core = found[0][1].upper()
+    return f"B{core}" if core == "8A" else f"B{int(core):02d}"
+
+
 def canonical_name(name: str) -> str:
     """Return `B04` for `B4`, `b04` or `B04 (red)`, and `B8A` for `B8a` or `B08A`.
 
     Raises:
         DataError: the name is none of the 13 Sentinel-2 bands.
     """
-    match = re.match(r"\s*[Bb]0*(1[0-2]|8[Aa]|[1-9])(?![0-9A-Za-z])", name)
-    if match is None:
+    band = known_band(name)
+    if band is None:
         raise DataError(
             f"band name {name!r} is unknown",
             expected=f"one of {', '.join(RESOLUTION_M)}",
         )
-    core = match.group(1).upper()
-    return f"B{core}" if core == "8A" else f"B{int(core):02d}"
+    return band
 
 
 @dataclass(frozen=True, kw_only=True)

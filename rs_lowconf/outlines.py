@@ -86,12 +86,13 @@ def split_at_180(shape: BaseGeometry) -> BaseGeometry:
     Raises:
         ValueError: a polygon that has to be split is not valid.
     """
-    parts = []
+    parts, split = [], False
     for part in shapely.get_parts(shape):
         west, _, east, _ = part.bounds if not part.is_empty else (0.0, 0.0, 0.0, 0.0)
         across = east - west > 180 or west < -180 or east > 180
         if part.geom_type == "Polygon" and across and (west, east) != (-180, 180):
             parts.append(antimeridian.fix_polygon(part, fix_winding=False, great_circle=False))
+            split = True
         else:
             parts.append(part)
-    return shape if len(parts) == 1 and parts[0] is shape else shapely.union_all(parts)
+    return shapely.union_all(parts) if split else shape

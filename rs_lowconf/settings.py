@@ -119,7 +119,8 @@ class DataSettings(Section):
     bands: tuple[str, ...] | None = None
     """The bands to use, by name, in the order to use them; all the files have when missing."""
     file_bands: tuple[str, ...] | None = None
-    """The order of the bands in files that carry no band descriptions; EuroSAT's is known."""
+    """The order of the bands in files that carry no band descriptions; EuroSAT's is known. Words
+    that name no band of Sentinel-2, such as QA60, stand for bands that are not used."""
     level: Level | None = None
     """Processing level of the files; EuroSAT is L1C. When missing, what the data say, else L1C."""
     scale: PositiveFloat | None = None
@@ -152,7 +153,8 @@ class DataSettings(Section):
     block_seed: NonNegativeInt = 0
     """Scenes and chips: another seed puts other blocks on other sides."""
     max_nodata: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Largest share of a tile's pixels that may be nodata (0 in every band); of scenes and chips
+    """Largest share of a tile's pixels that may be nodata, by tags or masks of the files, or 0 in
+    every band over an area where files say nothing; of scenes and chips
     such tiles are left out."""
     skip_bad: bool = False
     """Leave out files that cannot be used instead of stopping at the first."""

@@ -46,7 +46,8 @@ settings.load_profile("rslow")
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files; mark what waits for trained models, and what needs QGIS."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     for item in items:
         assert isinstance(item, pytest.Function)
         if "trained" in item.fixturenames:

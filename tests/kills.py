@@ -140,7 +140,7 @@ def _work(
         return connection
 
     sys.addaudithook(hear)
-    sqlite3.connect = listen
+    sqlite3.connect = listen  # type: ignore[assignment]  # an overload of its own has no use here
     try:
         work()
     except SystemExit as end:

@@ -110,17 +110,16 @@ class _Finder(ast.NodeVisitor):
         self._functions.pop()
 
     def visit_Call(self, node: ast.Call) -> None:
-        called = getattr(node.func, "id", None) or getattr(node.func, "attr", "")
-        if called == "hint":
+        if getattr(node.func, "id", None) == "hint":
             self._add(node, node.args[1])
-        elif called.endswith("Error") or called == "__init__":
-            for keyword in node.keywords:
-                if keyword.arg == "command":
-                    self._add(node, keyword.value)
+        # Whatever takes a `command` is an error, or passes it on to one.
+        for keyword in node.keywords:
+            if keyword.arg == "command":
+                self._add(node, keyword.value)
         self.generic_visit(node)
 
     def _add(self, call: ast.Call, command: ast.expr) -> None:
-        text = command.value if isinstance(command, ast.Constant) else "*"
+        text = str(command.value) if isinstance(command, ast.Constant) else "*"
         lines = range(call.lineno, (call.end_lineno or call.lineno) + 1)
         self.found.append((f"{self._functions[-1]}:{text}", lines))
 

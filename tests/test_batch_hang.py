@@ -61,7 +61,7 @@ def running(text: str) -> list[str]:
     [
         ("callable", 4, 60, "hung: no answer within .* it was in hanging"),
         ("process", 4, 60, "hung: no answer within .* it was in _header"),
-        ("process", 60, 1, "raised: .* was killed after target.batch_seconds=1"),
+        ("process", 60, 4, "raised: .* was killed after target.batch_seconds=4"),
     ],
 )
 def test_a_target_that_hangs_on_some_tiles(

@@ -116,7 +116,7 @@ def test_names_depend_on_every_value_the_key_and_the_schema() -> None:
         assert names(two[0]) != names(two[1])
     assert not set(before) & set(names(rows, work=replace(WORK, factor=4)))
     assert not set(before) & set(names(rows.rename_columns(["id", "value"])))
-    assert before == names(rows, work=replace(WORK, seconds=1.0))
+    assert before == names(rows, work=replace(WORK, hold=True))
 
 
 @settings(max_examples=30)

@@ -24,12 +24,7 @@ def score(image):
         how = os.environ["FAIL_HOW"]
         if how == "raises":
             raise RuntimeError("out of coffee")
-        if how == "nan":
-            return np.full((len(image), 3), np.nan)
-        if how == "shape":
-            return np.full((len(image), 4), 0.25)
-        if how == "unnormalised":
-            return np.full((len(image), 3), 0.9)
+        return np.full((len(image), 3), np.nan)
     red, infrared = image[:, 0].mean((1, 2)), image[:, 1].mean((1, 2))
     index = (infrared - red) / (infrared + red)
     logit = np.stack([-4 * index, np.full_like(index, -1), 4 * index - 2], 1)
@@ -121,13 +116,13 @@ def test_a_target_that_fails_in_the_middle_loses_nothing(
 ) -> None:
     """One clear line; mended, the same command goes on and ends as if nothing had happened.
 
-    It fails in four ways one after another: where the first population is judged, a little
-    later, in the second population, and there again.
+    It fails where the first population is judged, and then in the second. Other ways to fail are
+    the matter of other tests.
     """
     journal = tmp_path / "run" / "generate" / "search" / "journal.jsonl"
     before = ""
     # 483 calls or so are for the check of the target, which is made each time.
-    for how, calls in (("raises", 500), ("nan", 503), ("shape", 600), ("unnormalised", 520)):
+    for how, calls in (("raises", 500), ("nan", 620)):
         failing = {"FAIL_AFTER": str(calls), "FAIL_HOW": how}
         broken = generate(tmp_path, "run", **{"search.method": "splitting"}, **failing)
         assert broken.code == 5, broken.err

@@ -260,10 +260,10 @@ def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained:
     type_printed(rslow("batch", "retry", folder, *command[2:]), "batch generate")
     for name in ("encoder", "distances"):
         path = trained / "run" / "encoder" / f"{name}.safetensors"
-        kind = kind_of(path)
-        assert kind is not None
-        tensors, header = read_checkpoint(path, kind)
-        write_checkpoint(path, kind, tensors, {**header, "models": {"gan": "another"}})
+        stored = kind_of(path)
+        assert stored is not None
+        tensors, header = read_checkpoint(path, stored)
+        write_checkpoint(path, stored, tensors, {**header, "models": {"gan": "another"}})
         type_printed(rslow(*command), "train encoder")
 
 

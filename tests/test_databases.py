@@ -75,7 +75,9 @@ def test_a_locked_file_is_waited_for_and_given_up(
 
 def test_a_wait_hears_an_interrupt(locked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while a file is locked ends the wait at the next pause."""
-    monkeypatch.setattr(databases.time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(
+        "rs_lowconf.databases.time.sleep", lambda _: signal.raise_signal(signal.SIGINT)
+    )
     with pytest.raises(KeyboardInterrupt):
         rows(locked)
 
@@ -91,7 +93,7 @@ def test_a_lock_that_ends_is_no_error(locked: Path, monkeypatch: pytest.MonkeyPa
 
     real = databases._copied_at_rest
     monkeypatch.setattr(databases, "_copied_at_rest", lambda path, copy: False)
-    monkeypatch.setattr(databases.time, "sleep", undo)
+    monkeypatch.setattr("rs_lowconf.databases.time.sleep", undo)
     # The other process keeps its lock, but an unlocked twin is read by the same way.
     twin = locked.with_name("twin.gpkg")
     write(twin, 5)

@@ -82,7 +82,7 @@ class Reader:
 
 # Mutations
 
-ODD = st.sampled_from(
+ODD: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, -1, 0, 1, 2**31, 2**63, 10**400, 0.5, 1e308, float("nan"), float("inf"), "", " ",
      "\0", "a", "1", "é", "../x", "/", "2026-13-45", [], {}, [None], {"a": None}, [[[[]]]],
      "x" * 5000]

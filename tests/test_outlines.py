@@ -41,6 +41,7 @@ def grid_of(name: str) -> Grid:
 
 def outline_of(grid: Grid, side: int = 64) -> BaseGeometry:
     """Return the outline of a tile."""
+    found: BaseGeometry
     (found,) = outlines(np.array([grid.corners(side, side)]), [grid.crs])
     return found
 

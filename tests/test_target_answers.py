@@ -136,7 +136,11 @@ def _onnx(folder: Path, bias: Bias) -> Made:
         "net",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])],
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 3])],
-        [numpy_helper.from_array(value.detach().numpy(), n) for n, value in layers.items()],
+        [
+            numpy_helper.from_array(value.detach().numpy(), n)
+            for n, value in layers.items()
+            if value is not None
+        ],
     )
     opset = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), folder / "net.onnx")

@@ -75,10 +75,11 @@ def breaks() -> object:
 
 def backbone() -> nn.Module:
     with forked_rng(6):
-        module: nn.Module = timm.create_model(BACKBONE, in_chans=3, num_classes=4)
+        created: Any = timm.create_model(BACKBONE, in_chans=3, num_classes=4)
     # Logits of a trained model do not all lie in 0 .. 1.
-    module.fc.weight.data *= 40
-    return module.eval()
+    created.fc.weight.data *= 40
+    module: nn.Module = created.eval()
+    return module
 
 
 def options(**changes: Any) -> TargetSettings:

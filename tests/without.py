@@ -5,9 +5,9 @@ import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import (
-    Distribution,
     DistributionFinder,
     PackageNotFoundError,
+    PathDistribution,
     distribution,
     packages_distributions,
 )
@@ -69,7 +69,7 @@ def leave(distributions: Iterable[str]) -> None:
         @classmethod
         def find_distributions(
             cls, context: DistributionFinder.Context = DistributionFinder.Context()
-        ) -> Iterator[Distribution]:  # type: ignore[override]  # an iterator is an iterable
+        ) -> Iterator[PathDistribution]:
             for one in PathFinder.find_distributions(context):
                 if canonicalize_name(one.metadata["Name"]) in left:
                     yield one

@@ -276,6 +276,7 @@ def read_errors_file(path: Path) -> list[TileError]:
 def holder(folder: Path) -> str | None:
     """Return who works on a job folder, as "process 12 on host"; None when nobody does."""
     path = folder / LOCK
+    file: IO[bytes]
     try:
         file = path.open("r+b")  # on a network, locking asks for leave to write where there is one
     except FileNotFoundError:

@@ -19,6 +19,7 @@ from rs_lowconf.cli.tables import (
     radiometry,
     range_rows,
     show_finding,
+    show_meanings,
     show_table,
 )
 from rs_lowconf.errors import DataError
@@ -86,8 +87,7 @@ def build(config: ConfigOption = None, set_: SetOption = None) -> None:
             console.print(f"left out: {line}")
     for fault in account.left_out.faults:
         show_finding(console, "warning", f"left out: {fault}", ())
-    for why, images in account.meanings.most_common():
-        console.print(f"{images:,} image{'' if images == 1 else 's'} with {why}")
+    show_meanings(console, dict(account.meanings.most_common()), "image")
     print(f"{number:,} tiles: {path}")
     hint("See whether its numbers look right", "catalog check")
 
@@ -122,7 +122,13 @@ def check(
     used or is not the one that was catalogued.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.data.catalog.check import CatalogTally, groups_of, same_pixels, sampled
+    from rs_lowconf.data.catalog.check import (
+        CatalogTally,
+        groups_of,
+        said_in,
+        same_pixels,
+        sampled,
+    )
     from rs_lowconf.runs import write_json
 
     catalog = catalog_of(settings)
@@ -135,6 +141,7 @@ def check(
             bar.update(done)
     reports = [tally.report() for tally in tallies.values()]
     general = list(same_pixels(catalog))
+    show_meanings(open_console(), said_in(catalog), "tile")
     _show(reports, general)
     if json is not None:
         write_json(
@@ -174,6 +181,8 @@ def _rows(settings: Settings, account: "Account") -> "Iterator[CatalogRow]":
     data, collection = settings.data, settings.catalog.collection
     if data.masked:
         cut = masked_rows(data, collection, account.left_out)
+        by_image = {row.files[0].href: row.said or "" for row in cut}
+        account.meanings.update(by_image.values())
         work = [partial(looked_at, row, data, account.left_out) for row in cut]
     else:
         images = list_images(data, account.left_out)

@@ -14,6 +14,7 @@ from rs_lowconf.cli.tables import (
     radiometry,
     range_rows,
     show_finding,
+    show_meanings,
     show_table,
 )
 from rs_lowconf.errors import DataError
@@ -81,13 +82,16 @@ def _check_masks(settings: "DataSettings", json: Path | None) -> None:
     if report.bands is not None:
         show_table(console, radiometry(report.bands), "lrrrrrr", range_rows(report.ranges))
     show_table(console, "Format", "ll", [("", "(number of images)"), ("CRS", counted(report.crs))])
+    show_meanings(console, report.meanings, "image")
     for line in report.left_out:
         console.print(f"Left out: {line}")
     for fault in report.faults:
         show_finding(console, "error", fault, ())
     for warning in report.warnings:
         show_finding(console, "warning", warning, ())
-    if not report.faults and not report.warnings:
+    for mixture in report.mixtures:
+        show_finding(console, "warning", mixture.text, mixture.files)
+    if not report.faults and not report.warnings and not report.mixtures:
         console.print("Nothing is wrong.")
     if json is not None:
         write_json(json, report.to_json())
@@ -140,6 +144,7 @@ def _show(report: "CheckReport", root: Path) -> None:
     if report.bands is not None:
         show_table(console, radiometry(report.bands), "lrrrrrr", range_rows(report.ranges))
     show_table(console, "Format", "ll", _format(report))
+    show_meanings(console, report.meanings, "file")
     for line in report.left_out:
         console.print(f"Left out: {line}")
     if not report.findings:

@@ -11,7 +11,9 @@ from rs_lowconf.cli.estimate import estimate_app
 from rs_lowconf.cli.estimate_pool import pool_is_there
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
+from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import Settings
+from rs_lowconf.vocabulary import class_list, join
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +53,14 @@ def generated(
     from rs_lowconf.search.prior import draw_latent
 
     models = load_models(settings, trust_code=trust_code)
+    classes = models.pixel_classes or models.gan.generator.classes
+    meeting = join(
+        class_list("the conditions", classes, error=ModelError),
+        class_list("the target", models.target.classes, error=ModelError),
+        error=ModelError,
+    ).meeting(ModelError)
+    if meeting.remark:
+        print(meeting.remark)
     path = out or settings.run.dir / "estimate" / "generated.parquet"
     step, dim = settings.search.micro_batch, sum(models.evaluator.generator.latent_parts)
     wrong, rows = 0, 0

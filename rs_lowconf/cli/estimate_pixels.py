@@ -14,6 +14,7 @@ from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.errors import DataError, ModelError, SettingsError
 from rs_lowconf.settings import Settings
+from rs_lowconf.vocabulary import class_list, join
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,6 +68,13 @@ def pixels(
         raise ModelError("the target answers for whole tiles", expected="one for every pixel")
     splits = cast("tuple[Split, ...]", settings.batch.splits or ("test",))
     sources = [open_masks(settings.data, split) for split in splits]
+    meeting = join(
+        class_list("the masks", sources[0].classes, error=ModelError),
+        class_list("the target", target.classes, error=ModelError),
+        error=ModelError,
+    ).meeting(ModelError)
+    if meeting.remark:
+        print(meeting.remark)
     total, done, rows = sum(len(source) for source in sources), 0, 0
     with progress("asking about pixels", total) as bar, parquet_pieces(path) as write:
         for source in sources:

@@ -11,6 +11,7 @@ from rs_lowconf.cli.catalog import catalog_path
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.errors import DataError, JobError, ReviewError, listed
 from rs_lowconf.settings import Settings
+from rs_lowconf.vocabulary import class_name
 
 if TYPE_CHECKING:
     from rs_lowconf.estimate.draws import Draw
@@ -277,4 +278,4 @@ def _reviewed(settings: Settings, ids: Sequence[str], where: str) -> dict[str, s
             remedy="have it settled",
             command=f"review agreement --export {shlex.quote(str(settling_folder(settings)))}",
         )
-    return {tile: found[name].true_class for tile, name in names.items()}
+    return {tile: class_name(found[name].true_class) for tile, name in names.items()}

@@ -352,7 +352,7 @@ def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:
             "The comparison with random latents was cut short: search.max_minutes bounds it "
             "together with the search."
         )
-    if "times_less_than_random" in report:
+    if theirs and "times_less_than_random" in report:
         times = report["times_less_than_random"]["evaluations_per_accepted"]
         print(
             f"Random latents: {theirs['accepted']} in {theirs['evaluations']:,} evaluations"

@@ -54,6 +54,14 @@ def show_finding(console: Console, severity: str, text: str, lines: Sequence[str
         console.print(f"    and {rest:,} more, all in what --json saves")
 
 
+def show_meanings(console: Console, meanings: Mapping[str, int], what: str) -> None:
+    """Show what numbers mean and who says so, with how many files or images it is true of."""
+    for why, number in meanings.items():
+        console.print(f"{number:,} {what}{'' if number == 1 else 's'} with {why}")
+    if meanings:
+        console.print()
+
+
 def radiometry(bands: "BandSpec") -> str:
     """Return how digital numbers become reflectance."""
     offset = f"{bands.dn_offset:+g}" if bands.dn_offset else "+ 0"

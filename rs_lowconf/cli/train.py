@@ -8,6 +8,7 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import checkpoints, means, progress
+from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import ClassifierSettings, Settings
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from rs_lowconf.data.source import MemorySource
+    from rs_lowconf.data.memory import MemorySource
     from rs_lowconf.gan.critic import RealismCritic
     from rs_lowconf.gan.judge import D, JudgeRecord
     from rs_lowconf.gan.pyramid import ClassGenerator
@@ -100,6 +101,11 @@ def _open(
 
 
 def _train_gan(settings: Settings, source: "TileSource", val: "TileSource") -> None:
+    if settings.data.more:
+        raise SettingsError(
+            "data.more has no effect with gan.recipe=native, which learns from the tiles of data",
+            remedy="set gan.recipe=frozen, or remove data.more",
+        )
     from rs_lowconf.data.augment import augmentations_at
     from rs_lowconf.device import choose_device
     from rs_lowconf.gan.critic import fit_realism

@@ -54,9 +54,11 @@ def train_from_sources(settings: Settings) -> None:
     folder = RunFolder(path, settings)
     folder.trim_log("images", training.images)
     start, first = time.monotonic(), training.images
-    best = min((line["distance"] for line in folder.read_log()), default=math.inf)
+    log = folder.read_log()
+    best = min((line["distance"] for line in log), default=math.inf)
+    logged = max((line["images"] for line in log), default=0)
     for recent in checkpoints(
-        train(training), settings.gan, first, save=lambda: save_state(state, training)
+        train(training), settings.gan, first, logged, save=lambda: save_state(state, training)
     ):
         save_state(state, training)
         generator = training.settled()

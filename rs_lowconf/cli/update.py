@@ -9,6 +9,7 @@ from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.errors import OutputError, ReviewError, SettingsError
 from rs_lowconf.settings import Settings
+from rs_lowconf.vocabulary import class_list, class_name, require, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Bool, Float, Int
 
-    from rs_lowconf.data.source import MemorySource
+    from rs_lowconf.data.memory import MemorySource
     from rs_lowconf.gan.critic import RealismCritic
     from rs_lowconf.gan.model import GanModel
     from rs_lowconf.gan.networks import Generator
@@ -99,7 +100,7 @@ def _reviews(
 
     Raises:
         ReviewError: nothing was reviewed, or nothing since the last update; a tile is missing
-            or was edited.
+            or was edited, or is of a class that the generator lacks.
     """
     import json
 
@@ -137,10 +138,22 @@ def _reviews(
         if sha256_of(path) != judged[name].sent.sha256:
             raise ReviewError(f"{path} was edited since it was exported", remedy="restore it")
         images.append(torch.from_numpy(tile.pixels.astype("float32")) / DN_SCALE)
+    conditions = vocabulary(
+        "the reviewed samples", [judged[name].sent.condition for name in chosen], error=ReviewError
+    )
+    places = require(
+        conditions,
+        class_list("the generator", classes, error=ReviewError),
+        remedy="update with the generator that drew them",
+        error=ReviewError,
+    )
+    label = dict(zip(conditions.names, places, strict=True))
     return Reviews(
         names=tuple(chosen),
         image=torch.stack(images),
-        label=torch.tensor([classes.index(judged[name].sent.condition) for name in chosen]),
+        label=torch.tensor(
+            [label[str(class_name(judged[name].sent.condition))] for name in chosen]
+        ),
         accepted=torch.tensor([judged[name].verdict.decision == "accept" for name in chosen]),
     )
 

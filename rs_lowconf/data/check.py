@@ -19,6 +19,7 @@ from rs_lowconf.data.files import (
     open_dataset,
 )
 from rs_lowconf.data.left_out import LeftOut, joined
+from rs_lowconf.data.mixtures import Spectra
 from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
 from rs_lowconf.data.tiles import (
     FileProfile,
@@ -28,6 +29,7 @@ from rs_lowconf.data.tiles import (
     read_profile,
     read_tile,
     require_same_bands,
+    said_of,
     used_bands,
 )
 from rs_lowconf.settings import DataSettings
@@ -56,6 +58,8 @@ class FileRecord:
     """The bands to use, None with `tile`."""
     errors: tuple[TileError, ...]
     """Why the file cannot be used; empty when it can."""
+    meaning: str | None
+    """What its numbers mean, who says so, and what is nodata; None when nobody can tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,8 @@ class CheckReport:
     """Errors first."""
     left_out: tuple[str, ...]
     """Files in the folders that are not used, with their number, a line for each reason."""
+    meanings: Mapping[str, int]
+    """Files by what their numbers mean, who says so, and what is nodata in them."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -148,6 +154,8 @@ class Tally:
         self._sizes: Counter[str] = Counter()
         self._pixel_size: tuple[float, float] | None = None
         self._dtypes: Counter[str] = Counter()
+        self._meanings: Counter[str] = Counter()
+        self._spectra: Spectra | None = None
         self._twins: dict[bytes, list[tuple[Split, TileFile]]] = {}
         self._errors: dict[str, list[str]] = {}
         self._warnings: dict[str, list[str]] = {}
@@ -156,6 +164,8 @@ class Tally:
         """Count one file."""
         if record.profile is not None:
             self._count_format(record.profile)
+        if record.meaning is not None:
+            self._meanings[record.meaning] += 1
         for error in record.errors:
             self._errors.setdefault(error.kind, []).append(
                 self._name(record.file) + (f" ({error.detail})" if error.detail else "")
@@ -179,8 +189,10 @@ class Tally:
             *(_finding("error", text, files) for text, files in self._errors.items()),
         ]
         radiometric = radiometric_warnings(statistics.bands, ranges) if statistics else []
+        mixtures = self._spectra.mixtures() if self._spectra else ()
         warnings = [
             *(_finding("warning", text, []) for text in radiometric),
+            *(_finding("warning", own.text, [*own.files]) for own in mixtures),
             *self._absent(),
             *self._duplicates(),
             *(_finding("warning", text, files) for text, files in self._warnings.items()),
@@ -199,6 +211,7 @@ class Tally:
             dtypes=dict(self._dtypes.most_common()),
             findings=(*errors, *warnings),
             left_out=tuple(left_out_of(self._listings).lines()),
+            meanings=dict(self._meanings.most_common()),
         )
 
     def _count_format(self, profile: FileProfile) -> None:
@@ -213,9 +226,10 @@ class Tally:
             self._pixel_size = (min(sides), max(sides))
 
     def _count_pixels(self, record: FileRecord, tile: Tile, bands: BandSpec) -> None:
-        if self._statistics is None:
-            self._statistics = BandStatistics(bands)
-        numbers = tile.select(self._statistics.bands)
+        if self._statistics is None or self._spectra is None:
+            self._statistics, self._spectra = BandStatistics(bands), Spectra(bands)
+        bands = self._statistics.bands
+        numbers = tile.select(bands)
         digest = hashlib.sha256(numbers.numpy().tobytes()).digest()
         self._twins.setdefault(digest, []).append((record.split, record.file))
         nodata = tile.nodata
@@ -223,7 +237,11 @@ class Tally:
         self._nodata_pixels += int(nodata.sum())
         self._nodata_tiles += bool(nodata.any())
         valid = numbers[:, ~nodata]
-        self._statistics.add((valid + bands.dn_offset) / bands.scale)
+        reflectance = (valid + bands.dn_offset) / bands.scale
+        self._statistics.add(reflectance)
+        if record.profile is not None and record.profile.dtype != "uint8":
+            # Eight bits are pictures, stretched one by one: no offset of 1000 fits in.
+            self._spectra.add(self._name(record.file), reflectance)
         for name, values in zip(self._statistics.bands.names, valid, strict=True):
             if values.min() == values.max():
                 self._warnings.setdefault(f"{name} has one value in the whole tile", []).append(
@@ -278,9 +296,10 @@ def _look_at(
     file: TileFile,
     bands: BandSpec | None,
 ) -> FileRecord:
-    profile, tile, used = None, None, None
+    profile, tile, used, meaning = None, None, None, None
     try:
         profile = read_profile(file.path)
+        meaning = said_of(settings, profile)
         tile = read_tile(settings, listing.dataset, index, profile)
         used = used_bands(settings, file.path, tile.bands)
         require_same_bands(file.path, used, bands or used)
@@ -294,6 +313,7 @@ def _look_at(
         tile=tile,
         bands=used,
         errors=tuple(errors),
+        meaning=meaning,
     )
 
 

@@ -8,12 +8,20 @@ from rasterio.windows import Window as FileWindow
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.files import plain_suffix
-from rs_lowconf.data.tiles import FileProfile, TileError, band_spec, read_profile, read_window
+from rs_lowconf.data.tiles import (
+    FileProfile,
+    TileError,
+    band_names,
+    band_spec,
+    read_profile,
+    read_window,
+)
 from rs_lowconf.data.windows import (
     Reading,
     Window,
     grid_windows,
     mask_values,
+    require_one_band,
     require_place,
     require_size,
 )
@@ -40,6 +48,7 @@ class Chip:
         self.profile = read_profile(image)
         require_place(self.profile)
         self.bands: BandSpec = band_spec(settings, self.profile)
+        self.band_names = band_names(settings, self.profile)
         mask = masks.get(chip_name(image, settings.image_name))
         if mask is None:
             due = settings.mask_name.replace("*", chip_name(image, settings.image_name))
@@ -80,8 +89,7 @@ def chip_name(path: Path, pattern: str) -> str:
 
 def _require_same_grid(image: FileProfile, mask: FileProfile) -> None:
     size, own = (image.height, image.width), (mask.height, mask.width)
-    if mask.count != 1:
-        raise TileError(mask.path, f"has {mask.count} bands", expected="one, of class values")
+    require_one_band(mask)
     if size != own:
         raise TileError(
             mask.path,

@@ -3,12 +3,14 @@
 Settings have the last word. Without one, what items, files and names of products say has to agree.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal, get_args
 
 from rs_lowconf.bands import Level
-from rs_lowconf.data.products import PRODUCT_SCALE, ProductName
+from rs_lowconf.data.products import PRODUCT_SCALE, ProductName, offset_from, product_in
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import DataSettings
 
@@ -21,10 +23,10 @@ _WORDS: dict[Quantity, str] = {"level": "level", "scale": "scale", "dn_offset": 
 class ContradictionError(DataError):
     """Data that say two things of their numbers, and no setting that decides."""
 
-    def __init__(self, found: str, *, remedy: str) -> None:
+    def __init__(self, found: str, *, expected: str = "one value", remedy: str) -> None:
         """Keep the parts of the line, for errors that name the file."""
-        self.found, self.remedy = found, remedy
-        super().__init__(found, expected="one value", remedy=remedy)
+        self.found, self.expected, self.remedy = found, expected, remedy
+        super().__init__(found, expected=expected, remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,11 @@ def meaning_of(settings: DataSettings, statements: Iterable[Statement]) -> Meani
         own = getattr(settings, quantity)
         found = {one.value: one for one in reversed(said) if one.quantity == quantity}
         if own is not None:
-            value, by = own, f"data.{quantity}"
+            other = [f"{_text(one.value)} by {one.by}" for one in found.values()]
+            against = " and ".join(
+                words for words, value in zip(other, found, strict=True) if value != own
+            )
+            value, by = own, f"data.{quantity}" + (f", against {against}" if against else "")
         elif len(found) > 1:
             values_by = [f"{_text(one.value)} ({one.by})" for one in found.values()]
             raise ContradictionError(
@@ -89,9 +95,106 @@ def named(product: ProductName | None) -> Iterable[Statement]:
     """Yield what the name of a product says."""
     if product is None:
         return
-    yield Statement(quantity="level", value=product.level, by=product.text)
+    by = f"product name, {product.words}"
+    yield Statement(quantity="level", value=product.level, by=by)
     if product.dn_offset is not None:
-        yield Statement(quantity="dn_offset", value=product.dn_offset, by=product.text)
+        yield Statement(quantity="dn_offset", value=product.dn_offset, by=by)
+
+
+def by_name(
+    settings: DataSettings,
+    path: PurePath,
+    said: Sequence[Statement],
+    tags: Sequence[Statement],
+    *,
+    whole: bool,
+) -> Iterator[Statement]:
+    """Yield what the name of a file's product says, beside what others say.
+
+    Args:
+        settings: of the data.
+        path: of the file.
+        said: by the source that names the file, which knows better what was done to it.
+        tags: what the file says itself.
+        whole: whether the file holds whole numbers, as products do.
+
+    Raises:
+        ContradictionError: names contradict each other, or the offset is one of numbers that have
+            been changed since.
+    """
+    try:
+        statements = list(named(product_in(path)))
+    except DataError as error:
+        if settings.level is not None and settings.dn_offset is not None:
+            return
+        raise ContradictionError(
+            "lies in the folder of another product, or has two names of products",
+            expected="one level and one baseline",
+            remedy="set data.level and data.dn_offset to what is right",
+        ) from error
+    known = {one.quantity: one.value for one in (*tags, *said)}
+    better = {one.quantity for one in said}
+    scale = float(settings.scale or known.get("scale", PRODUCT_SCALE))
+    for one in statements:
+        if one.quantity in better:
+            continue
+        if one.quantity == "level" or not (one.value and "dn_offset" in known):
+            changed = one.value and one.quantity == "dn_offset"
+            if changed and settings.dn_offset is None and not (whole and scale == PRODUCT_SCALE):
+                raise ContradictionError(
+                    f"holds {'whole' if whole else 'fractional'} numbers of scale {scale:g}",
+                    expected=f"the whole numbers of scale {PRODUCT_SCALE:g} of its {one.by}, which "
+                    f"take an offset of {one.value:g}",
+                    remedy="set data.dn_offset: 0 if these numbers have no offset any more",
+                )
+            yield one
+        else:
+            value = round(float(one.value) * scale / PRODUCT_SCALE, 6)
+            yield Statement(quantity="dn_offset", value=value, by=one.by)
+
+
+def by_file(
+    settings: DataSettings, tags: Mapping[str, str], scales: Sequence[tuple[float, float]]
+) -> Iterator[Statement]:
+    """Yield what a file says in its tags.
+
+    Args:
+        settings: of the data.
+        tags: metadata, of which those count that GDAL copies out of products.
+        scales: the different pairs of factor and addend of its bands.
+
+    Raises:
+        ContradictionError: its bands differ, or the factor is none of reflectance.
+    """
+    level = re.fullmatch(r"L(?:evel-)?(1C|2A)p?", tags.get("PROCESSING_LEVEL", ""), re.IGNORECASE)
+    if level:
+        yield Statement(quantity="level", value=f"L{level[1].upper()}", by="tag PROCESSING_LEVEL")
+    baseline = re.fullmatch(r"(\d\d)\.(\d\d)", tags.get("PROCESSING_BASELINE", ""))
+    offset = offset_from((int(baseline[1]), int(baseline[2]))) if baseline else None
+    if len(scales) > 1 and (settings.scale is None or settings.dn_offset is None):
+        raise ContradictionError(
+            f"has bands with {len(scales)} scales and offsets in its tags",
+            remedy="set data.scale and data.dn_offset, or data.bands to bands of one kind",
+        )
+    factor, addend = scales[0] if len(scales) == 1 else (1.0, 0.0)
+    by = "scale and offset tags"
+    if not 0 < factor <= 1:
+        if settings.scale is not None and settings.dn_offset is not None:
+            return
+        raise ContradictionError(
+            f"has {factor:g} as scale tag",
+            expected="reflectance per digital number, such as 0.0001",
+            remedy="set data.scale and data.dn_offset, or correct the tag",
+        )
+    if factor != 1:
+        yield Statement(quantity="scale", value=round(1 / factor, 6), by=by)
+        yield Statement(quantity="dn_offset", value=round(addend / factor, 6) + 0.0, by=by)
+    elif addend:
+        # Beside a scale of 1 an offset may be one of digital numbers: reflectance is below 1.
+        unit = 1.0 if abs(addend) >= 1 else settings.scale or PRODUCT_SCALE
+        yield Statement(quantity="dn_offset", value=round(addend * unit, 6), by=by)
+    elif offset is not None:
+        yield Statement(quantity="dn_offset", value=offset, by="tag PROCESSING_BASELINE")
 
 
 def _text(value: float | str) -> str:

@@ -1,5 +1,6 @@
 """Looks at every tile with a mask of every split before hours of training are spent on them."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,8 +11,9 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.files import SPLITS, Split
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.masks import Cut, by_picture, open_pictures, split_cuts, usable_cuts
+from rs_lowconf.data.mixtures import Mixture, Spectra
 from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
-from rs_lowconf.data.tiles import TileError
+from rs_lowconf.data.tiles import TileError, said_of
 from rs_lowconf.data.windows import class_names
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import DataSettings
@@ -51,6 +53,10 @@ class MaskReport:
     faults: tuple[str, ...]
     """Why files cannot be used, a line each."""
     warnings: tuple[str, ...]
+    mixtures: tuple[Mixture, ...]
+    """In what images differ."""
+    meanings: Mapping[str, int]
+    """Images by what their numbers mean, who says so, and what is nodata in them."""
     left_out: tuple[str, ...]
     """Files and tiles that are not used, with their number, a line for each reason."""
 
@@ -71,12 +77,13 @@ def check_masks(settings: DataSettings) -> MaskReport:
     left_out = LeftOut(skip_bad=True)
     if pictures.bands is None:
         empty = MaskSplit(tiles=0, blocks=0, left_out=0, pixels={}, unknown=0, nodata=0)
-        splits, statistics = dict.fromkeys(SPLITS, empty), None
+        splits, statistics, spectra = dict.fromkeys(SPLITS, empty), None, None
     else:
-        statistics = BandStatistics(pictures.bands)
+        statistics, spectra = BandStatistics(pictures.bands), Spectra(pictures.bands)
         cuts = split_cuts(settings, pictures.usable, left_out)
         splits = {
-            split: _look_at(own, settings, statistics, left_out) for split, own in cuts.items()
+            split: _look_at(own, settings, (statistics, spectra), left_out)
+            for split, own in cuts.items()
         }
         faults += [str(fault) for fault in left_out.faults]
     ranges = statistics.ranges() if statistics else {}
@@ -85,6 +92,8 @@ def check_masks(settings: DataSettings) -> MaskReport:
         own = picture.profile.grid
         assert own is not None  # noqa: S101  # images without a place are not usable
         crs[own.crs] = crs.get(own.crs, 0) + 1
+    warnings = radiometric_warnings(statistics.bands, ranges) if statistics else []
+    mixtures = tuple(spectra.mixtures()) if spectra else ()
     return MaskReport(
         images=len(pictures.usable),
         bands=pictures.bands,
@@ -92,14 +101,22 @@ def check_masks(settings: DataSettings) -> MaskReport:
         crs=crs,
         splits=splits,
         faults=tuple(dict.fromkeys(faults)),
-        warnings=tuple(radiometric_warnings(statistics.bands, ranges) if statistics else ()),
+        warnings=tuple(warnings),
+        mixtures=mixtures,
+        meanings=dict(
+            Counter(said_of(settings, own.profile) for own in pictures.usable).most_common()
+        ),
         left_out=(*pictures.left_out.counted(), *left_out.counted()),
     )
 
 
 def _look_at(
-    cuts: list[Cut], settings: DataSettings, statistics: BandStatistics, left_out: LeftOut
+    cuts: list[Cut],
+    settings: DataSettings,
+    seen: tuple[BandStatistics, Spectra],
+    left_out: LeftOut,
 ) -> MaskSplit:
+    statistics, spectra = seen
     names = class_names(settings)
     bands = statistics.bands
     counts = torch.zeros(UNKNOWN + 1, dtype=torch.int64)
@@ -112,7 +129,10 @@ def _look_at(
                 counts += torch.bincount(content.mask.flatten(), minlength=UNKNOWN + 1)
                 nodata += int(content.tile.nodata.sum())
                 valid = content.tile.select(bands)[:, ~content.tile.nodata]
-                statistics.add((valid + bands.dn_offset) / bands.scale)
+                reflectance = (valid + bands.dn_offset) / bands.scale
+                statistics.add(reflectance)
+                if cut.picture.profile.dtype != "uint8" and reflectance.shape[1]:
+                    spectra.add(cut.picture.name, reflectance)
         except TileError as error:
             left_out.fault("file", error)
     return MaskSplit(

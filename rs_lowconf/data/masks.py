@@ -26,6 +26,7 @@ from rs_lowconf.data.windows import (
     class_names,
     content_of,
     grid_at,
+    require_one_band,
     require_place,
     whole,
 )
@@ -339,6 +340,7 @@ def _opened(
             try:
                 profile = read_profile(path)
                 require_place(profile)
+                require_one_band(profile)
                 footprints.append(footprint(profile))
             except TileError as error:
                 faults.append(error)

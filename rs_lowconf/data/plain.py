@@ -36,7 +36,9 @@ class PlainTiff:
 
 
 def read_plain(path: Path, most_bytes: int) -> PlainTiff | None:
-    """Return what is in a TIFF; None where it takes GDAL: compressed, or with an .aux.xml.
+    """Return what is in a TIFF; None where it takes GDAL.
+
+    That is one that is compressed, or has a mask, an alpha band or files beside it that say more.
 
     None, too, for what is no TIFF, is damaged or missing: GDAL knows what to say of it.
 
@@ -45,12 +47,15 @@ def read_plain(path: Path, most_bytes: int) -> PlainTiff | None:
         most_bytes: larger files are not read.
     """
     try:
-        if path.stat().st_size > most_bytes or path.with_name(f"{path.name}.aux.xml").exists():
+        beside = (path.with_name(f"{path.name}{end}") for end in (".aux.xml", ".msk"))
+        if path.stat().st_size > most_bytes or any(other.exists() for other in beside):
             return None
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
             plain = page.compression == 1 and page.photometric in (1, 2) and not page.is_tiled
             if not plain or _ORIENTATION in page.tags or page.nbytes > most_bytes:
+                return None
+            if any(page.extrasamples) or len(file.pages) > 1:
                 return None
             numbers = page.asarray()
             declared = page.tags.get(_NODATA)

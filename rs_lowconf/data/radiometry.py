@@ -1,5 +1,6 @@
 """Which reflectances a data set holds, and whether they look like reflectance at all."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,17 @@ from rs_lowconf.bands import BandSpec
 _STEP = 1e-4
 _LOWEST, _HIGHEST = -1.0, 7.0
 
+#: Half the pixels of a data set reflect no more in any band, unless all is cloud or snow.
+_MOST_USUAL = 1.0
+#: What the brightest band reflects over land.
+_USUAL = 0.3
+_SCALES = {
+    1.0: "1 fits files that hold reflectance",
+    100.0: "100 fits per cent",
+    255.0: "255 fits some pictures",
+    10_000.0: "Sentinel-2 products have 10000",
+    65_535.0: "65535 fits numbers that fill 0 .. 65535",
+}
 #: Digital numbers of 1000 too many or too few, as reflectance.
 _OFFSET = 0.1
 #: Darkest per cent of the darkest band. Water and shadow reflect some 0.01 in the short wave
@@ -89,11 +101,14 @@ def radiometric_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> li
             f"99 % of all values are below {brightest:.4f}: nearly certainly data.scale="
             f"{bands.scale:g} is too large; 1 fits files that hold reflectance, 255 some pictures",
         ]
-    if max(own.median for own in ranges.values()) > 2:
+    usual = max(own.median for own in ranges.values())
+    if usual > _MOST_USUAL:
+        sure = "nearly certainly" if usual > _MOST_USUAL * 2 else "probably"
+        fits = min(_SCALES, key=lambda scale: abs(math.log(usual * bands.scale / scale / _USUAL)))
         return [
             *found,
-            f"half the values of a band are above 2: nearly certainly data.scale={bands.scale:g} "
-            "is too small; Sentinel-2 products have 10000",
+            f"half the values of a band are above {usual:.2g}: {sure} data.scale={bands.scale:g} "
+            f"is too small, unless all is cloud or snow; {_SCALES[fits]}",
         ]
     darkest = min(ranges, key=lambda name: ranges[name].p1)
     floor = ranges[darkest].p1

@@ -24,6 +24,7 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.tiles import (
     FileProfile,
     TileError,
+    band_names,
     band_spec,
     read_profile,
     read_window,
@@ -122,6 +123,7 @@ class Scene:
         self.profile = read_profile(image)
         require_place(self.profile)
         self.bands: BandSpec = band_spec(settings, self.profile)
+        self.band_names = band_names(settings, self.profile)
         self._settings = settings
         self._image = SceneImage(self.profile)
         self._dataset, used = self._join(masks)

@@ -1,8 +1,7 @@
 """One tile file: its header, its bands, its pixels, and what is wrong with it."""
 
-import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,13 +13,27 @@ import rasterio
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 from torch import Tensor
 
-from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec, Level, canonical_name
+from rs_lowconf.bands import (
+    EUROSAT_ORDER,
+    RESOLUTION_M,
+    BandSpec,
+    known_band,
+)
 from rs_lowconf.boundary import in_a_line
-from rs_lowconf.data.declared import ContradictionError, Meaning, Statement, meaning_of
+from rs_lowconf.data.declared import (
+    ContradictionError,
+    Meaning,
+    Statement,
+    by_file,
+    by_name,
+    meaning_of,
+)
+from rs_lowconf.data.nodata import Part, no_data
 from rs_lowconf.errors import DataError, RsLowconfError
 from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
@@ -80,6 +93,14 @@ class FileProfile:
     """The value declared as nodata, which may be NaN."""
     descriptions: tuple[str | None, ...]
     """One a band; None where the file gives none."""
+    scales: tuple[tuple[float, float], ...]
+    """Factor and addend of each band, as tags of the file give them; 1 and 0 where none do."""
+    alpha: int | None
+    """The channel that the file calls alpha."""
+    masked: bool
+    """Whether there is a mask of valid pixels inside the file or beside it."""
+    tags: Mapping[str, str]
+    """Metadata of the file."""
     grid: Grid | None
     """None without a coordinate reference system or without a geotransform."""
 
@@ -95,11 +116,17 @@ class Tile:
     """Digital numbers, in the order of `bands`."""
 
     nodata: Bool[Tensor, "h w"]
-    """Which pixels are nodata: see `nodata_mask`."""
+    """Which pixels are nodata: see `nodata.no_data`."""
 
     def select(self, bands: BandSpec) -> Float[Tensor, "c h w"]:
-        """Return digital numbers in the order of `bands`; nodata becomes zero reflectance."""
-        pixels = self.pixels[list(self.bands.index_of(bands.names))]
+        """Return digital numbers as `bands` has them; nodata becomes zero reflectance.
+
+        Files of one data set may differ in scale and offset: theirs become those of `bands`.
+        """
+        own = self.bands
+        pixels = self.pixels[list(own.index_of(bands.names))]
+        if (own.scale, own.dn_offset) != (bands.scale, bands.dn_offset):
+            pixels = (pixels + own.dn_offset) * (bands.scale / own.scale) - bands.dn_offset
         return pixels.masked_fill(self.nodata, -bands.dn_offset)
 
 
@@ -127,6 +154,8 @@ def read_profile(path: Path) -> FileProfile:
                 crs=":".join(authority) if authority else file.crs.to_wkt(),
                 transform=(a, b, c, d, e, f),
             )
+        kinds = file.colorinterp
+        alpha = kinds.index(ColorInterp.alpha) if ColorInterp.alpha in kinds else None
         return FileProfile(
             path=path,
             count=file.count,
@@ -135,6 +164,10 @@ def read_profile(path: Path) -> FileProfile:
             dtype=file.dtypes[0],
             nodata=file.nodata,
             descriptions=tuple(file.descriptions),
+            scales=tuple(zip(file.scales, file.offsets, strict=True)),
+            alpha=alpha,
+            masked=_has_mask(file),
+            tags=file.tags(),
             grid=grid,
         )
 
@@ -153,8 +186,63 @@ def read_tile(
     bands = band_spec(settings, profile)
     with read_errors(profile.path, "cannot be read"):
         pixels: Tensor = dataset[index]["image"]
-    nodata = nodata_mask(pixels, profile.nodata)
+    channels = channels_in(band_names(settings, profile))
+    pixels, nodata = used_pixels(pixels, profile, bands, channels, None)
     return Tile(profile=profile, bands=bands, pixels=pixels, nodata=nodata)
+
+
+def used_pixels(
+    pixels: Float[Tensor, "f h w"],
+    profile: FileProfile,
+    bands: BandSpec,
+    channels: Sequence[int],
+    window: Window | None,
+) -> tuple[Float[Tensor, "c h w"], Bool[Tensor, "h w"]]:
+    """Return the bands that are used, and which pixels hold no data.
+
+    Args:
+        pixels: of all channels of the file.
+        profile: of the file.
+        bands: that are used, in the order of the file.
+        channels: where these lie in the file.
+        window: that was read; None for the whole file.
+
+    Raises:
+        TileError: the mask of the file cannot be read.
+    """
+    masked = None
+    if profile.masked or profile.alpha not in (None, *channels):
+        with read_errors(profile.path, "cannot be read"):
+            masked = masked_pixels(open_file(profile.path), channels, window=window)
+    if len(channels) < len(pixels):
+        pixels = pixels[list(channels)]
+    declared = () if profile.nodata is None else (profile.nodata,)
+    part = Part(pixels=pixels, nodata=declared, masked=masked)
+    return pixels, no_data([part], bands.dn_offset)
+
+
+def masked_pixels(
+    file: rasterio.DatasetReader, channels: Sequence[int], **where: Any
+) -> Bool[Tensor, "h w"] | None:
+    """Return what a file's mask or alpha band makes invalid; None when it has neither.
+
+    Args:
+        file: opened.
+        channels: that are used: what is called alpha may well be B08 in a file of four bands.
+        where: window and sampling, as for `rasterio.DatasetReader.read`.
+    """
+    invalid = []
+    if _has_mask(file):
+        invalid.append(file.read_masks(1, **where) == 0)
+    for channel, kind in enumerate(file.colorinterp):
+        if kind == ColorInterp.alpha and channel not in channels:
+            invalid.append(file.read(channel + 1, **where) == 0)
+    return torch.from_numpy(np.logical_or.reduce(invalid)) if invalid else None
+
+
+def _has_mask(file: rasterio.DatasetReader) -> bool:
+    flags = file.mask_flag_enums[0]
+    return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
 
 
 def read_window(path: Path, window: Window) -> NDArray[np.generic]:
@@ -184,20 +272,6 @@ def _opened(path: Path, changed: int) -> rasterio.DatasetReader:  # noqa: ARG001
     return rasterio.open(path)
 
 
-def nodata_mask(pixels: Float[Tensor, "c h w"], declared: float | None) -> Bool[Tensor, "h w"]:
-    """Return which pixels are nodata.
-
-    That is 0 in every band, because a single 0 is a dark pixel; or, in any band, a value
-    other than 0 that the file declares to be nodata.
-    """
-    empty = (pixels == 0).all(dim=0)
-    if declared is None or declared == 0:
-        return empty
-    if math.isnan(declared):
-        return empty | pixels.isnan().any(dim=0)
-    return empty | (pixels == declared).any(dim=0)
-
-
 def unreal_pixels(pixels: Float[Tensor, "c h w"], nodata: Bool[Tensor, "h w"]) -> int:
     """Count the pixels with NaN or infinity in a band that are not nodata."""
     if pixels.sum().isfinite():
@@ -208,15 +282,38 @@ def unreal_pixels(pixels: Float[Tensor, "c h w"], nodata: Bool[Tensor, "h w"]) -
 def band_spec(
     settings: DataSettings, profile: FileProfile, said: Sequence[Statement] = ()
 ) -> BandSpec:
-    """Describe the bands of a file as it lies on disk.
-
-    Descriptions that are band names must agree with `data.file_bands`; with it, others
-    (such as "red") are passed over.
+    """Describe the bands of a file that are used, in the order of the file.
 
     Args:
         settings: of the data.
         profile: of the file.
-        said: what others say of the file's numbers.
+        said: what others than the file say of its numbers.
+
+    Raises:
+        TileError: the file names other bands than the settings, nobody names them, or what is
+            said of its numbers contradicts itself.
+    """
+    every = band_names(settings, profile)
+    meaning = meaning_of_files(settings, [(profile, every)], said)
+    return BandSpec(
+        names=tuple(filter(known_band, every)),
+        level="L1C" if settings.kind == "eurosat" else meaning.level,
+        scale=meaning.scale,
+        dn_offset=meaning.dn_offset,
+    )
+
+
+def channels_in(names: Sequence[str]) -> tuple[int, ...]:
+    """Return where the bands that are used lie among all that a file has."""
+    return tuple(channel for channel, name in enumerate(names) if known_band(name))
+
+
+def band_names(settings: DataSettings, profile: FileProfile) -> tuple[str, ...]:
+    """Name each band of a file: canonically, or in other words where it is no band to use.
+
+    Descriptions that are band names must agree with `data.file_bands`; with it, others
+    (such as "red") are passed over. Bands that are called alpha, or described by something that
+    is no band of Sentinel-2 (such as QA60), are not used.
 
     Raises:
         TileError: the file names other bands than the settings, or nobody names them.
@@ -230,28 +327,61 @@ def band_spec(
                 expected="the whole numbers of EuroSAT",
                 remedy="set data.kind=folder for data of your own",
             )
-        return _spec(settings, profile, EUROSAT_ORDER, said, "L1C")
-    described = [_canonical_or_none(text) for text in profile.descriptions]
-    if settings.file_bands is not None:
-        wanted = tuple(canonical_name(name) for name in settings.file_bands)
-        spec = _spec(settings, profile, wanted, said)
-        if any(name not in (None, due) for name, due in zip(described, wanted, strict=True)):
+        _require_count(profile, EUROSAT_ORDER)
+        return EUROSAT_ORDER
+    names = _all_names(settings, profile)
+    twice = sorted({name for name in names if known_band(name) and names.count(name) > 1})
+    if twice:
+        raise TileError(profile.path, f"has band {', '.join(twice)} more than once")
+    return names
+
+
+def _all_names(settings: DataSettings, profile: FileProfile) -> tuple[str, ...]:
+    described = [_described(profile, channel) for channel in range(profile.count)]
+    if settings.file_bands is None:
+        names = tuple(filter(None, described))
+        if len(names) < profile.count or not any(map(known_band, names)):
             raise TileError(
                 profile.path,
-                f"names its bands {_listed(profile)}",
-                expected=f"{' '.join(wanted)}, as data.file_bands says",
-                remedy="drop data.file_bands (the files' own names are used) or mend the files",
+                f"describes its {profile.count} bands as {_listed(profile)}",
+                expected="a band name each, such as B04",
+                remedy="list their order in data.file_bands",
             )
-        return spec
-    names = tuple(name for name in described if name is not None)
-    if len(names) < profile.count:
+        return names
+    wanted = tuple(known_band(name) or name for name in settings.file_bands)
+    others = described[len(wanted) :]
+    if not others or None in others or any(map(known_band, filter(None, others))):
+        _require_count(profile, wanted)
+    if any(
+        known_band(name or "") not in (None, due)
+        for name, due in zip(described, wanted, strict=False)
+    ):
         raise TileError(
             profile.path,
-            f"describes its {profile.count} bands as {_listed(profile)}",
-            expected="a band name each, such as B04",
-            remedy="list their order in data.file_bands",
+            f"names its bands {_listed(profile)}",
+            expected=f"{' '.join(wanted)}, as data.file_bands says",
+            remedy="drop data.file_bands (the files' own names are used) or mend the files",
         )
-    return _spec(settings, profile, names, said)
+    return (*wanted, *filter(None, others))
+
+
+def _described(profile: FileProfile, channel: int) -> str | None:
+    """Return how a file calls a band, canonically where it is one; None where it does not."""
+    text = (profile.descriptions[channel] or "").strip()
+    return known_band(text) or text or ("alpha" if profile.alpha == channel else None)
+
+
+def _require_count(profile: FileProfile, names: Sequence[str]) -> None:
+    if len(names) != profile.count:
+        raise TileError(
+            profile.path,
+            f"has {profile.count} bands",
+            expected=f"{len(names)}: {' '.join(names)}",
+            remedy="name every band of the files in data.file_bands, those that are no band of "
+            "Sentinel-2 by other words, such as QA60"
+            if profile.count > len(names)
+            else "",
+        )
 
 
 def used_bands(settings: DataSettings, path: Path, bands: BandSpec) -> BandSpec:
@@ -322,50 +452,93 @@ def require_same_bands(path: Path, own: BandSpec, bands: BandSpec) -> None:
             expected=f"{' '.join(bands.names)}, as the files before it",
             remedy="name the bands that all files have in data.bands",
         )
-
-
-def _spec(
-    settings: DataSettings,
-    profile: FileProfile,
-    names: tuple[str, ...],
-    said: Sequence[Statement],
-    level: Level | None = None,
-) -> BandSpec:
-    if len(names) != profile.count:
+    if own.level != bands.level:
         raise TileError(
-            profile.path,
-            f"has {profile.count} bands",
-            expected=f"{len(names)}: {' '.join(names)}",
+            path,
+            f"is {own.level}",
+            expected=f"{bands.level}, as the files before it",
+            remedy="keep the levels apart, or set data.level to the one that is right for all",
         )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise TileError(profile.path, f"has band {', '.join(twice)} more than once")
-    meaning = file_meaning(settings, profile.path, said)
-    return BandSpec(
-        names=names,
-        level=level or meaning.level,
-        scale=meaning.scale,
-        dn_offset=meaning.dn_offset,
-    )
 
 
-def file_meaning(settings: DataSettings, path: Path, said: Sequence[Statement]) -> Meaning:
-    """Return what the numbers of a file mean.
+def meaning_of_files(
+    settings: DataSettings,
+    files: Sequence[tuple[FileProfile, Sequence[str]]],
+    said: Sequence[Statement] = (),
+) -> Meaning:
+    """Return what the numbers of an image mean.
+
+    The tags of its files and whoever else speaks of it have to agree. The name of its product
+    counts for what the others do not say: it tells how ESA made the numbers, not what was done to
+    them since.
+
+    Args:
+        settings: of the data.
+        files: of the image, with what each band is called.
+        said: what others than the files say.
 
     Raises:
         TileError: what is said of them contradicts itself.
     """
+    first, tags, names_say = files[0][0], list[Statement](), list[Statement]()
     try:
-        return meaning_of(settings, said)
+        for profile, names in files:
+            first = profile
+            scales = _used_scales(settings, profile, names)
+            tags += by_file(settings, profile.tags, scales)
+        if settings.kind != "eurosat":
+            for profile, _ in files:
+                first = profile
+                whole = "int" in profile.dtype
+                names_say += by_name(settings, profile.path, said, tags, whole=whole)
+        return meaning_of(settings, [*said, *tags, *names_say])
     except ContradictionError as error:
-        raise TileError(path, error.found, expected="one value", remedy=error.remedy) from error
+        raise TileError(
+            first.path, error.found, expected=error.expected, remedy=error.remedy
+        ) from error
 
 
-def _canonical_or_none(description: str | None) -> str | None:
-    try:
-        return canonical_name(description or "")
-    except DataError:
-        return None
+def file_meaning(settings: DataSettings, profile: FileProfile) -> Meaning:
+    """Return what the numbers of a file mean, by itself and its name.
+
+    Raises:
+        TileError: it contradicts itself, or nobody names its bands.
+    """
+    return meaning_of_files(settings, [(profile, band_names(settings, profile))])
+
+
+def _used_scales(
+    settings: DataSettings, profile: FileProfile, names: Sequence[str]
+) -> list[tuple[float, float]]:
+    """Return the different pairs of factor and addend of the bands that are used."""
+    wanted = settings.bands and tuple(known_band(name) for name in settings.bands)
+    pairs = zip(names, profile.scales, strict=True)
+    used = {pair for name, pair in pairs if known_band(name) and (not wanted or name in wanted)}
+    return sorted(used)
+
+
+def said_of(settings: DataSettings, profile: FileProfile) -> str:
+    """Return in words what is made of all that a file and its name say.
+
+    Raises:
+        TileError: it contradicts itself, or nobody names its bands.
+    """
+    meaning = file_meaning(settings, profile)
+    return f"{meaning.why}; {said_of_pixels(profile, band_names(settings, profile))}"
+
+
+def said_of_pixels(profile: FileProfile, names: Sequence[str]) -> str:
+    """Return in words what a file says of valid pixels, and which of its bands are not used."""
+    ways = []
+    if profile.nodata is not None:
+        ways.append(f"nodata {profile.nodata:g} by its tag")
+    if profile.masked:
+        ways.append("nodata by its mask")
+    if profile.alpha not in (None, *channels_in(names)):
+        ways.append("nodata by its alpha band")
+    idle = [name for name in names if not known_band(name)]
+    unused = f", not used: {', '.join(idle)}" if idle else ""
+    return (" and ".join(ways) or "no nodata declared") + unused
 
 
 def _listed(profile: FileProfile) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as FileWindow
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
@@ -21,9 +22,10 @@ from rs_lowconf.data.tiles import (
     FileProfile,
     Tile,
     TileError,
-    nodata_mask,
+    channels_in,
     read_errors,
     unreal_pixels,
+    used_pixels,
 )
 from rs_lowconf.grid import Grid
 from rs_lowconf.masks import UNKNOWN
@@ -54,7 +56,9 @@ class Picture(Protocol):
     profile: FileProfile
     """Of the image."""
     bands: BandSpec
-    """Of the image, as they lie in the file."""
+    """Of the image, those that are used, in the order of the file."""
+    band_names: tuple[str, ...]
+    """What every band of the file is called, also those that are not used."""
     mask_nodata: float | None
     """The value that the mask declares as nodata."""
     mask_files: tuple[Path, ...]
@@ -117,7 +121,14 @@ def content_of(picture: Picture, window: Window, settings: DataSettings) -> Cont
             `data.mask_classes` does not name.
     """
     pixels, values, covered = picture.read(window)
-    nodata = nodata_mask(pixels, picture.profile.nodata)
+    height, width = values.shape
+    pixels, nodata = used_pixels(
+        pixels,
+        picture.profile,
+        picture.bands,
+        channels_in(picture.band_names),
+        FileWindow(window.col, window.row, width, height),
+    )
     unreal = unreal_pixels(pixels, nodata)
     if unreal:
         raise TileError(
@@ -159,6 +170,16 @@ def require_place(profile: FileProfile) -> None:
     _, b, _, d, e, _ = profile.grid.transform
     if b or d or e > 0:
         raise TileError(profile.path, "is turned or upside down", expected="an image with north up")
+
+
+def require_one_band(mask: FileProfile) -> None:
+    """Make sure that a mask has one class per pixel; an alpha band may say where it is valid.
+
+    Raises:
+        TileError: it has more bands, of which none may be taken in silence.
+    """
+    if mask.count - (mask.alpha is not None) != 1:
+        raise TileError(mask.path, f"has {mask.count} bands", expected="one, of class values")
 
 
 def require_size(profile: FileProfile, side: int) -> None:

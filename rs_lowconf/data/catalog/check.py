@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.catalog.orders import fitting_order, said_of
 from rs_lowconf.data.catalog.reading import read_row
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.data.catalog.table import Catalog
+from rs_lowconf.data.mixtures import Spectra
+from rs_lowconf.data.orders import fitting_order, said_of
 from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
 from rs_lowconf.data.tiles import TileError
 
@@ -25,8 +26,6 @@ _PROBABLE, _CERTAIN = 0.5, 0.9
 _FEWEST = 10
 #: One number in every band of so many pixels of a tile is no ground.
 _FILL_SHARE = 0.005
-#: An offset of 1000 as reflectance, less what bright tiles have anyway.
-_TOO_BRIGHT, _USUAL = 0.09, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ class CatalogTally:
         self._statistics = BandStatistics(self._bands)
         self._read = 0
         self._orders: Counter[tuple[str, ...]] = Counter()
-        self._floors: dict[str, list[float]] = defaultdict(list)
+        self._spectra = Spectra(self._bands)
         self._errors: dict[str, list[str]] = defaultdict(list)
         self._warnings: dict[str, list[str]] = defaultdict(list)
 
@@ -92,10 +91,12 @@ class CatalogTally:
             self._warnings["nodata everywhere"].append(row.tile_id)
             return
         numbers = valid.numpy().astype(np.float64) + row.bands.dn_offset
-        self._statistics.add((valid + row.bands.dn_offset) / row.bands.scale)
+        reflectance = (valid + row.bands.dn_offset) / row.bands.scale
+        self._statistics.add(reflectance)
+        if content.bits != 8:
+            # Eight bits are pictures, stretched one by one: no offset of 1000 fits in.
+            self._spectra.add(Path(row.files[0].href).name, reflectance)
         self._orders[fitting_order(row.bands.names, np.median(numbers, axis=1))] += 1
-        floor = float(np.quantile(numbers, 0.01, axis=1).min() / row.bands.scale)
-        self._floors[row.files[0].href].append(floor)
         for name, own in zip(row.bands.names, valid, strict=True):
             if own.min() == own.max():
                 self._warnings[f"{name} has one value in the whole tile"].append(row.tile_id)
@@ -116,7 +117,10 @@ class CatalogTally:
                 for text in radiometric_warnings(self._bands, ranges)
             ),
             *self._order(),
-            *self._mixed_offsets(),
+            *(
+                CatalogFinding(severity="warning", text=own.text, tiles=own.files)
+                for own in self._spectra.mixtures()
+            ),
             *_listed("warning", self._warnings),
         ]
         return CollectionReport(
@@ -143,22 +147,6 @@ class CatalogTally:
                 "data.file_bands and build the catalog again",
             )
 
-    def _mixed_offsets(self) -> Iterator[CatalogFinding]:
-        """Find images that are brighter than the others by what an offset makes."""
-        floors = {href: float(np.median(own)) for href, own in self._floors.items()}
-        if not floors or float(np.median([*floors.values()])) > _USUAL:
-            return
-        bright = [href for href, floor in floors.items() if floor >= _TOO_BRIGHT]
-        if bright:
-            yield CatalogFinding(
-                severity="warning",
-                text=f"{len(bright):,} of {len(floors):,} images have no band darker than "
-                f"{_TOO_BRIGHT:g}, the others do: possibly an offset of 1000 was left in these "
-                "(or they are bright all over); catalog them apart with data.dn_offset=-1000 if "
-                "they are of processing baseline 04.00 or later",
-                tiles=tuple(Path(href).name for href in bright),
-            )
-
 
 def groups_of(catalog: Catalog) -> dict[Group, int]:
     """Return the tiles of each collection and meaning."""
@@ -166,6 +154,14 @@ def groups_of(catalog: Catalog) -> dict[Group, int]:
     for table in catalog.tables(_MEANING):
         counts.update(_keys(table))
     return dict(counts)
+
+
+def said_in(catalog: Catalog) -> dict[str, int]:
+    """Return the tiles by what their numbers mean and who says so, as the build noted it."""
+    counts: Counter[str] = Counter()
+    for table in catalog.tables(("rslow:said",)):
+        counts.update(filter(None, table["rslow:said"].to_pylist()))
+    return dict(counts.most_common())
 
 
 def sampled(catalog: Catalog, groups: dict[Group, int], most: int) -> Iterator[CatalogRow]:

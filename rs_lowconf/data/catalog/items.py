@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import url2pathname, urlopen
 
 import pyarrow as pa
@@ -171,9 +171,11 @@ def location(href: str, address: str) -> str:
         href: absolute, or relative to `address`.
         address: path or URL of the item's document.
     """
-    whole = href if "://" in href or not _is_url(address) else urljoin(address, href)
-    parts = urlsplit(whole) if "://" in whole else None
-    if parts is None:
+    href = href.removeprefix("/vsicurl/") if href.startswith("/vsicurl/http") else href
+    fixed = "://" in href or href.startswith("/") or not _is_url(address)
+    whole = href if fixed else urljoin(address, href)
+    parts = urlsplit(whole)
+    if "://" not in whole or whole.startswith("/"):
         path = Path(address).parent / whole
         plain = Path(address).parent / unquote(whole)
         return str((plain if plain.exists() and not path.exists() else path).absolute())
@@ -181,7 +183,8 @@ def location(href: str, address: str) -> str:
         return url2pathname(parts.path)
     if parts.scheme in _STORES:
         return f"{_STORES[parts.scheme]}{parts.netloc}{parts.path}"
-    return f"/vsicurl/{whole}"
+    # Not as /vsicurl/https://...: a path has no two slashes in a row.
+    return f"/vsicurl?url={quote(whole, safe='')}"
 
 
 def described(error: ValidationError) -> str:

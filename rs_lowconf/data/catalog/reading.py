@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.catalog.rows import CatalogRow
+from rs_lowconf.data.nodata import Part, no_data
 from rs_lowconf.data.plain import read_plain
-from rs_lowconf.data.tiles import TileError, nodata_mask, open_file, read_errors, unreal_pixels
+from rs_lowconf.data.tiles import TileError, masked_pixels, open_file, read_errors, unreal_pixels
 from rs_lowconf.data.windows import classes_of, warped_mask
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.vocabulary import class_list, require, vocabulary
@@ -37,6 +37,8 @@ class Content:
     pixels: Float[Tensor, "c h w"]
     nodata: Bool[Tensor, "h w"]
     sha256: str
+    bits: int
+    """Of a digital number in the first file."""
 
 
 def read_row(row: CatalogRow) -> Content:
@@ -87,13 +89,19 @@ def read_content(row: CatalogRow) -> Content:
         path = Path(file.href)
         with read_errors(path, "cannot be read"):
             opened = open_file(path)
-            part = opened.read(
-                window=_window(opened, row, first=index == 0),
-                out_shape=(opened.count, height, width),
+            where = {"window": _window(opened, row, first=index == 0)}
+            shape = (len(file.channels), height, width)
+            indexes = [channel + 1 for channel in file.channels]
+            numbers = opened.read(indexes, out_shape=shape, resampling=Resampling.nearest, **where)
+            masked = masked_pixels(
+                opened,
+                file.channels,
+                out_shape=(height, width),
                 resampling=Resampling.nearest,
+                **where,
             )
-        parts.append((part, opened.nodata))
-    return _content(parts, row.nodata)
+        parts.append((numbers, opened.nodata, masked))
+    return _content(parts, row)
 
 
 def _plain_content(row: CatalogRow) -> Content | None:
@@ -104,31 +112,38 @@ def _plain_content(row: CatalogRow) -> Content | None:
     top, left, height, width = row.window
     if len(row.files) > 1 or top or left:
         return None
-    most_bytes = 4 * len(row.bands) * height * width + _HEADER_BYTES
-    plain = read_plain(Path(row.files[0].href), most_bytes)
-    if plain is None or plain.numbers.shape != (len(row.bands), height, width):
+    (file,) = row.files
+    most_bytes = 4 * len(file.bands) * height * width + _HEADER_BYTES
+    plain = read_plain(Path(file.href), most_bytes)
+    if plain is None or plain.numbers.shape != (len(file.bands), height, width):
         return None
-    return _content([(plain.numbers, plain.nodata)], row.nodata)
+    return _content([(plain.numbers[list(file.channels)], plain.nodata, None)], row)
 
 
-def _content(parts: Sequence[tuple[Numbers, float | None]], said: float | None) -> Content:
+def _content(
+    parts: Sequence[tuple[Numbers, float | None, Bool[Tensor, "h w"] | None]], row: CatalogRow
+) -> Content:
     """Join the numbers of the files of a tile.
 
     Args:
-        parts: with what each file declares as nodata.
-        said: what the catalog declares beside that.
+        parts: numbers of the bands that are used, with what each file declares as nodata and
+            what its mask makes invalid.
+        row: of the tile.
     """
-    pixels = [torch.from_numpy(numbers.astype(np.float32)) for numbers, _ in parts]
-    nothing = [torch.from_numpy(~numbers.any(axis=0)) for numbers, _ in parts]
-    # Zero is nodata only where all files of the image have it.
-    empty = reduce(torch.logical_and, nothing)
-    for own, none, (_, declared) in zip(pixels, nothing, parts, strict=True):
-        for value in filter(None, (declared, said)):
-            empty = empty | (nodata_mask(own, value) & ~none)
+    files = [
+        Part(
+            pixels=torch.from_numpy(numbers.astype(np.float32)),
+            nodata=[value for value in (declared, row.nodata) if value is not None],
+            masked=masked,
+        )
+        for numbers, declared, masked in parts
+    ]
+    pixels = [part.pixels for part in files]
     return Content(
         pixels=torch.cat(pixels) if len(pixels) > 1 else pixels[0],
-        nodata=empty,
-        sha256=checksum([numbers for numbers, _ in parts]),
+        nodata=no_data(files, row.bands.dn_offset),
+        sha256=checksum([numbers for numbers, _, _ in parts]),
+        bits=8 * parts[0][0].dtype.itemsize,
     )
 
 

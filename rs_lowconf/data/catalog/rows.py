@@ -12,7 +12,7 @@ import shapely
 from jaxtyping import Float
 from shapely.geometry.base import BaseGeometry
 
-from rs_lowconf.bands import RESOLUTION_M, BandSpec
+from rs_lowconf.bands import RESOLUTION_M, BandSpec, known_band
 from rs_lowconf.boundary import in_a_line
 from rs_lowconf.data.declared import Statement
 from rs_lowconf.errors import DataError
@@ -64,6 +64,7 @@ SCHEMA = pa.schema(
         ("rslow:scale", pa.float64()),
         ("rslow:dn_offset", pa.float64()),
         ("rslow:nodata", pa.float64()),
+        ("rslow:said", pa.string()),
         ("rslow:window", pa.list_(pa.int64())),
         ("rslow:valid", pa.float64()),
         ("rslow:sha256", pa.string()),
@@ -90,6 +91,7 @@ _OPTIONAL = (
     "start_datetime",
     "end_datetime",
     "rslow:nodata",
+    "rslow:said",
     "rslow:label",
     "rslow:split",
     "rslow:masks",
@@ -105,7 +107,17 @@ class BandFile:
     href: str
     """A path, absolute once the catalog is read, or whatever GDAL opens."""
     bands: tuple[str, ...]
-    """Canonical names in the order of the file."""
+    """Names of all bands in the order of the file: canonical, or other words for those not used."""
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Canonical names of the bands that are used, in the order of the file."""
+        return tuple(filter(known_band, self.bands))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Where these lie in the file."""
+        return tuple(channel for channel, name in enumerate(self.bands) if known_band(name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +162,8 @@ class CatalogRow:
     """Of the digital numbers in the window, see `reading.checksum`."""
     nodata: float | None = None
     """The value of nodata that a catalog of the images declares, beside what files declare."""
+    said: str | None = None
+    """In words what the numbers mean and who says so."""
     taken: datetime | None = None
     """When the image was taken, in UTC; None when nobody says."""
     before: datetime | None = None
@@ -163,7 +177,7 @@ class CatalogRow:
 
     def __post_init__(self) -> None:
         """Check once."""
-        named = tuple(name for file in self.files for name in file.bands)
+        named = tuple(name for file in self.files for name in file.used)
         if named != self.bands.names:
             raise DataError(
                 f"tile {self.tile_id} has bands {' '.join(self.bands.names)}",
@@ -205,6 +219,7 @@ def to_table(rows: Sequence[CatalogRow]) -> pa.Table:
             "rslow:scale": row.bands.scale,
             "rslow:dn_offset": row.bands.dn_offset,
             "rslow:nodata": row.nodata,
+            "rslow:said": row.said,
             "rslow:window": list(row.window),
             "rslow:valid": row.valid,
             "rslow:sha256": row.sha256,
@@ -253,7 +268,7 @@ def _row(record: dict[str, Any]) -> CatalogRow:
     row, col, height, width = record["rslow:window"]
     # Whoever wrote the table may have put the assets into another order.
     names = tuple(record["rslow:bands"])
-    files = tuple(sorted(files, key=lambda file: names.index(file.bands[0])))
+    files = tuple(sorted(files, key=lambda file: names.index(file.used[0])))
     return CatalogRow(
         tile_id=record["id"],
         collection=record["collection"],
@@ -269,6 +284,7 @@ def _row(record: dict[str, Any]) -> CatalogRow:
         valid=record["rslow:valid"],
         sha256=record["rslow:sha256"],
         nodata=record.get("rslow:nodata"),
+        said=record.get("rslow:said"),
         taken=None if taken is None else taken.astimezone(UTC),
         before=None if before is None else before.astimezone(UTC),
         label=class_name(record.get("rslow:label")),
@@ -321,7 +337,7 @@ def _places(table: pa.Table) -> Iterator[tuple[Grid, int, int]]:
 
 
 def _assets(row: CatalogRow) -> dict[str, Any]:
-    named = {IMAGE: row.files[0]} if len(row.files) == 1 else {f.bands[0]: f for f in row.files}
+    named = {IMAGE: row.files[0]} if len(row.files) == 1 else {f.used[0]: f for f in row.files}
     return {
         name: {
             "href": file.href,

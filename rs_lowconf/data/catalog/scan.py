@@ -17,7 +17,15 @@ from rs_lowconf.data.catalog.sources import date_in
 from rs_lowconf.data.files import SPLITS
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.masks import Cut, open_pictures, split_cuts, too_empty
-from rs_lowconf.data.tiles import FileProfile, TileError, band_spec, file_meaning, read_profile
+from rs_lowconf.data.tiles import (
+    FileProfile,
+    TileError,
+    band_names,
+    meaning_of_files,
+    read_profile,
+    said_of,
+    said_of_pixels,
+)
 from rs_lowconf.data.windows import grid_at, grid_windows, require_place, require_size
 from rs_lowconf.settings import DataSettings
 
@@ -48,7 +56,8 @@ def rows_of(
     Raises:
         TileError: a file cannot be used.
     """
-    first, files, bands = _opened(image, settings, account)
+    first, files, bands, said = _opened(image, settings)
+    account.meanings[said] += 1
     side = settings.tile_size
     require_size(first, side)
     for window in grid_windows(first.height, first.width, side, settings.stride or side):
@@ -62,6 +71,7 @@ def rows_of(
             valid=0.0,
             sha256="",
             nodata=image.nodata,
+            said=said,
             taken=image.taken,
             before=None if image.taken else _changed(first.path),
             label=image.label,
@@ -116,7 +126,7 @@ def _masked_row(cut: Cut, split: str, settings: DataSettings, collection: str) -
     return CatalogRow(
         tile_id=f"{collection}/{cut.tile_id}",
         collection=collection,
-        files=(BandFile(href=str(picture.profile.path.absolute()), bands=picture.bands.names),),
+        files=(BandFile(href=str(picture.profile.path.absolute()), bands=picture.band_names),),
         window=(cut.window.row, cut.window.col, side, side),
         bands=picture.bands,
         grid=cut.grid,
@@ -125,42 +135,50 @@ def _masked_row(cut: Cut, split: str, settings: DataSettings, collection: str) -
         taken=taken,
         before=None if taken else _changed(picture.profile.path),
         split=split,
+        said=said_of(settings, picture.profile),
         masks=tuple(str(path.absolute()) for path in picture.mask_files),
         mask_classes=settings.mask_classes,
     )
 
 
 def _opened(
-    image: SourceImage, settings: DataSettings, account: Account
-) -> tuple[FileProfile, tuple[BandFile, ...], BandSpec]:
-    """Return the header of the file with the finest pixels, all files in order, and the bands."""
-    opened = [(read_profile(Path(file.href)), file) for file in image.files]
-    for profile, file in opened:
+    image: SourceImage, settings: DataSettings
+) -> tuple[FileProfile, tuple[BandFile, ...], BandSpec, str]:
+    """Return the header of the file with the finest pixels, all files, the bands, who says what."""
+    opened = []
+    for file in image.files:
+        profile = read_profile(Path(file.href))
         require_place(profile)
-        if file.bands and len(file.bands) != profile.count:
-            raise TileError(
-                profile.path,
-                f"has {profile.count} bands",
-                expected=f"{len(file.bands)}: {' '.join(file.bands)}",
-            )
+        opened.append((profile, _named(file, profile, settings)))
     # In the order of the bands, whatever order the source has; the finest pixels first.
     opened.sort(key=lambda pair: (_pixel(pair[0]), pair[1].bands))
     first = opened[0][0]
     for profile, _ in opened[1:]:
         _require_same_ground(first, profile)
-    meaning = file_meaning(settings, first.path, image.said)
-    account.meanings[meaning.why] += 1
-    if not image.files[0].bands:
-        spec = band_spec(settings, first, image.said)
-        return first, (replace(image.files[0], bands=spec.names),), spec
+    meaning = meaning_of_files(settings, [(own, file.bands) for own, file in opened], image.said)
+    pixels = dict.fromkeys(said_of_pixels(own, file.bands) for own, file in opened)
     files = tuple(file for _, file in opened)
     spec = BandSpec(
-        names=tuple(name for file in files for name in file.bands),
+        names=tuple(name for file in files for name in file.used),
         level=meaning.level,
         scale=meaning.scale,
         dn_offset=meaning.dn_offset,
     )
-    return first, files, spec
+    return first, files, spec, "; ".join([meaning.why, *pixels])
+
+
+def _named(file: BandFile, profile: FileProfile, settings: DataSettings) -> BandFile:
+    """Return a file with a name for each of its bands."""
+    if not file.bands:
+        return replace(file, bands=band_names(settings, profile))
+    names = (*file.bands, "alpha") if profile.alpha == len(file.bands) else file.bands
+    if len(names) != profile.count:
+        raise TileError(
+            profile.path,
+            f"has {profile.count} bands",
+            expected=f"{len(file.bands)}: {' '.join(file.bands)}",
+        )
+    return replace(file, bands=names)
 
 
 def _pixel(profile: FileProfile) -> float:

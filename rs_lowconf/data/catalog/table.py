@@ -17,7 +17,7 @@ from rs_lowconf.errors import DataError
 from rs_lowconf.runs import replacing
 
 FORMAT = 2
-"""2: `rslow:nodata`."""
+"""2: `rslow:nodata`, `rslow:said`, and bands of files that are not used."""
 #: Rows of a row group: what a reader has to unpack for a single row.
 GROUP = 20_000
 _OWN = b"rs_lowconf"

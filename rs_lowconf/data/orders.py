@@ -48,3 +48,25 @@ def said_of(order: tuple[str, ...]) -> str:
 def _jumps(order: tuple[str, ...], logs: Float[np.ndarray, " c"]) -> float:
     spectrum = logs[[order.index(n) for n in sorted(order, key=lambda n: WAVELENGTH_NM[n])]]
     return float(np.minimum(np.abs(np.diff(spectrum)), _MOST).sum())
+
+
+def orders_of_b8a(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the other places that B8A has in files: after B08 as ESA, or last as EuroSAT has it.
+
+    These two are mixed up most, and tell apart most surely: near infrared beside short wave.
+    """
+    orders = [tuple(n for n in order if n in names) for order in (_ESA, EUROSAT_ORDER)]
+    return [order for order in orders if order != names]
+
+
+def smoothness(
+    names: tuple[str, ...], order: tuple[str, ...], logs: Float[np.ndarray, "n c"]
+) -> Float[np.ndarray, " n"]:
+    """Return how much less spectra jump under another order than under the one that is claimed.
+
+    Args:
+        names: the bands in the order that is claimed.
+        order: the other order.
+        logs: logarithms of digital numbers by file and band.
+    """
+    return np.array([_jumps(names, own) - _jumps(order, own) for own in logs])
