@@ -158,14 +158,14 @@ def _lightgbm(folder: Path, bias: Bias) -> Made:
     x, y = _samples()
     options = {"objective": "multiclass", "num_class": 3, "verbose": -1, "num_threads": 1}
     booster = lightgbm.train(options, lightgbm.Dataset(x, y), 1)
-    bright = int(booster.predict(x[:1], pred_leaf=True)[0][0])
+    bright = {int(leaf) for leaf in booster.predict(x[:40], pred_leaf=True)[:, 0]}
     tree, lines = -1, booster.model_to_string().splitlines()
     for number, line in enumerate(lines):
         tree += line.startswith("Tree=")
         if line.startswith("leaf_value="):
             leaves = line.removeprefix("leaf_value=").split()
             if bias is None and tree == 0:  # the class of the bright ones
-                leaves[bright] = "nan"
+                leaves = ["nan" if i in bright else leaf for i, leaf in enumerate(leaves)]
             elif bias is not None:
                 leaves = [f"{bias[tree]}"] * len(leaves)
             lines[number] = "leaf_value=" + " ".join(leaves)

@@ -178,7 +178,7 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
             expected="data.kind eurosat or folder for this command",
         )
     refuse_idle(settings)
-    root = settings.root.expanduser()
+    root = settings.root
     if not root.is_dir() and not settings.download:
         raise DataError(
             f"data folder {root} does not exist",
@@ -270,7 +270,7 @@ def files_in(folder: Path, pattern: str, what: str, left_out: LeftOut) -> list[P
     Raises:
         DataError: there is no such folder, or no such file, or two have the same name.
     """
-    root = folder.expanduser()
+    root = folder
     if not root.is_dir():
         raise DataError(
             f"folder {root} does not exist", remedy=f"set data.{what}s to the folder of the {what}s"

@@ -127,7 +127,7 @@ def class_folder(settings: DataSettings) -> Path:
     Raises:
         DataError: there is none.
     """
-    root = settings.root.expanduser()
+    root = settings.root
     if settings.download:
         # It takes seconds to import, and only this needs it.
         import torchvision
@@ -178,7 +178,7 @@ def read_picture(path: Path, settings: DataSettings) -> np.ndarray:
 
 def _splits(settings: DataSettings, files: list[TileFile]) -> dict[str, Split]:
     """Return the split of every tile by id: from lists in the root, else by hash."""
-    root = settings.root.expanduser()
+    root = settings.root
     lists = {split: root / f"{split}.txt" for split in SPLITS}
     given = [split for split, path in lists.items() if path.is_file()]
     if given and len(given) < len(SPLITS):

@@ -83,7 +83,7 @@ def _labelled(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage
 
 def _folder(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
     assert settings.images is not None  # noqa: S101  # the settings are complete
-    root = settings.images.expanduser()
+    root = settings.images
     for path in files_in(root, settings.image_name, "image", left_out):
         yield SourceImage(
             name=path.relative_to(root).with_suffix("").as_posix(),
@@ -94,7 +94,7 @@ def _folder(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
 
 def _geopackage(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
     """Yield a layer's rows; a relative path starts at the GeoPackage's folder."""
-    path = settings.root.expanduser()
+    path = settings.root
     if not path.is_file():
         raise DataError(f"there is no GeoPackage {path}", remedy="correct data.root")
     named = f" with layer {settings.layer}" if settings.layer else ""
