@@ -104,6 +104,22 @@ def test_every_import_is_declared() -> None:
     assert PROJECT["optional-dependencies"].keys() >= EXTRAS.keys()
 
 
+def test_the_lock_fits_what_is_declared() -> None:
+    """`constraints.txt` has versions of every declared dependency, and they are in its bounds."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    locked: dict[str, list[str]] = {}
+    for line in lines:
+        if not line.startswith("#"):
+            pin = Requirement(line)
+            (version,) = pin.specifier
+            locked.setdefault(canonicalize_name(pin.name), []).append(version.version)
+    declared = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    for need in map(Requirement, declared):
+        if need.name != PROJECT["name"]:
+            versions = locked[canonicalize_name(need.name)]
+            assert all(need.specifier.contains(version) for version in versions), need
+
+
 @pytest.mark.parametrize(
     ("installed", "words", "extra"),
     [
