@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import cache
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -113,8 +114,8 @@ def test_the_lock_fits_what_is_declared() -> None:
             pin = Requirement(line)
             (version,) = pin.specifier
             locked.setdefault(canonicalize_name(pin.name), []).append(version.version)
-    declared = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
-    for need in map(Requirement, declared):
+    groups = (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for need in map(Requirement, chain.from_iterable(groups)):
         if need.name != PROJECT["name"]:
             versions = locked[canonicalize_name(need.name)]
             assert all(need.specifier.contains(version) for version in versions), need
