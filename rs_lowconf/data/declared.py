@@ -64,9 +64,8 @@ def meaning_of(settings: DataSettings, statements: Iterable[Statement]) -> Meani
         own = getattr(settings, quantity)
         found = {one.value: one for one in reversed(said) if one.quantity == quantity}
         if own is not None:
-            other = [f"{_text(one.value)} by {one.by}" for one in found.values()]
             against = " and ".join(
-                words for words, value in zip(other, found, strict=True) if value != own
+                f"{_text(one.value)} by {one.by}" for one in found.values() if one.value != own
             )
             value, by = own, f"data.{quantity}" + (f", against {against}" if against else "")
         elif len(found) > 1:

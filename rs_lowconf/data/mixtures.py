@@ -47,10 +47,10 @@ _USUAL = 15.0
 """Files whose differences between bands are so many times as unusual as those of half the files
 are like none of them: from their differences follows nothing."""
 
-_Flags = Bool[np.ndarray[tuple[int], np.dtype[np.bool_]], " n"]
-_Numbers = Float[np.ndarray[tuple[int], np.dtype[np.float64]], " n"]
-_Spectrum = Float[np.ndarray[tuple[int], np.dtype[np.float64]], " c"]
-_Table = Float[np.ndarray[tuple[int, int], np.dtype[np.float64]], "n c"]
+_Flags = Bool[np.ndarray, " n"]
+_Numbers = Float[np.ndarray, " n"]
+_Spectrum = Float[np.ndarray, " c"]
+_Table = Float[np.ndarray, "n c"]
 
 
 _SCALE_RATIO = 65_535 / 10_000
