@@ -52,7 +52,7 @@ from rs_lowconf.types import (
 from rs_lowconf.vocabulary import class_list, join, require
 
 if TYPE_CHECKING:
-    from rs_lowconf.data.source import MemorySource
+    from rs_lowconf.data.memory import MemorySource
 
 Method = Literal["gradient", "student", "splitting"]
 

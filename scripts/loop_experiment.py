@@ -41,7 +41,8 @@ from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.augment import augmentation, augmentations_at
-from rs_lowconf.data.source import MemorySource, open_split
+from rs_lowconf.data.memory import MemorySource
+from rs_lowconf.data.source import open_split
 from rs_lowconf.gan.critic import RealismCritic, fit_realism
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.judge import train_judge

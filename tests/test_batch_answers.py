@@ -27,11 +27,11 @@ def sure(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def silent(image: NDArray[Any]) -> NDArray[Any]:
-    """Return NaN for green tiles, infinity for soil and probabilities for none."""
+    """Return NaN for the greenest tiles and infinity for those with bare soil."""
     answer = sure(image)
     near, red = image[:, 3].mean((1, 2)), image[:, 2].mean((1, 2))
-    answer[near > 0.3] = np.nan
-    answer[red > 0.085] = np.inf
+    answer[(near > 0.3) & (near > 2 * red)] = np.nan
+    answer[(red > 0.085) & (near > 1.5 * red)] = np.inf
     return answer
 
 

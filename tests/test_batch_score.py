@@ -229,7 +229,7 @@ def test_the_map_opens_in_qgis(
             "QGIS_CUSTOM_CONFIG_PATH": str(tmp_path / "profile"),
             "XDG_RUNTIME_DIR": str(tmp_path),
         },
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())

@@ -545,16 +545,16 @@ def test_columns_that_make_no_sense(column: str, values: pa.Array, tmp_path: Pat
 def test_a_tile_across_180_degrees(tmp_path: Path, rslow: Run) -> None:
     """Its outline is split, its bbox misses nothing, and quotas count it where it lies."""
     (x,), (y,) = transform("EPSG:4326", "EPSG:32760", [180.0], [-16.8])
-    for number, east in enumerate((-2000, -200, -100, 1000)):
-        place = corner(x + east, y)
+    for number, shift in enumerate((-2000, -200, -100, 1000)):
+        place = corner(x + shift, y)
         write(tmp_path / "images" / f"{number}.tif", draw(32, 32, number)[0], place, "EPSG:32760")
     rows = rows_in(settings_of(images=tmp_path / "images"))
     catalog = catalogued(tmp_path / "c.parquet", rows)
     frame = geopandas.read_parquet(catalog.path)
     assert list(frame.geom_type) == ["Polygon", "MultiPolygon", "MultiPolygon", "Polygon"]
     assert frame.to_crs("EPSG:6933").area.max() == pytest.approx(320**2, rel=0.01)
-    for west, east, due in ((179.9, 180, 3), (-180, -179.9, 3), (-10, 10, 2)):
-        box = (west, -20, east, -10)
+    for west, east, due in ((179.9, 180.0, 3), (-180.0, -179.9, 3), (-10.0, 10.0, 2)):
+        box = (west, -20.0, east, -10.0)
         found = geopandas.read_parquet(catalog.path, bbox=box)
         assert len(found) == due  # two of them go around the earth as far as boxes can tell
         assert (found.intersects(shapely.box(*box))).sum() == (due if west != -10 else 0)

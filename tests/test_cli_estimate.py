@@ -360,7 +360,7 @@ def label_in_qgis(python: str, package: Path, answers: Path, folder: Path) -> No
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -66,7 +66,8 @@ def given(*settings: str) -> list[str]:
 
 SEARCH = (
     *("search.count=36", "search.per_condition=12", "search.false_rejection=0.3"),
-    *("search.baseline_evaluations=0", "gate.images=64", "gate.ema_images=16"),
+    *("testset.licence=CC-BY-4.0", "search.baseline_evaluations=0"),
+    *("gate.images=64", "gate.ema_images=16"),
 )
 
 
@@ -313,7 +314,7 @@ def test_an_estimate_on_a_catalog_by_what_is_printed(
     """From no pool to a report of tiles that reviewers disagreed on, and the experiment."""
     words = options(
         folder, *SERIAL, "estimate.labels=12", "estimate.design=uniform", "review.label=blind",
-        "estimate.experiment.repetitions=2",
+        "estimate.experiment.repetitions=20",
     )  # fmt: skip
     generated = ("estimate", "generated", *words, "--count", "6")
     type_printed(rslow(*generated), "catalog build")

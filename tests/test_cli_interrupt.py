@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from rs_lowconf.batch import serial
+from rs_lowconf.batch.work import answer
 from rs_lowconf.cli.latents import Law
 from rs_lowconf.cli.progress import Reporter, checkpoints, interrupt_between_steps
 from rs_lowconf.runs import read_checkpoint
@@ -28,6 +29,8 @@ from rs_lowconf.settings import GanSettings
 from tests.conftest import Ran, run_program
 
 Kind = Literal["record", "file"]
+Moment = tuple[Kind, str, int]
+"""What is counted, of which work or file, and the number at which Ctrl-C comes."""
 
 
 @dataclass
@@ -103,7 +106,7 @@ def watching(watch: Watch) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Reporter, "update", told)
             patch.setattr(Evaluator, "_micro", _after_look(Evaluator._micro, watch))
-            patch.setattr(serial, "answer", before(getattr(serial, "answer")))  # noqa: B009 - as it is used there
+            patch.setattr(serial, "answer", before(answer))
             patch.setattr(Law, "answers", before(Law.answers))
             patch.setattr("rs_lowconf.search.loop.monotonic", lambda: watch.clock)
             yield
@@ -129,7 +132,7 @@ def run(words: tuple[object, ...], watch: Watch | None = None) -> Ran:
         return run_program(*words)
 
 
-def interrupted(words: tuple[object, ...], moments: list[tuple[Kind, str, int]]) -> None:
+def interrupted(words: tuple[object, ...], moments: list[Moment]) -> None:
     """Interrupt a command again and again, each time further on, and let it end."""
     for moment in moments:
         watch = Watch(*moment)
@@ -156,7 +159,7 @@ def test_generate_at_seven_moments(project: Path) -> None:
     words = ("generate", "-c", project / "config.yaml", *SMALL)
     whole = Watch()
     assert run((*words, "--name", "whole"), whole).code == 0
-    last: tuple[Kind, str, int] = ("record", "hard samples", whole.counts["hard samples"])
+    last: Moment = ("record", "hard samples", whole.counts["hard samples"])
     folder = project / "run" / "parts"
     own = (*words, "--name", "parts")
     interrupted(own, [("record", "hard samples", 1), ("file", "search", 1), last])
@@ -168,7 +171,7 @@ def test_generate_at_seven_moments(project: Path) -> None:
     watch = Watch(*last)
     assert run(own, watch).code == 130
     assert not (folder / "baseline").exists()
-    end: tuple[Kind, str, int] = ("record", "random latents", whole.counts["random latents"])
+    end: Moment = ("record", "random latents", whole.counts["random latents"])
     interrupted(own, [("record", "random latents", 1), end, ("file", "tiles", 2)])
     tiles = [
         {path.name: path.read_bytes() for path in (project / "run" / name / "tiles").iterdir()}
@@ -256,7 +259,7 @@ GAN = ("-s", "gan.images=64", "-s", "gan.checkpoint_images=32", "-s", "gan.batch
 def test_training_at_six_moments(project: Path) -> None:
     """Before, at and after a checkpoint, and at the last: the same network as undisturbed."""
     found = {}
-    moments: list[tuple[Kind, str, int]] = [
+    moments: list[Moment] = [
         ("record", "GAN", 1),
         ("record", "GAN", 3),
         ("file", "gan.safetensors", 1),
@@ -264,7 +267,8 @@ def test_training_at_six_moments(project: Path) -> None:
         ("record", "GAN", 2),
         ("file", "state.safetensors", 1),
     ]
-    for name, own in (("whole", []), ("parts", moments)):
+    both: dict[str, list[Moment]] = {"whole": [], "parts": moments}
+    for name, own in both.items():
         folder = project / name
         shutil.copytree(project / "run" / "extractor", folder / "extractor")
         words = ("train", "gan", "-c", project / "config.yaml", "-s", f"run.dir={folder}", *GAN)
@@ -301,7 +305,7 @@ def test_a_batch_job_at_six_moments(project: Path) -> None:
     assert run(words, whole).code == 0
     table = pyarrow.dataset.dataset(job / "parts").to_table().sort_by("id")
     shutil.rmtree(job)
-    moments: list[tuple[Kind, str, int]] = [
+    moments: list[Moment] = [
         ("file", "job.json", 1),
         ("record", "score", 1),
         ("file", "part-", 1),

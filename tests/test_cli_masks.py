@@ -290,6 +290,7 @@ def test_the_loop_with_masks_suggests_nothing_that_is_refused(
     words = (
         *("-c", config, "-s", "search.count=2", "-s", "search.baseline_evaluations=0"),
         *("-s", "search.max_evaluations=4000", "-s", "estimate.labels=20"),
+        *("-s", "testset.licence=CC-BY-4.0"),
     )
     embedded = ("-s", "run.models=embedded", "-s", "target.kind=embedded")
     ran = type_printed(rslow("loop", *words, *embedded), "loop")

@@ -193,7 +193,7 @@ def test_assignment_is_balanced_and_knows_no_order(
     own = chosen(Path(), val_share=0.2, test_share=0.3, block_seed=seed)
     splits = assign(counts, own)
     shuffled = list(counts.items())
-    random.Random(seed).shuffle(shuffled)  # noqa: S311  # no secret
+    random.Random(seed).shuffle(shuffled)  # no secret
     assert assign(dict(shuffled), own) == splits
     total, largest = sum(counts.values()), max(counts.values())
     for split, share in (("train", 0.5), ("val", 0.2), ("test", 0.3)):

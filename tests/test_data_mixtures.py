@@ -34,7 +34,9 @@ def drawn(seed: int, side: int = 32) -> np.ndarray[tuple[int, ...], np.dtype[np.
     light = rng.uniform(0.9, 1.1) * (1 + 0.1 * rng.standard_normal((side, side)))
     tile = GROUND[seed % 4][:, None, None] * light
     tile = tile * (1 + 0.02 * rng.standard_normal((13, side, side)))
-    return np.clip(tile, 2, 12_000).astype(np.uint16)
+    numbers: np.ndarray[tuple[int, ...], np.dtype[np.uint16]]
+    numbers = np.clip(tile, 2, 12_000).astype(np.uint16)
+    return numbers
 
 
 def found_in(
@@ -194,8 +196,8 @@ def test_commands_say_it(command: str, rslow: Run, write_tile: WriteTile, tmp_pa
         path = tmp_path / "tiles" / ("wood", "field")[k % 2] / name
         write_tile(path, bands=tuple(RESOLUTION_M), pixels=pixels)
     run = ("-s", f"run.dir={tmp_path / 'run'}")
-    data = (*run, "-s", "data.kind=folder", "-s", f"data.root={tmp_path / 'tiles'}")
-    data = (*data, "-s", "data.tile_size=32", "-s", "data.val_share=0.2")
+    words = ("kind=folder", f"root={tmp_path / 'tiles'}", "tile_size=32", "val_share=0.2")
+    data = (*run, *(part for word in words for part in ("-s", f"data.{word}")))
     if command == "catalog":
         assert rslow("catalog", "build", *data).code == 0
     ran = rslow(command, "check", *data)

@@ -59,6 +59,24 @@ def test_splits_by_hash_are_disjoint_and_complete(folder: Path) -> None:
     assert [len(ids) for ids in splits] == [28, 6, 6]
 
 
+def test_files_follow_the_rule_of_all_data(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Hidden folders are left out, links are followed, and what is left out is counted."""
+    before = open_pictures(picture_settings(folder), "train").ids
+    assert not caplog.records
+    write_picture(folder / "Forest" / ".thumbnails" / "Forest_0.png")
+    write_picture(folder / "Forest" / "._Forest_1.png")
+    (folder / "River" / "notes.csv").touch()
+    write_picture(folder.with_name("elsewhere") / "Forest_99.PNG")
+    (folder / "Forest" / "linked").symlink_to(folder.with_name("elsewhere"))
+    splits = [open_pictures(picture_settings(folder), s).ids for s in ("train", "val", "test")]
+    assert {name for ids in splits for name in ids} >= {*before, "Forest/linked/Forest_99"}
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.split(" (")[0] for line in told] == [
+        "left out: 2 files: hidden",
+        "left out: 1 file: no JPEG or PNG by its name",
+    ]
+
+
 def test_lists_in_the_root_are_the_splits(folder: Path) -> None:
     """train.txt, val.txt and test.txt name the tiles of each split; a tile in two is refused."""
     for number, split in enumerate(("train", "val", "test")):
@@ -128,6 +146,13 @@ def test_a_damaged_picture_is_one_line(folder: Path) -> None:
         path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(TileError, match=r"River_\d+\.png cannot be read"):
         open_pictures(picture_settings(folder), "train")
+
+
+def test_pictures_are_tiles_of_data_too(folder: Path) -> None:
+    """What trains on the tiles of data trains on pictures; settings without effect are refused."""
+    assert len(open_split(picture_settings(folder), "train")) == 28
+    with pytest.raises(SettingsError, match=r"data.scale=255.0 has no effect with data.kind=pict"):
+        open_split(picture_settings(folder, scale=255.0), "train")
 
 
 def test_bands_and_range_are_asked_for(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import cache
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,22 @@ def test_every_import_is_declared() -> None:
             for extra in extras:
                 assert distributions & brought_by(extra), (extra, name)
     assert PROJECT["optional-dependencies"].keys() >= EXTRAS.keys()
+
+
+def test_the_lock_fits_what_is_declared() -> None:
+    """`constraints.txt` has versions of every declared dependency, and they are in its bounds."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    locked: dict[str, list[str]] = {}
+    for line in lines:
+        if not line.startswith("#"):
+            pin = Requirement(line)
+            (version,) = pin.specifier
+            locked.setdefault(canonicalize_name(pin.name), []).append(version.version)
+    groups = (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for need in map(Requirement, chain.from_iterable(groups)):
+        if need.name != PROJECT["name"]:
+            versions = locked[canonicalize_name(need.name)]
+            assert all(need.specifier.contains(version) for version in versions), need
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def session(qgis_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
             "QGIS_CUSTOM_CONFIG_PATH": str(folder / "profile"),
             "XDG_RUNTIME_DIR": str(folder),
         },
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())

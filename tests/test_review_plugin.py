@@ -126,7 +126,7 @@ def report(qgis_python: str, plugin: Path, folder: Path) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     (folder / "locked folder").chmod(0o755)
     assert result.returncode == 0, result.stderr

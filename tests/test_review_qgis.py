@@ -82,7 +82,7 @@ def run(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
     rows = geopandas.read_file(where / "review.gpkg", layer="review")

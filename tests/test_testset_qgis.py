@@ -73,7 +73,7 @@ def session(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
     with Image.open(folder / "map.png") as image:

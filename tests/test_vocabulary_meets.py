@@ -276,15 +276,15 @@ def test_mask_values_of_one_class_may_be_many() -> None:
 class TestRows:
     """Cells of a GeoPackage that names images."""
 
-    def rows(self, folder: Path, skip_bad: bool = False, **columns: Any) -> list[Any]:
-        """Write a layer and list its images."""
+    def rows(self, folder: Path, left_out: LeftOut | None = None, **columns: Any) -> list[Any]:
+        """Write a layer and list its images, leaving faults out where they are counted."""
         table = {"location": ["a.tif", "b.tif"], **columns}
         path = folder / "index.gpkg"
         geopandas.GeoDataFrame(
             table, geometry=[shapely.box(0, 0, 1, 1)] * 2, crs="EPSG:4326"
         ).to_file(path)
-        words = {"kind": "geopackage", "root": path, "skip_bad": skip_bad}
-        return list(list_images(DataSettings.model_validate(words), LeftOut(skip_bad=skip_bad)))
+        words = DataSettings.model_validate({"kind": "geopackage", "root": path})
+        return list(list_images(words, left_out or LeftOut(skip_bad=False)))
 
     def test_numbers_beside_empty_cells(self, tmp_path: Path) -> None:
         """Labels and ids stay whole numbers, an empty id is that of the file, ? is no label."""
@@ -294,7 +294,8 @@ class TestRows:
         assert (first.label, second.label, first.split) == ("7", None, "test")
         first, second = self.rows(tmp_path, id=[0, 1], label=["?", " Bare"], dn_offset=["", "-1e3"])
         assert (first.name, first.label, second.label) == ("0", None, "Bare")
-        assert (first.dn_offset, second.dn_offset) == (None, -1000)
+        assert first.said == ()
+        assert [(own.quantity, own.value) for own in second.said] == [("dn_offset", -1000)]
 
     @pytest.mark.parametrize(
         ("columns", "reason"),
@@ -307,17 +308,15 @@ class TestRows:
         ],
     )
     def test_a_cell_without_sense_is_a_line(
-        self,
-        columns: dict[str, Any],
-        reason: str,
-        tmp_path: Path,
-        caplog: pytest.LogCaptureFixture,
+        self, columns: dict[str, Any], reason: str, tmp_path: Path
     ) -> None:
         """The row is named; with skip_bad it is left out, and that is told."""
         with pytest.raises(DataError, match=reason):
             self.rows(tmp_path, **columns)
-        assert [one.name for one in self.rows(tmp_path, skip_bad=True, **columns)] == ["a"]
-        assert "left out: row 2" in caplog.text
+        left_out = LeftOut(skip_bad=True)
+        assert [one.name for one in self.rows(tmp_path, left_out, **columns)] == ["a"]
+        assert left_out.number("image") == 1
+        assert re.search(reason, " ".join(left_out.lines()))
 
 
 def columns(splits: Iterable[object], collections: Iterable[object]) -> Callable[[str], Any]:

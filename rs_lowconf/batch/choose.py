@@ -28,7 +28,7 @@ _ASKED = (("rslow:split", "split"), ("collection", "collection"))
 class Narrowed:
     """Tiles of the splits and collections that the settings ask for."""
 
-    rows: Bool[NDArray[np.bool_], " n"]
+    rows: Bool[np.ndarray, " n"]
     """Which they are."""
     left_out: Mapping[str, int]
     """How many others there are, by reason."""

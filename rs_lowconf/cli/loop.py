@@ -154,7 +154,10 @@ def _say_next(
     else:
         seed = _fresh_seed(settings, current)
         hint("For more samples", "generate", "--name", name, set_=(f"run.seed={seed}",))
-    if report["accepted"]["count"] and not masked:
+    usable = report["accepted"]["count"] and not masked
+    if usable and settings.testset.licence is None:
+        print("For a test set of what was accepted, set testset.licence first.")
+    elif usable:
         hint("For a test set of what was accepted", "testset build")
 
 

@@ -126,6 +126,11 @@ def evaluate(
     where = release
     if where is None:
         known = _releases(settings.run.dir / "testset")
+        if not known and settings.testset.licence is None:
+            raise ReviewError(
+                f"there is no release in {settings.run.dir / 'testset'}",
+                remedy="name one with --release, or set testset.licence and build one",
+            )
         if not known:
             raise ReviewError(
                 f"there is no release in {settings.run.dir / 'testset'}",

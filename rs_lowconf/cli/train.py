@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from rs_lowconf.data.source import MemorySource
+    from rs_lowconf.data.memory import MemorySource
     from rs_lowconf.gan.critic import RealismCritic
     from rs_lowconf.gan.judge import D, JudgeRecord
     from rs_lowconf.gan.pyramid import ClassGenerator

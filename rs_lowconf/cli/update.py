@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Bool, Float, Int
 
-    from rs_lowconf.data.source import MemorySource
+    from rs_lowconf.data.memory import MemorySource
     from rs_lowconf.gan.critic import RealismCritic
     from rs_lowconf.gan.model import GanModel
     from rs_lowconf.gan.networks import Generator

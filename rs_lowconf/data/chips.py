@@ -44,7 +44,7 @@ class Chip:
                 bands than the settings say.
         """
         assert settings.images is not None  # noqa: S101  # the settings are complete
-        self.name = image.relative_to(settings.images.expanduser()).with_suffix("").as_posix()
+        self.name = image.relative_to(settings.images).with_suffix("").as_posix()
         self.profile = read_profile(image)
         require_place(self.profile)
         self.bands: BandSpec = band_spec(settings, self.profile)

@@ -36,12 +36,16 @@ _CATALOGUED = ("images", "geopackage", "stac")
 
 #: Settings that only some kinds of data read; the other kinds refuse them.
 _READ_BY: dict[str, tuple[str, ...]] = {
-    "root": (*_LABELLED, "geopackage", "stac"),
-    "classes": _LABELLED,
-    "download": ("eurosat",),
+    "root": (*_LABELLED, "pictures", "geopackage", "stac"),
+    "classes": (*_LABELLED, "pictures"),
+    "download": ("eurosat", "pictures"),
     "layer": ("geopackage",),
-    **dict.fromkeys(("file_bands", "level"), ("folder", *_MASKED, *_CATALOGUED)),
-    **dict.fromkeys(("val_share", "test_share"), ("folder", *_MASKED)),
+    "file_bands": ("folder", *_MASKED, *_CATALOGUED),
+    "level": ("folder", "pictures", *_MASKED, *_CATALOGUED),
+    **dict.fromkeys(("scale", "dn_offset"), (*_LABELLED, *_MASKED, *_CATALOGUED)),
+    **dict.fromkeys(("reflectance", "chroma"), ("pictures",)),
+    "more": _LABELLED,
+    **dict.fromkeys(("val_share", "test_share"), ("folder", "pictures", *_MASKED)),
     **dict.fromkeys(("images", "image_name"), (*_MASKED, "images")),
     **dict.fromkeys(("masks", "mask_name", "mask_classes", "block_size", "block_seed"), _MASKED),
     "stride": (*_MASKED, *_CATALOGUED),
@@ -83,7 +87,7 @@ class EuroSATSplit(EuroSAT):
         allow_empty: bool = True,  # noqa: ARG002
     ) -> list[tuple[str, int]]:
         """List the files of the split; those of others are left out without being counted."""
-        files = _class_files(Path(directory), class_to_idx, self.left_out)
+        files = class_files(Path(directory), class_to_idx, self.left_out)
         return [(str(path), label) for path, label in files if is_valid_file(str(path))]
 
 
@@ -120,7 +124,7 @@ class FolderSplit(NonGeoClassificationDataset):
         )
         self.id_root = root
         if given and split == SPLITS[0]:
-            _count_beside(root, SPLITS, "beside the folders of the splits", self.left_out)
+            count_beside(root, SPLITS, "beside the folders of the splits", self.left_out)
         if not given:
             self.samples = self.imgs = _hashed_split(self.samples, root, settings, split)
             self.targets = [label for _, label in self.samples]
@@ -140,12 +144,12 @@ class FolderSplit(NonGeoClassificationDataset):
         """List the GeoTIFFs below the folders of the classes."""
         folder = Path(directory)
         found = []
-        for path, label in _class_files(folder, class_to_idx, self.left_out):
+        for path, label in class_files(folder, class_to_idx, self.left_out):
             if name_fits(path, f"*{_SUFFIX}"):
                 found.append((str(path), label))
             else:
                 self.left_out.count("file", "no GeoTIFF by its name", str(path))
-        _count_beside(folder, class_to_idx, "not in a folder of the classes used", self.left_out)
+        count_beside(folder, class_to_idx, "not in a folder of the classes used", self.left_out)
         return found
 
 
@@ -162,6 +166,11 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
             expected="data.kind eurosat or folder",
             remedy="set data.kind and data.root",
         )
+    if settings.kind == "pictures":
+        raise SettingsError(
+            "data.kind=pictures is read by no such command, only by rslow train",
+            expected="data.kind eurosat or folder for this command",
+        )
     if settings.kind not in _LABELLED:
         what = "a class for every pixel and none for the tile" if settings.masked else "no classes"
         raise SettingsError(
@@ -169,7 +178,7 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
             expected="data.kind eurosat or folder for this command",
         )
     refuse_idle(settings)
-    root = settings.root.expanduser()
+    root = settings.root
     if not root.is_dir() and not settings.download:
         raise DataError(
             f"data folder {root} does not exist",
@@ -261,7 +270,7 @@ def files_in(folder: Path, pattern: str, what: str, left_out: LeftOut) -> list[P
     Raises:
         DataError: there is no such folder, or no such file, or two have the same name.
     """
-    root = folder.expanduser()
+    root = folder
     if not root.is_dir():
         raise DataError(
             f"folder {root} does not exist", remedy=f"set data.{what}s to the folder of the {what}s"
@@ -351,8 +360,15 @@ def refuse_twins(files: Iterable[Path]) -> None:
             )
 
 
-def _count_beside(folder: Path, used: Container[str], reason: str, left_out: LeftOut) -> None:
-    """Count the files in a folder that are not below the folders used."""
+def count_beside(folder: Path, used: Container[str], reason: str, left_out: LeftOut) -> None:
+    """Count the files in a folder that are not below the folders used.
+
+    Args:
+        folder: of which.
+        used: names of its folders that are used.
+        reason: see `LeftOut.count`.
+        left_out: counts them.
+    """
     for path in _entries(folder):
         if path.name in used:
             continue
@@ -365,10 +381,19 @@ def _count_beside(folder: Path, used: Container[str], reason: str, left_out: Lef
             left_out.count("file", reason, str(path))
 
 
-def _class_files(
+def class_files(
     folder: Path, class_to_idx: dict[str, int], left_out: LeftOut
 ) -> Iterator[tuple[Path, int]]:
-    """Yield the files below the folders of the classes; one that does not exist has none."""
+    """Yield the files below the folders of the classes; one that does not exist has none.
+
+    Args:
+        folder: with a folder of each class.
+        class_to_idx: label by the name of its folder.
+        left_out: see `files_below`.
+
+    Raises:
+        DataError: see `files_below`.
+    """
     above = (os.path.realpath(folder),)
     for name in sorted(class_to_idx):
         if (folder / name).is_dir():

@@ -5,6 +5,7 @@ Pictures name no bands and no scale, so the settings have to. Layouts: class-nam
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,11 +13,23 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.files import SPLITS, Split, TileFile, require_every_class
-from rs_lowconf.data.source import MemorySource
+from rs_lowconf.data.files import (
+    SPLITS,
+    Split,
+    TileFile,
+    class_files,
+    count_beside,
+    is_hidden,
+    refuse_twins,
+    require_every_class,
+)
+from rs_lowconf.data.left_out import LeftOut
+from rs_lowconf.data.memory import MemorySource
 from rs_lowconf.data.tiles import TileError
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import DataSettings
+
+log = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _TORCHVISION = Path("eurosat", "2750")
@@ -47,7 +60,7 @@ def open_pictures(
         TileError: a picture cannot be read, or has another size or number of bands.
     """
     folder = class_folder(settings)
-    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
     classes = classes or settings.classes or tuple(found)
     absent = [name for name in classes if name not in found]
     if absent:
@@ -55,12 +68,7 @@ def open_pictures(
             f"{folder} has no subfolder {', '.join(absent)}",
             expected=f"one per class; it has {', '.join(found)}",
         )
-    files = [
-        TileFile(path=path, tile_id=f"{name}/{path.stem}", label=label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).iterdir())
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
-    ]
+    files = _listed(folder, classes, settings, log_others=split == SPLITS[0])
     splits = _splits(settings, files)
     wanted = tuple(
         file
@@ -76,6 +84,29 @@ def open_pictures(
         files=wanted,
         grids=(None,) * len(wanted),
     )
+
+
+def _listed(
+    folder: Path, classes: tuple[str, ...], settings: DataSettings, *, log_others: bool
+) -> list[TileFile]:
+    """Return the pictures of the classes, and log what else lies in the folder."""
+    left_out = LeftOut(skip_bad=settings.skip_bad)
+    labels = {name: label for label, name in enumerate(classes)}
+    files = []
+    for path, label in class_files(folder, labels, left_out):
+        if path.suffix.lower() in PICTURE_SUFFIXES:
+            tile_id = path.relative_to(folder).with_suffix("").as_posix()
+            files.append(TileFile(path=path, tile_id=tile_id, label=label))
+        else:
+            left_out.count("file", "no JPEG or PNG by its name", str(path))
+    lists = (f"{split}.txt" for split in SPLITS)
+    count_beside(folder, {*classes, *lists}, "not in a folder of the classes used", left_out)
+    refuse_twins(file.path for file in files)
+    if log_others:
+        for line in left_out.lines():
+            log.warning("left out: %s", line)
+    # Class by class, in the order of the labels.
+    return sorted(files, key=lambda file: file.label)
 
 
 def picture_bands(settings: DataSettings) -> BandSpec:
@@ -96,7 +127,7 @@ def class_folder(settings: DataSettings) -> Path:
     Raises:
         DataError: there is none.
     """
-    root = settings.root.expanduser()
+    root = settings.root
     if settings.download:
         # It takes seconds to import, and only this needs it.
         import torchvision
@@ -147,7 +178,7 @@ def read_picture(path: Path, settings: DataSettings) -> np.ndarray:
 
 def _splits(settings: DataSettings, files: list[TileFile]) -> dict[str, Split]:
     """Return the split of every tile by id: from lists in the root, else by hash."""
-    root = settings.root.expanduser()
+    root = settings.root
     lists = {split: root / f"{split}.txt" for split in SPLITS}
     given = [split for split, path in lists.items() if path.is_file()]
     if given and len(given) < len(SPLITS):

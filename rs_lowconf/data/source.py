@@ -1,14 +1,10 @@
-"""A split of labelled tiles in memory, in the numbers of the files."""
+"""A split of labelled tiles, read into memory."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Int
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.files import (
@@ -16,8 +12,11 @@ from rs_lowconf.data.files import (
     TileFile,
     list_files,
     open_dataset,
+    refuse_idle,
     require_every_class,
 )
+from rs_lowconf.data.memory import MemorySource
+from rs_lowconf.data.pictures import open_pictures
 from rs_lowconf.data.tiles import (
     TileError,
     problems_of,
@@ -28,55 +27,8 @@ from rs_lowconf.data.tiles import (
 )
 from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
-from rs_lowconf.types import TileBatch
 
 log = logging.getLogger(__name__)
-
-
-class MemorySource:
-    """A `TileSource` that holds digital numbers: 2.9 GB for the 27,000 tiles of EuroSAT."""
-
-    def __init__(
-        self,
-        *,
-        pixels: NDArray[Any],
-        bands: BandSpec,
-        classes: tuple[str, ...],
-        files: tuple[TileFile, ...],
-        grids: tuple[Grid | None, ...],
-    ) -> None:
-        """Hold tiles that have been checked.
-
-        Args:
-            pixels: digital numbers, n c h w.
-            bands: what the channel axis holds.
-            classes: the class list.
-            files: the file of each tile.
-            grids: where each tile lies.
-        """
-        self.bands = bands
-        self.classes = classes
-        self.ids = tuple(file.tile_id for file in files)
-        self.labels: Int[Tensor, " n"] = torch.tensor([file.label for file in files])
-        self.grids = grids
-        self._pixels = pixels
-
-    def __len__(self) -> int:
-        """Return the number of tiles."""
-        return len(self.ids)
-
-    def batch(self, indices: Sequence[int]) -> TileBatch:
-        """Return the tiles at `indices` as reflectance: digital numbers are divided here only."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        image = torch.from_numpy(self._pixels[chosen].astype(np.float32))
-        return TileBatch(
-            image=(image + self.bands.dn_offset) / self.bands.scale,
-            bands=self.bands,
-            ids=tuple(self.ids[i] for i in chosen),
-            classes=self.classes,
-            label=self.labels[torch.from_numpy(chosen)],
-            grids=tuple(self.grids[i] for i in chosen),
-        )
 
 
 def open_split(settings: DataSettings, split: Split) -> MemorySource:
@@ -86,6 +38,9 @@ def open_split(settings: DataSettings, split: Split) -> MemorySource:
         SettingsError: a setting has no effect on this kind of data.
         DataError: a tile cannot be used (unless `skip_bad`), or a class has none.
     """
+    if settings.kind == "pictures":
+        refuse_idle(settings)
+        return open_pictures(settings, split)
     dataset = open_dataset(settings, split)
     classes = tuple(dataset.classes)
     listed = list_files(dataset)

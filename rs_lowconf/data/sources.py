@@ -2,9 +2,10 @@
 
 from pathlib import PurePosixPath
 
-from rs_lowconf.data.files import SPLITS, Split, list_files, open_dataset
+from rs_lowconf.data.files import SPLITS, Split, list_files, open_dataset, refuse_idle
+from rs_lowconf.data.memory import MemorySource
 from rs_lowconf.data.pictures import open_pictures
-from rs_lowconf.data.source import MemorySource, open_split
+from rs_lowconf.data.source import open_split
 from rs_lowconf.settings import DataSettings
 
 
@@ -23,6 +24,7 @@ def open_more(settings: DataSettings, split: Split, classes: tuple[str, ...]) ->
     opened = []
     for further in settings.more:
         if further.kind == "pictures":
+            refuse_idle(further)
             opened.append(open_pictures(further, split, classes=classes, known=known))
         else:
             opened.append(open_split(further.model_copy(update={"classes": classes}), split))

@@ -19,7 +19,13 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 from torch import Tensor
 
-from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec, known_band
+from rs_lowconf.bands import (
+    EUROSAT_ORDER,
+    RESOLUTION_M,
+    BandSpec,
+    known_band,
+)
+from rs_lowconf.boundary import in_a_line
 from rs_lowconf.data.declared import (
     ContradictionError,
     Meaning,
@@ -29,7 +35,7 @@ from rs_lowconf.data.declared import (
     meaning_of,
 )
 from rs_lowconf.data.nodata import Part, no_data
-from rs_lowconf.errors import DataError
+from rs_lowconf.errors import DataError, RsLowconfError
 from rs_lowconf.grid import Grid
 from rs_lowconf.settings import DataSettings
 
@@ -514,7 +520,7 @@ def _used_scales(
     settings: DataSettings, profile: FileProfile, names: Sequence[str]
 ) -> list[tuple[float, float]]:
     """Return the different pairs of factor and addend of the bands that are used."""
-    wanted = settings.bands and tuple(map(known_band, settings.bands))
+    wanted = settings.bands and {known_band(name) for name in settings.bands}
     pairs = zip(names, profile.scales, strict=True)
     used = {pair for name, pair in pairs if known_band(name) and (not wanted or name in wanted)}
     return sorted(used)
@@ -556,7 +562,10 @@ def read_errors(path: Path, problem: str) -> Iterator[None]:
         with rasterio.Env(), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
-    except (RasterioError, OSError) as error:
+    except RsLowconfError:
+        raise
+    except Exception as error:  # as in `boundary.reading`
+        known = isinstance(error, RasterioError | OSError)
+        reason = " ".join(str(error).split()) if known else in_a_line(error)
         # GDAL names the file with its folders, which the error does anyway.
-        reason = " ".join(str(error).replace(str(path), path.name).split())
-        raise TileError(path, problem, detail=reason) from error
+        raise TileError(path, problem, detail=reason.replace(str(path), path.name)) from error

@@ -149,7 +149,8 @@ def desktop(
         folder: for profile and temporary files; may be used again for the same profile.
         package: the review package.
         plugin: the zip to install; None runs QGIS without plugins.
-        docked: whether QGIS opens tables in a panel of its window instead of one of their own.
+        docked: whether QGIS opens tables in a panel of its window instead of one of their own;
+            QGIS 3.44 does not read this setting any more.
     """
     profile = folder / "profiles" / "default"
     if not profile.exists():
@@ -213,9 +214,6 @@ def _write_profile(profile: Path, plugin: Path | None, *, docked: bool) -> None:
         f"dockAttributeTable={str(docked).lower()}\n"
         "[core]\nNewsFeed\\httpsfeedqgisorg\\disabled=true\n"
         "[fonts]\ndownloadMissingFonts=false\n"
-        # The same as dockAttributeTable, from QGIS 3.44 on.
-        "[app]\nwidget-geometry\\docks\\items\\attribute-table\\"
-        f"is-docked={str(docked).lower()}\n"
     )
     if plugin is not None:
         text += "[PythonPlugins]\nrs_lowconf_review=true\n"

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import shapely
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from rs_lowconf.boundary import reading
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.tiles import TileError
 from rs_lowconf.errors import DataError
@@ -136,6 +137,13 @@ class Item(_Model):
     properties: Properties
     assets: dict[str, Asset]
     links: tuple[Link, ...] = ()
+
+
+_EXPECTED = (
+    "the catalog.json or collection.json of a static STAC, an item collection, or items as "
+    "GeoParquet"
+)
+_REMEDY = "set data.root to that file"
 
 
 def read_items(path: Path, left_out: LeftOut) -> Iterator[tuple[str, Item]]:
@@ -261,7 +269,7 @@ def _list_in(document: Any, name: str) -> list[Any]:
 
 def _table_items(path: Path) -> Iterator[_Found]:
     """Yield items of a table that stac-geoparquet or geopandas wrote."""
-    try:
+    with reading(path, problem="is no STAC", expected=_EXPECTED, remedy=_REMEDY):
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
         missing = [name for name in ("id", "assets", "geometry") if name not in names]
@@ -275,8 +283,6 @@ def _table_items(path: Path) -> Iterator[_Found]:
         for batch in file.iter_batches(batch_size=1000):
             for record in pa.Table.from_batches([batch]).to_pylist():
                 yield str(path.absolute()), f"{path}, item {record['id']},", _as_item(record)
-    except (pa.ArrowException, OSError) as error:
-        raise _no_stac(path, str(error)) from error
 
 
 def _as_item(record: dict[str, Any]) -> dict[str, Any]:
@@ -332,7 +338,6 @@ def _is_url(href: str) -> bool:
 def _no_stac(path: Path, reason: str) -> DataError:
     return DataError(
         f"{path} is no STAC ({' '.join(reason.split())})",
-        expected="the catalog.json or collection.json of a static STAC, an item collection, or "
-        "items as GeoParquet",
-        remedy="set data.root to that file",
+        expected=_EXPECTED,
+        remedy=_REMEDY,
     )

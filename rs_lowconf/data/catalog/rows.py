@@ -13,6 +13,7 @@ from jaxtyping import Float
 from shapely.geometry.base import BaseGeometry
 
 from rs_lowconf.bands import RESOLUTION_M, BandSpec, known_band
+from rs_lowconf.boundary import in_a_line
 from rs_lowconf.data.declared import Statement
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
@@ -240,15 +241,17 @@ def from_table(table: pa.Table) -> list[CatalogRow]:
     Raises:
         DataError: a value is missing or makes no sense.
     """
-    rows = []
-    for record in table.to_pylist():
-        try:
+    rows: list[CatalogRow] = []
+    name = "a row"
+    try:
+        for record in table.to_pylist():
+            name = f"row {record.get('id')!r}"
             rows.append(_row(record))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"row {record.get('id')!r} of the catalog cannot be used ({error})",
-                expected="the columns that `rslow catalog build` writes",
-            ) from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise DataError(
+            f"{name} of the catalog cannot be used ({in_a_line(error)})",
+            expected="the columns that `rslow catalog build` writes",
+        ) from error
     return rows
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pandas
 import pyogrio
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 from shapely.errors import ShapelyError
 
+from rs_lowconf.boundary import reading
 from rs_lowconf.data.catalog.rows import BandFile, SourceImage
 from rs_lowconf.data.catalog.stac import items_of
 from rs_lowconf.data.check import left_out_of, list_splits
@@ -83,7 +83,7 @@ def _labelled(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage
 
 def _folder(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
     assert settings.images is not None  # noqa: S101  # the settings are complete
-    root = settings.images.expanduser()
+    root = settings.images
     for path in files_in(root, settings.image_name, "image", left_out):
         yield SourceImage(
             name=path.relative_to(root).with_suffix("").as_posix(),
@@ -94,17 +94,14 @@ def _folder(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
 
 def _geopackage(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
     """Yield a layer's rows; a relative path starts at the GeoPackage's folder."""
-    path = settings.root.expanduser()
+    path = settings.root
     if not path.is_file():
         raise DataError(f"there is no GeoPackage {path}", remedy="correct data.root")
-    try:
+    named = f" with layer {settings.layer}" if settings.layer else ""
+    with reading(path, expected=f"a GeoPackage{named}"):
         # Not as a data frame, which makes 1.0 of a 1 beside a missing value.
         meta, layer = pyogrio.read_arrow(path, layer=settings.layer)
-    except (DataSourceError, DataLayerError) as error:
-        raise DataError(
-            f"{path} cannot be read ({' '.join(str(error).split())})",
-            expected="a GeoPackage" + (f" with layer {settings.layer}" if settings.layer else ""),
-        ) from error
+        records = layer.to_pylist()
     shape = meta["geometry_name"] or "wkb_geometry"
     names = [name for name in layer.column_names if name != shape]
     column = next((name for name in _PATH_COLUMNS if name in names), None)
@@ -113,7 +110,7 @@ def _geopackage(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceIma
             f"{path} names no files (columns {', '.join(names)}, {len(layer)} rows)",
             expected=f"one row per image, its path in column {' or '.join(_PATH_COLUMNS)}",
         )
-    for number, record in enumerate(layer.to_pylist(), start=1):
+    for number, record in enumerate(records, start=1):
         try:
             image = _image(path.parent, record, column, record.get(shape), meta["crs"])
         except (ValueError, ShapelyError) as error:

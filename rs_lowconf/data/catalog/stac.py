@@ -29,7 +29,7 @@ def items_of(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]
     Raises:
         DataError: it cannot be read, has no items, or, unless faults are left out, one is bad.
     """
-    path = settings.root.expanduser()
+    path = settings.root
     seen: dict[str, str] = {}
     for address, item in read_items(path, left_out):
         where = f"item {item.id} of {path}"

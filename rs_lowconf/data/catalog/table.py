@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rs_lowconf.boundary import reading
 from rs_lowconf.data.catalog.rows import OUTLINES, PLACE, REQUIRED, SAME, SCHEMA, with_outlines
 from rs_lowconf.errors import DataError
 from rs_lowconf.runs import replacing
@@ -61,14 +62,14 @@ class Catalog:
         self.path = path
         if not path.is_file():
             raise DataError(f"there is no catalog {path}")
-        try:
+        with reading(
+            path,
+            problem="is no Parquet file, or a damaged one",
+            remedy="restore it, or build the catalog again",
+        ):
             self._file = pq.ParquetFile(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(
-                f"{path} is no Parquet file, or a damaged one ({' '.join(str(error).split())})",
-                remedy="restore it, or build the catalog again",
-            ) from error
-        metadata = self._file.metadata.metadata or {}
+            self._names = self._file.schema_arrow.names
+            metadata = self._file.metadata.metadata or {}
         number = _said(metadata, _OWN, "format")
         if isinstance(number, int) and number > FORMAT:
             raise DataError(
@@ -76,7 +77,9 @@ class Catalog:
                 expected=f"at most {FORMAT}",
                 remedy="upgrade rs_lowconf",
             )
-        self._names = self._file.schema_arrow.names
+        twice = sorted({name for name in self._names if self._names.count(name) > 1})
+        if twice:
+            raise DataError(f"{path} has more than one column {', '.join(twice)}")
         missing = [name for name in REQUIRED if name not in self._names]
         if missing:
             raise DataError(f"{path} lacks the columns {', '.join(missing)}", expected=_EXPECTED)
@@ -98,15 +101,11 @@ class Catalog:
         read = wanted if outlined else list(dict.fromkeys((*wanted, *PLACE, *OUTLINES)))
         present = [name for name in read if name in self._names]
         home = self.path.parent.resolve()
-        try:
+        with reading(self.path, expected=_EXPECTED):
             for batch in self._file.iter_batches(batch_size=GROUP, columns=present):
                 table = _conformed(pa.Table.from_batches([batch]), read)
                 table = table if outlined else with_outlines(table)
                 yield _with_paths(table.select(wanted), partial(_absolute, home=home))
-        except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{self.path} cannot be read ({' '.join(str(error).split())})", expected=_EXPECTED
-            ) from error
 
 
 def merge(path: Path, catalogs: Sequence[Catalog]) -> int:

@@ -1,0 +1,61 @@
+"""Labelled tiles in memory, in the numbers of the files."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.data.files import TileFile
+from rs_lowconf.grid import Grid
+from rs_lowconf.types import TileBatch
+
+
+class MemorySource:
+    """A `TileSource` that holds digital numbers: 2.9 GB for the 27,000 tiles of EuroSAT."""
+
+    def __init__(
+        self,
+        *,
+        pixels: NDArray[Any],
+        bands: BandSpec,
+        classes: tuple[str, ...],
+        files: tuple[TileFile, ...],
+        grids: tuple[Grid | None, ...],
+    ) -> None:
+        """Hold tiles that have been checked.
+
+        Args:
+            pixels: digital numbers, n c h w.
+            bands: what the channel axis holds.
+            classes: the class list.
+            files: the file of each tile.
+            grids: where each tile lies.
+        """
+        self.bands = bands
+        self.classes = classes
+        self.ids = tuple(file.tile_id for file in files)
+        self.labels: Int[Tensor, " n"] = torch.tensor([file.label for file in files])
+        self.grids = grids
+        self._pixels = pixels
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        """Return the tiles at `indices` as reflectance: digital numbers are divided here only."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        image = torch.from_numpy(self._pixels[chosen].astype(np.float32))
+        return TileBatch(
+            image=(image + self.bands.dn_offset) / self.bands.scale,
+            bands=self.bands,
+            ids=tuple(self.ids[i] for i in chosen),
+            classes=self.classes,
+            label=self.labels[torch.from_numpy(chosen)],
+            grids=tuple(self.grids[i] for i in chosen),
+        )
