@@ -148,7 +148,9 @@ def by_name(
                 )
             yield one
         else:
-            value = round(float(one.value) * scale / PRODUCT_SCALE, 6)
+            # The tags have an offset for numbers of their scale, whatever the settings say.
+            unit = float(known.get("scale", scale))
+            value = round(float(one.value) * unit / PRODUCT_SCALE, 6)
             yield Statement(quantity="dn_offset", value=value, by=one.by)
 
 
