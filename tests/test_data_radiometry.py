@@ -331,10 +331,9 @@ def test_dark_water_is_data(rslow: Run, write_tile: WriteTile, tmp_path: Path) -
     assert sum(bool((pixels == 0).all(dim=0).any()) for pixels in dark.values()) == 7
 
 
-@given(
-    st.integers(0, 2**32 - 1), st.sampled_from([None, 0.0, 65_535.0]), st.sampled_from([0, -1000])
-)
-@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("declared", [None, 0.0, 65_535.0])
+@pytest.mark.parametrize("offset", [0.0, -1000.0])
 def test_what_counts_as_no_data(seed: int, declared: float | None, offset: float) -> None:
     """Rules of nodata: 0 everywhere where it is declared or offset, areas where nothing is."""
     rng = np.random.default_rng(seed)
