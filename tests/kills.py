@@ -154,10 +154,9 @@ def _work(
 if __name__ == "__main__":
     # A shell that starts the tests in the background has them ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _, signal_name, file_name, opening, *words = sys.argv
     signal_at(
-        sys.argv[1],
-        lambda event, path: event == "open" and path.name == sys.argv[2],
-        int(sys.argv[3]),
+        signal_name, lambda event, path: event == "open" and path.name == file_name, int(opening)
     )
-    sys.argv = ["rslow", *sys.argv[4:]]
+    sys.argv = ["rslow", *words]
     main()
