@@ -1,8 +1,8 @@
 """Which pixels hold no data: what the data set says of its own validity decides.
 
 A file may say so by a value, by a mask inside or beside it, or by an alpha band; a catalog of
-files may name a value, too. Where nothing is said, areas of 0 in every band are taken for borders
-that were never filled, while single such pixels are dark water whose reflectance was cut at 0.
+files may name a value, too. Without a mask areas of 0 in every band are taken for borders that were
+never filled, while single such pixels are dark water whose reflectance was cut at 0.
 """
 
 import math
@@ -39,14 +39,14 @@ def no_data(parts: Sequence[Part], dn_offset: float) -> Bool[Tensor, "h w"]:
     These are the masked ones and those with a declared value in any band. But 0 counts only where
     all bands of all files have it, since a single 0 is a dark pixel: where 0 is declared, or an
     offset is to be added to the numbers (products keep 0 for nodata then), every such pixel
-    counts; where nothing is declared, areas of `FILL_PIXELS` do.
+    counts; else areas of `FILL_PIXELS` do, unless a mask says better.
     """
     zero = torch.stack([~part.pixels.any(dim=0) for part in parts]).all(dim=0)
     values = [value for part in parts for value in part.nodata]
     empty = torch.zeros_like(zero)
     if 0 in values or dn_offset != 0:
         empty = zero
-    elif not values and all(part.masked is None for part in parts):
+    elif all(part.masked is None for part in parts):
         empty = _areas(zero)
     for part in parts:
         if part.masked is not None:
