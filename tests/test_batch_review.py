@@ -185,7 +185,7 @@ def test_answers_come_back_and_are_no_reviews_of_generated_tiles(scored: Path, r
     loop = rslow("loop", *config)
     assert loop.code == 0, loop.err
     assert "Round" not in loop.out
-    for words in (("update",), ("testset", "build")):
+    for words in (("update",), ("testset", "build", "-s", "testset.licence=CC-BY-4.0")):
         ran = rslow(*words, *config)
         assert ran.code == 6
         assert "no generated sample was accepted" in ran.err
@@ -212,7 +212,7 @@ def test_the_same_tiles_are_not_written_twice(scored: Path, rslow: Run) -> None:
     ("words", "reason"),
     [
         (("search.tau=0.01",), "none of 48 scored tiles is below 0.010, the lowest is"),
-        (("batch.splits=[nowhere]",), "none of 0 scored tiles"),
+        (("batch.splits=[nowhere]",), "no tile is left of 48"),
         (("target.batch_size=3",), "of another target"),
         (("catalog.path=nowhere.parquet",), "there is no catalog nowhere.parquet"),
     ],

@@ -664,8 +664,8 @@ def test_nothing_is_left_of_a_build_that_fails(
         (("build", "-s", "data.kind=geopackage", "-s", "data.root=x.gpkg"), 4, "no GeoPackage"),
         (("build", "-s", "data.kind=stac", "-s", "data.masks=x"), 3, "no effect"),
         (("check",), 4, "data.kind and data.root"),
-        (("check", "-s", "data.kind=images"), 4, "rslow catalog build"),
-        (("show", "-s", "data.kind=images"), 4, "rslow catalog build"),
+        (("check", "-s", "data.kind=images", "-s", "data.images=x"), 4, "rslow catalog build"),
+        (("show", "-s", "data.kind=images", "-s", "data.images=x"), 4, "rslow catalog build"),
     ],
 )
 def test_mistakes(words: tuple[str, ...], code: int, told: str, rslow: Run, tmp_path: Path) -> None:

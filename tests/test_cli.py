@@ -249,7 +249,9 @@ class TestBadInput:
         (project / "net.py").write_text(
             "import torch\n"
             "def make():\n"
-            "    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())\n"
+            "    torch.manual_seed(1)\n"
+            "    pool = torch.nn.AdaptiveAvgPool2d(1)\n"
+            "    return torch.nn.Sequential(pool, torch.nn.Flatten(), torch.nn.Linear(2, 2))\n"
         )
         sys.path.insert(0, str(project))
         try:

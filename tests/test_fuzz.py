@@ -322,8 +322,8 @@ def catalog_read(folder: Path) -> Value:
 def catalog_oracle(folder: Path) -> Value:
     table = pq.read_table(folder / "catalog.parquet")
     return [
-        (row["id"], row["rslow:window"], row.get("rslow:label"), row["rslow:scale"],
-         row["rslow:dn_offset"], row["rslow:sha256"])
+        (str(row["id"]), row["rslow:window"], row.get("rslow:label"), row["rslow:scale"],
+         row["rslow:dn_offset"], str(row["rslow:sha256"]))
         for row in table.to_pylist()
     ]  # fmt: skip
 

@@ -168,7 +168,7 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
         )
     if settings.kind == "pictures":
         raise SettingsError(
-            "data.kind=pictures is read by no such command, only by rslow train",
+            "data.kind=pictures is for training alone",
             expected="data.kind eurosat or folder for this command",
         )
     if settings.kind not in _LABELLED:

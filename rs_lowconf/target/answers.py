@@ -99,6 +99,6 @@ def _slack(value: Float[Tensor, "b k *pixels"]) -> Float[Tensor, "b *pixels"]:
         slack = slack.where(~coarse, 2 * torch.finfo(dtype).eps)
     for steps in _GRIDS:
         coarse = ((value * steps - (value * steps).round()).abs() < _SUM).all(dim=1)
-        each_half_a_step = min(_MOST, value.shape[1] / 2 / steps)
+        each_half_a_step = min(_MOST, value.shape[1] / 2 / steps) + _ROUNDING
         slack = torch.maximum(slack, each_half_a_step * coarse)
     return slack
