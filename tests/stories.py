@@ -47,7 +47,7 @@ def tells(*expected: str) -> Callable[[Callable[..., None]], Callable[..., None]
         def story(*args: Any, **values: Any) -> None:
             with _recording() as record:
                 test(*args, **values)
-            assert record.typed == set(expected)
+            assert record.typed == set(expected), record.typed ^ set(expected)
 
         return story
 

@@ -308,7 +308,7 @@ def test_the_loop_with_masks_suggests_nothing_that_is_refused(
     for command in (("update",), ("testset", "build")):
         said = type_printed(rslow(*command, *words), "loop")
         refused = ("rslow update", "rslow testset")
-            assert not any(line.startswith(refused) for line in printed(said))
+        assert not any(line.startswith(refused) for line in printed(said))
     type_printed(rslow("estimate", "pixels", *words), "estimate plan")
     none = rslow("train", "target", *words, "-s", "data.block_size=100000000")
     type_printed(none, "data check", 4)
