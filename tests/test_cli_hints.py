@@ -305,7 +305,7 @@ def test_jobs_over_a_catalog_by_what_is_printed(rslow: Run, folder: Path) -> Non
     "cli/estimate_pool.py:_reviewed:*",
     "cli/estimate_generated.py:generated:estimate experiment",
     "cli/estimate.py:_say_package:review import",
-    "cli/estimate.py:draw:estimate report",
+    "cli/estimate.py:draw:estimate report#2",
     "cli/review.py:_export:review import",
 )
 def test_an_estimate_on_a_catalog_by_what_is_printed(
