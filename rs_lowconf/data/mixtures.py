@@ -296,7 +296,8 @@ class Levels:
     @property
     def unsure(self) -> _Flags:
         """Files that are like neither: without dark pixels, such as clouds, or of another kind."""
-        return ~(self.low | self.high)
+        neither: _Flags = ~(self.low | self.high)
+        return neither
 
 
 def compare_levels(dark: _Table) -> Levels:
