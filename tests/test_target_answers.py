@@ -158,8 +158,8 @@ def _lightgbm(folder: Path, bias: Bias) -> Made:
     x, y = _samples()
     options = {"objective": "multiclass", "num_class": 3, "verbose": -1, "num_threads": 1}
     booster = lightgbm.train(options, lightgbm.Dataset(x, y), 1)
-    leaves = np.asarray(booster.predict(x[:40], pred_leaf=True))
-    bright = {int(leaf) for leaf in leaves[:, 0]}
+    reached = np.asarray(booster.predict(x[:40], pred_leaf=True))
+    bright = {int(leaf) for leaf in reached[:, 0]}
     tree, lines = -1, booster.model_to_string().splitlines()
     for number, line in enumerate(lines):
         tree += line.startswith("Tree=")
