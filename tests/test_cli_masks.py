@@ -276,7 +276,6 @@ def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained:
     "cli/review.py:refuse_masks:loop",
     "cli/estimate_pixels.py:pixels:estimate plan",
     "data/masks.py:_required:data check",
-    "data/masks.py:open_masks:data check",
 )
 def test_the_loop_with_masks_suggests_nothing_that_is_refused(
     rslow: Run, trained: Path, tmp_path: Path
@@ -310,8 +309,6 @@ def test_the_loop_with_masks_suggests_nothing_that_is_refused(
         refused = ("rslow update", "rslow testset")
         assert not any(line.startswith(refused) for line in printed(said))
     type_printed(rslow("estimate", "pixels", *words), "estimate plan")
-    none = rslow("train", "target", *words, "-s", "data.block_size=100000000")
-    type_printed(none, "data check", 4)
     for path in (folder / "images").iterdir():
         path.write_bytes(b"")
     none = rslow("train", "target", *words, "-s", "data.skip_bad=true")

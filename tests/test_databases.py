@@ -78,8 +78,13 @@ def test_a_wait_hears_an_interrupt(locked: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         "rs_lowconf.databases.time.sleep", lambda _: signal.raise_signal(signal.SIGINT)
     )
-    with pytest.raises(KeyboardInterrupt):
-        rows(locked)
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            rows(locked)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_lock_that_ends_is_no_error(locked: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,7 +200,6 @@ def open_masks(settings: DataSettings, split: Split) -> WindowSource:
         raise DataError(
             f"the {split} split holds no tile with a known class",
             remedy="a smaller data.block_size makes more blocks to split",
-            command="data check",
         )
     return source
 
