@@ -309,7 +309,7 @@ def test_the_loop_with_masks_suggests_nothing_that_is_refused(
         refused = ("rslow update", "rslow testset")
         assert not any(line.startswith(refused) for line in printed(said))
     type_printed(rslow("estimate", "pixels", *words), "estimate plan")
-    for path in (folder / "images").iterdir():
+    for path in (folder / "images").rglob("*.tif"):
         path.write_bytes(b"")
     none = rslow("train", "target", *words, "-s", "data.skip_bad=true")
     type_printed(none, "data check", 4)
