@@ -22,6 +22,7 @@ from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.steps import (
     fill,
     follow,
+    improve,
     optimiser,
     precision,
     set_learning_rate,
@@ -194,11 +195,11 @@ class MaskGanTraining:
             else 0.0,
             dice=dice,
         )
-        self._update("discriminator", losses.total)
+        improve([self._optimisers["discriminator"]], losses.total)
 
         self.discriminator.requires_grad_(requires_grad=False)
         loss = generator_loss(self._judge(seen_fake), losses.of_real, seen_mask)
-        self._update("generator", loss)
+        improve([self._optimisers["generator"]], loss)
         self.discriminator.requires_grad_(requires_grad=True)
 
         self.images += len(real)
@@ -239,12 +240,6 @@ class MaskGanTraining:
         with precision(self.settings, self._device):
             logits: Tensor = self.discriminator(components)
         return logits
-
-    def _update(self, name: str, loss: Float[Tensor, ""]) -> None:
-        self._optimisers[name].zero_grad(set_to_none=True)
-        # torch leaves backward untyped.
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimisers[name].step()
 
 
 def train_on_masks(training: MaskGanTraining) -> Iterator[MaskStepRecord]:

@@ -37,6 +37,16 @@ def precision(settings: GeneratorSettings, device: torch.device) -> torch.autoca
     return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
 
 
+def improve(optimisers: Iterable[torch.optim.Adam], loss: Float[Tensor, ""]) -> None:
+    """Take one step down the gradient of a loss."""
+    chosen = tuple(optimisers)
+    for own in chosen:
+        own.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
+    for own in chosen:
+        own.step()
+
+
 @torch.no_grad()
 def follow(
     average: nn.Module,

@@ -18,6 +18,7 @@ from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.steps import (
     fill,
     follow,
+    improve,
     optimiser,
     precision,
     set_learning_rate,
@@ -167,7 +168,7 @@ class GanTraining:
             total = total + settings.self_supervision * self._memory_loss(
                 seen_real, patches[: len(real)]
             )
-        self._update(("discriminator", "redrawer"), total)
+        improve((self._optimisers[name] for name in ("discriminator", "redrawer")), total)
 
         self.discriminator.requires_grad_(requires_grad=False)
         _, judged = self._judge(seen_fake, label)
@@ -176,7 +177,7 @@ class GanTraining:
         if settings.reconstruction and number % REDRAW_EVERY == 0:
             weight = settings.reconstruction * REDRAW_EVERY
             total = total + weight * self._redrawing_loss(real, label, dice)
-        self._update(("generator", "encoder"), total)
+        improve((self._optimisers[name] for name in ("generator", "encoder")), total)
         self.discriminator.requires_grad_(requires_grad=True)
 
         self.images += settings.batch_size
@@ -299,20 +300,16 @@ class GanTraining:
         loss: Tensor = (again - seen).abs().mean() + apart + PRIOR_WEIGHT * divergence
         return loss
 
-    def _update(self, names: tuple[str, ...], loss: Float[Tensor, ""]) -> None:
-        for name in names:
-            self._optimisers[name].zero_grad(set_to_none=True)
-        # torch leaves backward untyped.
-        loss.backward()  # type: ignore[no-untyped-call]
-        for name in names:
-            self._optimisers[name].step()
-
 
 class BalancedDraw:
     """Draws tiles so that every class comes equally often."""
 
-    def __init__(self, source: TileSource) -> None:
+    def __init__(self, source: TileSource, name: str = "") -> None:
         """Sort the tiles by class.
+
+        Args:
+            source: the tiles.
+            name: of the source, where there are several.
 
         Raises:
             DataError: a class has no tile.
@@ -323,29 +320,45 @@ class BalancedDraw:
         empty = [n for n, own in zip(source.classes, self._by_class, strict=True) if not len(own)]
         if empty:
             raise DataError(
-                f"no training tile of class {', '.join(empty)}",
+                f"{f'source {name} has ' if name else ''}no training tile of class "
+                f"{', '.join(empty)}",
                 remedy="add some, or leave the class out with data.classes",
             )
 
     def __call__(self, count: int, dice: torch.Generator) -> tuple[Int[Tensor, " b"], list[int]]:
         """Return random classes and a random tile of each."""
         label = torch.randint(len(self._by_class), (count,), generator=dice)
+        return label, self.of(label, dice)
+
+    def of(self, label: Int[Tensor, " b"], dice: torch.Generator) -> list[int]:
+        """Return a random tile of each class."""
         chosen = []
         for one in label.tolist():
             own = self._by_class[one]
             chosen.append(int(own[torch.randint(len(own), (1,), generator=dice)]))
-        return label, chosen
+        return chosen
 
 
 def gradient_penalty(
     discriminator: Discriminator, components: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
 ) -> Float[Tensor, ""]:
     """Return the mean squared gradient norm; on real and fake halves it is (R1 + R2) / 2."""
-    leaf = components.detach().requires_grad_()
-    logit = discriminator(leaf, label).sum()
-    (gradient,) = torch.autograd.grad(logit, leaf, create_graph=True)
-    penalty: Tensor = gradient.square().sum((1, 2, 3)).mean()
-    return penalty
+    return penalty_on(lambda seen: discriminator(seen[0], label), (components,))
+
+
+def penalty_on(
+    judge: Callable[[tuple[Tensor, ...]], Float[Tensor, "b *s"]],
+    seen: tuple[Float[Tensor, "b _ _ _"], ...],
+) -> Float[Tensor, ""]:
+    """Return the mean squared gradient norm of logits, summed over all that is judged.
+
+    Args:
+        judge: what is seen of a batch to its logits, which may be several per tile.
+        seen: parts of one batch, such as features of several scales.
+    """
+    leaves = tuple(part.detach().requires_grad_() for part in seen)
+    gradients = torch.autograd.grad(judge(leaves).sum(), leaves, create_graph=True)
+    return torch.stack([part.square().sum((1, 2, 3)).mean() for part in gradients]).sum()
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ from the few that show all.
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,13 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rs_lowconf.errors import DataError
 from rs_lowconf.gan.critic import fit_logit
 from rs_lowconf.gan.pyramid import PyramidGenerator, settle
 from rs_lowconf.gan.rendering import Rendering
 from rs_lowconf.gan.source_critics import (
     Critics,
-    SourceCritic,
     SourcesCritic,
     SourceShape,
     build_critics,
@@ -30,12 +29,13 @@ from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.steps import (
     fill,
     follow,
+    improve,
     optimiser,
     set_learning_rate,
     some_tiles,
     tensors_of,
 )
-from rs_lowconf.gan.train import AugmentationsAt, StepRecord
+from rs_lowconf.gan.train import AugmentationsAt, BalancedDraw, StepRecord, penalty_on
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GanSettings
 from rs_lowconf.types import TileSource
@@ -105,7 +105,7 @@ class SourcesTraining:
         self._real, self._fake = augment_at(strength)
         self._strength = strength
         first = sources[0].tiles
-        self._by_class = [_by_class(source) for source in sources]
+        self._draws = [BalancedDraw(source.tiles, source.name) for source in sources]
         with forked_rng(seed_of(seed, "gan", "weights")):
             basis = spectral_basis(some_tiles(first, seed), first.bands, settings.whitening)
             self.generator = PyramidGenerator(
@@ -167,10 +167,13 @@ class SourcesTraining:
             losses.append(F.softplus(logit_fake - logit_real).mean(0).sum())
             if (number // critic.turn[1] + place) % settings.penalty_every == 0:
                 weight = critic.gamma / 2 * settings.penalty_every
-                penalty = 2 * penalty_of(critic, both, label.repeat(2))
+                twice = label.repeat(2)
+                penalty = 2 * penalty_on(partial(critic.judge, label=twice), both)
                 penalties.append(weight * penalty)
         critic_loss = torch.stack(losses).sum()
-        self._update([c.name for c in due], critic_loss + sum(penalties, torch.zeros(())))
+        improve(
+            [self._optimisers[c.name] for c in due], torch.stack([critic_loss, *penalties]).sum()
+        )
 
         generator_losses = []
         for critic in due:
@@ -179,7 +182,7 @@ class SourcesTraining:
             apart = F.softplus(logits[critic.name][0] - judged).mean(0).sum()
             generator_losses.append(critic.weight * apart)
         generator_loss = torch.stack(generator_losses).sum()
-        self._update(["generator"], generator_loss)
+        improve([self._optimisers["generator"]], generator_loss)
         for critic in due:
             critic.network.requires_grad_(requires_grad=True)
 
@@ -241,25 +244,13 @@ class SourcesTraining:
     ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b k h w"]]:
         """Return real tiles of a source and the generated ones as it shows them, augmented."""
         source = self.sources[k]
-        chosen = []
-        for one in label.tolist():
-            tiles = self._by_class[k][one]
-            chosen.append(int(tiles[torch.randint(len(tiles), (1,), generator=rng)]))
-        real = source.tiles.batch(chosen).image.to(self._device)
+        real = source.tiles.batch(self._draws[k].of(label, rng)).image.to(self._device)
         rendered = source.rendering(fake, self.generator.bands)
         seeds = [
             seed_of(self.seed, "gan", "augment", source.name, kind, number)
             for kind in ("real", "fake")
         ]
         return self._real(real, seeds[0]), self._fake(rendered, seeds[1])
-
-    def _update(self, names: Sequence[str], loss: Float[Tensor, ""]) -> None:
-        for name in names:
-            self._optimisers[name].zero_grad(set_to_none=True)
-        # torch leaves backward untyped.
-        loss.backward()  # type: ignore[no-untyped-call]
-        for name in names:
-            self._optimisers[name].step()
 
 
 def realism_of(training: SourcesTraining) -> SourcesCritic:
@@ -271,25 +262,3 @@ def realism_of(training: SourcesTraining) -> SourcesCritic:
     plain = SourcesCritic(critics, slope=one, offset=one.expand(len(generator.classes)), **shape)
     slope, offset = fit_logit(plain.logit, generator, training.sources[0].tiles, training.seed)
     return SourcesCritic(critics, slope=slope.to(one), offset=offset.to(one), **shape)
-
-
-def penalty_of(
-    critic: SourceCritic, seen: tuple[Tensor, ...], label: Int[Tensor, " b"]
-) -> Float[Tensor, ""]:
-    """Return the mean squared gradient norm; on real and fake halves it is (R1 + R2) / 2."""
-    leaves = tuple(part.detach().requires_grad_() for part in seen)
-    logit = critic.judge(leaves, label).sum()
-    gradients = torch.autograd.grad(logit, leaves, create_graph=True)
-    return torch.stack([g.square().flatten(1).sum(1).mean() for g in gradients]).sum()
-
-
-def _by_class(source: TrainingSource) -> list[Int[Tensor, " n"]]:
-    tiles = source.tiles
-    found = [torch.nonzero(tiles.labels == k)[:, 0] for k in range(len(tiles.classes))]
-    empty = [name for name, own in zip(tiles.classes, found, strict=True) if not len(own)]
-    if empty:
-        raise DataError(
-            f"source {source.name} has no training tile of class {', '.join(empty)}",
-            remedy="add some, or leave the class out with data.classes",
-        )
-    return found
