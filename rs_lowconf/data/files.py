@@ -126,7 +126,11 @@ class FolderSplit(NonGeoClassificationDataset):
         if given and split == SPLITS[0]:
             count_beside(root, SPLITS, "beside the folders of the splits", self.left_out)
         if not given:
-            self.samples = self.imgs = _hashed_split(self.samples, root, settings, split)
+            names = [Path(path).relative_to(root).as_posix() for path, _ in self.samples]
+            labels = [label for _, label in self.samples]
+            splits = splits_by_hash(zip(names, labels, strict=True), settings)
+            own = zip(self.samples, names, strict=True)
+            self.samples = self.imgs = sorted(tile for tile, name in own if splits[name] == split)
             self.targets = [label for _, label in self.samples]
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:  # noqa: ARG002
@@ -480,29 +484,25 @@ def _chosen(
     }
 
 
-def _hashed_split(
-    samples: list[tuple[str, int]], root: Path, settings: DataSettings, split: Split
-) -> list[tuple[str, int]]:
+def splits_by_hash(names: Iterable[tuple[str, int]], settings: DataSettings) -> dict[str, Split]:
+    """Return the split of every name: the same on every machine, and every class in each.
+
+    Args:
+        names: of tiles, with their classes; each class is ranked by the SHA-256 of its names, and
+            the first shares become test and validation.
+        settings: of the data.
+    """
     by_class: dict[int, list[str]] = {}
-    for path, label in samples:
-        by_class.setdefault(label, []).append(path)
-    chosen = []
-    for label, paths in by_class.items():
-        ranked = sorted(
-            paths,
-            key=lambda path: hashlib.sha256(
-                Path(path).relative_to(root).as_posix().encode()
-            ).digest(),
-        )
+    for name, label in names:
+        by_class.setdefault(label, []).append(name)
+    splits: dict[str, Split] = {}
+    for group in by_class.values():
+        ranked = sorted(group, key=lambda name: hashlib.sha256(name.encode()).digest())
         test = round(settings.test_share * len(ranked))
         val = round(settings.val_share * len(ranked))
-        parts = {
-            "test": ranked[:test],
-            "val": ranked[test : test + val],
-            "train": ranked[test + val :],
-        }
-        chosen += [(path, label) for path in parts[split]]
-    return sorted(chosen)
+        for place, name in enumerate(ranked):
+            splits[name] = "test" if place < test else "val" if place < test + val else "train"
+    return splits
 
 
 def _read_channels_last(path: Any) -> NDArray[Any]:

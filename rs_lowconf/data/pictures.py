@@ -4,7 +4,6 @@ Pictures name no bands and no scale, so the settings have to. Layouts: class-nam
 `root`, or of `root/eurosat/2750` as torchvision.datasets.EuroSAT writes them.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from rs_lowconf.data.files import (
     is_hidden,
     refuse_twins,
     require_every_class,
+    splits_by_hash,
 )
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.memory import MemorySource
@@ -194,14 +194,4 @@ def _splits(settings: DataSettings, files: list[TileFile]) -> dict[str, Split]:
                 if splits.setdefault(tile, split) != split:
                     raise DataError(f"{tile} is in {splits[tile]}.txt and in {split}.txt")
         return splits
-    by_class: dict[int, list[TileFile]] = {}
-    for file in files:
-        by_class.setdefault(file.label, []).append(file)
-    for group in by_class.values():
-        ranked = sorted(group, key=lambda file: hashlib.sha256(file.tile_id.encode()).digest())
-        test = round(settings.test_share * len(ranked))
-        val = round(settings.val_share * len(ranked))
-        for place, file in enumerate(ranked):
-            split = "test" if place < test else "val" if place < test + val else "train"
-            splits[file.tile_id] = split
-    return splits
+    return splits_by_hash(((file.tile_id, file.label) for file in files), settings)
