@@ -169,7 +169,8 @@ class DataSettings(Section):
     """Pictures: resolution of their colour differences, half in most JPEGs."""
     more: tuple["DataSettings", ...] = ()
     """Further tiles that the generator learns from (gan.recipe=frozen), with fewer bands or in
-    other numbers; a tile whose name is in a split above belongs to the same split here."""
+    other numbers; a picture whose name is in a split above belongs to the same split here, and
+    other kinds with one in another split are refused."""
     attribution: str = "Contains modified Copernicus Sentinel data"
     """Notice written into every exported tile, as the licence of Sentinel data asks."""
 
@@ -476,6 +477,23 @@ class GanSettings(GeneratorSettings):
     self_supervision: NonNegativeFloat = 0.0
     """Weight of redrawing real tiles from the discriminator's features, which keeps it from
     learning few tiles by heart; 0 leaves it out."""
+
+    @model_validator(mode="after")
+    def _effective(self) -> "GanSettings":
+        for name in _OF_RECIPE["frozen" if self.recipe == "native" else "native"]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with recipe {self.recipe}, remove it")
+        return self
+
+
+#: Settings of the generator's training that mean something for one recipe alone.
+_OF_RECIPE = {
+    "native": (
+        *("latent_layout", "depth", "overfit_target", "blend_images", "reconstruction"),
+        *("self_supervision", "precision"),
+    ),
+    "frozen": ("features", "feature_side", "feature_gamma"),
+}
 
 
 class MaskGanSettings(GeneratorSettings):

@@ -94,6 +94,19 @@ def test_lists_in_the_root_are_the_splits(folder: Path) -> None:
         open_pictures(picture_settings(folder), "val")
 
 
+def test_what_lists_lack_is_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Pictures in no list are no part of any split, which is said; so are names without a file."""
+    for number, split in enumerate(("train", "val", "test")):
+        lines = [f"{n}/{n}_{number}.png" for n in ("Forest", "River")]
+        (folder / f"{split}.txt").write_text("\n".join([*lines, f"River/gone_{number}.png"]))
+    ids = [
+        i for s in ("train", "val", "test") for i in open_pictures(picture_settings(folder), s).ids
+    ]
+    assert len(ids) == 6
+    assert "34 files: in none of train.txt, val.txt and test.txt" in caplog.text
+    assert "3 files: named in a list, but not on disk" in caplog.text
+
+
 def test_torchvisions_layout_is_found(folder: Path, tmp_path: Path) -> None:
     """root/eurosat/2750/CLASS is where torchvision.datasets.EuroSAT puts the classes."""
     root = tmp_path / "torchvision"
@@ -125,6 +138,24 @@ def test_splits_agree_between_sources_by_name(folder: Path, write_tile: WriteTil
         assert set(pictures.ids) == set(source.ids), split
 
 
+def test_other_sources_may_not_hold_what_is_held_out(folder: Path, write_tile: WriteTile) -> None:
+    """Tiles of another folder whose names are in another split here would leak: refused."""
+    roots = [folder / "first", folder / "second"]
+    for root, splits in zip(
+        roots, (("train", "val", "test"), ("val", "train", "test")), strict=True
+    ):
+        for number, split in enumerate(splits):
+            for name in ("Forest", "River"):
+                path = root / split / name / f"{name}_{number}.tif"
+                write_tile(path, seed=number, side=16)
+    first, second = (DataSettings(kind="folder", root=root, tile_size=16) for root in roots)
+    both = first.model_copy(update={"more": (second,)})
+    classes = ("Forest", "River")
+    assert len(open_more(both, "test", classes)[0]) == 2
+    with pytest.raises(DataError, match=r"train split of .*second has 2 tiles .*another split"):
+        open_more(both, "train", classes)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -146,6 +177,18 @@ def test_a_damaged_picture_is_one_line(folder: Path) -> None:
         path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(TileError, match=r"River_\d+\.png cannot be read"):
         open_pictures(picture_settings(folder), "train")
+
+
+def test_a_damaged_picture_is_left_out_where_that_is_asked_for(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With data.skip_bad the others are read, and the one that is left out is named."""
+    ids = open_pictures(picture_settings(folder), "train").ids
+    bad = next(name for name in ids if name.startswith("River"))
+    (folder / f"{bad}.png").write_bytes(b"")
+    kept = open_pictures(picture_settings(folder, skip_bad=True), "train").ids
+    assert set(ids) - set(kept) == {bad}
+    assert f"{bad}.png cannot be read" in caplog.text
 
 
 def test_pictures_are_tiles_of_data_too(folder: Path) -> None:

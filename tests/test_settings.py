@@ -320,3 +320,17 @@ def test_an_unknown_home_folder_is_refused() -> None:
     """The home folder of a user whom the system does not know is a settings error."""
     with pytest.raises(SettingsError, match=r"setting run\.dir: .*no such user"):
         load(None, ["run.dir=~no-such-user-here/x"])
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("gan.recipe=frozen", "gan.depth=2"), "depth has no effect with recipe frozen"),
+        (("gan.recipe=frozen", "gan.precision=bfloat16"), "precision has no effect"),
+        (("gan.feature_side=64",), "feature_side has no effect with recipe native"),
+    ],
+)
+def test_settings_of_another_recipe_are_refused(words: tuple[str, ...], name: str) -> None:
+    """A setting that the chosen training does not read is no setting to pass over."""
+    with pytest.raises(SettingsError, match=name):
+        load(None, words)

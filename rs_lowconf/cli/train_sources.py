@@ -2,6 +2,7 @@
 
 import math
 import time
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rs_lowconf.cli.progress import checkpoints, means
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
     from rs_lowconf.gan.train_sources import TrainingSource
 
 _LOGGED = ("critic_loss", "generator_loss", "logit_real", "logit_fake", "penalty")
-_SELECTING = "efficientnet_lite1"
-"""The pretrained network that chooses the checkpoint; the critics see through another."""
+_SELECTING = ("efficientnet_lite1", "efficientnet_lite0")
+"""Pretrained networks that may choose the checkpoint: the first that the critics do not see
+through."""
 
 
 def train_from_sources(settings: Settings) -> None:
@@ -42,7 +44,7 @@ def train_from_sources(settings: Settings) -> None:
     owner = owners([source.shape for source in held_out])
     shown = held_out[owner.get("true_colour", 0)]
     distance_of = FrozenDistance(
-        frozen_network(_SELECTING).to(device),
+        frozen_network(next(n for n in _SELECTING if n != settings.gan.features)).to(device),
         shown.tiles,
         rendering=shown.rendering,
         white=COMPOSITES["true_colour"][1],
@@ -90,7 +92,7 @@ def train_from_sources(settings: Settings) -> None:
                 "images_per_second": (training.images - first) / (time.monotonic() - start),
                 **means(recent, _LOGGED),
                 **{
-                    f"loss, {name}": _mean([own[name] for own in losses if name in own])
+                    f"loss, {name}": fmean(own[name] for own in losses if name in own)
                     for name in names
                 },
                 **spectral_figures(generator, held_out[0].tiles, settings.run.seed),
@@ -130,7 +132,3 @@ def open_sources(settings: Settings, split: "Split") -> "list[TrainingSource]":
             )
         )
     return sources
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

@@ -68,29 +68,33 @@ def open_pictures(
             f"{folder} has no subfolder {', '.join(absent)}",
             expected=f"one per class; it has {', '.join(found)}",
         )
-    files = _listed(folder, classes, settings, log_others=split == SPLITS[0])
-    splits = _splits(settings, files)
-    wanted = tuple(
-        file
-        for file in files
-        if (known or {}).get(file.path.stem, splits.get(file.tile_id)) == split
-    )
+    left_out = LeftOut(skip_bad=settings.skip_bad)
+    files = _listed(folder, classes, left_out)
+    splits = _splits(settings, files, left_out)
+    wanted, pixels = [], []
+    for file in files:
+        if (known or {}).get(file.path.stem, splits.get(file.tile_id)) != split:
+            continue
+        try:
+            pixels.append(read_picture(file.path, settings))
+        except TileError as error:
+            left_out.fault("file", error)
+        else:
+            wanted.append(file)
     require_every_class(wanted, classes, split, settings)
-    bands = picture_bands(settings)
+    for line in left_out.lines() if split == SPLITS[0] else map(str, left_out.faults):
+        log.warning("left out: %s", line)
     return MemorySource(
-        pixels=np.stack([read_picture(file.path, settings) for file in wanted]),
-        bands=bands,
+        pixels=np.stack(pixels),
+        bands=picture_bands(settings),
         classes=classes,
-        files=wanted,
+        files=tuple(wanted),
         grids=(None,) * len(wanted),
     )
 
 
-def _listed(
-    folder: Path, classes: tuple[str, ...], settings: DataSettings, *, log_others: bool
-) -> list[TileFile]:
-    """Return the pictures of the classes, and log what else lies in the folder."""
-    left_out = LeftOut(skip_bad=settings.skip_bad)
+def _listed(folder: Path, classes: tuple[str, ...], left_out: LeftOut) -> list[TileFile]:
+    """Return the pictures of the classes, and count what else lies in the folder."""
     labels = {name: label for label, name in enumerate(classes)}
     files = []
     for path, label in class_files(folder, labels, left_out):
@@ -102,9 +106,6 @@ def _listed(
     lists = (f"{split}.txt" for split in SPLITS)
     count_beside(folder, {*classes, *lists}, "not in a folder of the classes used", left_out)
     refuse_twins(file.path for file in files)
-    if log_others:
-        for line in left_out.lines():
-            log.warning("left out: %s", line)
     # Class by class, in the order of the labels.
     return sorted(files, key=lambda file: file.label)
 
@@ -176,8 +177,11 @@ def read_picture(path: Path, settings: DataSettings) -> np.ndarray:
     return np.moveaxis(pixels, 2, 0)
 
 
-def _splits(settings: DataSettings, files: list[TileFile]) -> dict[str, Split]:
-    """Return the split of every tile by id: from lists in the root, else by hash."""
+def _splits(settings: DataSettings, files: list[TileFile], left_out: LeftOut) -> dict[str, Split]:
+    """Return the split of every tile by id: from lists in the root, else by hash.
+
+    What the lists lack, and what they name that is not on disk, is counted.
+    """
     root = settings.root
     lists = {split: root / f"{split}.txt" for split in SPLITS}
     given = [split for split, path in lists.items() if path.is_file()]
@@ -193,5 +197,10 @@ def _splits(settings: DataSettings, files: list[TileFile]) -> dict[str, Split]:
                 tile = Path(line).with_suffix("").as_posix()
                 if splits.setdefault(tile, split) != split:
                     raise DataError(f"{tile} is in {splits[tile]}.txt and in {split}.txt")
+        present = {file.tile_id for file in files}
+        for tile in sorted(present - splits.keys()):
+            left_out.count("file", "in none of train.txt, val.txt and test.txt", tile)
+        for tile in sorted(splits.keys() - present):
+            left_out.count("file", "named in a list, but not on disk or of another class", tile)
         return splits
     return splits_by_hash(((file.tile_id, file.label) for file in files), settings)

@@ -6,6 +6,7 @@ from rs_lowconf.data.files import SPLITS, Split, list_files, open_dataset, refus
 from rs_lowconf.data.memory import MemorySource
 from rs_lowconf.data.pictures import open_pictures
 from rs_lowconf.data.source import open_split
+from rs_lowconf.errors import DataError
 from rs_lowconf.settings import DataSettings
 
 
@@ -16,6 +17,10 @@ def open_more(settings: DataSettings, split: Split, classes: tuple[str, ...]) ->
         settings: of the first source, with the further ones in `more`.
         split: which.
         classes: of the first source; the others are read in the same order.
+
+    Raises:
+        SettingsError: a setting has no effect on its kind of data.
+        DataError: tiles cannot be used, or one name is in different splits of two sources.
     """
     known: dict[str, Split] = {}
     for name in SPLITS:
@@ -27,5 +32,14 @@ def open_more(settings: DataSettings, split: Split, classes: tuple[str, ...]) ->
             refuse_idle(further)
             opened.append(open_pictures(further, split, classes=classes, known=known))
         else:
-            opened.append(open_split(further.model_copy(update={"classes": classes}), split))
+            source = open_split(further.model_copy(update={"classes": classes}), split)
+            names = [PurePosixPath(tile_id).name for tile_id in source.ids]
+            moved = [name for name in names if known.get(name, split) != split]
+            if moved:
+                raise DataError(
+                    f"the {split} split of {further.root} has {len(moved)} tiles that are in "
+                    f"another split of {settings.root}, such as {moved[0]}",
+                    remedy="lay them into the same train, val and test subfolders",
+                )
+            opened.append(source)
     return opened
