@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.files import (
@@ -25,7 +25,7 @@ from rs_lowconf.data.files import (
 )
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.memory import MemorySource
-from rs_lowconf.data.tiles import TileError
+from rs_lowconf.data.tiles import TileError, read_errors
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import DataSettings
 
@@ -155,12 +155,9 @@ def read_picture(path: Path, settings: DataSettings) -> np.ndarray:
     Raises:
         TileError: it cannot be read, or has another size or number of bands.
     """
-    try:
-        with Image.open(path) as picture:
-            mode = picture.mode
-            pixels = np.asarray(picture)
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise TileError(path, "cannot be read", detail=" ".join(str(error).split())) from error
+    with read_errors(path, "cannot be read"), Image.open(path) as picture:
+        mode = picture.mode
+        pixels = np.asarray(picture)
     count = len(settings.bands or ())
     if mode != _MODES.get(count):
         raise TileError(
