@@ -36,6 +36,12 @@ _TORCHVISION = Path("eurosat", "2750")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
+class PictureError(TileError):
+    """One picture that cannot be used; `data.skip_bad` leaves it out."""
+
+    checked_by = ""
+
+
 def open_pictures(
     settings: DataSettings,
     split: Split,
@@ -57,7 +63,7 @@ def open_pictures(
 
     Raises:
         DataError: there are no pictures, or none of a class.
-        TileError: a picture cannot be read, or has another size or number of bands.
+        PictureError: a picture cannot be read, or has another size or number of bands.
     """
     folder = class_folder(settings)
     found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
@@ -77,7 +83,7 @@ def open_pictures(
             continue
         try:
             pixels.append(read_picture(file.path, settings))
-        except TileError as error:
+        except PictureError as error:
             left_out.fault("file", error)
         else:
             wanted.append(file)
@@ -153,20 +159,20 @@ def read_picture(path: Path, settings: DataSettings) -> np.ndarray:
     """Return a picture's bytes, c h w.
 
     Raises:
-        TileError: it cannot be read, or has another size or number of bands.
+        PictureError: it cannot be read, or has another size or number of bands.
     """
-    with read_errors(path, "cannot be read"), Image.open(path) as picture:
+    with read_errors(path, "cannot be read", PictureError), Image.open(path) as picture:
         mode = picture.mode
         pixels = np.asarray(picture)
     count = len(settings.bands or ())
     if mode != _MODES.get(count):
-        raise TileError(
+        raise PictureError(
             path, f"is a picture of mode {mode}", expected=f"{count} band(s), as data.bands says"
         )
     side = settings.tile_size
     pixels = pixels.reshape(*pixels.shape[:2], count)
     if pixels.shape[:2] != (side, side):
-        raise TileError(
+        raise PictureError(
             path,
             f"is {pixels.shape[0]} x {pixels.shape[1]} pixels",
             expected=f"{side} x {side} (data.tile_size)",

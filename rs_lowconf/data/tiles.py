@@ -555,8 +555,11 @@ def _listed(profile: FileProfile) -> str:
 
 
 @contextmanager
-def read_errors(path: Path, problem: str) -> Iterator[None]:
-    """Turn GDAL's complaints into a `TileError`; a file without georeference is no complaint."""
+def read_errors(path: Path, problem: str, error: type[TileError] = TileError) -> Iterator[None]:
+    """Turn complaints of GDAL and others into a `TileError`.
+
+    A file without georeference is no complaint.
+    """
     try:
         # Inside an Env GDAL logs its warnings; outside it prints them.
         with rasterio.Env(), warnings.catch_warnings():
@@ -564,8 +567,8 @@ def read_errors(path: Path, problem: str) -> Iterator[None]:
             yield
     except RsLowconfError:
         raise
-    except Exception as error:  # as in `boundary.reading`
-        known = isinstance(error, RasterioError | OSError)
-        reason = " ".join(str(error).split()) if known else in_a_line(error)
+    except Exception as fault:  # as in `boundary.reading`
+        known = isinstance(fault, RasterioError | OSError)
+        reason = " ".join(str(fault).split()) if known else in_a_line(fault)
         # GDAL names the file with its folders, which the error does anyway.
-        raise TileError(path, problem, detail=reason.replace(str(path), path.name)) from error
+        raise error(path, problem, detail=reason.replace(str(path), path.name)) from fault
