@@ -121,6 +121,14 @@ def test_rendering_passes_gradients_where_nothing_is_cut_off() -> None:
     assert (bright.grad == 0).all()
 
 
+def test_a_picture_of_one_band_has_no_colour_to_lose() -> None:
+    """Half the resolution of colour changes nothing where there is none."""
+    grey = BandSpec(names=("B08",), level="L1C", scale=SCALE)
+    image = torch.rand(2, 5, 16, 16, generator=torch.Generator().manual_seed(0)) / 4
+    shown = Rendering(bands=grey, eight_bits=True, chroma="half")(image, BANDS)
+    torch.testing.assert_close(shown, image[:, 3:4])
+
+
 def test_folded_network_is_the_published_one() -> None:
     """Folding the normalisation away changes no class that the pretrained network names."""
     network = frozen_network("efficientnet_lite0")

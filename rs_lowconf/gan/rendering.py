@@ -53,7 +53,8 @@ class Rendering:
             return picked
         numbers = picked * self.bands.scale - self.bands.dn_offset
         numbers = numbers.clamp(0, BYTE)
-        if self.chroma == "half":
+        # A picture of one band, or with a fourth beside its colours, has no colour differences.
+        if self.chroma == "half" and len(self.bands) == 3:
             numbers = _half_chroma(numbers).clamp(0, BYTE)
         return (numbers + self.bands.dn_offset) / self.bands.scale
 
