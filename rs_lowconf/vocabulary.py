@@ -22,6 +22,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from numbers import Integral, Real
 
 from rs_lowconf.errors import DataError, RsLowconfError
@@ -72,12 +73,16 @@ def class_name(value: object, class_map: ClassMap | None = None) -> str | None:
         >>> class_name(" Bare "), class_name(1.0), class_name("1.0"), class_name("?")
         ('Bare', '1', '1', None)
     """
-    name = _stripped(unicodedata.normalize("NFC", text_of(value) or ""))
+    name = _compared(text_of(value) or "")
+    return name if class_map is None or name is None else class_map.get(name, name)
+
+
+@lru_cache(maxsize=10_000)  # a column of a million rows holds few names
+def _compared(text: str) -> str | None:
+    name = _stripped(unicodedata.normalize("NFC", text))
     whole = _WHOLE.fullmatch(name)
     name = whole[1] if whole else name
-    if name in ("", UNCLEAR):
-        return None
-    return name if class_map is None else class_map.get(name, name)
+    return None if name in ("", UNCLEAR) else name
 
 
 @dataclass(frozen=True, kw_only=True)
