@@ -50,7 +50,10 @@ _TAIL = 4_000
 _LAST_WORDS = 400
 _GRACE_SECONDS = 2.0
 """For a child to say where it hangs, and for its last words to arrive."""
-_PLACE = re.compile(r'^Current thread.*\n  File "([^"]+)", line (\d+) in (.+)$', re.MULTILINE)
+_PLACE = re.compile(
+    r'^Current thread.*\n(?:  Garbage-collecting\n)?  File "([^"]+)", line (\d+) in (.+)$',
+    re.MULTILINE,
+)
 
 Answer = tuple[str, Any]
 """`done` and an Arrow stream, the name of a `FailureKind` and a message, or `fatal` and an error

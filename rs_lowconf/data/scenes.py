@@ -173,11 +173,14 @@ class Scene:
         near = [mask.profile for mask in masks if mask.box.intersects(around)]
         if not near:
             raise alone
+        laid = SceneMasks([mask.path for mask in near], self._image)
         try:
-            joined = self._image & SceneMasks([mask.path for mask in near], self._image)
+            joined = self._image & laid
         except RuntimeError as error:  # torchgeo's word for no intersection
             raise alone from error
-        used = set(joined.index["filepath_2"])
+        # Newer releases of torchgeo do not say which files they joined.
+        shared = shapely.intersection(laid.index.geometry.to_numpy(), joined.index.union_all())
+        used = set(laid.index["filepath"][shapely.area(shared) > 0])
         return joined, [profile for profile in near if str(profile.path) in used]
 
     def _grid(self, stride: int) -> list[Window]:
