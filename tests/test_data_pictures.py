@@ -1,5 +1,6 @@
 """Tiles as JPEG and PNG files: bands and range from the settings, splits from lists or by hash."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from rs_lowconf.data.sources import open_more
 from rs_lowconf.data.tiles import TileError
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.settings import DataSettings, load
-from tests.conftest import WriteTile
+from tests.conftest import Run, WriteTile
 
 RGB = ("B04", "B03", "B02")
 
@@ -177,8 +178,7 @@ def test_a_damaged_picture_is_one_line(folder: Path) -> None:
         path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(TileError, match=r"River_\d+\.png cannot be read") as raised:
         open_pictures(picture_settings(folder), "train")
-    # `rslow data check` reads no pictures, so nobody is sent there.
-    assert not raised.value.command
+    assert raised.value.command == "data check"
 
 
 def test_a_damaged_picture_is_left_out_where_that_is_asked_for(
@@ -209,3 +209,71 @@ def test_bands_and_range_are_asked_for(tmp_path: Path) -> None:
     path.write_text("data: {kind: pictures, root: x, bands: [B04], reflectance: [0.3, 0.0]}")
     with pytest.raises(SettingsError, match="must rise"):
         load(path)
+
+
+def test_pictures_are_checked(folder: Path, rslow: Run) -> None:
+    """Counts by class and split, what bytes mean, a file that cannot be read, and doubles."""
+    words: tuple[str, ...] = (
+        "data",
+        "check",
+        "--set",
+        "data.kind=pictures",
+        "--set",
+        f"data.root={folder}",
+    )
+    words += ("--set", "data.bands=[B04, B03, B02]", "--set", "data.tile_size=16")
+    words += ("--set", "data.reflectance=[0, 0.51]")
+    shutil.copy(folder / "Forest" / "Forest_1.png", folder / "Forest" / "again.png")
+    ran = rslow(*words)
+    assert ran.code == 0, ran.err
+    assert "41 tiles" in ran.out
+    assert "reflectance 0 .. 0.51 (data.reflectance)" in ran.out
+    assert "same pixels" in ran.out
+    (folder / "River" / "torn.png").write_bytes(
+        (folder / "River" / "River_0.png").read_bytes()[:200]
+    )
+    ran = rslow(*words)
+    assert ran.code == 4
+    assert "torn.png" in ran.out
+    assert "1 cannot" in ran.out
+    assert rslow(*words, "--set", "data.skip_bad=true").code == 0
+
+
+def test_a_wrong_range_of_reflectance_is_noticed(folder: Path, rslow: Run) -> None:
+    """Bytes that would be far too bright or dark for land."""
+    words: tuple[str, ...] = (
+        "data",
+        "check",
+        "--set",
+        "data.kind=pictures",
+        "--set",
+        f"data.root={folder}",
+    )
+    words += ("--set", "data.bands=[B04, B03, B02]", "--set", "data.tile_size=16", "--set")
+    assert "too large a value, 1" in flat(rslow(*words, "data.reflectance=[0, 1]").out)
+    assert "too small a value, 0.02" in flat(rslow(*words, "data.reflectance=[0, 0.02]").out)
+
+
+def flat(text: str) -> str:
+    """Return words of a text on one line, however wide the terminal is."""
+    return " ".join(text.split())
+
+
+def test_eurosat_as_pictures_raises_no_alarm(
+    eurosat_root: Path, tmp_path: Path, rslow: Run
+) -> None:
+    """With the tiles of all bands first and some of its JPEGs as the second source."""
+    for folder in (eurosat_root.parent / "eurosat_rgb" / "eurosat" / "2750").iterdir():
+        if folder.is_dir():
+            (tmp_path / folder.name).mkdir()
+            for path in sorted(folder.iterdir())[:20]:
+                shutil.copy(path, tmp_path / folder.name)
+    more = (
+        f"data.more=[{{kind: pictures, root: {tmp_path}, bands: [B04, B03, B02], "
+        "reflectance: [-0.00108268, 0.275], chroma: half}]"
+    )
+    kind = ("--set", "data.kind=eurosat", "--set", f"data.root={eurosat_root}")
+    ran = rslow("data", "check", *kind, "--set", more)
+    assert ran.code == 0, ran.err
+    assert "200 tiles" in ran.out
+    assert ran.out.count("Nothing is wrong.") == 2, ran.out

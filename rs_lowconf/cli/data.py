@@ -20,7 +20,7 @@ from rs_lowconf.cli.tables import (
 from rs_lowconf.errors import DataError
 
 if TYPE_CHECKING:
-    from rs_lowconf.data.check import CheckReport
+    from rs_lowconf.data.check import CheckReport, SplitListing
     from rs_lowconf.data.mask_check import MaskReport
     from rs_lowconf.settings import DataSettings
 
@@ -46,28 +46,41 @@ def check(
 
     Ends with exit code 4 when a class lacks tiles or a file cannot be used, unless
     data.skip_bad leaves such files out. Of scenes and chips it counts the pixels of each
-    class and the blocks of land in each split.
+    class and the blocks of land in each split. Each source of data.more has a report of its own.
     """
     settings = load_settings(config, set_)
     if settings.data.masked:
         _check_masks(settings.data, json)
         return
-    from rs_lowconf.data.check import Tally, check_files, list_splits
+    from rs_lowconf.data.check import list_more, list_splits
     from rs_lowconf.runs import write_json
 
     listings = list_splits(settings.data)
-    tally = Tally(settings.data, listings)
+    more = list_more(settings.data, tuple(listings[0].dataset.classes))
+    reports = []
+    for own, listed in ((settings.data, listings), *more):
+        report = _look_through(own, listed)
+        _show(report, own.root)
+        reports.append((own, report))
+    if json is not None:
+        first, *others = (report.to_json() for _, report in reports)
+        write_json(json, {**first, "more": others} if others else first)
+        print(f"Saved as {json}.")
+    for own, report in reports:
+        _judge(report, skip_bad=own.skip_bad)
+
+
+def _look_through(settings: "DataSettings", listings: "tuple[SplitListing, ...]") -> "CheckReport":
+    """Read every file of one source of tiles."""
+    from rs_lowconf.data.check import Tally, check_files
+
+    tally = Tally(settings, listings)
     total = sum(len(listing.files) for listing in listings)
-    with progress("checking tiles", total) as bar:
-        for done, record in enumerate(check_files(settings.data, listings), start=1):
+    with progress(f"checking tiles in {settings.root}", total) as bar:
+        for done, record in enumerate(check_files(settings, listings), start=1):
             tally.add(record)
             bar.update(done)
-    report = tally.report()
-    _show(report, settings.data.root)
-    if json is not None:
-        write_json(json, report.to_json())
-        print(f"Saved as {json}.")
-    _judge(report, skip_bad=settings.data.skip_bad)
+    return tally.report()
 
 
 def _check_masks(settings: "DataSettings", json: Path | None) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
+
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.files import (
     SPLITS,
@@ -17,10 +19,18 @@ from rs_lowconf.data.files import (
     absent_files,
     list_files,
     open_dataset,
+    refuse_idle,
 )
 from rs_lowconf.data.left_out import LeftOut, joined
 from rs_lowconf.data.mixtures import Spectra
-from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
+from rs_lowconf.data.pictures import PictureSplit, list_pictures, picture_bands, read_picture
+from rs_lowconf.data.radiometry import (
+    BandRange,
+    BandStatistics,
+    picture_warnings,
+    radiometric_warnings,
+)
+from rs_lowconf.data.sources import known_splits
 from rs_lowconf.data.tiles import (
     FileProfile,
     Tile,
@@ -40,7 +50,7 @@ class SplitListing:
     """The files of one split."""
 
     split: Split
-    dataset: EuroSATSplit | FolderSplit
+    dataset: EuroSATSplit | FolderSplit | PictureSplit
     files: tuple[TileFile, ...]
 
 
@@ -114,11 +124,51 @@ def list_splits(settings: DataSettings) -> tuple[SplitListing, ...]:
         SettingsError: a setting has no effect on this kind of data.
         DataError: there is no such data set.
     """
+    if settings.kind == "pictures":
+        return _listed(settings)
     listings = []
     for split in SPLITS:
         dataset = open_dataset(settings, split)
         listings.append(SplitListing(split=split, dataset=dataset, files=list_files(dataset)))
     return tuple(listings)
+
+
+def list_more(
+    settings: DataSettings, classes: tuple[str, ...]
+) -> list[tuple[DataSettings, tuple[SplitListing, ...]]]:
+    """List the further sources of `data.more`, each with its settings.
+
+    Args:
+        settings: of the first source, with the further ones in `more`.
+        classes: of the first source.
+
+    Raises:
+        SettingsError: a setting has no effect on its kind of data.
+        DataError: there is no such data set.
+    """
+    known = known_splits(settings) if settings.more else {}
+    return [
+        (
+            own,
+            _listed(own, classes, known)
+            if own.kind == "pictures"
+            else list_splits(own.model_copy(update={"classes": classes})),
+        )
+        for own in settings.more
+    ]
+
+
+def _listed(
+    settings: DataSettings,
+    classes: tuple[str, ...] | None = None,
+    known: Mapping[str, Split] | None = None,
+) -> tuple[SplitListing, ...]:
+    refuse_idle(settings)
+    splits = list_pictures(settings, classes=classes, known=known)
+    return tuple(
+        SplitListing(split=split, dataset=dataset, files=dataset.files)
+        for split, dataset in splits.items()
+    )
 
 
 def left_out_of(listings: tuple[SplitListing, ...]) -> LeftOut:
@@ -188,7 +238,8 @@ class Tally:
             *self._missing_classes(usable),
             *(_finding("error", text, files) for text, files in self._errors.items()),
         ]
-        radiometric = radiometric_warnings(statistics.bands, ranges) if statistics else []
+        suspicious = picture_warnings if self._settings.kind == "pictures" else radiometric_warnings
+        radiometric = suspicious(statistics.bands, ranges) if statistics else []
         mixtures = self._spectra.mixtures() if self._spectra else ()
         warnings = [
             *(_finding("warning", text, []) for text in radiometric),
@@ -260,6 +311,8 @@ class Tally:
 
     def _absent(self) -> Iterator[Finding]:
         for listing in self._listings:
+            if isinstance(listing.dataset, PictureSplit):
+                continue  # what their lists name in vain is counted with what is left out
             absent = absent_files(listing.dataset)
             if absent:
                 yield _finding(
@@ -299,8 +352,12 @@ def _look_at(
     profile, tile, used, meaning = None, None, None, None
     try:
         profile = read_profile(file.path)
-        meaning = said_of(settings, profile)
-        tile = read_tile(settings, listing.dataset, index, profile)
+        if isinstance(listing.dataset, PictureSplit):
+            meaning = _said_of_picture(settings)
+            tile = _picture_tile(settings, profile)
+        else:
+            meaning = said_of(settings, profile)
+            tile = read_tile(settings, listing.dataset, index, profile)
         used = used_bands(settings, file.path, tile.bands)
         require_same_bands(file.path, used, bands or used)
         errors = problems_of(tile, settings)
@@ -315,6 +372,18 @@ def _look_at(
         errors=tuple(errors),
         meaning=meaning,
     )
+
+
+def _picture_tile(settings: DataSettings, profile: FileProfile) -> Tile:
+    pixels = torch.from_numpy(read_picture(profile.path, settings).astype("float32"))
+    nodata = torch.zeros(pixels.shape[1:], dtype=torch.bool)
+    return Tile(profile=profile, bands=picture_bands(settings), pixels=pixels, nodata=nodata)
+
+
+def _said_of_picture(settings: DataSettings) -> str:
+    low, high = settings.reflectance or (0.0, 1.0)
+    who = "data.reflectance" if settings.reflectance else "no setting, so by default"
+    return f"bytes 0 .. 255 as reflectance {low:.4g} .. {high:.4g} ({who}); nothing is nodata"
 
 
 def _finding(severity: Literal["error", "warning"], text: str, files: list[str]) -> Finding:

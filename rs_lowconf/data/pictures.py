@@ -6,6 +6,7 @@ Pictures name no bands and no scale, so the settings have to. Layouts: class-nam
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,17 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 class PictureError(TileError):
     """One picture that cannot be used; `data.skip_bad` leaves it out."""
 
-    checked_by = ""
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PictureSplit:
+    """The pictures of one split, listed and not read yet."""
+
+    root: Path
+    classes: tuple[str, ...]
+    files: tuple[TileFile, ...]
+    """Class by class, in the order of `classes`."""
+    left_out: LeftOut
+    """Of all splits of the folder; they share it."""
 
 
 def open_pictures(
@@ -49,21 +60,53 @@ def open_pictures(
     classes: tuple[str, ...] | None = None,
     known: Mapping[str, Split] | None = None,
 ) -> MemorySource:
-    """Read a split of pictures into memory.
+    """Read a split of pictures into memory; see `list_pictures` for the arguments.
+
+    Raises:
+        DataError: there are no pictures, or none of a class.
+        PictureError: a picture cannot be read, or has another size or number of bands.
+    """
+    listed = list_pictures(settings, classes=classes, known=known)[split]
+    left_out = listed.left_out
+    wanted, pixels = [], []
+    for file in listed.files:
+        try:
+            pixels.append(read_picture(file.path, settings))
+        except PictureError as error:
+            left_out.fault("file", error)
+        else:
+            wanted.append(file)
+    require_every_class(wanted, listed.classes, split, settings)
+    for line in left_out.lines() if split == SPLITS[0] else map(str, left_out.faults):
+        log.warning("left out: %s", line)
+    return MemorySource(
+        pixels=np.stack(pixels),
+        bands=picture_bands(settings),
+        classes=listed.classes,
+        files=tuple(wanted),
+        grids=(None,) * len(wanted),
+    )
+
+
+def list_pictures(
+    settings: DataSettings,
+    *,
+    classes: tuple[str, ...] | None = None,
+    known: Mapping[str, Split] | None = None,
+) -> dict[Split, PictureSplit]:
+    """List the pictures of all splits.
 
     Splits are those of the lists train.txt, val.txt and test.txt in `root` (paths below the
     folder of classes) where there are such, else by the hash of each file's name.
 
     Args:
         settings: of these pictures.
-        split: which.
         classes: the class list to use, in order; when missing, that of the settings, else the
             names of all subfolders.
         known: splits of names that other sources have; they override the pictures' own.
 
     Raises:
-        DataError: there are no pictures, or none of a class.
-        PictureError: a picture cannot be read, or has another size or number of bands.
+        DataError: there is no such folder, or none of a class.
     """
     folder = class_folder(settings)
     found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
@@ -77,26 +120,18 @@ def open_pictures(
     left_out = LeftOut(skip_bad=settings.skip_bad)
     files = _listed(folder, classes, left_out)
     splits = _splits(settings, files, left_out)
-    wanted, pixels = [], []
-    for file in files:
-        if (known or {}).get(file.path.stem, splits.get(file.tile_id)) != split:
-            continue
-        try:
-            pixels.append(read_picture(file.path, settings))
-        except PictureError as error:
-            left_out.fault("file", error)
-        else:
-            wanted.append(file)
-    require_every_class(wanted, classes, split, settings)
-    for line in left_out.lines() if split == SPLITS[0] else map(str, left_out.faults):
-        log.warning("left out: %s", line)
-    return MemorySource(
-        pixels=np.stack(pixels),
-        bands=picture_bands(settings),
-        classes=classes,
-        files=tuple(wanted),
-        grids=(None,) * len(wanted),
-    )
+    own = {
+        file.tile_id: (known or {}).get(file.path.stem, splits.get(file.tile_id)) for file in files
+    }
+    return {
+        split: PictureSplit(
+            root=settings.root,
+            classes=classes,
+            files=tuple(file for file in files if own.get(file.tile_id) == split),
+            left_out=left_out,
+        )
+        for split in SPLITS
+    }
 
 
 def _listed(folder: Path, classes: tuple[str, ...], left_out: LeftOut) -> list[TileFile]:

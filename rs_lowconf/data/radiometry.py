@@ -17,6 +17,9 @@ _LOWEST, _HIGHEST = -1.0, 7.0
 _MOST_USUAL = 1.0
 #: What the brightest band reflects over land.
 _USUAL = 0.3
+_DARK_PICTURES = 0.03
+_BRIGHT_PICTURES = 0.3
+"""Of pictures, half the values of a band are rarely above it: land in visible light is darker."""
 _SCALES = {
     1.0: "1 fits files that hold reflectance",
     100.0: "100 fits per cent",
@@ -87,6 +90,27 @@ class BandStatistics:
             p99=p99,
             maximum=float(self._maximum[band]),
         )
+
+
+def picture_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> list[str]:
+    """Say what is suspicious about the range of reflectance that bytes stand for."""
+    if not ranges:
+        return []
+    usual = max(own.median for own in ranges.values())
+    brightest = max(own.p99 for own in ranges.values())
+    white = (255 + bands.dn_offset) / bands.scale
+    if brightest < _DARK_PICTURES:
+        return [
+            f"99 % of all values are below {brightest:.4f}: probably data.reflectance ends at too "
+            f"small a value, {white:.3g}; 0.3 is usual for true colour"
+        ]
+    if usual > _BRIGHT_PICTURES:
+        return [
+            f"half the values of a band are above {usual:.2g}: probably data.reflectance ends at "
+            f"too large a value, {white:.3g}, unless all is cloud or snow; 0.3 is usual for true "
+            "colour"
+        ]
+    return []
 
 
 def radiometric_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> list[str]:

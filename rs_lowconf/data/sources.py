@@ -22,10 +22,7 @@ def open_more(settings: DataSettings, split: Split, classes: tuple[str, ...]) ->
         SettingsError: a setting has no effect on its kind of data.
         DataError: tiles cannot be used, or one name is in different splits of two sources.
     """
-    known: dict[str, Split] = {}
-    for name in SPLITS:
-        for file in list_files(open_dataset(settings, name)):
-            known[PurePosixPath(file.tile_id).name] = name
+    known = known_splits(settings)
     opened = []
     for further in settings.more:
         if further.kind == "pictures":
@@ -43,3 +40,12 @@ def open_more(settings: DataSettings, split: Split, classes: tuple[str, ...]) ->
                 )
             opened.append(source)
     return opened
+
+
+def known_splits(settings: DataSettings) -> dict[str, Split]:
+    """Return the split of every name of a source; pictures of the same name are in the same one."""
+    return {
+        PurePosixPath(file.tile_id).name: split
+        for split in SPLITS
+        for file in list_files(open_dataset(settings, split))
+    }
