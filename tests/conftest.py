@@ -99,6 +99,11 @@ class Ran:
     out: str
     err: str
 
+    @property
+    def told(self) -> str:
+        """Return what it printed on one line, however wide the terminal is."""
+        return " ".join(self.out.split())
+
 
 Run = Callable[..., Ran]
 

@@ -60,7 +60,7 @@ def running(text: str) -> list[str]:
     "case",
     [
         ("callable", 4, 60, "hung: no answer within .* it was in hanging"),
-        ("process", 4, 60, "hung: no answer within "),  # where, is up to the moment
+        ("process", 4, 60, "hung: no answer within .* it was in _header"),
         ("process", 60, 4, "raised: .* was killed after target.batch_seconds=4"),
     ],
 )

@@ -114,7 +114,7 @@ def test_public_stacs(name: str, tmp_path: Path, rslow: Run) -> None:
         np.testing.assert_allclose(found, drawn_blue[top : top + 32, left : left + 32], atol=1e-6)
     # Everything that the item holds is a band or is named as left out.
     assets = json.loads(drawn.path.read_text())["assets"]
-    told = " ".join(ran.out.split())
+    told = ran.told
     counted = sum(int(n) for n in re.findall(r"left out: (\d+) assets?:", told))
     assert counted == len(assets) - len(names)
     assert f"1 image with level {level} (" in told
@@ -243,7 +243,7 @@ def test_a_bad_item_is_one_line(kind: str, tmp_path: Path, rslow: Run) -> None:
     assert len(ran.err.strip().splitlines()) == 1
     ran = rslow(*words, "-s", "data.skip_bad=true")
     assert ran.code == 0, ran.err
-    told = " ".join(ran.out.split())
+    told = ran.told
     assert line in told
     assert "9 tiles:" in told
     assert told.count("WARNING: left out") == 1

@@ -449,7 +449,7 @@ def test_check_counts_as_numpy_does(tmp_path: Path, rslow: Run) -> None:
     (tmp_path / "masks" / "mask_3.tif").unlink()
     ran = rslow("data", "check", *words)
     assert ran.code == 4
-    assert " ".join(ran.out.split()).count("has no mask (mask_3.tif)") == 2
+    assert ran.told.count("has no mask (mask_3.tif)") == 2
 
 
 def test_mask_moves_with_the_image() -> None:

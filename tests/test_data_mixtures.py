@@ -202,7 +202,7 @@ def test_commands_say_it(command: str, rslow: Run, write_tile: WriteTile, tmp_pa
         assert rslow("catalog", "build", *data).code == 0
     ran = rslow(command, "check", *data)
     assert ran.code == 0, ran.err
-    text = " ".join(ran.out.split())
+    text = ran.told
     assert "3 of 24 files are 0.1 brighter in every band than 21 others" in text
     lines = [line.strip() for line in ran.out.splitlines() if "(brighter by 0.1)" in line]
     assert len(lines) == 3

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rs_lowconf.data.check import list_more, list_splits
 from rs_lowconf.data.pictures import open_pictures
 from rs_lowconf.data.source import open_split
 from rs_lowconf.data.sources import open_more
@@ -153,8 +154,11 @@ def test_other_sources_may_not_hold_what_is_held_out(folder: Path, write_tile: W
     both = first.model_copy(update={"more": (second,)})
     classes = ("Forest", "River")
     assert len(open_more(both, "test", classes)[0]) == 2
-    with pytest.raises(DataError, match=r"train split of .*second has 2 tiles .*another split"):
+    leak = r"train split of .*second has 2 tiles .*another split"
+    with pytest.raises(DataError, match=leak):
         open_more(both, "train", classes)
+    with pytest.raises(DataError, match=leak):
+        list_more(both, list_splits(first))
 
 
 @pytest.mark.parametrize(
@@ -211,52 +215,47 @@ def test_bands_and_range_are_asked_for(tmp_path: Path) -> None:
         load(path)
 
 
+def check_words(folder: Path, *changed: str) -> list[str]:
+    """Return the words of `rslow data check` for the pictures of a folder."""
+    settings = [
+        *("data.kind=pictures", f"data.root={folder}"),
+        *("data.bands=[B04, B03, B02]", "data.tile_size=16", *changed),
+    ]
+    return ["data", "check", *(word for one in settings for word in ("--set", one))]
+
+
 def test_pictures_are_checked(folder: Path, rslow: Run) -> None:
     """Counts by class and split, what bytes mean, a file that cannot be read, and doubles."""
-    words: tuple[str, ...] = (
-        "data",
-        "check",
-        "--set",
-        "data.kind=pictures",
-        "--set",
-        f"data.root={folder}",
-    )
-    words += ("--set", "data.bands=[B04, B03, B02]", "--set", "data.tile_size=16")
-    words += ("--set", "data.reflectance=[0, 0.51]")
+    words = check_words(folder, "data.reflectance=[0, 0.51]")
     shutil.copy(folder / "Forest" / "Forest_1.png", folder / "Forest" / "again.png")
     ran = rslow(*words)
     assert ran.code == 0, ran.err
-    assert "41 tiles" in ran.out
-    assert "reflectance 0 .. 0.51 (data.reflectance)" in ran.out
-    assert "same pixels" in ran.out
+    assert "41 tiles" in ran.told
+    assert "reflectance 0 .. 0.51 (data.reflectance)" in ran.told
+    assert "same pixels" in ran.told
     (folder / "River" / "torn.png").write_bytes(
         (folder / "River" / "River_0.png").read_bytes()[:200]
     )
     ran = rslow(*words)
     assert ran.code == 4
-    assert "torn.png" in ran.out
-    assert "1 cannot" in ran.out
+    assert "torn.png" in ran.told
+    assert "1 cannot" in ran.told
     assert rslow(*words, "--set", "data.skip_bad=true").code == 0
 
 
 def test_a_wrong_range_of_reflectance_is_noticed(folder: Path, rslow: Run) -> None:
     """Bytes that would be far too bright or dark for land."""
-    words: tuple[str, ...] = (
-        "data",
-        "check",
-        "--set",
-        "data.kind=pictures",
-        "--set",
-        f"data.root={folder}",
+    bright, dark, infrared = (
+        rslow(*check_words(folder, *changed)).told
+        for changed in (
+            ["data.reflectance=[0, 1]"],
+            ["data.reflectance=[0, 0.02]"],
+            ["data.reflectance=[0, 1]", "data.bands=[B08, B11, B12]"],
+        )
     )
-    words += ("--set", "data.bands=[B04, B03, B02]", "--set", "data.tile_size=16", "--set")
-    assert "too large a value, 1" in flat(rslow(*words, "data.reflectance=[0, 1]").out)
-    assert "too small a value, 0.02" in flat(rslow(*words, "data.reflectance=[0, 0.02]").out)
-
-
-def flat(text: str) -> str:
-    """Return words of a text on one line, however wide the terminal is."""
-    return " ".join(text.split())
+    assert "too large a value, 1" in bright
+    assert "too small a value, 0.02" in dark
+    assert "too large" not in infrared
 
 
 def test_eurosat_as_pictures_raises_no_alarm(
@@ -275,5 +274,5 @@ def test_eurosat_as_pictures_raises_no_alarm(
     kind = ("--set", "data.kind=eurosat", "--set", f"data.root={eurosat_root}")
     ran = rslow("data", "check", *kind, "--set", more)
     assert ran.code == 0, ran.err
-    assert "200 tiles" in ran.out
-    assert ran.out.count("Nothing is wrong.") == 2, ran.out
+    assert "200 tiles" in ran.told
+    assert ran.told.count("Nothing is wrong.") == 2, ran.out

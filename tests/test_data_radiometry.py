@@ -105,13 +105,8 @@ def test_tags_of_class_folders_are_used(tmp_path: Path, write_tile: WriteTile, r
     words = ("data.kind=folder", f"data.root={tmp_path / 'tiles'}", "data.tile_size=32")
     more = (*words, "data.val_share=0.25", "data.test_share=0.25")
     ran = rslow("data", "check", *(part for word in more for part in ("-s", word)))
-    assert "4 files with level L1C (default), scale 10000 (scale and offset tags)" in flat(ran.out)
-    assert "4 files with level L1C (default), scale 10000 (default)" in flat(ran.out)
-
-
-def flat(text: str) -> str:
-    """Return text without the line breaks of a narrow terminal."""
-    return " ".join(text.split())
+    assert "4 files with level L1C (default), scale 10000 (scale and offset tags)" in ran.told
+    assert "4 files with level L1C (default), scale 10000 (default)" in ran.told
 
 
 def test_settings_have_the_last_word(rslow: Run, write_tile: WriteTile, tmp_path: Path) -> None:
@@ -123,10 +118,8 @@ def test_settings_have_the_last_word(rslow: Run, write_tile: WriteTile, tmp_path
     assert ran.code == 0, ran.err
     (row,) = rows_in(tmp_path)
     assert (row.bands.level, row.bands.scale, row.bands.dn_offset) == ("L1C", 20_000, 0)
-    assert "offset 0 (data.dn_offset, against -1000 by scale and offset tags)" in flat(ran.out)
-    assert "level L1C (data.level, against L2A by product name, L2A, baseline 05.09)" in flat(
-        ran.out
-    )
+    assert "offset 0 (data.dn_offset, against -1000 by scale and offset tags)" in ran.told
+    assert "level L1C (data.level, against L2A by product name, L2A, baseline 05.09)" in ran.told
 
 
 def test_product_names_are_used(rslow: Run, write_tile: WriteTile, tmp_path: Path) -> None:
@@ -145,8 +138,8 @@ def test_product_names_are_used(rslow: Run, write_tile: WriteTile, tmp_path: Pat
     for row in rows:
         seed = int(Path(row.files[0].href).stem[-1])
         np.testing.assert_allclose(read(row), ground(seed, 12) / 10_000, atol=1e-6)
-    assert "3 images with level L2A (product name, L2A, baseline 05.09)" in flat(ran.out)
-    assert "3 images with level L2A (product name, L2A, baseline 03.00)" in flat(ran.out)
+    assert "3 images with level L2A (product name, L2A, baseline 05.09)" in ran.told
+    assert "3 images with level L2A (product name, L2A, baseline 03.00)" in ran.told
 
 
 @pytest.mark.parametrize(
@@ -194,7 +187,7 @@ def test_tags_of_bands_that_are_not_used(rslow: Run, write_tile: WriteTile, tmp_
         file.scales = (*[1e-4] * 4, 1.0)
     ran = build(rslow, tmp_path, "data.level=L2A")
     assert ran.code == 0, ran.err
-    assert "not used: SCL" in flat(ran.out)
+    assert "not used: SCL" in ran.told
 
 
 def masked_file(path: Path, how: str, write_tile: WriteTile) -> NDArray[np.bool_]:
@@ -224,7 +217,7 @@ def test_masks_of_files_decide(how: str, rslow: Run, write_tile: WriteTile, tmp_
     invalid = masked_file(path, how, write_tile)
     ran = build(rslow, tmp_path, "data.level=L2A")
     assert ran.code == 4
-    assert "1 tile: more nodata than data.max_nodata=0" in flat(ran.out)
+    assert "1 tile: more nodata than data.max_nodata=0" in ran.told
     ran = build(rslow, tmp_path, "data.level=L2A", "data.max_nodata=0.7")
     assert ran.code == 0, ran.err
     (row,) = rows_in(tmp_path)
@@ -235,7 +228,7 @@ def test_masks_of_files_decide(how: str, rslow: Run, write_tile: WriteTile, tmp_
     assert row.valid == pytest.approx(1 - invalid.mean())
     np.testing.assert_array_equal(read_row(row).nodata.numpy(), invalid)
     assert (read(row)[:, invalid] == 0).all()
-    assert f"nodata by its {'alpha band' if how == 'alpha' else 'mask'}" in flat(ran.out)
+    assert f"nodata by its {'alpha band' if how == 'alpha' else 'mask'}" in ran.told
 
 
 @pytest.mark.parametrize("how", ["internal", "beside", "alpha"])
@@ -326,7 +319,7 @@ def test_dark_water_is_data(rslow: Run, write_tile: WriteTile, tmp_path: Path) -
     ran = build(rslow, tmp_path, "data.level=L2A")
     assert ran.code == 0, ran.err
     assert len(rows_in(tmp_path)) == 9
-    assert "1 tile: more nodata than data.max_nodata=0 (tiles/lake_7" in flat(ran.out)
+    assert "1 tile: more nodata than data.max_nodata=0 (tiles/lake_7" in ran.told
     dark = {row.tile_id: read_row(row).pixels for row in rows_in(tmp_path)}
     assert sum(bool((pixels == 0).all(dim=0).any()) for pixels in dark.values()) == 7
 
@@ -409,7 +402,7 @@ def test_numbers_that_fill_sixteen_bits(rslow: Run, write_tile: WriteTile, tmp_p
         write_tile(tmp_path / "images" / f"{index}.tif", bands=L2A, pixels=numbers)
     assert build(rslow, tmp_path, "data.level=L2A").code == 0
     ran = rslow("catalog", "check", "-s", f"run.dir={tmp_path / 'run'}")
-    assert "65535 fits numbers that fill 0 .. 65535" in flat(ran.out)
+    assert "65535 fits numbers that fill 0 .. 65535" in ran.told
 
 
 def test_levels_of_one_data_set(write_tile: WriteTile, tmp_path: Path, rslow: Run) -> None:
@@ -421,7 +414,7 @@ def test_levels_of_one_data_set(write_tile: WriteTile, tmp_path: Path, rslow: Ru
     words = ("data.kind=folder", f"data.root={tmp_path / 'tiles'}", "data.tile_size=32")
     ran = rslow("data", "check", *(part for word in words for part in ("-s", word)))
     assert ran.code == 4
-    assert "is L1C; expected L2A, as the files before it" in flat(ran.out)
+    assert "is L1C; expected L2A, as the files before it" in ran.told
 
 
 def test_a_tile_in_the_numbers_of_another(write_tile: WriteTile, tmp_path: Path) -> None:

@@ -45,15 +45,13 @@ _BOOT = (
     "from rs_lowconf.batch.child import main; main(int(sys.argv[2]))"
 )
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_TAIL = 4_000
-"""Bytes of a child's output that are kept."""
+_TAIL = 40_000
+"""Bytes of a child's output that are kept. Where it hangs is told first, then come the frames that
+led there and the names of all extension modules, which alone are thousands of bytes."""
 _LAST_WORDS = 400
 _GRACE_SECONDS = 2.0
 """For a child to say where it hangs, and for its last words to arrive."""
-_PLACE = re.compile(
-    r'^Current thread.*\n(?:  Garbage-collecting\n)?  File "([^"]+)", line (\d+) in (.+)$',
-    re.MULTILINE,
-)
+_PLACE = re.compile(r'^Current thread.*\n  File "([^"]+)", line (\d+) in (.+)$', re.MULTILINE)
 
 Answer = tuple[str, Any]
 """`done` and an Arrow stream, the name of a `FailureKind` and a message, or `fatal` and an error

@@ -56,7 +56,7 @@ def check(
     from rs_lowconf.runs import write_json
 
     listings = list_splits(settings.data)
-    more = list_more(settings.data, tuple(listings[0].dataset.classes))
+    more = list_more(settings.data, listings)
     reports = []
     for own, listed in ((settings.data, listings), *more):
         report = _look_through(own, listed)

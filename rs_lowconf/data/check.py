@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import torch
-
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.files import (
     SPLITS,
@@ -23,14 +21,14 @@ from rs_lowconf.data.files import (
 )
 from rs_lowconf.data.left_out import LeftOut, joined
 from rs_lowconf.data.mixtures import Spectra
-from rs_lowconf.data.pictures import PictureSplit, list_pictures, picture_bands, read_picture
+from rs_lowconf.data.pictures import PictureSplit, list_pictures, picture_tile
 from rs_lowconf.data.radiometry import (
     BandRange,
     BandStatistics,
     picture_warnings,
     radiometric_warnings,
 )
-from rs_lowconf.data.sources import known_splits
+from rs_lowconf.data.sources import refuse_moved, splits_by_name
 from rs_lowconf.data.tiles import (
     FileProfile,
     Tile,
@@ -117,15 +115,32 @@ class CheckReport:
         return {**asdict(self), "bands": self.bands.to_json() if self.bands else None}
 
 
-def list_splits(settings: DataSettings) -> tuple[SplitListing, ...]:
+def list_splits(
+    settings: DataSettings,
+    *,
+    classes: tuple[str, ...] | None = None,
+    known: Mapping[str, Split] | None = None,
+) -> tuple[SplitListing, ...]:
     """List all splits; EuroSAT is downloaded when asked for.
+
+    Args:
+        settings: of the data.
+        classes: the class list to use; when missing, that of the settings.
+        known: see `pictures.list_pictures`.
 
     Raises:
         SettingsError: a setting has no effect on this kind of data.
         DataError: there is no such data set.
     """
     if settings.kind == "pictures":
-        return _listed(settings)
+        refuse_idle(settings)
+        pictures = list_pictures(settings, classes=classes, known=known)
+        return tuple(
+            SplitListing(split=split, dataset=dataset, files=dataset.files)
+            for split, dataset in pictures.items()
+        )
+    if classes is not None:
+        settings = settings.model_copy(update={"classes": classes})
     listings = []
     for split in SPLITS:
         dataset = open_dataset(settings, split)
@@ -134,41 +149,26 @@ def list_splits(settings: DataSettings) -> tuple[SplitListing, ...]:
 
 
 def list_more(
-    settings: DataSettings, classes: tuple[str, ...]
+    settings: DataSettings, first: tuple[SplitListing, ...]
 ) -> list[tuple[DataSettings, tuple[SplitListing, ...]]]:
     """List the further sources of `data.more`, each with its settings.
 
     Args:
         settings: of the first source, with the further ones in `more`.
-        classes: of the first source.
+        first: listings of the first source.
 
     Raises:
         SettingsError: a setting has no effect on its kind of data.
-        DataError: there is no such data set.
+        DataError: there is no such data set, or one name is in different splits of two sources.
     """
-    known = known_splits(settings) if settings.more else {}
-    return [
-        (
-            own,
-            _listed(own, classes, known)
-            if own.kind == "pictures"
-            else list_splits(own.model_copy(update={"classes": classes})),
-        )
-        for own in settings.more
-    ]
-
-
-def _listed(
-    settings: DataSettings,
-    classes: tuple[str, ...] | None = None,
-    known: Mapping[str, Split] | None = None,
-) -> tuple[SplitListing, ...]:
-    refuse_idle(settings)
-    splits = list_pictures(settings, classes=classes, known=known)
-    return tuple(
-        SplitListing(split=split, dataset=dataset, files=dataset.files)
-        for split, dataset in splits.items()
-    )
+    classes = tuple(first[0].dataset.classes)
+    known = splits_by_name((listing.split, listing.files) for listing in first)
+    more = [(own, list_splits(own, classes=classes, known=known)) for own in settings.more]
+    for own, listings in more:
+        for listing in listings:
+            ids = [file.tile_id for file in listing.files]
+            refuse_moved(ids, listing.split, known, own, settings)
+    return more
 
 
 def left_out_of(listings: tuple[SplitListing, ...]) -> LeftOut:
@@ -311,8 +311,6 @@ class Tally:
 
     def _absent(self) -> Iterator[Finding]:
         for listing in self._listings:
-            if isinstance(listing.dataset, PictureSplit):
-                continue  # what their lists name in vain is counted with what is left out
             absent = absent_files(listing.dataset)
             if absent:
                 yield _finding(
@@ -351,11 +349,11 @@ def _look_at(
 ) -> FileRecord:
     profile, tile, used, meaning = None, None, None, None
     try:
-        profile = read_profile(file.path)
         if isinstance(listing.dataset, PictureSplit):
-            meaning = _said_of_picture(settings)
-            tile = _picture_tile(settings, profile)
+            tile = picture_tile(file.path, settings)
+            profile, meaning = tile.profile, _said_of_picture(tile.bands)
         else:
+            profile = read_profile(file.path)
             meaning = said_of(settings, profile)
             tile = read_tile(settings, listing.dataset, index, profile)
         used = used_bands(settings, file.path, tile.bands)
@@ -374,16 +372,12 @@ def _look_at(
     )
 
 
-def _picture_tile(settings: DataSettings, profile: FileProfile) -> Tile:
-    pixels = torch.from_numpy(read_picture(profile.path, settings).astype("float32"))
-    nodata = torch.zeros(pixels.shape[1:], dtype=torch.bool)
-    return Tile(profile=profile, bands=picture_bands(settings), pixels=pixels, nodata=nodata)
-
-
-def _said_of_picture(settings: DataSettings) -> str:
-    low, high = settings.reflectance or (0.0, 1.0)
-    who = "data.reflectance" if settings.reflectance else "no setting, so by default"
-    return f"bytes 0 .. 255 as reflectance {low:.4g} .. {high:.4g} ({who}); nothing is nodata"
+def _said_of_picture(bands: BandSpec) -> str:
+    low, high = ((byte + bands.dn_offset) / bands.scale for byte in (0, 255))
+    return (
+        f"bytes 0 .. 255 as reflectance {low:.4g} .. {high:.4g} (data.reflectance); nothing is "
+        "nodata"
+    )
 
 
 def _finding(severity: Literal["error", "warning"], text: str, files: list[str]) -> Finding:

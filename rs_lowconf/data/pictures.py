@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from rs_lowconf.bands import BandSpec
@@ -26,7 +27,7 @@ from rs_lowconf.data.files import (
 )
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.memory import MemorySource
-from rs_lowconf.data.tiles import TileError, read_errors
+from rs_lowconf.data.tiles import FileProfile, Tile, TileError, read_errors
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import DataSettings
 
@@ -213,6 +214,36 @@ def read_picture(path: Path, settings: DataSettings) -> np.ndarray:
             expected=f"{side} x {side} (data.tile_size)",
         )
     return np.moveaxis(pixels, 2, 0)
+
+
+def picture_tile(path: Path, settings: DataSettings) -> Tile:
+    """Return a picture as a tile of eight bits without a place.
+
+    Raises:
+        PictureError: it cannot be read, or has another size or number of bands.
+    """
+    pixels = read_picture(path, settings)
+    count, height, width = pixels.shape
+    profile = FileProfile(
+        path=path,
+        count=count,
+        height=height,
+        width=width,
+        dtype=pixels.dtype.name,
+        nodata=None,
+        descriptions=(None,) * count,
+        scales=((1.0, 0.0),) * count,
+        alpha=None,
+        masked=False,
+        tags={},
+        grid=None,
+    )
+    return Tile(
+        profile=profile,
+        bands=picture_bands(settings),
+        pixels=torch.from_numpy(pixels.astype(np.float32)),
+        nodata=torch.zeros((height, width), dtype=torch.bool),
+    )
 
 
 def _splits(settings: DataSettings, files: list[TileFile], left_out: LeftOut) -> dict[str, Split]:

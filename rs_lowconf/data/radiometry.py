@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from rs_lowconf.bands import BandSpec
+from rs_lowconf.bands import TRUE_COLOUR, BandSpec
 
 _STEP = 1e-4
 _LOWEST, _HIGHEST = -1.0, 7.0
@@ -17,9 +17,10 @@ _LOWEST, _HIGHEST = -1.0, 7.0
 _MOST_USUAL = 1.0
 #: What the brightest band reflects over land.
 _USUAL = 0.3
-_DARK_PICTURES = 0.03
-_BRIGHT_PICTURES = 0.3
-"""Of pictures, half the values of a band are rarely above it: land in visible light is darker."""
+_DIM = 0.03
+"""Some values of some band are above it in any data of land."""
+_VISIBLE_USUAL = 0.3
+"""Half the values of a visible band are rarely above it; land is brighter in near infrared."""
 _SCALES = {
     1.0: "1 fits files that hold reflectance",
     100.0: "100 fits per cent",
@@ -96,17 +97,22 @@ def picture_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> list[s
     """Say what is suspicious about the range of reflectance that bytes stand for."""
     if not ranges:
         return []
-    usual = max(own.median for own in ranges.values())
     brightest = max(own.p99 for own in ranges.values())
+    bright = [
+        (own.median, name)
+        for name, own in ranges.items()
+        if own.median > (_VISIBLE_USUAL if name in TRUE_COLOUR else _MOST_USUAL)
+    ]
     white = (255 + bands.dn_offset) / bands.scale
-    if brightest < _DARK_PICTURES:
+    if brightest < _DIM:
         return [
             f"99 % of all values are below {brightest:.4f}: probably data.reflectance ends at too "
             f"small a value, {white:.3g}; 0.3 is usual for true colour"
         ]
-    if usual > _BRIGHT_PICTURES:
+    if bright:
+        usual, name = max(bright)
         return [
-            f"half the values of a band are above {usual:.2g}: probably data.reflectance ends at "
+            f"half the values of {name} are above {usual:.2g}: probably data.reflectance ends at "
             f"too large a value, {white:.3g}, unless all is cloud or snow; 0.3 is usual for true "
             "colour"
         ]
@@ -119,7 +125,7 @@ def radiometric_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> li
         return []
     found = [*_level_warnings(bands, set(ranges))]
     brightest = max(own.p99 for own in ranges.values())
-    if brightest < 0.03:
+    if brightest < _DIM:
         return [
             *found,
             f"99 % of all values are below {brightest:.4f}: nearly certainly data.scale="

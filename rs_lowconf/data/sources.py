@@ -1,8 +1,16 @@
 """The sources of tiles that one generator learns from, with splits that agree by name."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
-from rs_lowconf.data.files import SPLITS, Split, list_files, open_dataset, refuse_idle
+from rs_lowconf.data.files import (
+    SPLITS,
+    Split,
+    TileFile,
+    list_files,
+    open_dataset,
+    refuse_idle,
+)
 from rs_lowconf.data.memory import MemorySource
 from rs_lowconf.data.pictures import open_pictures
 from rs_lowconf.data.source import open_split
@@ -22,7 +30,7 @@ def open_more(settings: DataSettings, split: Split, classes: tuple[str, ...]) ->
         SettingsError: a setting has no effect on its kind of data.
         DataError: tiles cannot be used, or one name is in different splits of two sources.
     """
-    known = known_splits(settings)
+    known = splits_by_name((name, list_files(open_dataset(settings, name))) for name in SPLITS)
     opened = []
     for further in settings.more:
         if further.kind == "pictures":
@@ -30,22 +38,40 @@ def open_more(settings: DataSettings, split: Split, classes: tuple[str, ...]) ->
             opened.append(open_pictures(further, split, classes=classes, known=known))
         else:
             source = open_split(further.model_copy(update={"classes": classes}), split)
-            names = [PurePosixPath(tile_id).name for tile_id in source.ids]
-            moved = [name for name in names if known.get(name, split) != split]
-            if moved:
-                raise DataError(
-                    f"the {split} split of {further.root} has {len(moved)} tiles that are in "
-                    f"another split of {settings.root}, such as {moved[0]}",
-                    remedy="lay them into the same train, val and test subfolders",
-                )
+            refuse_moved(source.ids, split, known, further, settings)
             opened.append(source)
     return opened
 
 
-def known_splits(settings: DataSettings) -> dict[str, Split]:
-    """Return the split of every name of a source; pictures of the same name are in the same one."""
-    return {
-        PurePosixPath(file.tile_id).name: split
-        for split in SPLITS
-        for file in list_files(open_dataset(settings, split))
-    }
+def splits_by_name(listed: Iterable[tuple[Split, Iterable[TileFile]]]) -> dict[str, Split]:
+    """Return the split of every name of a source: further sources have to agree with it."""
+    return {PurePosixPath(file.tile_id).name: split for split, files in listed for file in files}
+
+
+def refuse_moved(
+    ids: Iterable[str],
+    split: Split,
+    known: Mapping[str, Split],
+    own: DataSettings,
+    first: DataSettings,
+) -> None:
+    """Refuse a split of a further source with tiles that another split of the first one has.
+
+    Args:
+        ids: of its tiles.
+        split: which.
+        known: see `splits_by_name`.
+        own: settings of the further source.
+        first: settings of the first one.
+
+    Raises:
+        DataError: there are such tiles.
+    """
+    names = [PurePosixPath(tile_id).name for tile_id in ids]
+    moved = [name for name in names if known.get(name, split) != split]
+    if moved:
+        raise DataError(
+            f"the {split} split of {own.root} has {len(moved)} tiles that are in another split of "
+            f"{first.root}, such as {moved[0]}",
+            remedy="lay them into the same train, val and test subfolders",
+        )
