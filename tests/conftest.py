@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import rasterio
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from rasterio import Affine
@@ -43,9 +45,18 @@ settings.register_profile("rslow", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("rslow")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let slow tests be asked for."""
+    parser.addoption("--everything", action="store_true", help="also run tests marked slow")
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the longest files; mark what waits for trained models, and what needs QGIS."""
+    if not config.option.everything:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     for item in items:
@@ -61,6 +72,17 @@ def denormal_numbers() -> Iterator[None]:
     """Undo what a command run in this process sets for the whole of it: hypothesis minds."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Check no types and shapes at calls, which takes half the time of a simulation.
+
+    For tests of what comes out on average; other tests call the same functions with checks.
+    """
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")
@@ -133,12 +155,22 @@ def rslow() -> Run:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with tiles, a config and models that were trained by the commands."""
+    """Return a folder with tiles, a config and models that were trained by the commands.
+
+    Of several workers one trains, and the others copy what it made.
+    """
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made"
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            folder = tmp_path_factory.mktemp("training")
+            make_tiles(folder / "tiles", 16)
+            (folder / "config.yaml").write_text(_CONFIG.format(folder=folder))
+            train_models(folder / "config.yaml", "target", "extractor", "gan", "gate")
+            folder.rename(made)
     folder = tmp_path_factory.mktemp("trained")
-    make_tiles(folder / "tiles", 16)
-    config = folder / "config.yaml"
-    config.write_text(_CONFIG.format(folder=folder))
-    train_models(config, "target", "extractor", "gan", "gate")
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+    (folder / "config.yaml").write_text(_CONFIG.format(folder=folder))
     return folder
 
 

@@ -125,6 +125,7 @@ def test_variants_lie_on_their_tiles_and_are_what_the_tables_say(generated: Path
     assert (folder / "sheet.png").is_file()
 
 
+@pytest.mark.slow
 def test_chunks_and_processes_change_no_variant(
     generated: Path, rslow: Run, tmp_path: Path
 ) -> None:

@@ -401,6 +401,7 @@ for name, kind in (("critic", "critic"), ("calibration", "gate calibration")):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_update_leaves_a_whole_one_or_none(reviewed: Path, tmp_path: Path) -> None:
     """Kill -9 at any change of files: an update is there whole, or not at all.
 

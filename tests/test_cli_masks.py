@@ -91,6 +91,7 @@ def test_the_whole_way_ends_in_a_package_with_masks(rslow: Run, trained: Path) -
         assert row["confidence"] < 0.9
 
 
+@pytest.mark.slow
 def test_the_same_again_is_the_same(rslow: Run, trained: Path) -> None:
     """Another number of slots writes the same tiles."""
     names = {}
@@ -156,6 +157,7 @@ def test_held_out_tiles_are_judged_with_their_own_masks(trained: Path) -> None:
         assert torch.equal(val.masks.masks[label].long(), masks_of(tile)[0])
 
 
+@pytest.mark.slow
 def test_a_blind_package_mixes_real_tiles_in(rslow: Run, trained: Path) -> None:
     """Real tiles come with their own masks, and nothing tells them from generated ones."""
     words = ("--name", "blind", "-s", "review.label=blind", "-s", "review.real_share=0.4")

@@ -172,6 +172,7 @@ class TestSplitting:
         # The fifth population starts when its first trajectory is asked for, not before.
         assert sum(one.evaluations for one in some) == evaluator.target.evaluations
 
+    @pytest.mark.usefixtures("unchecked")
     def test_the_probability_agrees_with_the_exact_one_and_its_interval_covers(self) -> None:
         """P = 1e-3: mean of 40 runs within 3 errors; 95 % intervals cover in 34 at least."""
         betas = (2.9, 3.2)
@@ -187,6 +188,7 @@ class TestSplitting:
         assert abs(np.mean(values) - exact) < 3 * np.std(values) / 40**0.5
         assert covered >= 34  # 33 or fewer of 40: once in 200 times at 95 %
 
+    @pytest.mark.usefixtures("unchecked")
     def test_after_final_moves_what_is_found_follows_the_prior_given_the_level_set(self) -> None:
         """The first latent beyond beta is a truncated normal: mean and share of its upper half."""
         evaluator = limit_evaluator(1.5, 1.5)
@@ -291,6 +293,7 @@ def taught() -> Student:
 class TestStudent:
     """A student's gradients lead to what the target is unsure of."""
 
+    @pytest.mark.usefixtures("unchecked")
     def test_it_learns_and_leads(self, tmp_path: Path) -> None:
         """Found tiles are the target's own; few questions a find; the file round-trips."""
         evaluator = student_evaluator()

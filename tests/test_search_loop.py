@@ -222,6 +222,7 @@ def test_results_do_not_depend_on_the_number_of_slots(slots: int, mode: str) -> 
     assert all(same(a, b) for a, b in zip(reference, again, strict=True))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("drift", [0.0, 0.5])
 def test_sampling_follows_the_prior_given_low_confidence(drift: float) -> None:
     """Splitting, with gradients or without, draws as plain rejection from the prior does.
@@ -275,6 +276,7 @@ def test_evaluations_are_counted_exactly() -> None:
     assert evaluator.target.evaluations == spent
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_random_latents_follow_the_prior() -> None:
     """The baseline evaluates each latent once and projects none: P agrees with plain sampling."""
     still = run(2000, mode="random", slots=64)
