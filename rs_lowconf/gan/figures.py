@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchmetrics.image.kid import poly_kernel
 
 from rs_lowconf.bands import TRUE_COLOUR, BandSpec
 from rs_lowconf.gan.critic import critic_logit
+from rs_lowconf.gan.distances import poly_kernel
 from rs_lowconf.gan.frozen import FrozenNetwork, pooled
 from rs_lowconf.gan.mask_networks import MaskGenerator
 from rs_lowconf.gan.networks import Discriminator
