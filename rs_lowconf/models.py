@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -16,6 +16,7 @@ from rs_lowconf.device import choose_device
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.encode import comparison_of, encoding
+from rs_lowconf.gan.gate_views import FrozenView, ViewSpec
 from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic, load_mask_model
 from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
@@ -25,7 +26,6 @@ from rs_lowconf.places import model_path, update_of
 from rs_lowconf.runs import kind_of, sha256_of
 from rs_lowconf.search.archive import Looks, learn_looks
 from rs_lowconf.search.calibration import (
-    LIKENESS,
     Calibration,
     Features,
     critic_parts,
@@ -34,6 +34,7 @@ from rs_lowconf.search.calibration import (
 from rs_lowconf.search.distances import RealDistances, load_distances
 from rs_lowconf.search.evaluate import Evaluator, Penalty
 from rs_lowconf.search.invert import Inverter
+from rs_lowconf.search.parts import pixel_features
 from rs_lowconf.search.prior import PriorShell
 from rs_lowconf.search.reading import Reading, regions_of
 from rs_lowconf.seeds import seed_of
@@ -124,7 +125,10 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
     known = checksums(opened.paths)
     calibration = load_calibration(opened.paths["calibration"], known)
     features = features_in(opened.extractor, generator.bands)
-    gate = calibration.gate(opened.critic, features, own.false_rejection)
+    views = {} if calibration.fitted is None else calibration.fitted.views
+    gate = calibration.gate(
+        opened.critic, features, own.false_rejection, views_of(views, generator.bands, device)
+    )
     regions = None
     if opened.bank is not None:
         regions = regions_of(opened.bank.masks, opened.bank.classes, own.region)
@@ -154,7 +158,6 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
     per_condition = own.per_condition or math.ceil(1.25 * own.count / len(labels))
     tau = own.tau if own.tau_quantile is None else _tau(settings, target, own.tau_quantile)
     target.evaluations = 0
-    likeness = calibration.reference[:, list(gate.parts).index(LIKENESS)]
     return Models(
         gan=gan,
         target=target,
@@ -166,7 +169,7 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         shell=PriorShell(generator.latent_parts, own.prior_tail),
         looks=learn_looks(
             calibration.bank[0],
-            (-likeness).exp(),
+            calibration.distances,
             novelty_quantile=own.novelty_quantile,
             clusters=own.clusters,
             seed=settings.run.seed,
@@ -354,9 +357,10 @@ def of_masks(
     """
     gan, critic = cast("MaskGanModel", models.gan), cast("MaskCritic", models.extractor).on(bank)
     evaluator, generator = models.evaluator, MaskedGenerator(gan.generator.generator, bank)
+    said = critic_parts(critic)
     other = evaluator.of_masks(
         generator,
-        gate=replace(evaluator.gate, parts={**evaluator.gate.parts, **critic_parts(critic)}),
+        gate=evaluator.gate.changed(said.get),
         penalties=_penalties(settings, models.calibration, gan.critic.on(bank), critic),
         regions=regions_of(bank.masks, bank.classes, settings.region),
     )
@@ -396,6 +400,27 @@ def features_in(extractor: FeatureExtractor, bands: BandSpec) -> Features:
     """
     channels = list(check_fit(extractor.bands, bands, model="extractor"))
     return lambda image: extractor.features(image[:, channels])
+
+
+def views_of(
+    specs: Mapping[str, dict[str, Any] | None], bands: BandSpec, device: torch.device
+) -> dict[str, Features]:
+    """Return the views by which the fitted parts of a gate see tiles.
+
+    Args:
+        specs: what each shows, see `ViewSpec`; None for spectra and texture.
+        bands: of the tiles.
+        device: where to compute.
+
+    Raises:
+        ModelError: the weights of a pretrained network are not installed.
+    """
+    return {
+        name: pixel_features
+        if spec is None
+        else FrozenView(ViewSpec.from_json(spec), bands, device)
+        for name, spec in specs.items()
+    }
 
 
 def _real_tiles(settings: Settings, generator: ClassGenerator) -> "MemorySource | None":

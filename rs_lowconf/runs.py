@@ -261,6 +261,12 @@ def classes_of(path: Path) -> tuple[str, ...]:
     return tuple(map(str, classes)) if isinstance(classes, list) else ()
 
 
+def header_holds(path: Path, name: str) -> bool:
+    """Return whether the header of a checkpoint has an entry; not where it cannot be read."""
+    header = _peek(path).get("header")
+    return isinstance(header, dict) and name in header
+
+
 def _peek(path: Path) -> dict[str, Any]:
     """Return what a checkpoint says of itself, unchecked and without torch; nothing if damaged."""
     from safetensors import safe_open

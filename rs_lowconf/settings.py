@@ -509,12 +509,31 @@ class MaskGanSettings(GeneratorSettings):
 
 
 class GateSettings(Section):
-    """The gate's own discriminator, trained against the finished generator."""
+    """What drops unrealistic tiles, fitted against the finished generator."""
 
+    recipe: Literal["native", "frozen"] = "frozen"
+    """What decides. `frozen`: linear scores on features of a pretrained network and on spectra and
+    texture, fitted on real and on generated tiles. `native`: the critic, the likeness to training
+    tiles and the spectra together; it drops little, and is the only one for tiles with masks."""
+    tiles: PositiveInt = 1_000
+    """Recipe `frozen`: tiles of each generated kind that the scores are fitted on, and as many
+    others on which the share that the gate drops is measured."""
+    most_real: PositiveInt = 6_000
+    """Recipe `frozen`: real training tiles of each source that the scores are fitted on at most."""
+    side: PositiveInt = 128
+    """Recipe `frozen`: pixels to which tiles are enlarged for the pretrained network."""
+    generators: tuple[Path, ...] = ()
+    """Recipe `frozen`: checkpoints of other generators whose tiles the scores are fitted on too;
+    the more kinds of generated tiles they know, the more unknown ones they drop."""
+    held_out: tuple[Path, ...] = ()
+    """Recipe `frozen`: checkpoints of generators on which the power is measured alone."""
+    leave_out: bool = True
+    """Recipe `frozen`: whether to measure also what share of each kind is dropped by scores that
+    were fitted without it."""
     width: PositiveInt = 32
-    """Channels at half resolution; coarser stages are wider."""
+    """Channels of the critic at half resolution; coarser stages are wider."""
     images: PositiveInt = 20_000
-    """Real tiles shown before training ends."""
+    """Real tiles shown to the critic before its training ends."""
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 4e-4
     gamma: PositiveFloat = 100.0

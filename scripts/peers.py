@@ -131,8 +131,9 @@ class _Trial:
             state = State(tile=tile, confidence=float(scores.confidence[row]))
             judged = judge_stored(self._evaluator, self._rules.tau, self._label, state)
             self.evaluations += 1
-            self._flips += judged is Refusal.FLIPPED
-            self._rejections += judged is Refusal.REJECTED
+            if isinstance(judged, Refusal):
+                self._flips += judged.flipped
+                self._rejections += not judged.flipped
             if isinstance(judged, Found):
                 self.found = judged
                 break

@@ -38,7 +38,7 @@ from rs_lowconf.cli.app import MATRIX_MODE
 from rs_lowconf.cli.generate import trajectories_of
 from rs_lowconf.models import Method, Models, load_models
 from rs_lowconf.runs import write_json, write_text
-from rs_lowconf.search.gate import Gate
+from rs_lowconf.search.gate import single_stage
 from rs_lowconf.search.journal import Journal
 from rs_lowconf.search.loop import Trajectory, skipped
 from rs_lowconf.search.prior import draw_latent
@@ -48,7 +48,7 @@ from rs_lowconf.shares import share_of
 
 CHUNK = 2_000
 RESAMPLES = 2_000
-OPEN = Gate(
+OPEN = single_stage(
     parts={"open": lambda image, label: torch.zeros(len(image))},
     reference=torch.zeros(99, 1),
     false_rejection=0.01,

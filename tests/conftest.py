@@ -106,7 +106,7 @@ target: {{kind: trained, train: {{width: 8, epochs: 6}}}}
 extractor: {{architecture: residual_cnn, width: 8, epochs: 4}}
 gan: {{width: 8, critic_width: 8, latent_global: 8, latent_map: 2, images: 800, batch_size: 8,
       learning_rate: 2.0e-3, ema_images: 200, checkpoint_images: 400, sheet_columns: 3}}
-gate: {{width: 8, images: 320, ema_images: 100}}
+gate: {{recipe: native, width: 8, images: 320, ema_images: 100}}
 search: {{count: 8, tau: 0.9, slots: 6, micro_batch: 3, max_evaluations: 4000,
          baseline_evaluations: 40, per_condition: 8, per_cell: null,
          novelty_quantile: null}}

@@ -16,6 +16,7 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.models import method_of
 from rs_lowconf.search.evaluate import Evaluator
+from rs_lowconf.search.gate import single_stage
 from rs_lowconf.search.journal import Journal
 from rs_lowconf.search.loop import Outcome, SearchRules, Trajectory, search
 from rs_lowconf.search.prior import PriorShell
@@ -68,10 +69,10 @@ def limit_evaluator(*betas: float) -> Evaluator:
     return Evaluator(
         FlatGenerator(),
         LimitState(betas),
-        replace(
-            GATE,
-            reference=GATE.reference - 100,
-            parts={"critic": lambda i, y: i.sum((1, 2, 3)) * 0 - 97},
+        single_stage(
+            {"critic": lambda i, y: i.sum((1, 2, 3)) * 0 - 97},
+            GATE.stages[0].reference - 100,
+            GATE.false_rejection,
         ),
         penalties=[],
         reading=Reading(),

@@ -15,7 +15,7 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, Penalty, stored_numbers
-from rs_lowconf.search.gate import Gate
+from rs_lowconf.search.gate import single_stage
 from rs_lowconf.search.journal import Journal
 from rs_lowconf.search.loop import (
     Budget,
@@ -80,7 +80,7 @@ def band_means(image: Tensor) -> Tensor:
 
 
 #: 19 reals of which one is rejected: below 2.6, or as far above as no tile is.
-GATE = Gate(
+GATE = single_stage(
     parts={"critic": brightness},
     reference=torch.cat([torch.tensor([2.6]), torch.linspace(3.0, 4.5, 19)])[:, None],
     false_rejection=0.06,
@@ -230,7 +230,7 @@ def test_sampling_follows_the_prior_given_low_confidence(drift: float) -> None:
     First hits of a descent are no such draw: they lie where it came from.
     """
     evaluator = make_evaluator(floor=-100.0, micro_batch=64, sharpness=15.0)
-    evaluator.gate = Gate(
+    evaluator.gate = single_stage(
         parts={"critic": lambda image, label: torch.zeros(len(image))},
         reference=torch.zeros(99, 1),
         false_rejection=0.01,

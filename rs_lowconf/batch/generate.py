@@ -422,7 +422,7 @@ class Maker:
             "confidence": found.confidence,
             "probabilities": found.log_probability.exp().tolist(),
             "parts": parts,
-            "gate_score": float(evaluator.gate.joint(torch.tensor([parts]))[0]),
+            "gate_score": evaluator.gate.joint(found.parts),
             "gate_p_value": found.p_value,
             "pixel_distance": distance[0],
             "feature_distance": distance[1],

@@ -101,7 +101,7 @@ class Export:
         pixels = stored_numbers(batch.image[:, list(source.bands.index_of(bands.names))])[0]
         name = source.classes[int(source.labels[index])]
         features, label = evaluator.features_stored(pixels), held.classes.index(name)
-        parts = evaluator.judge_stored(pixels, label).parts
+        parts = evaluator.judge_stored(pixels, label, thorough=True).parts
         answer = evaluator.answer_stored(pixels, label)
         sample = self._judged(
             name=_sample_id(self.settings, "real", source.ids[index]),
@@ -182,8 +182,7 @@ class Export:
         path: Path,
         features: Float[Tensor, " f"],
     ) -> Shown:
-        gate, beside = self.models.evaluator.gate, sample.neighbour
-        said = torch.tensor([[parts[name] for name in gate.parts]])
+        beside = sample.neighbour
         sent = SentSample(
             sample_id=sample.sample_id,
             origin=origin,
@@ -192,7 +191,7 @@ class Export:
             second=sample.second,
             confidence=sample.confidence,
             realism=sample.realism,
-            gate_score=float(gate.joint(said)[0]),
+            gate_score=self.models.evaluator.gate.joint(parts),
             tile=path.relative_to(self.settings.run.dir).as_posix(),
             sha256=sha256_of(path),
             neighbour=None

@@ -322,12 +322,34 @@ def _export(
         target_classes=models.target.classes,
     )
     if all(one.found is None for one in search.trajectories):
+        gone = report["search"]["rejected_by_gate"]
         raise JobError(
             f"no hard sample found: {search.end}",
-            remedy=f"see {folder / 'report.json'}; a larger search.tau is easier to reach",
+            remedy=f"see {folder / 'report.json'}; "
+            + (
+                f"the gate dropped all {gone} tiles of low confidence, so the generator needs more "
+                "training"
+                if gone
+                else "a larger search.tau is easier to reach"
+            ),
         )
     write_results(settings, models, folder, search.trajectories, search.journal)
     _say(report, folder, search.end, settings.review.max_samples)
+
+
+def _say_gate(report: dict[str, Any]) -> None:
+    """Print what the gate dropped, and what it is known to drop and to cost."""
+    from rs_lowconf.search.report import gate_lines
+
+    ours = report["search"]
+    shown = ours["rejected_by_gate"] + ours["passed_gate"]
+    parts = ", ".join(f"{count} by {name}" for name, count in ours["dropped_by_part"].items())
+    print(
+        f"The gate dropped {ours['rejected_by_gate']} of {shown} tiles of low confidence"
+        + (f": {parts}." if parts else ".")
+    )
+    for line in gate_lines(report["gate"]):
+        print(line)
 
 
 def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:
@@ -358,6 +380,7 @@ def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:
             f"Random latents: {theirs['accepted']} in {theirs['evaluations']:,} evaluations"
             + (f", {times:.1f} times as many a sample." if times else ".")
         )
+    _say_gate(report)
     kept = ours["still_valid_after_rounding"]
     print(
         f"{kept['share']:.1%} were still valid after rounding to stored numbers; only those count."

@@ -139,12 +139,18 @@ def _say_next(
             settling_folder(settings),
         )
         return
+    from rs_lowconf.places import model_path
+    from rs_lowconf.runs import header_holds
     from rs_lowconf.search.head import MIN_REVIEWS
 
-    few = min(report["accepted"]["count"], report["rejected"]["count"]) < MIN_REVIEWS
+    # A fitted gate learns from rejects alone and holds what that takes.
+    fitted = header_holds(model_path(settings, "calibration"), "fitted")
+    counts = [report["rejected"]["count"]]
+    counts += [] if fitted else [report["accepted"]["count"]]
+    few = min(counts) < MIN_REVIEWS
     masked = masked_package(store) is not None
-    # An update trains on the tiles that the gate was trained on.
-    if not few and not masked and settings.data.kind == "none":
+    # An update of another gate trains on the tiles that it was trained on.
+    if not few and not masked and not fitted and settings.data.kind == "none":
         print(
             "An update needs the tiles that the gate was trained on: name them by data.kind and "
             "data.root."

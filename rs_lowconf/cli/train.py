@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rs_lowconf.gan.judge import D, JudgeRecord
     from rs_lowconf.gan.pyramid import ClassGenerator
     from rs_lowconf.search.calibration import Features
+    from rs_lowconf.search.fitted import FittedGate
     from rs_lowconf.target.classifier import Classifier
     from rs_lowconf.types import Critic, FeatureExtractor, MaskSource, TileSource
 
@@ -188,13 +189,15 @@ def _selecting_features(
 
 @train_app.command()
 def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
-    """Train the gate's discriminator and measure what the gate knows of real tiles.
+    """Fit what drops unrealistic tiles, and measure what it drops and what it costs.
 
-    The generator has learned to fool its own discriminator, so that cannot judge what was found:
-    another one is trained from another seed against the finished generator. Needs the GAN
-    and, for tiles with labels, the extractor. Writes critic.safetensors,
-    calibration.safetensors and metrics.jsonl into run.dir/gate; a search needs no data beyond
-    these.
+    With gate.recipe=frozen, scores on features of a pretrained network are fitted on real tiles,
+    on tiles of the generator, and on others that are not real; they are calibrated on real tiles
+    that they have not seen, and report.json says what share of each kind the gate drops. Tiles
+    with masks, and gate.recipe=native, have a critic in their place, trained against the finished
+    generator from another seed than its own. Needs the GAN and, for tiles with labels, the
+    extractor. Writes critic.safetensors, calibration.safetensors and metrics.jsonl into
+    run.dir/gate; a search needs no data beyond these.
     """
     settings = load_settings(config, set_)
     if settings.data.masked:
@@ -209,7 +212,7 @@ def _train_gate(settings: Settings) -> None:
     from rs_lowconf.device import choose_device
     from rs_lowconf.gan.model import load_model, save_critic
     from rs_lowconf.models import features_in
-    from rs_lowconf.runs import RunFolder
+    from rs_lowconf.runs import RunFolder, write_json
     from rs_lowconf.target.classifier import load_classifier
 
     device = choose_device(settings.run)
@@ -226,11 +229,28 @@ def _train_gate(settings: Settings) -> None:
     source, val = gate_tiles(settings, generator)
     folder = RunFolder(run / "gate", settings)
     folder.trim_log("images", 0)
+    fitted = None
+    if settings.gate.recipe == "frozen":
+        from rs_lowconf.cli.train_gate import fit_gate
+        from rs_lowconf.search.report import gate_lines
+
+        # First, because it says soonest what is missing.
+        fitted = fit_gate(settings, gan, device)
+        write_json(run / "gate" / "report.json", fitted.describe(settings.search.false_rejection))
     critic = gate_critic(settings, generator, source, device, folder.log)
     save_critic(paths["critic"], critic)
     write_calibration(
-        settings, paths, (critic, gan.critic), (extractor, features), (source, val), device
+        settings,
+        paths,
+        (critic, gan.critic),
+        (extractor, features),
+        (source, val),
+        device,
+        fitted=fitted,
     )
+    if fitted is not None:
+        for line in gate_lines(fitted.describe(settings.search.false_rejection)):
+            print(line)
 
 
 def write_calibration(  # noqa: PLR0917 - settings, places, models, tiles, place: as they are used
@@ -240,6 +260,8 @@ def write_calibration(  # noqa: PLR0917 - settings, places, models, tiles, place
     extractor: "tuple[FeatureExtractor, Features]",
     tiles: "tuple[TileSource, TileSource]",
     device: "torch.device",
+    *,
+    fitted: "FittedGate | None" = None,
 ) -> None:
     """Measure what the gate knows of real tiles and write it into run.dir/gate.
 
@@ -250,6 +272,7 @@ def write_calibration(  # noqa: PLR0917 - settings, places, models, tiles, place
         extractor: what says which tiles look alike, and its features in the gate's bands.
         tiles: of training, and held-out ones.
         device: where the models are.
+        fitted: what decides in the place of critic, likeness and spectra, if something does.
     """
     import torch
 
@@ -268,10 +291,13 @@ def write_calibration(  # noqa: PLR0917 - settings, places, models, tiles, place
         seed=settings.run.seed,
         models=checksums(paths),
         device=device,
+        fitted=fitted,
     )
     folder = settings.run.dir / "gate"
     calibration.save(folder / "calibration.safetensors")
-    print(f"gate, calibrated on {len(calibration.reference)} held-out tiles: {folder}")
+    stages = [] if fitted is None else fitted.stages
+    counts = [len(own.reference) for own in stages] or [len(calibration.reference)]
+    print(f"gate, calibrated on {' and '.join(map(str, counts))} held-out tiles: {folder}")
 
 
 def gate_tiles(

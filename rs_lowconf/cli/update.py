@@ -24,17 +24,18 @@ if TYPE_CHECKING:
     from rs_lowconf.gan.pyramid import ClassGenerator
     from rs_lowconf.review.rounds import Judged
     from rs_lowconf.review.store import ReviewStore
+    from rs_lowconf.search.calibration import Calibration
 
 
 @app.command()
 def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Teach the gate what reviewers rejected; the next `rslow generate` uses the new gate.
 
-    From a few dozen reviews a head on the critic's features becomes a part of the gate; from
-    update.refine_from rejects the critic's last stage is trained on with them as fakes. Then
-    the gate is calibrated again, to the same joint false rejection of real tiles. Needs the
-    data that the gate was trained on. Writes run.dir/update-N, whole or not at all, with
-    report.json.
+    From 10 rejects on, what tells them from real tiles becomes a part of the gate, which is
+    calibrated again to the same joint false rejection. A gate of gate.recipe=frozen holds what
+    this takes. One of gate.recipe=native needs 10 accepts too, and the data that it was trained
+    on; from update.refine_from rejects the last stage of its critic is trained on with them as
+    fakes. Writes run.dir/update-N, whole or not at all, with report.json.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.cli.review import refuse_masks, store_of
@@ -53,8 +54,12 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     gan = load_model(model_path(settings, "gan"), choose_device(settings.run))
     reviews = _reviews(settings, store, gan.generator.classes, before)
     seed = seed_of(settings.run.seed, "update", before + 1)
+    known = _calibration(settings)
     with whole_folder(folder, OutputError(f"{folder} exists already")) as building:
-        made = _make(settings, building, gan, reviews, seed=seed)
+        if known.fitted is None:
+            made = _make(settings, building, gan, reviews, seed=seed)
+        else:
+            made = _teach(settings, building, gan, reviews, known, seed=seed)
         RunFolder(building, settings)
         write_json(
             building / "report.json",
@@ -65,6 +70,9 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
                 "rounds": {str(k): v for k, v in round_reports(store).items()},
             },
         )
+    if known.fitted is not None:
+        _say_taught(before + 1, made, folder)
+        return
     head = made["head"]
     print(
         f"update {before + 1}: a head from {head['accepted']} accepted and {head['rejected']} "
@@ -73,6 +81,74 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
         f"{'trained on' if made['generator_images'] else 'as before'}; {folder}"
     )
     hint("Next", "loop")
+
+
+def _say_taught(number: int, made: dict[str, Any], folder: Path) -> None:
+    """Print what a fitted gate learned."""
+    low, high = made["dropped"]["interval_95"]
+    print(
+        f"update {number}: a part of the gate from {made['rejected']} rejected and "
+        f"{made['accepted']} accepted samples; cross-validated, it drops "
+        f"{made['dropped']['value']:.0%} ({low:.0%} .. {high:.0%}) of what was rejected; {folder}"
+    )
+    hint("Next", "loop")
+
+
+def _calibration(settings: Settings) -> "Calibration":
+    """Return what the gate in use knows."""
+    from rs_lowconf.models import checksums
+    from rs_lowconf.places import model_path
+    from rs_lowconf.search.calibration import load_calibration
+
+    paths = {name: model_path(settings, name) for name in ("gan", "critic", "extractor")}
+    return load_calibration(model_path(settings, "calibration"), checksums(paths))
+
+
+def _teach(
+    settings: Settings,
+    folder: Path,
+    gan: "GanModel",
+    reviews: "Reviews",
+    known: "Calibration",
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Write calibration.safetensors of a fitted gate that was taught with the rejected tiles."""
+    from dataclasses import replace
+
+    import torch
+
+    from rs_lowconf.device import choose_device
+    from rs_lowconf.models import views_of
+    from rs_lowconf.search.taught import teach_gate
+
+    fitted = known.fitted
+    assert fitted is not None  # noqa: S101  # the caller has looked
+    if settings.update.generator_images:
+        raise SettingsError(
+            "update.generator_images has no effect on a gate of gate.recipe=frozen",
+            remedy="set update.generator_images=0, or train the gate with gate.recipe=native",
+        )
+    device = choose_device(settings.run)
+    specs = {own.view: fitted.views[own.view] for own in fitted.stages[0].parts}
+    seen = {
+        name: torch.cat([view(part.to(device)) for part in torch.split(reviews.image, 32)])
+        for name, view in views_of(specs, gan.generator.bands, device).items()
+    }
+    taught = teach_gate(
+        fitted,
+        {name: features[~reviews.accepted] for name, features in seen.items()},
+        {name: features[reviews.accepted] for name, features in seen.items()},
+        false_rejection=settings.search.false_rejection,
+        seed=seed,
+    )
+    replace(known, fitted=taught.gate).save(folder / "calibration.safetensors")
+    return {
+        "rejected": taught.rejected,
+        "accepted": taught.accepted,
+        "dropped": taught.dropped,
+        "held_out_real_tiles": len(taught.gate.stages[0].reference),
+    }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

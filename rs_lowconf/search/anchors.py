@@ -132,13 +132,10 @@ class Anchors:
         def of_condition(part: GatePart) -> GatePart:
             return lambda image, own: part(image, label.to(own.device)[own])
 
-        gate = evaluator.gate
         penalty = Penalty(part=nearness, floor=-1 + _SPREAD, spread=_SPREAD, weight=weight)
         return evaluator.around(
             AroundAnchors(evaluator.generator, label, self.names),
-            gate=replace(
-                gate, parts={name: of_condition(part) for name, part in gate.parts.items()}
-            ),
+            gate=evaluator.gate.changed(lambda name, part: of_condition(part)),
             penalties=[
                 *(replace(own, part=of_condition(own.part)) for own in evaluator.penalties),
                 penalty,

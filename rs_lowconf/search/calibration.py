@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +13,15 @@ from torch import Tensor
 from rs_lowconf.errors import ModelError
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.search.evaluate import Penalty
-from rs_lowconf.search.gate import Gate, GatePart, centre_and_spread, scores_one_by_one
+from rs_lowconf.search.fitted import FittedGate
+from rs_lowconf.search.gate import (
+    Gate,
+    GatePart,
+    Stage,
+    centre_and_spread,
+    scores_one_by_one,
+    single_stage,
+)
 from rs_lowconf.search.head import ReviewHead
 from rs_lowconf.search.parts import Likeness, Spectra, fit_spectra
 from rs_lowconf.types import Critic, MaskJudge, TileSource
@@ -25,8 +35,8 @@ CRITIC, LIKENESS, SPECTRA, AGREEMENT, REVIEWS = (
     "reviews",
 )
 
-_SPECTRA_COLUMN = 2
-"""Of a calibration's scores: behind critic and likeness, before what not every gate has."""
+_LIKENESS_COLUMN, _SPECTRA_COLUMN = 1, 2
+"""Of a calibration's scores: behind the critic, before what not every gate has."""
 
 Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
 """Features of tiles whose channels are in the order of the gate's bands."""
@@ -47,16 +57,35 @@ class Calibration:
     models: Mapping[str, str]
     """Checksums of the models that were calibrated, by name."""
     head: ReviewHead | None = None
-    """What reviewers taught; None before the first reviews."""
+    """What reviewers taught; None before the first reviews, and where `fitted` holds it."""
+    fitted: FittedGate | None = None
+    """What decides in the place of all these parts, which then are recorded only; None for a gate
+    of the recipe `native`."""
 
-    def gate(self, critic: Critic, features: Features, false_rejection: float) -> Gate:
+    def gate(
+        self,
+        critic: Critic,
+        features: Features,
+        false_rejection: float,
+        views: Mapping[str, Features] = MappingProxyType({}),
+    ) -> Gate:
         """Return the gate of the calibrated models.
+
+        Args:
+            critic: the gate's.
+            features: of the extractor.
+            false_rejection: share of real tiles that may be rejected.
+            views: by which the fitted parts see tiles, by name.
 
         Raises:
             DataError: too few held-out tiles for a share so small.
         """
         parts = parts_of(critic, features, self)
-        return Gate(parts=parts, reference=self.reference, false_rejection=false_rejection)
+        if self.fitted is None:
+            return single_stage(parts, self.reference, false_rejection)
+        recorded = Stage(parts=parts, reference=self.reference, false_rejection=0.0)
+        stages = tuple(own.stage(views, false_rejection) for own in self.fitted.stages)
+        return Gate(stages=(*stages, recorded), power=self.fitted.power)
 
     def penalties(
         self,
@@ -107,6 +136,11 @@ class Calibration:
             )
         return tuple(penalty for penalty in penalties if penalty.weight)
 
+    @property
+    def distances(self) -> Float[Tensor, " m"]:
+        """Return the distances of the held-out tiles to their nearest training tile."""
+        return (-self.reference[:, _LIKENESS_COLUMN]).exp()
+
     def save(self, path: Path) -> None:
         """Write one safetensors file, atomically."""
         tensors = {
@@ -116,9 +150,13 @@ class Calibration:
             "reference": self.reference,
             "energy": self.energy,
         }
+        header: dict[str, Any] = {"models": dict(self.models)}
         if self.head is not None:
             tensors |= {"head.weight": self.head.weight, "head.bias": self.head.bias}
-        write_checkpoint(path, KIND, tensors, {"models": dict(self.models)})
+        if self.fitted is not None:
+            own, header["fitted"] = self.fitted.to_checkpoint()
+            tensors |= {f"fitted.{name}": tensor for name, tensor in own.items()}
+        write_checkpoint(path, KIND, tensors, header)
 
 
 def load_calibration(path: Path, models: Mapping[str, str]) -> Calibration:
@@ -141,8 +179,17 @@ def load_calibration(path: Path, models: Mapping[str, str]) -> Calibration:
     head = None
     if "head.weight" in tensors:
         head = ReviewHead(weight=tensors["head.weight"], bias=tensors["head.bias"])
+    fitted = None
+    if "fitted" in header:
+        own = {
+            name.removeprefix("fitted."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("fitted.")
+        }
+        fitted = FittedGate.from_checkpoint(own, header["fitted"])
     return Calibration(
         head=head,
+        fitted=fitted,
         bank=tensors["bank"],
         spectra=Spectra(tensors["spectra.matrix"], tensors["spectra.centre"]),
         reference=tensors["reference"],
@@ -163,6 +210,7 @@ def calibrate(
     models: Mapping[str, str],
     device: torch.device,
     head: ReviewHead | None = None,
+    fitted: FittedGate | None = None,
 ) -> Calibration:
     """Measure training and held-out tiles.
 
@@ -177,6 +225,7 @@ def calibrate(
         models: checksums of critic, generator and extractor, by name.
         device: where the models compute.
         head: what reviewers taught, if they did.
+        fitted: what decides in the place of all that is measured here, if something does.
     """
     blank = torch.empty(0)
     calibration = Calibration(
@@ -186,6 +235,7 @@ def calibrate(
         energy=blank,
         models=models,
         head=head,
+        fitted=fitted,
     )
     parts = parts_of(critic, features, calibration)
     scores = scores_one_by_one(

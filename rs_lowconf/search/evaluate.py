@@ -54,6 +54,9 @@ class Judgement:
     p_value: float
     """The joint p-value."""
     passes: bool
+    dropped_by: str | None = None
+    """The part of the gate that dropped it; None where it passes, or where the limit of the search
+    is what it fails."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -230,15 +233,24 @@ class Evaluator:
         return self._reading(said, label.to(said.device))
 
     @torch.no_grad()
-    def judge_stored(self, pixels: UInt16[Tensor, "c h w"], label: int) -> Judgement:
-        """Return what the gate says of a stored tile, scored alone."""
+    def judge_stored(
+        self, pixels: UInt16[Tensor, "c h w"], label: int, *, thorough: bool = False
+    ) -> Judgement:
+        """Return what the gate says of a stored tile, scored alone.
+
+        Args:
+            pixels: of the tile, in the generator's bands.
+            label: index of its condition.
+            thorough: whether to ask all parts of the gate, also after one that drops it.
+        """
         image, own = self._image(pixels), torch.tensor([label], device=self._device)
-        gate = self.gate.score(image, own)
+        gate = self.gate.score(image, own, thorough=thorough)
         inside = self._limit is None or bool(self._limit(image, own)[0])
         return Judgement(
             parts={name: float(values[0]) for name, values in gate.parts.items()},
             p_value=float(gate.p_value[0]),
-            passes=inside and bool(self.gate.passes(gate.p_value)[0]),
+            passes=inside and bool(gate.passes[0]),
+            dropped_by=gate.dropped_by[0],
         )
 
     @torch.no_grad()

@@ -1,15 +1,17 @@
 """The gate: tiles that look unlike real ones are dropped, at a known joint cost in real tiles.
 
-Several parts look at a tile, each in its own way. Five parts that each reject 5 % of real
-tiles would together reject up to 23 %, so there is one score over all of them: the worst of
-the standardised parts, with one threshold.
+Several parts look at a tile, each in its own way. Parts that are calibrated on the same held-out
+tiles form a stage with one threshold on the worst of them: five parts that each reject 5 % of real
+tiles would together reject up to 23 %. Stages share the permitted false rejection between them, so
+their joint bound holds however they depend on each other (Bonferroni). A tile that one stage drops
+is not shown to the next, so the dearest parts come last.
 """
 
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,37 +27,32 @@ log = logging.getLogger(__name__)
 _MAD_TO_DEVIATION = 1.4826
 
 
-GatePart = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Float[Tensor, " b"]]
+GatePart = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Float[Tensor, " b *k"]]
 """One way of looking at tiles: a score, higher for more real, given the index of the
-conditioned class. The channels are in the order of the gate's bands."""
+conditioned class. The channels are in the order of the gate's bands. A cross-fitted part returns
+one score per fold, of the model that has not seen the held-out tiles of that fold."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class GateScores:
-    """What the gate says of tiles."""
-
-    parts: dict[str, Float[Tensor, " b"]]
-    """Raw score of every part."""
-    p_value: Float[Tensor, " b"]
-    """Share of real tiles, this one included, that look at most as real."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Gate:
-    """Parts with their scores on held-out real tiles.
+class Stage:
+    """Parts with their scores on the same held-out real tiles.
 
     Full conformal prediction (Vovk et al., "Algorithmic Learning in a Random World", 2005):
     the parts are standardised by median and absolute deviation of the held-out tiles *and*
     the judged one, so a real tile is exchangeable with them and its p-value is at most alpha
     with probability at most alpha, whatever the distribution and however the parts depend
-    on each other.
+    on each other. Cross-fitted parts compare a tile with the held-out tiles of each fold by the
+    model of that fold (Vovk, "Cross-conformal predictors", 2015).
     """
 
     parts: Mapping[str, GatePart]
     reference: Float[Tensor, "n p"]
-    """Scores of the held-out real tiles, a column a part."""
+    """Scores of the held-out real tiles, one column per part; each by the model of its fold."""
     false_rejection: float
-    """Share of real tiles that may be rejected, over all parts together."""
+    """Share of real tiles that may be rejected, over all parts together; 0 rejects none: the parts
+    are recorded and decide nothing."""
+    folds: Int[Tensor, " n"] | None = None
+    """Fold of every held-out tile, from 0; None where no part is cross-fitted."""
 
     def __post_init__(self) -> None:
         """Check that there are enough held-out tiles.
@@ -63,7 +60,9 @@ class Gate:
         Raises:
             DataError: they are too few for a share so small.
         """
-        needed = math.ceil(1 / self.false_rejection - 1e-9) - 1
+        if not self.false_rejection:
+            return
+        needed = least_tiles(self.false_rejection)
         if len(self.reference) < needed:
             raise DataError(
                 f"{len(self.reference)} held-out tiles of the generator's classes cannot bound a "
@@ -72,54 +71,198 @@ class Gate:
                 remedy="raise search.false_rejection, or hold out more tiles for validation",
             )
 
-    def score(self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]) -> GateScores:
-        """Return what every part says, and the joint p-value."""
-        parts = {name: part(image, label).cpu() for name, part in self.parts.items()}
-        return GateScores(parts=parts, p_value=self.p_value(torch.stack([*parts.values()], 1)))
+    def score(
+        self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b p k"]:
+        """Return what every part says, by the model of each fold."""
+        said = [part(image, label).cpu() for part in self.parts.values()]
+        said = [own if own.ndim == 2 else own[:, None] for own in said]
+        models = max(own.shape[1] for own in said)
+        return torch.stack([own.expand(-1, models) for own in said], 1)
 
-    def p_value(self, scores: Float[Tensor, "b p"]) -> Float[Tensor, " b"]:
-        """Return the joint p-value of raw scores."""
-        n = len(self.reference)
-        together = torch.cat(
-            [self.reference.double().expand(len(scores), n, -1), scores.double()[:, None]], dim=1
-        )  # b n+1 p
-        centre, spread = centre_and_spread(together, 1)
-        joint = ((together - centre) / spread).amin(2)  # b n+1
-        return (joint <= joint[:, -1:]).double().mean(1).float()
+    def p_value(self, scores: Float[Tensor, "b p *k"]) -> Float[Tensor, " b"]:
+        """Return the share of real tiles, the judged one included, that look at most as real."""
+        scores = scores if scores.ndim == 3 else scores[:, :, None]
+        folds = torch.zeros(len(self.reference)) if self.folds is None else self.folds
+        count = torch.ones(len(scores), dtype=torch.long)
+        for fold in range(int(folds.max()) + 1):
+            held_out = self.reference[folds == fold].double()
+            judged = scores[:, :, min(fold, scores.shape[2] - 1)].double()
+            together = torch.cat(
+                [held_out.expand(len(scores), -1, -1), judged[:, None]], dim=1
+            )  # b n+1 p
+            centre, spread = centre_and_spread(together, 1)
+            joint = ((together - centre) / spread).amin(2)  # b n+1
+            count += (joint[:, :-1] <= joint[:, -1:]).sum(1)
+        return count.float() / (len(self.reference) + 1)
 
-    def joint(self, scores: Float[Tensor, "b p"]) -> Float[Tensor, " b"]:
-        """Return the worst standardised part, which ranks tiles more finely than the p-value."""
+    def standardised(self, scores: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
+        """Return scores in units of the held-out tiles' deviation, 0 at their median."""
         centre, spread = centre_and_spread(self.reference, 0)
-        return ((scores - centre) / spread).amin(1)
+        return (scores - centre) / spread
 
     def passes(self, p_value: Float[Tensor, " b"]) -> Bool[Tensor, " b"]:
-        """Return which tiles the gate lets through."""
+        """Return which tiles the stage lets through."""
         # In whole ranks, because a share such as 3/60 is not exact in binary.
-        n = len(self.reference)
-        return (p_value * (n + 1)).round() > self.rank
+        return (p_value * (len(self.reference) + 1)).round() > self.rank
 
     @property
     def rank(self) -> int:
-        """Return how many of the tiles, the judged one included, the gate rejects."""
+        """Return how many of the tiles, the judged one included, the stage rejects."""
         return math.floor(self.false_rejection * (len(self.reference) + 1) + 1e-9)
 
     def describe(self) -> dict[str, Any]:
         """Say what the calibration guarantees, and what so few tiles cannot."""
         n, rank = len(self.reference), self.rank
+        crossed = self.folds is not None
         return {
             "parts": list(self.parts),
             "held_out_real_tiles": n,
-            "joint_false_rejection_at_most": rank / (n + 1),
+            "cross_fitted": crossed,
+            "false_rejection_at_most": rank / (n + 1),
             "chance_that_more_than_10_percent_are_rejected": float(
                 beta.sf(0.10, rank, n - rank + 1)
             ),
+        }
+
+
+def least_tiles(false_rejection: float) -> int:
+    """Return how many held-out tiles it takes to bound a share of falsely rejected ones."""
+    return math.ceil(1 / false_rejection - 1e-9) - 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GateScores:
+    """What the gate says of tiles."""
+
+    parts: dict[str, Float[Tensor, " b"]]
+    """Raw score of every part that was asked, the mean over the models of its folds."""
+    p_value: Float[Tensor, " b"]
+    """Joint p-value: a tile is rejected where it is at most the permitted false rejection."""
+    passes: Bool[Tensor, " b"]
+    """Which tiles the gate lets through."""
+    dropped_by: tuple[str | None, ...]
+    """The part by which each tile was dropped: the worst one of the first stage that rejects it;
+    None for tiles that pass."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gate:
+    """Stages in the order in which tiles are shown to them."""
+
+    stages: tuple[Stage, ...]
+    power: Mapping[str, Any] = field(default_factory=dict)
+    """Share dropped of every kind of tile that is not real, as it was measured when the gate was
+    fitted; empty where nobody measured it."""
+
+    @property
+    def parts(self) -> dict[str, GatePart]:
+        """Return the parts of all stages, by name."""
+        return {name: part for stage in self.stages for name, part in stage.parts.items()}
+
+    @property
+    def false_rejection(self) -> float:
+        """Return the share of real tiles that may be rejected, over all stages together."""
+        return sum(stage.false_rejection for stage in self.stages)
+
+    def changed(self, change: Callable[[str, GatePart], GatePart]) -> "Gate":
+        """Return the same gate with other parts of the same names."""
+        return replace(
+            self,
+            stages=tuple(
+                replace(stage, parts={name: change(name, p) for name, p in stage.parts.items()})
+                for stage in self.stages
+            ),
+        )
+
+    def score(
+        self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"], *, thorough: bool = True
+    ) -> GateScores:
+        """Return what the parts say of tiles, and what follows.
+
+        Args:
+            image: reflectance in the gate's bands.
+            label: index of the conditioned class.
+            thorough: whether to ask every stage; if not, none is asked after one that has
+                rejected all the tiles.
+        """
+        seen = []
+        for stage in self.stages:
+            seen.append(stage.score(image, label))
+            if not thorough and not stage.passes(stage.p_value(seen[-1])).any():
+                break
+        return self.judge(seen)
+
+    def judge(self, scores: Sequence[Float[Tensor, "b p k"]]) -> GateScores:
+        """Return what follows from the scores of the first stages, or all of them."""
+        count = len(scores[0])
+        passes = torch.ones(count, dtype=torch.bool)
+        p_value = torch.ones(count)
+        parts: dict[str, Tensor] = {}
+        dropped: list[str | None] = [None] * count
+        for stage, said in zip(self.stages, scores, strict=False):
+            mean = said.mean(2)
+            parts |= dict(zip(stage.parts, mean.unbind(1), strict=True))
+            if not stage.false_rejection:
+                continue
+            own = stage.p_value(said)
+            rejects = ~stage.passes(own)
+            names = list(stage.parts)
+            worst = stage.standardised(mean).argmin(1)
+            for row in torch.nonzero(rejects & passes)[:, 0].tolist():
+                dropped[row] = names[int(worst[row])]
+            passes &= ~rejects
+            # Each stage counts by its share, so that the smallest one is a joint p-value.
+            weight = self.false_rejection / stage.false_rejection
+            p_value = torch.minimum(p_value, own * weight)
+        return GateScores(parts=parts, p_value=p_value, passes=passes, dropped_by=tuple(dropped))
+
+    def joint(self, parts: Mapping[str, float]) -> float:
+        """Return the worst standardised score, which ranks tiles more finely than the p-value.
+
+        Args:
+            parts: raw scores by name; those of stages that were not asked may be missing.
+        """
+        worst = math.inf
+        for stage in self.stages:
+            if stage.false_rejection and stage.parts.keys() <= parts.keys():
+                said = torch.tensor([[parts[name] for name in stage.parts]])
+                worst = min(worst, float(stage.standardised(said).amin()))
+        return worst
+
+    def describe(self) -> dict[str, Any]:
+        """Say what the gate costs in real tiles, what is guaranteed of it, and what it drops."""
+        deciding = [stage for stage in self.stages if stage.false_rejection]
+        bound = sum(stage.rank / (len(stage.reference) + 1) for stage in deciding)
+        counts = ", ".join(str(len(stage.reference)) for stage in deciding)
+        return {
+            "parts": [name for stage in deciding for name in stage.parts],
+            "recorded_only": [
+                name for stage in self.stages if stage not in deciding for name in stage.parts
+            ],
+            "joint_false_rejection_at_most": bound,
+            "stages": [stage.describe() for stage in deciding],
+            "power": dict(self.power),
             "note": (
-                f"On average over draws of the {n} held-out tiles at most {rank / (n + 1):.1%} of "
-                "real tiles are rejected; one draw may be worse, as the chance above says. "
+                f"On average over draws of the held-out tiles ({counts}) at most {bound:.1%} of "
+                "real tiles are rejected; one draw may be worse, as the chances above say. "
                 "Mirrored and turned copies would add no information. Nothing is guaranteed for "
                 "a single class, nor for tiles from elsewhere."
+            )
+            + (
+                ""
+                if self.power
+                else " What share of generated tiles the gate drops was not measured."
             ),
         }
+
+
+def single_stage(
+    parts: Mapping[str, GatePart], reference: Float[Tensor, "n p"], false_rejection: float
+) -> Gate:
+    """Return a gate of one stage; see `Stage` for the arguments."""
+    stage = Stage(parts=parts, reference=reference, false_rejection=false_rejection)
+    return Gate(stages=(stage,))
 
 
 def centre_and_spread(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:

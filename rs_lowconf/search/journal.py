@@ -90,6 +90,7 @@ class Journal:
                         "confidence": kept.confidence,
                         "p_value": kept.p_value,
                         "passes": kept.passes,
+                        "dropped_by": kept.dropped_by,
                         "confidence_before": kept.confidence_before,
                     },
                 )
@@ -101,6 +102,7 @@ class Journal:
             "evaluations": trajectory.evaluations,
             "flips": trajectory.flips,
             "gate_rejections": trajectory.gate_rejections,
+            "dropped_by": dict(trajectory.dropped_by),
             "confidence": trajectory.confidence,
             "audit": trajectory.audit is not None,
             "population_probability": trajectory.population_probability,

@@ -6,6 +6,7 @@ how many slots there are or on where an earlier run was interrupted.
 """
 
 import enum
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -78,6 +79,8 @@ class Found:
     """Before rounding to digital numbers."""
     tile: Tile | None
     """None once the journal holds it: ten thousand tiles would take a gigabyte."""
+    dropped_by: str | None = None
+    """The part of the gate that dropped it; None where it passes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,6 +100,8 @@ class Trajectory:
     """How often the gate rejected a stored tile of low confidence."""
     confidence: float
     """At the last step, before rounding."""
+    dropped_by: Mapping[str, int] = field(default_factory=dict)
+    """How often each part of the gate did so, without tiles beyond the limit of a search."""
     found: Found | None = None
     audit: Found | None = None
     """The first tile that the gate rejected, where the rules ask to keep it."""
@@ -136,11 +141,15 @@ class State:
     confidence: float
 
 
-class Refusal(enum.Enum):
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
     """Why a tile of low confidence is not found."""
 
-    FLIPPED = "not of low confidence once rounded to digital numbers"
-    REJECTED = "rejected by the gate"
+    flipped: bool = False
+    """Whether its confidence is not low once it is rounded to digital numbers; if not, the gate
+    rejected it."""
+    dropped_by: str | None = None
+    """The part of the gate that did."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -156,6 +165,7 @@ class _Slot:
     evaluations: int = 0
     flips: int = 0
     gate_rejections: int = 0
+    dropped_by: Counter[str] = field(default_factory=Counter)
     audit: Found | None = None
     wait_until: int = 0
     """Step before which no tile is shown to the gate."""
@@ -306,6 +316,7 @@ def _judge(
         flips=slot.flips,
         gate_rejections=slot.gate_rejections,
         confidence=state.confidence,
+        dropped_by=dict(slot.dropped_by),
         found=found,
         audit=slot.audit,
     )
@@ -316,12 +327,15 @@ def _store(evaluator: Evaluator, rules: SearchRules, slot: _Slot, state: State) 
     keep = rules.audit and slot.audit is None
     judged = judge_stored(evaluator, rules.tau, slot.label, state, keep_rejected=keep)
     slot.evaluations += 1
-    slot.flips += judged is Refusal.FLIPPED
     if isinstance(judged, Found):
         if judged.passes:
             return judged
         slot.audit = judged
-    slot.gate_rejections += judged is not Refusal.FLIPPED
+    elif judged.flipped:
+        slot.flips += 1
+        return None
+    slot.gate_rejections += 1
+    slot.dropped_by.update(filter(None, [judged.dropped_by]))
     return None
 
 
@@ -336,10 +350,10 @@ def judge_stored(
     pixels = state.tile.pixels
     answer = evaluator.answer_stored(pixels, label)
     if float(answer.confidence[0]) >= tau:
-        return Refusal.FLIPPED
-    judgement = evaluator.judge_stored(pixels, label)
+        return Refusal(flipped=True)
+    judgement = evaluator.judge_stored(pixels, label, thorough=keep_rejected)
     if not judgement.passes and not keep_rejected:
-        return Refusal.REJECTED
+        return Refusal(dropped_by=judgement.dropped_by)
     return Found(
         # A copy: the pixels are a view of a whole batch.
         tile=Tile(z=state.tile.z, pixels=pixels.clone()),
@@ -348,6 +362,7 @@ def judge_stored(
         parts=judgement.parts,
         p_value=judgement.p_value,
         passes=judgement.passes,
+        dropped_by=judgement.dropped_by,
         features=evaluator.features_stored(pixels),
         confidence_before=state.confidence,
     )

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from rs_lowconf.search.head import texture_of
 from rs_lowconf.search.neighbours import nearest
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import TileSource
@@ -67,6 +68,25 @@ class Spectra:
         centred = image - self.centre.to(image)[:, None, None]
         rest = F.conv2d(centred, self.matrix.to(image)[:, :, None, None])
         return -rest.square().mean((1, 2, 3)).clamp_min(1e-9).log()
+
+
+def pixel_features(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+    """Return spectra and texture of a few pixels, which no composite of three bands shows.
+
+    Of each band the mean, the logarithm of the deviation, and that of the power in octaves of
+    frequency (which means of a network's features hardly tell of); of each pair of bands the
+    correlation.
+    """
+    pixels = image.double().flatten(2)
+    mean = pixels.mean(2)
+    pixels = pixels - mean[:, :, None]
+    covariance = pixels @ pixels.mT / pixels.shape[2]
+    # Below a tenth of a digital number there is nothing but rounding.
+    deviation = covariance.diagonal(dim1=1, dim2=2).clamp_min(1e-10).sqrt()
+    correlation = covariance / (deviation[:, :, None] * deviation[:, None])
+    first, second = torch.triu_indices(image.shape[1], image.shape[1], 1)
+    statistics = [mean, deviation.log(), correlation[:, first, second]]
+    return torch.cat([torch.cat(statistics, 1).float(), texture_of(image)], 1)
 
 
 def fit_spectra(source: TileSource, channels: tuple[int, ...], seed: int) -> Spectra:

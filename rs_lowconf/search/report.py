@@ -1,7 +1,7 @@
 """What a search cost and found, beside what random latents cost under the same gate."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,38 @@ def summarise(
             "share": unflipped / (unflipped + flips) if unflipped + flips else None,
         },
         "rejected_by_gate": sum(one.gate_rejections for one in trajectories),
+        "passed_gate": sum(one.outcome in _HITS for one in trajectories),
+        "dropped_by_part": dict(sum((Counter(one.dropped_by) for one in trajectories), Counter())),
         "vendi_score": vendi_score(torch.stack([one.features for one in tiles])) if tiles else None,
     }
+
+
+def gate_lines(gate: Mapping[str, Any]) -> list[str]:
+    """Return what a gate costs and drops, in a line per kind of tile that is not real.
+
+    Args:
+        gate: what `Gate.describe` says.
+    """
+    lines = [
+        f"The gate rejects at most {gate['joint_false_rejection_at_most']:.1%} of real tiles on "
+        f"average ({', '.join(gate['parts'])})."
+    ]
+    kinds = gate["power"].get("kinds", {})
+    if not kinds:
+        lines.append("What share of generated tiles it drops was not measured.")
+    for name, own in kinds.items():
+        line = f"It drops {_percent(own)} of {name}"
+        if "left_out_of_the_fit" in own:
+            line += f"; {_percent(own['left_out_of_the_fit'])} where they are left out of its fit"
+        lines.append(line + ("." if own["fitted"] else ", which it was never fitted on."))
+    if gate["power"].get("before_reviews"):
+        lines.append("These shares were measured before it learned from reviews.")
+    return lines
+
+
+def _percent(share: Mapping[str, Any]) -> str:
+    low, high = share["interval_95"]
+    return f"{share['value']:.1%} ({low:.1%} .. {high:.1%}, n = {share['n']:,})"
 
 
 def low_confidence_share(baseline: Sequence[Trajectory], tau: float) -> dict[str, Any]:

@@ -170,14 +170,17 @@ class _Population:
                     judged = self._ask(i)
                     outcome = Outcome.REJECTED
             passes = isinstance(judged, Found) and judged.passes
+            flipped = isinstance(judged, Refusal) and judged.flipped
+            dropped_by = None if judged is None else judged.dropped_by
             yield Trajectory(
                 seed_id=self._first + i,
                 label=self._label,
                 outcome=Outcome.FOUND if passes else outcome,
                 steps=steps,
                 evaluations=self._evaluations[i],
-                flips=int(judged is Refusal.FLIPPED),
-                gate_rejections=int(judged not in (None, Refusal.FLIPPED) and not passes),
+                flips=int(flipped),
+                gate_rejections=int(judged is not None and not flipped and not passes),
+                dropped_by={dropped_by: 1} if dropped_by else {},
                 confidence=float(self._confidence[i]),
                 found=judged if isinstance(judged, Found) and judged.passes else None,
                 audit=judged if isinstance(judged, Found) and not judged.passes else None,

@@ -1,0 +1,203 @@
+"""Tiles that are not real, by kind, which the gate is fitted on and measured with.
+
+Kinds stay apart: each weighs the same in the fit, and what the gate drops is measured for each on
+tiles that nothing was fitted on.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rs_lowconf.bands import BandSpec
+from rs_lowconf.errors import ModelError
+from rs_lowconf.gan.figures import sample
+from rs_lowconf.gan.model import load_model
+from rs_lowconf.gan.negatives import phase_scrambled, shuffled_blocks
+from rs_lowconf.gan.pyramid import ClassGenerator
+from rs_lowconf.gan.tiles import fit_gaussian
+from rs_lowconf.gan.train_sources import TrainingSource
+from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+from rs_lowconf.seeds import seed_of
+from rs_lowconf.settings import Settings
+
+log = logging.getLogger(__name__)
+
+GENERATOR, GAUSSIAN, SCRAMBLED, SHUFFLED, FOUND, REJECTED = (
+    "this generator",
+    "band statistics without texture",
+    "phase-scrambled real tiles",
+    "real tiles with shuffled blocks",
+    "found tiles of earlier searches",
+    "rejected tiles of reviews",
+)
+_FEWEST = 10
+"""Found or rejected tiles below which they are no kind."""
+_HALVED_FROM = 100
+"""Such tiles from which half of them are measured and not fitted on."""
+
+Draw = Callable[[Sequence[int]], Float[Tensor, "b c h w"]]
+"""Tiles by number, in the generator's bands."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawn:
+    """Tiles of one kind that are not real."""
+
+    draw: Draw
+    fitted: int
+    """How many of them the parts are fitted on: the first ones."""
+    measured: int
+    """On how many the power is measured: the next ones."""
+    origin: Int[Tensor, " n"] | None = None
+    """See `Kind`; of those that are fitted on."""
+
+
+def kinds_of(
+    settings: Settings,
+    generator: ClassGenerator,
+    train: tuple[TrainingSource, Sequence[int]],
+    val: TrainingSource,
+    *,
+    seed: int,
+) -> dict[str, Drawn]:
+    """Return what is not real, by kind.
+
+    Args:
+        settings: of the run; those of the kinds are in `gate`.
+        generator: that the gate is for.
+        train: the source with all bands, and the tiles of it that the gate is fitted on.
+        val: its held-out tiles.
+        seed: of all draws.
+
+    Raises:
+        ModelError: another generator lacks bands or classes of this one.
+    """
+    own = settings.gate
+    source, rows = train[0].tiles, list(train[1])
+    real = len(rows) + len(val.tiles)
+    kinds = {GENERATOR: _drawn(generator, generator, own.tiles, own.tiles, seed)}
+    for paths, fitted in ((own.generators, own.tiles), (own.held_out, 0)):
+        for path in paths:
+            other = load_model(path, torch.device("cpu")).generator
+            name = _name_of(path, kinds)
+            kinds[name] = _drawn(other, generator, fitted, own.tiles, seed_of(seed, name))
+    gaussian = fit_gaussian(source)
+    labels = torch.arange(2 * own.tiles) % len(source.classes)
+    statistics = gaussian.draw  # one call per batch, so that they need not lie in memory
+    kinds[GAUSSIAN] = Drawn(
+        draw=lambda some: statistics(
+            labels[list(some)], generator.tile_size, seed_of(seed, GAUSSIAN, some[0])
+        ),
+        fitted=own.tiles,
+        measured=own.tiles,
+    )
+    rng = torch.Generator().manual_seed(seed_of(seed, SCRAMBLED))
+    origin = torch.randint(real, (2 * own.tiles,), generator=rng)
+
+    def real_tiles(chosen: Sequence[int]) -> Float[Tensor, "b c h w"]:
+        """Return training tiles, and behind them held-out ones."""
+        return torch.cat(
+            [
+                source.batch([rows[i]]).image
+                if i < len(rows)
+                else val.tiles.batch([i - len(rows)]).image
+                for i in chosen
+            ]
+        )
+
+    kinds[SCRAMBLED] = Drawn(
+        draw=lambda some: phase_scrambled(
+            real_tiles(origin[list(some)].tolist()), seed_of(seed, SCRAMBLED, some[0])
+        ),
+        fitted=own.tiles,
+        measured=own.tiles,
+        origin=origin[: own.tiles],
+    )
+    kinds[SHUFFLED] = Drawn(
+        draw=lambda some: shuffled_blocks(
+            real_tiles(origin[list(some)].tolist()), seed_of(seed, SHUFFLED, some[0])
+        ),
+        fitted=0,
+        measured=own.tiles,
+    )
+    for name, paths in _files(settings).items():
+        tiles = _read(paths, generator.bands)
+        if len(tiles) >= _FEWEST:
+            half = len(tiles) // 2 if len(tiles) >= _HALVED_FROM else 0
+            kinds[name] = Drawn(
+                draw=lambda some, own=tiles: own[list(some)],
+                fitted=len(tiles) - half,
+                measured=half,
+            )
+    return kinds
+
+
+def _drawn(
+    drawing: ClassGenerator, generator: ClassGenerator, fitted: int, measured: int, seed: int
+) -> Drawn:
+    """Return tiles of a generator in the bands and the classes of another one.
+
+    Raises:
+        ModelError: it lacks some of them.
+    """
+    lacking = [
+        *(set(generator.bands.names) - set(drawing.bands.names)),
+        *(set(generator.classes) - set(drawing.classes)),
+    ]
+    if lacking or drawing.tile_size != generator.tile_size:
+        raise ModelError(
+            f"a generator of gate.generators or gate.held_out lacks {', '.join(lacking)}"
+            if lacking
+            else f"a generator of the gate's settings draws tiles of {drawing.tile_size} pixels",
+            expected="the bands, classes and tile size of the generator that the gate is for",
+        )
+    channels = list(drawing.bands.index_of(generator.bands.names))
+    places = torch.tensor([drawing.classes.index(name) for name in generator.classes])
+
+    def draw(some: Sequence[int]) -> Float[Tensor, "b c h w"]:
+        label = places[torch.tensor(list(some)) % len(places)]
+        return sample(drawing, label, seed_of(seed, "tiles", some[0]))[:, channels]
+
+    return Drawn(draw=draw, fitted=fitted, measured=measured)
+
+
+def _name_of(path: Path, taken: Mapping[str, Drawn]) -> str:
+    """Return a short name for the generator of a checkpoint: that of its run, where it lies so."""
+    run = path.absolute().parent.parent.name if path.name == "gan.safetensors" else path.stem
+    return f"generator of {run}" if f"generator of {run}" not in taken else f"generator {path}"
+
+
+def _files(settings: Settings) -> dict[str, list[Path]]:
+    """Return the stored tiles of this run that are not real, by kind."""
+    from rs_lowconf.review.rounds import judged_samples
+    from rs_lowconf.review.store import STORE, ReviewStore
+
+    run = settings.run.dir
+    rejected = set()
+    if (run / STORE).is_file():
+        store = ReviewStore(run / STORE)
+        for judged in judged_samples(store, store.opinions()).values():
+            for one in judged:
+                if one.sent.origin != "real" and one.verdict.decision == "reject":
+                    rejected.add(run / one.sent.tile)
+    searches = [table.parent for table in run.glob("*/samples.parquet")]
+    found = {path for folder in searches for path in folder.glob("tiles/*.tif")}
+    return {
+        FOUND: sorted(found - rejected),
+        REJECTED: sorted(path for path in rejected if path.is_file()),
+    }
+
+
+def _read(paths: Sequence[Path], bands: BandSpec) -> Float[Tensor, "n c h w"]:
+    """Return stored tiles that have the generator's bands; the others are counted in the log."""
+    tiles = [read_tile(path) for path in paths]
+    fitting = [tile for tile in tiles if tile.bands == bands.names]
+    if len(fitting) < len(tiles):
+        log.warning("left out: %d stored tiles of other bands", len(tiles) - len(fitting))
+    stored = [torch.from_numpy(tile.pixels.astype("float32")) / DN_SCALE for tile in fitting]
+    return torch.stack(stored) if stored else torch.empty(0)

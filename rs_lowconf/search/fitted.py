@@ -1,0 +1,418 @@
+"""Parts of the gate that are fitted on real and on generated tiles: linear scores on features.
+
+A critic that learned from a few hundred tiles takes held-out real tiles for no more real than
+generated ones, so a threshold on it drops nothing. A linear score on features that were there
+before (of a pretrained network, or of pixels) can be cross-fitted instead: every real tile is
+judged by a score that has not seen it, so the held-out tiles are no novelty to it and the
+threshold lies close to them.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from rs_lowconf.search.gate import Gate, GatePart, GateScores, Stage, least_tiles
+from rs_lowconf.shares import share_of
+
+Seen = Mapping[str, Float[Tensor, "n _"]]
+"""Features of tiles by the name of the view that shows them."""
+
+Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
+"""One view of tiles whose channels are in the order of the gate's bands."""
+
+FOLDS = 5
+_STRENGTH = 30.0
+"""Inverse weight of the ridge penalty, relative to the mean loss over tiles on standardised
+features. A weaker penalty separates the kinds at hand better and kinds never seen worse."""
+_SPLIT_FROM = 8
+"""Held-out tiles, in units of the fewest that can bound the false rejection, from which a stage is
+fitted on training tiles and calibrated on these; with fewer all tiles are cross-fitted."""
+_ITERATIONS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearScore:
+    """A linear function of features per fold, fitted without the real tiles of that fold."""
+
+    weight: Float[Tensor, "k f"]
+    bias: Float[Tensor, " k"]
+
+    def __call__(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b k"]:
+        """Return the scores, higher for more real."""
+        return features @ self.weight.T.to(features) + self.bias.to(features)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedPart:
+    """A linear score on what one view shows."""
+
+    name: str
+    view: str
+    score: LinearScore
+
+    def part(self, features: Features) -> GatePart:
+        """Return it as a part of the gate.
+
+        Args:
+            features: its view.
+        """
+        return lambda image, label: self.score(features(image).cpu())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedStage:
+    """Parts that are fitted and calibrated on the real tiles of one source."""
+
+    name: str
+    """Of the source."""
+    share: float
+    """Of the permitted false rejection."""
+    parts: tuple[FittedPart, ...]
+    reference: Float[Tensor, "n p"]
+    """Scores of real tiles, each by a score that has not seen it."""
+    folds: Int[Tensor, " n"] | None
+    """Fold of each of these tiles; None where they were held out altogether."""
+
+    def stage(self, views: Mapping[str, Features], false_rejection: float) -> Stage:
+        """Return the stage of a gate.
+
+        Args:
+            views: by name.
+            false_rejection: of the whole gate.
+
+        Raises:
+            DataError: too few held-out tiles for a share so small.
+        """
+        return Stage(
+            parts={own.name: own.part(views[own.view]) for own in self.parts},
+            reference=self.reference,
+            false_rejection=false_rejection * self.share,
+            folds=self.folds,
+        )
+
+    def scores(self, seen: Seen) -> Float[Tensor, "b p k"]:
+        """Return the scores of tiles whose features are at hand, as `Stage.score` does."""
+        said = [own.score(seen[own.view]) for own in self.parts]
+        models = max(own.shape[1] for own in said)
+        return torch.stack([own.expand(-1, models) for own in said], 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kind:
+    """Tiles of one kind that are not real, as the views show them."""
+
+    seen: Seen
+    origin: Int[Tensor, " n"] | None = None
+    """Real tile of the first source that each was made of, which shares its fold; None where they
+    were made of none."""
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(next(iter(self.seen.values())))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RealTiles:
+    """Real tiles of one source, as its views show them."""
+
+    name: str
+    """Of the source."""
+    share: float
+    """Of the permitted false rejection that its stage gets."""
+    train: Seen
+    train_labels: Int[Tensor, " n"]
+    val: Seen
+    val_labels: Int[Tensor, " m"]
+
+
+def fit_stage(
+    real: RealTiles, kinds: Mapping[str, Kind], *, false_rejection: float, seed: int
+) -> FittedStage:
+    """Fit the parts of a source and calibrate them on real tiles that they have not seen.
+
+    Args:
+        real: tiles of the source.
+        kinds: what is not real; `origin` counts training tiles first, then held-out ones.
+        false_rejection: of the whole gate, for which there should be enough held-out tiles.
+        seed: of the folds.
+    """
+    needed = least_tiles(false_rejection * real.share)
+    if len(real.val_labels) >= _SPLIT_FROM * needed:
+        parts = _fit_parts(real.train, kinds, None)
+        reference = [own.score(real.val[own.view])[:, 0] for own in parts]
+        folds = None
+    else:
+        both = {name: torch.cat([own, real.val[name]]) for name, own in real.train.items()}
+        folds = folds_of(torch.cat([real.train_labels, real.val_labels]), seed)
+        parts = _fit_parts(both, kinds, folds)
+        reference = [out_of_fold(own.score, both[own.view], folds) for own in parts]
+    return FittedStage(
+        name=real.name,
+        share=real.share,
+        parts=parts,
+        reference=torch.stack(reference, 1),
+        folds=folds,
+    )
+
+
+def _fit_parts(
+    real: Seen, kinds: Mapping[str, Kind], folds: Int[Tensor, " n"] | None
+) -> tuple[FittedPart, ...]:
+    origins = {name: kind.origin for name, kind in kinds.items()}
+    return tuple(
+        FittedPart(
+            name=view,
+            view=view,
+            score=fit_linear(
+                own, {name: kind.seen[view] for name, kind in kinds.items()}, folds, origins
+            ),
+        )
+        for view, own in real.items()
+    )
+
+
+def folds_of(labels: Int[Tensor, " n"], seed: int) -> Int[Tensor, " n"]:
+    """Return a fold for every tile, with every class spread over all of them."""
+    folds = torch.empty(len(labels), dtype=torch.long)
+    if int(torch.bincount(labels).max()) < FOLDS:
+        return torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)) % FOLDS
+    # Ranks within classes rather than scikit-learn's splitter, which warns of rare classes.
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = order[labels[order].argsort(stable=True)]
+    folds[order] = torch.arange(len(labels)) % FOLDS
+    return folds
+
+
+def fit_linear(
+    real: Float[Tensor, "n f"],
+    kinds: Mapping[str, Float[Tensor, "_ f"]],
+    folds: Int[Tensor, " n"] | None = None,
+    origins: Mapping[str, Int[Tensor, " _"] | None] | None = None,
+    *,
+    also_real: Float[Tensor, "_ f"] | None = None,
+) -> LinearScore:
+    """Fit by logistic regression with a ridge penalty; real and other tiles weigh the same.
+
+    Args:
+        real: features of real tiles.
+        kinds: features of tiles that are not real; every kind weighs the same.
+        folds: of the real tiles; one function is fitted per fold, without the real tiles of it.
+            One in all when missing.
+        origins: the real tiles that a kind was made of: what was made of a tile shares its fold.
+        also_real: tiles that count as real in every fold; all of them weigh as much as the others
+            together.
+    """
+    fits = []
+    for fold in range(1 if folds is None else FOLDS):
+        kept = torch.ones(len(real), dtype=torch.bool) if folds is None else folds != fold
+        rows = [real[kept]]
+        if also_real is not None and len(also_real):
+            rows.append(also_real)
+        weights = [torch.full((len(own),), 0.5 / len(rows) / len(own)) for own in rows]
+        positive = sum(map(len, rows))
+        for name, own in kinds.items():
+            origin = (origins or {}).get(name)
+            if folds is not None and origin is not None:
+                rows.append(own[folds[origin] != fold])
+            else:
+                rows.append(own)
+            weights.append(torch.full((len(rows[-1]),), 0.5 / len(kinds) / len(rows[-1])))
+        x, weight = torch.cat(rows).double(), torch.cat(weights).double()
+        centre, spread = rows[0].double().mean(0), rows[0].double().std(0)
+        # A feature that is constant in real tiles is left as it is.
+        spread = torch.where(spread > 1e-9, spread, torch.ones_like(spread))
+        model = LogisticRegression(C=_STRENGTH, max_iter=_ITERATIONS)
+        truth = np.arange(len(x)) < positive
+        model.fit(((x - centre) / spread).numpy(), truth, sample_weight=weight.numpy())
+        slope = torch.from_numpy(model.coef_[0]) / spread
+        fits.append((slope, float(model.intercept_[0]) - float(centre @ slope)))
+    return LinearScore(
+        weight=torch.stack([slope for slope, _ in fits]).float(),
+        bias=torch.tensor([bias for _, bias in fits]),
+    )
+
+
+def out_of_fold(
+    score: LinearScore, features: Float[Tensor, "n f"], folds: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Return the score of every tile by the function that has not seen it."""
+    return score(features).gather(1, folds[:, None])[:, 0]
+
+
+def judged(stages: tuple[FittedStage, ...], seen: Seen, false_rejection: float) -> GateScores:
+    """Return what a gate of some stages says of tiles whose features are at hand."""
+    views: dict[str, Features] = {own.view: _no_view for one in stages for own in one.parts}
+    gate = Gate(stages=tuple(own.stage(views, false_rejection) for own in stages))
+    return gate.judge([own.scores(seen) for own in stages])
+
+
+def false_rejection_by_class(
+    stage: FittedStage,
+    labels: Int[Tensor, " n"],
+    classes: Sequence[str],
+    false_rejection: float,
+) -> dict[str, Any]:
+    """Return the share of the real tiles of each class that a stage rejects, with intervals.
+
+    Args:
+        stage: fitted.
+        labels: of the tiles of its reference.
+        classes: which the labels index.
+        false_rejection: of the whole gate.
+    """
+    views: dict[str, Features] = {own.view: _no_view for own in stage.parts}
+    built = stage.stage(views, false_rejection)
+    joint = built.standardised(stage.reference).amin(1)
+    rejects = torch.zeros(len(joint), dtype=torch.bool)
+    rejects[joint.argsort()[: built.rank]] = True
+    return {
+        name: share_of(int(rejects[labels == k].sum()), int((labels == k).sum()))
+        for k, name in enumerate(classes)
+    }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredFeatures:
+    """Real tiles that no score was fitted on, as one view shows them, in few numbers.
+
+    From them and from rejected tiles a score can be fitted without any data.
+    """
+
+    view: str
+    centre: Float[Tensor, " f"]
+    projection: Float[Tensor, "f d"]
+    """Onto principal components of real and generated tiles, scaled to unit deviation."""
+    real: Float[Tensor, "n d"]
+    """One row per tile of the stage's reference, in its order."""
+
+    def of(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
+        """Return what is stored of tiles."""
+        return (features - self.centre) @ self.projection
+
+
+def store_features(
+    view: str, real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"], *, most: int = 128
+) -> StoredFeatures:
+    """Reduce features to principal components and half precision.
+
+    Args:
+        view: that shows them.
+        real: of the tiles of a stage's reference.
+        generated: of generated tiles, so that what tells these from real ones is kept.
+        most: components.
+    """
+    both = torch.cat([real, generated]).double()
+    centre = both.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov(both.T))
+    kept = values.argsort(descending=True)[: min(most, len(both) - 1)]
+    projection = vectors[:, kept] / values[kept].clamp_min(1e-12).sqrt()
+    # Rounded as they are stored, so that a loaded gate equals the fitted one.
+    centre, projection = centre.float(), projection.half().float()
+    stored = StoredFeatures(view=view, centre=centre, projection=projection, real=real[:0])
+    return replace(stored, real=stored.of(real).half().float())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedGate:
+    """All fitted stages, with what it takes to see as they do and to fit another part."""
+
+    stages: tuple[FittedStage, ...]
+    """In the order in which tiles are shown to them."""
+    views: Mapping[str, Any]
+    """What each view shows, as JSON values, by name."""
+    power: Mapping[str, Any]
+    """Figures of the fit, as JSON values: see `power_of`."""
+    stored: StoredFeatures
+
+    def describe(self, false_rejection: float) -> dict[str, Any]:
+        """Say what the gate costs in real tiles, what is guaranteed of it, and what it drops."""
+        views: dict[str, Features] = dict.fromkeys(self.views, _no_view)
+        stages = tuple(own.stage(views, false_rejection) for own in self.stages)
+        return Gate(stages=stages, power=self.power).describe()
+
+    def to_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and JSON values."""
+        tensors = {
+            "stored.centre": self.stored.centre,
+            "stored.projection": self.stored.projection.half(),
+            "stored.real": self.stored.real.half(),
+        }
+        stages = []
+        for number, own in enumerate(self.stages):
+            tensors[f"{number}.reference"] = own.reference
+            if own.folds is not None:
+                tensors[f"{number}.folds"] = own.folds.to(torch.uint8)
+            for part, fitted in enumerate(own.parts):
+                tensors[f"{number}.{part}.weight"] = fitted.score.weight
+                tensors[f"{number}.{part}.bias"] = fitted.score.bias
+            parts = [{"name": fitted.name, "view": fitted.view} for fitted in own.parts]
+            stages.append({"name": own.name, "share": own.share, "parts": parts})
+        return tensors, {
+            "stages": stages,
+            "views": dict(self.views),
+            "power": dict(self.power),
+            "stored": self.stored.view,
+        }
+
+    @classmethod
+    def from_checkpoint(
+        cls, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+    ) -> "FittedGate":
+        """Return what `to_checkpoint` described."""
+        stages = []
+        for number, own in enumerate(header["stages"]):
+            folds = tensors.get(f"{number}.folds")
+            parts = tuple(
+                FittedPart(
+                    name=part["name"],
+                    view=part["view"],
+                    score=LinearScore(
+                        weight=tensors[f"{number}.{place}.weight"],
+                        bias=tensors[f"{number}.{place}.bias"],
+                    ),
+                )
+                for place, part in enumerate(own["parts"])
+            )
+            stages.append(
+                FittedStage(
+                    name=own["name"],
+                    share=own["share"],
+                    parts=parts,
+                    reference=tensors[f"{number}.reference"],
+                    folds=None if folds is None else folds.long(),
+                )
+            )
+        return cls(
+            stages=tuple(stages),
+            views=header["views"],
+            power=header["power"],
+            stored=StoredFeatures(
+                view=header["stored"],
+                centre=tensors["stored.centre"],
+                projection=tensors["stored.projection"].float(),
+                real=tensors["stored.real"].float(),
+            ),
+        )
+
+
+def _no_view(
+    image: Float[Tensor, "b c h w"],  # noqa: ARG001  # it stands for a view
+) -> Float[Tensor, "b f"]:
+    raise AssertionError("features are at hand")
+
+
+def dropped(stages: tuple[FittedStage, ...], kind: Kind, false_rejection: float) -> dict[str, Any]:
+    """Return the share of tiles that the gate drops, with its interval, and by which part."""
+    scores = judged(stages, kind.seen, false_rejection)
+    parts = Counter(name for name in scores.dropped_by if name is not None)
+    return {
+        **share_of(int((~scores.passes).sum()), len(scores.passes)),
+        "by_part": {own.name: parts[own.name] for one in stages for own in one.parts},
+    }
