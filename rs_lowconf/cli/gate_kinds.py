@@ -146,8 +146,8 @@ def _drawn(
         ModelError: it lacks some of them.
     """
     lacking = [
-        *(set(generator.bands.names) - set(drawing.bands.names)),
-        *(set(generator.classes) - set(drawing.classes)),
+        *sorted(set(generator.bands.names) - set(drawing.bands.names)),
+        *sorted(set(generator.classes) - set(drawing.classes)),
     ]
     if lacking or drawing.tile_size != generator.tile_size:
         raise ModelError(
