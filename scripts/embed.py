@@ -14,8 +14,9 @@ from typing import Any
 from rs_lowconf.models import checksums
 from rs_lowconf.places import EMBEDDED
 from rs_lowconf.runs import read_checkpoint, sha256_of, write_text
-from rs_lowconf.search.calibration import load_calibration
-from rs_lowconf.settings import GanSettings
+from rs_lowconf.search.calibration import Calibration, load_calibration
+from rs_lowconf.search.report import gate_lines
+from rs_lowconf.settings import GanSettings, SearchSettings
 
 MOST_BYTES = 12_000_000
 FILES = (
@@ -59,8 +60,7 @@ Every figure of the generator, with its number of tiles, interval and floor, is 
   these models find hard says nothing about another product, sensor or land cover.
 * The generator knows {train} tiles. It mixes what it saw there; what it never saw it cannot draw.
   It learned from L1C reflectance as EuroSAT delivers it: 20 m and 60 m bands resampled to 10 m.
-* The gate was calibrated on {held_out} held-out tiles: on average over such sets it rejects at most
-  the share of real tiles that is asked for, but one set of {held_out} may be worse.
+{gate}
 * Generated tiles are no observations. Every file they are written to says so (`RSLOW_SYNTHETIC`).
 * The classifier is a subject for tests, not a product.
 
@@ -103,6 +103,18 @@ def figures_of(run: Path) -> list[str]:
     return rows
 
 
+def gate_of(calibration: Calibration) -> list[str]:
+    """Return what the card says of the gate: what it costs in real tiles and what it drops."""
+    permitted = SearchSettings().false_rejection
+    if calibration.fitted is not None:
+        return gate_lines(calibration.fitted.describe(permitted))
+    return [
+        f"The gate was calibrated on {len(calibration.reference)} held-out tiles: on average over "
+        f"such sets it rejects at most {permitted:.0%} of real tiles, but one set may be worse.",
+        "What share of generated tiles it drops was not measured.",
+    ]
+
+
 SHOWN = (
     "KID-S2",
     "CAS, tiles as they are, ratio to real",
@@ -142,7 +154,7 @@ def main(run: Path, remark: str = "") -> None:
         images=header["images"],
         remark=f" {remark}" if remark else "",
         train=counts["train"],
-        held_out=len(calibration.reference),
+        gate="\n".join(f"* {line}" for line in gate_of(calibration)),
         files="\n".join(
             f"| {file} | {(run / file).stat().st_size:,} | {sha256_of(run / file)} |"
             for file in FILES

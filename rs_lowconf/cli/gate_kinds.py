@@ -79,7 +79,6 @@ def kinds_of(
     """
     own = settings.gate
     source, rows = train[0].tiles, list(train[1])
-    real = len(rows) + len(val.tiles)
     kinds = {GENERATOR: _drawn(generator, generator, own.tiles, own.tiles, seed)}
     for paths, fitted in ((own.generators, own.tiles), (own.held_out, 0)):
         for path in paths:
@@ -97,30 +96,23 @@ def kinds_of(
         measured=own.tiles,
     )
     rng = torch.Generator().manual_seed(seed_of(seed, SCRAMBLED))
-    origin = torch.randint(real, (2 * own.tiles,), generator=rng)
+    origin = torch.randint(len(rows), (own.tiles,), generator=rng)
+    held_out = torch.randint(len(val.tiles), (own.tiles,), generator=rng)
 
-    def real_tiles(chosen: Sequence[int]) -> Float[Tensor, "b c h w"]:
-        """Return training tiles, and behind them held-out ones."""
-        return torch.cat(
-            [
-                source.batch([rows[i]]).image
-                if i < len(rows)
-                else val.tiles.batch([i - len(rows)]).image
-                for i in chosen
-            ]
-        )
+    def scrambled(some: Sequence[int]) -> Float[Tensor, "b c h w"]:
+        """Return changed training tiles, and behind them changed held-out ones."""
+        image = [
+            source.batch([rows[int(origin[i])]]).image
+            if i < own.tiles
+            else val.tiles.batch([int(held_out[i - own.tiles])]).image
+            for i in some
+        ]
+        return phase_scrambled(torch.cat(image), seed_of(seed, SCRAMBLED, some[0]))
 
-    kinds[SCRAMBLED] = Drawn(
-        draw=lambda some: phase_scrambled(
-            real_tiles(origin[list(some)].tolist()), seed_of(seed, SCRAMBLED, some[0])
-        ),
-        fitted=own.tiles,
-        measured=own.tiles,
-        origin=origin[: own.tiles],
-    )
+    kinds[SCRAMBLED] = Drawn(draw=scrambled, fitted=own.tiles, measured=own.tiles, origin=origin)
     kinds[SHUFFLED] = Drawn(
         draw=lambda some: shuffled_blocks(
-            real_tiles(origin[list(some)].tolist()), seed_of(seed, SHUFFLED, some[0])
+            val.tiles.batch(held_out[list(some)].tolist()).image, seed_of(seed, SHUFFLED, some[0])
         ),
         fitted=0,
         measured=own.tiles,

@@ -14,7 +14,7 @@ from rs_lowconf.gan.gate_views import FrozenView, ViewSpec
 from rs_lowconf.gan.model import GanModel
 from rs_lowconf.gan.source_critics import COMPOSITES, owners
 from rs_lowconf.gan.train_sources import TrainingSource
-from rs_lowconf.models import views_of
+from rs_lowconf.models import check_same, views_of
 from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
 from rs_lowconf.search.fitted import (
     Features,
@@ -55,6 +55,7 @@ def fit_gate(settings: Settings, gan: GanModel, device: torch.device) -> FittedG
         ModelError: a generator does not fit, or a network's weights are not installed.
     """
     train, val = open_sources(settings, "train"), open_sources(settings, "val")
+    check_same(gan.generator.bands, gan.generator.classes, train[0].tiles, setting="data.classes")
     seed = seed_of(settings.run.seed, "gate")
     specs = _specs(settings, gan, train)
     chosen = [_some(len(own.tiles), settings.gate.most_real, seed) for own in train]
@@ -78,6 +79,7 @@ def fit_gate(settings: Settings, gan: GanModel, device: torch.device) -> FittedG
                 train_labels=train[k].tiles.labels[chosen[k]],
                 val=_seen_real(specs[k], val[k], range(len(val[k].tiles)), device, count),
                 val_labels=val[k].tiles.labels,
+                origin=k == 0,
             )
             # Cheapest and sharpest first: what it drops is shown to no other.
             for k in sorted(used, reverse=True)
@@ -176,7 +178,8 @@ def _seen_real(
         lambda some: source.tiles.batch([chosen[i] for i in some]).image,
         len(chosen),
         count,
-        stored=False,
+        # Pictures are bytes already; other tiles are rounded as a search stores what it finds.
+        stored=not source.rendering.eight_bits,
     )
 
 
@@ -238,6 +241,7 @@ def _power(
                 figures[name]["left_out_of_the_fit"] = dropped(without, kind, permitted)
             bar.update(number)
     report: dict[str, Any] = {
+        "at_false_rejection": permitted,
         "kinds": figures,
         "real_tiles_by_class": {
             own.name: false_rejection_by_class(

@@ -110,8 +110,8 @@ class Kind:
 
     seen: Seen
     origin: Int[Tensor, " n"] | None = None
-    """Real tile of the first source that each was made of, which shares its fold; None where they
-    were made of none."""
+    """Training tile that each was made of, of the source whose `RealTiles.origin` is set; None
+    where they were made of none."""
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -130,6 +130,8 @@ class RealTiles:
     train_labels: Int[Tensor, " n"]
     val: Seen
     val_labels: Int[Tensor, " m"]
+    origin: bool = False
+    """Whether other kinds were made of its training tiles."""
 
 
 def fit_stage(
@@ -139,7 +141,7 @@ def fit_stage(
 
     Args:
         real: tiles of the source.
-        kinds: what is not real; `origin` counts training tiles first, then held-out ones.
+        kinds: what is not real.
         false_rejection: of the whole gate, for which there should be enough held-out tiles.
         seed: of the folds.
     """
@@ -151,7 +153,7 @@ def fit_stage(
     else:
         both = {name: torch.cat([own, real.val[name]]) for name, own in real.train.items()}
         folds = folds_of(torch.cat([real.train_labels, real.val_labels]), seed)
-        parts = _fit_parts(both, kinds, folds)
+        parts = _fit_parts(both, kinds, folds, origin=real.origin)
         reference = [out_of_fold(own.score, both[own.view], folds) for own in parts]
     return FittedStage(
         name=real.name,
@@ -163,9 +165,13 @@ def fit_stage(
 
 
 def _fit_parts(
-    real: Seen, kinds: Mapping[str, Kind], folds: Int[Tensor, " n"] | None
+    real: Seen,
+    kinds: Mapping[str, Kind],
+    folds: Int[Tensor, " n"] | None,
+    *,
+    origin: bool = False,
 ) -> tuple[FittedPart, ...]:
-    origins = {name: kind.origin for name, kind in kinds.items()}
+    origins = {name: kind.origin if origin else None for name, kind in kinds.items()}
     return tuple(
         FittedPart(
             name=view,
@@ -200,9 +206,12 @@ def fit_linear(
 ) -> LinearScore:
     """Fit by logistic regression with a ridge penalty; real and other tiles weigh the same.
 
+    Kinds weigh by the root of their number: a few found tiles count for more than they are, and
+    for less than a thousand generated ones.
+
     Args:
         real: features of real tiles.
-        kinds: features of tiles that are not real; every kind weighs the same.
+        kinds: features of tiles that are not real.
         folds: of the real tiles; one function is fitted per fold, without the real tiles of it.
             One in all when missing.
         origins: the real tiles that a kind was made of: what was made of a tile shares its fold.
@@ -223,7 +232,9 @@ def fit_linear(
                 rows.append(own[folds[origin] != fold])
             else:
                 rows.append(own)
-            weights.append(torch.full((len(rows[-1]),), 0.5 / len(kinds) / len(rows[-1])))
+        others = rows[-len(kinds) :]
+        total = sum(len(own) ** 0.5 for own in others)
+        weights += [torch.full((len(own),), 0.5 / total / len(own) ** 0.5) for own in others]
         x, weight = torch.cat(rows).double(), torch.cat(weights).double()
         centre, spread = rows[0].double().mean(0), rows[0].double().std(0)
         # A feature that is constant in real tiles is left as it is.

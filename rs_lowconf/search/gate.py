@@ -240,6 +240,7 @@ class Gate:
             "recorded_only": [
                 name for stage in self.stages if stage not in deciding for name in stage.parts
             ],
+            "false_rejection": self.false_rejection,
             "joint_false_rejection_at_most": bound,
             "stages": [stage.describe() for stage in deciding],
             "power": dict(self.power),

@@ -81,6 +81,9 @@ def gate_lines(gate: Mapping[str, Any]) -> list[str]:
         if "left_out_of_the_fit" in own:
             line += f"; {_percent(own['left_out_of_the_fit'])} where they are left out of its fit"
         lines.append(line + ("." if own["fitted"] else ", which it was never fitted on."))
+    measured_at = gate["power"].get("at_false_rejection")
+    if measured_at is not None and abs(measured_at - gate["false_rejection"]) > 1e-6:
+        lines.append(f"These shares were measured with search.false_rejection={measured_at:g}.")
     if gate["power"].get("before_reviews"):
         lines.append("These shares were measured before it learned from reviews.")
     return lines
