@@ -192,4 +192,4 @@ def _read(paths: Sequence[Path], bands: BandSpec) -> Float[Tensor, "n c h w"]:
     if len(fitting) < len(tiles):
         log.warning("left out: %d stored tiles of other bands", len(tiles) - len(fitting))
     stored = [torch.from_numpy(tile.pixels.astype("float32")) / DN_SCALE for tile in fitting]
-    return torch.stack(stored) if stored else torch.empty(0)
+    return torch.stack(stored) if stored else torch.empty(0, len(bands), 0, 0)

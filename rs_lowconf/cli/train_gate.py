@@ -29,6 +29,7 @@ from rs_lowconf.search.fitted import (
     fit_stage,
     store_features,
 )
+from rs_lowconf.search.gate import require_enough
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
 
@@ -60,6 +61,10 @@ def fit_gate(settings: Settings, gan: GanModel, device: torch.device) -> FittedG
     specs = _specs(settings, gan, train)
     chosen = [_some(len(own.tiles), settings.gate.most_real, seed) for own in train]
     used = [k for k in specs if specs[k]]
+    for k in used:
+        # Cross-fitting makes held-out tiles of them all.
+        permitted = settings.search.false_rejection * _share(k, used)
+        require_enough(len(chosen[k]) + len(val[k].tiles), permitted)
     kinds = kinds_of(settings, gan.generator, (train[0], chosen[0]), val[0], seed=seed)
     total = sum(len(chosen[k]) + len(val[k].tiles) for k in used)
     total += sum(own.fitted + own.measured for own in kinds.values())

@@ -21,8 +21,8 @@ from torch import Tensor
 from rs_lowconf.search.gate import Gate, GatePart, GateScores, Stage, least_tiles
 from rs_lowconf.shares import share_of
 
-Seen = Mapping[str, Float[Tensor, "n _"]]
-"""Features of tiles by the name of the view that shows them."""
+Seen = Mapping[str, Float[Tensor, "_ _"]]
+"""Features of tiles, one row per tile, by the name of the view that shows them."""
 
 Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
 """One view of tiles whose channels are in the order of the gate's bands."""

@@ -60,16 +60,8 @@ class Stage:
         Raises:
             DataError: they are too few for a share so small.
         """
-        if not self.false_rejection:
-            return
-        needed = least_tiles(self.false_rejection)
-        if len(self.reference) < needed:
-            raise DataError(
-                f"{len(self.reference)} held-out tiles of the generator's classes cannot bound a "
-                f"false rejection of {self.false_rejection:.1%}",
-                expected=f"at least {needed}",
-                remedy="raise search.false_rejection, or hold out more tiles for validation",
-            )
+        if self.false_rejection:
+            require_enough(len(self.reference), self.false_rejection)
 
     def score(
         self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
@@ -129,6 +121,22 @@ class Stage:
 def least_tiles(false_rejection: float) -> int:
     """Return how many held-out tiles it takes to bound a share of falsely rejected ones."""
     return math.ceil(1 / false_rejection - 1e-9) - 1
+
+
+def require_enough(tiles: int, false_rejection: float) -> None:
+    """Refuse a number of held-out tiles that cannot bound a share of falsely rejected ones.
+
+    Raises:
+        DataError: they are too few.
+    """
+    needed = least_tiles(false_rejection)
+    if tiles < needed:
+        raise DataError(
+            f"{tiles} held-out tiles of the generator's classes cannot bound a false rejection of "
+            f"{false_rejection:.1%}",
+            expected=f"at least {needed}",
+            remedy="raise search.false_rejection, or hold out more tiles for validation",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -193,8 +201,12 @@ class Gate:
                 break
         return self.judge(seen)
 
-    def judge(self, scores: Sequence[Float[Tensor, "b p k"]]) -> GateScores:
-        """Return what follows from the scores of the first stages, or all of them."""
+    def judge(self, scores: Sequence[Float[Tensor, "b _ _"]]) -> GateScores:
+        """Return what follows from the scores of the first stages, or all of them.
+
+        Args:
+            scores: see `Stage.score`, one per stage.
+        """
         count = len(scores[0])
         passes = torch.ones(count, dtype=torch.bool)
         p_value = torch.ones(count)
