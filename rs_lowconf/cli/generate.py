@@ -327,8 +327,8 @@ def _export(
             f"no hard sample found: {search.end}",
             remedy=f"see {folder / 'report.json'}; "
             + (
-                f"the gate dropped all {gone} tiles of low confidence, so the generator needs more "
-                "training"
+                f"the gate dropped {gone} tiles of low confidence: train the generator longer, or "
+                "raise search.realism_weight"
                 if gone
                 else "a larger search.tau is easier to reach"
             ),

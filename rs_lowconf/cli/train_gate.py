@@ -175,8 +175,10 @@ def _seen_real(
     """Return real tiles of a source as its views show them."""
     views: dict[str, Features] = {}
     for name, view in views_of(specs, source.tiles.bands, device).items():
-        pictures = isinstance(view, FrozenView) and source.rendering.eight_bits
-        views[name] = view.of_pictures if pictures else view  # type: ignore[union-attr]
+        if source.rendering.eight_bits and isinstance(view, FrozenView):
+            views[name] = view.of_pictures
+        else:
+            views[name] = view
     chosen = list(rows)
     return _seen(
         views,

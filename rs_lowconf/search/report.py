@@ -58,7 +58,9 @@ def summarise(
         },
         "rejected_by_gate": sum(one.gate_rejections for one in trajectories),
         "passed_gate": sum(one.outcome in _HITS for one in trajectories),
-        "dropped_by_part": dict(sum((Counter(one.dropped_by) for one in trajectories), Counter())),
+        "dropped_by_part": dict(
+            sum((Counter(one.dropped_by) for one in trajectories), Counter[str]())
+        ),
         "vendi_score": vendi_score(torch.stack([one.features for one in tiles])) if tiles else None,
     }
 
