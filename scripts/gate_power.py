@@ -23,15 +23,16 @@ from rs_lowconf.cli.train_sources import open_sources
 from rs_lowconf.device import choose_device
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.gate_views import FrozenView
-from rs_lowconf.gan.model import GanModel, load_model
+from rs_lowconf.gan.model import load_generator
 from rs_lowconf.gan.negatives import phase_scrambled, shuffled_blocks
 from rs_lowconf.gan.probe import through_jpeg
+from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.models import views_of
 from rs_lowconf.runs import write_json, write_text
 from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
 from rs_lowconf.search.fitted import FittedGate, Kind, dropped, judged
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.settings import Settings, load
+from rs_lowconf.settings import GanSettings, Settings, load
 
 SHOWN = 8
 """Tiles of each class, passed and dropped, on the sheet."""
@@ -97,10 +98,10 @@ def _none(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
 
 
 def sheet(
-    settings: Settings, gan: GanModel, fitted: FittedGate, device: torch.device
+    settings: Settings, generator: ClassGenerator, fitted: FittedGate, device: torch.device
 ) -> tuple[UInt8[np.ndarray, "h w 3"], dict[str, Any]]:
     """Return passed beside dropped tiles of the generator, one row per class, and their shares."""
-    generator, permitted = gan.generator, settings.search.false_rejection
+    permitted = settings.search.false_rejection
     views = views_of(fitted.views, generator.bands, device)
     rows, shares = [], {}
     for label, name in enumerate(generator.classes):
@@ -184,11 +185,12 @@ def main() -> None:
     words = parser.parse_args()
     settings = load(words.config, words.set)
     device = choose_device(settings.run)
-    gan = load_model(settings.run.dir / "gan" / "gan.safetensors", device)
-    fitted = fit_gate(settings, gan, device)
-    picture, shares = sheet(settings, gan, fitted, device)
+    generator, header = load_generator(settings.run.dir / "gan" / "gan.safetensors", device)
+    recipe = GanSettings.model_validate(header["settings"])
+    fitted = fit_gate(settings, generator, recipe, device)
+    picture, shares = sheet(settings, generator, fitted, device)
     report = {
-        "images": gan.header["images"],
+        "images": header["images"],
         "gate": fitted.describe(settings.search.false_rejection),
         "pictures": pictures(settings, fitted, device),
         "cross_fitted": cross_fitted(fitted, settings.search.false_rejection),

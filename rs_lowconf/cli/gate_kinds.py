@@ -16,7 +16,7 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError
 from rs_lowconf.gan.figures import sample
-from rs_lowconf.gan.model import load_model
+from rs_lowconf.gan.model import load_generator
 from rs_lowconf.gan.negatives import phase_scrambled, shuffled_blocks
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.tiles import fit_gaussian
@@ -82,7 +82,7 @@ def kinds_of(
     kinds = {GENERATOR: _drawn(generator, generator, own.tiles, own.tiles, seed)}
     for paths, fitted in ((own.generators, own.tiles), (own.held_out, 0)):
         for path in paths:
-            other = load_model(path, torch.device("cpu")).generator
+            other = load_generator(path, torch.device("cpu"))[0]
             name = _name_of(path, kinds)
             kinds[name] = _drawn(other, generator, fitted, own.tiles, seed_of(seed, name))
     gaussian = fit_gaussian(source)

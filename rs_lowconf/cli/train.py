@@ -9,7 +9,7 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import checkpoints, means, progress
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.settings import ClassifierSettings, Settings
+from rs_lowconf.settings import ClassifierSettings, GanSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -235,7 +235,8 @@ def _train_gate(settings: Settings) -> None:
         from rs_lowconf.search.report import gate_lines
 
         # First, because it says soonest what is missing.
-        fitted = fit_gate(settings, gan, device)
+        recipe = GanSettings.model_validate(gan.header["settings"])
+        fitted = fit_gate(settings, generator, recipe, device)
         write_json(run / "gate" / "report.json", fitted.describe(settings.search.false_rejection))
     critic = gate_critic(settings, generator, source, device, folder.log)
     save_critic(paths["critic"], critic)

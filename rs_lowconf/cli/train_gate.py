@@ -11,7 +11,7 @@ from rs_lowconf.cli.progress import progress
 from rs_lowconf.cli.train_sources import open_sources
 from rs_lowconf.gan.frozen import FrozenName
 from rs_lowconf.gan.gate_views import FrozenView, ViewSpec
-from rs_lowconf.gan.model import GanModel
+from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.source_critics import COMPOSITES, owners
 from rs_lowconf.gan.train_sources import TrainingSource
 from rs_lowconf.models import check_same, views_of
@@ -31,7 +31,7 @@ from rs_lowconf.search.fitted import (
 )
 from rs_lowconf.search.gate import require_enough
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.settings import Settings
+from rs_lowconf.settings import GanSettings, Settings
 
 PIXELS = "spectra and texture"
 """The view that is no composite."""
@@ -43,12 +43,15 @@ have composites of their own."""
 _BATCH = 32
 
 
-def fit_gate(settings: Settings, gan: GanModel, device: torch.device) -> FittedGate:
+def fit_gate(
+    settings: Settings, generator: ClassGenerator, recipe: GanSettings, device: torch.device
+) -> FittedGate:
     """Fit the gate's parts on real and other tiles, and measure what they drop.
 
     Args:
         settings: of the run.
-        gan: the finished generator.
+        generator: finished.
+        recipe: by which it was trained.
         device: where to compute.
 
     Raises:
@@ -56,16 +59,16 @@ def fit_gate(settings: Settings, gan: GanModel, device: torch.device) -> FittedG
         ModelError: a generator does not fit, or a network's weights are not installed.
     """
     train, val = open_sources(settings, "train"), open_sources(settings, "val")
-    check_same(gan.generator.bands, gan.generator.classes, train[0].tiles, setting="data.classes")
+    check_same(generator.bands, generator.classes, train[0].tiles, setting="data.classes")
     seed = seed_of(settings.run.seed, "gate")
-    specs = _specs(settings, gan, train)
+    specs = _specs(settings, recipe, train)
     chosen = [_some(len(own.tiles), settings.gate.most_real, seed) for own in train]
     used = [k for k in specs if specs[k]]
     for k in used:
         # Cross-fitting makes held-out tiles of them all.
         permitted = settings.search.false_rejection * _share(k, used)
         require_enough(len(chosen[k]) + len(val[k].tiles), permitted)
-    kinds = kinds_of(settings, gan.generator, (train[0], chosen[0]), val[0], seed=seed)
+    kinds = kinds_of(settings, generator, (train[0], chosen[0]), val[0], seed=seed)
     total = sum(len(chosen[k]) + len(val[k].tiles) for k in used)
     total += sum(own.fitted + own.measured for own in kinds.values())
     with progress("looking at tiles for the gate", total) as bar:
@@ -90,7 +93,7 @@ def fit_gate(settings: Settings, gan: GanModel, device: torch.device) -> FittedG
             for k in sorted(used, reverse=True)
         ]
         every = {name: spec for own in specs.values() for name, spec in own.items()}
-        views = views_of(every, gan.generator.bands, device)
+        views = views_of(every, generator.bands, device)
         fitted, measured = {}, {}
         for name, own in kinds.items():
             seen = _seen(views, own.draw, own.fitted + own.measured, count)
@@ -135,15 +138,14 @@ def _share(k: int, used: Sequence[int]) -> float:
 
 
 def _specs(
-    settings: Settings, gan: GanModel, sources: Sequence[TrainingSource]
+    settings: Settings, recipe: GanSettings, sources: Sequence[TrainingSource]
 ) -> dict[int, dict[str, dict[str, Any] | None]]:
     """Return what views show the tiles of each source, by name; None for the view of pixels.
 
     Every composite is calibrated on the source that has most tiles of its bands.
     """
-    critics = gan.header["settings"].get("features")
-    recipe = gan.header["settings"].get("recipe")
-    network = next(name for name in _NETWORKS if recipe != "frozen" or name != critics)
+    critics = recipe.features if recipe.recipe == "frozen" else None
+    network = next(name for name in _NETWORKS if name != critics)
     specs: dict[int, dict[str, dict[str, Any] | None]] = {k: {} for k in range(len(sources))}
     for name, k in owners([own.shape for own in sources]).items():
         composite, white = COMPOSITES[name]

@@ -105,10 +105,9 @@ def load_model(path: Path, device: torch.device) -> GanModel:
         "slope": tensors["realism.slope"].to(device),
         "offset": tensors["realism.offset"].to(device),
     }
+    generator = _generator_of(tensors, header, path).to(device)
     critic: RealismCritic | SourcesCritic
-    generator: ClassGenerator
     if settings.recipe == "frozen":
-        generator = PyramidGenerator(settings, **shape)
         shapes = [SourceShape.from_json(values) for values in header["sources"]]
         critics = build_critics(
             settings,
@@ -124,13 +123,35 @@ def load_model(path: Path, device: torch.device) -> GanModel:
             critics, bands=generator.bands, classes=generator.classes, **calibration
         )
     else:
-        generator = Generator(settings, **shape)
         discriminator = Discriminator(settings.critic_width, **shape)
         fill_network(discriminator, tensors, "discriminator", path)
         critic = RealismCritic(discriminator.to(device), **calibration)
-    fill_network(generator, tensors, "generator", path)
-    generator = generator.to(device).eval().requires_grad_(requires_grad=False)
     return GanModel(generator=generator, critic=critic, header=header)
+
+
+def load_generator(path: Path, device: torch.device) -> tuple[ClassGenerator, dict[str, Any]]:
+    """Return the generator of a trained GAN alone, without its critics, and the file's header.
+
+    Raises:
+        ModelError: the file is missing, damaged or of another kind.
+    """
+    tensors, header = read_checkpoint(path, GanTraining.kind)
+    return _generator_of(tensors, header, path).to(device), header
+
+
+def _generator_of(
+    tensors: Mapping[str, Tensor], header: dict[str, Any], path: Path
+) -> ClassGenerator:
+    """Return a generator with the weights of a checkpoint, frozen."""
+    settings = GanSettings.model_validate(header["settings"])
+    shape = shape_of(header)
+    generator: ClassGenerator
+    if settings.recipe == "frozen":
+        generator = PyramidGenerator(settings, **shape)
+    else:
+        generator = Generator(settings, **shape)
+    fill_network(generator, tensors, "generator", path)
+    return generator.eval().requires_grad_(requires_grad=False)
 
 
 def save_critic(path: Path, critic: RealismCritic) -> None:

@@ -9,7 +9,7 @@ threshold lies close to them.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -326,8 +326,8 @@ def store_features(
     projection = vectors[:, kept] / values[kept].clamp_min(1e-12).sqrt()
     # Rounded as they are stored, so that a loaded gate equals the fitted one.
     centre, projection = centre.float(), projection.half().float()
-    stored = StoredFeatures(view=view, centre=centre, projection=projection, real=real[:0])
-    return replace(stored, real=stored.of(real).half().float())
+    kept_of_real = ((real - centre) @ projection).half().float()
+    return StoredFeatures(view=view, centre=centre, projection=projection, real=kept_of_real)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
