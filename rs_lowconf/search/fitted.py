@@ -28,7 +28,7 @@ Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
 """One view of tiles whose channels are in the order of the gate's bands."""
 
 FOLDS = 5
-_STRENGTH = 30.0
+_STRENGTH = 300.0
 """Inverse weight of the ridge penalty, relative to the mean loss over tiles on standardised
 features. A weaker penalty separates the kinds at hand better and kinds never seen worse."""
 _SPLIT_FROM = 8
