@@ -70,17 +70,22 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
                 "rounds": {str(k): v for k, v in round_reports(store).items()},
             },
         )
-    if known.fitted is not None:
+    if known.fitted is None:
+        _say_head(before + 1, made, folder)
+    else:
         _say_taught(before + 1, made, folder)
-        return
+    hint("Next", "loop")
+
+
+def _say_head(number: int, made: dict[str, Any], folder: Path) -> None:
+    """Print what a head on the critic's features learned."""
     head = made["head"]
     print(
-        f"update {before + 1}: a head from {head['accepted']} accepted and {head['rejected']} "
+        f"update {number}: a head from {head['accepted']} accepted and {head['rejected']} "
         f"rejected samples, cross-validated AUC {head['auc']:.2f}; critic "
         f"{'refined' if made['critic_refined'] else 'as before'}, generator "
         f"{'trained on' if made['generator_images'] else 'as before'}; {folder}"
     )
-    hint("Next", "loop")
 
 
 def _say_taught(number: int, made: dict[str, Any], folder: Path) -> None:
@@ -91,7 +96,6 @@ def _say_taught(number: int, made: dict[str, Any], folder: Path) -> None:
         f"{made['accepted']} accepted samples; cross-validated, it drops "
         f"{made['dropped']['value']:.0%} ({low:.0%} .. {high:.0%}) of what was rejected; {folder}"
     )
-    hint("Next", "loop")
 
 
 def _calibration(settings: Settings) -> "Calibration":
