@@ -63,7 +63,8 @@ def pictures(settings: Settings, fitted: FittedGate, device: torch.device) -> di
             stored = np.stack(through_jpeg(image, scale=bands.scale, dn_offset=bands.dn_offset))
             numbers = torch.from_numpy(stored).permute(0, 3, 1, 2).float()
             parts.append(view.of_pictures((numbers + bands.dn_offset) / bands.scale))
-        tiles = Kind(seen={name: torch.cat(parts)})
+        features = torch.cat(parts)
+        tiles = Kind(seen={name: features}, labels=source.tiles.labels[: len(features)])
         report[f"validation pictures, {kind}"] = dropped(
             (first,), tiles, settings.search.false_rejection
         )
@@ -112,9 +113,12 @@ def sheet(
             seed = seed_of(settings.run.seed, "gate sheet", label, drawn)
             image = sample(generator, torch.full((32,), label), seed)
             image = stored_numbers(image).float() / EXPORT_SCALE
-            seen = {own: view(image) for own, view in views.items()}
+            tiles = Kind(
+                seen={own: view(image) for own, view in views.items()},
+                labels=torch.full((32,), label),
+            )
             for tile, passes in zip(
-                image, judged(fitted.stages, seen, permitted).passes.tolist(), strict=True
+                image, judged(fitted.stages, tiles, permitted).passes.tolist(), strict=True
             ):
                 (passed if passes else lost).append(tile)
             drawn += 32

@@ -1,5 +1,6 @@
 """Fitted parts of the gate: held-out real tiles are no novelty to them, and fakes are dropped."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,12 @@ def real_tiles(train: int, val: int, seed: int, share: float = 1.0) -> RealTiles
     )
 
 
+def kind_of(features: Tensor) -> Kind:
+    return Kind(seen={"view": features}, labels=torch.arange(len(features)) % 3)
+
+
 def fakes(count: int, seed: int, shift: float = 2.0) -> dict[str, Kind]:
-    return {"fakes": Kind(seen={"view": tiles(count, seed, shift)})}
+    return {"fakes": kind_of(tiles(count, seed, shift))}
 
 
 @pytest.mark.parametrize(("train", "val", "crossed"), [(40, 19, True), (60, 160, False)])
@@ -63,7 +68,7 @@ def test_real_tiles_are_rejected_at_the_promised_rate(train: int, val: int, cros
             real_tiles(train, val, number), fakes(30, 10_000 + number), false_rejection=0.05, seed=1
         )
         assert (stage.folds is not None) == crossed
-        fresh = Kind(seen={"view": tiles(250, 20_000 + number)})
+        fresh = kind_of(tiles(250, 20_000 + number))
         rejected += dropped((stage,), fresh, 0.05)["count"]
         total += 250
         n = len(stage.reference)
@@ -76,11 +81,11 @@ def test_fakes_fall_and_what_is_real_does_not() -> None:
     """What the features tell is dropped; a "kind" of the real distribution is not."""
     real = real_tiles(200, 200, 0)
     stage = fit_stage(real, fakes(200, 1, 6.0), false_rejection=0.05, seed=0)
-    power = dropped((stage,), Kind(seen={"view": tiles(400, 2, 6.0)}), 0.05)
+    power = dropped((stage,), kind_of(tiles(400, 2, 6.0)), 0.05)
     assert power["value"] > 0.9
     assert power["by_part"] == {"view": power["count"]}
     same = fit_stage(real, fakes(200, 3, 0.0), false_rejection=0.05, seed=0)
-    nothing = dropped((same,), Kind(seen={"view": tiles(400, 4)}), 0.05)
+    nothing = dropped((same,), kind_of(tiles(400, 4)), 0.05)
     assert nothing["value"] == pytest.approx(0.05, abs=0.04)
 
 
@@ -92,7 +97,7 @@ def test_stages_hold_their_bound_together() -> None:
         for k, share in enumerate((0.6, 0.4)):
             real = real_tiles(60, 140, 100 * number + k, share)
             parts.append(fit_stage(real, fakes(40, 7_000 + number), false_rejection=0.1, seed=k))
-        scores = judged(tuple(parts), {"view": tiles(200, 50_000 + number)}, 0.1)
+        scores = judged(tuple(parts), kind_of(tiles(200, 50_000 + number)), 0.1)
         rejected += int((~scores.passes).sum())
         # The joint p-value says the same as the stages do.
         assert torch.equal(scores.passes, scores.p_value > 0.1 * (1 + 1e-6))
@@ -150,7 +155,41 @@ def test_too_few_tiles_for_a_share_are_refused_in_one_line() -> None:
     """Twenty tiles bound 5 % and no share of it."""
     stage = fit_stage(real_tiles(10, 10, 0, 0.4), fakes(20, 1), false_rejection=0.05, seed=0)
     with pytest.raises(DataError, match=r"20 held-out .* 2\.0%; expected at least 49"):
-        judged((stage,), {"view": tiles(3, 4)}, 0.05)
+        judged((stage,), kind_of(tiles(3, 4)), 0.05)
+
+
+def test_each_class_has_its_own_threshold_where_there_are_enough_tiles() -> None:
+    """A class whose real tiles look less real pays no more than the others, in fresh tiles too."""
+
+    def shifted(count: int, seed: int) -> Tensor:
+        """Return tiles of three classes in turn, of which the last lies near the fakes."""
+        features = tiles(count, seed)
+        features[2::3, :2] += 2
+        return features
+
+    rejected, together = torch.zeros(3), 0.0
+    for number in range(8):
+        both = shifted(900, number)
+        labels = torch.arange(450) % 3
+        real = RealTiles(
+            name="tiles",
+            share=1.0,
+            train={"view": both[:450]},
+            train_labels=labels,
+            val={"view": both[450:]},
+            val_labels=labels,
+        )
+        stage = fit_stage(real, fakes(200, 100 + number, 4.0), false_rejection=0.05, seed=0)
+        assert stage.labels is not None
+        fresh = kind_of(shifted(900, 1_000 + number))
+        drops = ~judged((stage,), fresh, 0.05).passes
+        rejected += torch.stack([drops[k::3].float().mean() for k in range(3)]) / 8
+        without = replace(stage, labels=None)
+        pooled = ~judged((without,), fresh, 0.05).passes
+        together += float(pooled[2::3].float().mean()) / 8
+    assert together > 0.08
+    assert float(rejected.max()) < 0.07
+    assert float(rejected.min()) > 0.03
 
 
 def test_classes_are_counted_apart() -> None:
@@ -158,7 +197,8 @@ def test_classes_are_counted_apart() -> None:
     real = real_tiles(60, 240, 0)
     stage = fit_stage(real, fakes(60, 1), false_rejection=0.05, seed=0)
     told = false_rejection_by_class(stage, real.val_labels, ("a", "b", "c"), 0.05)
-    assert sum(own["count"] for own in told.values()) == 12
+    # Each class has a threshold of its own: 4 of its 80 tiles and a judged one.
+    assert [own["count"] for own in told.values()] == [4, 4, 4]
     assert [own["n"] for own in told.values()] == [80] * 3
 
 
@@ -185,7 +225,7 @@ def test_a_gate_is_the_same_when_it_is_read_again(tmp_path: Path, val: int) -> N
     calibration.save(tmp_path / "calibration.safetensors")
     again = load_calibration(tmp_path / "calibration.safetensors", {"gan": "x"}).fitted
     assert again is not None
-    seen = {"view": tiles(40, 9, 1.0)}
+    seen = kind_of(tiles(40, 9, 1.0))
     before, after = (judged(one.stages, seen, 0.05) for one in (fitted, again))
     assert torch.equal(before.p_value, after.p_value)
     assert again.power == fitted.power

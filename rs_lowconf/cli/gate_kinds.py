@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.model import load_generator
@@ -53,7 +52,9 @@ class Drawn:
     """How many of them the parts are fitted on: the first ones."""
     measured: int
     """On how many the power is measured: the next ones."""
-    origin: Int[Tensor, " n"] | None = None
+    labels: Int[Tensor, " n"]
+    """Class that each of all these is meant to show, as the generator counts them."""
+    origin: Int[Tensor, " m"] | None = None
     """See `Kind`; of those that are fitted on."""
 
 
@@ -94,6 +95,7 @@ def kinds_of(
         ),
         fitted=own.tiles,
         measured=own.tiles,
+        labels=labels,
     )
     rng = torch.Generator().manual_seed(seed_of(seed, SCRAMBLED))
     origin = torch.randint(len(rows), (own.tiles,), generator=rng)
@@ -109,22 +111,30 @@ def kinds_of(
         ]
         return phase_scrambled(torch.cat(image), seed_of(seed, SCRAMBLED, some[0]))
 
-    kinds[SCRAMBLED] = Drawn(draw=scrambled, fitted=own.tiles, measured=own.tiles, origin=origin)
+    kinds[SCRAMBLED] = Drawn(
+        draw=scrambled,
+        fitted=own.tiles,
+        measured=own.tiles,
+        labels=torch.cat([source.labels[rows][origin], val.tiles.labels[held_out]]),
+        origin=origin,
+    )
     kinds[SHUFFLED] = Drawn(
         draw=lambda some: shuffled_blocks(
             val.tiles.batch(held_out[list(some)].tolist()).image, seed_of(seed, SHUFFLED, some[0])
         ),
         fitted=0,
         measured=own.tiles,
+        labels=val.tiles.labels[held_out],
     )
     for name, paths in _files(settings).items():
-        tiles = _read(paths, generator.bands)
+        tiles, shown = _read(paths, generator)
         if len(tiles) >= _FEWEST:
             half = len(tiles) // 2 if len(tiles) >= _HALVED_FROM else 0
             kinds[name] = Drawn(
                 draw=lambda some, own=tiles: own[list(some)],
                 fitted=len(tiles) - half,
                 measured=half,
+                labels=shown,
             )
     return kinds
 
@@ -155,7 +165,8 @@ def _drawn(
         label = places[torch.tensor(list(some)) % len(places)]
         return sample(drawing, label, seed_of(seed, "tiles", some[0]))[:, channels]
 
-    return Drawn(draw=draw, fitted=fitted, measured=measured)
+    labels = torch.arange(fitted + measured) % len(places)
+    return Drawn(draw=draw, fitted=fitted, measured=measured, labels=labels)
 
 
 def _name_of(path: Path, taken: Mapping[str, Drawn]) -> str:
@@ -185,11 +196,22 @@ def _files(settings: Settings) -> dict[str, list[Path]]:
     }
 
 
-def _read(paths: Sequence[Path], bands: BandSpec) -> Float[Tensor, "n c h w"]:
-    """Return stored tiles that have the generator's bands; the others are counted in the log."""
+def _read(
+    paths: Sequence[Path], generator: ClassGenerator
+) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
+    """Return stored tiles of the generator's bands and classes; others are counted in the log."""
     tiles = [read_tile(path) for path in paths]
-    fitting = [tile for tile in tiles if tile.bands == bands.names]
+    fitting = [
+        tile
+        for tile in tiles
+        if tile.bands == generator.bands.names
+        and tile.tags.get("RSLOW_CONDITION") in generator.classes
+    ]
     if len(fitting) < len(tiles):
-        log.warning("left out: %d stored tiles of other bands", len(tiles) - len(fitting))
+        log.warning(
+            "left out: %d stored tiles of other bands or classes", len(tiles) - len(fitting)
+        )
     stored = [torch.from_numpy(tile.pixels.astype("float32")) / DN_SCALE for tile in fitting]
-    return torch.stack(stored) if stored else torch.empty(0, len(bands), 0, 0)
+    labels = [generator.classes.index(tile.tags["RSLOW_CONDITION"]) for tile in fitting]
+    blank = torch.empty(0, len(generator.bands), 0, 0)
+    return torch.stack(stored) if stored else blank, torch.tensor(labels, dtype=torch.long)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rs_lowconf.cli.gate_kinds import Draw, Drawn, kinds_of
+from rs_lowconf.cli.gate_kinds import Draw, kinds_of
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.cli.train_sources import open_sources
 from rs_lowconf.gan.frozen import FrozenName
@@ -70,7 +70,7 @@ def fit_gate(
         require_enough(len(chosen[k]) + len(val[k].tiles), permitted)
     kinds = kinds_of(settings, generator, (train[0], chosen[0]), val[0], seed=seed)
     total = sum(len(chosen[k]) + len(val[k].tiles) for k in used)
-    total += sum(own.fitted + own.measured for own in kinds.values())
+    total += sum(own.fitted + own.measured for own in kinds.values()) + len(val[0].tiles)
     with progress("looking at tiles for the gate", total) as bar:
         done = 0
 
@@ -99,18 +99,18 @@ def fit_gate(
             seen = _seen(views, own.draw, own.fitted + own.measured, count)
             if own.fitted:
                 part = {view: features[: own.fitted] for view, features in seen.items()}
-                fitted[name] = Kind(seen=part, origin=own.origin)
+                fitted[name] = Kind(seen=part, labels=own.labels[: own.fitted], origin=own.origin)
             if own.measured:
                 part = {view: features[own.fitted :] for view, features in seen.items()}
-                measured[name] = Kind(seen=part)
-        shown = Drawn(
-            draw=lambda rows: val[0].tiles.batch(rows).image, fitted=0, measured=len(val[0].tiles)
-        )
-        rendered = _seen(
-            {name: views[name] for own in real[:-1] for name in own.train},
-            shown.draw,
-            shown.measured if len(real) > 1 else 0,
-            count,
+                measured[name] = Kind(seen=part, labels=own.labels[own.fitted :])
+        rendered = Kind(
+            seen=_seen(
+                {name: views[name] for own in real[:-1] for name in own.train},
+                lambda rows: val[0].tiles.batch(rows).image,
+                len(val[0].tiles),
+                count,
+            ),
+            labels=val[0].tiles.labels,
         )
     stages = _stages(settings, real, fitted, seed)
     return FittedGate(
@@ -233,7 +233,7 @@ def _power(
     settings: Settings,
     real: tuple[Sequence[RealTiles], tuple[FittedStage, ...]],
     kinds: tuple[Mapping[str, Kind], Mapping[str, Kind]],
-    rendered: Seen,
+    rendered: Kind,
     classes: Sequence[str],
 ) -> dict[str, Any]:
     """Return what the gate drops of every kind, and what of real tiles, as JSON values."""
@@ -264,9 +264,7 @@ def _power(
             for own_tiles, own in zip(tiles, stages, strict=True)
         },
     }
-    if rendered:
+    if rendered.seen:
         # A fault in the settings of the pictures would make every tile look generated.
-        report["real_tiles_shown_as_pictures"] = dropped(
-            stages[:-1], Kind(seen=rendered), permitted
-        )
+        report["real_tiles_shown_as_pictures"] = dropped(stages[:-1], rendered, permitted)
     return report

@@ -124,6 +124,7 @@ def _teach(
 
     from rs_lowconf.device import choose_device
     from rs_lowconf.models import views_of
+    from rs_lowconf.search.fitted import Kind
     from rs_lowconf.search.taught import teach_gate
 
     fitted = known.fitted
@@ -141,7 +142,10 @@ def _teach(
     }
     taught = teach_gate(
         fitted,
-        {name: features[~reviews.accepted] for name, features in seen.items()},
+        Kind(
+            seen={name: features[~reviews.accepted] for name, features in seen.items()},
+            labels=reviews.label[~reviews.accepted],
+        ),
         {name: features[reviews.accepted] for name, features in seen.items()},
         false_rejection=settings.search.false_rejection,
         seed=seed,

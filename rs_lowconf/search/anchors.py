@@ -135,7 +135,9 @@ class Anchors:
         penalty = Penalty(part=nearness, floor=-1 + _SPREAD, spread=_SPREAD, weight=weight)
         return evaluator.around(
             AroundAnchors(evaluator.generator, label, self.names),
-            gate=evaluator.gate.changed(lambda name, part: of_condition(part)),
+            gate=replace(
+                evaluator.gate.changed(lambda name, part: of_condition(part)), conditions=label
+            ),
             penalties=[
                 *(replace(own, part=of_condition(own.part)) for own in evaluator.penalties),
                 penalty,

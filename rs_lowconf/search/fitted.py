@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from rs_lowconf.search.gate import Gate, GatePart, GateScores, Stage, least_tiles
+from rs_lowconf.search.gate import Gate, GatePart, GateScores, Stage, least_tiles, rank_of
 from rs_lowconf.shares import share_of
 
 Seen = Mapping[str, Float[Tensor, "_ _"]]
@@ -34,6 +34,8 @@ features. A weaker penalty separates the kinds at hand better and kinds never se
 _SPLIT_FROM = 8
 """Held-out tiles, in units of the fewest that can bound the false rejection, from which a stage is
 fitted on training tiles and calibrated on these; with fewer all tiles are cross-fitted."""
+_BY_CLASS_FROM = 3
+"""Held-out tiles of every class, in the same units, from which each has its own threshold."""
 _ITERATIONS = 1_000
 
 
@@ -79,6 +81,8 @@ class FittedStage:
     """Scores of real tiles, each by a score that has not seen it."""
     folds: Int[Tensor, " n"] | None
     """Fold of each of these tiles; None where they were held out altogether."""
+    labels: Int[Tensor, " n"] | None = None
+    """Class of each of these tiles, where classes have thresholds of their own."""
 
     def stage(self, views: Mapping[str, Features], false_rejection: float) -> Stage:
         """Return the stage of a gate.
@@ -95,6 +99,7 @@ class FittedStage:
             reference=self.reference,
             false_rejection=false_rejection * self.share,
             folds=self.folds,
+            labels=self.labels,
         )
 
     def scores(self, seen: Seen) -> Float[Tensor, "b p k"]:
@@ -109,13 +114,15 @@ class Kind:
     """Tiles of one kind that are not real, as the views show them."""
 
     seen: Seen
+    labels: Int[Tensor, " n"]
+    """Class that each is meant to show."""
     origin: Int[Tensor, " n"] | None = None
     """Training tile that each was made of, of the source whose `RealTiles.origin` is set; None
     where they were made of none."""
 
     def __len__(self) -> int:
         """Return the number of tiles."""
-        return len(next(iter(self.seen.values())))
+        return len(self.labels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,10 +153,14 @@ def fit_stage(
         seed: of the folds.
     """
     needed = least_tiles(false_rejection * real.share)
+    labels = None
     if len(real.val_labels) >= _SPLIT_FROM * needed:
         parts = _fit_parts(real.train, kinds, None)
         reference = [own.score(real.val[own.view])[:, 0] for own in parts]
         folds = None
+        classes = torch.bincount(real.val_labels, minlength=int(real.train_labels.max()) + 1)
+        if int(classes.min()) >= _BY_CLASS_FROM * needed:
+            labels = real.val_labels
     else:
         both = {name: torch.cat([own, real.val[name]]) for name, own in real.train.items()}
         folds = folds_of(torch.cat([real.train_labels, real.val_labels]), seed)
@@ -161,6 +172,7 @@ def fit_stage(
         parts=parts,
         reference=torch.stack(reference, 1),
         folds=folds,
+        labels=labels,
     )
 
 
@@ -257,11 +269,11 @@ def out_of_fold(
     return score(features).gather(1, folds[:, None])[:, 0]
 
 
-def judged(stages: tuple[FittedStage, ...], seen: Seen, false_rejection: float) -> GateScores:
+def judged(stages: tuple[FittedStage, ...], kind: Kind, false_rejection: float) -> GateScores:
     """Return what a gate of some stages says of tiles whose features are at hand."""
     views: dict[str, Features] = {own.view: _no_view for one in stages for own in one.parts}
     gate = Gate(stages=tuple(own.stage(views, false_rejection) for own in stages))
-    return gate.judge([own.scores(seen) for own in stages])
+    return gate.judge([own.scores(kind.seen) for own in stages], kind.labels)
 
 
 def false_rejection_by_class(
@@ -282,7 +294,11 @@ def false_rejection_by_class(
     built = stage.stage(views, false_rejection)
     joint = built.standardised(stage.reference).amin(1)
     rejects = torch.zeros(len(joint), dtype=torch.bool)
-    rejects[joint.argsort()[: built.rank]] = True
+    groups = torch.zeros_like(labels) if stage.labels is None else labels
+    for k in groups.unique():
+        own = torch.nonzero(groups == k)[:, 0]
+        rank = rank_of(built.false_rejection, len(own))
+        rejects[own[joint[own].argsort()[:rank]]] = True
     return {
         name: share_of(int(rejects[labels == k].sum()), int((labels == k).sum()))
         for k, name in enumerate(classes)
@@ -360,6 +376,8 @@ class FittedGate:
             tensors[f"{number}.reference"] = own.reference
             if own.folds is not None:
                 tensors[f"{number}.folds"] = own.folds.to(torch.uint8)
+            if own.labels is not None:
+                tensors[f"{number}.labels"] = own.labels.to(torch.int16)
             for part, fitted in enumerate(own.parts):
                 tensors[f"{number}.{part}.weight"] = fitted.score.weight
                 tensors[f"{number}.{part}.bias"] = fitted.score.bias
@@ -380,6 +398,7 @@ class FittedGate:
         stages = []
         for number, own in enumerate(header["stages"]):
             folds = tensors.get(f"{number}.folds")
+            labels = tensors.get(f"{number}.labels")
             parts = tuple(
                 FittedPart(
                     name=part["name"],
@@ -398,6 +417,7 @@ class FittedGate:
                     parts=parts,
                     reference=tensors[f"{number}.reference"],
                     folds=None if folds is None else folds.long(),
+                    labels=None if labels is None else labels.long(),
                 )
             )
         return cls(
@@ -421,7 +441,7 @@ def _no_view(
 
 def dropped(stages: tuple[FittedStage, ...], kind: Kind, false_rejection: float) -> dict[str, Any]:
     """Return the share of tiles that the gate drops, with its interval, and by which part."""
-    scores = judged(stages, kind.seen, false_rejection)
+    scores = judged(stages, kind, false_rejection)
     parts = Counter(name for name in scores.dropped_by if name is not None)
     return {
         **share_of(int((~scores.passes).sum()), len(scores.passes)),

@@ -53,6 +53,10 @@ class Stage:
     are recorded and decide nothing."""
     folds: Int[Tensor, " n"] | None = None
     """Fold of every held-out tile, from 0; None where no part is cross-fitted."""
+    labels: Int[Tensor, " n"] | None = None
+    """Class of every held-out tile, where each class has a threshold of its own, so that none pays
+    for the others (Vovk, "Conditional validity of inductive conformal predictors", 2012); None for
+    one threshold."""
 
     def __post_init__(self) -> None:
         """Check that there are enough held-out tiles.
@@ -61,7 +65,7 @@ class Stage:
             DataError: they are too few for a share so small.
         """
         if self.false_rejection:
-            require_enough(len(self.reference), self.false_rejection)
+            require_enough(self.fewest, self.false_rejection)
 
     def score(
         self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
@@ -72,13 +76,32 @@ class Stage:
         models = max(own.shape[1] for own in said)
         return torch.stack([own.expand(-1, models) for own in said], 1)
 
-    def p_value(self, scores: Float[Tensor, "b p *k"]) -> Float[Tensor, " b"]:
-        """Return the share of real tiles, the judged one included, that look at most as real."""
+    def p_value(
+        self, scores: Float[Tensor, "b p *k"], label: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, " b"]:
+        """Return the share of real tiles, the judged one included, that look at most as real.
+
+        Args:
+            scores: see `score`.
+            label: class of each tile, where classes have thresholds of their own.
+        """
         scores = scores if scores.ndim == 3 else scores[:, :, None]
+        if self.labels is None:
+            return self._against(scores, torch.ones(len(self.reference), dtype=torch.bool))
+        assert label is not None  # noqa: S101  # a gate passes it
+        p_value = torch.empty(len(scores))
+        for k in label.unique().tolist():
+            p_value[label == k] = self._against(scores[label == k], self.labels == k)
+        return p_value
+
+    def _against(
+        self, scores: Float[Tensor, "b p k"], rows: Bool[Tensor, " n"]
+    ) -> Float[Tensor, " b"]:
+        """Return the p-values against some of the held-out tiles."""
         folds = torch.zeros(len(self.reference)) if self.folds is None else self.folds
         count = torch.ones(len(scores), dtype=torch.long)
         for fold in range(int(folds.max()) + 1):
-            held_out = self.reference[folds == fold].double()
+            held_out = self.reference[(folds == fold) & rows].double()
             judged = scores[:, :, min(fold, scores.shape[2] - 1)].double()
             together = torch.cat(
                 [held_out.expand(len(scores), -1, -1), judged[:, None]], dim=1
@@ -86,7 +109,7 @@ class Stage:
             centre, spread = centre_and_spread(together, 1)
             joint = ((together - centre) / spread).amin(2)  # b n+1
             count += (joint[:, :-1] <= joint[:, -1:]).sum(1)
-        return count.float() / (len(self.reference) + 1)
+        return count.float() / (int(rows.sum()) + 1)
 
     def standardised(self, scores: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
         """Return scores in units of the held-out tiles' deviation, 0 at their median."""
@@ -95,27 +118,43 @@ class Stage:
 
     def passes(self, p_value: Float[Tensor, " b"]) -> Bool[Tensor, " b"]:
         """Return which tiles the stage lets through."""
-        # In whole ranks, because a share such as 3/60 is not exact in binary.
-        return (p_value * (len(self.reference) + 1)).round() > self.rank
+        # A share such as 3/60 is not exact in binary.
+        return p_value > self.false_rejection + 1e-6
 
     @property
-    def rank(self) -> int:
-        """Return how many of the tiles, the judged one included, the stage rejects."""
-        return math.floor(self.false_rejection * (len(self.reference) + 1) + 1e-9)
+    def fewest(self) -> int:
+        """Return how many held-out tiles there are, of the class with fewest where it matters."""
+        if self.labels is None:
+            return len(self.reference)
+        return int(torch.bincount(self.labels).min())
+
+    @property
+    def bound(self) -> float:
+        """Return the share of real tiles that is rejected at most, on average."""
+        sizes = [len(self.reference)]
+        if self.labels is not None:
+            sizes = torch.bincount(self.labels).tolist()
+        return max(rank_of(self.false_rejection, size) / (size + 1) for size in sizes)
 
     def describe(self) -> dict[str, Any]:
         """Say what the calibration guarantees, and what so few tiles cannot."""
-        n, rank = len(self.reference), self.rank
+        n, rank = self.fewest, rank_of(self.false_rejection, self.fewest)
         crossed = self.folds is not None
         return {
             "parts": list(self.parts),
-            "held_out_real_tiles": n,
+            "held_out_real_tiles": len(self.reference),
             "cross_fitted": crossed,
-            "false_rejection_at_most": rank / (n + 1),
+            "threshold_per_class": self.labels is not None,
+            "false_rejection_at_most": self.bound,
             "chance_that_more_than_10_percent_are_rejected": float(
                 beta.sf(0.10, rank, n - rank + 1)
             ),
         }
+
+
+def rank_of(false_rejection: float, tiles: int) -> int:
+    """Return how many of some held-out tiles and a judged one a threshold rejects."""
+    return math.floor(false_rejection * (tiles + 1) + 1e-9)
 
 
 def least_tiles(false_rejection: float) -> int:
@@ -162,6 +201,8 @@ class Gate:
     power: Mapping[str, Any] = field(default_factory=dict)
     """Share dropped of every kind of tile that is not real, as it was measured when the gate was
     fitted; empty where nobody measured it."""
+    conditions: Int[Tensor, " m"] | None = None
+    """Class index of every condition that it is asked about; None where conditions are classes."""
 
     @property
     def parts(self) -> dict[str, GatePart]:
@@ -197,15 +238,23 @@ class Gate:
         seen = []
         for stage in self.stages:
             seen.append(stage.score(image, label))
-            if not thorough and not stage.passes(stage.p_value(seen[-1])).any():
+            own = self._classes(label)
+            if not thorough and not stage.passes(stage.p_value(seen[-1], own)).any():
                 break
-        return self.judge(seen)
+        return self.judge(seen, label)
 
-    def judge(self, scores: Sequence[Float[Tensor, "b _ _"]]) -> GateScores:
+    def _classes(self, label: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Return the class of each condition."""
+        return label.cpu() if self.conditions is None else self.conditions.cpu()[label.cpu()]
+
+    def judge(
+        self, scores: Sequence[Float[Tensor, "b _ _"]], label: Int[Tensor, " b"]
+    ) -> GateScores:
         """Return what follows from the scores of the first stages, or all of them.
 
         Args:
             scores: see `Stage.score`, one per stage.
+            label: index of the condition of each tile.
         """
         count = len(scores[0])
         passes = torch.ones(count, dtype=torch.bool)
@@ -217,7 +266,7 @@ class Gate:
             parts |= dict(zip(stage.parts, mean.unbind(1), strict=True))
             if not stage.false_rejection:
                 continue
-            own = stage.p_value(said)
+            own = stage.p_value(said, self._classes(label))
             rejects = ~stage.passes(own)
             names = list(stage.parts)
             worst = stage.standardised(mean).argmin(1)
@@ -245,7 +294,7 @@ class Gate:
     def describe(self) -> dict[str, Any]:
         """Say what the gate costs in real tiles, what is guaranteed of it, and what it drops."""
         deciding = [stage for stage in self.stages if stage.false_rejection]
-        bound = sum(stage.rank / (len(stage.reference) + 1) for stage in deciding)
+        bound = sum(stage.bound for stage in deciding)
         counts = ", ".join(str(len(stage.reference)) for stage in deciding)
         return {
             "parts": [name for stage in deciding for name in stage.parts],

@@ -17,6 +17,7 @@ from rs_lowconf.search.fitted import (
     FOLDS,
     FittedGate,
     FittedPart,
+    Kind,
     LinearScore,
     Seen,
     StoredFeatures,
@@ -45,7 +46,7 @@ class Taught:
 
 def teach_gate(
     gate: FittedGate,
-    rejected: Seen,
+    rejected: Kind,
     accepted: Seen,
     *,
     false_rejection: float,
@@ -64,7 +65,7 @@ def teach_gate(
         ReviewError: too few were rejected.
     """
     view = gate.stored.view
-    count, also_real = len(rejected[view]), accepted[view]
+    count, also_real = len(rejected), accepted[view]
     if count < MIN_REVIEWS:
         raise ReviewError(
             f"{count} rejected samples",
@@ -73,11 +74,14 @@ def teach_gate(
         )
     parts, hits = torch.arange(count) % FOLDS, 0
     for part in range(FOLDS):
-        own = _taught(gate, rejected[view][parts != part], also_real, seed)
-        left = {name: features[parts == part] for name, features in rejected.items()}
+        own = _taught(gate, rejected.seen[view][parts != part], also_real, seed)
+        left = Kind(
+            seen={name: features[parts == part] for name, features in rejected.seen.items()},
+            labels=rejected.labels[parts == part],
+        )
         hits += int((~judged(own.stages[:1], left, false_rejection).passes).sum())
     return Taught(
-        gate=_taught(gate, rejected[view], also_real, seed),
+        gate=_taught(gate, rejected.seen[view], also_real, seed),
         rejected=count,
         accepted=len(also_real),
         dropped=share_of(hits, count),
