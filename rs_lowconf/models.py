@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from rs_lowconf.asking import by_reason
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.device import choose_device
-from rs_lowconf.errors import ModelError, SettingsError
+from rs_lowconf.errors import AnswerError, ModelError, SettingsError
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.encode import comparison_of, encoding
 from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic, load_mask_model
@@ -539,6 +541,7 @@ def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
     val = open_masks(data, "val") if data.masked else open_split(data, "val")
     channels = list(check_fit(target.bands, val.bands))
     confidence, first = [], torch.zeros(1, dtype=torch.long)
+    unanswered = Counter[str]()
     for i in range(len(val)):
         tile = val.batch([i])
         regions = None
@@ -547,7 +550,24 @@ def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
             if not regions.any():
                 continue
         reading = Reading(share=own.pixel_share, regions=regions)
-        confidence.append(reading(target.predict(tile.image[:, channels]), first).confidence)
+        try:
+            said = target.predict(tile.image[:, channels])
+        except AnswerError as error:
+            unanswered[error.reason] += 1
+        else:
+            confidence.append(reading(said, first).confidence)
+    if unanswered:
+        log.warning(
+            "search.tau_quantile is of the %d held-out tiles that the target has an answer to; "
+            "to others it has none: %s",
+            len(confidence),
+            by_reason(unanswered),
+        )
+        if not confidence:
+            raise ModelError(
+                f"the target has no answer to any held-out tile: {by_reason(unanswered)}",
+                remedy="correct the target or its settings",
+            )
     if not confidence:
         raise SettingsError(
             f"no held-out tile has a pixel of search.region={own.region}",

@@ -147,11 +147,13 @@ class _Figures:
     variants: Counter[str] = field(default_factory=Counter)
     ratios: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """Errors of pixels and of features over their bounds."""
+    unanswered: Counter[str] = field(default_factory=Counter)
 
     def add(self, record: Mapping[str, Any]) -> None:
         group = record["group"]
         self.endings.setdefault(group, Counter())[record["outcome"]] += 1
         self.variants[group] += record["found"]
+        self.unanswered.update(dict(record["unanswered"]))
         self.ratios.setdefault(group, []).append(
             tuple(record[f"{own}_error"] / record[f"{own}_bound"] for own in ("pixel", "feature"))
         )
@@ -163,6 +165,10 @@ class _Figures:
             **_against_bounds(every),
             "endings": dict(sum(self.endings.values(), Counter())),
             "variants": self.variants.total(),
+            "unanswered": {
+                "tiles": self.unanswered.total(),
+                "by_reason": dict(self.unanswered),
+            },
             "by_class": {
                 name: {
                     **_against_bounds(own),

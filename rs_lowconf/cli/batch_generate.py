@@ -85,10 +85,12 @@ def generate(
 def _say(written: "Written", folder: Path, settings: Settings) -> None:
     """Print what was found."""
     from rs_lowconf.batch.generate import Ending
+    from rs_lowconf.cli.generate import print_unanswered
 
     report = written.report
     for name, count in sorted(report["endings"].items(), key=lambda item: -item[1]):
         print(f"  {count:,} {Ending[name.upper()].value}")
+    print_unanswered("around the tiles", report["unanswered"]["by_reason"])
     print(
         f"Redrawn within the bound, the {settings.variants.inversion.quantile:.0%} quantile of "
         f"pairs of real tiles of the class: {report['share_within_bound']:.0%} of tiles "
