@@ -15,7 +15,7 @@ from rs_lowconf.cli.batch import (
     print_left_out,
     work_on,
 )
-from rs_lowconf.cli.catalog import catalog_of
+from rs_lowconf.cli.catalog import tiles_of
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import DataSettings, Settings
@@ -53,7 +53,7 @@ def generate(
     from rs_lowconf.batch.variants import write_variants
     from rs_lowconf.models import load_inversions, load_models
 
-    catalog = catalog_of(settings)
+    catalog = tiles_of(settings)
     models = load_models(_for_driver(settings), trust_code=trust_code)
     own = _for_workers(settings, models)
     # What is missing is said before anything begins.

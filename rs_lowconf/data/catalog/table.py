@@ -90,6 +90,34 @@ class Catalog:
         rows: int = self._file.metadata.num_rows
         return rows
 
+    def require_files(self) -> None:
+        """Refuse a catalog that another program wrote into another folder.
+
+        Paths below the catalog's folder are relative to it, and such a program keeps them as they
+        are. Single files may be missing, which is told tile by tile.
+
+        Raises:
+            DataError: all paths of the first thousands of tiles are relative, and none of them
+                leads to a file.
+        """
+        home = f"{self.path.parent.resolve()}{os.sep}"
+        table = next(self.tables(["assets"]), None)
+        hrefs: set[str | None] = set()
+        for asset in () if table is None else table["assets"].combine_chunks().flatten():
+            hrefs.update(pc.unique(asset.flatten()[0]).to_pylist())
+        paths = sorted(href for href in hrefs if href is not None)
+        lead = (
+            not path.startswith(home) or os.path.exists(path)  # noqa: PTH110 - never raises
+            for path in paths
+        )
+        if paths and not any(lead):
+            raise DataError(
+                f"no file of catalog {self.path} is where its relative paths lead, such as "
+                f"{paths[0]}",
+                expected="the catalog in the folder that it was written for",
+                remedy="move it back there, or build it again",
+            )
+
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the rows in order, some thousand at a time, with absolute paths.
 
