@@ -167,14 +167,12 @@ def test_estimators_that_cannot_be_used(tmp_path: Path) -> None:
 # ONNX
 
 
-def write_onnx(
-    path: Path, *, batch: int | str = "b", pixelwise: bool = True, size: int = SIDE
-) -> nn.Conv2d:
+def write_onnx(path: Path, *, batch: int | str = "b", pixelwise: bool = True) -> nn.Conv2d:
     """Write a convolution, pooled to one answer a tile where not `pixelwise`."""
     with forked_rng(3):
         layer = nn.Conv2d(3, 3, 3, padding=1)
     nodes = [helper.make_node("Conv", ["x", "w", "v"], ["y"], pads=[1, 1, 1, 1])]
-    shape: list[int | str] = [batch, 3, size, size]
+    shape: list[int | str] = [batch, 3, SIDE, SIDE]
     if not pixelwise:
         nodes.append(helper.make_node("ReduceMean", ["y"], ["p"], axes=[2, 3], keepdims=0))
     graph = helper.make_graph(
