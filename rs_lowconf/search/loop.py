@@ -1,8 +1,9 @@
 """The search: many latents move at once, each finds a hard tile or is given up, slots refill.
 
 A trajectory is a function of its seed alone. Trajectories are handed out in the order of
-their seeds, and counting, budget and stopping go by that order, so results do not depend on
-how many slots there are or on where an earlier run was interrupted.
+their seeds, and counting, budget and stopping go by that order, so on the same machine with the
+same number of threads results do not depend on how many slots there are or on where an earlier
+run was interrupted.
 """
 
 import enum
