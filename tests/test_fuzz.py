@@ -570,9 +570,9 @@ def make_booster(folder: Path) -> list[str]:
     rng = np.random.default_rng(3)
     x = rng.random((60, 3))
     x[:, 2] = rng.integers(0, 4, 60)
-    y = np.digitize(x[:, 0] + x[:, 1], [0.7, 1.2])
+    y = np.digitize(x[:, 0] + x[:, 1] + (x[:, 2] % 2), [0.7, 1.2])
     options = {"objective": "multiclass", "num_class": 3, "verbose": -1, "num_threads": 1,
-               "min_data_in_leaf": 5}  # fmt: skip
+               "min_data_in_leaf": 5, "min_data_per_group": 1, "cat_smooth": 1}  # fmt: skip
     table = lightgbm.Dataset(x, y, categorical_feature=[2])
     lightgbm.train(options, table, 2).save_model(folder / "model.txt")
     return ["model.txt"]

@@ -12,7 +12,8 @@ import pytest
 from rs_lowconf.errors import ModelError
 from rs_lowconf.target.booster import read_booster
 
-QUIET: dict[str, Any] = {"verbose": -1, "num_threads": 1}
+#: Few data are enough for a split by sets of categories.
+QUIET: dict[str, Any] = {"verbose": -1, "num_threads": 1, "min_data_per_group": 5, "cat_smooth": 1}
 CLASSES = {"objective": "multiclass", "num_class": 3}
 
 
@@ -20,7 +21,7 @@ def data() -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
     x = rng.random((200, 4))
     x[:, 3] = rng.integers(0, 5, 200)
-    return x, np.digitize(x[:, 0] + 0.3 * x[:, 1] + 0.05 * x[:, 3], [0.4, 0.8])
+    return x, np.digitize(x[:, 0] + 0.3 * x[:, 1] + 0.8 * (x[:, 3] % 2), [0.7, 1.2])
 
 
 def train(path: Path, **parameters: Any) -> lightgbm.Booster:
@@ -30,6 +31,8 @@ def train(path: Path, **parameters: Any) -> lightgbm.Booster:
     categorical = "auto" if chosen.get("linear_tree") else [3]
     booster = lightgbm.train(chosen, lightgbm.Dataset(x, y, categorical_feature=categorical), 4)
     booster.save_model(path)
+    if not {"linear_tree", "min_data_in_leaf"} & {*chosen}:
+        assert "cat_threshold" in path.read_text()
     return booster
 
 
