@@ -552,6 +552,9 @@ def test_a_catalog_that_was_written_into_another_folder_is_refused(
     ("column", "values"),
     [
         ("assets", pa.array([7])),
+        ("id", pa.array([None], pa.string())),
+        ("collection", pa.array([None], pa.string())),
+        ("rslow:sha256", pa.array([""])),
         ("rslow:window", pa.array([["a", "b"]])),
         ("rslow:window", pa.array([None], pa.list_(pa.int64()))),
         ("datetime", pa.array(["yesterday"])),

@@ -333,10 +333,15 @@ def catalog_read(folder: Path) -> Value:
 def catalog_oracle(folder: Path) -> Value:
     table = pq.read_table(folder / "catalog.parquet")
     return [
-        (str(row["id"]), row["rslow:window"], row.get("rslow:label"), row["rslow:scale"],
+        (str(row["id"]), row["rslow:window"], label_of(row), row["rslow:scale"],
          row["rslow:dn_offset"], str(row["rslow:sha256"]))
         for row in table.to_pylist()
     ]  # fmt: skip
+
+
+def label_of(row: dict[str, Value]) -> str | None:
+    label = row.get("rslow:label")
+    return None if label is None else class_of(label)
 
 
 def make_stac(folder: Path) -> list[str]:
