@@ -522,7 +522,10 @@ def test_catalogs_that_others_wrote(
 def test_a_catalog_that_was_written_into_another_folder_is_refused(
     tmp_path: Path, rslow: Run
 ) -> None:
-    """Where no relative path leads to a file, one line says so before the first tile."""
+    """Where no relative path leads to a file, one line says so before the first tile.
+
+    So it does where rows of one id are there twice.
+    """
     pixels, _ = draw(32, 32, 0)
     for name in ("a.tif", "b.tif"):
         write(tmp_path / "images" / name, pixels, corner(600_000, 5_200_000))
@@ -540,6 +543,12 @@ def test_a_catalog_that_was_written_into_another_folder_is_refused(
         assert str(Path("other", "images", "a.tif")) in ran.err
     assert not (run / "batch").exists()
     assert not (run / "catalog.parquet").exists()
+    table = pq.read_table(catalog.path)
+    pq.write_table(pa.concat_tables([table, table.slice(1)]), tmp_path / "twice.parquet")
+    ran = rslow("batch", "score", "-s", f"catalog.path={tmp_path / 'twice.parquet'}", *where[2:])
+    assert ran.code == 4
+    assert "1 ids of catalog" in ran.err
+    assert "occur more than once, such as" in ran.err
     # A file that is lost is the matter of its tiles.
     (tmp_path / "images" / "a.tif").unlink()
     catalog.require_files()

@@ -67,9 +67,11 @@ def tiles_of(settings: Settings) -> "Catalog":
     """Return the same for commands that read its tiles.
 
     Raises:
-        DataError: see there, or the catalog lies in another folder than it was written for.
+        DataError: see there, or two rows have one id, or the catalog lies in another folder than it
+            was written for.
     """
     catalog = catalog_of(settings)
+    catalog.require_unique()
     catalog.require_files()
     return catalog
 

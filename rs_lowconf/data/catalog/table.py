@@ -90,6 +90,22 @@ class Catalog:
         rows: int = self._file.metadata.num_rows
         return rows
 
+    def require_unique(self) -> None:
+        """Refuse a catalog with two rows of one id, which another program may have written.
+
+        Raises:
+            DataError: there are such rows.
+        """
+        with reading(self.path, expected=_EXPECTED):
+            found = pc.value_counts(self._file.read(columns=["id"])["id"])
+            twice = found.filter(pc.greater(found.field("counts"), 1)).field("values")
+        if len(twice):
+            raise DataError(
+                f"{len(twice)} ids of catalog {self.path} occur more than once, such as {twice[0]}",
+                expected="one row per tile",
+                remedy="leave one of them out",
+            )
+
     def require_files(self) -> None:
         """Refuse a catalog that another program wrote into another folder.
 
