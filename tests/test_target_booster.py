@@ -28,7 +28,7 @@ def train(path: Path, **parameters: Any) -> lightgbm.Booster:
     x, y = data()
     chosen = {**QUIET, **(parameters or CLASSES)}
     y = y if "num_class" in chosen else y > 0
-    categorical = "auto" if chosen.get("linear_tree") else [3]
+    categorical: Any = "auto" if chosen.get("linear_tree") else [3]
     booster = lightgbm.train(chosen, lightgbm.Dataset(x, y, categorical_feature=categorical), 4)
     booster.save_model(path)
     if not {"linear_tree", "min_data_in_leaf"} & {*chosen}:

@@ -309,7 +309,7 @@ class Maker:
         """
         distances, own = self.found.distances, self.settings.variants
         bound = distances.bound(group, own.inversion.quantile)
-        records = []
+        records: list[dict[str, Any]] = []
         for i, tile in enumerate(tiles):
             label = int(inversion.label[i])
             error = distances.between(
