@@ -153,7 +153,7 @@ def test_a_target_without_an_answer_to_some_tiles_is_searched(tmp_path: Path) ->
     assert 0.05 < count / report["evaluations"] < 0.5
     assert f"has no answer to {count:,} tiles of the search, and none" in done.told
     table = pq.read_table(tmp_path / "run" / "generate" / "samples.parquet").to_pylist()
-    assert len(table) == report["accepted"] >= 5
+    assert len(table) == report["accepted"] >= 3
     assert all(0 < row["confidence"] < 0.5 for row in table)
 
 

@@ -114,7 +114,7 @@ class Catalog:
 
         Raises:
             DataError: all paths of the first thousands of tiles are relative, and none of them
-                leads to a file.
+                leads to a file; one path alone is a file that is missing.
         """
         home = f"{self.path.parent.resolve()}{os.sep}"
         table = next(self.tables(["assets"]), None)
@@ -126,7 +126,7 @@ class Catalog:
             not path.startswith(home) or os.path.exists(path)  # noqa: PTH110 - never raises
             for path in paths
         )
-        if paths and not any(lead):
+        if len(paths) > 1 and not any(lead):
             raise DataError(
                 f"no file of catalog {self.path} is where its relative paths lead, such as "
                 f"{paths[0]}",
