@@ -20,13 +20,14 @@ through."""
 
 def train_from_sources(settings: Settings) -> None:
     """Train, keeping the checkpoint nearest to held-out tiles; see `rslow train gan`."""
+    from rs_lowconf.bands import COMPOSITES
     from rs_lowconf.data.augment import augmentations_at
     from rs_lowconf.device import choose_device
     from rs_lowconf.gan.figures import FrozenDistance, spectral_figures
     from rs_lowconf.gan.frozen import frozen_network
     from rs_lowconf.gan.model import restore_state, save_sources_model, save_state
     from rs_lowconf.gan.sheet import write_sheets
-    from rs_lowconf.gan.source_critics import COMPOSITES, owners
+    from rs_lowconf.gan.source_critics import owners
     from rs_lowconf.gan.train import train
     from rs_lowconf.gan.train_sources import SourcesTraining, realism_of
     from rs_lowconf.runs import RunFolder
@@ -47,7 +48,7 @@ def train_from_sources(settings: Settings) -> None:
         frozen_network(next(n for n in _SELECTING if n != settings.gan.features)).to(device),
         shown.tiles,
         rendering=shown.rendering,
-        white=COMPOSITES["true_colour"][1],
+        white=COMPOSITES["true_colour"].network_white,
     )
     path = settings.run.dir / "gan"
     state = path / "state.safetensors"
