@@ -94,7 +94,7 @@ def judged(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(trained, project)
     config = project / "config.yaml"
     config.write_text(config.read_text().replace(str(trained), str(project)))
-    write_pictures(project / "pictures", 30)
+    write_pictures(project / "pictures", 45)
     tiles = sorted((project / "tiles").glob("*/*_00?.tif"))
     write_search(project / "run" / "generate", project / "run/gan/gan.safetensors", tiles)
     cas = ("cas_rgb=true", "cas_seeds=2", "cas_classifier.epochs=1", "cas_classifier.width=4")
@@ -117,18 +117,18 @@ def test_every_source_is_judged(judged: Path) -> None:
     assert "Probe: near infrared" in groups
     assert "Likeness: near infrared" not in groups
     assert "Probe: true colour" not in groups
-    # Split test: 10 pictures of each class; the multispectral tiles of test and val together.
-    assert report["tiles"]["pictures, test"] == 30
+    # Split test: 15 pictures of each class; the multispectral tiles of test and val together.
+    assert report["tiles"]["pictures (test)"] == 45
     both = report["tiles"]["val"] + report["tiles"]["test"]
-    assert report["tiles"]["near infrared, test and val"] == both
+    assert report["tiles"]["near infrared (test and val)"] == both
     figures = {one["name"]: one for one in groups["Likeness: pictures"]}
     kernel = figures["KID (EfficientNet-Lite2)"]
-    assert kernel["measured"]["tiles"] == 30  # as many per class as there are training pictures
+    assert kernel["measured"]["tiles"] == 36
     assert kernel["floor"]["interval_95"][0] < 0 < kernel["measured"]["value"]
     assert "left out" in figures["FD (EfficientNet-Lite2)"]["note"]
     assert len(groups["Use: pictures"]) == 8
     for one in groups["Use: pictures"]:
-        assert one["measured"]["tiles"] == 30
+        assert one["measured"]["tiles"] == 45
         assert "FID" not in one["name"]
 
 
@@ -156,27 +156,32 @@ def test_the_report_explains_the_probe(judged: Path) -> None:
     assert "Compared with the test split." in text
 
 
-def test_every_opening_is_logged_and_counted(judged: Path, rslow: Run) -> None:
-    """On another split it is counted apart; under another name it is not forgotten."""
+def test_every_opening_is_logged(judged: Path) -> None:
+    """One line in the evaluation's folder, with model, split and result."""
     line = json.loads((judged / "run/evaluate/probe.jsonl").read_text())
     assert line["model"] == sha256_of(judged / "run/gan/gan.safetensors")
+    assert line["split"] == "test"
     assert line["result"] == report_of(judged)["probe"]
-    # The validation split is enough: a torn picture of the test split is not even read.
+
+
+def test_the_validation_split_leaves_the_test_split_alone(judged: Path, rslow: Run) -> None:
+    """A torn picture of the test split is not read; openings under other names are counted."""
     torn = judged / "pictures" / (judged / "pictures/test.txt").read_text().split()[0]
     whole = torn.read_bytes()
     torn.write_bytes(whole[:100])
-    ran = rslow("evaluate", "--name", "first", *options(judged, "evaluate.split=val"))
-    assert ran.code == 0, ran.err
-    assert "opened once on the validation split" in ran.told
-    report = report_of(judged, "first")
-    assert "test" not in report["tiles"]
-    assert report["tiles"]["pictures, val"] == 30
-    assert "too favourable to report" in (judged / "run/first/report.md").read_text()
-    shutil.rmtree(judged / "run" / "gate")
-    ran = rslow("evaluate", "--name", "second", *options(judged, "evaluate.split=val"))
+    # Models may be without a gate, and the other evaluation of this one is not forgotten.
+    (judged / "run" / "gate").rename(judged / "run" / "no gate")
+    earlier = {"model": sha256_of(judged / "run/gan/gan.safetensors"), "split": "val"}
+    (judged / "run" / "earlier").mkdir()
+    (judged / "run" / "earlier" / "probe.jsonl").write_text(json.dumps(earlier) + "\n")
+    ran = rslow("evaluate", "--name", "compared", *options(judged, "evaluate.split=val"))
     assert ran.code == 0, ran.err
     assert "opened 2 times on the validation split" in ran.told
-    figures = report_of(judged, "second")["figures"]["Probe: pictures"]
+    report = report_of(judged, "compared")
+    assert "test" not in report["tiles"]
+    assert report["tiles"]["pictures (val)"] == 45
+    assert "too favourable to report" in (judged / "run/compared/report.md").read_text()
+    figures = report["figures"]["Probe: pictures"]
     notes = {one["name"]: one["note"] for one in figures}
     assert notes["probe, gate-passed: AUC"] == "left out: there is no gate yet"
     # Line by line as in the other report, so that both can be put side by side.
@@ -185,7 +190,9 @@ def test_every_opening_is_logged_and_counted(judged: Path, rslow: Run) -> None:
     ran = rslow("evaluate", *options(judged))
     assert ran.code == 4
     assert torn.name in ran.err
+    assert "training" not in ran.err
     torn.write_bytes(whole)
+    (judged / "run" / "no gate").rename(judged / "run" / "gate")
 
 
 @pytest.mark.parametrize(
@@ -260,9 +267,9 @@ def test_composites_and_folders_are_shown_too(judged: Path, tmp_path: Path) -> N
     folder = f"theirs={judged / 'pictures'}"
     blind.main([*words, "--real", "6", "--passed", "0", "--folder", folder])
     key = list(csv.DictReader((out / "key.csv").open()))
-    assert sum(row["kind"] == "theirs" for row in key) == 90
+    assert sum(row["kind"] == "theirs" for row in key) == 135
     assert {row["class"] for row in key} == set(CLASSES)
-    assert len(list(out.glob("sheet-*.png"))) == 4
+    assert len(list(out.glob("sheet-*.png"))) == 6
     with pytest.raises(SystemExit, match="1000 for --real 3000"):
         blind.main([str(tmp_path / "more"), *words[1:], "--real", "3000"])
 

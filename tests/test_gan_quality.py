@@ -500,6 +500,7 @@ class TestTables:
         assert len(rows) == 4 + sum(len(own) for own in groups.values())
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_ratios_over_several_trainings_cover() -> None:
     """Two kinds of classifiers over the same tiles, some of which are hard for both."""
     rng = torch.Generator().manual_seed(0)

@@ -82,15 +82,17 @@ def evaluate(
     tiles = load_tiles(settings)
     folder = settings.run.dir / name
     RunFolder(folder, settings)
+    judges = None
+    if any(section.kind == "pictures" for section in settings.data.more):
+        from rs_lowconf.cli.evaluate_sources import judge_sources, open_judges
+
+        # Before anything is trained: what cannot be read is better known now.
+        judges = open_judges(settings, tiles, found or ())
     reporter = load_reporter(settings, tiles, folder / "reporter.safetensors")
     right = train_and_test(settings, tiles)
     sets = measure(settings, tiles, reporter)
     distances = nearest_training_tiles(settings, tiles, reporter)
-    judged = None
-    if any(section.kind == "pictures" for section in settings.data.more):
-        from rs_lowconf.cli.evaluate_sources import judge_sources
-
-        judged = judge_sources(settings, tiles, folder, found or ())
+    judged = None if judges is None else judge_sources(settings, tiles, folder, judges)
     _write(settings, tiles, folder, reporter, (sets, right, distances, judged))
 
 

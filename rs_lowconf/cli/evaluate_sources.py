@@ -117,23 +117,66 @@ class _Pile:
         return sum(map(len, self.labels))
 
 
-def judge_sources(settings: Settings, tiles: Tiles, folder: Path, found: Sequence[str]) -> Judged:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judges:
+    """What is compared, opened and checked."""
+
+    views: list[Shown]
+    left_out: dict[str, str]
+    """Why a source is left out, by its title."""
+    searches: list[Path]
+    """Whose found tiles are judged too."""
+    no_search: str
+    """Why there are none."""
+
+
+def open_judges(settings: Settings, tiles: Tiles, found: Sequence[str]) -> Judges:
+    """Open what generated tiles are compared with.
+
+    Args:
+        settings: of the run, with pictures in `data.more`.
+        tiles: the generator, and the tiles with all bands.
+        found: searches whose tiles are judged too; `generate` when none is named, if it exists.
+
+    Raises:
+        DataError: pictures cannot be used, or a search was one of another generator.
+        ModelError: the generator does not draw what the pictures show.
+    """
+    searches = [settings.run.dir / name for name in found]
+    default, no_search = settings.run.dir / "generate", "the searches found none"
+    foreign = [path for path in searches if searched_gan(path) != tiles.gan_sha256]
+    if foreign:
+        raise DataError(
+            f"the tiles that {foreign[0]} found are of another generator",
+            remedy="leave out that --found, or search again",
+        )
+    if not searches:
+        if not (default / "samples.parquet").exists():
+            no_search = "there is no search in run.dir yet, or under another name (--found)"
+        elif searched_gan(default) != tiles.gan_sha256:
+            no_search = f"the tiles in {default} are of another generator"
+        else:
+            searches = [default]
+    views, left_out = _open_views(settings, tiles)
+    return Judges(views=views, left_out=left_out, searches=searches, no_search=no_search)
+
+
+def judge_sources(settings: Settings, tiles: Tiles, folder: Path, judges: Judges) -> Judged:
     """Compare generated tiles with real ones as every source shows them, and log the probe.
 
     Args:
         settings: of the run, with pictures in `data.more`.
         tiles: the generator, and the tiles with all bands.
         folder: of the evaluation.
-        found: searches whose tiles are judged too; `generate` when none is named, if it exists.
+        judges: see `open_judges`.
 
     Raises:
-        DataError: pictures or found tiles cannot be used.
-        ModelError: the generator does not draw what the pictures show.
+        DataError: found tiles cannot be used.
     """
     seed, classes = seed_of(settings.run.seed, "judges"), tiles.train.classes
-    views, left_out = open_views(settings, tiles)
+    views = judges.views
     piles, missing, passed = _draw(settings, tiles, views, seed)
-    piles[FOUND], missing[FOUND] = _find(settings, tiles, views, found)
+    piles[FOUND], missing[FOUND] = _find(tiles, judges), judges.no_search
     piles = {kind: pile for kind, pile in piles.items() if len(pile)}
     missing = {kind: why for kind, why in missing.items() if kind not in piles}
     groups: dict[str, list[Measurement]] = {}
@@ -144,7 +187,7 @@ def judge_sources(settings: Settings, tiles: Tiles, folder: Path, found: Sequenc
         for number, one in enumerate(views, start=1):
             looks = _look(settings, tiles, one, piles, seed)
             probes, floor = _probe(settings, looks, one, classes, seed)
-            numbers[f"{one.title}, {_splits(settings, one)}"] = len(looks["real"])
+            numbers[f"{one.title} ({_splits(settings, one)})"] = len(looks["real"])
             if one.pictures:
                 groups[f"Likeness: {one.title}"] = likeness_figures(
                     looks[RANDOM], looks["train"], looks["real"], len(classes), seed
@@ -157,7 +200,7 @@ def judge_sources(settings: Settings, tiles: Tiles, folder: Path, found: Sequenc
             table = probe_table(probes, floor, classes)
             tables.append(f"### {one.title}, by class\n\n{table}")
             bar.update(number, one.title)
-    for title, why in left_out.items():
+    for title, why in judges.left_out.items():
         groups[f"Probe: {title}"] = [Measurement(name="probe", note=f"left out: {why}")]
     if passed is not None:
         groups["Gate"] = [passed_figure(passed)]
@@ -172,11 +215,11 @@ def judge_sources(settings: Settings, tiles: Tiles, folder: Path, found: Sequenc
                     (one.train, one.val, one.real[0]),
                     tiles.device,
                 )
-    text = "\n".join(["## What the probe says", "", MEANING, opened, "", *tables])
+    text = "\n".join(["", "## What the probe says", "", MEANING, opened, "", *tables])
     return Judged(groups=groups, probe=results, numbers=numbers, text=text, opened=opened)
 
 
-def open_views(settings: Settings, tiles: Tiles) -> tuple[list[Shown], dict[str, str]]:
+def _open_views(settings: Settings, tiles: Tiles) -> tuple[list[Shown], dict[str, str]]:
     """Return the ways to show tiles, and why a source is left out, by its title.
 
     Every source of pictures is one, and so is every composite of all bands that no pictures show.
@@ -295,25 +338,14 @@ def _passes(
     return gate.passes(gate.score(image.to(device), labels).p_value)
 
 
-def _find(
-    settings: Settings, tiles: Tiles, views: Sequence[Shown], names: Sequence[str]
-) -> tuple[_Pile, str]:
-    """Return the found tiles of searches with this generator, and why there are none."""
-    pile, folder = _Pile(), settings.run.dir / "generate"
-    if not names and not (folder / "samples.parquet").exists():
-        return pile, "there is no search in run.dir yet, or under another name (--found)"
-    for search in [settings.run.dir / name for name in names] or [folder]:
-        if searched_gan(search) != tiles.gan_sha256:
-            if names:
-                raise DataError(
-                    f"the tiles that {search} found are of another generator",
-                    remedy="leave out that --found, or search again",
-                )
-            return pile, f"the tiles in {search} are of another generator"
-        for image, condition in found_tiles(search, tiles.gan.generator.bands):
+def _find(tiles: Tiles, judges: Judges) -> _Pile:
+    """Return the tiles that the searches found."""
+    pile, bands = _Pile(), tiles.gan.generator.bands
+    for search in judges.searches:
+        for image, condition in found_tiles(search, bands):
             label = torch.tensor([tiles.train.classes.index(condition)])
-            pile.add(image, label, tiles.gan.generator.bands, views)
-    return pile, "the searches found none"
+            pile.add(image, label, bands, judges.views)
+    return pile
 
 
 def searched_gan(search: Path) -> str:

@@ -153,9 +153,12 @@ def probe_measurements(
         own = probes.get(kind)
         if own is None:
             why = missing.get(kind, f"fewer than {LEAST} tiles on a side")
+            note = f"left out: {why}"
             found += [
-                Measurement(name=f"probe, {kind}: {what}", note=f"left out: {why}")
-                for what in ("AUC", "kept at 5 % false rejection")
+                Measurement(name=f"probe, {kind}: AUC", better="like the floor", note=note),
+                Measurement(
+                    name=f"probe, {kind}: kept at 5 % false rejection", better="higher", note=note
+                ),
             ]
             continue
         found += [
