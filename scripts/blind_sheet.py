@@ -91,7 +91,7 @@ def write_sheets(folder: Path, tiles: Sequence[Shown], seed: int) -> list[Path]:
         raise DataError(f"tiles of sizes {sizes}", expected="at least one tile, all of one size")
     order = torch.randperm(len(tiles), generator=torch.Generator().manual_seed(seed)).tolist()
     shuffled = [tiles[i] for i in order]
-    written = []
+    written: list[Path] = []
     for first in range(0, len(shuffled), COLUMNS * ROWS):
         path = folder / f"sheet-{len(written) + 1:02d}.png"
         sheet = _sheet([tile.picture for tile in shuffled[first : first + COLUMNS * ROWS]], first)

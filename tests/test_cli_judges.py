@@ -104,6 +104,11 @@ def judged(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+def key_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "key.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def report_of(project: Path, name: str = "evaluate") -> Any:
     return json.loads((project / "run" / name / "report.json").read_text())
 
@@ -227,8 +232,9 @@ def test_sheets_are_judged_and_scored(judged: Path, tmp_path: Path) -> None:
     kinds = {"real": 9, "random": 6, "found": 3, "old": 6}
     out = tmp_path / "sheets"
     words = [str(out), *options(judged), "--old-model", str(judged / "run/gan/gan.safetensors")]
-    blind.main(words + [word for kind, n in kinds.items() for word in (f"--{kind}", str(n))])
-    key = list(csv.DictReader((out / "key.csv").open()))
+    words += [word for kind, n in kinds.items() for word in (f"--{kind}", str(n))]
+    blind.main(words)
+    key = key_of(out)
     assert [int(row["number"]) for row in key] == list(range(1, 25))
     assert [row["kind"] for row in key] != sorted(row["kind"] for row in key)
     for kind, name in (("real", "real"), ("old", "old generator"), ("random", "random")):
@@ -266,7 +272,7 @@ def test_composites_and_folders_are_shown_too(judged: Path, tmp_path: Path) -> N
     words = [str(out), *options(judged), "--split", "val", "--composite", "near_infrared"]
     folder = f"theirs={judged / 'pictures'}"
     blind.main([*words, "--real", "6", "--passed", "0", "--folder", folder])
-    key = list(csv.DictReader((out / "key.csv").open()))
+    key = key_of(out)
     assert sum(row["kind"] == "theirs" for row in key) == 135
     assert {row["class"] for row in key} == set(CLASSES)
     assert len(list(out.glob("sheet-*.png"))) == 6

@@ -165,14 +165,14 @@ def probe_measurements(
             Measurement(
                 name=f"probe, {kind}: AUC",
                 measured=_auc(own.whole),
-                floor=floor and _auc(floor.whole),
+                floor=None if floor is None else _auc(floor.whole),
                 better="like the floor",
                 note="0.5: cannot be told from real tiles; 1: always",
             ),
             Measurement(
                 name=f"probe, {kind}: kept at 5 % false rejection",
                 measured=_kept(own.whole),
-                floor=floor and _kept(floor.whole),
+                floor=None if floor is None else _kept(floor.whole),
                 better="higher",
                 note="share that passes where 5 % of real tiles do not",
             ),
