@@ -35,6 +35,7 @@ from rs_lowconf.search.calibration import (
 )
 from rs_lowconf.search.distances import RealDistances, load_distances
 from rs_lowconf.search.evaluate import Evaluator, Penalty
+from rs_lowconf.search.gate import Gate
 from rs_lowconf.search.invert import Inverter
 from rs_lowconf.search.prior import PriorShell
 from rs_lowconf.search.reading import Reading, regions_of
@@ -529,6 +530,22 @@ def _critic(path: Path, gan: GanModel, device: torch.device) -> RealismCritic:
             f"the critic {path} was trained for another generator", command="train gate"
         )
     return critic
+
+
+def load_gate(settings: Settings, gan: GanModel, device: torch.device) -> Gate:
+    """Return the gate of a generator alone, without target and data.
+
+    Raises:
+        ModelError: there is none, or it belongs to another generator.
+        DataError: too few tiles were held out for search.false_rejection.
+    """
+    names = ("gan", "critic", "calibration", "extractor")
+    paths = {name: model_path(settings, name) for name in names}
+    critic = _critic(paths["critic"], gan, device)
+    extractor = load_classifier(paths["extractor"], device)
+    calibration = load_calibration(paths["calibration"], checksums(paths))
+    features = features_in(extractor, gan.generator.bands)
+    return calibration.gate(critic, features, settings.search.false_rejection)
 
 
 @torch.no_grad()
