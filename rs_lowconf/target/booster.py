@@ -159,7 +159,7 @@ def _require_a_way_down(left: Sequence[float], right: Sequence[float]) -> None:
 
 def _numbers(
     tree: Mapping[str, str], key: str, kind: type[int] | type[float], count: int
-) -> Sequence[float]:
+) -> Sequence[int] | Sequence[float]:
     words = tree.get(key, "").split(" ")
     _require(all(_NUMBER.fullmatch(word) for word in words if word), f"{key} are no numbers")
     values = [kind(word) for word in words if word]
