@@ -147,7 +147,7 @@ def _check_linear(tree: Mapping[str, str], leaves: int, features: int) -> None:
     _require(all(0 <= one < features for one in used), "a leaf of a feature that is not there")
 
 
-def _require_a_way_down(left: Sequence[float], right: Sequence[float]) -> None:
+def _require_a_way_down(left: Sequence[int | float], right: Sequence[int | float]) -> None:
     """Refuse nodes in a circle, which none of the root's ways leads to."""
     waiting, seen = [0], 0
     while waiting:
@@ -159,7 +159,7 @@ def _require_a_way_down(left: Sequence[float], right: Sequence[float]) -> None:
 
 def _numbers(
     tree: Mapping[str, str], key: str, kind: type[int] | type[float], count: int
-) -> Sequence[int] | Sequence[float]:
+) -> Sequence[int | float]:
     words = tree.get(key, "").split(" ")
     _require(all(_NUMBER.fullmatch(word) for word in words if word), f"{key} are no numbers")
     values = [kind(word) for word in words if word]
