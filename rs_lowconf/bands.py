@@ -71,6 +71,62 @@ NEAR_INFRARED: Final = ("B08", "B04", "B03")
 SHORT_WAVE_INFRARED: Final = ("B12", "B8A", "B04")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Composite:
+    """Three bands shown as red, green and blue, always with the same stretch.
+
+    A stretch fitted to each tile would hide what a person looks for: a generated tile that is
+    too bright or too flat.
+    """
+
+    name: str
+    """For file names and reports."""
+    caption: str
+    """What a reviewer reads above the picture."""
+    bands: tuple[str, str, str]
+    """Bands shown as red, green and blue."""
+    white: float
+    """Reflectance that people see at full brightness; 0 is shown black."""
+    network_white: float
+    """Reflectance that a pretrained network is given as 255."""
+
+    @property
+    def white_number(self) -> int:
+        """Return `white` in the numbers of written tiles, 10,000 per unit of reflectance."""
+        return round(self.white * 10_000)
+
+
+#: The range of true colour for networks is that of EuroSAT's JPEGs, so that they see these as they
+#: are stored; critics are trained with these ranges, so a change makes trained ones useless.
+COMPOSITES: Final = {
+    composite.name: composite
+    for composite in (
+        Composite(
+            name="true_colour",
+            caption="true colour",
+            bands=TRUE_COLOUR,
+            white=0.3,
+            network_white=0.275,
+        ),
+        Composite(
+            name="near_infrared",
+            caption="NIR",
+            bands=NEAR_INFRARED,
+            white=0.4,
+            network_white=0.5,
+        ),
+        Composite(
+            name="short_wave_infrared",
+            caption="SWIR",
+            bands=SHORT_WAVE_INFRARED,
+            white=0.4,
+            network_white=0.5,
+        ),
+    )
+}
+"""By name, in the order in which they are shown."""
+
+
 _BAND = re.compile(r"(?<![0-9A-Za-z])[Bb]0*(1[0-2]|8[Aa]|[1-9])(?![0-9A-Za-z])")
 
 
@@ -185,3 +241,17 @@ class BandSpec:
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{values} describes no bands ({error!r})") from error
+
+
+def composites_of(bands: BandSpec) -> tuple[Composite, ...]:
+    """Return the composites that the bands allow, true colour first; there may be none."""
+    return tuple(own for own in COMPOSITES.values() if set(own.bands) <= set(bands.names))
+
+
+def composites_or_grey(bands: BandSpec) -> tuple[Composite, ...]:
+    """Return the composites that the bands allow; without any, the first band in grey."""
+    first = bands.names[0]
+    grey = Composite(
+        name=first, caption=first, bands=(first, first, first), white=0.4, network_white=0.5
+    )
+    return composites_of(bands) or (grey,)

@@ -70,7 +70,13 @@ class AnswerError(ModelError):
     """A target's answer to some tiles of a batch that cannot be used; the others have one."""
 
     def __init__(
-        self, found: str, *, tiles: Sequence[int] = (), expected: str = "", remedy: str = ""
+        self,
+        found: str,
+        *,
+        tiles: Sequence[int] = (),
+        expected: str = "",
+        remedy: str = "",
+        reason: str = "",
     ) -> None:
         """Compose the line.
 
@@ -79,9 +85,12 @@ class AnswerError(ModelError):
             tiles: positions of these tiles in the batch.
             expected: what was expected instead.
             remedy: what to type or change next.
+            reason: what was found, without the numbers of this batch; `found` when empty.
         """
         super().__init__(found, expected=expected, remedy=remedy)
         self.tiles = tuple(tiles)
+        self.reason = reason or found
+        """The same for all tiles with this fault, so that they can be counted by it."""
 
 
 class ReviewError(RsLowconfError):

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from rs_lowconf.asking import by_reason
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.device import choose_device
-from rs_lowconf.errors import ModelError, SettingsError
+from rs_lowconf.errors import AnswerError, ModelError, SettingsError
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.encode import comparison_of, encoding
 from rs_lowconf.gan.gate_views import FrozenView, ViewSpec
@@ -33,6 +35,7 @@ from rs_lowconf.search.calibration import (
 )
 from rs_lowconf.search.distances import RealDistances, load_distances
 from rs_lowconf.search.evaluate import Evaluator, Penalty
+from rs_lowconf.search.gate import Gate
 from rs_lowconf.search.invert import Inverter
 from rs_lowconf.search.parts import pixel_features
 from rs_lowconf.search.prior import PriorShell
@@ -554,6 +557,22 @@ def _critic(path: Path, gan: GanModel, device: torch.device) -> RealismCritic:
     return critic
 
 
+def load_gate(settings: Settings, gan: GanModel, device: torch.device) -> Gate:
+    """Return the gate of a generator alone, without target and data.
+
+    Raises:
+        ModelError: there is none, or it belongs to another generator.
+        DataError: too few tiles were held out for search.false_rejection.
+    """
+    names = ("gan", "critic", "calibration", "extractor")
+    paths = {name: model_path(settings, name) for name in names}
+    critic = _critic(paths["critic"], gan, device)
+    extractor = load_classifier(paths["extractor"], device)
+    calibration = load_calibration(paths["calibration"], checksums(paths))
+    features = features_in(extractor, gan.generator.bands)
+    return calibration.gate(critic, features, settings.search.false_rejection)
+
+
 @torch.no_grad()
 def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
     """Return a quantile of the target's confidence on held-out real tiles."""
@@ -564,6 +583,7 @@ def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
     val = open_masks(data, "val") if data.masked else open_split(data, "val")
     channels = list(check_fit(target.bands, val.bands))
     confidence, first = [], torch.zeros(1, dtype=torch.long)
+    unanswered = Counter[str]()
     for i in range(len(val)):
         tile = val.batch([i])
         regions = None
@@ -572,7 +592,24 @@ def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
             if not regions.any():
                 continue
         reading = Reading(share=own.pixel_share, regions=regions)
-        confidence.append(reading(target.predict(tile.image[:, channels]), first).confidence)
+        try:
+            said = target.predict(tile.image[:, channels])
+        except AnswerError as error:
+            unanswered[error.reason] += 1
+        else:
+            confidence.append(reading(said, first).confidence)
+    if unanswered:
+        log.warning(
+            "search.tau_quantile is of the %d held-out tiles that the target has an answer to; "
+            "to others it has none: %s",
+            len(confidence),
+            by_reason(unanswered),
+        )
+        if not confidence:
+            raise ModelError(
+                f"the target has no answer to any held-out tile: {by_reason(unanswered)}",
+                remedy="correct the target or its settings",
+            )
     if not confidence:
         raise SettingsError(
             f"no held-out tile has a pixel of search.region={own.region}",

@@ -49,7 +49,7 @@ def _masked(named: dict[int, str | None]) -> dict[int, str | None]:
 ClassNames = Annotated[tuple[str, ...], AfterValidator(_listed)]
 """In the form in which all names of classes are compared, each once."""
 MaskClasses = Annotated[dict[int, str | None], AfterValidator(_masked)]
-Architecture = Annotated[str, Field(pattern="^(small_cnn|residual_cnn|timm:.+)$")]
+Architecture = Annotated[str, Field(pattern="^(small_cnn|resnet|residual_cnn|timm:.+)$")]
 
 WORKER = "RSLOW_WORKER"
 """The environment variable with the number of a process among the workers of its machine, from 0
@@ -243,7 +243,7 @@ class ClassifierSettings(Section):
     """How a classifier of ours is trained; for the target and for the extractor."""
 
     architecture: Architecture = "small_cnn"
-    """`small_cnn`, `residual_cnn`, or `timm:NAME` for any timm backbone."""
+    """`small_cnn`, `resnet`, `residual_cnn`, or `timm:NAME` for any timm backbone."""
     width: PositiveInt = 48
     """Channels of the first stage of the CNNs of ours."""
     epochs: PositiveInt = 60
@@ -453,10 +453,9 @@ class GanSettings(GeneratorSettings):
     """`native`: one discriminator that learns to see from the tiles of data alone. `frozen`:
     critics on the features of a network that was pretrained on photographs, beside small native
     ones; it needs far fewer images, and reads the tiles of data.more too."""
-    features: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] = (
-        "efficientnet_lite0"
-    )
-    """Frozen: the pretrained network that the critics see through."""
+    features: Literal["efficientnet_lite0", "efficientnet_lite1"] = "efficientnet_lite0"
+    """Frozen: the pretrained network that the critics see through. efficientnet_lite2 is none of
+    them: it is kept for the probe of `rslow evaluate`."""
     feature_side: PositiveInt = 96
     """Frozen: side in pixels to which tiles are enlarged for it."""
     feature_gamma: PositiveFloat = 50.0
@@ -665,15 +664,39 @@ class ReporterSettings(ClassifierSettings):
     width: PositiveInt = 64
 
 
+class PictureClassifierSettings(ClassifierSettings):
+    """The classifier that learns from pictures: there are many, so fewer epochs do."""
+
+    width: PositiveInt = 64
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 64
+
+
 class EvaluateSettings(Section):
     """How the generator's quality is measured, on tiles drawn for nothing else."""
 
+    split: Literal["test", "val"] = "test"
+    """The real tiles that generated ones are compared with. `val` while models are still being
+    chosen, so that the test split is used once, at the end."""
     tiles_per_class: PositiveInt = 100
     """Generated tiles a class that the figures are measured on."""
     reporter: ReporterSettings = ReporterSettings()
     """The network whose features the figures speak of; it selects and gates nothing."""
     classifier: ClassifierSettings = ClassifierSettings()
     """Trained on real and on generated tiles alike, for as many steps: `epochs` on real ones."""
+    probe_tiles: PositiveInt = 1_000
+    """With pictures in data.more: real and generated tiles, each, that the probe tells apart; the
+    same number of every class."""
+    picture_tiles: PositiveInt = 5_000
+    """With pictures in data.more: generated tiles that KID, FD, precision and recall are measured
+    on, beside as many real ones and the whole split."""
+    cas_rgb: bool = False
+    """With pictures in data.more: also train classifiers on real pictures, on as many generated
+    ones and on pictures without texture, and compare their accuracy. It takes hours."""
+    cas_seeds: PositiveInt = 3
+    """Classifiers of each kind that cas_rgb trains."""
+    cas_classifier: PictureClassifierSettings = PictureClassifierSettings()
+    """The classifiers of cas_rgb."""
     segmenter: SegmenterSettings = SegmenterSettings()
     """Tiles with masks: the network that looks for the masks in generated and in real tiles; it
     selects and gates nothing."""

@@ -24,8 +24,8 @@ def table(reports: dict[str, dict[str, Any]]) -> str:
     """Return one row a figure and one column a recipe, the floor last."""
     first, *others = reports.values()
     for name, report in reports.items():
-        for key in ("tiles", "reporter"):
-            if report[key] != first[key]:
+        for key in ("split", "tiles", "reporter"):
+            if report.get(key) != first.get(key):
                 sys.exit(f"{name} and {next(iter(reports))} were measured with different {key}")
     lines = [
         f"| figure | {' | '.join(reports)} | floor | better |",

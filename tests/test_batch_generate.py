@@ -1,6 +1,8 @@
 """`rslow batch generate`: variants in their place, read back from the files it writes."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import torch
+from torch import Tensor, nn
 
 from rs_lowconf.models import known_to_encoder
 from rs_lowconf.review.store import STORE, ReviewStore
@@ -191,6 +194,49 @@ def test_what_the_generator_cannot_draw_is_told(catalogued: Path, rslow: Run) ->
     assert ran.code == 4
     assert "the numbers are L2A" in ran.err
     assert "tiles done" not in ran.out
+
+
+class Quiet(nn.Module):
+    """The trained target, which after its first tiles has no answer to every fourth or so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._whole = load_classifier(Path(os.environ["QUIET_TARGET"]), CPU)
+
+    def forward(self, image: Tensor) -> Tensor:
+        # Before anything else the adapter tries four tiles of its own.
+        chosen = (image.detach().double().sum((1, 2, 3)) * 1e4).long() % 4 == 0
+        if self._whole.evaluations < 4:
+            chosen[:] = False
+        return self._whole.predict(image).masked_fill(chosen[:, None], torch.nan)
+
+
+def test_tiles_without_an_answer_fail_alone(
+    catalogued: Path, rslow: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real tile without an answer is a failed tile; generated ones are counted by reason."""
+    path = catalogued / "run" / "target" / "target.safetensors"
+    monkeypatch.setenv("QUIET_TARGET", str(path))
+    whole = load_classifier(path, CPU)
+    target = {
+        "kind": "python", "python": f"{__name__}:Quiet", "level": whole.bands.level,
+        "bands": f"[{', '.join(whole.bands.names)}]", "classes": f"[{', '.join(whole.classes)}]",
+    }  # fmt: skip
+    words = [word for name, value in target.items() for word in ("-s", f"target.{name}={value}")]
+    ran = generate(rslow, catalogued, "--trust-code", *words, "-s", "batch.splits=null")
+    assert ran.code == 0, ran.err
+    failed = int(re.findall(r"(\d+) failed", ran.out)[-1])
+    assert failed > 0
+    assert f"{failed} raised: the target returns NaN or infinity" in ran.out
+    report = json.loads((folder_of(catalogued) / "report.json").read_text())
+    assert report["tiles"] + failed == 48
+    ((reason, count),) = report["unanswered"]["by_reason"].items()
+    assert reason == "the target returns NaN or infinity"
+    assert report["unanswered"]["tiles"] == count > 0
+    assert f"no answer to {count:,} tiles around the tiles" in ran.told
+    tiles = pq.read_table(folder_of(catalogued) / "tiles.parquet").to_pylist()
+    assert sum(dict(one["unanswered"]).get(reason, 0) for one in tiles) == count
+    assert all(0 < one["confidence"] < 0.47 for one in variants(catalogued))
 
 
 def test_without_an_encoder_it_says_how_to_get_one(catalogued: Path, rslow: Run) -> None:

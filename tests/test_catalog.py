@@ -519,10 +519,51 @@ def test_catalogs_that_others_wrote(
     assert read_back(Catalog(merged)) == labelled
 
 
+def test_a_catalog_that_was_written_into_another_folder_is_refused(
+    tmp_path: Path, rslow: Run
+) -> None:
+    """Where no relative path leads to a file, one line says so before the first tile.
+
+    So it does where rows of one id are there twice.
+    """
+    pixels, _ = draw(32, 32, 0)
+    for name in ("a.tif", "b.tif"):
+        write(tmp_path / "images" / name, pixels, corner(600_000, 5_200_000))
+    catalog = catalogued(tmp_path / "c.parquet", rows_in(settings_of(images=tmp_path / "images")))
+    moved, run = tmp_path / "other" / "c.parquet", tmp_path / "run"
+    moved.parent.mkdir()
+    geopandas.read_parquet(catalog.path).to_parquet(moved)
+    where = ("-s", f"catalog.path={moved}", "-s", f"run.dir={run}")
+    for words in (("catalog", "check", *where), ("batch", "score", *where),
+                  ("catalog", "merge", moved, "-s", f"run.dir={run}")):  # fmt: skip
+        ran = rslow(*words)
+        assert ran.code == 4
+        assert "Traceback" not in ran.err
+        assert "no file of catalog" in ran.err
+        assert str(Path("other", "images", "a.tif")) in ran.err
+    assert not (run / "batch").exists()
+    assert not (run / "catalog.parquet").exists()
+    table = pq.read_table(catalog.path)
+    pq.write_table(pa.concat_tables([table, table.slice(1)]), tmp_path / "twice.parquet")
+    ran = rslow("batch", "score", "-s", f"catalog.path={tmp_path / 'twice.parquet'}", *where[2:])
+    assert ran.code == 4
+    assert "1 ids of catalog" in ran.err
+    assert "occur more than once, such as" in ran.err
+    # A file that is lost is the matter of its tiles.
+    (tmp_path / "images" / "a.tif").unlink()
+    catalog.require_files()
+    (tmp_path / "images" / "b.tif").unlink()
+    with pytest.raises(DataError, match="move it back"):
+        catalog.require_files()
+
+
 @pytest.mark.parametrize(
     ("column", "values"),
     [
         ("assets", pa.array([7])),
+        ("id", pa.array([None], pa.string())),
+        ("collection", pa.array([None], pa.string())),
+        ("rslow:sha256", pa.array([""])),
         ("rslow:window", pa.array([["a", "b"]])),
         ("rslow:window", pa.array([None], pa.list_(pa.int64()))),
         ("datetime", pa.array(["yesterday"])),

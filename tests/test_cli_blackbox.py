@@ -24,12 +24,17 @@ def score(image):
         how = os.environ["FAIL_HOW"]
         if how == "raises":
             raise RuntimeError("out of coffee")
-        return np.full((len(image), 3), np.nan)
+        if how == "nan":
+            return np.full((len(image), 3), np.nan)
     red, infrared = image[:, 0].mean((1, 2)), image[:, 1].mean((1, 2))
     index = (infrared - red) / (infrared + red)
     logit = np.stack([-4 * index, np.full_like(index, -1), 4 * index - 2], 1)
     weight = np.exp(logit - logit.max(1, keepdims=True))
-    return weight / weight.sum(1, keepdims=True)
+    scores = weight / weight.sum(1, keepdims=True)
+    if calls > int(os.environ.get("FAIL_AFTER", "1000000000")):
+        # Every fifth tile or so, whatever it shows.
+        scores[(image.astype(np.float64).sum((1, 2, 3)) * 1e4).astype(np.int64) % 5 == 0] = np.nan
+    return scores
 """
 SETTINGS = {
     "target.kind": "callable",
@@ -135,6 +140,21 @@ def test_a_target_that_fails_in_the_middle_loses_nothing(
     assert generate(tmp_path, "run", **{"search.method": "splitting"}).code == 0
     assert journal.read_text().startswith(before)
     assert tiles_of(tmp_path / "run") == tiles_of(split[1])
+
+
+def test_a_target_without_an_answer_to_some_tiles_is_searched(tmp_path: Path) -> None:
+    """They are not accepted, and are counted by reason in the report and on the terminal."""
+    some = {"FAIL_AFTER": "500", "FAIL_HOW": "some"}
+    done = generate(tmp_path, "run", **{"search.method": "splitting"}, **some)
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "run" / "generate" / "report.json").read_text())["search"]
+    ((reason, count),) = report["unanswered"]["by_reason"].items()
+    assert "NaN or infinity" in reason
+    assert 0.05 < count / report["evaluations"] < 0.5
+    assert f"has no answer to {count:,} tiles of the search, and none" in done.told
+    table = pq.read_table(tmp_path / "run" / "generate" / "samples.parquet").to_pylist()
+    assert len(table) == report["accepted"] >= 3
+    assert all(0 < row["confidence"] < 0.5 for row in table)
 
 
 def test_gradients_of_a_black_box_are_refused(tmp_path: Path) -> None:

@@ -353,6 +353,8 @@ def _spoil(folder: Path, what: str) -> None:
     elif what == "truncated":
         whole = images.read_bytes()
         images.write_bytes(whole[: len(whole) // 2])
+    elif what == "mask bands":
+        write(masks, np.stack([mask, mask]), place)
     elif what == "no raster":
         masks.write_text("a mask")
     elif what == "no place":
@@ -380,6 +382,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         ("value", r"mask with value 7.*expected some of 0, 1 \(data\.mask_classes\)"),
         ("bands", "has 4 bands; expected 5: B02"),
         ("truncated", r"s2_a\.tif cannot be read"),
+        ("mask bands", r"mask_a\.tif has 2 bands; expected one, of class values"),
         ("no raster", r"mask_a\.tif cannot be opened"),
         ("no place", r"s2_a\.tif has no georeference; expected a CRS"),
         ("small", r"smaller than data\.tile_size=64 \(48 x 48"),

@@ -10,6 +10,7 @@ from scipy.stats import entropy
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.prepare import prepare
 from rs_lowconf.estimate.scores import Scores, read_scores, surrogate_doubts
+from rs_lowconf.estimate.stored import read_labels
 
 
 def table(path: Path, n: int = 400, seed: int = 0, **columns: object) -> Path:
@@ -54,6 +55,39 @@ class TestReading:
         scores = read_scores(tmp_path / "t.csv")
         assert scores.ids.tolist() == ["01", "02"]
         assert scores.error.tolist() == [False, True]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("id,predicted,confidence,predicted\n1,a,0.5,b\n", "more than one column predicted"),
+            ("id,label,predicted,confidence,label\n1,a,b,0.5,\n", "more than one column label"),
+            ("id,predicted,confidence\n1,2,a,0.5\n", "more values than the header has columns"),
+            ("id,predicted,confidence\n1,a,0.5,\n2,a,0.5,\n", "more values than the header"),
+        ],
+    )
+    def test_columns_of_a_csv_are_those_of_its_header(
+        self, text: str, message: str, tmp_path: Path
+    ) -> None:
+        """Of two columns of a name none is taken, and no value moves into another column."""
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_scores(tmp_path / "t.csv")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("id,label,label\n1,a,b\n", "more than one column label"),
+            ("id,label\n1,1,a\n", "more values than the header has columns"),
+            ("id,label\n1,a\0\n", "a byte of 0"),
+        ],
+    )
+    def test_columns_of_labels_are_those_of_their_header(
+        self, text: str, message: str, tmp_path: Path
+    ) -> None:
+        """The same of labels that people fill in."""
+        (tmp_path / "labels.csv").write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_labels(tmp_path / "labels.csv", ["1"], ["a", "b"])
 
     def test_margin_and_entropy_need_probabilities(self, tmp_path: Path) -> None:
         """They are those of the lists; without lists they are refused."""

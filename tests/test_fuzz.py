@@ -1,8 +1,9 @@
 """Mutated files: whatever a user hands over is read right or refused in one line.
 
 Each reader is given files in which bytes or values were changed. It may raise an RsLowconfError;
-if it accepts the file, it has to say what json, sqlite3, pyarrow, PyYAML or rasterio reads from
-the same bytes. Nothing else may be raised, and nothing may hang. A few dozen mutations run here;
+if it accepts the file, it has to say what json, sqlite3, pyarrow, PyYAML, rasterio, LightGBM or
+onnxruntime reads from the same bytes. Nothing else may be raised, and nothing may hang. A few dozen
+mutations run here;
 
     RSLOW_FUZZ=2000 pytest tests/test_fuzz.py
 
@@ -13,8 +14,11 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import sqlite3
+import unicodedata
+import warnings
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -26,7 +30,11 @@ from typing import Any
 from unittest.mock import ANY
 
 import geopandas
+import joblib
+import lightgbm
 import numpy as np
+import onnx
+import onnxruntime
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +48,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 from rasterio.windows import Window
+from sklearn.linear_model import LogisticRegression
 
 from rs_lowconf import strict_yaml
 from rs_lowconf.bands import BandSpec
@@ -50,14 +59,16 @@ from rs_lowconf.data.declared import meaning_of
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.plain import read_plain
 from rs_lowconf.data.tiles import read_profile, read_window
-from rs_lowconf.errors import RsLowconfError
+from rs_lowconf.errors import ModelError, RsLowconfError
 from rs_lowconf.estimate.scores import read_scores
 from rs_lowconf.grid import Grid
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import DataSettings, TargetSettings
 from rs_lowconf.settings import load as load_settings
-from rs_lowconf.target.programs import _weights
+from rs_lowconf.target.blackbox import load_black_box
+from rs_lowconf.target.load import load_target
+from rs_lowconf.target.programs import _weights, load_module
 from rs_lowconf.testset.read import read_release
 from tests.review_samples import package, sample
 from tests.testset_samples import release, reviewed_tiles
@@ -322,10 +333,15 @@ def catalog_read(folder: Path) -> Value:
 def catalog_oracle(folder: Path) -> Value:
     table = pq.read_table(folder / "catalog.parquet")
     return [
-        (str(row["id"]), row["rslow:window"], row.get("rslow:label"), row["rslow:scale"],
+        (str(row["id"]), row["rslow:window"], label_of(row), row["rslow:scale"],
          row["rslow:dn_offset"], str(row["rslow:sha256"]))
         for row in table.to_pylist()
     ]  # fmt: skip
+
+
+def label_of(row: dict[str, Value]) -> str | None:
+    label = row.get("rslow:label")
+    return None if label is None else class_of(label)
 
 
 def make_stac(folder: Path) -> list[str]:
@@ -476,8 +492,14 @@ def table_oracle(folder: Path) -> Value:
     else:
         rows = pq.read_table(path).to_pylist()
     return [
-        (str(row["id"]), str(row["predicted"]), round(float(row["confidence"]), 9)) for row in rows
+        (str(row["id"]), class_of(row["predicted"]), round(float(row["confidence"]), 9))
+        for row in rows
     ]
+
+
+def class_of(value: Value) -> str:
+    """Return the name of a class as all tables are read: without blanks around it, composed."""
+    return unicodedata.normalize("NFC", str(value)).strip()
 
 
 def make_release(folder: Path) -> list[str]:
@@ -528,6 +550,87 @@ def weights_oracle(folder: Path) -> Value:
     return {name: value.tolist() for name, value in weights.items()}
 
 
+def tiles() -> torch.Tensor:
+    """Return tiles to ask targets about, two of three bands and four pixels."""
+    return torch.rand((2, 3, 2, 2), generator=torch.Generator().manual_seed(3))
+
+
+def target_settings(kind: str, path: Path, **changes: Value) -> TargetSettings:
+    return TargetSettings.model_validate(
+        {"kind": kind, "path": path, "bands": ["B02", "B03", "B04"], "level": "L2A",
+         "classes": ["a", "b", "c"], **changes}
+    )  # fmt: skip
+
+
+def asked(settings: TargetSettings) -> Value:
+    """Return what a black box says, which has passed the checks of the adapter."""
+    load_target(settings, Path(), trust_code=False, tile_size=2, device=torch.device("cpu"))
+    function = load_black_box(settings, trust_code=False, device=torch.device("cpu"))
+    said = function(tiles())
+    assert isinstance(said, torch.Tensor)
+    return said.tolist()
+
+
+def make_booster(folder: Path) -> list[str]:
+    rng = np.random.default_rng(3)
+    x = rng.random((60, 3))
+    x[:, 2] = rng.integers(0, 4, 60)
+    y = np.digitize(x[:, 0] + x[:, 1] + (x[:, 2] % 2), [0.7, 1.2])
+    options = {"objective": "multiclass", "num_class": 3, "verbose": -1, "num_threads": 1,
+               "min_data_in_leaf": 5, "min_data_per_group": 1, "cat_smooth": 1}  # fmt: skip
+    table = lightgbm.Dataset(x, y, categorical_feature=[2])
+    lightgbm.train(options, table, 2).save_model(folder / "model.txt")
+    return ["model.txt"]
+
+
+def booster_read(folder: Path) -> Value:
+    path = folder / "model.txt"
+    return asked(target_settings("lightgbm", path, rows="pixel", output="probabilities"))
+
+
+def booster_oracle(folder: Path) -> Value:
+    # With the sizes of its trees LightGBM may end this process.
+    lines = (folder / "model.txt").read_bytes().split(b"\n")
+    (folder / "unsized.txt").write_bytes(
+        b"\n".join(line for line in lines if not line.startswith(b"tree_sizes="))
+    )
+    booster = lightgbm.Booster(model_file=folder / "unsized.txt")
+    pixels = tiles().numpy().transpose(0, 2, 3, 1).reshape(-1, 3)
+    said = np.asarray(booster.predict(pixels, num_threads=1))
+    return said.reshape(2, 2, 2, 3).transpose(0, 3, 1, 2).tolist()
+
+
+def make_onnx(folder: Path) -> list[str]:
+    rng = np.random.default_rng(3)
+    weights = rng.normal(size=(3, 3, 1, 1)).astype(np.float32)
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["b", 3, 2, 2])
+        for name in ("x", "y")
+    ]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["x", "w"], ["y"])],
+        "net",
+        ends[:1],
+        ends[1:],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=9)
+    onnx.save(model, folder / "model.onnx")
+    return ["model.onnx"]
+
+
+def onnx_read(folder: Path) -> Value:
+    return asked(target_settings("onnx", folder / "model.onnx"))
+
+
+def onnx_oracle(folder: Path) -> Value:
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    (given,) = session.get_inputs()
+    (said,) = session.run(None, {given.name: tiles().numpy()})
+    return said.astype(np.float64).tolist()
+
+
 READERS = {
     "package": Reader(make=make_package, read=package_read, oracle=package_oracle),
     "geopackage": Reader(make=make_geopackage, read=geopackage_read, oracle=geopackage_oracle),
@@ -540,6 +643,8 @@ READERS = {
     "release": Reader(make=make_release, read=release_read, oracle=release_oracle),
     "checkpoint": Reader(make=make_checkpoint, read=checkpoint_read, oracle=checkpoint_oracle),
     "weights": Reader(make=make_weights, read=weights_read, oracle=weights_oracle),
+    "booster": Reader(make=make_booster, read=booster_read, oracle=booster_oracle),
+    "onnx": Reader(make=make_onnx, read=onnx_read, oracle=onnx_oracle),
 }
 
 _number = count()
@@ -590,6 +695,47 @@ def test_a_mutated_file_is_read_right_or_refused(
             shutil.rmtree(folder)
 
     check()
+
+
+def write_export(path: Path) -> None:
+    program = torch.export.export(torch.nn.Conv2d(3, 3, 1), (tiles(),))
+    # It asks for a name of its own.
+    torch.export.save(program, path.with_suffix(".pt2"))
+    path.with_suffix(".pt2").rename(path)
+
+
+def write_torchscript(path: Path) -> None:
+    with warnings.catch_warnings():
+        # Writing it is deprecated; the test has to write what people still have.
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Conv2d(3, 3, 1)), path)
+
+
+def write_estimator(path: Path) -> None:
+    rng = np.random.default_rng(3)
+    joblib.dump(LogisticRegression().fit(rng.random((30, 3)), np.arange(30) % 3), path)
+
+
+@pytest.mark.filterwarnings("ignore")  # of libraries, about damaged files
+@pytest.mark.parametrize(
+    ("kind", "write"),
+    [("export", write_export), ("torchscript", write_torchscript), ("sklearn", write_estimator)],
+)
+def test_a_cut_program_is_refused(
+    kind: str, write: Callable[[Path], object], tmp_path: Path
+) -> None:
+    """Other changes of such files may run any code, which is why they need trust."""
+    whole, path = tmp_path / "whole", tmp_path / "cut"
+    write(whole)
+    content = whole.read_bytes()
+    settings, cpu = target_settings(kind, path), torch.device("cpu")
+    load: Callable[..., object] = load_black_box if kind == "sklearn" else load_module
+    lengths = Random(3).choices(range(len(content)), k=MUTATIONS // 4)
+    for length in (0, 1, len(content) // 2, len(content) - 1, *lengths):
+        path.write_bytes(content[:length])
+        with pytest.raises(ModelError, match=re.escape(str(path))) as caught:
+            load(settings, trust_code=True, device=cpu)
+        assert "\n" not in str(caught.value)
 
 
 def same(found: Value, due: Value) -> bool:

@@ -21,7 +21,16 @@ from rs_lowconf.gan.distances import (
     nearest_features,
     nearest_pixels,
 )
-from rs_lowconf.gan.measure import Measurement, Weights, mean_of, ratio_of, share_of, weigh
+from rs_lowconf.gan.measure import (
+    Measurement,
+    Weights,
+    mean_of,
+    ratio_of,
+    repeated_ratio,
+    repeated_share,
+    share_of,
+    weigh,
+)
 from rs_lowconf.gan.quality import (
     Sets,
     classification_figures,
@@ -29,6 +38,7 @@ from rs_lowconf.gan.quality import (
     markdown,
     matched_sets,
     memorisation_figures,
+    repeated_figures,
 )
 from rs_lowconf.gan.spectra import (
     GRID,
@@ -488,3 +498,52 @@ class TestTables:
         rows = [line for line in markdown(groups).splitlines() if line.startswith("|")]
         assert len({row.count("|") for row in rows}) == 1
         assert len(rows) == 4 + sum(len(own) for own in groups.values())
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_ratios_over_several_trainings_cover() -> None:
+    """Two kinds of classifiers over the same tiles, some of which are hard for both."""
+    rng = torch.Generator().manual_seed(0)
+    held = 0
+    for number in range(30):
+        hard = torch.rand(200, generator=rng) < 0.2
+        chance = torch.where(hard, 0.5, 0.95)
+        above = torch.rand(3, 200, generator=rng) < 0.9 * chance
+        below = torch.rand(3, 200, generator=rng) < chance
+        ratio = repeated_ratio(above, below, number)
+        assert ratio is not None
+        assert ratio.value == pytest.approx(above.double().mean() / below.double().mean())
+        held += ratio.low <= 0.9 <= ratio.high
+        share = repeated_share(below, number)
+        assert share.low <= share.value <= share.high
+    assert held >= 25
+    assert repeated_ratio(above, torch.zeros(3, 200, dtype=torch.bool), 0) is None
+
+
+def test_a_training_that_ended_elsewhere_widens_the_interval() -> None:
+    """Three trainings alike and three apart have the same mean, but not the same interval."""
+    rng = torch.Generator().manual_seed(0)
+    alike = torch.rand(3, 400, generator=rng) < 0.8
+    apart = torch.stack([torch.rand(400, generator=rng) < p for p in (0.6, 0.8, 1.0)])
+    near, far = (repeated_share(own, 0) for own in (alike, apart))
+    assert far.high - far.low > 2 * (near.high - near.low)
+
+
+def test_repeated_figures_name_kind_and_view() -> None:
+    """Two lines for generated tiles and two for those without texture, per view."""
+    right = {
+        ("v", kind): torch.rand(2, 50, generator=torch.Generator().manual_seed(n)) < share
+        for n, (kind, share) in enumerate({"real": 0.9, "generated": 0.8, "gaussian": 0.4}.items())
+    }
+    lines = by_name(repeated_figures(right, 4, 0))
+    assert list(lines) == [
+        "CAS, v",
+        "CAS, v, ratio to real",
+        "CAS of tiles without texture, v",
+        "CAS of tiles without texture, v, ratio to real",
+    ]
+    ratio = lines["CAS, v, ratio to real"].measured
+    expected = right["v", "generated"].double().mean() / right["v", "real"].double().mean()
+    assert ratio is not None
+    assert ratio.value == pytest.approx(float(expected))
+    assert "chance is 25%" in lines["CAS, v"].note

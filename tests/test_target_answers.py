@@ -170,6 +170,8 @@ def _lightgbm(folder: Path, bias: Bias) -> Made:
             elif bias is not None:
                 leaves = [f"{bias[tree]}"] * len(leaves)
             lines[number] = "leaf_value=" + " ".join(leaves)
+    # The sizes of the trees, which are others now, may be left out.
+    lines = [line for line in lines if not line.startswith("tree_sizes=")]
     (folder / "net.txt").write_text("\n".join(lines) + "\n")
     return {"path": folder / "net.txt"}
 

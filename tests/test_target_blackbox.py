@@ -234,6 +234,19 @@ def test_onnx_graphs_that_do_not_fit(tmp_path: Path) -> None:
     assert load(options(kind="onnx", path=path, input_size=SIDE), tile_size=16).pixelwise
 
 
+def test_of_several_outputs_none_is_taken(tmp_path: Path) -> None:
+    """Where two outputs may be scores, they are named, because nobody knows which is meant."""
+    path = tmp_path / "net.onnx"
+    write_onnx(path, pixelwise=False)
+    model = onnx.load(path)
+    model.graph.output.append(
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 3, SIDE, SIDE])
+    )
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"several outputs that may be scores: p .*, y "):
+        load(options(kind="onnx", path=path))
+
+
 # Callables: what a model may return, and what is refused
 
 

@@ -1,8 +1,9 @@
 """The job `generate`: hard variants of the real tiles of a catalog, each around its tile."""
 
 import enum
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,14 +16,14 @@ from rs_lowconf.batch.jobs import TileKind, kind_of_row, require_fitting
 from rs_lowconf.batch.work import Call
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
-from rs_lowconf.errors import DataError
+from rs_lowconf.errors import AnswerError, DataError
 from rs_lowconf.gan.masks import MaskBank, main_class
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.models import Inversions, Models, load_inversions, load_models, of_masks
 from rs_lowconf.search.anchors import Anchors
 from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, stored_numbers
 from rs_lowconf.search.invert import Inversion
-from rs_lowconf.search.loop import Found, SearchRules, Trajectory, search
+from rs_lowconf.search.loop import Found, Outcome, SearchRules, Trajectory, search
 from rs_lowconf.search.loop import Tile as StoredTile
 from rs_lowconf.search.student import load_student
 from rs_lowconf.seeds import seed_of
@@ -65,11 +66,12 @@ SCHEMA = pa.schema(
         ("feature_bound", pa.float64()),
         ("evaluations", pa.int32()),
         ("latent", pa.list_(pa.float32())),
+        ("unanswered", pa.map_(pa.string(), pa.int32())),
         ("variants", pa.list_(VARIANT)),
     ]
 )
 """`group`: the class whose pairs of real tiles give the bounds. Errors are distances of the redrawn
-tile from the real one."""
+tile from the real one. `unanswered`: how many evaluations gave no answer, by reason."""
 
 
 _READ = {
@@ -86,6 +88,7 @@ class Ending(enum.Enum):
 
     VARIED = "has hard variants"
     NONE = "no hard variant within the distance budget passed the gate"
+    UNANSWERED = "no hard variant, and the target has no answer to most tiles around it"
     POOR = "redrawn worse than the bound, so nothing was searched around it"
     UNSURE = "of low confidence itself, so no variant is needed"
     NO_REGION = "has no pixel of search.region"
@@ -111,7 +114,7 @@ class GenerateWork:
         own = self.settings
         search = own.search.model_dump_json(include=_READ)
         return (
-            f"generate 1 {self.models_key} {own.run.seed} {search} "
+            f"generate 2 {self.models_key} {own.run.seed} {search} "
             f"{own.variants.model_dump_json()} {own.target.model_dump_json()}"
         )
 
@@ -186,6 +189,32 @@ class _Setting:
     label: Int[Tensor, " n"]
 
 
+@dataclass(kw_only=True, eq=False)
+class _Surroundings:
+    """What was found around a tile."""
+
+    variants: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: int = 0
+    unanswered: Counter[str] = field(default_factory=Counter)
+    attempts: int = 0
+    silent: int = 0
+    """Attempts that ended because the target had no answer."""
+
+    def add(self, one: Trajectory) -> None:
+        """Count an attempt."""
+        self.evaluations += one.evaluations
+        self.unanswered.update(one.unanswered)
+        self.attempts += 1
+        self.silent += one.outcome is Outcome.UNANSWERED
+
+    @property
+    def ending(self) -> Ending:
+        """Return what became of the tile."""
+        if self.variants:
+            return Ending.VARIED
+        return Ending.UNANSWERED if 2 * self.silent > self.attempts else Ending.NONE
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Maker:
     """Makes variants of tiles, of each the same in whatever company."""
@@ -235,14 +264,19 @@ class Maker:
         group = self._groups(tiles, inversion)
         real = torch.cat([self._features(tile.image) for tile in tiles])
         drawn = self._redrawn(setting, tiles, inversion, group, real)
-        anchors = [i for i, one in enumerate(drawn) if one["outcome"] is Ending.VARIED]
+        anchors = [i for i, one in enumerate(drawn) if one.get("outcome") is Ending.VARIED]
         if anchors:
-            variants = self._search(setting, tiles, inversion, group, real, anchors)
-            for i, (found, evaluations) in zip(anchors, variants, strict=True):
-                drawn[i]["variants"] = found
-                drawn[i]["evaluations"] += evaluations
-                drawn[i]["outcome"] = Ending.VARIED if found else Ending.NONE
-        return [{**one, "outcome": one["outcome"].name.lower()} for one in drawn]
+            surroundings = self._search(setting, tiles, inversion, group, real, anchors)
+            for i, around in zip(anchors, surroundings, strict=True):
+                drawn[i]["variants"] = around.variants
+                drawn[i]["evaluations"] += around.evaluations
+                drawn[i]["unanswered"] += around.unanswered
+                drawn[i]["outcome"] = around.ending
+        for one in drawn:
+            if "error" not in one:
+                one["outcome"] = one["outcome"].name.lower()
+                one["unanswered"] = list(one["unanswered"].items())
+        return drawn
 
     def _setting(self, tiles: Sequence[_Tile]) -> _Setting:
         models = self.models
@@ -269,10 +303,13 @@ class Maker:
         group: Int[Tensor, " n"],
         real: Float[Tensor, "n f"],
     ) -> list[dict[str, Any]]:
-        """Return what is known of tiles before the search, with `VARIED` where it may begin."""
+        """Return what is known of tiles before the search, with `VARIED` where it may begin.
+
+        Of a tile that the target has no answer to, that is the error.
+        """
         distances, own = self.found.distances, self.settings.variants
         bound = distances.bound(group, own.inversion.quantile)
-        records = []
+        records: list[dict[str, Any]] = []
         for i, tile in enumerate(tiles):
             label = int(inversion.label[i])
             error = distances.between(
@@ -281,10 +318,20 @@ class Maker:
                 tile.image[None],
                 real[i : i + 1],
             )[0]
-            answer = setting.evaluator.answer_stored(stored_numbers(tile.image[None])[0], label)
-            again = setting.evaluator.answer_stored(
-                stored_numbers(inversion.image[i : i + 1])[0], label
-            )
+            unanswered = Counter[str]()
+            try:
+                answer = setting.evaluator.answer_stored(stored_numbers(tile.image[None])[0], label)
+            except AnswerError as without:
+                records.append({"id": tile.row.tile_id, "error": str(without)})
+                continue
+            redrawn = None
+            try:
+                again = setting.evaluator.answer_stored(
+                    stored_numbers(inversion.image[i : i + 1])[0], label
+                )
+                redrawn = float(again.confidence[0])
+            except AnswerError as without:
+                unanswered[without.reason] += 1
             confidence = float(answer.confidence[0])
             ending = Ending.VARIED
             if (error > bound[i]).any():
@@ -304,13 +351,14 @@ class Maker:
                     "group": distances.classes[int(group[i])],
                     "predicted": target.classes[int(answer.log_probability[0].argmax())],
                     "confidence": confidence,
-                    "redrawn_confidence": float(again.confidence[0]),
+                    "redrawn_confidence": redrawn,
                     "pixel_error": float(error[0]),
                     "feature_error": float(error[1]),
                     "pixel_bound": float(bound[i, 0]),
                     "feature_bound": float(bound[i, 1]),
                     "evaluations": 2,
                     "latent": inversion.z[i].tolist(),
+                    "unanswered": unanswered,
                     "variants": [],
                 }
             )
@@ -338,8 +386,8 @@ class Maker:
         group: Int[Tensor, " n"],
         real: Float[Tensor, "n f"],
         chosen: Sequence[int],
-    ) -> list[tuple[list[dict[str, Any]], int]]:
-        """Return variants of chosen tiles, and evaluations of the target that they took."""
+    ) -> list[_Surroundings]:
+        """Search around chosen tiles."""
         own, models, distances = self.settings.variants, self.models, self.found.distances
         anchors = Anchors(
             names=tuple(tiles[i].row.tile_id for i in chosen),
@@ -352,9 +400,8 @@ class Maker:
         nearness = anchors.nearness(distances, self.found.features)
         apart = anchors.distance(distances, self.found.features)
         evaluator = anchors.around(setting.evaluator, nearness, own.weight)
-        found: list[list[dict[str, Any]]] = [[] for _ in chosen]
+        around = [_Surroundings() for _ in chosen]
         features: list[list[Tensor]] = [[] for _ in chosen]
-        evaluations = [0] * len(chosen)
         closed: set[int] = set()
         for one in search(
             evaluator,
@@ -367,16 +414,17 @@ class Maker:
             # What was on its way when there was enough does not count: it depends on the company.
             if one.label in closed:
                 continue
-            evaluations[one.label] += one.evaluations
+            known = around[one.label]
+            known.add(one)
             if one.found is None or self._known(one.found, features[one.label]):
                 continue
             features[one.label].append(one.found.features)
             tile = tiles[chosen[one.label]]
             attempt = one.seed_id // len(chosen)
-            found[one.label].append(self._record(evaluator, tile, one, one.found, attempt, apart))
-            if len(found[one.label]) == own.count:
+            known.variants.append(self._record(evaluator, tile, one, one.found, attempt, apart))
+            if len(known.variants) == own.count:
                 closed.add(one.label)
-        return list(zip(found, evaluations, strict=True))
+        return around
 
     def _rules(self, anchors: int) -> SearchRules:
         own = self.settings.search

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rs_lowconf.asking import ask
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.batch.jobs import TileKind, require_fitting
 from rs_lowconf.batch.score import SCHEMA, ScoreWork
@@ -74,8 +75,7 @@ def _answer(
 ) -> tuple[Sequence[_Tile], Answer | None]:
     """Return the tiles that the target has an answer to, and its answer, the same in any company.
 
-    Kernels depend on the batch's shape: it is fixed, and what is lacking is filled with the first
-    tile. Records of the tiles without an answer go to `bad`.
+    Records of the tiles without an answer go to `bad`.
 
     Args:
         tiles: at most `micro_batch`.
@@ -84,21 +84,15 @@ def _answer(
         micro_batch: the fixed size.
         bad: gets a record for each tile without an answer.
     """
-    while tiles:
-        images = [image for _, image in tiles]
-        images += images[:1] * (micro_batch - len(images))
-        try:
-            with torch.no_grad():
-                told = target.predict(torch.stack(images))[: len(tiles)].cpu()
-        except AnswerError as error:
-            without = {tile for tile in error.tiles if tile < len(tiles)}
-            if not without:
-                raise
-            bad += [{"id": tiles[i][0].tile_id, ERROR: str(error)} for i in sorted(without)]
-            tiles = [tile for i, tile in enumerate(tiles) if i not in without]
-        else:
-            return tiles, reading(told, torch.zeros(len(tiles), dtype=torch.long))
-    return tiles, None
+    images = [image for _, image in tiles]
+    images += images[:1] * (micro_batch - len(images))
+    with torch.no_grad():
+        asked = ask(target.predict, torch.stack(images), len(tiles))
+    bad += [{"id": tiles[i][0].tile_id, ERROR: str(why)} for i, why in asked.without.items()]
+    if asked.log_probability is None:
+        return [], None
+    told = asked.log_probability[: len(asked.rows)].cpu()
+    return [tiles[i] for i in asked.rows], reading(told, torch.zeros(len(told), dtype=torch.long))
 
 
 def _scores(

@@ -29,6 +29,7 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFont
 
 from rs_lowconf import __version__
+from rs_lowconf.bands import composites_or_grey
 from rs_lowconf.batch.generate import SCHEMA, VARIANT
 from rs_lowconf.batch.jobs import CatalogRows
 from rs_lowconf.batch.ledger import PARTS
@@ -36,7 +37,7 @@ from rs_lowconf.batch.stamp import fingerprint, is_stamped, stamp, unstamp
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.gan.masks import MaskBank
-from rs_lowconf.gan.sheet import GAP, composites_of, tiles_row
+from rs_lowconf.gan.sheet import GAP, tiles_row
 from rs_lowconf.models import Models, of_masks
 from rs_lowconf.review.geotiff import synthetic_tags, write_tile
 from rs_lowconf.review.package import (
@@ -147,11 +148,13 @@ class _Figures:
     variants: Counter[str] = field(default_factory=Counter)
     ratios: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """Errors of pixels and of features over their bounds."""
+    unanswered: Counter[str] = field(default_factory=Counter)
 
     def add(self, record: Mapping[str, Any]) -> None:
         group = record["group"]
         self.endings.setdefault(group, Counter())[record["outcome"]] += 1
         self.variants[group] += record["found"]
+        self.unanswered.update(dict(record["unanswered"]))
         self.ratios.setdefault(group, []).append(
             tuple(record[f"{own}_error"] / record[f"{own}_bound"] for own in ("pixel", "feature"))
         )
@@ -163,6 +166,10 @@ class _Figures:
             **_against_bounds(every),
             "endings": dict(sum(self.endings.values(), Counter())),
             "variants": self.variants.total(),
+            "unanswered": {
+                "tiles": self.unanswered.total(),
+                "by_reason": dict(self.unanswered),
+            },
             "by_class": {
                 name: {
                     **_against_bounds(own),
@@ -237,7 +244,7 @@ class _Writer:
             return
         bands = self._models.gan.generator.bands
         columns = 2 + self._settings.variants.count
-        (wanted, white), *_ = composites_of(bands).values()
+        composite = composites_or_grey(bands)[0]
         rows, names = [], []
         for row, record in self._sheet:
             real = reflectance(row, read_row(row), bands)[None]
@@ -246,7 +253,7 @@ class _Writer:
                 for own in record["variants"]
             ]
             images = torch.cat([real, self._redrawn(row, record), *variants])
-            rows.append(tiles_row(images, bands, wanted, white, columns))
+            rows.append(tiles_row(images, bands, composite.bands, composite.white, columns))
             names.append(f"{record['group']} {record['confidence']:.2f}")
         with replacing(self._folder / "sheet.png") as temporary:
             _sheet(rows, names).save(temporary, format="PNG")

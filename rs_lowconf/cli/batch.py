@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
-from rs_lowconf.cli.catalog import catalog_of
+from rs_lowconf.cli.catalog import tiles_of
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import duration, interrupt_between_steps, progress
 from rs_lowconf.cli.tables import counted
@@ -66,7 +66,7 @@ def score(
     from rs_lowconf.batch.stamp import fingerprint, is_stamped
     from rs_lowconf.runs import sha256_of
 
-    catalog, folder = catalog_of(settings), job_folder(settings, "score")
+    catalog, folder = tiles_of(settings), job_folder(settings, "score")
     # Quotas are for what takes people or minutes a tile; where it is unsure, only all scores tell.
     batch = settings.batch.model_copy(update={"per_class": None, "per_region": None})
     rows = chosen_rows(catalog, batch, settings.run.seed)
@@ -122,7 +122,7 @@ def review(
     from rs_lowconf.batch import status
     from rs_lowconf.batch.review import choose, classes_of, scores_of, write_real
 
-    catalog, job = catalog_of(settings), job_folder(settings, "score")
+    catalog, job = tiles_of(settings), job_folder(settings, "score")
     if not job.exists():
         raise JobError("the tiles have no scores", command="batch score")
     target = target_of(settings, trust_code=trust_code)

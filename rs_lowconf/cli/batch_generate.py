@@ -15,7 +15,7 @@ from rs_lowconf.cli.batch import (
     print_left_out,
     work_on,
 )
-from rs_lowconf.cli.catalog import catalog_of
+from rs_lowconf.cli.catalog import tiles_of
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import DataSettings, Settings
@@ -53,7 +53,7 @@ def generate(
     from rs_lowconf.batch.variants import write_variants
     from rs_lowconf.models import load_inversions, load_models
 
-    catalog = catalog_of(settings)
+    catalog = tiles_of(settings)
     models = load_models(_for_driver(settings), trust_code=trust_code)
     own = _for_workers(settings, models)
     # What is missing is said before anything begins.
@@ -85,10 +85,12 @@ def generate(
 def _say(written: "Written", folder: Path, settings: Settings) -> None:
     """Print what was found."""
     from rs_lowconf.batch.generate import Ending
+    from rs_lowconf.cli.generate import print_unanswered
 
     report = written.report
     for name, count in sorted(report["endings"].items(), key=lambda item: -item[1]):
         print(f"  {count:,} {Ending[name.upper()].value}")
+    print_unanswered("around the tiles", report["unanswered"]["by_reason"])
     print(
         f"Redrawn within the bound, the {settings.variants.inversion.quantile:.0%} quantile of "
         f"pairs of real tiles of the class: {report['share_within_bound']:.0%} of tiles "

@@ -63,6 +63,19 @@ def catalog_of(settings: Settings) -> "Catalog":
     return Catalog(path)
 
 
+def tiles_of(settings: Settings) -> "Catalog":
+    """Return the same for commands that read its tiles.
+
+    Raises:
+        DataError: see there, or two rows have one id, or the catalog lies in another folder than it
+            was written for.
+    """
+    catalog = catalog_of(settings)
+    catalog.require_unique()
+    catalog.require_files()
+    return catalog
+
+
 @catalog_app.command()
 def build(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Catalog the tiles of any kind of data: a row a tile, as GeoParquet that reads like STAC.
@@ -103,7 +116,10 @@ def merge(
     from rs_lowconf.data.catalog import table
 
     path = catalog_path(settings)
-    number = table.merge(path, [table.Catalog(own) for own in catalogs])
+    opened = [table.Catalog(own) for own in catalogs]
+    for one in opened:
+        one.require_files()
+    number = table.merge(path, opened)
     print(f"{number:,} tiles: {path}")
 
 
@@ -131,7 +147,7 @@ def check(
     )
     from rs_lowconf.runs import write_json
 
-    catalog = catalog_of(settings)
+    catalog = tiles_of(settings)
     groups = groups_of(catalog)
     tallies = {group: CatalogTally(group, tiles) for group, tiles in groups.items()}
     most = settings.catalog.sample

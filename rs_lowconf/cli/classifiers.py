@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool
@@ -13,11 +13,15 @@ from torch import Tensor
 
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.data.augment import augmentation
-from rs_lowconf.gan.quality import Right
+from rs_lowconf.gan.measure import Measurement
+from rs_lowconf.gan.pictures import View, draw_pictures
+from rs_lowconf.gan.pyramid import ClassGenerator
+from rs_lowconf.gan.quality import Right, repeated_figures
 from rs_lowconf.gan.tiles import (
     Change,
     ChangedTiles,
     DrawnTiles,
+    PictureTiles,
     decorrelate,
     fit_gaussian,
     standardise,
@@ -127,6 +131,73 @@ def _gaussian_tiles(settings: Settings, tiles: "Tiles") -> tuple[DrawnTiles, Dra
         )
     )
     return learn, choose
+
+
+def cas_on_pictures(
+    settings: Settings,
+    generator: ClassGenerator,
+    view: View,
+    splits: tuple[TileSource, TileSource, TileSource],
+    device: torch.device,
+) -> list[Measurement]:
+    """Return the accuracy of classifiers that learned from generated pictures alone.
+
+    Beside them others learn from as many real pictures, and from pictures with the right band
+    statistics and no texture; each from several seeds, as the pictures are and standardised per
+    channel. No generated tile is filtered. The epoch is chosen on tiles of the kind that is learned
+    from.
+
+    Args:
+        settings: of the run.
+        generator: draws as many tiles of each class as there are real ones.
+        view: how they are shown.
+        splits: real pictures to learn from, to choose the epoch on, and to test on.
+        device: where to compute.
+    """
+    train, val, test = splits
+    own, k = settings.evaluate, len(train.classes)
+    statistics = fit_gaussian(train)
+    kinds: dict[str, list[TileSource]] = {"real": [train, val], "generated": [], "gaussian": []}
+    like: dict[str, Any] = {"bands": train.bands, "classes": train.classes}
+    with progress("drawing pictures to learn from", len(train) + len(val)) as bar:
+        for source, name in ((train, "train"), (val, "val")):
+            counts = torch.bincount(source.labels, minlength=k)
+            seed = seed_of(settings.run.seed, "cas", name)
+            drawn, labels = draw_pictures(generator, counts, view, seed)
+            kinds["generated"].append(PictureTiles(drawn, labels, name=name, **like))
+            flat = view.generated(statistics.draw(labels, drawn.shape[1], seed), train.bands)
+            kinds["gaussian"].append(PictureTiles(flat, labels, name=name, **like))
+            bar.update(len(train) + (len(val) if source is val else 0))
+    # Other names than those of the tiles with all bands, in whose report these figures stand.
+    views: dict[str, Change] = {
+        "pictures as they are": _VIEWS["tiles as they are"],
+        "standardised pictures": standardise,
+    }
+    total = len(views) * len(kinds) * own.cas_seeds * own.cas_classifier.epochs
+    right: dict[tuple[str, str], Bool[Tensor, "s n"]] = {}
+    done = 0
+    with progress("training on real and on generated pictures", total) as bar:
+        for title, change in views.items():
+            tested = ChangedTiles(test, change)
+            for kind, (learned, chosen) in kinds.items():
+                rows = []
+                for number in range(own.cas_seeds):
+                    training = train_classifier(
+                        ChangedTiles(learned, change),
+                        ChangedTiles(chosen, change),
+                        own.cas_classifier,
+                        augmentation(settings.augment),
+                        # The same first weights for all three kinds.
+                        seed_of(settings.run.seed, "cas", title, number),
+                        device,
+                    )
+                    for best in _best(training):
+                        done += 1
+                        bar.update(done, f"{title}, {kind} pictures, seed {number + 1}")
+                        classifier = best
+                    rows.append(_right(classifier, tested))
+                right[title, kind] = torch.stack(rows)
+    return repeated_figures(right, k, seed_of(settings.run.seed, "cas"))
 
 
 def _as_many_steps(recipe: ClassifierSettings, real: int, tiles: int) -> ClassifierSettings:

@@ -304,9 +304,9 @@ def _export_packages(
 ) -> None:
     from rs_lowconf.batch.review import sample_ids, scores_of, write_real
     from rs_lowconf.cli.batch import job_folder, target_of
-    from rs_lowconf.cli.catalog import catalog_of
+    from rs_lowconf.cli.catalog import tiles_of
 
-    catalog = catalog_of(settings)
+    catalog = tiles_of(settings)
     target = target_of(settings, trust_code=trust_code)
     scores = scores_of(catalog, job_folder(settings, "score"), target)
     labels = tuple(sorted({*scores["label"].dropna(), *settings.estimate.classes}))

@@ -130,10 +130,10 @@ def _features(settings: Settings, scores: "Scores") -> "Float[np.ndarray, 'n f']
     """
     if scores.features is not None or settings.estimate.scores is not None:
         return scores.features
-    from rs_lowconf.cli.catalog import catalog_of
+    from rs_lowconf.cli.catalog import tiles_of
     from rs_lowconf.cli.estimate_generated import features_of_tiles
 
-    return features_of_tiles(settings, catalog_of(settings), scores.ids.tolist())
+    return features_of_tiles(settings, tiles_of(settings), scores.ids.tolist())
 
 
 def _about(settings: Settings, grounds: "Grounds", budgets: tuple[int, ...]) -> dict[str, Any]:

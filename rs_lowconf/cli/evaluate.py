@@ -1,6 +1,7 @@
 """`rslow evaluate`: how good the generator is, in figures with intervals and floors."""
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import progress
+from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from rs_lowconf.cli.evaluate_sources import Judged
     from rs_lowconf.gan.measure import Measurement
     from rs_lowconf.gan.model import GanModel
     from rs_lowconf.gan.quality import Right, Sets
@@ -31,24 +34,43 @@ Every class weighs the same. Intervals are 95 %: Wilson's for shares of tiles, e
 over tiles, or half-samples where repeated tiles would distort a figure. The floor is what real
 tiles reach in the place of generated ones, at the same number a class: where figure and floor
 agree, this measure cannot tell the tiles from real ones at this number. Features are those of the
-reporter, a network that selects and gates nothing; it has {reporter:.1%} of the test tiles right.
+reporter, a network that selects and gates nothing; it has {reporter:.1%} of these tiles right.
 """
+_SPLITS = {
+    "test": " Compared with the test split.",
+    "val": " Compared with the validation split, on which networks of this report chose their "
+    "epochs: fit for comparing models, too favourable to report.",
+}
 
+FoundOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--found",
+        help="A search below run.dir whose found tiles the probe judges too. Repeatable.",
+        show_default="generate, where there is one",
+    ),
+]
 NameOption = Annotated[str, typer.Option("--name", help="Folder of this evaluation below run.dir.")]
 
 
 @app.command()
 def evaluate(
-    config: ConfigOption = None, set_: SetOption = None, name: NameOption = "evaluate"
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    name: NameOption = "evaluate",
+    found: FoundOption = None,
 ) -> None:
-    """Measure the generator against the test split: likeness, usefulness, spectra, copies.
+    """Measure the generator against real tiles: likeness, usefulness, spectra, copies.
 
-    Needs a GAN and real tiles; trains the classifiers it measures with. Writes report.json,
-    report.md, plots/ and mixed.png (generated tiles without labels; the key is mixed.json)
-    into run.dir/NAME. Of tiles with masks: fidelity to these, spectra, and sheets/ in the place
-    of plots.
+    Needs a GAN and real tiles of the split evaluate.split; trains the classifiers it measures
+    with. Writes report.json, report.md, plots/ and mixed.png (generated tiles without labels; the
+    key is mixed.json) into run.dir/NAME. With pictures in data.more, the probe tries to tell
+    generated tiles from real ones by a network that nothing else sees through; probe.jsonl logs
+    every time it does. Of tiles with masks: fidelity to these, spectra, and sheets/ in the place of
+    plots.
     """
     settings = load_settings(config, set_)
+    _refuse_idle(settings, found)
     if settings.data.masked:
         from rs_lowconf.cli.evaluate_masks import evaluate_mask_gan
 
@@ -60,11 +82,50 @@ def evaluate(
     tiles = load_tiles(settings)
     folder = settings.run.dir / name
     RunFolder(folder, settings)
+    judges = None
+    if any(section.kind == "pictures" for section in settings.data.more):
+        from rs_lowconf.cli.evaluate_sources import judge_sources, open_judges
+
+        # Before anything is trained: what cannot be read is better known now.
+        judges = open_judges(settings, tiles, found or ())
     reporter = load_reporter(settings, tiles, folder / "reporter.safetensors")
     right = train_and_test(settings, tiles)
     sets = measure(settings, tiles, reporter)
     distances = nearest_training_tiles(settings, tiles, reporter)
-    _write(settings, tiles, folder, reporter, (sets, right, distances))
+    judged = None if judges is None else judge_sources(settings, tiles, folder, judges)
+    _write(settings, tiles, folder, reporter, (sets, right, distances, judged))
+
+
+def _refuse_idle(settings: Settings, found: list[str] | None) -> None:
+    """Refuse settings and options that this evaluation would not read.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    own = settings.evaluate
+    if settings.data.masked and own.split != "test":
+        raise SettingsError(
+            f"evaluate.split={own.split} has no effect on tiles with masks",
+            remedy="remove it: they are compared with the test split",
+        )
+    pictures = [section for section in settings.data.more if section.kind == "pictures"]
+    for name in ("probe_tiles", "picture_tiles", "cas_rgb", "cas_seeds", "cas_classifier"):
+        if not pictures and getattr(own, name) != type(own).model_fields[name].default:
+            raise SettingsError(
+                f"evaluate.{name} has no effect without pictures",
+                remedy="remove it, or add a source with kind: pictures to data.more",
+            )
+    if found and not pictures:
+        raise SettingsError(
+            "--found has no effect without pictures, which the probe takes",
+            remedy="leave it out, or add a source with kind: pictures to data.more",
+        )
+    if pictures and own.probe_tiles > own.picture_tiles:
+        raise SettingsError(
+            f"evaluate.probe_tiles={own.probe_tiles} is more than "
+            f"evaluate.picture_tiles={own.picture_tiles}",
+            remedy="the probe takes some of the picture_tiles: raise these",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,11 +137,17 @@ class Tiles:
     train: "TileSource"
     val: "TileSource"
     test: "TileSource"
+    """What generated tiles are compared with: the split evaluate.split."""
     generated: "DrawnTiles"
     """What the figures are measured on."""
     generated_val: "DrawnTiles"
     """Others, which choose the epoch where a classifier learns from generated tiles."""
     device: "torch.device"
+
+    @property
+    def held_out(self) -> "list[TileSource]":
+        """Return the splits that may be read and that nothing was trained on."""
+        return [self.val] if self.test is self.val else [self.val, self.test]
 
 
 def load_tiles(settings: Settings) -> Tiles:
@@ -105,7 +172,9 @@ def load_tiles(settings: Settings) -> Tiles:
     check_tile_size(settings, generator)
     wanted = {"bands": generator.bands.names, "classes": generator.classes}
     data = settings.data.model_copy(update=wanted)
-    train, val, test = (open_split(data, split) for split in ("train", "val", "test"))
+    train, val = open_split(data, "train"), open_split(data, "val")
+    # Nothing opens the test split while models are compared on the validation split.
+    test = val if settings.evaluate.split == "val" else open_split(data, "test")
     check_fit(generator.bands, train.bands, model="generator")
     k = len(generator.classes)
     counts = {
@@ -174,7 +243,7 @@ class Distances:
 
     generated: "dict[str, Float[Tensor, ' _']]"
     held_out: "dict[str, Float[Tensor, ' _']]"
-    """Of real tiles of the validation and the test split."""
+    """Of real tiles of the validation and, where that is opened, the test split."""
 
 
 def nearest_training_tiles(settings: Settings, tiles: Tiles, reporter: "Classifier") -> Distances:
@@ -190,7 +259,7 @@ def nearest_training_tiles(settings: Settings, tiles: Tiles, reporter: "Classifi
     seed = settings.run.seed
     parts: dict[str, list[TileSource]] = {
         "generated": [tiles.generated],
-        "held_out": [at_most(split, own, seed) for split in (tiles.val, tiles.test)],
+        "held_out": [at_most(split, own, seed) for split in tiles.held_out],
     }
     bank = features_of(reporter, tiles.train, tiles.device)
     scale = band_deviations(tiles.train)
@@ -215,7 +284,7 @@ def _write(
     tiles: Tiles,
     folder: Path,
     reporter: "Classifier",
-    results: "tuple[Sets, Right, Distances]",
+    results: "tuple[Sets, Right, Distances, Judged | None]",
 ) -> None:
     """Write report, plots and the mixed sheet, and say what the report says."""
     from rs_lowconf.gan.quality import (
@@ -228,7 +297,7 @@ def _write(
     from rs_lowconf.gan.spectral_quality import spectral_figures
     from rs_lowconf.runs import write_json, write_text
 
-    sets, right, distances = results
+    sets, right, distances, judged = results
     with progress("figures with intervals", 3) as bar:
         distribution = distribution_figures(sets)
         bar.update(1)
@@ -243,19 +312,24 @@ def _write(
             "Copies of training tiles": memorisation_figures(
                 distances.generated, distances.held_out
             ),
+            **(judged.groups if judged else {}),
         }
         write_plots(folder / "plots", sets, right, distances.generated, distances.held_out)
         key = write_mixed_sheet(folder / "mixed.png", tiles.generated, settings.run.seed)
         write_json(folder / "mixed.json", key)
         bar.update(3)
     images = tiles.gan.header["images"]
+    split = settings.evaluate.split
+    splits = ("train", "val") if split == "val" else ("train", "val", "test")
     numbers = {
         "generated": len(tiles.generated),
-        **{name: len(getattr(tiles, name)) for name in ("train", "val", "test")},
+        **{name: len(getattr(tiles, name)) for name in splits},
+        **(judged.numbers if judged else {}),
     }
     report: dict[str, Any] = {
         "format": FORMAT,
         "seed": settings.run.seed,
+        "split": split,
         "gan": {"images": images, "sha256": tiles.gan_sha256},
         "reporter": {
             "settings": settings.evaluate.reporter.model_dump(mode="json"),
@@ -264,17 +338,21 @@ def _write(
         "tiles": numbers,
         "figures": {name: [one.to_json() for one in own] for name, own in groups.items()},
         **details,
+        **({"probe": judged.probe} if judged else {}),
     }
     table = markdown(groups)
     counted = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
     header = _HEADER.format(
-        tiles=f"GAN after {images:,} images. Tiles: {counted}.",
+        tiles=f"GAN after {images:,} images. Tiles: {counted}.{_SPLITS[split]}",
         reporter=reporter.figures["accuracy"],
     )
-    write_text(folder / "report.md", f"{header}\n{table}")
+    write_text(folder / "report.md", f"{header}\n{table}{judged.text if judged else ''}")
     write_json(folder / "report.json", report)
-    for one in (*distribution, *groups["Use: classifiers trained on generated tiles alone"]):
+    shown = [distribution, groups["Use: classifiers trained on generated tiles alone"]]
+    for one in chain(*shown, *(judged.groups.values() if judged else ())):
         say(one)
+    if judged:
+        print(judged.opened)
     print(f"The whole table: {folder / 'report.md'}")
     print(f"Plots: {folder / 'plots'}; generated tiles to judge by eye: {folder / 'mixed.png'}")
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from rs_lowconf import __version__
 from rs_lowconf.cli.batch import print_left_out
 from rs_lowconf.cli.progress import progress
+from rs_lowconf.errors import AnswerError
 from rs_lowconf.gan.masks import MaskBank
 from rs_lowconf.grid import Grid
 from rs_lowconf.models import HeldOut, Models, held_out
@@ -323,10 +324,26 @@ def choose_shown(
     for i in dice.permutation(len(rejected))[: counts["audit"]]:
         one = rejected[int(i)]
         shown.append(export.shown(one, journal.tile(one.seed_id, "audit"), "audit"))
-    for i in dice.permutation(len(reals))[: counts["real"]]:
-        shown.append(export.real(*reals[int(i)]))
+    shown += _shown_reals(export, [reals[i] for i in dice.permutation(len(reals))], counts["real"])
     order = most_diverse(torch.stack([one.features for one in shown]), len(shown))
     return [shown[i] for i in order]
+
+
+def _shown_reals(
+    export: Export, reals: Sequence[tuple[HeldOut, int]], count: int
+) -> Iterator[Shown]:
+    """Yield the first real tiles that the target has an answer to."""
+    left_out, found = Counter[str](), 0
+    for held, index in reals:
+        if found == count:
+            break
+        try:
+            yield export.real(held, index)
+        except AnswerError as error:
+            left_out[f"without an answer: {error.reason}"] += 1
+        else:
+            found += 1
+    print_left_out(left_out, found + left_out.total(), "real tiles for the review package")
 
 
 def real_tiles(export: Export) -> list[tuple[HeldOut, int]]:

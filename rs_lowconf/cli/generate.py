@@ -125,9 +125,11 @@ def run_search(
 
     Raises:
         KeyboardInterrupt: somebody asked to stop; the journal holds what is done.
+        ModelError: the target has no answer to most tiles.
     """
+    from rs_lowconf.asking import Unanswered
     from rs_lowconf.search.journal import Journal
-    from rs_lowconf.search.loop import Budget, SearchEnd, TimeIsUpError, without_tile
+    from rs_lowconf.search.loop import Budget, Outcome, SearchEnd, TimeIsUpError, without_tile
 
     own = settings.search
     baseline = stream == "baseline"
@@ -143,6 +145,7 @@ def run_search(
     )
     archive = archive_of(settings, models)
     trajectories: list[Trajectory] = []
+    unanswered = Unanswered()
     end: SearchEnd | None = None
     total = own.baseline_evaluations if baseline else own.count
     title = "random latents" if baseline else "hard samples"
@@ -171,6 +174,8 @@ def run_search(
                     if raw.seed_id not in past.trajectories:
                         counted += raw.evaluations
                         journal.write(raw, budget.seconds - spent)
+                    ended = raw.outcome is Outcome.UNANSWERED
+                    unanswered.add(raw.evaluations, raw.unanswered, ended=ended)
                     trajectory = archive.judge(without_tile(raw))
                     end = budget.spend(trajectory, full=archive.full)
                     trajectories.append(trajectory)
@@ -321,6 +326,11 @@ def _export(
         classes=classes,
         target_classes=models.target.classes,
     )
+    print_unanswered("of the search", report["search"]["unanswered"]["by_reason"])
+    if search.lessons is not None:
+        print_unanswered("that were to teach the student", search.lessons.unanswered)
+    if baseline is not None:
+        print_unanswered("of random latents", report["random_latents"]["unanswered"]["by_reason"])
     if all(one.found is None for one in search.trajectories):
         gone = report["search"]["rejected_by_gate"]
         raise JobError(
@@ -350,6 +360,22 @@ def _say_gate(report: dict[str, Any]) -> None:
     )
     for line in gate_lines(report["gate"]):
         print(line)
+
+
+def print_unanswered(what: str, reasons: "Mapping[str, int]") -> None:
+    """Print how many tiles a target has no answer to, if any, and why.
+
+    Args:
+        what: where these tiles come from.
+        reasons: how many they are, by reason.
+    """
+    from rs_lowconf.asking import by_reason
+
+    if reasons:
+        print(
+            f"The target has no answer to {sum(reasons.values()):,} tiles {what}, and none of "
+            f"them is accepted: {by_reason(reasons)}."
+        )
 
 
 def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:

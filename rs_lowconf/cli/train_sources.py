@@ -5,11 +5,13 @@ import time
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from rs_lowconf.bands import COMPOSITES, BandSpec
 from rs_lowconf.cli.progress import checkpoints, means
-from rs_lowconf.settings import Settings
+from rs_lowconf.settings import DataSettings, Settings
 
 if TYPE_CHECKING:
     from rs_lowconf.data.files import Split
+    from rs_lowconf.gan.rendering import Rendering
     from rs_lowconf.gan.train_sources import TrainingSource
 
 _LOGGED = ("critic_loss", "generator_loss", "logit_real", "logit_fake", "penalty")
@@ -26,7 +28,7 @@ def train_from_sources(settings: Settings) -> None:
     from rs_lowconf.gan.frozen import frozen_network
     from rs_lowconf.gan.model import restore_state, save_sources_model, save_state
     from rs_lowconf.gan.sheet import write_sheets
-    from rs_lowconf.gan.source_critics import COMPOSITES, owners
+    from rs_lowconf.gan.source_critics import owners
     from rs_lowconf.gan.train import train
     from rs_lowconf.gan.train_sources import SourcesTraining, realism_of
     from rs_lowconf.runs import RunFolder
@@ -47,7 +49,7 @@ def train_from_sources(settings: Settings) -> None:
         frozen_network(next(n for n in _SELECTING if n != settings.gan.features)).to(device),
         shown.tiles,
         rendering=shown.rendering,
-        white=COMPOSITES["true_colour"][1],
+        white=COMPOSITES["true_colour"].network_white,
     )
     path = settings.run.dir / "gan"
     state = path / "state.safetensors"
@@ -106,11 +108,25 @@ def train_from_sources(settings: Settings) -> None:
     )
 
 
+def rendering_of(section: DataSettings, bands: BandSpec) -> "Rendering":
+    """Return how a source shows reflectance.
+
+    Args:
+        section: its settings.
+        bands: of its tiles.
+    """
+    from rs_lowconf.gan.rendering import Rendering
+
+    pictures = section.kind == "pictures"
+    return Rendering(
+        bands=bands, eight_bits=pictures, chroma=section.chroma if pictures else "full"
+    )
+
+
 def open_sources(settings: Settings, split: "Split") -> "list[TrainingSource]":
     """Return a split of all sources of tiles, the one with all bands first."""
     from rs_lowconf.data.source import open_split
     from rs_lowconf.data.sources import open_more
-    from rs_lowconf.gan.rendering import Rendering
     from rs_lowconf.gan.train_sources import TrainingSource
 
     first = open_split(settings.data, split)
@@ -119,16 +135,11 @@ def open_sources(settings: Settings, split: "Split") -> "list[TrainingSource]":
     opened += list(zip(settings.data.more, further, strict=True))
     sources = []
     for number, (section, tiles) in enumerate(opened):
-        pictures = section.kind == "pictures"
         sources.append(
             TrainingSource(
                 name=section.kind if number == 0 else f"{section.kind}{number}",
                 tiles=tiles,
-                rendering=Rendering(
-                    bands=tiles.bands,
-                    eight_bits=pictures,
-                    chroma=section.chroma if pictures else "full",
-                ),
+                rendering=rendering_of(section, tiles.bands),
             )
         )
     return sources

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from rs_lowconf.boundary import reading
 from rs_lowconf.errors import DataError
+from rs_lowconf.estimate.csvs import text_table
 from rs_lowconf.estimate.predictors import entropy_share, one_minus_margin
 from rs_lowconf.vocabulary import Joined, Vocabulary, class_name, join, text_of, vocabulary
 
@@ -233,13 +234,7 @@ def _read(path: Path, unread: Set[str]) -> pd.DataFrame:
         )
     with reading(path, expected="a Parquet or CSV table"):
         if path.suffix.lower() == ".csv":
-            with path.open("rb") as file:
-                # The end of a text, for pandas.
-                if any(b"\0" in piece for piece in iter(lambda: file.read(1 << 20), b"")):
-                    raise ValueError("a byte of 0, which no text has")
-            # Text stays text: a class called 01 or NA is no number and not missing.
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-            return frame.replace("", None)
+            return text_table(path, {*_KNOWN, *_GENERATED}).replace("", None)
         names = [name for name in pq.read_schema(path).names if name not in unread]
         # Without `integer_object_nulls` whole numbers beside an empty row would be fractions.
         return pq.read_table(path, columns=names).to_pandas(integer_object_nulls=True)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from rs_lowconf.errors import DataError, RsLowconfError, SettingsError, listed
 from rs_lowconf.estimate.adaptive import Wave, next_wave, wave_sizes
+from rs_lowconf.estimate.csvs import text_table
 from rs_lowconf.estimate.designs import design_of
 from rs_lowconf.estimate.draws import DesignName, Draw, Pool
 from rs_lowconf.estimate.prepare import Prepared
@@ -289,7 +290,7 @@ def read_labels(path: Path, ids: Sequence[str], classes: Sequence[str]) -> dict[
             or, as `MissingLabelsError`, labels are missing.
     """
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = text_table(path, ("id", "label"))
     except FileNotFoundError as error:
         raise MissingLabelsError(
             f"there is no {path}",

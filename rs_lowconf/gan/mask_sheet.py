@@ -8,10 +8,11 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from rs_lowconf.bands import composites_or_grey
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.mask_networks import MaskGenerator, mask_layers
 from rs_lowconf.gan.masks import masks_of
-from rs_lowconf.gan.sheet import GAP, composites_of, tiles_row
+from rs_lowconf.gan.sheet import GAP, tiles_row
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.runs import replacing
 from rs_lowconf.seeds import seed_of
@@ -62,7 +63,8 @@ def write_mask_sheets(
         drawn = sample(generator, mask, seed_of(seed, "sheet", number))
         rows.append((f"generated {number + 1}", drawn))
     written = []
-    for name, (bands, white) in composites_of(source.bands).items():
+    for composite in composites_or_grey(source.bands):
+        name, bands, white = composite.name, composite.bands, composite.white
         blocks = []
         for part in torch.split(torch.arange(len(mask)), columns):
             block = [("mask", _mask_row(mask[part], columns))]

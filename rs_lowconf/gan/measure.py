@@ -182,6 +182,47 @@ def ratio_of(above: Bool[Tensor, " n"], below: Bool[Tensor, " n"], seed: int) ->
     )
 
 
+def repeated_share(right: Bool[Tensor, "s n"], seed: int) -> Estimate:
+    """Return the mean accuracy of several trainings, with an interval over tiles and trainings."""
+    values = _resampled(right, seed_of(seed, "trainings"), _tiles_again(right.shape[1], seed))
+    low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return Estimate(value=float(right.double().mean()), low=low, high=high, n=right.shape[1])
+
+
+def repeated_ratio(
+    above: Bool[Tensor, "s n"], below: Bool[Tensor, "r n"], seed: int
+) -> Estimate | None:
+    """Return the ratio of two mean accuracies over the same tiles, with a bootstrap interval.
+
+    Tiles are resampled for both alike, trainings for each on its own: another run of either would
+    start elsewhere. None when nothing is right below the line, there or in a resample.
+    """
+    again = _tiles_again(above.shape[1], seed)
+    top = _resampled(above, seed_of(seed, "above"), again)
+    bottom = _resampled(below, seed_of(seed, "below"), again)
+    if bottom.min() == 0:
+        return None
+    ratios = top / bottom
+    low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()
+    value = float(above.double().mean() / below.double().mean())
+    return Estimate(value=value, low=low, high=high, n=above.shape[1])
+
+
+def _tiles_again(n: int, seed: int) -> Int[Tensor, "r n"]:
+    rng = torch.Generator().manual_seed(seed_of(seed, "tiles"))
+    return torch.randint(n, (_RESAMPLES, n), generator=rng)
+
+
+def _resampled(
+    right: Bool[Tensor, "s n"], seed: int, again: Int[Tensor, "r n"]
+) -> Float[Tensor, " r"]:
+    """Return the accuracy in resamples of trainings and tiles."""
+    rng = torch.Generator().manual_seed(seed)
+    trainings = torch.randint(len(right), (len(again), len(right)), generator=rng)
+    by_training = torch.stack([row[again].double().mean(1) for row in right], 1)  # r s
+    return by_training.gather(1, trainings).mean(1)
+
+
 def spread_of(values: Sequence[float], n: int) -> Estimate:
     """Return the mean of a figure over half-samples, with 1.96 standard deviations each way.
 

@@ -21,6 +21,8 @@ from rs_lowconf.gan.measure import (
     Weights,
     matched_counts,
     ratio_of,
+    repeated_ratio,
+    repeated_share,
     share_of,
     weigh,
 )
@@ -36,15 +38,21 @@ Right = Mapping[tuple[str, str], Bool[Tensor, " n"]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TileSet:
-    """What is known of one set of tiles."""
+class FeatureSet:
+    """One set of tiles as a network sees it."""
 
     features: Float[Tensor, "n f"]
-    """The reporter's."""
-    spectra: TileSpectra
+    """Of a network that nothing was trained, chosen or gated by."""
     labels: Int[Tensor, " n"]
     weights: Weights
     """Of subsets of the size at which the set is compared."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TileSet(FeatureSet):
+    """The same with the spectra of the tiles; the features are the reporter's."""
+
+    spectra: TileSpectra
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,59 +102,81 @@ def matched_sets(
 
 
 def distribution_figures(sets: Sets) -> list[Measurement]:
-    """Return distance, manifold figures and diversity in the reporter's feature space."""
-    test = sets.test
+    """Return `feature_figures` in the reporter's feature space."""
+    own = sets.generated, sets.train, sets.test
+    return feature_figures(*own, seed=sets.seed, suffix="-S2")
+
+
+def feature_figures(
+    generated: FeatureSet, train: FeatureSet, test: FeatureSet, *, seed: int, suffix: str
+) -> list[Measurement]:
+    """Return distance, manifold figures and diversity in a feature space.
+
+    Args:
+        generated: what is measured.
+        train: real tiles in their place, for the floor, at the same number per class.
+        test: real tiles that both are compared with.
+        seed: of half-samples.
+        suffix: of KID and FD, which says whose features these are.
+    """
     kernel, floor = (
         kernel_distance(own.features, test.features, own.weights, test.weights)
-        for own in (sets.generated, sets.train)
+        for own in (generated, train)
     )
     return [
         Measurement(
-            name="KID-S2",
+            name=f"KID{suffix}",
             measured=kernel,
             floor=floor,
             note="unbiased: its floor is around 0, on either side",
         ),
-        _frechet(sets),
-        *_manifolds(sets),
-        _vendi(sets),
+        _frechet(generated, train, test, seed, f"FD{suffix}"),
+        *_manifolds(generated, train, test),
+        _vendi(generated, train, seed),
     ]
 
 
-def _frechet(sets: Sets) -> Measurement:
-    width = sets.test.features.shape[1]
-    n = min(sets.generated.weights.n // 2, len(sets.test.labels))
+def _frechet(
+    generated: FeatureSet, train: FeatureSet, test: FeatureSet, seed: int, name: str
+) -> Measurement:
+    width = test.features.shape[1]
+    n = min(generated.weights.n // 2, len(test.labels))
     if n < 2 * width:
         return Measurement(
-            name="FD-S2",
+            name=name,
             note=f"left out: covariances of {width} features take at least {2 * width} tiles of "
             f"each kind; {n} are there",
         )
     measured, floor = (
         over_halves(
-            lambda some: frechet_distance(some, sets.test.features),
+            lambda some: frechet_distance(some, test.features),
             own.features,
             own.weights,
-            seed_of(sets.seed, "frechet"),
+            seed_of(seed, "frechet"),
         )
-        for own in (sets.generated, sets.train)
+        for own in (generated, train)
     )
-    return Measurement(name="FD-S2", measured=measured, floor=floor)
+    return Measurement(
+        name=name,
+        measured=measured,
+        floor=floor,
+        note="grows as tiles become fewer; compare it with its floor alone",
+    )
 
 
-def _manifolds(sets: Sets) -> list[Measurement]:
+def _manifolds(generated: FeatureSet, train: FeatureSet, test: FeatureSet) -> list[Measurement]:
     notes = {
         "precision": "generated tiles within the real tiles' reach",
         "recall": "real tiles within the generated tiles' reach",
         "density": "real tiles within whose reach a generated one is, over k; may exceed 1",
         "coverage": "real tiles with a generated one within reach",
     }
-    if min(sets.generated.weights.n, sets.test.weights.n) <= NEIGHBOURS:
+    if min(generated.weights.n, test.weights.n) <= NEIGHBOURS:
         reason = f"left out: it takes more than {NEIGHBOURS} tiles of each kind"
         return [Measurement(name=name, note=reason) for name in notes]
     measured, floor = (
-        manifold_figures(own.features, sets.test.features, own.weights, sets.test.weights)
-        for own in (sets.generated, sets.train)
+        manifold_figures(own.features, test.features, own.weights, test.weights)
+        for own in (generated, train)
     )
     return [
         Measurement(
@@ -156,12 +186,12 @@ def _manifolds(sets: Sets) -> list[Measurement]:
     ]
 
 
-def _vendi(sets: Sets) -> Measurement:
-    if sets.generated.weights.n < 4:
+def _vendi(generated: FeatureSet, train: FeatureSet, seed: int) -> Measurement:
+    if generated.weights.n < 4:
         return Measurement(name="Vendi score", note="left out: it takes at least 4 tiles")
     measured, floor = (
-        over_halves(vendi_score, own.features, own.weights, seed_of(sets.seed, "vendi"))
-        for own in (sets.generated, sets.train)
+        over_halves(vendi_score, own.features, own.weights, seed_of(seed, "vendi"))
+        for own in (generated, train)
     )
     return Measurement(
         name="Vendi score",
@@ -207,6 +237,41 @@ def classification_figures(right: Right, classes: int, seed: int) -> list[Measur
                     note=note,
                 )
             )
+    return found
+
+
+def repeated_figures(
+    right: Mapping[tuple[str, str], Bool[Tensor, "s n"]], classes: int, seed: int
+) -> list[Measurement]:
+    """Return the same of classifiers that were trained from several seeds each.
+
+    Args:
+        right: which test tiles each seed has right, by view and by `real`, `generated` and
+            `gaussian`.
+        classes: number of classes, for the level of chance.
+        seed: of the resamples.
+    """
+    found = []
+    for view in dict.fromkeys(view for view, _ in right):
+        real = right[view, "real"]
+        for name, title in (("generated", "CAS"), ("gaussian", "CAS of tiles without texture")):
+            own = right[view, name]
+            found += [
+                Measurement(
+                    name=f"{title}, {view}",
+                    measured=repeated_share(own, seed),
+                    floor=repeated_share(real, seed),
+                    better="higher",
+                    note=f"the floor is trained on real tiles; mean of {len(own)} seeds; chance is "
+                    f"{1 / classes:.0%}",
+                ),
+                Measurement(
+                    name=f"{title}, {view}, ratio to real",
+                    measured=repeated_ratio(own, real, seed),
+                    better="higher",
+                    note="paired over test tiles; the interval is over tiles and seeds",
+                ),
+            ]
     return found
 
 

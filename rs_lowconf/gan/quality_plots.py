@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from rs_lowconf.bands import composites_or_grey
 from rs_lowconf.gan.quality import Right, Sets, threshold
-from rs_lowconf.gan.sheet import COMPOSITES
 from rs_lowconf.gan.spectra import GRID
 from rs_lowconf.gan.spectral_quality import mean_power
 from rs_lowconf.runs import replacing, save_figures
@@ -53,14 +53,13 @@ def write_plots(
 def write_mixed_sheet(path: Path, source: TileSource, seed: int) -> dict[str, Any]:
     """Write generated tiles of shuffled classes without labels, in true colour.
 
-    Without red, green and blue the first band is shown in grey.
+    Without red, green and blue another composite is shown, or the first band in grey.
 
     Returns:
         the key: what is shown, and the class and id of the tile at every place.
     """
-    names, white = COMPOSITES["true_colour"]
-    if not set(names) <= set(source.bands.names):
-        names, white = (source.bands.names[0],) * 3, 0.4
+    composite = composites_or_grey(source.bands)[0]
+    names, white = composite.bands, composite.white
     dice = torch.Generator().manual_seed(seed_of(seed, "mixed sheet"))
     chosen = torch.randperm(len(source), generator=dice)[: _COLUMNS * _ROWS].tolist()
     tiles = source.batch(chosen)

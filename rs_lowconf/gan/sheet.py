@@ -8,15 +8,13 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from rs_lowconf.bands import NEAR_INFRARED, TRUE_COLOUR, BandSpec
+from rs_lowconf.bands import BandSpec, composites_or_grey
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.rendering import Rendering
 from rs_lowconf.runs import replacing
 from rs_lowconf.types import TileSource
 
-#: Reflectance shown as white.
-COMPOSITES = {"true_colour": (TRUE_COLOUR, 0.3), "near_infrared": (NEAR_INFRARED, 0.4)}
 GAP = 2
 """Pixels between tiles in a row."""
 _MARGIN, _HEADER = 150, 30
@@ -57,8 +55,9 @@ def write_sheets(
         drawn = rendering(drawn, generator.bands)
     fake = torch.split(drawn, columns)
     written = []
-    for composite, (bands, white) in composites_of(source.bands).items():
-        words = f"{name} {composite}".strip().replace(" ", "_")
+    for composite in composites_or_grey(source.bands):
+        bands, white = composite.bands, composite.white
+        words = f"{name} {composite.name}".strip().replace(" ", "_")
         path = folder / f"{words}_{images:09d}.png"
         title = f"{words.replace('_', ' ')}, 0 .. {white} reflectance, {images:,} images"
         rows = [
@@ -73,13 +72,6 @@ def write_sheets(
             sheet.save(temporary, format="PNG")
         written.append(path)
     return written
-
-
-def composites_of(bands: BandSpec) -> dict[str, tuple[tuple[str, str, str], float]]:
-    """Return the composites that the bands allow; without any, the first band in grey."""
-    known = {n: own for n, own in COMPOSITES.items() if set(own[0]) <= set(bands.names)}
-    first = bands.names[0]
-    return known or {first: ((first, first, first), 0.4)}
 
 
 def tiles_row(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rs_lowconf.bands import NEAR_INFRARED, SHORT_WAVE_INFRARED, TRUE_COLOUR, BandSpec
+from rs_lowconf.bands import COMPOSITES, BandSpec, composites_of
 from rs_lowconf.errors import DataError
 from rs_lowconf.gan.feature_critic import FeatureHeads, FeatureMixer, TextureCritic
 from rs_lowconf.gan.frozen import STAGES, frozen_network
@@ -17,13 +17,6 @@ from rs_lowconf.gan.rendering import Rendering
 from rs_lowconf.gan.spectral import SpectralBasis
 from rs_lowconf.settings import GanSettings
 
-#: The composites that frozen features are taken of, with the reflectance shown as white. The range
-#: of true colour is EuroSAT's own, so that its JPEGs are shown as they are.
-COMPOSITES = {
-    "true_colour": (TRUE_COLOUR, 0.275),
-    "near_infrared": (NEAR_INFRARED, 0.5),
-    "short_wave_infrared": (SHORT_WAVE_INFRARED, 0.5),
-}
 WHOLE_FROM = 2_000
 """Tiles from which a source's native critic sees whole tiles; fewer would be learned by heart, so
 it sees a few pixels at a time."""
@@ -165,12 +158,12 @@ def build_critics(
     rest = [name for name, source in owner.items() if source != main]
     mixers, critics = {}, []
     for name, k in owner.items():
-        bands, white = COMPOSITES[name]
+        composite = COMPOSITES[name]
         mixers[name] = FeatureMixer(
             network,
             source=k,
-            channels=shapes[k].bands.index_of(bands),
-            white=white,
+            channels=shapes[k].bands.index_of(composite.bands),
+            white=composite.network_white,
             side=settings.feature_side,
         ).to(device)
         critics.append(
@@ -215,8 +208,8 @@ def build_critics(
 def owners(shapes: Sequence[SourceShape]) -> dict[str, int]:
     """Return, for every composite that a source has the bands of, the source with most tiles."""
     found = {}
-    for name, (bands, _) in COMPOSITES.items():
-        having = [k for k, shape in enumerate(shapes) if set(bands) <= set(shape.bands.names)]
+    for name, composite in COMPOSITES.items():
+        having = [k for k, shape in enumerate(shapes) if composite in composites_of(shape.bands)]
         if having:
             found[name] = max(having, key=lambda k: shapes[k].tiles)
     return found

@@ -5,34 +5,12 @@ that is too bright or too flat. The law below is also what the contact sheet's l
 compute inside GDAL.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from rs_lowconf.bands import NEAR_INFRARED, SHORT_WAVE_INFRARED, TRUE_COLOUR, BandSpec
+from rs_lowconf.bands import COMPOSITES, BandSpec, Composite
+from rs_lowconf.bands import composites_of as allowed_by
 from rs_lowconf.errors import DataError, ReviewError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Composite:
-    """One way to show three bands."""
-
-    caption: str
-    """What the reviewer reads above the picture."""
-
-    bands: tuple[str, str, str]
-    """Bands shown as red, green and blue."""
-
-    white: int
-    """Digital number shown at full brightness; 0 is shown black."""
-
-
-_ALL = (
-    Composite(caption="true colour", bands=TRUE_COLOUR, white=3000),
-    Composite(caption="NIR", bands=NEAR_INFRARED, white=4000),
-    Composite(caption="SWIR", bands=SHORT_WAVE_INFRARED, white=4000),
-)
 
 
 def composites_of(bands: BandSpec) -> tuple[Composite, ...]:
@@ -41,11 +19,11 @@ def composites_of(bands: BandSpec) -> tuple[Composite, ...]:
     Raises:
         ReviewError: the data has the bands of none of them.
     """
-    found = tuple(composite for composite in _ALL if set(composite.bands) <= set(bands.names))
+    found = allowed_by(bands)
     if not found:
         raise ReviewError(
             f"bands {', '.join(bands.names)} cannot be shown in colour",
-            expected=" or ".join(", ".join(composite.bands) for composite in _ALL),
+            expected=" or ".join(", ".join(own.bands) for own in COMPOSITES.values()),
             remedy="use data with the bands of at least one composite",
         )
     return found
@@ -54,7 +32,7 @@ def composites_of(bands: BandSpec) -> tuple[Composite, ...]:
 def stretch(
     pixels: UInt16[np.ndarray, "c h w"], bands: BandSpec, composite: Composite
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return bytes 1..255, linear from 0 to `composite.white` and clipped above.
+    """Return bytes 1..255, linear from 0 to `composite.white_number` and clipped above.
 
     Byte 0 is left for the gaps of the contact sheet, so that a black pixel is not taken
     for a gap and shown transparent.
@@ -62,5 +40,5 @@ def stretch(
     if len(pixels) != len(bands):
         raise DataError(f"{len(pixels)} channels", expected=f"{len(bands)} ({bands.names})")
     chosen = pixels[list(bands.index_of(composite.bands))].astype(np.float64)
-    bright = np.floor(1 + chosen * (254 / composite.white) + 0.5)
+    bright = np.floor(1 + chosen * (254 / composite.white_number) + 0.5)
     return np.moveaxis(np.minimum(bright, 255).astype(np.uint8), 0, -1)

@@ -158,7 +158,7 @@ def _rasters(
                 provider="gdal",
                 source=f"./{path}",
                 crs=mosaic.frame.grid.crs,
-                style=raster_style((red, green, blue), composite.white),
+                style=raster_style((red, green, blue), composite.white_number),
                 nearer_than=2 * _NEAR,
             )
         )

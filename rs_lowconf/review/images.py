@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
+from rs_lowconf.bands import Composite
 from rs_lowconf.grid import Grid
 from rs_lowconf.review import geotiff, style
-from rs_lowconf.review.composites import Composite
 from rs_lowconf.review.fields import Label
 from rs_lowconf.review.panels import Panel, legend_of
 from rs_lowconf.review.previews import Row, write_preview

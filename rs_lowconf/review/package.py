@@ -183,7 +183,7 @@ def write_package(
                 "stretch": {
                     composite.caption: {
                         "bands": list(composite.bands),
-                        "range": [0, composite.white],
+                        "range": [0, composite.white_number],
                     }
                     for composite in composites
                 },

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from rs_lowconf.bands import BandSpec
-from rs_lowconf.review.composites import Composite, stretch
+from rs_lowconf.bands import BandSpec, Composite
+from rs_lowconf.review.composites import stretch
 from rs_lowconf.review.geotiff import Colour
 from rs_lowconf.runs import replacing
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from xml.etree import ElementTree as ET
 
-from rs_lowconf.bands import BandSpec
-from rs_lowconf.review.composites import Composite
+from rs_lowconf.bands import BandSpec, Composite
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels of the sheet, counted from its upper left corner."""
@@ -181,5 +180,5 @@ def picture_source(
 
 def _lookup(composite: Composite) -> ET.Element:
     element = ET.Element("LUT")
-    element.text = f"0:1,{composite.white}:255"
+    element.text = f"0:1,{composite.white_number}:255"
     return element

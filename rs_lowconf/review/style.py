@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from rs_lowconf.bands import BandSpec
-from rs_lowconf.review.composites import Composite
+from rs_lowconf.bands import BandSpec, Composite
 from rs_lowconf.review.fields import AFTER, JUDGE, Field, Label
 from rs_lowconf.review.previews import LEGEND, PANEL_ROW
 from rs_lowconf.review.sheet import Sheet
@@ -94,7 +93,7 @@ def raster_style(bands: tuple[int, int, int], white: int | None) -> list[ET.Elem
 def tile_style(bands: BandSpec, composite: Composite) -> str:
     """Return the QML beside a tile; without one QGIS stretches each file by itself."""
     red, green, blue = (position + 1 for position in bands.index_of(composite.bands))
-    return document(raster_style((red, green, blue), composite.white))
+    return document(raster_style((red, green, blue), composite.white_number))
 
 
 def outlines(attribute: str, colours: Mapping[str, str], *, other: str) -> ET.Element:

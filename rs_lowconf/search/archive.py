@@ -120,7 +120,7 @@ class Archive:
                 # Its population had to climb down together, wanted or not.
                 return gone
             self.discarded += trajectory.evaluations
-            return replace(gone, evaluations=0)
+            return replace(gone, evaluations=0, unanswered={})
         if trajectory.found is None:
             return trajectory
         outcome = self._place(trajectory.label, trajectory.found)

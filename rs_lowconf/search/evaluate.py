@@ -7,7 +7,8 @@ a stored tile is always scored alone.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt16
 from torch import Tensor
 from torch.nn import functional as F
 
+from rs_lowconf.asking import ask, require_answers
 from rs_lowconf.search.gate import Gate, GatePart
 from rs_lowconf.search.reading import Answer, Reading
 from rs_lowconf.types import TargetModel, TileGenerator
@@ -43,6 +45,14 @@ class Scores:
     """The tiles as they would be stored: reflectance x 10,000."""
     gradient: Float[Tensor, "b d"] | None
     """Gradient of the energy with respect to the latent; None when not asked for."""
+    unanswered: Mapping[int, str]
+    """Rows of the tiles that the target has no answer to, and why: their confidence is 1, their
+    log-odds infinite, their gradient 0."""
+
+    @property
+    def answered(self) -> list[int]:
+        """Return the rows of the other tiles."""
+        return [row for row in range(len(self.log_odds)) if row not in self.unanswered]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +208,9 @@ class Evaluator:
 
         The energy of a latent is the log-odds of the target's confidence, which do not
         saturate as the confidence does, plus the penalties.
+
+        Raises:
+            ModelError: the target has no answer to any of the tiles, which are not just a few.
         """
         parts = [
             self._micro(
@@ -208,29 +221,36 @@ class Evaluator:
             for start in range(0, len(z), self._micro_batch)
         ]
         gradients = [part.gradient for part in parts if part.gradient is not None]
+        unanswered = {
+            number * self._micro_batch + row: reason
+            for number, part in enumerate(parts)
+            for row, reason in part.unanswered.items()
+        }
+        require_answers(Counter(unanswered.values()), len(z))
         return Scores(
             confidence=torch.cat([part.confidence for part in parts]),
             log_odds=torch.cat([part.log_odds for part in parts]),
             evaluations=parts[0].evaluations,
             pixels=torch.cat([part.pixels for part in parts]),
             gradient=torch.cat(gradients) if gradients else None,
+            unanswered=unanswered,
         )
 
     @torch.no_grad()
     def answer_stored(self, pixels: UInt16[Tensor, "c h w"], label: int) -> Answer:
-        """Return the target's answer to a stored tile, scored alone, on the CPU."""
+        """Return the target's answer to a stored tile, scored alone, on the CPU.
+
+        Raises:
+            AnswerError: it has none.
+        """
         self._before_batch()
-        said = self.answer(self._image(pixels), torch.tensor([label]))
+        told = self.target.predict(self._image(pixels)[:, self._target_channels])
+        said = self._reading(told, torch.tensor([label], device=told.device))
         return Answer(
             log_probability=said.log_probability.cpu(),
             confidence=said.confidence.cpu(),
             log_odds=said.log_odds.cpu(),
         )
-
-    def answer(self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]) -> Answer:
-        """Return the target's answer to reflectance in the generator's bands."""
-        said = self.target.predict(image[:, self._target_channels])
-        return self._reading(said, label.to(said.device))
 
     @torch.no_grad()
     def judge_stored(
@@ -283,6 +303,7 @@ class Evaluator:
         row = torch.cat([torch.arange(count), torch.zeros(padding, dtype=torch.long)])
         leaf = z[row].to(self._device).requires_grad_(gradient)
         labels = label[row].to(self._device)
+        rows, unanswered = list(range(count)), dict[int, str]()
         with torch.set_grad_enabled(gradient):
             image = self.generator(leaf, labels)
             guide = self._guide if gradient else None
@@ -290,23 +311,42 @@ class Evaluator:
                 log_odds = guide(image, labels)
                 confidence = log_odds.sigmoid()
             else:
-                answer = self.answer(image, labels)
-                log_odds, confidence = answer.log_odds, answer.confidence
-                # Padding is work for the machine, not a question to the target.
-                self.target.evaluations -= padding
+                before = self.target.evaluations
+                asked = ask(self.target.predict, image[:, self._target_channels], count)
+                # Padding is work for the machine, and to ask again without some is, too: neither
+                # is a question to the target.
+                self.target.evaluations = before + count
+                rows, said = asked.rows, asked.log_probability
+                unanswered = {tile: why.reason for tile, why in asked.without.items()}
+                log_odds = confidence = torch.empty(0, device=self._device)
+                if said is not None:
+                    answer = self._reading(said, labels[asked.filled].to(said.device))
+                    log_odds, confidence = answer.log_odds, answer.confidence
             slope = None
             if gradient:
-                energy = log_odds
+                energy = log_odds[: len(rows)]
                 for penalty in self.penalties:
-                    energy = energy + penalty(image, labels)
-                slope = torch.autograd.grad(energy.sum(), leaf)[0][:count].cpu()
+                    energy = energy + penalty(image, labels)[rows]
+                slope = torch.zeros(count, z.shape[1])
+                if rows:
+                    slope = torch.autograd.grad(energy.sum(), leaf)[0][:count].cpu()
         return Scores(
-            confidence=confidence.detach()[:count].cpu(),
-            log_odds=log_odds.detach()[:count].cpu(),
+            confidence=_placed(confidence, rows, count, 1.0),
+            log_odds=_placed(log_odds, rows, count, torch.inf),
             evaluations=1 if guide is None else 0,
             pixels=stored_numbers(image.detach()[:count].cpu()),
             gradient=slope,
+            unanswered=unanswered,
         )
+
+
+def _placed(
+    values: Float[Tensor, " n"], rows: Sequence[int], count: int, other: float
+) -> Float[Tensor, " count"]:
+    """Return the first values in their rows, on the CPU, and another value in all other rows."""
+    placed = torch.full((count,), other)
+    placed[list(rows)] = values.detach()[: len(rows)].cpu()
+    return placed
 
 
 def _nothing() -> None:

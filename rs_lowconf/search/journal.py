@@ -106,6 +106,7 @@ class Journal:
             "confidence": trajectory.confidence,
             "audit": trajectory.audit is not None,
             "population_probability": trajectory.population_probability,
+            "unanswered": dict(trajectory.unanswered),
             "seconds": seconds,
         }
         with output_errors(self._lines), self._lines.open("a", encoding="utf-8") as file:

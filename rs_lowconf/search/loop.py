@@ -1,8 +1,9 @@
 """The search: many latents move at once, each finds a hard tile or is given up, slots refill.
 
 A trajectory is a function of its seed alone. Trajectories are handed out in the order of
-their seeds, and counting, budget and stopping go by that order, so results do not depend on
-how many slots there are or on where an earlier run was interrupted.
+their seeds, and counting, budget and stopping go by that order, so on the same machine with the
+same number of threads results do not depend on how many slots there are or on where an earlier
+run was interrupted.
 """
 
 import enum
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Float, UInt16
 from torch import Tensor
 
+from rs_lowconf.errors import AnswerError
 from rs_lowconf.search.evaluate import Evaluator, Scores
 from rs_lowconf.search.prior import PriorShell, draw_latent
 
@@ -33,6 +35,8 @@ class Outcome(enum.Enum):
     """Low confidence, but the gate or the rounding took it away (random latents and splitting)."""
     DIVERGED = "diverged"
     """The gradient was not finite."""
+    UNANSWERED = "no answer"
+    """The target has no answer to its tile, such as NaN."""
     COPY = "copy of a training tile"
     """Found, but nearer to a training tile than real tiles are to each other."""
     DUPLICATE = "duplicate"
@@ -108,6 +112,8 @@ class Trajectory:
     population_probability: float | None = None
     """Splitting: what its population says of P(low confidence) given the condition, the same
     for the whole population."""
+    unanswered: Mapping[str, int] = field(default_factory=dict)
+    """How many of the evaluations gave no answer, by reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +173,7 @@ class _Slot:
     gate_rejections: int = 0
     dropped_by: Counter[str] = field(default_factory=Counter)
     audit: Found | None = None
+    unanswered: Counter[str] = field(default_factory=Counter)
     wait_until: int = 0
     """Step before which no tile is shown to the gate."""
 
@@ -291,13 +298,16 @@ def _judge(
     # The energy's critic only leads the way: as a condition it would be a second gate.
     inside = state.confidence < rules.tau
     outcome, found = None, None
-    if inside and slot.steps >= slot.wait_until:
-        found = _store(evaluator, rules, slot, state)
+    if row in scores.unanswered:
+        slot.unanswered[scores.unanswered[row]] += 1
+        outcome = Outcome.UNANSWERED
+    elif inside and slot.steps >= slot.wait_until:
+        stored = _store(evaluator, rules, slot, state)
         slot.wait_until = slot.steps + rules.patience
-        if found is not None:
-            outcome = Outcome.FOUND
+        if isinstance(stored, Found):
+            outcome, found = Outcome.FOUND, stored
         elif rules.mode == "random":
-            outcome = Outcome.REJECTED
+            outcome = stored
     if outcome is None and scores.gradient is not None:
         finite = bool(torch.isfinite(scores.gradient[row]).all())
         outcome = None if finite else Outcome.DIVERGED
@@ -319,36 +329,43 @@ def _judge(
         dropped_by=dict(slot.dropped_by),
         found=found,
         audit=slot.audit,
+        unanswered=dict(slot.unanswered),
     )
 
 
-def _store(evaluator: Evaluator, rules: SearchRules, slot: _Slot, state: State) -> Found | None:
-    """Judge a tile and count what came of it."""
+def _store(evaluator: Evaluator, rules: SearchRules, slot: _Slot, state: State) -> Found | Outcome:
+    """Judge a tile, count what came of it, and return it, or why it is not found."""
     keep = rules.audit and slot.audit is None
     judged = judge_stored(evaluator, rules.tau, slot.label, state, keep_rejected=keep)
     slot.evaluations += 1
+    if isinstance(judged, AnswerError):
+        slot.unanswered[judged.reason] += 1
+        return Outcome.UNANSWERED
     if isinstance(judged, Found):
         if judged.passes:
             return judged
         slot.audit = judged
     elif judged.flipped:
         slot.flips += 1
-        return None
+        return Outcome.REJECTED
     slot.gate_rejections += 1
     slot.dropped_by.update(filter(None, [judged.dropped_by]))
-    return None
+    return Outcome.REJECTED
 
 
 def judge_stored(
     evaluator: Evaluator, tau: float, label: int, state: State, *, keep_rejected: bool = False
-) -> Found | Refusal:
+) -> Found | Refusal | AnswerError:
     """Judge a tile as it would be stored; it is found if it is unsure and passes the gate.
 
     Costs one evaluation of the target. With `keep_rejected` a tile that the gate rejects is
-    returned too, marked so.
+    returned too, marked so. Where the target has no answer, it is returned why.
     """
     pixels = state.tile.pixels
-    answer = evaluator.answer_stored(pixels, label)
+    try:
+        answer = evaluator.answer_stored(pixels, label)
+    except AnswerError as error:
+        return error
     if float(answer.confidence[0]) >= tau:
         return Refusal(flipped=True)
     judgement = evaluator.judge_stored(pixels, label, thorough=keep_rejected)

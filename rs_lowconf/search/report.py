@@ -61,6 +61,7 @@ def summarise(
         "dropped_by_part": dict(
             sum((Counter(one.dropped_by) for one in trajectories), Counter[str]())
         ),
+        "unanswered": sum_of_unanswered(trajectories),
         "vendi_score": vendi_score(torch.stack([one.features for one in tiles])) if tiles else None,
     }
 
@@ -96,14 +97,22 @@ def _percent(share: Mapping[str, Any]) -> str:
     return f"{share['value']:.1%} ({low:.1%} .. {high:.1%}, n = {share['n']:,})"
 
 
+def sum_of_unanswered(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """Return how many evaluations gave no answer, in all and by reason."""
+    reasons = Counter[str]()
+    for one in trajectories:
+        reasons.update(one.unanswered)
+    return {"tiles": reasons.total(), "by_reason": dict(reasons)}
+
+
 def low_confidence_share(baseline: Sequence[Trajectory], tau: float) -> dict[str, Any]:
     """Return the shares of random latents below tau, and of those that are accepted as well.
 
     Each share is under the generator's prior at equal class shares; with its 95 %
     Clopper-Pearson interval. Latents of conditions that had enough count for the first only
-    if they were evaluated.
+    if they were evaluated; those that the target has no answer to count for neither.
     """
-    looked = [one for one in baseline if one.steps]
+    looked = _answered(baseline)
     low = [one.confidence < tau for one in looked]
     real = [one.gate_rejections == 0 for one in looked if one.confidence < tau and not one.flips]
     return {
@@ -143,6 +152,10 @@ def write_plots(
     if baseline:
         figures["confidence"] = _confidence_figure(search, baseline, tau)
     return save_figures(folder, figures)
+
+
+def _answered(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    return [one for one in trajectories if one.steps and one.outcome is not Outcome.UNANSWERED]
 
 
 def _cost(trajectories: Sequence[Trajectory], taught: int) -> dict[str, Any]:
@@ -197,7 +210,7 @@ def _confidence_figure(
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     bins = np.linspace(0, 1, 41).tolist()
-    random = [one.confidence for one in baseline if one.steps]
+    random = [one.confidence for one in _answered(baseline)]
     found = [one.found.confidence for one in search if one.found]
     for name, values, colour in (
         (f"random latents (n = {len(random):,})", random, "#b23a48"),

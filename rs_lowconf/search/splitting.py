@@ -13,6 +13,7 @@ test makes up for that.
 """
 
 import math
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from jaxtyping import Float
 from scipy.stats import t as student_t
 from torch import Tensor
 
+from rs_lowconf.errors import AnswerError
 from rs_lowconf.search.evaluate import Evaluator, Scores
 from rs_lowconf.search.loop import (
     Found,
@@ -124,6 +126,7 @@ class _Population:
             ]
         )
         self._evaluations = [0] * rules.particles
+        self._unanswered = [Counter[str]() for _ in range(rules.particles)]
         scores = self._score(self._z, range(rules.particles))
         self._odds, self._confidence = scores.log_odds, scores.confidence
         self._pixels = list(scores.pixels)
@@ -169,9 +172,14 @@ class _Population:
                     seen.add(latent)
                     judged = self._ask(i)
                     outcome = Outcome.REJECTED
+                    if isinstance(judged, AnswerError):
+                        self._unanswered[i][judged.reason] += 1
+                        outcome = Outcome.UNANSWERED
+            elif math.isinf(self._odds[i]):
+                outcome = Outcome.UNANSWERED
             passes = isinstance(judged, Found) and judged.passes
             flipped = isinstance(judged, Refusal) and judged.flipped
-            dropped_by = None if judged is None else judged.dropped_by
+            dropped_by = judged.dropped_by if isinstance(judged, Found | Refusal) else None
             yield Trajectory(
                 seed_id=self._first + i,
                 label=self._label,
@@ -179,15 +187,18 @@ class _Population:
                 steps=steps,
                 evaluations=self._evaluations[i],
                 flips=int(flipped),
-                gate_rejections=int(judged is not None and not flipped and not passes),
+                gate_rejections=int(
+                    isinstance(judged, Found | Refusal) and not flipped and not passes
+                ),
                 dropped_by={dropped_by: 1} if dropped_by else {},
                 confidence=float(self._confidence[i]),
                 found=judged if isinstance(judged, Found) and judged.passes else None,
                 audit=judged if isinstance(judged, Found) and not judged.passes else None,
                 population_probability=share,
+                unanswered=dict(self._unanswered[i]),
             )
 
-    def _ask(self, i: int) -> Found | Refusal:
+    def _ask(self, i: int) -> Found | Refusal | AnswerError:
         tile = Tile(z=self._z[i].clone(), pixels=self._pixels[i])
         state = State(tile=tile, confidence=float(self._confidence[i]))
         self._evaluations[i] += 1
@@ -239,11 +250,15 @@ class _Population:
     def _score(self, z: Float[Tensor, "b d"], rows: Sequence[int]) -> Scores:
         for row in rows:
             self._evaluations[row] += 1
-        return self._evaluator.score(
+        scores = self._evaluator.score(
             z,
             torch.full((len(z),), self._label, dtype=torch.long),
             gradient=self._rules.drift > 0,
         )
+        # Their log-odds are infinite, so they are above any level: given up, and never moved to.
+        for place, reason in scores.unanswered.items():
+            self._unanswered[rows[place]][reason] += 1
+        return scores
 
 
 def _tilt(

@@ -5,8 +5,9 @@ low confidence itself, because that is where the search goes and where random la
 come. It never judges: what it leads to is put to the target.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,6 +72,7 @@ class Student(nn.Module):
             "channels": self.centre.shape[0],
             "evaluations": lessons.evaluations,
             "correlation": lessons.correlation,
+            "unanswered": dict(lessons.unanswered),
         }
         write_checkpoint(path, KIND, self.state_dict(), about)
 
@@ -84,6 +86,8 @@ class Lessons:
     correlation: float | None
     """Between its guesses and the answers to the tiles of the last round, before it learned
     from them; None where either is constant."""
+    unanswered: Mapping[str, int] = field(default_factory=dict)
+    """How many of the evaluations gave no answer, by reason; nothing is learned from these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +123,14 @@ def teach(
         shell: keeps latents where the prior has its mass.
         rules: how much to teach.
         device: where the student learns.
+
+    Raises:
+        ModelError: the target has no answer to any tile of a round.
     """
     with forked_rng(seed_of(rules.run_seed, "search", rules.stream, "student")):
         student = Student(len(evaluator.generator.bands)).to(device)
     pixels, odds = [], []
+    unanswered = Counter[str]()
     seed = 0
     for round_ in range(rules.rounds + 1):
         count = rules.each if round_ else rules.first
@@ -131,13 +139,19 @@ def teach(
         if round_:
             z = _descend(evaluator.guided_by(student), shell, rules, z, label)
         scores = evaluator.score(z, label, gradient=False)
-        correlation = _correlation(student, scores.pixels, scores.log_odds)
-        pixels.append(scores.pixels)
-        odds.append(scores.log_odds)
+        unanswered.update(scores.unanswered.values())
+        answered = scores.answered
+        pixels.append(scores.pixels[answered])
+        odds.append(scores.log_odds[answered])
+        correlation = _correlation(student, pixels[-1], odds[-1])
         _fit(student, torch.cat(pixels), torch.cat(odds), rules, round_)
         yield (
             student,
-            Lessons(evaluations=seed, correlation=correlation if round_ else None),
+            Lessons(
+                evaluations=seed,
+                correlation=correlation if round_ else None,
+                unanswered=dict(unanswered),
+            ),
         )
 
 
@@ -151,7 +165,11 @@ def load_student(path: Path, device: torch.device) -> tuple[Student, Lessons]:
     student = Student(header["channels"])
     student.load_state_dict(tensors)
     student.requires_grad_(requires_grad=False)
-    lessons = Lessons(evaluations=header["evaluations"], correlation=header["correlation"])
+    lessons = Lessons(
+        evaluations=header["evaluations"],
+        correlation=header["correlation"],
+        unanswered=header["unanswered"],
+    )
     return student.to(device), lessons
 
 
@@ -234,6 +252,8 @@ def compressed(odds: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 @torch.no_grad()
 def _correlation(student: Student, pixels: Tensor, odds: Float[Tensor, " n"]) -> float | None:
+    if len(odds) < 2:
+        return None
     device = student.centre.device
     label = torch.zeros(_BATCH, dtype=torch.long, device=device)
     guess = torch.cat(

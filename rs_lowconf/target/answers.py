@@ -47,7 +47,12 @@ def require_finite(output: Float[Tensor, "b *rest"], *, remedy: str = "") -> Non
 
 
 def require(
-    good: Bool[Tensor, "b *rest"], found: str, expected: str = "", remedy: str = ""
+    good: Bool[Tensor, "b *rest"],
+    found: str,
+    *,
+    expected: str = "",
+    remedy: str = "",
+    reason: str = "",
 ) -> None:
     """Refuse the tiles of which anything is not good.
 
@@ -56,7 +61,7 @@ def require(
     """
     bad = (~good).reshape(len(good), -1).any(dim=1).nonzero().flatten().tolist()
     if bad:
-        raise AnswerError(found, tiles=bad, expected=expected, remedy=remedy)
+        raise AnswerError(found, tiles=bad, expected=expected, remedy=remedy, reason=reason)
 
 
 def are_distributions(

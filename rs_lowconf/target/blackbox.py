@@ -19,6 +19,7 @@ from torch import Tensor
 from rs_lowconf.boundary import reading
 from rs_lowconf.errors import ModelError
 from rs_lowconf.settings import TargetSettings
+from rs_lowconf.target.booster import read_booster
 from rs_lowconf.target.origin import (
     damaged,
     import_named,
@@ -150,24 +151,18 @@ def _onnx_output(path: Path, outputs: Sequence[Any], classes: int) -> str:
 
 def _lightgbm(path: Path, settings: TargetSettings) -> Callable[[Numbers], Numbers]:
     lightgbm = library("lightgbm", "lightgbm")
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if not text.startswith("tree\n"):
-        raise ModelError(f"{path} is no LightGBM model", expected="what Booster.save_model wrote")
-    if "\nend of trees\n" not in text:
-        # LightGBM does not raise here, it ends the whole process.
-        raise ModelError(f"{path} is damaged: it ends before its last tree")
+    model = read_booster(path)
     raw = settings.output == "logits"
-    header = text[: text.find("\nTree=")].splitlines()
-    objective = next((line.partition("=")[2] for line in header if line[:9] == "objective"), "none")
+    objective = model.objective
     if raw and objective != "binary sigmoid:1" and not objective.startswith("multiclass "):
         raise ModelError(
             f"the raw scores of {path} are no logits, its objective is {objective}",
             remedy="set target.output=probabilities",
         )
-    # With the sizes of its trees LightGBM reads them at once, and a wrong one ends the process.
-    lines = [line for line in text.splitlines() if not line.startswith("tree_sizes=")]
     with reading(path, error=ModelError):
-        booster = lightgbm.Booster(model_str="\n".join(lines) + "\n")
+        booster = lightgbm.Booster(model_str=model.text)
+        if booster.num_trees() != model.trees:
+            raise ValueError(f"{booster.num_trees()} trees of {model.trees}")
     return _in_rows(
         lambda table: booster.predict(table, raw_score=raw, num_threads=torch.get_num_threads()),
         settings.rows,

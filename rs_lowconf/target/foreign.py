@@ -236,6 +236,7 @@ def _require_as_said(good: Tensor, output: Tensor, expected: str) -> None:
             f"the target's outputs are {_range(bad)} and sum to {_range(bad.sum(dim=1))}",
             expected=expected,
             remedy="set target.output to what the model returns: logits, probabilities or sigmoid",
+            reason=f"the target's outputs are not what target.output says: {expected}",
         )
 
 

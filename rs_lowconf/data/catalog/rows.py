@@ -97,6 +97,8 @@ _OPTIONAL = (
     "rslow:masks",
     "rslow:mask_classes",
 )
+_SAID = ("id", "collection", "rslow:sha256")
+"""Text that each row has; other columns without a value are found where they are used."""
 REQUIRED = tuple(name for name in SCHEMA.names if name not in _OPTIONAL)
 
 
@@ -256,6 +258,9 @@ def from_table(table: pa.Table) -> list[CatalogRow]:
 
 
 def _row(record: dict[str, Any]) -> CatalogRow:
+    empty = [name for name in _SAID if not record[name]]
+    if empty:
+        raise ValueError(f"no {', '.join(empty)}")
     files = tuple(
         BandFile(href=asset["href"], bands=tuple(band["name"] for band in asset["bands"]))
         for asset in record["assets"].values()

@@ -90,6 +90,50 @@ class Catalog:
         rows: int = self._file.metadata.num_rows
         return rows
 
+    def require_unique(self) -> None:
+        """Refuse a catalog with two rows of one id, which another program may have written.
+
+        Raises:
+            DataError: there are such rows.
+        """
+        with reading(self.path, expected=_EXPECTED):
+            found = pc.value_counts(self._file.read(columns=["id"])["id"])
+            twice = found.filter(pc.greater(found.field("counts"), 1)).field("values")
+        if len(twice):
+            raise DataError(
+                f"{len(twice)} ids of catalog {self.path} occur more than once, such as {twice[0]}",
+                expected="one row per tile",
+                remedy="leave one of them out",
+            )
+
+    def require_files(self) -> None:
+        """Refuse a catalog that another program wrote into another folder.
+
+        Paths below the catalog's folder are relative to it, and such a program keeps them as they
+        are. Single files may be missing, which is told tile by tile.
+
+        Raises:
+            DataError: all paths of the first thousands of tiles are relative, and none of them
+                leads to a file; one path alone is a file that is missing.
+        """
+        home = f"{self.path.parent.resolve()}{os.sep}"
+        table = next(self.tables(["assets"]), None)
+        hrefs: set[str | None] = set()
+        for asset in () if table is None else table["assets"].combine_chunks().flatten():
+            hrefs.update(pc.unique(asset.flatten()[0]).to_pylist())
+        paths = sorted(href for href in hrefs if href is not None)
+        lead = (
+            not path.startswith(home) or os.path.exists(path)  # noqa: PTH110 - never raises
+            for path in paths
+        )
+        if len(paths) > 1 and not any(lead):
+            raise DataError(
+                f"no file of catalog {self.path} is where its relative paths lead, such as "
+                f"{paths[0]}",
+                expected="the catalog in the folder that it was written for",
+                remedy="move it back there, or build it again",
+            )
+
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the rows in order, some thousand at a time, with absolute paths.
 

@@ -1,0 +1,122 @@
+"""Asks a target about a batch of tiles of which some may have no answer."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from rs_lowconf.errors import AnswerError, ModelError
+
+WHOLE_STEP = 4
+"""Tiles asked about together that must not all lack an answer: a single one may."""
+_ENOUGH = 16
+"""Trajectories of a search before the share of those without an answer says anything."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """What a target says of a batch."""
+
+    rows: list[int]
+    """The tiles that have an answer, in order."""
+    filled: list[int]
+    """These, and then the first of them again, up to the size of the batch."""
+    log_probability: Float[Tensor, "b k *pixels"] | None
+    """Of the tiles of `filled`; None where there is none."""
+    without: dict[int, AnswerError]
+    """Why the others have no answer."""
+
+
+def ask(
+    predict: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b k *pixels"]],
+    image: Float[Tensor, "b c h w"],
+    count: int,
+) -> Asked:
+    """Ask about the first tiles of a batch, and again without those that have no answer.
+
+    Kernels depend on the batch's shape, so it keeps its size: what is lacking is filled with the
+    first tile that is left.
+
+    Args:
+        predict: of the target.
+        image: `count` tiles, then what fills the batch: copies of the first.
+        count: tiles that are asked about.
+
+    Raises:
+        AnswerError: the target does not say which tiles have no answer.
+    """
+    rows, without = list(range(count)), dict[int, AnswerError]()
+    while rows:
+        filled = rows + rows[:1] * (len(image) - len(rows))
+        try:
+            said = predict(image[filled] if without else image)
+        except AnswerError as error:
+            bad = {filled[tile] for tile in error.tiles}
+            if not bad:
+                raise
+            without |= dict.fromkeys(sorted(bad), error)
+            rows = [row for row in rows if row not in bad]
+        else:
+            return Asked(rows=rows, filled=filled, log_probability=said, without=without)
+    return Asked(rows=[], filled=[], log_probability=None, without=without)
+
+
+def by_reason(reasons: Mapping[str, int]) -> str:
+    """Return reasons in words, the most frequent first."""
+    return ", ".join(f"{reason} ({n:,})" for reason, n in Counter(reasons).most_common())
+
+
+def require_answers(reasons: Counter[str], tiles: int) -> None:
+    """Refuse a target that has no answer to any tile of a step of a search.
+
+    Args:
+        reasons: how many tiles have no answer, by reason.
+        tiles: of the step.
+
+    Raises:
+        ModelError: that is so, and the tiles are `WHOLE_STEP` or more.
+    """
+    if tiles >= WHOLE_STEP and reasons.total() == tiles:
+        raise _silent(f"any of the {tiles} tiles of a step", reasons)
+
+
+class Unanswered:
+    """Counts the tiles of a search that have no answer, and ends it where they are the most."""
+
+    def __init__(self) -> None:
+        """Start at 0."""
+        self._tiles = self._searched = self._ended = 0
+        self._reasons = Counter[str]()
+
+    def add(self, tiles: int, reasons: Mapping[str, int], *, ended: bool) -> None:
+        """Count a trajectory.
+
+        Args:
+            tiles: that the target was asked about.
+            reasons: how many of them have no answer, by reason.
+            ended: whether the trajectory ended for want of an answer.
+
+        Raises:
+            ModelError: more than half of all tiles, or of all trajectories, have none.
+        """
+        self._tiles += tiles
+        self._searched += tiles > 0
+        self._ended += ended
+        self._reasons.update(reasons)
+        most = 2 * self._reasons.total() > self._tiles or 2 * self._ended > self._searched
+        if most and self._searched >= _ENOUGH:
+            raise _silent(
+                f"{self._reasons.total():,} of {self._tiles:,} tiles, which ended {self._ended:,} "
+                f"of {self._searched:,} trajectories",
+                self._reasons,
+            )
+
+
+def _silent(what: str, reasons: Mapping[str, int]) -> ModelError:
+    return ModelError(
+        f"the target has no answer to {what}: {by_reason(reasons)}",
+        expected="an answer to most tiles",
+        remedy="correct the target, or its settings, such as target.input, mean, std and output",
+    )
