@@ -330,7 +330,7 @@ def gate_passed(
         for image in islice(random_tiles(generator, label, seed_of(seed, "passed")), _ATTEMPTS):
             with torch.no_grad():
                 scores = gate.score(image, torch.full((len(image),), label))
-            some = image[gate.passes(scores.p_value)][:left]
+            some = image[scores.passes][:left]
             left, tried = left - len(some), tried + len(image)
             for picture in view.generated(some, generator.bands):
                 yield Shown(kind="gate-passed", class_name=name, picture=picture)

@@ -22,10 +22,8 @@ from rs_lowconf.cli.train_gate import fit_gate
 from rs_lowconf.cli.train_sources import open_sources
 from rs_lowconf.device import choose_device
 from rs_lowconf.gan.figures import sample
-from rs_lowconf.gan.gate_views import FrozenView
 from rs_lowconf.gan.model import load_generator
 from rs_lowconf.gan.negatives import phase_scrambled, shuffled_blocks
-from rs_lowconf.gan.probe import through_jpeg
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.models import views_of
 from rs_lowconf.runs import write_json, write_text
@@ -50,8 +48,6 @@ def pictures(settings: Settings, fitted: FittedGate, device: torch.device) -> di
         return {}
     (name,) = {own.view for own in first.parts}
     view = views_of({name: fitted.views[name]}, source.tiles.bands, device)[name]
-    assert isinstance(view, FrozenView)  # noqa: S101  # only these show pictures
-    bands = source.tiles.bands
     report = {}
     for kind, change in (
         ("phase-scrambled", phase_scrambled),
@@ -60,10 +56,7 @@ def pictures(settings: Settings, fitted: FittedGate, device: torch.device) -> di
         parts = []
         for start in range(0, min(len(source.tiles), settings.gate.tiles), 32):
             rows = range(start, min(len(source.tiles), start + 32))
-            image = change(source.tiles.batch(rows).image, seed_of(0, kind, start))
-            stored = np.stack(through_jpeg(image, scale=bands.scale, dn_offset=bands.dn_offset))
-            numbers = torch.from_numpy(stored).permute(0, 3, 1, 2).float()
-            parts.append(view.of_pictures((numbers + bands.dn_offset) / bands.scale))
+            parts.append(view(change(source.tiles.batch(rows).image, seed_of(0, kind, start))))
         features = torch.cat(parts)
         tiles = Kind(seen={name: features}, labels=source.tiles.labels[: len(features)])
         report[f"validation pictures, {kind}"] = dropped(
@@ -85,7 +78,7 @@ def cross_fitted(fitted: FittedGate, permitted: float) -> dict[str, Any]:
             order = torch.randperm(len(joint), generator=rng)
             sets, judges = order[: len(joint) // 2], order[len(joint) // 2 :]
             hits = 0
-            for k in groups.unique():
+            for k in set(groups.tolist()):
                 known = joint[sets][groups[sets] == k].sort().values
                 rank = rank_of(permitted * own.share, len(known))
                 if rank:

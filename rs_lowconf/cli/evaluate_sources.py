@@ -335,7 +335,7 @@ def _passes(
     gate: Gate, image: Float[Tensor, "b c h w"], label: int, device: torch.device
 ) -> Bool[Tensor, " b"]:
     labels = torch.full((len(image),), label, device=device)
-    return gate.passes(gate.score(image.to(device), labels).p_value)
+    return gate.score(image.to(device), labels).passes
 
 
 def _find(tiles: Tiles, judges: Judges) -> _Pile:

@@ -7,6 +7,7 @@ tiles that nothing was fitted on.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -126,17 +127,21 @@ def kinds_of(
         measured=own.tiles,
         labels=val.tiles.labels[held_out],
     )
-    for name, paths in _files(settings).items():
-        tiles, shown = _read(paths, generator)
+    for name, files in _files(settings).items():
+        tiles, shown = _read(files, generator)
         if len(tiles) >= _FEWEST:
             half = len(tiles) // 2 if len(tiles) >= _HALVED_FROM else 0
             kinds[name] = Drawn(
-                draw=lambda some, own=tiles: own[list(some)],
+                draw=partial(_of_these, tiles),
                 fitted=len(tiles) - half,
                 measured=half,
                 labels=shown,
             )
     return kinds
+
+
+def _of_these(tiles: Float[Tensor, "n c h w"], some: Sequence[int]) -> Float[Tensor, "b c h w"]:
+    return tiles[list(some)]
 
 
 def _drawn(
@@ -204,7 +209,7 @@ def _read(
     fitting = [
         tile
         for tile in tiles
-        if tile.bands == generator.bands.names
+        if tile.names == generator.bands.names
         and tile.tags.get("RSLOW_CONDITION") in generator.classes
     ]
     if len(fitting) < len(tiles):

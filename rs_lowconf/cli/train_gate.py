@@ -12,7 +12,7 @@ from rs_lowconf.cli.train_sources import open_sources
 from rs_lowconf.gan.frozen import FrozenName
 from rs_lowconf.gan.gate_views import FrozenView, ViewSpec
 from rs_lowconf.gan.pyramid import ClassGenerator
-from rs_lowconf.gan.source_critics import COMPOSITES, owners
+from rs_lowconf.gan.source_critics import owners
 from rs_lowconf.gan.train_sources import TrainingSource
 from rs_lowconf.models import check_same, views_of
 from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
@@ -148,10 +148,8 @@ def _specs(
     network = next(name for name in _NETWORKS if name != critics)
     specs: dict[int, dict[str, dict[str, Any] | None]] = {k: {} for k in range(len(sources))}
     for name, k in owners([own.shape for own in sources]).items():
-        composite, white = COMPOSITES[name]
         spec = ViewSpec(
-            composite=composite,
-            white=white,
+            composite=name,
             picture=sources[k].rendering if sources[k].rendering.eight_bits else None,
             network=network,
             side=settings.gate.side,
@@ -177,10 +175,7 @@ def _seen_real(
     """Return real tiles of a source as its views show them."""
     views: dict[str, Features] = {}
     for name, view in views_of(specs, source.tiles.bands, device).items():
-        if source.rendering.eight_bits and isinstance(view, FrozenView):
-            views[name] = view.of_pictures
-        else:
-            views[name] = view
+        views[name] = view.of_real if isinstance(view, FrozenView) else view
     chosen = list(rows)
     return _seen(
         views,

@@ -1,28 +1,26 @@
-"""How the gate looks at tiles: composites, as their source would show them, to frozen features."""
+"""How the gate looks at tiles: composites, as their source would store them, to frozen features."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from numpy import ndarray
 from torch import Tensor
 
-from rs_lowconf.bands import BandSpec
+from rs_lowconf.bands import COMPOSITES, BandSpec
 from rs_lowconf.gan.frozen import FrozenName, FrozenNetwork, frozen_network, pooled
-from rs_lowconf.gan.probe import through_jpeg
-from rs_lowconf.gan.rendering import BYTE, Rendering
+from rs_lowconf.gan.pictures import CompositeView, StoredView
+from rs_lowconf.gan.rendering import Rendering
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSpec:
     """What a view shows; it travels with the gate."""
 
-    composite: tuple[str, ...]
-    """Names of the bands shown as red, green and blue."""
-    white: float
-    """Reflectance shown as white, where the source has no bytes of its own."""
+    composite: str
+    """Name of one of `COMPOSITES`."""
     picture: Rendering | None
     """How the source's pictures show reflectance; None for a source that is no pictures."""
     network: FrozenName
@@ -33,8 +31,7 @@ class ViewSpec:
         """Return plain values."""
         picture = self.picture
         return {
-            "composite": list(self.composite),
-            "white": self.white,
+            "composite": self.composite,
             "network": self.network,
             "side": self.side,
             "picture": None
@@ -47,8 +44,7 @@ class ViewSpec:
         """Return what `to_json` described."""
         picture = values["picture"]
         return cls(
-            composite=tuple(values["composite"]),
-            white=values["white"],
+            composite=values["composite"],
             network=values["network"],
             side=values["side"],
             picture=None
@@ -80,9 +76,15 @@ class FrozenView:
         Raises:
             ModelError: the network's weights are not installed.
         """
-        self._spec = spec
+        self._side = spec.side
         self._bands = bands
-        self._channels = list(bands.index_of(spec.composite))
+        composite = COMPOSITES[spec.composite]
+        if spec.picture is None:
+            self._view: StoredView | CompositeView = CompositeView(composite=composite)
+            self._order = [0, 1, 2]
+        else:
+            self._view = StoredView(rendering=spec.picture)
+            self._order = list(spec.picture.bands.index_of(composite.bands))
         self._network: FrozenNetwork = frozen_network(spec.network).to(device)
         self._last: tuple[Tensor, Tensor] | None = None
 
@@ -91,34 +93,15 @@ class FrozenView:
         """Return the features of tiles in the bands of the view, on the CPU."""
         # Two parts of one gate may look through the same view.
         if self._last is None or self._last[0] is not image:
-            self._last = image, self._features(self.shown(image))
+            self._last = image, self._features(self._view.generated(image, self._bands))
         return self._last[1]
 
-    def shown(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Return tiles as the source would show them, 0 .. 255."""
-        picture = self._spec.picture
-        picked = image[:, self._channels]
-        if picture is None:
-            return (picked * (BYTE / self._spec.white)).clamp(0, BYTE)
-        scale, offset = picture.bands.scale, picture.bands.dn_offset
-        if picture.chroma == "half":
-            stored = np.stack(through_jpeg(picked.cpu(), scale=scale, dn_offset=offset))
-            return torch.from_numpy(stored).permute(0, 3, 1, 2).float()
-        return (picked * scale - offset).round().clamp(0, BYTE)
-
     @torch.no_grad()
-    def of_pictures(self, image: Float[Tensor, "b k h w"]) -> Float[Tensor, "b f"]:
-        """Return the features of pictures of the source, which are bytes already.
+    def of_real(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        """Return the features of tiles of the source, which are stored in its way already."""
+        return self._features(self._view.real(image, self._bands))
 
-        Args:
-            image: reflectance in the source's bands, as it was read.
-        """
-        picture = self._spec.picture
-        assert picture is not None  # noqa: S101  # only such sources have pictures
-        channels = list(picture.bands.index_of(self._spec.composite))
-        numbers = image[:, channels] * picture.bands.scale - picture.bands.dn_offset
-        return self._features(numbers.round())
-
-    def _features(self, picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+    def _features(self, pictures: UInt8[ndarray, "b h w k"]) -> Float[Tensor, "b f"]:
         device = self._network.mean.device
-        return pooled(self._network, picture.to(device), self._spec.side).cpu()
+        shown = torch.from_numpy(pictures[..., self._order]).permute(0, 3, 1, 2).float()
+        return pooled(self._network, shown.to(device), self._side).cpu()

@@ -25,7 +25,8 @@ def phase_scrambled(image: Float[Tensor, "b c h w"], seed: int) -> Float[Tensor,
     spectrum = torch.fft.rfft2(image)
     turned = spectrum * noise / noise.abs().clamp_min(1e-12)
     turned[:, :, 0, 0] = spectrum[:, :, 0, 0]
-    return torch.fft.irfft2(turned, s=(height, width)).clamp_min(_LEAST)
+    scrambled: Tensor = torch.fft.irfft2(turned, s=(height, width))
+    return scrambled.clamp_min(_LEAST)
 
 
 def shuffled_blocks(

@@ -295,7 +295,7 @@ def false_rejection_by_class(
     joint = built.standardised(stage.reference).amin(1)
     rejects = torch.zeros(len(joint), dtype=torch.bool)
     groups = torch.zeros_like(labels) if stage.labels is None else labels
-    for k in groups.unique():
+    for k in set(groups.tolist()):
         own = torch.nonzero(groups == k)[:, 0]
         rank = rank_of(built.false_rejection, len(own))
         rejects[own[joint[own].argsort()[:rank]]] = True

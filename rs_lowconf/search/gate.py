@@ -90,7 +90,7 @@ class Stage:
             return self._against(scores, torch.ones(len(self.reference), dtype=torch.bool))
         assert label is not None  # noqa: S101  # a gate passes it
         p_value = torch.empty(len(scores))
-        for k in label.unique().tolist():
+        for k in set(label.tolist()):
             p_value[label == k] = self._against(scores[label == k], self.labels == k)
         return p_value
 
