@@ -243,7 +243,7 @@ class ClassifierSettings(Section):
     """How a classifier of ours is trained; for the target and for the extractor."""
 
     architecture: Architecture = "small_cnn"
-    """`small_cnn`, `residual_cnn`, or `timm:NAME` for any timm backbone."""
+    """`small_cnn`, `resnet`, `residual_cnn`, or `timm:NAME` for any timm backbone."""
     width: PositiveInt = 48
     """Channels of the first stage of the CNNs of ours."""
     epochs: PositiveInt = 60

@@ -1,4 +1,4 @@
-"""The networks behind a classifier: two convolutional ones of ours and any timm backbone.
+"""The networks behind a classifier: three convolutional ones of ours and any timm backbone.
 
 All take reflectance; the normalisation they were trained with is part of their weights.
 """
@@ -54,7 +54,7 @@ def build_network(
     """Return an untrained network with random weights drawn from torch's global state.
 
     Args:
-        architecture: `small_cnn`, `residual_cnn` or `timm:NAME`.
+        architecture: `small_cnn`, `resnet`, `residual_cnn` or `timm:NAME`.
         width: channels of the first stage; timm backbones have their own.
         bands: channels of the tiles.
         classes: number of logits.
@@ -68,12 +68,14 @@ def build_network(
         features = 2 * (bands + 7 * width)
     elif architecture == "residual_cnn":
         body, features = _residual_cnn(bands, width), 4 * width
+    elif architecture == "resnet":
+        body, features = _resnet(bands, width), 4 * width
     elif architecture.startswith("timm:"):
         body, features = _timm_body(architecture.removeprefix("timm:"), bands, tile_size)
     else:
         raise SettingsError(
             f"architecture {architecture!r} is unknown",
-            expected="small_cnn, residual_cnn or timm:NAME",
+            expected="small_cnn, resnet, residual_cnn or timm:NAME",
         )
     return Network(body, bands=bands, features=features, classes=classes)
 
@@ -125,6 +127,51 @@ def _mean_and_spread(x: Float[Tensor, "b f h w"]) -> Float[Tensor, "b g"]:
     variance = (x.square().mean((2, 3)) - mean.square()).clamp_min(0)
     # The small constant keeps the gradient of the root finite on a constant tile.
     return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (He et al. 2016, figure 2)."""
+
+    def __init__(self, before: int, channels: int) -> None:
+        super().__init__()
+        stride = channels // before  # where channels double, the side halves
+        self.branch = nn.Sequential(
+            nn.Conv2d(before, channels, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1
+            else nn.Sequential(
+                nn.AvgPool2d(stride),
+                nn.Conv2d(before, channels, 1, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+        )
+
+    def forward(self, x: Float[Tensor, "b f h w"]) -> Float[Tensor, "b g k l"]:
+        total: Tensor = self.branch(x) + self.shortcut(x)
+        return torch.relu(total)
+
+
+def _resnet(bands: int, width: int) -> nn.Sequential:
+    """Three stages of two basic blocks; the stem halves the side, as small tiles ask for."""
+    return nn.Sequential(
+        nn.Conv2d(bands, width, 3, stride=2, padding=1, bias=False),  # b width h/2 w/2
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        _BasicBlock(width, width),
+        _BasicBlock(width, width),
+        _BasicBlock(width, 2 * width),  # b 2*width h/4 w/4
+        _BasicBlock(2 * width, 2 * width),
+        _BasicBlock(2 * width, 4 * width),  # b 4*width h/8 w/8
+        _BasicBlock(4 * width, 4 * width),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),  # b 4*width
+    ).to(memory_format=torch.channels_last)
 
 
 class _Residual(nn.Module):
