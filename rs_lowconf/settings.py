@@ -49,7 +49,7 @@ def _masked(named: dict[int, str | None]) -> dict[int, str | None]:
 ClassNames = Annotated[tuple[str, ...], AfterValidator(_listed)]
 """In the form in which all names of classes are compared, each once."""
 MaskClasses = Annotated[dict[int, str | None], AfterValidator(_masked)]
-Architecture = Annotated[str, Field(pattern="^(small_cnn|residual_cnn|timm:.+)$")]
+Architecture = Annotated[str, Field(pattern="^(small_cnn|resnet|residual_cnn|timm:.+)$")]
 
 WORKER = "RSLOW_WORKER"
 """The environment variable with the number of a process among the workers of its machine, from 0

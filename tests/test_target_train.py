@@ -70,7 +70,7 @@ def untrained(architecture: str = "small_cnn", tile_size: int = 16) -> Classifie
     return Classifier(spec, spec.build())
 
 
-@pytest.mark.parametrize("architecture", ["small_cnn", "residual_cnn"])
+@pytest.mark.parametrize("architecture", ["small_cnn", "resnet", "residual_cnn"])
 def test_training_learns_separable_classes(architecture: str) -> None:
     """A few epochs separate classes of different colour and texture, and the loss falls."""
     changed = SMALL.model_copy(update={"architecture": architecture, "epochs": 6})
@@ -168,7 +168,7 @@ def test_decorrelated_bands_are_nearly_white() -> None:
 
 def test_unknown_architectures_are_refused() -> None:
     """A wrong architecture, of ours or of timm, is a settings error that names choices."""
-    with pytest.raises(SettingsError, match="small_cnn, residual_cnn or timm:NAME"):
+    with pytest.raises(SettingsError, match="small_cnn, resnet, residual_cnn or timm:NAME"):
         untrained("big_cnn")
     with pytest.raises(SettingsError, match="timm has no model"):
         untrained("timm:hf-hub:someone/model")
@@ -179,6 +179,7 @@ def test_unknown_architectures_are_refused() -> None:
     [
         ("small_cnn", 16),
         ("small_cnn", 48),
+        ("resnet", 32),
         ("residual_cnn", 32),
         ("timm:resnet18", 32),
         ("timm:vit_tiny_patch16_224", 64),
@@ -331,7 +332,7 @@ def test_evaluation_goes_by_name_not_by_position() -> None:
         evaluate_classifier(best, source(0))
 
 
-@pytest.mark.parametrize("architecture", ["small_cnn", "residual_cnn", "timm:resnet18"])
+@pytest.mark.parametrize("architecture", ["small_cnn", "resnet", "residual_cnn", "timm:resnet18"])
 def test_checkpoint_round_trip(architecture: str, tmp_path: Path) -> None:
     """A saved classifier comes back with the same outputs, bands, temperature and figures."""
     model = untrained(architecture)

@@ -26,7 +26,7 @@ class ClassifierSpec:
     """What it takes, beside the weights, to rebuild a classifier."""
 
     architecture: str
-    """`small_cnn`, `residual_cnn` or `timm:NAME`."""
+    """`small_cnn`, `resnet`, `residual_cnn` or `timm:NAME`."""
 
     width: int
     """Channels of the first stage."""
