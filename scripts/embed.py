@@ -40,7 +40,8 @@ to be tested, the network that measures likeness, and the encoder by which real 
 * **Attribution**: {attribution}.
 * **Recipe** of the generator, where it differs from the defaults: {recipe}. The kept
   checkpoint, the one nearest to the validation tiles, saw {images:,} images.
-* **Trained** by the commands of `scripts/train-reference EUROSAT_FOLDER PICTURES_FOLDER`; seed {seed}.{remark}
+* **Trained** by the commands of `scripts/train-reference EUROSAT_FOLDER PICTURES_FOLDER`;
+  seed {seed}.{remark}
   Someone with all 27,000 tiles of EuroSAT runs the same command, with
   `--set data.download=true` if they are not at hand.
 
