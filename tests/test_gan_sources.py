@@ -22,6 +22,7 @@ from rs_lowconf.gan.rendering import Rendering
 from rs_lowconf.gan.source_critics import WHOLE_FROM, SourcesCritic, SourceShape, build_critics
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.train_sources import SourcesTraining, TrainingSource, realism_of
+from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.settings import DataSettings, GanSettings
 from rs_lowconf.types import Augmentation, Critic, TileGenerator
 from tests.fakes import FakeSource
@@ -243,6 +244,24 @@ def test_the_written_model_draws_and_judges_as_the_training_does(
     same, other = unlike(drawn, drawn), unlike(drawn, drawn.flip(0))
     assert (same == 0).all()
     assert (other[[0, 2]] > 0).all()
+
+
+def test_a_checkpoint_without_calibration_is_read(
+    trained: SourcesTraining, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the first trainings from several sources wrote them: realism is the plain logit."""
+    path = tmp_path / "gan.safetensors"
+    save_sources_model(path, trained, realism_of(trained), attribution="nobody")
+    tensors, header = read_checkpoint(path, "gan")
+    old = {name: value for name, value in tensors.items() if not name.startswith("realism.")}
+    assert len(old) == len(tensors) - 2
+    write_checkpoint(path, "gan", old, header)
+    model = load_model(path, CPU)
+    assert isinstance(model.critic, SourcesCritic)
+    label = torch.arange(3)
+    drawn = sample(model.generator, label, 0)
+    assert torch.equal(model.critic.realism(drawn, label), model.critic.logit(drawn, label))
+    assert "not calibrated" in caplog.text
 
 
 def test_realism_is_calibrated_within_each_class(trained: SourcesTraining) -> None:

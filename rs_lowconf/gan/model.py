@@ -1,5 +1,6 @@
 """The trained model as one file: averaged generator, discriminator and realism calibration."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from rs_lowconf.gan.train_sources import SourcesTraining
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.settings import GanSettings, GeneratorSettings
 from rs_lowconf.vocabulary import class_list
+
+log = logging.getLogger(__name__)
 
 CRITIC_KIND = "critic"
 ENCODER_KIND = "encoder"
@@ -95,12 +98,19 @@ def header_of(training: GanTraining | MaskGanTraining | SourcesTraining) -> dict
 def load_model(path: Path, device: torch.device) -> GanModel:
     """Read what `save_model` or `save_sources_model` wrote.
 
+    The first checkpoints of trainings from several sources have no calibration of their critics;
+    their realism is the sum of the logits as it is.
+
     Raises:
         ModelError: the file is missing, damaged or of another kind.
     """
     tensors, header = read_checkpoint(path, GanTraining.kind)
     settings = GanSettings.model_validate(header["settings"])
     shape = shape_of(header)
+    if settings.recipe == "frozen" and "realism.slope" not in tensors:
+        log.warning("%s: its critics are not calibrated; rslow train gan writes it anew", path)
+        no_offset = torch.zeros(len(header["classes"]))
+        tensors |= {"realism.slope": torch.ones(()), "realism.offset": no_offset}
     calibration = {
         "slope": tensors["realism.slope"].to(device),
         "offset": tensors["realism.offset"].to(device),
