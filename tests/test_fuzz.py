@@ -238,7 +238,7 @@ def package_oracle(folder: Path) -> Value:
     manifest = json.loads((folder / "review" / "manifest.json").read_bytes())
     with closing(sqlite3.connect(folder / "review" / "review.gpkg")) as database:
         database.row_factory = sqlite3.Row
-        rows = list(database.execute("SELECT * FROM review ORDER BY fid"))
+        rows = list(database.execute("SELECT * FROM review ORDER BY rowid"))
     answers = [
         {
             "sample_id": row["sample_id"],
@@ -282,7 +282,7 @@ def geopackage_read(folder: Path) -> Value:
 def geopackage_oracle(folder: Path) -> Value:
     with closing(sqlite3.connect(folder / "index.gpkg")) as database:
         rows = list(
-            database.execute('SELECT id, location, label, dn_offset FROM "index" ORDER BY fid')
+            database.execute('SELECT id, location, label, dn_offset FROM "index" ORDER BY rowid')
         )
     return [
         (
