@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from rs_lowconf.errors import AnswerError, ModelError
+from rs_lowconf.errors import AnswerError, ModelError, by_reason
 
 WHOLE_STEP = 4
 """Tiles asked about together that must not all lack an answer: a single one may."""
@@ -63,11 +63,6 @@ def ask(
     return Asked(rows=[], filled=[], log_probability=None, without=without)
 
 
-def by_reason(reasons: Mapping[str, int]) -> str:
-    """Return reasons in words, the most frequent first."""
-    return ", ".join(f"{reason} ({n:,})" for reason, n in Counter(reasons).most_common())
-
-
 def require_answers(reasons: Counter[str], tiles: int) -> None:
     """Refuse a target that has no answer to any tile of a step of a search.
 
@@ -80,6 +75,20 @@ def require_answers(reasons: Counter[str], tiles: int) -> None:
     """
     if tiles >= WHOLE_STEP and reasons.total() == tiles:
         raise _silent(f"any of the {tiles} tiles of a step", reasons)
+
+
+def require_most(reasons: Counter[str], tiles: int) -> None:
+    """Refuse a target that has no answer to more than half of the tiles asked about so far.
+
+    Args:
+        reasons: how many have no answer, by reason.
+        tiles: all of them.
+
+    Raises:
+        ModelError: that is so.
+    """
+    if 2 * reasons.total() > tiles:
+        raise _silent(f"{reasons.total():,} of {tiles:,} tiles", reasons)
 
 
 class Unanswered:

@@ -3,7 +3,8 @@
 Everything else that is raised is a bug of ours and keeps its traceback (exit code 1).
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 _TOLD = 3
 """Faults that an error spells out; the others are counted."""
@@ -115,3 +116,8 @@ class MissingPackageError(RsLowconfError):
     """A package that this installation lacks, because it came without an extra."""
 
     exit_code = 9
+
+
+def by_reason(reasons: Mapping[str, int]) -> str:
+    """Return reasons in words, the most frequent first."""
+    return ", ".join(f"{reason} ({n:,})" for reason, n in Counter(reasons).most_common())

@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from rs_lowconf.asking import by_reason
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.device import choose_device
-from rs_lowconf.errors import AnswerError, ModelError, SettingsError
+from rs_lowconf.errors import AnswerError, ModelError, SettingsError, by_reason
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.encode import comparison_of, encoding
 from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic, load_mask_model

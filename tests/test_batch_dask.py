@@ -62,6 +62,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield Cluster(address=address, scheduler=scheduler, workers=workers)
 
 
+@pytest.mark.slow
 def test_a_cluster_on_this_machine_gives_the_results_of_serial(
     tmp_path: Path, work: Multiply
 ) -> None:

@@ -123,6 +123,7 @@ def test_poison_is_found_and_the_rest_done(tmp_path: Path, work: Multiply, expec
     assert content(tmp_path / "job") == expected
 
 
+@pytest.mark.slow
 def test_a_hung_tile_does_not_stop_one_process(tmp_path: Path, work: Multiply) -> None:
     """With a time limit, the serial executor too gets past a tile that hangs."""
     bad = replace(work, always=(("tile-000001", "hang"),))

@@ -153,6 +153,7 @@ def test_chunks_and_processes_change_no_variant(
         assert (other / "batch" / "generate" / file).read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_other_settings_all(catalogued: Path, rslow: Run) -> None:
     """Files keep their times; a stricter bound makes other endings, and no old file stays."""
     assert generate(rslow, catalogued).code == 0
@@ -211,6 +212,7 @@ class Quiet(nn.Module):
         return self._whole.predict(image).masked_fill(chosen[:, None], torch.nan)
 
 
+@pytest.mark.slow
 def test_tiles_without_an_answer_fail_alone(
     catalogued: Path, rslow: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def test_a_class_subset_is_searched_alone(rslow: Run, project: Path) -> None:
     assert {row["condition"] for row in table} == {"woods"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_and_equals_the_unbroken_one(
     rslow: Run, project: Path
 ) -> None:

@@ -84,7 +84,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Path]:
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-@pytest.mark.parametrize("method", ["student", "splitting"])
+@pytest.mark.parametrize("method", [pytest.param("student", marks=pytest.mark.slow), "splitting"])
 def test_a_black_box_is_searched_and_what_is_found_is_its_own(
     split: tuple[Ran, Path], tmp_path: Path, method: str
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -42,6 +43,16 @@ def score(image):
 
 def sure(image):
     return np.tile([1.0, 0.0], (len(image), 1))
+
+def moody(image, silent=1):
+    # A fifth of all tiles, whatever they show; not while it is looked at before the work begins.
+    said = score(image)
+    if len(image) > 8:
+        said[(image.mean((1, 2, 3)) * 1e6).astype(int) % 5 < silent] = np.nan
+    return said
+
+def silent(image):
+    return moody(image, 4)
 
 def pixels(image):
     return np.full((len(image), 2, *image.shape[2:]), 0.5)
@@ -116,6 +127,7 @@ def test_a_report_is_written_once_and_anew_for_other_settings(project: Path) -> 
     assert seeded != report["generated"]["by_condition"]["woods"]
 
 
+@pytest.mark.slow
 def test_it_agrees_with_plain_random_latents() -> None:
     """Embedded models, at a probability of a few percent: the 99 % intervals of both overlap."""
     law = load_law(load(None, ["run.device=cpu", "search.micro_batch=50"]), trust_code=False)
@@ -198,6 +210,51 @@ def test_a_black_box_that_is_always_sure_is_counted(foreign: Path) -> None:
     assert own["disagreement"]["interval_95"] == [pytest.approx(1 - bound), 1.0]
     assert f"none (< {bound:.2g})" in ran.out
     assert "woods, confidence: the target's answers are too coarse" in ran.out
+
+
+def test_tiles_without_an_answer_are_counted(foreign: Path) -> None:
+    """They are of no event; the report says how many, and the terminal why."""
+    words = (*FOREIGN, "-s", "estimate.rare.classes=[woods]")
+    ran = run(foreign, *words, "-s", "target.python=bright:moody")
+    assert ran.code == 0, ran.err
+    report = report_of(foreign)
+    ((reason, count),) = report["without_answer"].items()
+    assert "NaN or infinity" in reason
+    assert 0.1 < count / report["evaluations"] < 0.3
+    assert f"count as neither of low confidence nor of another class: {reason} ({count:,})" in (
+        " ".join(ran.out.split())
+    )
+    assert "Nothing to do" in run(foreign, *words, "-s", "target.python=bright:moody").out
+    assert report_of(foreign) == report
+    none = run(foreign, *words, "-s", "target.python=bright:silent")
+    assert none.code == 5
+    assert "has no answer to" in none.err
+    assert "Traceback" not in none.err
+
+
+def test_tables_of_generated_tiles_leave_out_those_without_an_answer(
+    foreign: Path, tmp_path: Path
+) -> None:
+    """Each of the others has its row, as without the silent ones."""
+    config = ("-c", foreign / "config.yaml", *FOREIGN, *SMALL, "--count", 60)
+    rows = {}
+    for name in ("moody", "score"):
+        out = tmp_path / f"{name}.parquet"
+        ran = run_program(
+            *("estimate", "generated", *config, "--out", out),
+            *("-s", f"target.python=bright:{name}"),
+        )
+        assert ran.code == 0, ran.err
+        rows[name] = {row["id"]: row for row in pq.read_table(out).to_pylist()}
+        lacking = 60 - len(rows[name])
+        assert ("has no answer" in ran.out) == (lacking > 0) == (name == "moody")
+        assert not lacking or f"the target returns NaN or infinity ({lacking})" in ran.out
+    assert 0 < len(rows["moody"]) < 60
+    for name, row in rows["moody"].items():
+        whole = rows["score"][name]
+        assert (row["predicted"], row["label"]) == (whole["predicted"], whole["label"])
+        assert row["confidence"] == pytest.approx(whole["confidence"], abs=1e-6)
+        assert row["features"] == pytest.approx(whole["features"], abs=1e-5)
 
 
 def test_the_real_ladder_is_a_count(project: Path, rslow: Run) -> None:
@@ -326,6 +383,7 @@ class TestLadders:
                 real=None,
                 missing="No real tiles.",
                 plain=(),
+                unanswered={},
                 evaluations=1,
             )
         )

@@ -169,6 +169,7 @@ def test_every_opening_is_logged(judged: Path) -> None:
     assert line["result"] == report_of(judged)["probe"]
 
 
+@pytest.mark.slow
 def test_the_validation_split_leaves_the_test_split_alone(judged: Path, rslow: Run) -> None:
     """A torn picture of the test split is not read; openings under other names are counted."""
     torn = judged / "pictures" / (judged / "pictures/test.txt").read_text().split()[0]

@@ -184,6 +184,7 @@ def test_an_update_changes_the_gate_of_the_next_round(reviewed: Path) -> None:
     assert "reviews" not in old["gate"]["parts"]
 
 
+@pytest.mark.slow
 def test_many_rejects_refine_the_critic_and_on_request_the_generator(reviewed: Path) -> None:
     """Critic and generator of the update are other ones, fit each other, and are used."""
     run(

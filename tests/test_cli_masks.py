@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 
 from rs_lowconf.batch.review import sample_ids
+from rs_lowconf.cli.estimate_pixels import pixel_scores
 from rs_lowconf.data.masks import open_masks
+from rs_lowconf.errors import AnswerError
 from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
 from rs_lowconf.gan.masks import masks_of
 from rs_lowconf.models import held_out, load_models
@@ -105,6 +107,7 @@ def test_the_same_again_is_the_same(rslow: Run, trained: Path) -> None:
     assert names["one"] == names["many"]
 
 
+@pytest.mark.slow
 def test_a_region_is_what_counts(rslow: Run, trained: Path) -> None:
     """With a region the confidence is that of its pixels, and masks without it stay out."""
     words = ("--name", "region", "-s", "search.region=damage", "-s", "search.tau=0.95")
@@ -218,6 +221,7 @@ def test_what_does_not_fit_is_said(rslow: Run, trained: Path, tmp_path: Path) ->
     "gan/model.py:load_encoder:train encoder",
     "search/distances.py:load_distances:train encoder",
 )
+@pytest.mark.slow
 def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained: Path) -> None:
     """The mask of a variant is its tile's, and all of its files lie on the tile's grid.
 
@@ -346,6 +350,28 @@ def test_every_pixel_of_real_and_generated_tiles_is_scored(
             a, b, x, d, e, y = batch.grids[0].transform
             assert row["x"] == pytest.approx(a * (c + 0.5) + b * (r + 0.5) + x)
             assert row["y"] == pytest.approx(d * (c + 0.5) + e * (r + 0.5) + y)
+    some = source.batch([0, 1, 2])
+    silent = some.image[1]
+
+    class Moody:
+        """Has no answer to one of the tiles."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(target, name)
+
+        def predict(self, image: torch.Tensor) -> torch.Tensor:
+            bad = [n for n, tile in enumerate(image) if torch.equal(tile, silent)]
+            if bad:
+                raise AnswerError("silence", tiles=bad)
+            return target.predict(image)
+
+    table, without = pixel_scores(Moody(), some)  # type: ignore[arg-type]  # the rest is target's
+    assert without == {"silence": 1}
+    assert set(table["group"].to_pylist()) == {some.ids[0], some.ids[2]}
+    whole = {row["id"]: row for row in pixel_scores(target, some)[0].to_pylist()}
+    for row in table.to_pylist():
+        assert row["confidence"] == pytest.approx(whole[row["id"]]["confidence"], abs=1e-6)
+        assert row == {**whole[row["id"]], "confidence": row["confidence"]}
     ran = rslow("estimate", "generated", *config, "--count", 6, "--out", made)
     assert ran.code == 0, ran.err
     drawn = pq.read_table(made).to_pylist()

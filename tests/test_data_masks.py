@@ -469,6 +469,7 @@ def test_mask_moves_with_the_image() -> None:
     assert 0 < (~known).float().mean() < 0.2
 
 
+@pytest.mark.slow
 def test_memory_is_flat(tmp_path: Path) -> None:
     """A scene of 2,048 pixels and 13 bands, 109 MB, is read in windows within 64 MB."""
     place = corner(500_000, 5_300_000)

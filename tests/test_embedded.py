@@ -84,6 +84,7 @@ def test_a_search_needs_no_data(searched: Path) -> None:
     assert "Copernicus Sentinel data" in manifest["attribution"]
 
 
+@pytest.mark.slow
 def test_tiles_do_not_depend_on_slots_or_on_being_killed(searched: Path, tmp_path: Path) -> None:
     """Killed in the middle and started again, with other slots: the same files bit for bit."""
     words = ["generate", *SMALL, "--set", f"run.dir={tmp_path}"]

@@ -3,6 +3,7 @@
 import numpy as np
 import openturns as ot
 import pytest
+from scipy.stats import norm
 
 from rs_lowconf.errors import JobError, SettingsError
 from rs_lowconf.estimate.rare import RareEvent, SubsetRules, rare_event
@@ -118,6 +119,34 @@ class TestOneRun:
         found = rare_event(lambda z: z[:, 0], 3, [0.0], 0)
         assert found.evaluations == 10_000
         assert float(found.value[0]) == pytest.approx(0.5, abs=0.02)
+
+
+class TestNoScore:
+    """Latents that have no score count as not below, and are counted."""
+
+    @pytest.mark.parametrize("ends", [2.2, 3.0])
+    def test_the_probability_is_that_of_a_score_below(self, ends: float) -> None:
+        """Beyond a second border there is none: what is left is the part between both."""
+
+        def score(z: np.ndarray) -> np.ndarray:
+            return np.where(z[:, 0] < -ends, np.nan, z[:, 0])
+
+        found = rare_event(score, 5, [-1.5], 4)
+        due = float(norm.cdf(-1.5) - norm.cdf(-ends))
+        interval = found.interval(level=0.999)
+        assert interval.low < due < interval.high
+        assert interval.high / interval.low < 2
+        assert 0 < found.unscored < found.evaluations / 4
+        assert RareEvent.from_json(found.to_json()).unscored == found.unscored
+
+    def test_many_without_a_score(self) -> None:
+        """Nine of ten: the first level is what has a score."""
+        found = rare_event(
+            lambda z: np.where(z[:, 1] > norm.ppf(0.1), np.nan, z[:, 0]), 4, [-2.0], 6
+        )
+        interval = found.interval(level=0.999)
+        assert interval.low < 0.1 * float(norm.cdf(-2.0)) < interval.high
+        assert found.unscored > 8_000
 
 
 class TestRefusals:

@@ -238,7 +238,7 @@ def package_oracle(folder: Path) -> Value:
     manifest = json.loads((folder / "review" / "manifest.json").read_bytes())
     with closing(sqlite3.connect(folder / "review" / "review.gpkg")) as database:
         database.row_factory = sqlite3.Row
-        rows = list(database.execute("SELECT * FROM review ORDER BY fid"))
+        rows = list(database.execute("SELECT * FROM review ORDER BY rowid"))
     answers = [
         {
             "sample_id": row["sample_id"],
@@ -282,7 +282,7 @@ def geopackage_read(folder: Path) -> Value:
 def geopackage_oracle(folder: Path) -> Value:
     with closing(sqlite3.connect(folder / "index.gpkg")) as database:
         rows = list(
-            database.execute('SELECT id, location, label, dn_offset FROM "index" ORDER BY fid')
+            database.execute('SELECT id, location, label, dn_offset FROM "index" ORDER BY rowid')
         )
     return [
         (
@@ -296,7 +296,7 @@ def geopackage_oracle(folder: Path) -> Value:
 
 
 def text(value: Value) -> str | None:
-    return None if value is None or not str(value).strip() else str(value).strip()
+    return None if value in (None, b"") or not str(value).strip() else str(value).strip()
 
 
 def make_catalog(folder: Path) -> list[str]:
@@ -589,8 +589,9 @@ def booster_read(folder: Path) -> Value:
 
 
 def booster_oracle(folder: Path) -> Value:
-    # With the sizes of its trees LightGBM may end this process.
-    lines = (folder / "model.txt").read_bytes().split(b"\n")
+    # With the sizes of its trees or what follows them LightGBM may end this process.
+    trees, end, _ = (folder / "model.txt").read_bytes().partition(b"\nend of trees\n")
+    lines = (trees + end).split(b"\n")
     (folder / "unsized.txt").write_bytes(
         b"\n".join(line for line in lines if not line.startswith(b"tree_sizes="))
     )

@@ -282,6 +282,7 @@ def test_the_penalty_is_the_squared_gradient_norm() -> None:
     assert penalty == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_training_learns_the_colours_of_the_classes() -> None:
     """After a short training the generated band means are nearer to the right class's."""
     settings = SMALL.model_copy(
@@ -378,6 +379,7 @@ def test_sheets_without_visible_bands_show_the_first_band(tmp_path: Path) -> Non
     assert [path.name for path in written] == ["B11_000000000.png"]
 
 
+@pytest.mark.slow
 def test_figures_see_what_a_generator_gets_wrong() -> None:
     """An untrained generator is far off; training brings spread and detail nearer to the reals'."""
     settings = SMALL.model_copy(

@@ -178,6 +178,7 @@ def test_the_extra_generate_searches(tmp_path: Path) -> None:
     assert (tmp_path / "generate" / "review" / "review.qgz").exists()
 
 
+@pytest.mark.slow
 def test_the_extra_train_reads_labelled_tiles(tmp_path: Path) -> None:
     """Training a classifier needs this extra and no package beyond it."""
     make_tiles(tmp_path / "tiles", 8)

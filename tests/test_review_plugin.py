@@ -635,6 +635,7 @@ def test_stock_form_needs_no_scrolling(
 
 
 @pytest.mark.usefixtures("tools", "qgis_python")
+@pytest.mark.slow
 def test_stock_form_survives_a_kill(tmp_path: Path, pictures: Path) -> None:
     """Twenty samples in QGIS's own form, without the plugin: saved edits are there, no others.
 

@@ -173,6 +173,7 @@ class TestSplitting:
         assert sum(one.evaluations for one in some) == evaluator.target.evaluations
 
     @pytest.mark.usefixtures("unchecked")
+    @pytest.mark.slow
     def test_the_probability_agrees_with_the_exact_one_and_its_interval_covers(self) -> None:
         """P = 1e-3: mean of 40 runs within 3 errors; 95 % intervals cover in 34 at least."""
         betas = (2.9, 3.2)
@@ -327,6 +328,7 @@ class TestStudent:
             assert one.found is not None
             assert one.found.confidence < 0.6
 
+    @pytest.mark.slow
     def test_it_is_the_same_each_time(self) -> None:
         """What a student knows follows from the run seed."""
         first, second = taught(), taught()

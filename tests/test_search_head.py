@@ -79,6 +79,7 @@ def test_too_few_reviews_are_refused() -> None:
         fit_head(tiles(30, 0, rough=True), means, accepted, seed=0)
 
 
+@pytest.mark.slow
 def test_what_was_taught_leads_a_search() -> None:
     """A step along the score's gradient makes rejected tiles better, by texture or by colour."""
     rough = torch.cat([tiles(25, 0, rough=False), tiles(25, 1, rough=True)])

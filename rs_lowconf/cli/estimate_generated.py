@@ -1,6 +1,7 @@
 """`rslow estimate generated`: what a target says of tiles from random latents, as a table."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from rs_lowconf.cli.estimate import estimate_app
 from rs_lowconf.cli.estimate_pool import pool_is_there
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
-from rs_lowconf.errors import ModelError
+from rs_lowconf.errors import ModelError, by_reason
 from rs_lowconf.settings import Settings
 from rs_lowconf.vocabulary import class_list, join
 
@@ -48,6 +49,7 @@ def generated(
     settings = load_settings(config, set_)
     import torch
 
+    from rs_lowconf.asking import require_most
     from rs_lowconf.cli.estimate_pixels import parquet_pieces
     from rs_lowconf.models import load_models
     from rs_lowconf.search.prior import draw_latent
@@ -63,13 +65,15 @@ def generated(
         print(meeting.remark)
     path = out or settings.run.dir / "estimate" / "generated.parquet"
     step, dim = settings.search.micro_batch, sum(models.evaluator.generator.latent_parts)
-    wrong, rows = 0, 0
+    wrong, rows, unanswered = 0, 0, Counter[str]()
     with progress("drawing tiles", count) as bar, parquet_pieces(path) as write:
         for first in range(0, count, step):
             seeds = range(first, min(first + step, count))
             z = torch.stack([draw_latent(settings.run.seed, "estimate", one, dim) for one in seeds])
             label = torch.tensor([models.labels[one % len(models.labels)] for one in seeds])
-            table = _scores(models, z, label, [f"g{one:08d}" for one in seeds])
+            table, without = _scores(models, z, label, [f"g{one:08d}" for one in seeds])
+            unanswered.update(without)
+            require_most(unanswered, seeds.stop)
             write(table)
             pairs = zip(table["predicted"].to_pylist(), table["label"].to_pylist(), strict=True)
             wrong += sum(said != true for said, true in pairs if true is not None)
@@ -77,6 +81,8 @@ def generated(
             bar.update(seeds.stop)
     what = "tiles" if models.bank is None else "pixels"
     print(f"{count:,} tiles from random latents: {path}")
+    if unanswered:
+        print(f"Left out, as the target has no answer to them: {by_reason(unanswered)}.")
     print(
         f"The target disagrees with the condition on {100 * wrong / rows:.3g} % of {rows:,} "
         f"{what}. That is of the generator's law, not an error rate on real data."
@@ -87,11 +93,15 @@ def generated(
 
 def _scores(
     models: "Models", z: "torch.Tensor", label: "torch.Tensor", names: list[str]
-) -> "pa.Table":
-    """Return a row for each tile, or for each pixel where masks are the conditions."""
+) -> "tuple[pa.Table, Mapping[str, int]]":
+    """Return a row for each tile, or for each pixel where masks are the conditions.
+
+    Tiles without an answer of the target have none: their number by reason.
+    """
     import pyarrow as pa
     import torch
 
+    from rs_lowconf.asking import ask
     from rs_lowconf.cli.estimate_pixels import pixel_scores
     from rs_lowconf.models import features_in
     from rs_lowconf.target.load import check_fit
@@ -109,20 +119,26 @@ def _scores(
                 mask=models.bank.masks[label].long(),
             )
             return pixel_scores(models.target, batch)
-        said = models.target.predict(
-            image[:, list(check_fit(models.target.bands, generator.bands))]
-        ).cpu()
-        features = features_in(models.extractor, generator.bands)(image).cpu()
+        channels = list(check_fit(models.target.bands, generator.bands))
+        asked = ask(models.target.predict, image[:, channels], len(image))
+        rows = asked.rows
+        if asked.log_probability is None:
+            said = torch.empty(0, len(models.target.classes))
+        else:
+            said = asked.log_probability[: len(rows)].cpu()
+        features = features_in(models.extractor, generator.bands)(image)[rows].cpu()
     largest, predicted = said.max(1)
     columns: dict[str, Any] = {
-        "id": names,
-        "predicted": [models.target.classes[one] for one in predicted.tolist()],
+        "id": pa.array([names[row] for row in rows], pa.string()),
+        "predicted": pa.array(
+            [models.target.classes[one] for one in predicted.tolist()], pa.string()
+        ),
         "confidence": largest.double().exp().clamp(max=1.0).numpy(),
         "probabilities": pa.array(said.exp().tolist(), pa.list_(pa.float32())),
-        "label": [generator.classes[one] for one in label.tolist()],
+        "label": pa.array([generator.classes[one] for one in label[rows].tolist()], pa.string()),
         "features": pa.array(features.tolist(), pa.list_(pa.float32())),
     }
-    return pa.table(columns)
+    return pa.table(columns), Counter(one.reason for one in asked.without.values())
 
 
 def features_of_tiles(

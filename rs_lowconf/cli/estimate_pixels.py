@@ -1,7 +1,8 @@
 """`rslow estimate pixels`: what a target says of every pixel of tiles with masks, as a table."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -12,12 +13,14 @@ from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settin
 from rs_lowconf.cli.estimate import estimate_app
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
-from rs_lowconf.errors import DataError, ModelError, SettingsError
+from rs_lowconf.errors import DataError, ModelError, SettingsError, by_reason
 from rs_lowconf.settings import Settings
 from rs_lowconf.vocabulary import class_list, join
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from jaxtyping import Float
 
     from rs_lowconf.data.files import Split
     from rs_lowconf.data.masks import WindowSource
@@ -46,6 +49,7 @@ def pixels(
     and its reflectance as features. The other commands read it by estimate.scores.
     """
     settings = load_settings(config, set_)
+    from rs_lowconf.asking import require_most
     from rs_lowconf.data.masks import open_masks
     from rs_lowconf.device import choose_device
     from rs_lowconf.places import model_path
@@ -76,14 +80,19 @@ def pixels(
     if meeting.remark:
         print(meeting.remark)
     total, done, rows = sum(len(source) for source in sources), 0, 0
+    unanswered = Counter[str]()
     with progress("asking about pixels", total) as bar, parquet_pieces(path) as write:
         for source in sources:
             for batch in _batches(source):
-                table = pixel_scores(target, batch)
+                table, without = pixel_scores(target, batch)
                 write(table)
                 done, rows = done + len(batch.ids), rows + len(table)
+                unanswered.update(without)
+                require_most(unanswered, done)
                 bar.update(done)
     print(f"{rows:,} pixels of {total:,} tiles ({', '.join(splits)}): {path}")
+    if unanswered:
+        print(f"Tiles left out, as the target has no answer to them: {by_reason(unanswered)}.")
     hint("Then", "estimate plan", set_=(f"estimate.scores={path}",))
 
 
@@ -113,8 +122,11 @@ def parquet_pieces(path: Path) -> "Iterator[Callable[[pa.Table], None]]":
                 writer.close()
 
 
-def pixel_scores(target: "TargetModel", batch: "TileBatch") -> "pa.Table":
+def pixel_scores(target: "TargetModel", batch: "TileBatch") -> "tuple[pa.Table, Mapping[str, int]]":
     """Return a row for each pixel of tiles with masks.
+
+    Pixels of tiles without an answer of the target have none: the number of these tiles by
+    reason.
 
     Raises:
         ModelError: bands or processing level do not fit.
@@ -123,41 +135,55 @@ def pixel_scores(target: "TargetModel", batch: "TileBatch") -> "pa.Table":
     import pyarrow as pa
     import torch
 
+    from rs_lowconf.asking import ask
     from rs_lowconf.masks import UNKNOWN
     from rs_lowconf.target.load import check_fit
 
     assert batch.mask is not None  # noqa: S101 -- tiles of scenes and chips have masks
     image = batch.image[:, list(check_fit(target.bands, batch.bands))]
+    side = batch.mask.shape[-1]
     with torch.no_grad():
-        largest, said = target.predict(image).cpu().max(1)
-    count, side = len(batch.ids), batch.mask.shape[-1]
+        asked = ask(target.predict, image, len(image))
+    rows, count = asked.rows, len(asked.rows)
+    answer = asked.log_probability
+    if answer is None:
+        answer = torch.empty(0, len(target.classes), side, side)
+    largest, said = answer[:count].cpu().max(1)
+    image, ids = image[rows], [batch.ids[one] for one in rows]
     row, col = (part.ravel() for part in np.indices((side, side)))
     names = np.array(target.classes, dtype=object)
     known = np.array([*batch.classes, None], dtype=object)
-    mask = batch.mask.numpy().ravel()
+    mask = batch.mask[rows].numpy().ravel()
     columns: dict[str, Any] = {
-        "id": [f"{own}/{r}/{c}" for own in batch.ids for r, c in zip(row, col, strict=True)],
+        "id": [f"{own}/{r}/{c}" for own in ids for r, c in zip(row, col, strict=True)],
         "predicted": names[said.numpy().ravel()],
         "confidence": largest.exp().double().clamp(max=1.0).numpy().ravel(),
         "label": known[np.where(mask == UNKNOWN, -1, mask)],
-        "group": np.repeat(np.array(batch.ids, dtype=object), side * side),
+        "group": np.repeat(np.array(ids, dtype=object), side * side),
         "row": np.tile(row, count),
         "col": np.tile(col, count),
     }
     grids = batch.grids or ()
-    if len(grids) == count and all(grid is not None for grid in grids):
+    if len(grids) == len(batch.ids) and all(grid is not None for grid in grids):
         x, y, crs = [], [], []
-        for grid in grids:
+        for grid in (grids[one] for one in rows):
             assert grid is not None  # noqa: S101 -- so it was asked
             a, b, c, d, e, f = grid.transform
             x.append(a * (col + 0.5) + b * (row + 0.5) + c)
             y.append(d * (col + 0.5) + e * (row + 0.5) + f)
             crs += [grid.crs] * (side * side)
-        columns |= {"x": np.concatenate(x), "y": np.concatenate(y), "crs": crs}
-    spectra = image.permute(0, 2, 3, 1).reshape(count * side * side, -1).numpy()
+        columns |= {"x": _joined(x), "y": _joined(y), "crs": crs}
+    spectra = image.permute(0, 2, 3, 1).reshape(count * side * side, image.shape[1]).numpy()
     columns["features"] = pa.FixedSizeListArray.from_arrays(spectra.ravel(), spectra.shape[1])
     text = {name: pa.string() for name in ("id", "predicted", "label", "group", "crs")}
-    return pa.table({name: pa.array(own, text.get(name)) for name, own in columns.items()})
+    table = pa.table({name: pa.array(own, text.get(name)) for name, own in columns.items()})
+    return table, Counter(error.reason for error in asked.without.values())
+
+
+def _joined(parts: "list[Float[np.ndarray, ' p']]") -> "Float[np.ndarray, ' n']":
+    import numpy as np
+
+    return np.concatenate([np.empty(0), *parts])
 
 
 def _batches(source: "WindowSource") -> "Iterator[TileBatch]":

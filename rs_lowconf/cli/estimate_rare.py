@@ -1,6 +1,7 @@
 """`rslow estimate rare`: how rare low confidence is under the generator, beside real tiles."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ def rare(
     RunFolder(folder, settings)
     asked = list(_questions(law, names, thresholds, rules, settings.run.seed))
     pieces = [folder / "pieces" / f"{one.number}.json" for one in asked]
-    fresh = _answer(asked, pieces)
+    fresh = _answer(asked, pieces, law.unanswered)
     ladders = _ladders(asked, pieces, thresholds, real, missing)
     report = {
         "format": FORMAT,
@@ -110,18 +111,25 @@ class _Question:
 
         return f"{seed_of(0, json.dumps(self.key, sort_keys=True)):016x}"
 
-    def answer(self, score: "Score") -> dict[str, Any]:
-        """Ask the target by way of `score` and return what a file holds."""
+    def answer(self, score: "Score", unanswered: Counter[str]) -> dict[str, Any]:
+        """Ask the target by way of `score` and return what a file holds.
+
+        Args:
+            score: of the question.
+            unanswered: counts the tiles without an answer by reason while `score` is asked.
+        """
         from rs_lowconf.estimate.rare import counted_event, rare_event
 
         given = (score, self.dimensions, self.levels, self.seed, self.rules)
+        before = unanswered.copy()
         plain = False
         try:
             found = rare_event(*given)
         except JobError:
             # The answers of a coarse target, such as a few trees, are the same for most latents.
             found, plain = counted_event(*given), True
-        return {"key": self.key, "plain": plain, "event": found.to_json()}
+        reasons = dict(unanswered - before)
+        return {"key": self.key, "plain": plain, "unanswered": reasons, "event": found.to_json()}
 
 
 def _questions(
@@ -163,8 +171,13 @@ def _questions(
                 )
 
 
-def _answer(asked: list[_Question], pieces: list[Path]) -> int:
+def _answer(asked: list[_Question], pieces: list[Path], unanswered: Counter[str]) -> int:
     """Write the answers that no earlier run has written and return their number.
+
+    Args:
+        asked: the questions.
+        pieces: the file of each.
+        unanswered: see `_Question.answer`.
 
     Raises:
         KeyboardInterrupt: somebody asked to stop; finished answers are kept.
@@ -177,7 +190,8 @@ def _answer(asked: list[_Question], pieces: list[Path]) -> int:
     done = len(asked) - len(left)
     with progress("rare events", len(asked), done) as bar, interrupt_between_steps() as interrupt:
         for number, (question, path) in enumerate(left, done):
-            write_json(path, question.answer(_watched(question, bar, number, interrupt)))
+            watched = _watched(question, bar, number, interrupt)
+            write_json(path, question.answer(watched, unanswered))
             bar.update(number + 1)
     return len(left)
 
@@ -211,13 +225,14 @@ def _ladders(
     from rs_lowconf.estimate.rare import RareEvent
 
     found: dict[str, dict[str, RareEvent]] = {}
-    plain = []
+    plain, unanswered = [], Counter[str]()
     for question, path in zip(asked, pieces, strict=True):
         values = json.loads(path.read_text(encoding="utf-8"))
         event = RareEvent.from_json(values["event"])
         found.setdefault(question.condition, {})[question.event] = event
         if values["plain"]:
             plain.append(f"{question.condition}, {question.event}")
+        unanswered.update(values.get("unanswered", {}))  # which files of before have not
     events: dict[str, Events] = {
         name: Events(confidence=own["confidence"], disagreement=own.get("disagreement"))
         for name, own in found.items()
@@ -230,6 +245,7 @@ def _ladders(
         real=real,
         missing=missing,
         plain=tuple(plain),
+        unanswered=unanswered,
         evaluations=sum(event.evaluations for own in found.values() for event in own.values()),
     )
 
@@ -338,6 +354,7 @@ def _to_json(ladders: "Ladders") -> dict[str, Any]:
         },
         "no_real_because": ladders.missing,
         "plain_random_latents": list(ladders.plain),
+        "without_answer": dict(ladders.unanswered),
         "notes": list(notes(ladders)),
         "caveats": [text.replace("**", "") for text in CAVEATS],
     }

@@ -355,7 +355,7 @@ def searched_gan(search: Path) -> str:
         DataError: there is no report of a search.
     """
     path = search / "report.json"
-    with reading(path, expected="the report of rslow generate"):
+    with reading(path, expected="the report of a search"):
         checksum = json.loads(path.read_text(encoding="utf-8"))["models"]["GAN file"]
     return str(checksum)
 
@@ -372,7 +372,7 @@ def found_tiles(search: Path, bands: BandSpec) -> Iterator[tuple[Float[Tensor, "
         ReviewError: a tile cannot be read.
     """
     path = search / "samples.parquet"
-    with reading(path, expected="the table of rslow generate"):
+    with reading(path, expected="the table of samples of a search"):
         rows = pq.read_table(path, columns=["tile", "condition"]).to_pylist()
     for row in rows:
         tile = read_tile(search / row["tile"])
@@ -456,5 +456,5 @@ def _log(settings: Settings, tiles: Tiles, folder: Path, results: Mapping[str, A
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    with reading(path, expected="one JSON object per line, as rslow evaluate writes them"):
+    with reading(path, expected="one JSON object per line, one per opening of the probe"):
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

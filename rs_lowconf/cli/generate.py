@@ -10,7 +10,7 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import interrupt_between_steps, progress
-from rs_lowconf.errors import JobError, ReviewError
+from rs_lowconf.errors import JobError, ReviewError, by_reason
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -347,8 +347,6 @@ def print_unanswered(what: str, reasons: "Mapping[str, int]") -> None:
         what: where these tiles come from.
         reasons: how many they are, by reason.
     """
-    from rs_lowconf.asking import by_reason
-
     if reasons:
         print(
             f"The target has no answer to {sum(reasons.values()):,} tiles {what}, and none of "

@@ -3,13 +3,15 @@
 Imports torch: import it late.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from rs_lowconf.asking import ask, require_most
 from rs_lowconf.batch.jobs import TargetOf
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import ModelError
@@ -40,6 +42,10 @@ class Law:
     """What answers depend on: checksums and settings of both models."""
     target_of: TargetOf
     """The target by name, as jobs know it."""
+    asked: Counter[str] = field(default_factory=Counter)
+    """Tiles that the target was asked about so far, by condition."""
+    unanswered: Counter[str] = field(default_factory=Counter)
+    """How many of all of them it has no answer to, by reason."""
 
     @property
     def dimensions(self) -> int:
@@ -50,11 +56,15 @@ class Law:
     def answers(self, z: Float64[np.ndarray, "b d"], name: str) -> Float[Tensor, "b k"]:
         """Return the target's log-probabilities of tiles of one condition, on the CPU.
 
-        Tiles are asked about as they are drawn, not rounded to stored numbers.
+        Tiles are asked about as they are drawn, not rounded to stored numbers. Those without an
+        answer are counted, and have NaN for each class.
 
         Args:
             z: latents.
             name: of the condition.
+
+        Raises:
+            ModelError: more than half of all tiles so far have no answer.
         """
         index, size = self.generator.classes.index(name), self.micro_batch
         label = torch.full((size,), index, device=self.device)
@@ -63,7 +73,14 @@ class Law:
             # Padded, so that an answer is the same in any company; see `search.evaluate`.
             row = torch.arange(size).where(torch.arange(size) < len(part), 0)
             image = self.generator(part[row].to(self.device), label)
-            found.append(self.target.predict(image[:, list(self.channels)])[: len(part)].cpu())
+            said = ask(self.target.predict, image[:, list(self.channels)], len(part))
+            own = torch.full((len(part), len(self.target.classes)), torch.nan)
+            if said.log_probability is not None:
+                own[said.rows] = said.log_probability[: len(said.rows)].cpu()
+            self.unanswered.update(error.reason for error in said.without.values())
+            found.append(own)
+        self.asked[name] += len(z)
+        require_most(self.unanswered, self.asked.total())
         return torch.cat(found)
 
     def confidence(self, name: str) -> Score:

@@ -96,6 +96,7 @@ def mean_of(events: Sequence[RareEvent]) -> RareEvent:
         latents=sum(one.latents for one in events),
         deepest=np.mean([one.deepest for one in events], axis=0),
         evaluations=sum(one.evaluations for one in events),
+        unscored=sum(one.unscored for one in events),
     )
 
 

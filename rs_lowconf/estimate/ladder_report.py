@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rs_lowconf.errors import by_reason
 from rs_lowconf.estimate.ladder import Ladder, Rung
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Ladders:
     """Why there is no real pool; empty where there is one."""
     plain: tuple[str, ...]
     """Events told by plain random latents alone, as the target's answers are too coarse."""
+    unanswered: Mapping[str, int]
+    """How many of the generated tiles the target has no answer to, by reason."""
     evaluations: int
     """Generated tiles that the target was asked about."""
 
@@ -122,6 +125,11 @@ def notes(ladders: Ladders) -> Iterator[str]:
         ]
         if 0 < len(absent) < len(ladders.by_condition):
             yield f"all conditions, {event}: these count as 0, unreached: {', '.join(absent)}."
+    if ladders.unanswered:
+        yield (
+            "tiles that the target has no answer to, which count as neither of low confidence nor "
+            f"of another class: {by_reason(ladders.unanswered)}, of {ladders.evaluations:,}."
+        )
     for name in ladders.plain:
         yield f"{name}: the target's answers are too coarse to go down by; plain random latents."
 

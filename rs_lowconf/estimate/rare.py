@@ -22,7 +22,8 @@ from rs_lowconf.estimate.intervals import LEVEL, Interval, check_level
 from rs_lowconf.seeds import seed_of
 
 Score = Callable[[Float64[np.ndarray, "b d"]], Float64[np.ndarray, " b"]]
-"""A number for each latent of a batch, such as the target's confidence in its tile."""
+"""A number for each latent of a batch, such as the target's confidence in its tile; NaN where it
+has none, which is below no threshold."""
 
 REPLICATES = 10
 """Independent populations: an interval from fewer is not to be trusted."""
@@ -81,6 +82,8 @@ class RareEvent:
     far as it can tell."""
     evaluations: int
     """Latents scored, in all."""
+    unscored: int
+    """Those of them that have no score: they count as not below."""
 
     @property
     def value(self) -> Float64[np.ndarray, " t"]:
@@ -97,6 +100,7 @@ class RareEvent:
             "latents": self.latents,
             "deepest": self.deepest.tolist(),
             "evaluations": self.evaluations,
+            "unscored": self.unscored,
         }
 
     @classmethod
@@ -109,6 +113,7 @@ class RareEvent:
             latents=values["latents"],
             deepest=np.array(values["deepest"], dtype=float),
             evaluations=values["evaluations"],
+            unscored=values.get("unscored", 0),  # files of before had every score
         )
 
     def interval(self, place: int = -1, level: float = LEVEL) -> Interval:
@@ -194,6 +199,7 @@ def rare_event(
         latents=rules.replicates * rules.particles,
         deepest=deepest,
         evaluations=populations.evaluations,
+        unscored=populations.unscored,
     )
 
 
@@ -220,6 +226,7 @@ def counted_event(
         latents=rules.replicates * rules.particles,
         deepest=np.ones(rules.replicates),
         evaluations=populations.evaluations,
+        unscored=populations.unscored,
     )
 
 
@@ -247,7 +254,7 @@ class _Populations:
         """Numbers of the populations."""
         self.share = np.ones(rules.replicates)
         """Probability of the level that each stands on."""
-        self.evaluations = 0
+        self.evaluations = self.unscored = 0
         self._step = np.full(rules.replicates, 0.6)
         self._z = self._noise(rules.particles, dimensions)
         parts = np.array_split(self._z, rules.particles // rules.survivors, axis=1)
@@ -317,8 +324,10 @@ class _Populations:
         )
 
     def _scored(self, z: Float64[np.ndarray, "r b d"]) -> Float64[np.ndarray, "r b"]:
-        self.evaluations += z.shape[0] * z.shape[1]
         scored: Float64[np.ndarray, "r b"] = self._score(z.reshape(-1, z.shape[2])).reshape(
             z.shape[:2]
         )
-        return scored
+        without = np.isnan(scored)
+        self.evaluations += scored.size
+        self.unscored += int(without.sum())
+        return np.where(without, np.inf, scored)

@@ -108,7 +108,7 @@ def load_model(path: Path, device: torch.device) -> GanModel:
     settings = GanSettings.model_validate(header["settings"])
     shape = shape_of(header)
     if settings.recipe == "frozen" and "realism.slope" not in tensors:
-        log.warning("%s: its critics are not calibrated; rslow train gan writes it anew", path)
+        log.warning("%s: its critics are not calibrated; the end of its training does that", path)
         no_offset = torch.zeros(len(header["classes"]))
         tensors |= {"realism.slope": torch.ones(()), "realism.offset": no_offset}
     calibration = {

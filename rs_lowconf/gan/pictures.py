@@ -19,6 +19,7 @@ from rs_lowconf.bands import BandSpec, Composite
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.rendering import BYTE, Rendering
+from rs_lowconf.gan.tiles import rounded
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import TileSource
 
@@ -85,12 +86,6 @@ def through_jpeg(pictures: UInt8[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b
         with Image.open(file) as again:
             stored.append(np.asarray(again))
     return np.stack(stored) if stored else pictures
-
-
-def rounded(image: Float[Tensor, "b c h w"], bands: BandSpec) -> Float[Tensor, "b c h w"]:
-    """Return reflectance in the steps of the digital numbers that a file would store."""
-    numbers = (image * bands.scale - bands.dn_offset).round()
-    return (numbers + bands.dn_offset) / bands.scale
 
 
 def random_tiles(

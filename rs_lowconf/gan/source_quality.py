@@ -4,7 +4,7 @@ Two kinds of figures on the same features: distances between sets of tiles (KID,
 recall), and the probe, which tries to tell single tiles apart.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -151,32 +151,21 @@ def probe_measurements(
     found = []
     for kind in kinds:
         own = probes.get(kind)
-        if own is None:
-            why = missing.get(kind, f"fewer than {LEAST} tiles on a side")
-            note = f"left out: {why}"
-            found += [
-                Measurement(name=f"probe, {kind}: AUC", better="like the floor", note=note),
-                Measurement(
-                    name=f"probe, {kind}: kept at 5 % false rejection", better="higher", note=note
-                ),
-            ]
-            continue
-        found += [
-            Measurement(
-                name=f"probe, {kind}: AUC",
-                measured=_auc(own.whole),
-                floor=None if floor is None else _auc(floor.whole),
-                better="like the floor",
-                note="0.5: cannot be told from real tiles; 1: always",
-            ),
-            Measurement(
-                name=f"probe, {kind}: kept at 5 % false rejection",
-                measured=_kept(own.whole),
-                floor=None if floor is None else _kept(floor.whole),
-                better="higher",
-                note="share that passes where 5 % of real tiles do not",
-            ),
-        ]
+        for name, value_of, better, note in _PROBE_LINES:
+            if own is None:
+                why = missing.get(kind, f"fewer than {LEAST} tiles on a side")
+                line = Measurement(
+                    name=f"probe, {kind}: {name}", better=better, note=f"left out: {why}"
+                )
+            else:
+                line = Measurement(
+                    name=f"probe, {kind}: {name}",
+                    measured=value_of(own.whole),
+                    floor=None if floor is None else value_of(floor.whole),
+                    better=better,
+                    note=note,
+                )
+            found.append(line)
     return found
 
 
@@ -186,6 +175,19 @@ def _auc(own: ProbeResult) -> Estimate:
 
 def _kept(own: ProbeResult) -> Estimate:
     return Estimate(value=own.kept, low=own.kept_low, high=own.kept_high, n=own.generated)
+
+
+_PROBE_LINES: tuple[
+    tuple[str, Callable[[ProbeResult], Estimate], Literal["higher", "like the floor"], str], ...
+] = (
+    ("AUC", _auc, "like the floor", "0.5: cannot be told from real tiles; 1: always"),
+    (
+        "kept at 5 % false rejection",
+        _kept,
+        "higher",
+        "share that passes where 5 % of real tiles do not",
+    ),
+)
 
 
 def probe_table(

@@ -1,5 +1,6 @@
 """Tiles as sources: generated ones, a baseline without texture, and views of other sources."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +20,43 @@ _BATCH = 64
 Change = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b c h w"]]
 
 
-class DrawnTiles:
+def rounded(image: Float[Tensor, "b c h w"], bands: BandSpec) -> Float[Tensor, "b c h w"]:
+    """Return reflectance in the steps of the digital numbers that a file would store."""
+    numbers = (image * bands.scale - bands.dn_offset).round()
+    return (numbers + bands.dn_offset) / bands.scale
+
+
+class _HeldTiles(ABC):
+    """A `TileSource` in memory; what is held, and how it becomes reflectance, differs."""
+
+    def __init__(
+        self, labels: Int[Tensor, " n"], *, bands: BandSpec, classes: tuple[str, ...], name: str
+    ) -> None:
+        self.labels = labels
+        self.bands = bands
+        self.classes = classes
+        self.ids = tuple(f"{name}-{i}" for i in range(len(labels)))
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        """Return the tiles at `indices` as reflectance."""
+        chosen = list(indices)
+        return TileBatch(
+            image=self._reflectance(chosen),
+            bands=self.bands,
+            ids=tuple(self.ids[i] for i in chosen),
+            classes=self.classes,
+            label=self.labels[chosen],
+        )
+
+    @abstractmethod
+    def _reflectance(self, chosen: list[int]) -> Float[Tensor, "b c h w"]: ...
+
+
+class DrawnTiles(_HeldTiles):
     """Tiles made of nothing but chance and a class; a `TileSource` in memory."""
 
     def __init__(
@@ -40,30 +77,14 @@ class DrawnTiles:
             classes: the class list.
             name: what the tiles' ids start with.
         """
-        numbers = (image * bands.scale - bands.dn_offset).round()
-        self._image = (numbers + bands.dn_offset) / bands.scale
-        self.labels = labels
-        self.bands = bands
-        self.classes = classes
-        self.ids = tuple(f"{name}-{i}" for i in range(len(labels)))
+        super().__init__(labels, bands=bands, classes=classes, name=name)
+        self._image = rounded(image, bands)
 
-    def __len__(self) -> int:
-        """Return the number of tiles."""
-        return len(self.ids)
-
-    def batch(self, indices: Sequence[int]) -> TileBatch:
-        """Return the tiles at `indices`."""
-        chosen = list(indices)
-        return TileBatch(
-            image=self._image[chosen],
-            bands=self.bands,
-            ids=tuple(self.ids[i] for i in chosen),
-            classes=self.classes,
-            label=self.labels[chosen],
-        )
+    def _reflectance(self, chosen: list[int]) -> Float[Tensor, "b c h w"]:
+        return self._image[chosen]
 
 
-class PictureTiles:
+class PictureTiles(_HeldTiles):
     """Pictures as a `TileSource` in memory, in bytes: a quarter of what reflectance would take."""
 
     def __init__(
@@ -84,27 +105,12 @@ class PictureTiles:
             classes: the class list.
             name: what the pictures' ids start with.
         """
+        super().__init__(labels, bands=bands, classes=classes, name=name)
         self._pictures = pictures
-        self.labels = labels
-        self.bands = bands
-        self.classes = classes
-        self.ids = tuple(f"{name}-{i}" for i in range(len(labels)))
 
-    def __len__(self) -> int:
-        """Return the number of pictures."""
-        return len(self.ids)
-
-    def batch(self, indices: Sequence[int]) -> TileBatch:
-        """Return the pictures at `indices` as reflectance."""
-        chosen = list(indices)
+    def _reflectance(self, chosen: list[int]) -> Float[Tensor, "b c h w"]:
         numbers = torch.from_numpy(self._pictures[chosen].astype(np.float32))
-        return TileBatch(
-            image=(numbers.permute(0, 3, 1, 2) + self.bands.dn_offset) / self.bands.scale,
-            bands=self.bands,
-            ids=tuple(self.ids[i] for i in chosen),
-            classes=self.classes,
-            label=self.labels[chosen],
-        )
+        return (numbers.permute(0, 3, 1, 2) + self.bands.dn_offset) / self.bands.scale
 
 
 class ChangedTiles:

@@ -38,7 +38,8 @@ class BoosterText:
     """A model whose trees can be followed."""
 
     text: str
-    """For LightGBM, which reads it tree after tree."""
+    """For LightGBM, which reads it tree after tree; without what follows the trees, which only
+    training needs and damage of which may end the process."""
     objective: str
     trees: int
 
@@ -65,7 +66,7 @@ def read_booster(path: Path) -> BoosterText:
 def _checked(text: str) -> BoosterText:
     if "\0" in text:
         raise _DamageError("it has a zero byte")
-    trees, rest = text.split(f"\n{_END}\n", 1)
+    trees, _ = text.split(f"\n{_END}\n", 1)
     head, *blocks = trees.split("\nTree=")
     header = _values(head.split("\n"))
     _check_sizes(header, blocks)
@@ -90,7 +91,7 @@ def _checked(text: str) -> BoosterText:
     # With the sizes LightGBM reads the trees at once.
     lines = [line for line in head.split("\n") if not line.startswith("tree_sizes=")]
     return BoosterText(
-        text="\nTree=".join(["\n".join(lines), *blocks]) + f"\n{_END}\n" + rest,
+        text="\nTree=".join(["\n".join(lines), *blocks]) + f"\n{_END}\n",
         objective=objective,
         trees=len(blocks),
     )
@@ -147,7 +148,7 @@ def _check_linear(tree: Mapping[str, str], leaves: int, features: int) -> None:
     _require(all(0 <= one < features for one in used), "a leaf of a feature that is not there")
 
 
-def _require_a_way_down(left: Sequence[float], right: Sequence[float]) -> None:
+def _require_a_way_down(left: Sequence[int | float], right: Sequence[int | float]) -> None:
     """Refuse nodes in a circle, which none of the root's ways leads to."""
     waiting, seen = [0], 0
     while waiting:
@@ -159,7 +160,7 @@ def _require_a_way_down(left: Sequence[float], right: Sequence[float]) -> None:
 
 def _numbers(
     tree: Mapping[str, str], key: str, kind: type[int] | type[float], count: int
-) -> Sequence[float]:
+) -> Sequence[int | float]:
     words = tree.get(key, "").split(" ")
     _require(all(_NUMBER.fullmatch(word) for word in words if word), f"{key} are no numbers")
     values = [kind(word) for word in words if word]
