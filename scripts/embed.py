@@ -32,8 +32,9 @@ FILES = (
 CARD = """# Embedded models
 
 What `rslow quickstart` and `rslow generate` use when no other models are named: a conditional GAN
-for 64 x 64 tiles of the 13 bands of Sentinel-2 (L1C), the gate that judges its tiles, two classifiers
-to be tested, the network that measures likeness, and the encoder by which real tiles are redrawn.
+for 64 x 64 tiles of the 13 bands of Sentinel-2 (L1C), the gate that judges its tiles, two
+classifiers to be tested, the network that measures likeness, and the encoder by which real tiles
+are redrawn.
 
 * **Data**: {tiles} tiles of EuroSAT ({data}), split by torchgeo; for the
   target of the visible bands its pictures, split in the same way.
@@ -66,8 +67,8 @@ Every figure of the generator, with its number of tiles, interval and floor, is 
 * The gate was calibrated on {held_out} held-out tiles: on average over such sets it rejects at most
   the share of real tiles that is asked for, but one set of {held_out} may be worse.
 * Generated tiles are no observations. Every file they are written to says so (`RSLOW_SYNTHETIC`).
-* The classifiers are subjects for tests, no products. That of the visible bands learned from pictures
-  that end at a reflectance of 0.275: brighter pixels are new to it.
+* The classifiers are subjects for tests, no products. That of the visible bands learned from
+  pictures that end at a reflectance of 0.275: brighter pixels are new to it.
 
 ## Files
 
