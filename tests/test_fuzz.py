@@ -281,8 +281,15 @@ def geopackage_read(folder: Path) -> Value:
 
 def geopackage_oracle(folder: Path) -> Value:
     with closing(sqlite3.connect(folder / "index.gpkg")) as database:
+        there = {row[1] for row in database.execute('PRAGMA table_info("index")')}
+        # All but the location may be missing.
+        id_, label, offset = (
+            name if name in there else "NULL" for name in ("id", "label", "dn_offset")
+        )
         rows = list(
-            database.execute('SELECT id, location, label, dn_offset FROM "index" ORDER BY rowid')
+            database.execute(
+                f'SELECT {id_}, location, {label}, {offset} FROM "index" ORDER BY rowid'  # noqa: S608
+            )
         )
     return [
         (
