@@ -26,6 +26,8 @@ def model_path(settings: Settings, name: str) -> Path:
             if path.exists():
                 return path
     kind = settings.target.kind if name == "target" else settings.run.models
+    if kind == "embedded" and name == "target":
+        return EMBEDDED / "target" / f"{settings.target.embedded}.safetensors"
     folder = EMBEDDED if kind == "embedded" else settings.run.dir
     return folder / stage / f"{name}.safetensors"
 

@@ -298,8 +298,11 @@ class TargetSettings(Section):
         "callable",
         "process",
     ] = "embedded"
-    """`embedded` is the one inside the package, `trained` what `rslow train target` wrote into
+    """`embedded` is one inside the package, `trained` what `rslow train target` wrote into
     run.dir; the others are foreign and read `path`, `python` or `command`."""
+    embedded: Literal["visible", "multispectral"] = "multispectral"
+    """Which one inside the package: that of the three visible bands, which learned from 17,471
+    tiles, or that of all 13 bands, which learned from 273."""
     train: ClassifierSettings = ClassifierSettings()
     """The classifier that `rslow train target` makes of labelled tiles."""
     segmenter: SegmenterSettings = SegmenterSettings()
@@ -364,6 +367,8 @@ class TargetSettings(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "TargetSettings":
+        if self.kind != "embedded" and self.embedded != _field_default(self, "embedded"):
+            raise ValueError(f"embedded has no effect on target kind {self.kind}, remove it")
         if self.kind in ("embedded", "trained"):
             return self
         needed = ("bands", "classes", *_NEEDED.get(self.kind, ("path",)))
@@ -371,10 +376,7 @@ class TargetSettings(Section):
         if missing:
             raise ValueError(f"target kind {self.kind} needs {', '.join(missing)}")
         for name, kinds in _ONLY.items():
-            if (
-                self.kind not in kinds
-                and getattr(self, name) != self.__class__.model_fields[name].get_default()
-            ):
+            if self.kind not in kinds and getattr(self, name) != _field_default(self, name):
                 raise ValueError(f"{name} has no effect on target kind {self.kind}, remove it")
         for name in ("mean", "std"):
             values = getattr(self, name)
@@ -391,6 +393,10 @@ class TargetSettings(Section):
         if self.input_fit == "mirror" and self.input_size is None:
             raise ValueError("input_fit mirror needs input_size, the side of the model's window")
         return self
+
+
+def _field_default(section: BaseModel, name: str) -> object:
+    return section.__class__.model_fields[name].get_default()
 
 
 #: What kinds of foreign targets need beside bands and classes, where that is not a path.

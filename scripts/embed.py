@@ -1,8 +1,9 @@
 """Put the models of a run into the package, with a model card made of the run's own figures.
 
-Usage: python scripts/embed.py RUN_FOLDER [REMARK]
+Usage: python scripts/embed.py RUN_FOLDER VISIBLE_RUN_FOLDER [REMARK]
 
-The remark says on the card what the files do not: how their training differed.
+The second folder holds the target of the visible bands. The remark says on the card what the
+files do not: how their training differed.
 """
 
 import json
@@ -26,20 +27,24 @@ FILES = (
     "extractor/extractor.safetensors",
     "encoder/encoder.safetensors",
     "encoder/distances.safetensors",
-    "target/target.safetensors",
+    "target/multispectral.safetensors",
+    "target/visible.safetensors",
 )
 CARD = """# Embedded models
 
 What `rslow quickstart` and `rslow generate` use when no other models are named: a conditional GAN
-for 64 x 64 tiles of the 13 bands of Sentinel-2 (L1C), the gate that judges its tiles, a classifier
-to be tested, the network that measures likeness, and the encoder by which real tiles are redrawn.
+for 64 x 64 tiles of the 13 bands of Sentinel-2 (L1C), the gate that judges its tiles, two
+classifiers to be tested, the network that measures likeness, and the encoder by which real tiles
+are redrawn.
 
-* **Data**: {tiles} tiles of EuroSAT ({data}), split by torchgeo.
+* **Data**: {tiles} tiles of EuroSAT ({data}), split by torchgeo; for the
+  target of the visible bands its pictures, split in the same way.
 * **Licence**: MIT, as rs_lowconf.
 * **Attribution**: {attribution}.
 * **Recipe** of the generator, where it differs from the defaults: {recipe}. The kept
   checkpoint, the one nearest to the validation tiles, saw {images:,} images.
-* **Trained** by the commands of `scripts/train-reference EUROSAT_FOLDER`; seed {seed}.{remark}
+* **Trained** by the commands of `scripts/train-reference EUROSAT_FOLDER PICTURES_FOLDER`;
+  seed {seed}.{remark}
   Someone with all 27,000 tiles of EuroSAT runs the same command, with
   `--set data.download=true` if they are not at hand.
 
@@ -62,7 +67,8 @@ Every figure of the generator, with its number of tiles, interval and floor, is 
   It learned from L1C reflectance as EuroSAT delivers it: 20 m and 60 m bands resampled to 10 m.
 {gate}
 * Generated tiles are no observations. Every file they are written to says so (`RSLOW_SYNTHETIC`).
-* The classifier is a subject for tests, not a product.
+* The classifiers are subjects for tests, no products. That of the visible bands learned from
+  pictures that end at a reflectance of 0.275: brighter pixels are new to it.
 
 ## Files
 
@@ -78,15 +84,19 @@ def read(path: Path) -> dict[str, Any]:
     return values
 
 
-def figures_of(run: Path) -> list[str]:
+def figures_of(run: Path, visible: Path) -> list[str]:
     """Return the rows of the card's table."""
     rows = []
-    for name in ("target", "extractor"):
-        own = read(run / name / "report.json")
+    for name, folder in (
+        ("target, visible bands", visible / "target"),
+        ("target, 13 bands", run / "target"),
+        ("extractor", run / "extractor"),
+    ):
+        own = read(folder / "report.json")
         rows.append(
-            f"| {name} | {own['accuracy']:.1%} of {own['tiles']} tiles right "
+            f"| {name} | {own['accuracy']:.1%} of {own['tiles']:,} tiles right "
             f"({own['accuracy_low']:.1%} .. {own['accuracy_high']:.1%}), calibration error "
-            f"{own['ece']:.3f} |"
+            f"{own['ece_equal_count']:.3f} (by chance {own['ece_by_chance']:.3f}) |"
         )
     for group in read(run / "evaluate" / "report.json")["figures"].values():
         for figure in group:
@@ -128,11 +138,14 @@ SHOWN = (
 )
 
 
-def main(run: Path, remark: str = "") -> None:
+def main(run: Path, visible: Path, remark: str = "") -> None:
     """Check that the models belong together, copy them and write the card."""
-    names = {Path(file).stem: run / file for file in FILES}
+    trained = Path("target", "target.safetensors")
+    sources = {file: run / file for file in FILES}
+    sources |= {FILES[-2]: run / trained, FILES[-1]: visible / trained}
+    names = {path.stem: path for file, path in sources.items() if file != FILES[-1]}
     calibration = load_calibration(names["calibration"], checksums(names))
-    size = sum(path.stat().st_size for path in names.values())
+    size = sum(path.stat().st_size for path in sources.values())
     if size > MOST_BYTES:
         sys.exit(f"the models take {size:,} bytes; the package holds at most {MOST_BYTES:,}")
     report = read(run / "evaluate" / "report.json")
@@ -150,25 +163,25 @@ def main(run: Path, remark: str = "") -> None:
             for name, value in header["settings"].items()
             if value != GanSettings().model_dump(mode="json")[name]
         ),
-        figures="\n".join(figures_of(run)),
+        figures="\n".join(figures_of(run, visible)),
         images=header["images"],
         remark=f" {remark}" if remark else "",
         train=counts["train"],
         gate="\n".join(f"* {line}" for line in gate_of(calibration)),
         files="\n".join(
-            f"| {file} | {(run / file).stat().st_size:,} | {sha256_of(run / file)} |"
-            for file in FILES
+            f"| {file} | {path.stat().st_size:,} | {sha256_of(path)} |"
+            for file, path in sources.items()
         ),
     )
-    for file in FILES:
+    for file, path in sources.items():
         (EMBEDDED / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run / file, EMBEDDED / file)
+        shutil.copyfile(path, EMBEDDED / file)
     shutil.copyfile(run / "evaluate" / "report.md", EMBEDDED / "QUALITY.md")
     write_text(EMBEDDED / "MODEL_CARD.md", card)
     print(f"{size:,} bytes in {EMBEDDED}; read {EMBEDDED / 'MODEL_CARD.md'}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

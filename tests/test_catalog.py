@@ -108,6 +108,33 @@ def test_windows_cover_an_image(scene: tuple[Path, NDArray[np.uint16]]) -> None:
     assert {row.taken for row in rows} == {datetime(2021, 7, 16, 10, 56, 19, tzinfo=UTC)}
 
 
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_damaged_catalog_loses_no_row_in_silence(
+    scene: tuple[Path, NDArray[np.uint16]], tmp_path: Path, checksums: bool
+) -> None:
+    """With checksums a wrong byte is refused or harmless; without them no row is missing."""
+    rows = rows_in(settings_of(images=scene[0] / "images", max_nodata=1.0))
+    catalog = catalogued(tmp_path / "c.parquet", rows)
+    if not checksums:
+        pq.write_table(pq.read_table(catalog.path), catalog.path)
+    content, refused = catalog.path.read_bytes(), 0
+    ends = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    places = range(4, ends, ends // 80)
+    for place in places:
+        changed = bytearray(content)
+        changed[place] ^= 0xFF
+        catalog.path.write_bytes(changed)
+        try:
+            read = [row for table in Catalog(catalog.path).tables() for row in from_table(table)]
+        except DataError as error:
+            assert "catalog" in str(error)  # noqa: PT017 -- some places are refused
+            refused += 1
+        else:
+            assert len(read) == len(rows)
+            assert not checksums or read == rows
+    assert refused > (0.7 if checksums else 0.3) * len(places)
+
+
 def test_a_catalog_is_read_by_others(
     scene: tuple[Path, NDArray[np.uint16]], tmp_path: Path
 ) -> None:

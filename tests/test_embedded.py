@@ -11,14 +11,17 @@ import geopandas
 import pytest
 import torch
 
-from rs_lowconf.gan.model import load_encoder
+from rs_lowconf.errors import SettingsError
+from rs_lowconf.gan.model import load_encoder, load_model
 from rs_lowconf.models import checksums, known_to_encoder
-from rs_lowconf.places import EMBEDDED
+from rs_lowconf.places import EMBEDDED, model_path
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.calibration import load_calibration
 from rs_lowconf.search.distances import load_distances
 from rs_lowconf.settings import load
+from rs_lowconf.target.load import load_target
 
+CPU = torch.device("cpu")
 MODELS = {path.stem: path for path in EMBEDDED.glob("*/*.safetensors")}
 PROGRAM = [sys.executable, "-c", "from rs_lowconf.cli import main; main()"]
 SMALL = ("--set", "search.count=3", "--set", "search.baseline_evaluations=0")
@@ -27,11 +30,12 @@ SMALL = ("--set", "search.count=3", "--set", "search.baseline_evaluations=0")
 def test_they_are_complete_and_small_and_belong_together() -> None:
     """At most 12 MB; the gate was calibrated and the encoder trained for these very files."""
     gate = {"critic", "calibration"}
-    assert set(MODELS) == {"gan", "extractor", "encoder", "distances", "target"} | gate
+    targets = {"multispectral", "visible"}
+    assert set(MODELS) == {"gan", "extractor", "encoder", "distances"} | gate | targets
     assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) <= 12e6
     load_calibration(MODELS["calibration"], checksums(MODELS))
     known = known_to_encoder(load(None))
-    load_encoder(MODELS["encoder"], {"gan": known["gan"]}, torch.device("cpu"))
+    load_encoder(MODELS["encoder"], {"gan": known["gan"]}, CPU)
     load_distances(MODELS["distances"], known)
 
 
@@ -41,6 +45,22 @@ def test_the_model_card_speaks_of_these_files() -> None:
     assert all(sha256_of(path) in card for path in MODELS.values())
     for words in ("EuroSAT", "MIT", "Copernicus Sentinel data", "Limits"):
         assert words in card
+
+
+@pytest.mark.parametrize(
+    ("choice", "bands", "bytes_at_most"), [("multispectral", 13, 1e6), ("visible", 3, 4e6)]
+)
+def test_either_target_is_loaded_by_its_name(choice: str, bands: int, bytes_at_most: float) -> None:
+    """Both know EuroSAT's classes in one order, and each reads its own bands."""
+    settings = load(None, [f"target.embedded={choice}"])
+    path = model_path(settings, "target")
+    assert path == MODELS[choice]
+    assert path.stat().st_size <= bytes_at_most
+    target = load_target(settings.target, path, trust_code=False, tile_size=64, device=CPU)
+    assert len(target.bands.names) == bands
+    assert target.classes == load_model(MODELS["gan"], CPU).generator.classes
+    with pytest.raises(SettingsError, match="embedded has no effect on target kind trained"):
+        load(None, ["target.kind=trained", "target.embedded=visible"])
 
 
 @pytest.fixture(scope="module")

@@ -238,7 +238,7 @@ def package_oracle(folder: Path) -> Value:
     manifest = json.loads((folder / "review" / "manifest.json").read_bytes())
     with closing(sqlite3.connect(folder / "review" / "review.gpkg")) as database:
         database.row_factory = sqlite3.Row
-        rows = list(database.execute("SELECT * FROM review ORDER BY fid"))
+        rows = list(database.execute("SELECT * FROM review ORDER BY rowid"))
     answers = [
         {
             "sample_id": row["sample_id"],
@@ -281,8 +281,15 @@ def geopackage_read(folder: Path) -> Value:
 
 def geopackage_oracle(folder: Path) -> Value:
     with closing(sqlite3.connect(folder / "index.gpkg")) as database:
+        there = {row[1] for row in database.execute('PRAGMA table_info("index")')}
+        # All but the location may be missing.
+        id_, label, offset = (
+            name if name in there else "NULL" for name in ("id", "label", "dn_offset")
+        )
         rows = list(
-            database.execute('SELECT id, location, label, dn_offset FROM "index" ORDER BY fid')
+            database.execute(
+                f'SELECT {id_}, location, {label}, {offset} FROM "index" ORDER BY rowid'  # noqa: S608
+            )
         )
     return [
         (
@@ -296,7 +303,7 @@ def geopackage_oracle(folder: Path) -> Value:
 
 
 def text(value: Value) -> str | None:
-    return None if value is None or not str(value).strip() else str(value).strip()
+    return None if value in (None, b"") or not str(value).strip() else str(value).strip()
 
 
 def make_catalog(folder: Path) -> list[str]:
@@ -589,8 +596,9 @@ def booster_read(folder: Path) -> Value:
 
 
 def booster_oracle(folder: Path) -> Value:
-    # With the sizes of its trees LightGBM may end this process.
-    lines = (folder / "model.txt").read_bytes().split(b"\n")
+    # With the sizes of its trees or what follows them LightGBM may end this process.
+    trees, end, _ = (folder / "model.txt").read_bytes().partition(b"\nend of trees\n")
+    lines = (trees + end).split(b"\n")
     (folder / "unsized.txt").write_bytes(
         b"\n".join(line for line in lines if not line.startswith(b"tree_sizes="))
     )

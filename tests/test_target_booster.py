@@ -64,6 +64,21 @@ def test_whole_models_are_what_lightgbm_saved(
     )
 
 
+def test_what_follows_the_trees_is_not_handed_on(tmp_path: Path) -> None:
+    """A damaged byte of the parameters of the training ended the process; no answer needs them."""
+    path = tmp_path / "model.txt"
+    booster = train(path)
+    text = path.read_text()
+    assert "\n[boosting: gbdt]\n" in text
+    path.write_text(text.replace("\n[boosting: gbdt]\n", "\n[boosting gbdt\n"))
+    model = read_booster(path)
+    assert model.text.endswith("\nend of trees\n")
+    again = lightgbm.Booster(model_str=model.text)
+    assert np.array_equal(
+        np.asarray(again.predict(data()[0])), np.asarray(booster.predict(data()[0]))
+    )
+
+
 def line(key: str, change: Callable[[list[str]], list[str]]) -> Callable[[str], str]:
     """Return a change of the numbers of the first line with a key."""
 

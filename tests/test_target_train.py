@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ from rs_lowconf.target.classifier import (
     save_classifier,
 )
 from rs_lowconf.target.evaluate import (
+    equal_count_error,
+    error_by_chance,
     evaluate_classifier,
     expected_calibration_error,
     report,
@@ -283,6 +286,31 @@ def test_wilson_interval_matches_the_closed_formula(trials: int, share: float) -
     assert wilson_interval(successes, trials) == pytest.approx(
         (centre - half, centre + half), abs=1e-9
     )
+
+
+def test_equal_counts_match_numpy() -> None:
+    """Bins of as many tiles each, in order of confidence, as numpy splits them."""
+    generator = torch.Generator().manual_seed(0)
+    confidence = torch.rand(311, generator=generator, dtype=torch.float64)
+    right = torch.rand(311, generator=generator) < confidence
+    order = np.argsort(confidence.numpy())
+    gap = (right.double() - confidence).numpy()[order]
+    expected = sum(abs(part.sum()) for part in np.array_split(gap, 15)) / 311
+    assert equal_count_error(confidence, right) == pytest.approx(expected)
+
+
+def test_a_calibrated_model_is_at_what_chance_shows() -> None:
+    """Right as often as it states: within the spread of draws; overconfident: far above."""
+    generator = torch.Generator().manual_seed(4)
+    confidence = 1 - 0.5 * torch.rand(3_000, generator=generator, dtype=torch.float64) ** 3
+    errors = [
+        equal_count_error(confidence, torch.rand(3_000, generator=generator) < confidence)
+        for _ in range(100)
+    ]
+    assert error_by_chance(confidence) == pytest.approx(np.mean(errors), rel=0.05)
+    sure = 1 - (1 - confidence) / 3
+    right = torch.rand(3_000, generator=generator) < confidence
+    assert equal_count_error(sure, right) > 4 * error_by_chance(sure)
 
 
 def test_ece_matches_a_loop() -> None:

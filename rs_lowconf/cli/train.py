@@ -423,7 +423,8 @@ def _train_classifier(settings: Settings, own: ClassifierSettings, name: str) ->
     low, high = report["accuracy_low"], report["accuracy_high"]
     print(
         f"{name}: {report['accuracy']:.1%} of {report['tiles']} test tiles "
-        f"(95 % interval {low:.1%} .. {high:.1%}), calibration error {report['ece']:.3f}, "
+        f"(95 % interval {low:.1%} .. {high:.1%}), calibration error "
+        f"{report['ece_equal_count']:.3f} (by chance {report['ece_by_chance']:.3f}), "
         f"temperature {classifier.temperature:.2f}; {path / f'{name}.safetensors'}"
     )
     if report["note"]:

@@ -38,7 +38,8 @@ class BoosterText:
     """A model whose trees can be followed."""
 
     text: str
-    """For LightGBM, which reads it tree after tree."""
+    """For LightGBM, which reads it tree after tree; without what follows the trees, which only
+    training needs and damage of which may end the process."""
     objective: str
     trees: int
 
@@ -65,7 +66,7 @@ def read_booster(path: Path) -> BoosterText:
 def _checked(text: str) -> BoosterText:
     if "\0" in text:
         raise _DamageError("it has a zero byte")
-    trees, rest = text.split(f"\n{_END}\n", 1)
+    trees, _ = text.split(f"\n{_END}\n", 1)
     head, *blocks = trees.split("\nTree=")
     header = _values(head.split("\n"))
     _check_sizes(header, blocks)
@@ -90,7 +91,7 @@ def _checked(text: str) -> BoosterText:
     # With the sizes LightGBM reads the trees at once.
     lines = [line for line in head.split("\n") if not line.startswith("tree_sizes=")]
     return BoosterText(
-        text="\nTree=".join(["\n".join(lines), *blocks]) + f"\n{_END}\n" + rest,
+        text="\nTree=".join(["\n".join(lines), *blocks]) + f"\n{_END}\n",
         objective=objective,
         trees=len(blocks),
     )

@@ -17,6 +17,7 @@ from rs_lowconf.vocabulary import class_list, require
 
 _BATCH = 64
 _BINS = 15
+_DRAWS = 200
 #: Below this many tiles a bin holds a dozen or fewer, and chance alone makes an ECE of several %.
 _FEW_TILES = 200
 
@@ -33,10 +34,16 @@ class ClassifierReport:
     """Upper end of the Wilson 95 % interval of the accuracy."""
     class_accuracy: dict[str, float | None]
     """Share of each class's tiles classified correctly; None for a class without tiles."""
+    class_intervals: dict[str, tuple[float, float] | None]
+    """Their Wilson 95 % intervals."""
     nll: float
     """Mean negative log-likelihood of the true class, in nats."""
     ece: float
     """Expected calibration error over 15 bins of equal width."""
+    ece_equal_count: float
+    """The same over 15 bins of equal numbers of tiles, which no empty bins favour."""
+    ece_by_chance: float
+    """What a perfectly calibrated model with these confidences shows over such bins on average."""
     mean_confidence: float
     """Mean of the largest probability."""
     confusion: dict[str, dict[str, int]]
@@ -83,6 +90,7 @@ def report(
     confidence = log_probability.double().exp().max(1).values
     confusion = torch.bincount(label * k + predicted, minlength=k * k).view(k, k)
     low, high = wilson_interval(int(right.sum()), n)
+    by_class = dict(zip(classes, confusion.tolist(), strict=True))
     return ClassifierReport(
         tiles=n,
         accuracy=right.double().mean().item(),
@@ -90,15 +98,18 @@ def report(
         accuracy_high=high,
         class_accuracy={
             name: row[i] / sum(row) if sum(row) else None
-            for i, (name, row) in enumerate(zip(classes, confusion.tolist(), strict=True))
+            for i, (name, row) in enumerate(by_class.items())
+        },
+        class_intervals={
+            name: wilson_interval(row[i], sum(row)) if sum(row) else None
+            for i, (name, row) in enumerate(by_class.items())
         },
         nll=F.nll_loss(log_probability.double(), label).item(),
         ece=expected_calibration_error(confidence, right),
+        ece_equal_count=equal_count_error(confidence, right),
+        ece_by_chance=error_by_chance(confidence),
         mean_confidence=confidence.mean().item(),
-        confusion={
-            name: dict(zip(classes, row, strict=True))
-            for name, row in zip(classes, confusion.tolist(), strict=True)
-        },
+        confusion={name: dict(zip(classes, row, strict=True)) for name, row in by_class.items()},
         note=f"{n} tiles are too few for a precise ECE" if n < _FEW_TILES else "",
     )
 
@@ -115,6 +126,30 @@ def expected_calibration_error(
     """Return the mean over tiles of |accuracy - confidence| of the tile's confidence bin."""
     gaps = calibration_gaps(confidence, right, bins)
     return math.fsum(gaps.abs().tolist()) / len(confidence)
+
+
+def equal_count_error(confidence: Float[Tensor, " n"], right: Tensor, bins: int = _BINS) -> float:
+    """Return the calibration error over bins of equal numbers of tiles, in order of confidence.
+
+    A good model's tiles nearly all lie in the last bins of equal width; these tell more of them
+    (Nguyen and O'Connor 2015, "Posterior calibration and exploratory analysis").
+    """
+    order = confidence.argsort(stable=True)
+    gap = (right.double() - confidence.double())[order]
+    return math.fsum(abs(float(part.sum())) for part in gap.tensor_split(bins)) / len(gap)
+
+
+def error_by_chance(confidence: Float[Tensor, " n"], bins: int = _BINS) -> float:
+    """Return the mean `equal_count_error` of a model whose confidences are exactly true.
+
+    Its answers are drawn, right with the probability that it states; so few tiles never agree
+    with it to the last digit.
+    """
+    dice = torch.Generator().manual_seed(0)
+    confidence = confidence.double().sort().values
+    right = torch.rand(_DRAWS, len(confidence), generator=dice, dtype=torch.float64) < confidence
+    gaps = (right.double() - confidence).tensor_split(bins, 1)
+    return float(torch.stack([gap.sum(1).abs() for gap in gaps]).sum(0).mean()) / len(confidence)
 
 
 def calibration_gaps(
