@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rs_lowconf.cli.gate_kinds import GAUSSIAN, GENERATOR, SCRAMBLED, SHUFFLED
 from rs_lowconf.data.source import open_split
@@ -26,7 +26,7 @@ WORDS = ("-s", "search.false_rejection=0.2", "-s", "search.baseline_evaluations=
 
 
 def add_pictures(project: Path) -> None:
-    """Show every tile of a project as a JPEG too, and make these a further source."""
+    """Show every tile as JPEGs too, and make these, which are more, a further source."""
     for path in sorted((project / "tiles").glob("*/*.tif")):
         with rasterio.open(path) as file:
             pixels = np.stack(
@@ -35,7 +35,10 @@ def add_pictures(project: Path) -> None:
         shown = np.rint(pixels / 3_000 * 255).clip(0, 255).astype(np.uint8)
         place = project / "pictures" / path.parent.name / f"{path.stem}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.moveaxis(shown, 0, 2)).save(place, quality=100, subsampling="4:2:0")
+        picture = Image.fromarray(np.moveaxis(shown, 0, 2))
+        picture.save(place, quality=100, subsampling="4:2:0")
+        mirrored = place.with_stem(f"{path.stem}_mirrored")
+        ImageOps.mirror(picture).save(mirrored, quality=100, subsampling="4:2:0")
     config = project / "config.yaml"
     lines = config.read_text().replace(
         "       test_share: 0.1}",
