@@ -211,11 +211,18 @@ def test_commands_say_it(command: str, rslow: Run, write_tile: WriteTile, tmp_pa
 
 
 @pytest.mark.usefixtures("eurosat_root")
-@pytest.mark.parametrize("share", [0, 1, 20, 90])
-def test_orders_are_told_apart(share: int, eurosat_root: Path) -> None:
-    """Of 100 real tiles those whose bands lie as ESA has them are named among EuroSAT's order."""
+@pytest.mark.parametrize(
+    ("share", "first"),
+    [(0, "Forest"), (1, "Highway"), (1, "SeaLake"), (20, "River"), (90, "River")],
+)
+def test_orders_are_told_apart(share: int, first: str, eurosat_root: Path) -> None:
+    """Of 100 real tiles those whose bands lie as ESA has them are named among EuroSAT's order.
+
+    One of water alone is not: what is left of its light where orders differ is noise.
+    """
     paths = sorted(eurosat_root.rglob("*.tif"))
     paths = [paths[i] for i in np.random.default_rng(share).permutation(len(paths))[:100]]
+    paths.sort(key=lambda path: not path.name.startswith(first))
     esa = [EUROSAT_ORDER.index(name) for name in RESOLUTION_M]
 
     def mixed() -> "Iterator[np.ndarray[tuple[int, ...], np.dtype[np.uint16]]]":
@@ -225,7 +232,7 @@ def test_orders_are_told_apart(share: int, eurosat_root: Path) -> None:
             yield pixels[esa] if k < share else pixels
 
     found = found_in(mixed(), EUROSAT_ORDER)
-    if share == 0:
+    if share == 0 or (share, first) == (1, "SeaLake"):
         assert found == []
         return
     (mixture,) = found

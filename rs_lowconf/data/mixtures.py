@@ -69,6 +69,8 @@ _TOO_BRIGHT, _TOO_DARK = 0.9, 0.06
 _LEAST_SEEN, _ALIKE = 1e-3, 1e-2
 """Least reflectance that counts when orders are compared, and what is added to variances of
 logarithms of reflectance there."""
+_NEAR_INFRARED, _GROUND = ("B06", "B07", "B08"), 0.06
+"""Bands with one place in all orders that are compared, and the least that land reflects there."""
 _L1C_MOST, _L2A_LEAST = 0.75, 0.85
 """Of B09 over B8A."""
 _LIT, _LIT_AT_ZERO = ("B02", "B03", "B04", "B05"), 2
@@ -227,16 +229,21 @@ def _by_level(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterato
 
 def _by_order(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterator[Mixture]:
     logs = np.log(np.maximum(usual, _LEAST_SEEN))
+    lit = usual[:, [name in _NEAR_INFRARED for name in bands.names]].max(axis=1, initial=0)
+    ground = lit >= _GROUND
     for order in orders_of_b8a(bands.names):
         # What the claimed bands would be if a file had this order.
         other = logs[:, [order.index(name) for name in bands.names]]
         gain = smoothness(bands.names, order, logs)
         swapped, sure = _by_likeness(logs, other, gain > 0)
         sides = {"in another order": sure & swapped, "in one order": sure & ~swapped}
+        # Of water nothing but noise is left where orders differ: it is named, but says nothing.
+        another, one = (flags & ground for flags in sides.values())
         if (
-            all(flags.any() for flags in sides.values())
-            and gain[sides["in another order"]].mean() >= _SMOOTHER
-            and gain[sides["in one order"]].mean() <= -_SMOOTHER
+            another.any()
+            and one.any()
+            and gain[another].mean() >= _SMOOTHER
+            and gain[one].mean() <= -_SMOOTHER
         ):
             yield _mixture(
                 f"the bands of {sides['in another order'].sum():,} of {len(names):,} files lie in "
