@@ -168,6 +168,16 @@ def test_other_scales_are_named(share: int, factor: float) -> None:
     )
 
 
+@pytest.mark.parametrize("share", [1, 4, 20])
+def test_clouds_are_no_other_scale(share: int) -> None:
+    """Files below clouds are brighter by as much as numbers that fill 0 .. 65535, and as real."""
+    spectra = Spectra(BandSpec(names=tuple(RESOLUTION_M), level="L1C"))
+    for k in range(40):
+        values = torch.from_numpy(drawn(k).astype(np.float32)).flatten(1) / 10_000
+        spectra.add(str(k), (values * 6.5535).clamp(max=1.7) if k < share else values)
+    assert not [own.text for own in spectra.mixtures() if "65535" in own.text]
+
+
 def test_levels_are_told_apart() -> None:
     """Where B09 is like B8A in some files and far darker in others, both are named."""
 
