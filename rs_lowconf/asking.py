@@ -28,6 +28,11 @@ class Asked:
     without: dict[int, AnswerError]
     """Why the others have no answer."""
 
+    @property
+    def reasons(self) -> Counter[str]:
+        """Return how many tiles have no answer, by reason."""
+        return Counter(error.reason for error in self.without.values())
+
 
 def ask(
     predict: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b k *pixels"]],

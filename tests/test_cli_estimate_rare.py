@@ -54,6 +54,9 @@ def moody(image, silent=1):
 def silent(image):
     return moody(image, 4)
 
+def sure_or_none(image):
+    return np.where(np.isnan(moody(image)), np.nan, sure(image))
+
 def pixels(image):
     return np.full((len(image), 2, *image.shape[2:]), 0.5)
 """
@@ -226,6 +229,12 @@ def test_tiles_without_an_answer_are_counted(foreign: Path) -> None:
     )
     assert "Nothing to do" in run(foreign, *words, "-s", "target.python=bright:moody").out
     assert report_of(foreign) == report
+    # Counted latents take the place of a climb that could not begin, and its tiles.
+    coarse = run(foreign, *words, "-s", "target.python=bright:sure_or_none")
+    assert coarse.code == 0, coarse.err
+    report = report_of(foreign)
+    assert "woods, confidence" in report["plain_random_latents"]
+    assert 0.1 < sum(report["without_answer"].values()) / report["evaluations"] < 0.3
     none = run(foreign, *words, "-s", "target.python=bright:silent")
     assert none.code == 5
     assert "has no answer to" in none.err

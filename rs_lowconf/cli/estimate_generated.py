@@ -138,7 +138,7 @@ def _scores(
         "label": pa.array([generator.classes[one] for one in label[rows].tolist()], pa.string()),
         "features": pa.array(features.tolist(), pa.list_(pa.float32())),
     }
-    return pa.table(columns), Counter(one.reason for one in asked.without.values())
+    return pa.table(columns), asked.reasons
 
 
 def features_of_tiles(

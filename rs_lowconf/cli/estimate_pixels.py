@@ -177,7 +177,7 @@ def pixel_scores(target: "TargetModel", batch: "TileBatch") -> "tuple[pa.Table, 
     columns["features"] = pa.FixedSizeListArray.from_arrays(spectra.ravel(), spectra.shape[1])
     text = {name: pa.string() for name in ("id", "predicted", "label", "group", "crs")}
     table = pa.table({name: pa.array(own, text.get(name)) for name, own in columns.items()})
-    return table, Counter(error.reason for error in asked.without.values())
+    return table, asked.reasons
 
 
 def _joined(parts: "list[Float[np.ndarray, ' p']]") -> "Float[np.ndarray, ' n']":

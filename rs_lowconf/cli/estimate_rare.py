@@ -127,6 +127,7 @@ class _Question:
             found = rare_event(*given)
         except JobError:
             # The answers of a coarse target, such as a few trees, are the same for most latents.
+            before = unanswered.copy()  # the tiles of the first attempt are not reported
             found, plain = counted_event(*given), True
         reasons = dict(unanswered - before)
         return {"key": self.key, "plain": plain, "unanswered": reasons, "event": found.to_json()}

@@ -77,7 +77,7 @@ class Law:
             own = torch.full((len(part), len(self.target.classes)), torch.nan)
             if said.log_probability is not None:
                 own[said.rows] = said.log_probability[: len(said.rows)].cpu()
-            self.unanswered.update(error.reason for error in said.without.values())
+            self.unanswered.update(said.reasons)
             found.append(own)
         self.asked[name] += len(z)
         require_most(self.unanswered, self.asked.total())

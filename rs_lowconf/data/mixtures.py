@@ -66,9 +66,13 @@ _SMOOTHER = 0.4
 """How much less the spectra of files have to jump in their order than in the other."""
 _TOO_BRIGHT, _TOO_DARK = 0.9, 0.06
 """Usual reflectance of the brightest band that is too much, or too little, for land and water."""
+_CLOUD = 2.0
+"""Reflectance that clouds, snow and glint hardly reach: numbers that fill 0 .. 65535 go beyond."""
 _LEAST_SEEN, _ALIKE = 1e-3, 1e-2
 """Least reflectance that counts when orders are compared, and what is added to variances of
 logarithms of reflectance there."""
+_NEAR_INFRARED, _GROUND = ("B06", "B07", "B08"), 0.06
+"""Bands with one place in all orders that are compared, and the least that land reflects there."""
 _L1C_MOST, _L2A_LEAST = 0.75, 0.85
 """Of B09 over B8A."""
 _LIT, _LIT_AT_ZERO = ("B02", "B03", "B04", "B05"), 2
@@ -100,6 +104,7 @@ class Spectra:
         self._bands = bands
         self._dark: dict[str, _Spectrum] = {}
         self._usual: dict[str, _Spectrum] = {}
+        self._top: dict[str, float] = {}
 
     def add(self, name: str, reflectance: Float[Tensor, "c n"]) -> None:
         """Add the valid pixels of a file, or of a tile of it; the darkest tile counts.
@@ -108,7 +113,8 @@ class Spectra:
             name: of the file.
             reflectance: in the order of the bands.
         """
-        dark, usual = np.quantile(reflectance.double().numpy(), (0.01, 0.5), axis=1)
+        dark, usual, top = np.quantile(reflectance.double().numpy(), (0.01, 0.5, 0.999), axis=1)
+        self._top[name] = max(float(top.max()), self._top.get(name, -np.inf))
         if name not in self._dark or dark.sum() < self._dark[name].sum():
             self._dark[name], self._usual[name] = dark, usual
 
@@ -118,6 +124,7 @@ class Spectra:
             return
         names = tuple(self._dark)
         dark, usual = (np.stack([*own.values()]) for own in (self._dark, self._usual))
+        top = np.array([*self._top.values()])
         # Water and shadow are cut to 0 in the short wave infrared of L2A, never in all light.
         lit = [
             i
@@ -135,14 +142,14 @@ class Spectra:
                 {"cut at 0": cut, "above 0": ~cut},
             )
             names = tuple(name for name, low in zip(names, cut, strict=True) if not low)
-            dark, usual = dark[~cut], usual[~cut]
+            dark, usual, top = dark[~cut], usual[~cut], top[~cut]
         if len(names) < _FEWEST:
             return
         # Of bands in wrong places nothing else can be told.
         if orders := list(_by_order(names, usual, self._bands)):
             yield from orders
             return
-        yield from _by_scale(names, usual)
+        yield from _by_scale(names, usual, top)
         if offsets := list(_by_offset(names, dark)):
             yield from offsets
             return
@@ -172,7 +179,7 @@ def _by_offset(names: tuple[str, ...], dark: _Table) -> Iterator[Mixture]:
     )
 
 
-def _by_scale(names: tuple[str, ...], usual: _Table) -> Iterator[Mixture]:
+def _by_scale(names: tuple[str, ...], usual: _Table, top: _Numbers) -> Iterator[Mixture]:
     logs = np.log(np.maximum(usual, _LEAST))
     brightest = logs.max(axis=1)
     # A file's own value, not one between two scales.
@@ -190,9 +197,14 @@ def _by_scale(names: tuple[str, ...], usual: _Table) -> Iterator[Mixture]:
         )
     near = np.flatnonzero(~far)
     found = _two_levels(logs[near] * (OFFSET / np.log(_SCALE_RATIO)))
-    top = usual[near].max(axis=1)
+    bright = usual[near].max(axis=1)
     if found.mixed and (
-        np.median(top[found.high]) >= _TOO_BRIGHT or np.median(top[found.low]) <= _TOO_DARK
+        (
+            np.median(bright[found.high]) >= _TOO_BRIGHT
+            # Files below clouds are as much brighter, but none of them beyond what clouds reflect.
+            and np.quantile(top[near][found.high], 0.75) >= _CLOUD
+        )
+        or np.median(bright[found.low]) <= _TOO_DARK
     ):
         sides = {
             f"{word} by {_SCALE_RATIO:.2f} times": np.isin(np.arange(len(names)), near[side])
@@ -227,16 +239,21 @@ def _by_level(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterato
 
 def _by_order(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterator[Mixture]:
     logs = np.log(np.maximum(usual, _LEAST_SEEN))
+    lit = usual[:, [name in _NEAR_INFRARED for name in bands.names]].max(axis=1, initial=0)
+    ground = lit >= _GROUND
     for order in orders_of_b8a(bands.names):
         # What the claimed bands would be if a file had this order.
         other = logs[:, [order.index(name) for name in bands.names]]
         gain = smoothness(bands.names, order, logs)
         swapped, sure = _by_likeness(logs, other, gain > 0)
         sides = {"in another order": sure & swapped, "in one order": sure & ~swapped}
+        # Of water nothing but noise is left where orders differ: it is named, but says nothing.
+        another, one = (flags & ground for flags in sides.values())
         if (
-            all(flags.any() for flags in sides.values())
-            and gain[sides["in another order"]].mean() >= _SMOOTHER
-            and gain[sides["in one order"]].mean() <= -_SMOOTHER
+            another.any()
+            and one.any()
+            and gain[another].mean() >= _SMOOTHER
+            and gain[one].mean() <= -_SMOOTHER
         ):
             yield _mixture(
                 f"the bands of {sides['in another order'].sum():,} of {len(names):,} files lie in "
