@@ -83,6 +83,7 @@ def test_a_cluster_on_this_machine_gives_the_results_of_serial(
     assert ended(work)
 
 
+@pytest.mark.slow
 def test_a_cluster_by_its_address_loses_a_worker_and_then_its_scheduler(
     tmp_path: Path, work: Multiply, cluster: Cluster
 ) -> None:

@@ -94,6 +94,7 @@ def test_bad_luck_leaves_no_mark(tmp_path: Path, work: Multiply, expected: str, 
     assert not alive(work)
 
 
+@pytest.mark.slow
 def test_poison_is_found_and_the_rest_done(tmp_path: Path, work: Multiply, expected: str) -> None:
     """Tiles that kill, crash or hang are errors of their kind, and no others are."""
     poison = {

@@ -258,6 +258,7 @@ def test_quotas_choose_tiles_by_class(catalogued: Path, rslow: Run) -> None:
     assert len(tiles) == 6
 
 
+@pytest.mark.slow
 def test_a_system_that_is_not_posix(catalogued: Path) -> None:
     """No module needs `fcntl` or `resource`; a search runs in one process without them."""
     words = [sys.executable, "-m", "tests.other_system", "batch", "generate"]

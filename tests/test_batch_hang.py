@@ -59,7 +59,9 @@ def running(text: str) -> list[str]:
     "case",
     [
         ("callable", 4, 60, "hung: no answer within .* it was in hanging"),
-        ("process", 4, 60, "hung: no answer within .* it was in _header"),
+        pytest.param(
+            ("process", 4, 60, "hung: no answer within .* it was in _header"), marks=pytest.mark.slow
+        ),
         ("process", 60, 4, "raised: .* was killed after target.batch_seconds=4"),
     ],
 )

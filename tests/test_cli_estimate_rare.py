@@ -266,6 +266,7 @@ def test_tables_of_generated_tiles_leave_out_those_without_an_answer(
         assert row["features"] == pytest.approx(whole["features"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_real_ladder_is_a_count(project: Path, rslow: Run) -> None:
     """Shares and exact intervals of scored tiles, in all and by label, as counted by hand."""
     config = project / "config.yaml"

@@ -71,6 +71,7 @@ SEARCH = (
 )
 
 
+@pytest.mark.slow
 @tells(
     "cli/loop.py:_say_next:*",
     "cli/loop.py:_say_next:generate",

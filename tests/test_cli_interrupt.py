@@ -350,6 +350,7 @@ class TestMinutes:
         found: dict[str, Any] = json.loads(path.read_text())
         return found
 
+    @pytest.mark.slow
     def test_search_and_baseline_together(self, project: Path) -> None:
         """A search that spends all leaves nothing; one that ends early leaves the rest."""
         config = ("generate", "-c", project / "config.yaml")

@@ -218,6 +218,7 @@ def test_the_loop_report_counts_what_was_said(rslow: Run, generated: Path) -> No
     assert report["gate_auc"]["of_them_audit"] > 0
 
 
+@pytest.mark.slow
 def test_updates_need_new_reviews(rslow: Run, reviewed: Path, project: Path) -> None:
     """Without any, or without new ones, the message says what to do and nothing is written."""
     ran = rslow("update", "-c", project / "config.yaml")

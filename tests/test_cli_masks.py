@@ -273,6 +273,7 @@ def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained:
         type_printed(rslow(*command), "train encoder")
 
 
+@pytest.mark.slow
 @tells(
     "cli/loop.py:_say_next:loop",
     "cli/loop.py:_say_next:generate",

@@ -52,7 +52,8 @@ def test_plain_files_are_read_as_by_rasterio(
     path.unlink(missing_ok=True)
     pixels = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
     write_tile(path, pixels=pixels, described=False, **profile)
-    assert same(path)
+    # GDAL makes an alpha band of the last of four that have eight bits.
+    assert same(path) == ((dtype, shape[0]) != ("uint8", 4))
 
 
 def test_real_tiles_are_plain(eurosat_root: Path) -> None:

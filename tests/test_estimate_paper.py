@@ -116,6 +116,7 @@ def experiment(rslow: Run, pools: Path, folder: Path, *more: str) -> tuple[str, 
     return ran.out, told
 
 
+@pytest.mark.slow
 def test_the_experiment_answers_the_papers_question(
     pools: Path, tmp_path: Path, rslow: Run
 ) -> None:

@@ -275,6 +275,7 @@ def test_divergence_ends_the_training() -> None:
         next(train_on_masks(training))
 
 
+@pytest.mark.slow
 def test_generated_tiles_obey_their_masks(trained: MaskGanTraining) -> None:
     """After a short training the second class is much brighter than the first, as in real tiles."""
     held_out = FakeMasks(BANDS, 20, seed=9, tile_size=16)
@@ -545,6 +546,7 @@ def test_the_command_trains_resumes_and_keeps_the_best(tmp_path: Path) -> None:
     assert len(model.generator.classes) == 5
 
 
+@pytest.mark.slow
 def test_the_judge_of_masks_learns_and_comes_back(trained: MaskGanTraining, tmp_path: Path) -> None:
     """It tells real pixels from generated ones, loads as it was, and repeats by its seed."""
     source = FakeMasks(BANDS, 12, tile_size=16)

@@ -153,6 +153,7 @@ def test_the_core_reads_jobs_and_reviews(tmp_path: Path) -> None:
         assert (ran.returncode, found in ran.stderr) == (code, True), ran.stderr
 
 
+@pytest.mark.slow
 def test_the_extra_estimate_reports(tmp_path: Path) -> None:
     """From a table of scores to the report of an error rate with this extra alone."""
     table = tmp_path / "scores.csv"
@@ -171,6 +172,7 @@ def test_the_extra_estimate_reports(tmp_path: Path) -> None:
     assert (labels.parent / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_the_extra_generate_searches(tmp_path: Path) -> None:
     """A search of the embedded models ends in a package with this extra alone."""
     ran = run("tests.without", "generate", "generate", *SMALL, "-s", f"run.dir={tmp_path}")

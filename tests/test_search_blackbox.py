@@ -295,6 +295,7 @@ def taught() -> Student:
 class TestStudent:
     """A student's gradients lead to what the target is unsure of."""
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("unchecked")
     def test_it_learns_and_leads(self, tmp_path: Path) -> None:
         """Found tiles are the target's own; few questions a find; the file round-trips."""

@@ -59,6 +59,7 @@ def mirrored(image: Tensor, seed: int) -> Tensor:
     return image.rot90(int(turn), (2, 3)).flip(3)
 
 
+@pytest.mark.slow
 def test_a_short_training_beats_the_floor(root: Path) -> None:
     """Eight epochs of a narrow net classify more than 60 % of the real test tiles."""
     settings = ClassifierSettings(width=8, epochs=8, batch_size=16, learning_rate=5e-3)
