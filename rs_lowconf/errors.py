@@ -121,3 +121,9 @@ class MissingPackageError(RsLowconfError):
 def by_reason(reasons: Mapping[str, int]) -> str:
     """Return reasons in words, the most frequent first."""
     return ", ".join(f"{reason} ({n:,})" for reason, n in Counter(reasons).most_common())
+
+
+def left_out_words(left_out: Mapping[str, int], begin: str = "left out: ") -> str:
+    """Return what is left out with its numbers, the largest first; empty where nothing is."""
+    parts = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    return begin + ", ".join(f"{n:,} {reason}" for reason, n in parts) if parts else ""

@@ -20,7 +20,6 @@ or a journal in OUT; an interrupted run goes on where it stopped.
 import argparse
 import copy
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -34,8 +33,7 @@ import torch
 from numpy.typing import NDArray
 from pieces import piece
 
-from rs_lowconf.cli.app import MATRIX_MODE
-from rs_lowconf.cli.generate import trajectories_of
+from rs_lowconf.determinism import make_deterministic
 from rs_lowconf.models import Method, Models, load_models
 from rs_lowconf.runs import write_json, write_text
 from rs_lowconf.search.gate import single_stage
@@ -45,6 +43,7 @@ from rs_lowconf.search.prior import draw_latent
 from rs_lowconf.search.splitting import probability
 from rs_lowconf.settings import SearchSettings, load
 from rs_lowconf.shares import share_of
+from rs_lowconf.workflows.search import Stream, search_of
 
 CHUNK = 2_000
 RESAMPLES = 2_000
@@ -131,8 +130,8 @@ def searching(
     drawn = "sample" if mode == "random" else mode
     settings = load(None, (*words.set, f"run.seed={seed}", f"search.mode={drawn}"))
     own = replace(models, tau=tau, labels=tuple(labels), method=method)
-    stream = "baseline" if mode == "random" else "search"
-    return trajectories_of(settings, own, stream, own.evaluator, None), settings.search
+    stream: Stream = "baseline" if mode == "random" else "search"
+    return search_of(settings, own, stream, own.evaluator), settings.search
 
 
 def splitting_run(
@@ -468,7 +467,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=["run.device=cpu"], help="a setting")
     values = vars(parser.parse_args())
     words = Words(**{**values, "set": tuple(values["set"])})
-    os.environ.setdefault(*MATRIX_MODE)
+    make_deterministic()
     loaded = load_models(load(None, words.set), trust_code=False)
     evaluator = copy.copy(loaded.evaluator)
     evaluator.gate = OPEN

@@ -10,7 +10,6 @@ OUT; an interrupted run goes on where it stopped.
 """
 
 import argparse
-import os
 from math import log, log1p
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from typing import Any
 import numpy as np
 from pieces import piece
 
-from rs_lowconf.cli.app import MATRIX_MODE
 from rs_lowconf.cli.latents import Law, load_law
+from rs_lowconf.determinism import make_deterministic
 from rs_lowconf.estimate.ladder import Rung, counted, rung_of
 from rs_lowconf.estimate.rare import RareEvent, SubsetRules, rare_event
 from rs_lowconf.runs import write_json
@@ -87,7 +86,7 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=20_000, help="of brute force")
     parser.add_argument("--set", action="append", default=["run.device=cpu"], help="a setting")
     words = parser.parse_args()
-    os.environ.setdefault(*MATRIX_MODE)
+    make_deterministic()
     settings = load(None, words.set)
     own, condition = settings.estimate.rare, words.condition
     law = load_law(settings, trust_code=False)

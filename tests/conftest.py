@@ -23,12 +23,12 @@ from rasterio import Affine
 
 from rs_lowconf.bands import EUROSAT_ORDER
 from rs_lowconf.cli import main
-from rs_lowconf.cli.app import MATRIX_MODE
+from rs_lowconf.determinism import make_deterministic
 from tests.make_tiles import make_tiles
 
 # Before any test computes: a command run in this process would come too late, and differ in its
 # last bits from the same command in a process of its own.
-os.environ.setdefault(*MATRIX_MODE)
+make_deterministic()
 
 WriteTile = Callable[..., NDArray[Any]]
 

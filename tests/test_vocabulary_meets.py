@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rs_lowconf.batch.choose import left_out_words, narrow
+from rs_lowconf.batch.choose import narrow
 from rs_lowconf.data.catalog.sources import list_images
 from rs_lowconf.data.files import list_files, open_dataset
 from rs_lowconf.data.left_out import LeftOut
-from rs_lowconf.errors import DataError, JobError, SettingsError
+from rs_lowconf.errors import DataError, JobError, SettingsError, left_out_words
 from rs_lowconf.estimate.ladder import real_ladders
 from rs_lowconf.estimate.prepare import prepare
 from rs_lowconf.estimate.scores import read_scores, surrogate_doubts

@@ -14,7 +14,7 @@ from rs_lowconf.batch.jobs import CatalogRows
 from rs_lowconf.batch.quotas import within_quotas
 from rs_lowconf.data.catalog.rows import PLACE, centres
 from rs_lowconf.data.catalog.table import Catalog
-from rs_lowconf.errors import JobError, RsLowconfError
+from rs_lowconf.errors import JobError, RsLowconfError, left_out_words
 from rs_lowconf.settings import BatchSettings
 from rs_lowconf.vocabulary import Vocabulary, class_name, join, vocabulary
 
@@ -75,12 +75,6 @@ def narrow(
             command="catalog show",
         )
     return Narrowed(rows=keep, left_out=left_out)
-
-
-def left_out_words(left_out: Mapping[str, int], begin: str = "left out: ") -> str:
-    """Return what is left out with its numbers, the largest first; empty where nothing is."""
-    parts = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
-    return begin + ", ".join(f"{n:,} {reason}" for reason, n in parts) if parts else ""
 
 
 def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> CatalogRows:

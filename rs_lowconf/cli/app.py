@@ -14,6 +14,7 @@ import typer
 
 from rs_lowconf import __version__
 from rs_lowconf.cli import hints
+from rs_lowconf.determinism import make_deterministic
 from rs_lowconf.errors import RsLowconfError
 from rs_lowconf.extras import missing
 from rs_lowconf.settings import Settings, load
@@ -23,11 +24,6 @@ INTERRUPTED = 130
 EXIT_CODES = """Exit codes: 0 done, 1 a bug of ours (with traceback), 2 wrong command line,
 3 settings, 4 data, 5 model, 6 review package, 7 no result within budget, or a batch job that cannot
 go on, 8 output cannot be written, 9 a package is not installed, 130 interrupted."""
-
-#: For the environment, before the first matrix product of a process: otherwise a row of it has
-#: other last bits when it starts at another address, and a sample would depend on its place in
-#: the batch.
-MATRIX_MODE = ("MKL_CBWR", "AUTO,STRICT")
 
 #: Typer carries its own copy of click from some version on; its errors are reached from here.
 _ClickException: Any = typer.BadParameter.__mro__[2]
@@ -88,9 +84,7 @@ def load_settings(config: Path | None, overrides: list[str] | None) -> Settings:
     hints.remember(config, overrides or ())
     settings = load(config, overrides or ())
     hints.remember_settings(settings)
-    os.environ.setdefault(*MATRIX_MODE)
-    if settings.run.threads:
-        os.environ["OMP_NUM_THREADS"] = str(settings.run.threads)
+    make_deterministic(settings.run.threads)
     return settings
 
 

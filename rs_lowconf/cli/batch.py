@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,12 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
 from rs_lowconf.cli.catalog import tiles_of
 from rs_lowconf.cli.hints import hint
-from rs_lowconf.cli.progress import duration, interrupt_between_steps, progress
+from rs_lowconf.cli.progress import (
+    duration,
+    interrupt_between_steps,
+    print_left_out,
+    progress,
+)
 from rs_lowconf.cli.tables import counted
 from rs_lowconf.errors import JobError, SettingsError
 from rs_lowconf.settings import BatchSettings, Settings
@@ -200,14 +205,6 @@ def stop(
 
     request_stop(folder or job_folder(settings, "score"))
     print("It will stop when the chunks that are begun are done.")
-
-
-def print_left_out(left_out: Mapping[str, int], total: int, what: str = "tiles") -> None:
-    """Print how many of all tiles are left out and why, if any are."""
-    from rs_lowconf.batch.choose import left_out_words
-
-    if left_out:
-        print(f"Of {total:,} {what} {left_out_words(left_out)}.")
 
 
 def print_classes(labels: "Vocabulary", origin: str, classes: Sequence[str]) -> None:

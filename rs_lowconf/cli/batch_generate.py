@@ -12,11 +12,11 @@ from rs_lowconf.cli.batch import (
     job_folder,
     labels_of,
     print_classes,
-    print_left_out,
     work_on,
 )
 from rs_lowconf.cli.catalog import tiles_of
 from rs_lowconf.cli.hints import hint
+from rs_lowconf.cli.progress import print_left_out, show
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import DataSettings, Settings
 
@@ -143,14 +143,14 @@ def _for_workers(settings: Settings, models: "Models") -> Settings:
 
 def _student(settings: Settings, models: "Models", folder: Path) -> Path | None:
     """Return the student that leads around tiles where the target gives no gradients."""
-    from rs_lowconf.cli.generate import teach_student
+    from rs_lowconf.workflows.search import taught
 
     if models.method != "student":
         return None
     names = (settings.run.seed, models.fingerprint)
     digest = hashlib.sha256(repr(names).encode()).hexdigest()[:16]
     path = folder.absolute() / f"student-{digest}.safetensors"
-    teach_student(settings, models, path, models.evaluator)
+    show(taught(settings, models, path, models.evaluator))
     return path
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rs_lowconf.cli.batch import job_folder, print_left_out
+from rs_lowconf.cli.batch import job_folder
 from rs_lowconf.cli.catalog import catalog_path
 from rs_lowconf.cli.hints import hint
+from rs_lowconf.cli.progress import print_left_out
 from rs_lowconf.errors import DataError, JobError, ReviewError, listed
 from rs_lowconf.settings import Settings
 from rs_lowconf.vocabulary import class_name

@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
-from rs_lowconf.cli.batch import job_folder, print_left_out
+from rs_lowconf.cli.batch import job_folder
 from rs_lowconf.cli.catalog import catalog_of
 from rs_lowconf.cli.estimate import estimate_app
 from rs_lowconf.cli.estimate_pool import pool_is_there
-from rs_lowconf.cli.progress import Interrupt, Reporter, interrupt_between_steps, progress
+from rs_lowconf.cli.progress import (
+    Interrupt,
+    Reporter,
+    interrupt_between_steps,
+    print_left_out,
+    progress,
+)
 from rs_lowconf.cli.tables import open_console, show_table
 from rs_lowconf.errors import JobError, SettingsError
 from rs_lowconf.settings import RareSettings, Settings

@@ -3,8 +3,8 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Protocol, TypeVar
 
@@ -18,7 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from rs_lowconf.errors import left_out_words
 from rs_lowconf.settings import GeneratorSettings
+from rs_lowconf.workflows.records import LeftOut, Result, Work
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -118,6 +120,39 @@ def interrupt_between_steps() -> Iterator[Interrupt]:
         for number, handler in before.items():
             signal.signal(number, handler)
     interrupt.check()
+
+
+def show(work: Work[Result]) -> Result:
+    """Do the work with its progress shown, and return its result.
+
+    Args:
+        work: yields records; those of one title share a bar.
+    """
+    with ExitStack() as shown:
+        bar: Reporter | None = None
+        title = None
+        while True:
+            try:
+                record = next(work)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            if isinstance(record, LeftOut):
+                shown.close()
+                title = None
+                print_left_out(record.reasons, record.total, record.what)
+                continue
+            if bar is None or record.title != title:
+                shown.close()
+                title = record.title
+                bar = shown.enter_context(progress(title, record.total))
+            bar.update(record.done, record.text)
+
+
+def print_left_out(left_out: Mapping[str, int], total: int, what: str = "tiles") -> None:
+    """Print how many of all tiles are left out and why, if any are."""
+    if left_out:
+        print(f"Of {total:,} {what} {left_out_words(left_out)}.")
 
 
 class GanRecord(Protocol):

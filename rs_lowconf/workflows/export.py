@@ -19,8 +19,6 @@ from jaxtyping import Bool, Float, UInt16
 from torch import Tensor
 
 from rs_lowconf import __version__
-from rs_lowconf.cli.batch import print_left_out
-from rs_lowconf.cli.progress import progress
 from rs_lowconf.errors import AnswerError
 from rs_lowconf.gan.masks import MaskBank
 from rs_lowconf.grid import Grid
@@ -40,6 +38,7 @@ from rs_lowconf.search.loop import Found, Tile, Trajectory
 from rs_lowconf.search.neighbours import features_of, nearest, same_class
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
+from rs_lowconf.workflows.records import LeftOut, Step, Work
 
 _ROWS = 256
 
@@ -245,8 +244,8 @@ def write_results(
     folder: Path,
     trajectories: Sequence[Trajectory],
     journal: Journal,
-) -> None:
-    """Write tiles/, samples.parquet and review/ for the found tiles.
+) -> Work[None]:
+    """Write tiles/, samples.parquet and review/ for the found tiles; yield how far that is.
 
     The review package comes last and whole, after the store knows of it: where it exists,
     everything else does.
@@ -264,8 +263,8 @@ def write_results(
     bank = None if real is None else features_of(models.extractor, real, models.device)
     export = Export(settings=settings, models=models, folder=folder, bank=bank)
     with replacing(folder / "samples.parquet") as temporary:
-        _write_table(temporary, _write_tiles(export, found, journal))
-    shown = choose_shown(export, found, rejected, journal)
+        yield from _write_table(temporary, _write_tiles(export, found, journal), len(found))
+    shown = yield from choose_shown(export, found, rejected, journal)
     classes: tuple[str, ...] = ()
     if models.bank is None:
         known = models.gan.generator.classes + (models.real.classes if models.real else ())
@@ -297,8 +296,8 @@ def write_results(
 
 def choose_shown(
     export: Export, found: Sequence[Trajectory], rejected: Sequence[Trajectory], journal: Journal
-) -> list[Shown]:
-    """Return what reviewers are shown, most informative first.
+) -> Work[list[Shown]]:
+    """Return what reviewers are shown, most informative first; yield what cannot be shown.
 
     Each next sample differs most from those before it, so whoever stops early has seen the
     whole variety; the order tells nothing of origin or model. A blind package has real tiles
@@ -309,7 +308,7 @@ def choose_shown(
     dice = np.random.default_rng(
         seed_of(export.settings.run.seed, "review", "shown", export.models.round)
     )
-    reals = real_tiles(export) if blind else []
+    reals = (yield from real_tiles(export)) if blind else []
     shares = {
         "real": settings.real_share if reals else 0.0,
         "audit": settings.audit_share if blind and rejected else 0.0,
@@ -324,29 +323,30 @@ def choose_shown(
     for i in dice.permutation(len(rejected))[: counts["audit"]]:
         one = rejected[int(i)]
         shown.append(export.shown(one, journal.tile(one.seed_id, "audit"), "audit"))
-    shown += _shown_reals(export, [reals[i] for i in dice.permutation(len(reals))], counts["real"])
+    shuffled = [reals[i] for i in dice.permutation(len(reals))]
+    shown += yield from _shown_reals(export, shuffled, counts["real"])
     order = most_diverse(torch.stack([one.features for one in shown]), len(shown))
     return [shown[i] for i in order]
 
 
 def _shown_reals(
     export: Export, reals: Sequence[tuple[HeldOut, int]], count: int
-) -> Iterator[Shown]:
-    """Yield the first real tiles that the target has an answer to."""
-    left_out, found = Counter[str](), 0
+) -> Work[list[Shown]]:
+    """Return the first real tiles that the target has an answer to."""
+    left_out, found = Counter[str](), list[Shown]()
     for held, index in reals:
-        if found == count:
+        if len(found) == count:
             break
         try:
-            yield export.real(held, index)
+            found.append(export.real(held, index))
         except AnswerError as error:
             left_out[f"without an answer: {error.reason}"] += 1
-        else:
-            found += 1
-    print_left_out(left_out, found + left_out.total(), "real tiles for the review package")
+    what = "real tiles for the review package"
+    yield LeftOut(what=what, reasons=left_out, total=len(found) + left_out.total())
+    return found
 
 
-def real_tiles(export: Export) -> list[tuple[HeldOut, int]]:
+def real_tiles(export: Export) -> Work[list[tuple[HeldOut, int]]]:
     """Return the real tiles that no model was trained on, of the generator's conditions."""
     if export.models.real is None:
         return []
@@ -358,7 +358,8 @@ def real_tiles(export: Export) -> list[tuple[HeldOut, int]]:
                 found.append((held, index))
             else:
                 left_out[f"of {name}, which the generator lacks"] += 1
-    print_left_out(left_out, len(found) + left_out.total(), "held-out tiles")
+    total = len(found) + left_out.total()
+    yield LeftOut(what="held-out tiles", reasons=left_out, total=total)
     return found
 
 
@@ -390,42 +391,49 @@ def _write_tiles(
 ) -> Iterator[dict[str, Any]]:
     """Write tile after tile and yield its row of the table."""
     tags = synthetic_tags(export.models.gan.header["attribution"])
-    with progress("writing tiles", len(found)) as bar:
-        for number, one in enumerate(found, start=1):
-            own, tile = kept_by(one, "found"), journal.tile(one.seed_id)
-            sample = export.sample(one, tile)
-            path = export.folder / "tiles" / f"{sample.sample_id}.tif"
-            export.write(path, sample, {**sample_tags(sample), **tags})
-            top = own.log_probability.topk(2).values
-            neighbour = sample.neighbour
-            yield {
-                "sample_id": sample.sample_id,
-                "seed_id": one.seed_id,
-                "condition": sample.condition,
-                "predicted": sample.predicted,
-                "second": sample.second,
-                "confidence": sample.confidence,
-                "confidence_before_rounding": own.confidence_before,
-                "margin": float(top[0] - top[1]),
-                **{f"gate_{name}": value for name, value in own.parts.items()},
-                "gate_p_value": own.p_value,
-                "steps": one.steps,
-                "evaluations": one.evaluations,
-                "neighbour": None if neighbour is None else neighbour.tile_id,
-                "neighbour_distance": None if neighbour is None else neighbour.distance,
-                "tile": path.relative_to(export.folder).as_posix(),
-                "sha256": sha256_of(path),
-                "probabilities": own.log_probability.exp().tolist(),
-                "latent": tile.z.tolist(),
-            }
-            bar.update(number)
+    for one in found:
+        own, tile = kept_by(one, "found"), journal.tile(one.seed_id)
+        sample = export.sample(one, tile)
+        path = export.folder / "tiles" / f"{sample.sample_id}.tif"
+        export.write(path, sample, {**sample_tags(sample), **tags})
+        top = own.log_probability.topk(2).values
+        neighbour = sample.neighbour
+        yield {
+            "sample_id": sample.sample_id,
+            "seed_id": one.seed_id,
+            "condition": sample.condition,
+            "predicted": sample.predicted,
+            "second": sample.second,
+            "confidence": sample.confidence,
+            "confidence_before_rounding": own.confidence_before,
+            "margin": float(top[0] - top[1]),
+            **{f"gate_{name}": value for name, value in own.parts.items()},
+            "gate_p_value": own.p_value,
+            "steps": one.steps,
+            "evaluations": one.evaluations,
+            "neighbour": None if neighbour is None else neighbour.tile_id,
+            "neighbour_distance": None if neighbour is None else neighbour.distance,
+            "tile": path.relative_to(export.folder).as_posix(),
+            "sha256": sha256_of(path),
+            "probabilities": own.log_probability.exp().tolist(),
+            "latent": tile.z.tolist(),
+        }
 
 
-def _write_table(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+def _write_table(path: Path, rows: Iterator[dict[str, Any]], total: int) -> Work[None]:
     """Write rows as Parquet, some hundreds at a time."""
     writer: pq.ParquetWriter | None = None
+    done = 0
     try:
-        while some := list(islice(rows, _ROWS)):
+        yield Step(title="writing tiles", done=0, total=total)
+        while True:
+            some = []
+            for row in islice(rows, _ROWS):
+                some.append(row)
+                done += 1
+                yield Step(title="writing tiles", done=done, total=total)
+            if not some:
+                break
             table = pa.Table.from_pylist(some, schema=writer.schema if writer else None)
             if writer is None:
                 writer = pq.ParquetWriter(path, table.schema)

@@ -1,0 +1,65 @@
+"""What workflows yield on their way, for whoever shows it."""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+
+class Progress(Protocol):
+    """How far a piece of work is."""
+
+    @property
+    def title(self) -> str:
+        """What is being done; the same for all records of one piece of work."""
+
+    @property
+    def done(self) -> int:
+        """How much is done."""
+
+    @property
+    def total(self) -> int:
+        """How much there is to do."""
+
+    @property
+    def text(self) -> str:
+        """A word on how it goes; may be empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step of work of which nothing else is to be told."""
+
+    title: str
+    done: int
+    total: int
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Tiles that cannot be used."""
+
+    what: str
+    """Which tiles."""
+    reasons: Mapping[str, int]
+    """How many are left out, by reason."""
+    total: int
+    """How many there were, with these."""
+
+
+Record = Progress | LeftOut
+
+Result = TypeVar("Result")
+
+Work = Generator[Record, None, Result]
+"""Yields records on its way and returns a result."""
+
+
+def finish(work: Work[Result]) -> Result:
+    """Do the work without showing anything, and return its result."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
