@@ -17,7 +17,7 @@ from rs_lowconf.search.evaluate import Evaluator
 from rs_lowconf.search.journal import Journal
 from rs_lowconf.search.loop import Outcome, Trajectory, search
 from rs_lowconf.search.prior import draw_latent
-from rs_lowconf.search.report import low_confidence_share, summarise
+from rs_lowconf.search.report import NoAnswer, low_confidence_share, summarise
 from rs_lowconf.search.splitting import probability, split
 from rs_lowconf.search.student import load_student, teach
 from tests import test_search_blackbox as blackbox
@@ -199,9 +199,9 @@ def test_reasons_are_counted_in_journal_and_report(tmp_path: Path) -> None:
     again: list[Trajectory] = list(Journal(tmp_path, {}).read().trajectories.values())
     for trajectories in (some, again):
         report = summarise(trajectories, 1.0, ("a", "b"))
-        count = report["outcomes"]["no answer"]
-        assert report["unanswered"] == {"tiles": count, "by_reason": {NAN: count}}
-        assert sum(report["outcomes"].values()) == 40
+        count = report.outcomes["no answer"]
+        assert report.unanswered == NoAnswer(tiles=count, by_reason={NAN: count})
+        assert sum(report.outcomes.values()) == 40
 
 
 def test_tiles_are_asked_about_again_in_batches_of_the_same_size() -> None:

@@ -28,7 +28,14 @@ from rs_lowconf.search.loop import (
 )
 from rs_lowconf.search.prior import PriorShell, draw_latent
 from rs_lowconf.search.reading import Reading
-from rs_lowconf.search.report import compare, low_confidence_share, summarise, write_plots
+from rs_lowconf.search.report import (
+    Comparison,
+    Cost,
+    compare,
+    low_confidence_share,
+    summarise,
+    write_plots,
+)
 from rs_lowconf.search.splitting import SplittingRules, split
 from rs_lowconf.types import TargetModel, TileGenerator
 
@@ -436,22 +443,24 @@ class TestReport:
         ours, theirs = run(40), run(400, mode="random", slots=64)
         search_part = summarise(ours, 10.0, ("a", "b"))
         baseline = summarise(theirs, 20.0, ("a", "b"))
-        assert search_part["evaluations"] == sum(one.evaluations for one in ours)
-        assert sum(search_part["outcomes"].values()) == 40
-        cost = search_part["evaluations_per_accepted"]
-        low, high = cost["interval_95"]
-        assert low <= cost["value"] <= high
-        ratio = compare(search_part, baseline)["evaluations_per_accepted"]
-        assert ratio == baseline["evaluations_per_accepted"]["value"] / cost["value"]
+        assert search_part.evaluations == sum(one.evaluations for one in ours)
+        assert sum(search_part.outcomes.values()) == 40
+        cost, theirs_cost = search_part.evaluations_per_accepted, baseline.evaluations_per_accepted
+        assert cost.interval_95 is not None
+        assert cost.value is not None
+        assert theirs_cost.value is not None
+        low, high = cost.interval_95
+        assert low <= cost.value <= (high or math.inf)
+        ratio = compare(search_part, baseline).evaluations_per_accepted
+        assert ratio == theirs_cost.value / cost.value
 
     def test_nothing_found_is_said_without_a_number(self) -> None:
         """No division by zero, no invented cost."""
         empty = summarise(run(10, tau=1e-6), 1.0, ("a", "b"))
-        assert empty["evaluations_per_accepted"] == {"value": None, "interval_95": None}
-        assert compare(empty, empty) == {
-            "evaluations_per_accepted": None,
-            "seconds_per_accepted": None,
-        }
+        assert empty.evaluations_per_accepted == Cost(value=None, interval_95=None)
+        assert compare(empty, empty) == Comparison(
+            evaluations_per_accepted=None, seconds_per_accepted=None
+        )
 
     def test_the_share_of_low_confidence_has_an_exact_interval(self) -> None:
         """Clopper-Pearson, as scipy computes it, around the raw share."""

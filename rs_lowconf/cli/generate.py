@@ -1,9 +1,7 @@
 """`rslow generate`: from trained models to a review package."""
 
-import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
 
     from rs_lowconf.models import Models
     from rs_lowconf.workflows.search import SearchResult, Stream
+    from rs_lowconf.workflows.search_report import SearchReport
 
 NameOption = Annotated[
     str, typer.Option("--name", help="Folder of this search below run.dir; one search a folder.")
@@ -84,64 +83,18 @@ def _export(
     baseline: "SearchResult | None",
 ) -> None:
     """Write report, plots, table, tiles and, last, the review package."""
-    from rs_lowconf.runs import RunFolder, write_json
-    from rs_lowconf.search.report import compare, low_confidence_share, summarise, write_plots
-    from rs_lowconf.search.splitting import probability
     from rs_lowconf.workflows.export import write_results
-    from rs_lowconf.workflows.search import splits
+    from rs_lowconf.workflows.search_report import report_of, write_report
 
-    gate = models.evaluator.gate
-    classes = models.gan.generator.classes
-    taught = search.lessons.evaluations if search.lessons else 0
-    report: dict[str, Any] = {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "end": search.end,
-        "mode": settings.search.mode,
-        "method": models.method,
-        "tau": models.tau,
-        "gate": gate.describe(),
-        "looks": {
-            "copy_distance": models.looks.copy_distance,
-            "novelty_radius": models.looks.novelty_radius,
-            "clusters": len(models.looks.centres),
-        },
-        "search": {
-            **summarise(search.trajectories, search.seconds, classes, taught),
-            "evaluations_discarded": search.discarded,
-            "evaluations_unfinished": search.unfinished,
-        },
-        "models": models.fingerprint,
-    }
-    if search.lessons is not None:
-        report["student"] = asdict(search.lessons)
-    if splits(settings, models):
-        particles = settings.search.splitting.particles
-        report["low_confidence"] = probability(search.trajectories, particles, classes)
-    if baseline is not None:
-        report["random_latents"] = {
-            **summarise(baseline.trajectories, baseline.seconds, classes),
-            **low_confidence_share(baseline.trajectories, models.tau),
-            "stopped_by_minutes": baseline.late,
-        }
-    if baseline is not None and baseline.trajectories:
-        report["times_less_than_random"] = compare(report["search"], report["random_latents"])
-    RunFolder(folder, settings)
-    write_json(folder / "report.json", report)
-    write_plots(
-        folder / "plots",
-        search.trajectories,
-        () if baseline is None else baseline.trajectories,
-        tau=models.tau,
-        classes=classes,
-        target_classes=models.target.classes,
-    )
-    print_unanswered("of the search", report["search"]["unanswered"]["by_reason"])
-    if search.lessons is not None:
-        print_unanswered("that were to teach the student", search.lessons.unanswered)
-    if baseline is not None:
-        print_unanswered("of random latents", report["random_latents"]["unanswered"]["by_reason"])
-    if all(one.found is None for one in search.trajectories):
-        gone = report["search"]["rejected_by_gate"]
+    report = report_of(settings, models, search, baseline)
+    write_report(report, settings, models, folder, search=search, baseline=baseline)
+    print_unanswered("of the search", report.search.unanswered.by_reason)
+    if report.student is not None:
+        print_unanswered("that were to teach the student", report.student.unanswered)
+    if report.random_latents is not None:
+        print_unanswered("of random latents", report.random_latents.summary.unanswered.by_reason)
+    if not report.search.accepted:
+        gone = report.search.rejected_by_gate
         raise JobError(
             f"no hard sample found: {search.end}",
             remedy=f"see {folder / 'report.json'}; "
@@ -153,21 +106,21 @@ def _export(
             ),
         )
     show(write_results(settings, models, folder, search.trajectories, search.journal))
-    _say(report, folder, search.end, settings.review.max_samples)
+    _say(report, folder, settings.review.max_samples)
 
 
-def _say_gate(report: dict[str, Any]) -> None:
+def _say_gate(report: "SearchReport") -> None:
     """Print what the gate dropped, and what it is known to drop and to cost."""
     from rs_lowconf.search.report import gate_lines
 
-    ours = report["search"]
-    shown = ours["rejected_by_gate"] + ours["passed_gate"]
-    parts = ", ".join(f"{count} by {name}" for name, count in ours["dropped_by_part"].items())
+    ours = report.search
+    looked = ours.rejected_by_gate + ours.passed_gate
+    parts = ", ".join(f"{count} by {name}" for name, count in ours.dropped_by_part.items())
     print(
-        f"The gate dropped {ours['rejected_by_gate']} of {shown} tiles of low confidence"
+        f"The gate dropped {ours.rejected_by_gate} of {looked} tiles of low confidence"
         + (f": {parts}." if parts else ".")
     )
-    for line in gate_lines(report["gate"]):
+    for line in gate_lines(report.gate):
         print(line)
 
 
@@ -185,40 +138,38 @@ def print_unanswered(what: str, reasons: "Mapping[str, int]") -> None:
         )
 
 
-def _say(report: dict[str, Any], folder: Path, end: str, most: int) -> None:
-    ours = report["search"]
+def _say(report: "SearchReport", folder: Path, most: int) -> None:
+    ours = report.search
     print(
-        f"{ours['accepted']} hard samples in {ours['evaluations']:,} evaluations and "
-        f"{ours['seconds']:.0f} s ({end}); {ours['evaluations_unfinished']:,} more evaluations "
+        f"{ours.accepted} hard samples in {ours.evaluations:,} evaluations and "
+        f"{ours.seconds:.0f} s ({report.end}); {report.evaluations_unfinished:,} more evaluations "
         "went into latents that were still on their way."
     )
-    if "student" in report:
+    if report.student is not None:
         print(
-            f"{report['student']['evaluations']:,} of the evaluations taught the student that led "
+            f"{report.student.evaluations:,} of the evaluations taught the student that led "
             "the search."
         )
-    if "low_confidence" in report:
-        share, interval = (report["low_confidence"][name] for name in ("value", "interval_95"))
+    if report.low_confidence is not None:
+        share, interval = (report.low_confidence[name] for name in ("value", "interval_95"))
         bounds = " .. ".join(f"{bound:.2g}" for bound in interval) if interval else "no interval"
         print(f"Probability of low confidence under the generator: {share:.2g} ({bounds}).")
-    theirs = report.get("random_latents")
-    if theirs and theirs["stopped_by_minutes"]:
+    theirs = report.random_latents
+    if theirs is not None and theirs.stopped_by_minutes:
         print(
             "The comparison with random latents was cut short: search.max_minutes bounds it "
             "together with the search."
         )
-    if theirs and "times_less_than_random" in report:
-        times = report["times_less_than_random"]["evaluations_per_accepted"]
+    if theirs is not None and report.times_less_than_random is not None:
+        times = report.times_less_than_random.evaluations_per_accepted
         print(
-            f"Random latents: {theirs['accepted']} in {theirs['evaluations']:,} evaluations"
-            + (f", {times:.1f} times as many a sample." if times else ".")
+            f"Random latents: {theirs.summary.accepted} in {theirs.summary.evaluations:,} "
+            "evaluations" + (f", {times:.1f} times as many a sample." if times else ".")
         )
     _say_gate(report)
-    kept = ours["still_valid_after_rounding"]
-    print(
-        f"{kept['share']:.1%} were still valid after rounding to stored numbers; only those count."
-    )
-    if ours["accepted"] > most:
+    kept = ours.still_valid_after_rounding
+    print(f"{kept.share:.1%} were still valid after rounding to stored numbers; only those count.")
+    if ours.accepted > most:
         print(
             f"The review package holds the {most} that differ most; samples.parquet and tiles/ "
             "hold all."

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,85 @@ _RESAMPLES = 2_000
 _HITS = (Outcome.FOUND, Outcome.COPY, Outcome.DUPLICATE, Outcome.FULL)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What an accepted sample costs."""
+
+    value: float | None
+    """None where nothing was accepted."""
+    interval_95: tuple[float, float | None] | None
+    """Of a bootstrap over trajectories; the upper end is None where some resamples accept none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yield:
+    """Samples of one condition."""
+
+    accepted: int
+    tried: int
+    """Seeds that were searched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """How many tiles of low confidence were so still when rounded to digital numbers."""
+
+    kept: int
+    lost: int
+    share: float | None
+    """Of those kept; None where there were none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoAnswer:
+    """Evaluations to which the target gave no answer."""
+
+    tiles: int
+    by_reason: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Counts, costs and yields of a search or of random latents."""
+
+    trajectories: int
+    """Seeds that were searched."""
+    outcomes: dict[str, int]
+    """How many seeds ended in each way, with those that were not searched."""
+    accepted: int
+    accepted_by_condition: dict[str, Yield]
+    evaluations: int
+    """Of the target, with those that taught a student."""
+    seconds: float
+    evaluations_per_accepted: Cost
+    seconds_per_accepted: float | None
+    still_valid_after_rounding: Rounding
+    rejected_by_gate: int
+    """Stored tiles of low confidence that the gate dropped."""
+    passed_gate: int
+    """Stored tiles of low confidence that it did not."""
+    dropped_by_part: dict[str, int]
+    """How many tiles each part of the gate dropped."""
+    unanswered: NoAnswer
+    vendi_score: float | None
+    """How many different tiles the accepted ones are worth; None where there are none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How many times less an accepted sample costs than with random latents.
+
+    None where random latents found nothing to compare with.
+    """
+
+    evaluations_per_accepted: float | None
+    seconds_per_accepted: float | None
+
+
 def summarise(
     trajectories: Sequence[Trajectory], seconds: float, classes: Sequence[str], taught: int = 0
-) -> dict[str, Any]:
-    """Return counts, costs and yields as JSON values.
+) -> Summary:
+    """Return counts, costs and yields.
 
     Args:
         trajectories: in seed order.
@@ -29,41 +105,37 @@ def summarise(
         classes: names of the conditions.
         taught: evaluations that taught a student, which every accepted sample shares.
     """
-    evaluations = taught + sum(one.evaluations for one in trajectories)
     searched = [one for one in trajectories if one.outcome is not Outcome.SKIPPED]
     accepted = [one for one in trajectories if one.found is not None]
     tiles = [one.found for one in trajectories if one.found is not None]
-    flips = sum(one.flips for one in trajectories)
+    lost = sum(one.flips for one in trajectories)
+    rejected = sum(one.gate_rejections for one in trajectories)
+    passed = sum(one.outcome in _HITS for one in trajectories)
     # Every stored tile that was still unsure was accepted, doubled, or rejected by the gate.
-    unflipped = sum(one.outcome in _HITS for one in trajectories) + sum(
-        one.gate_rejections for one in trajectories
-    )
+    kept = passed + rejected
     by_class = Counter(classes[one.label] for one in accepted)
     tried = Counter(classes[one.label] for one in searched)
-    return {
-        "trajectories": len(searched),
-        "outcomes": dict(Counter(one.outcome.value for one in trajectories)),
-        "accepted": len(accepted),
-        "accepted_by_condition": {
-            name: {"accepted": by_class[name], "tried": tried[name]} for name in tried
+    dropped = sum((Counter(one.dropped_by) for one in trajectories), Counter[str]())
+    return Summary(
+        trajectories=len(searched),
+        outcomes=dict(Counter(one.outcome.value for one in trajectories)),
+        accepted=len(accepted),
+        accepted_by_condition={
+            name: Yield(accepted=by_class[name], tried=tried[name]) for name in tried
         },
-        "evaluations": evaluations,
-        "seconds": round(seconds, 2),
-        "evaluations_per_accepted": _cost(trajectories, taught),
-        "seconds_per_accepted": seconds / len(accepted) if accepted else None,
-        "still_valid_after_rounding": {
-            "kept": unflipped,
-            "lost": flips,
-            "share": unflipped / (unflipped + flips) if unflipped + flips else None,
-        },
-        "rejected_by_gate": sum(one.gate_rejections for one in trajectories),
-        "passed_gate": sum(one.outcome in _HITS for one in trajectories),
-        "dropped_by_part": dict(
-            sum((Counter(one.dropped_by) for one in trajectories), Counter[str]())
+        evaluations=taught + sum(one.evaluations for one in trajectories),
+        seconds=round(seconds, 2),
+        evaluations_per_accepted=_cost(trajectories, taught),
+        seconds_per_accepted=seconds / len(accepted) if accepted else None,
+        still_valid_after_rounding=Rounding(
+            kept=kept, lost=lost, share=kept / (kept + lost) if kept + lost else None
         ),
-        "unanswered": sum_of_unanswered(trajectories),
-        "vendi_score": vendi_score(torch.stack([one.features for one in tiles])) if tiles else None,
-    }
+        rejected_by_gate=rejected,
+        passed_gate=passed,
+        dropped_by_part=dict(dropped),
+        unanswered=no_answers(trajectories),
+        vendi_score=vendi_score(torch.stack([one.features for one in tiles])) if tiles else None,
+    )
 
 
 def gate_lines(gate: Mapping[str, Any]) -> list[str]:
@@ -97,12 +169,12 @@ def _percent(share: Mapping[str, Any]) -> str:
     return f"{share['value']:.1%} ({low:.1%} .. {high:.1%}, n = {share['n']:,})"
 
 
-def sum_of_unanswered(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+def no_answers(trajectories: Sequence[Trajectory]) -> NoAnswer:
     """Return how many evaluations gave no answer, in all and by reason."""
     reasons = Counter[str]()
     for one in trajectories:
         reasons.update(one.unanswered)
-    return {"tiles": reasons.total(), "by_reason": dict(reasons)}
+    return NoAnswer(tiles=reasons.total(), by_reason=dict(reasons))
 
 
 def low_confidence_share(baseline: Sequence[Trajectory], tau: float) -> dict[str, Any]:
@@ -121,18 +193,18 @@ def low_confidence_share(baseline: Sequence[Trajectory], tau: float) -> dict[str
     }
 
 
-def compare(search: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
-    """Return how many times less an accepted sample cost than with random latents.
+def compare(search: Summary, baseline: Summary) -> Comparison:
+    """Return how many times less an accepted sample costs than with random latents."""
 
-    None where random latents found nothing to compare with.
-    """
-    ratios: dict[str, Any] = {}
-    for name in ("evaluations_per_accepted", "seconds_per_accepted"):
-        ours, theirs = search[name], baseline[name]
-        if name == "evaluations_per_accepted":
-            ours, theirs = ours["value"], theirs["value"]
-        ratios[name] = theirs / ours if ours and theirs else None
-    return ratios
+    def times(ours: float | None, theirs: float | None) -> float | None:
+        return theirs / ours if ours and theirs else None
+
+    return Comparison(
+        evaluations_per_accepted=times(
+            search.evaluations_per_accepted.value, baseline.evaluations_per_accepted.value
+        ),
+        seconds_per_accepted=times(search.seconds_per_accepted, baseline.seconds_per_accepted),
+    )
 
 
 def write_plots(
@@ -158,12 +230,12 @@ def _answered(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     return [one for one in trajectories if one.steps and one.outcome is not Outcome.UNANSWERED]
 
 
-def _cost(trajectories: Sequence[Trajectory], taught: int) -> dict[str, Any]:
+def _cost(trajectories: Sequence[Trajectory], taught: int) -> Cost:
     """Return evaluations per accepted sample with a bootstrap interval over trajectories."""
     spent = np.array([one.evaluations for one in trajectories], dtype=float)
     found = np.array([one.found is not None for one in trajectories], dtype=float)
     if not found.sum():
-        return {"value": None, "interval_95": None}
+        return Cost(value=None, interval_95=None)
     dice = np.random.default_rng(0)
     weight = dice.multinomial(
         len(spent), np.full(len(spent), 1 / len(spent)), size=_RESAMPLES
@@ -172,10 +244,10 @@ def _cost(trajectories: Sequence[Trajectory], taught: int) -> dict[str, Any]:
         ratio = (weight @ spent + taught) / (weight @ found)
     # No interpolation: resamples without a find cost infinitely much.
     low, high = np.quantile(ratio, [0.025, 0.975], method="inverted_cdf")
-    return {
-        "value": float((spent.sum() + taught) / found.sum()),
-        "interval_95": [float(low), float(high) if np.isfinite(high) else None],
-    }
+    return Cost(
+        value=float((spent.sum() + taught) / found.sum()),
+        interval_95=(float(low), float(high) if np.isfinite(high) else None),
+    )
 
 
 def _yield_figure(search: Sequence[Trajectory], baseline: Sequence[Trajectory]) -> Figure:

@@ -1,0 +1,154 @@
+"""What a search reports of itself: `report.json` and the plots beside it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rs_lowconf.models import Models
+from rs_lowconf.runs import RunFolder, write_json
+from rs_lowconf.search.report import (
+    Comparison,
+    Summary,
+    compare,
+    low_confidence_share,
+    summarise,
+    write_plots,
+)
+from rs_lowconf.search.splitting import probability
+from rs_lowconf.search.student import Lessons
+from rs_lowconf.settings import Settings
+from rs_lowconf.workflows.search import SearchResult, splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomLatents:
+    """What random latents gave under the same gate."""
+
+    summary: Summary
+    low_confidence: Mapping[str, Any]
+    """Share of random latents below tau, with its interval."""
+    of_these_pass_gate: Mapping[str, Any]
+    """Share of these that the gate lets through, with its interval."""
+    stopped_by_minutes: bool
+    """Whether the minutes were spent before all latents were evaluated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchReport:
+    """Everything that a search says of itself."""
+
+    created: str
+    """Date and time, UTC."""
+    end: str
+    """Why the search stopped, and what to do about it."""
+    mode: str
+    method: str
+    tau: float
+    """Confidence below which a tile counts as hard."""
+    gate: Mapping[str, Any]
+    """What `Gate.describe` says: its parts, what it costs in real tiles and what it drops."""
+    looks: Mapping[str, float]
+    """How near a copy and a duplicate are, and the number of clusters of looks."""
+    search: Summary
+    evaluations_discarded: int
+    """Spent on trajectories in progress when their condition had enough samples."""
+    evaluations_unfinished: int
+    """Spent on trajectories in progress when the search stopped."""
+    models: Mapping[str, Any]
+    """Settings and checksums of models that the result depends on."""
+    student: Lessons | None
+    """What a student was taught, where one led the search."""
+    low_confidence: Mapping[str, Any] | None
+    """Probability of low confidence under the generator, where splitting measured it."""
+    random_latents: RandomLatents | None
+    """None where no baseline was asked for."""
+    times_less_than_random: Comparison | None
+    """None where there is no random latent to compare with."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of `report.json`."""
+        values = asdict(self)
+        for name in ("evaluations_discarded", "evaluations_unfinished"):
+            values["search"][name] = values.pop(name)
+        if self.random_latents is not None:
+            theirs = values["random_latents"]
+            values["random_latents"] = {**theirs.pop("summary"), **theirs}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def report_of(
+    settings: Settings, models: Models, search: SearchResult, baseline: SearchResult | None
+) -> SearchReport:
+    """Return the report of a search and of its baseline, if there is one."""
+    classes = models.gan.generator.classes
+    taught = search.lessons.evaluations if search.lessons else 0
+    ours = summarise(search.trajectories, search.seconds, classes, taught)
+    theirs = None if baseline is None else _random_latents(models, baseline)
+    likelihood = None
+    if splits(settings, models):
+        particles = settings.search.splitting.particles
+        likelihood = probability(search.trajectories, particles, classes)
+    return SearchReport(
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        end=search.end,
+        mode=settings.search.mode,
+        method=models.method,
+        tau=models.tau,
+        gate=models.evaluator.gate.describe(),
+        looks={
+            "copy_distance": models.looks.copy_distance,
+            "novelty_radius": models.looks.novelty_radius,
+            "clusters": len(models.looks.centres),
+        },
+        search=ours,
+        evaluations_discarded=search.discarded,
+        evaluations_unfinished=search.unfinished,
+        models=models.fingerprint,
+        student=search.lessons,
+        low_confidence=likelihood,
+        random_latents=theirs,
+        times_less_than_random=compare(ours, theirs.summary)
+        if theirs is not None and baseline is not None and baseline.trajectories
+        else None,
+    )
+
+
+def write_report(
+    report: SearchReport,
+    settings: Settings,
+    models: Models,
+    folder: Path,
+    *,
+    search: SearchResult,
+    baseline: SearchResult | None,
+) -> None:
+    """Write `report.json`, `plots/` and the settings into the folder of a search.
+
+    Args:
+        report: of the search.
+        settings: of the run.
+        models: that searched.
+        folder: of the search.
+        search: what it found.
+        baseline: what random latents found; None where there was none.
+    """
+    RunFolder(folder, settings)
+    write_json(folder / "report.json", report.as_json())
+    write_plots(
+        folder / "plots",
+        search.trajectories,
+        () if baseline is None else baseline.trajectories,
+        tau=models.tau,
+        classes=models.gan.generator.classes,
+        target_classes=models.target.classes,
+    )
+
+
+def _random_latents(models: Models, baseline: SearchResult) -> RandomLatents:
+    return RandomLatents(
+        summary=summarise(baseline.trajectories, baseline.seconds, models.gan.generator.classes),
+        **low_confidence_share(baseline.trajectories, models.tau),
+        stopped_by_minutes=baseline.late,
+    )
