@@ -4,9 +4,9 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool
@@ -22,7 +22,6 @@ from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic, load_mask_
 from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
 from rs_lowconf.gan.model import GanModel, load_critic, load_encoder, load_model
-from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.places import model_path, update_of
 from rs_lowconf.runs import kind_of, sha256_of
 from rs_lowconf.search.archive import Looks, learn_looks
@@ -54,9 +53,6 @@ from rs_lowconf.types import (
 )
 from rs_lowconf.vocabulary import class_list, join, require
 
-if TYPE_CHECKING:
-    from rs_lowconf.data.memory import MemorySource
-
 Method = Literal["gradient", "student", "splitting"]
 
 log = logging.getLogger(__name__)
@@ -66,18 +62,82 @@ _NAMED = 12
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Models:
-    """Everything that the search reads."""
+class GeneratorModel:
+    """A trained generator with what belongs to it."""
 
     gan: GanModel | MaskGanModel
-    target: TargetModel
+    sha256: str
+    """Of its file."""
+
+    @property
+    def net(self) -> TileGenerator:
+        """Return what draws tiles of latents and conditions."""
+        return self.gan.generator
+
+    @property
+    def bank(self) -> MaskBank | None:
+        """Return the masks that tiles are drawn for; None where they are drawn for classes."""
+        generator = self.gan.generator
+        return generator.bank if isinstance(generator, MaskedGenerator) else None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the conditions, or the classes of their pixels where these are masks."""
+        return self.net.classes if self.bank is None else self.bank.classes
+
+    @property
+    def attribution(self) -> str:
+        """Return whom the data that it learned from are owed to."""
+        named: str = self.gan.header["attribution"]
+        return named
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GateModel:
+    """What a gate is made of, and what the search knows of real tiles from it."""
+
+    critic: Critic
     extractor: FeatureExtractor
+    calibration: Calibration
+    files: Mapping[str, str]
+    """Checksums of the files of `critic`, `extractor` (unless the critic is it) and
+    `calibration`."""
+
+    def features(self, bands: BandSpec) -> Features:
+        """Return the extractor's features of tiles with the channels of `bands`.
+
+        Raises:
+            ModelError: the extractor reads other bands.
+        """
+        return features_in(self.extractor, bands)
+
+    def gate(self, bands: BandSpec, false_rejection: float, device: torch.device) -> Gate:
+        """Return the gate of tiles with the channels of `bands`.
+
+        Args:
+            bands: the generator's.
+            false_rejection: share of real tiles that all parts together may reject.
+            device: where pretrained networks compute.
+
+        Raises:
+            ModelError: the extractor reads other bands.
+            DataError: too few tiles were held out for a share so small.
+        """
+        fitted = self.calibration.fitted
+        views = views_of({} if fitted is None else fitted.views, bands, device)
+        return self.calibration.gate(self.critic, self.features(bands), false_rejection, views)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Models:
+    """Everything that a search reads, fitted to each other."""
+
+    generator: GeneratorModel
+    gate: GateModel
+    target: TargetModel
     real: TileSource | None
     """Real tiles to show beside generated ones; None where there are no data."""
-    bank: MaskBank | None
-    """The masks that tiles are drawn for; None where they are drawn for classes."""
     evaluator: Evaluator
-    calibration: Calibration
     shell: PriorShell
     looks: Looks
     per_condition: int
@@ -97,7 +157,7 @@ class Models:
     @property
     def pixel_classes(self) -> tuple[str, ...]:
         """Return the classes of the masks, none where there are no masks."""
-        return () if self.bank is None else self.bank.classes
+        return () if self.generator.bank is None else self.generator.bank.classes
 
 
 def load_models(settings: Settings, *, trust_code: bool) -> Models:
@@ -109,31 +169,61 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         DataError: tiles cannot be used, or too few were held out to calibrate the gate.
         ModelError: a model is missing, damaged, or does not fit the others or the data.
     """
-    own = settings.search
     device = choose_device(settings.run)
-    opened = _open(settings, device)
-    gan, generator = opened.gan, opened.gan.generator
+    generator = load_generator(model_path(settings, "gan"), device)
+    # Before the gate: without masks there may be none at all.
+    real = _real_tiles(settings, generator)
+    gate = load_gate(settings, generator, device)
+    trained = model_path(settings, "target")
     target = load_target(
         settings.target,
-        opened.paths["target"],
+        trained,
         trust_code=trust_code,
-        tile_size=generator.tile_size,
+        tile_size=generator.net.tile_size,
         device=device,
     )
-    target_channels = check_fit(target.bands, generator.bands)
-    _check_classes(opened, target)
+    file = model_file(settings.target, trained)
+    models = fit_models(settings, generator, gate, target, real=real, device=device)
+    about = {
+        "target settings": settings.target.model_dump(mode="json"),
+        "target file": None if file is None else sha256_of(file),
+    }
+    return replace(models, fingerprint={**models.fingerprint, **about})
+
+
+def fit_models(
+    settings: Settings,
+    generator: GeneratorModel,
+    gate: GateModel,
+    target: TargetModel,
+    *,
+    real: TileSource | None,
+    device: torch.device,
+) -> Models:
+    """Check that models fit each other, and join them for a search.
+
+    Args:
+        settings: of the search, the run and the review.
+        generator: draws the tiles.
+        gate: judges them.
+        target: the model under test.
+        real: tiles to show beside generated ones.
+        device: where the networks are.
+
+    Raises:
+        SettingsError: a class is unknown, or the target gives no gradients where they are
+            asked for.
+        DataError: too few tiles were held out to calibrate the gate.
+        ModelError: a model does not fit the others.
+    """
+    own, bank, bands = settings.search, generator.bank, generator.net.bands
+    target_channels = check_fit(target.bands, bands)
+    _check_classes(generator, real, target)
     _check_tau(own, target)
     method = method_of(own, differentiable=target.differentiable)
-    known = checksums(opened.paths)
-    calibration = load_calibration(opened.paths["calibration"], known)
-    features = features_in(opened.extractor, generator.bands)
-    views = {} if calibration.fitted is None else calibration.fitted.views
-    gate = calibration.gate(
-        opened.critic, features, own.false_rejection, views_of(views, generator.bands, device)
-    )
     regions = None
-    if opened.bank is not None:
-        regions = regions_of(opened.bank.masks, opened.bank.classes, own.region)
+    if bank is not None:
+        regions = regions_of(bank.masks, bank.classes, own.region)
         if not target.pixelwise:
             raise ModelError(
                 "the generator draws tiles of given masks, the target answers for whole tiles",
@@ -144,15 +234,14 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
             f"search.region={own.region} needs a generator of tiles with given masks",
             remedy="leave it out",
         )
-    labels = _labels(settings, generator.classes, regions)
-    reading = Reading(share=own.pixel_share, regions=regions)
+    labels = _labels(settings, generator.net.classes, regions)
     evaluator = Evaluator(
-        generator,
+        generator.net,
         target,
-        gate,
-        penalties=_penalties(own, calibration, gan.critic, opened.critic),
-        reading=reading,
-        features=features,
+        gate.gate(bands, own.false_rejection, device),
+        penalties=_penalties(own, gate.calibration, generator.gan.critic, gate.critic),
+        reading=Reading(share=own.pixel_share, regions=regions),
+        features=gate.features(bands),
         target_channels=target_channels,
         micro_batch=own.micro_batch,
         device=device,
@@ -160,18 +249,17 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
     per_condition = own.per_condition or math.ceil(1.25 * own.count / len(labels))
     tau = own.tau if own.tau_quantile is None else _tau(settings, target, own.tau_quantile)
     target.evaluations = 0
+    number = settings.review.round or update_of(settings) + 1
     return Models(
-        gan=gan,
+        generator=generator,
+        gate=gate,
         target=target,
-        extractor=opened.extractor,
-        real=opened.real,
-        bank=opened.bank,
+        real=real,
         evaluator=evaluator,
-        calibration=calibration,
-        shell=PriorShell(generator.latent_parts, own.prior_tail),
+        shell=PriorShell(generator.net.latent_parts, own.prior_tail),
         looks=learn_looks(
-            calibration.bank[0],
-            calibration.distances,
+            gate.calibration.bank[0],
+            gate.calibration.distances,
             novelty_quantile=own.novelty_quantile,
             clusters=own.clusters,
             seed=settings.run.seed,
@@ -180,14 +268,50 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         method=method,
         tau=tau,
         labels=labels,
-        round=settings.review.round or update_of(settings) + 1,
+        round=number,
         fingerprint={
-            **_fingerprint(settings, opened.paths, known),
+            **_fingerprint(settings, generator, gate),
             "search.per_condition": per_condition,
             "audit": audits(settings),
-            "round": settings.review.round or update_of(settings) + 1,
+            "round": number,
         },
         device=device,
+    )
+
+
+def load_generator(path: Path, device: torch.device) -> GeneratorModel:
+    """Load a generator of either kind.
+
+    Raises:
+        ModelError: there is none, or it is damaged.
+    """
+    masked = kind_of(path) == MaskGanTraining.kind
+    gan = load_mask_model(path, device) if masked else load_model(path, device)
+    return GeneratorModel(gan=gan, sha256=sha256_of(path))
+
+
+def load_gate(settings: Settings, generator: GeneratorModel, device: torch.device) -> GateModel:
+    """Load the gate of a generator, without target and data.
+
+    Raises:
+        ModelError: there is none, or it belongs to another generator.
+    """
+    names = ["critic", "calibration", *([] if generator.bank else ["extractor"])]
+    paths = {name: model_path(settings, name) for name in names}
+    critic: Critic
+    extractor: FeatureExtractor
+    if generator.bank is not None:
+        critic = extractor = load_mask_critic(paths["critic"], generator.bank, device)
+    else:
+        critic = _critic(paths["critic"], generator.net, device)
+        extractor = load_classifier(paths["extractor"], device)
+    known = checksums(paths)
+    calibration = load_calibration(paths["calibration"], {"gan": generator.sha256, **known})
+    return GateModel(
+        critic=critic,
+        extractor=extractor,
+        calibration=calibration,
+        files={**known, "calibration": sha256_of(paths["calibration"])},
     )
 
 
@@ -208,9 +332,9 @@ def load_inversions(settings: Settings, models: Models) -> Inversions:
     """
     known = known_to_encoder(settings)
     encoder = load_encoder(model_path(settings, "encoder"), {"gan": known["gan"]}, models.device)
-    unlike = comparison_of(models.gan.critic)
+    unlike = comparison_of(models.generator.gan.critic)
     invert = Inverter(
-        generator=models.gan.generator,
+        generator=models.generator.net,
         encode=encoding(encoder, unlike, models.shell.project),
         unlike=unlike,
         shell=models.shell,
@@ -221,7 +345,7 @@ def load_inversions(settings: Settings, models: Models) -> Inversions:
     return Inversions(
         invert=invert,
         distances=load_distances(model_path(settings, "distances"), known),
-        features=features_in(models.extractor, models.gan.generator.bands),
+        features=features_in(models.gate.extractor, models.generator.net.bands),
     )
 
 
@@ -255,57 +379,6 @@ def check_same(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Opened:
-    """Generator, gate and real tiles, whichever kind of condition they have."""
-
-    gan: GanModel | MaskGanModel
-    critic: Critic
-    extractor: FeatureExtractor
-    real: TileSource | None
-    bank: MaskBank | None
-    paths: dict[str, Path]
-
-
-def _open(settings: Settings, device: torch.device) -> _Opened:
-    names = ["gan", "critic", "calibration", "target"]
-    paths = {name: model_path(settings, name) for name in names}
-    if kind_of(paths["gan"]) == MaskGanTraining.kind:
-        return _open_masked(settings, paths, device)
-    paths["extractor"] = model_path(settings, "extractor")
-    gan = load_model(paths["gan"], device)
-    return _Opened(
-        gan=gan,
-        critic=_critic(paths["critic"], gan, device),
-        extractor=load_classifier(paths["extractor"], device),
-        real=_real_tiles(settings, gan.generator),
-        bank=None,
-        paths=paths,
-    )
-
-
-def _open_masked(settings: Settings, paths: dict[str, Path], device: torch.device) -> _Opened:
-    gan = load_mask_model(paths["gan"], device)
-    generator, real = gan.generator, None
-    # Before the models that need it: without masks there may be no gate at all.
-    if settings.data.kind != "none":
-        if not settings.data.masked:
-            raise ModelError(
-                "the generator draws tiles of given masks, the data have labels",
-                remedy="set data.kind to scenes or chips, or to none",
-            )
-        from rs_lowconf.data.masks import open_masks
-
-        train = open_masks(settings.data, "train")
-        check_fit(generator.bands, train.bands, model="generator")
-        check_tile_size(settings, generator)
-        real = by_mask(train)
-    critic = load_mask_critic(paths["critic"], generator.bank, device)
-    return _Opened(
-        gan=gan, critic=critic, extractor=critic, real=real, bank=generator.bank, paths=paths
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class HeldOut:
     """Real tiles that no model was trained on, and what judges them."""
 
@@ -322,12 +395,12 @@ def held_out(settings: Settings, models: Models) -> list[HeldOut]:
     from rs_lowconf.data.masks import open_masks
     from rs_lowconf.data.source import open_split
 
-    if models.bank is None:
+    if models.generator.bank is None:
         return [
             HeldOut(
                 source=open_split(settings.data, split),
                 evaluator=models.evaluator,
-                classes=models.gan.generator.classes,
+                classes=models.generator.net.classes,
                 masks=None,
             )
             for split in ("val", "test")
@@ -357,13 +430,14 @@ def of_masks(
         models: of tiles with masks.
         bank: the masks, of the same classes and size.
     """
-    gan, critic = cast("MaskGanModel", models.gan), cast("MaskCritic", models.extractor).on(bank)
+    gan = cast("MaskGanModel", models.generator.gan)
+    critic = cast("MaskCritic", models.gate.critic).on(bank)
     evaluator, generator = models.evaluator, MaskedGenerator(gan.generator.generator, bank)
     said = critic_parts(critic)
     other = evaluator.of_masks(
         generator,
         gate=evaluator.gate.changed(said.get),
-        penalties=_penalties(settings, models.calibration, gan.critic.on(bank), critic),
+        penalties=_penalties(settings, models.gate.calibration, gan.critic.on(bank), critic),
         regions=regions_of(bank.masks, bank.classes, settings.region),
     )
     return other, generator
@@ -425,16 +499,28 @@ def views_of(
     }
 
 
-def _real_tiles(settings: Settings, generator: ClassGenerator) -> "MemorySource | None":
+def _real_tiles(settings: Settings, generator: GeneratorModel) -> TileSource | None:
     """Return the tiles to show beside generated ones, if there are data."""
     if settings.data.kind == "none":
         return None
+    from rs_lowconf.data.masks import open_masks
     from rs_lowconf.data.source import open_split
 
-    train = open_split(settings.data, "train")
-    check_fit(generator.bands, train.bands, model="generator")
-    check_tile_size(settings, generator)
-    return train
+    if generator.bank is not None and not settings.data.masked:
+        raise ModelError(
+            "the generator draws tiles of given masks, the data have labels",
+            remedy="set data.kind to scenes or chips, or to none",
+        )
+    source: TileSource
+    if generator.bank is not None:
+        train = open_masks(settings.data, "train")
+        bands, source = train.bands, by_mask(train)
+    else:
+        source = open_split(settings.data, "train")
+        bands = source.bands
+    check_fit(generator.net.bands, bands, model="generator")
+    check_tile_size(settings, generator.net)
+    return source
 
 
 def check_tile_size(settings: Settings, generator: TileGenerator) -> None:
@@ -510,7 +596,7 @@ def _labels(
     return tuple(labels)
 
 
-def _check_classes(opened: _Opened, target: TargetModel) -> None:
+def _check_classes(generator: GeneratorModel, real: TileSource | None, target: TargetModel) -> None:
     """Refuse models and tiles that write the same class in two ways.
 
     The target may know other classes than the generator, and tiles may be of others.
@@ -518,12 +604,11 @@ def _check_classes(opened: _Opened, target: TargetModel) -> None:
     Raises:
         ModelError: they do.
     """
-    classes = opened.gan.generator.classes if opened.bank is None else opened.bank.classes
-    generator = class_list("the generator", classes, error=ModelError)
-    join(generator, class_list("the target", target.classes, error=ModelError), error=ModelError)
-    if opened.bank is None and opened.real is not None:
-        tiles = class_list("the data", opened.real.classes, error=ModelError)
-        missing = join(generator, tiles, error=ModelError).left_only
+    drawn = class_list("the generator", generator.classes, error=ModelError)
+    join(drawn, class_list("the target", target.classes, error=ModelError), error=ModelError)
+    if generator.bank is None and real is not None:
+        tiles = class_list("the data", real.classes, error=ModelError)
+        missing = join(drawn, tiles, error=ModelError).left_only
         if missing:
             log.warning(
                 "no real tile is of %s: real tiles of any class are shown beside generated ones",
@@ -546,30 +631,13 @@ def _check_tau(settings: SearchSettings, target: TargetModel) -> None:
         )
 
 
-def _critic(path: Path, gan: GanModel, device: torch.device) -> RealismCritic:
+def _critic(path: Path, generator: TileGenerator, device: torch.device) -> RealismCritic:
     critic = load_critic(path, device)
-    generator = gan.generator
     if (critic.bands, critic.classes) != (generator.bands, generator.classes):
         raise ModelError(
             f"the critic {path} was trained for another generator", command="train gate"
         )
     return critic
-
-
-def load_gate(settings: Settings, gan: GanModel, device: torch.device) -> Gate:
-    """Return the gate of a generator alone, without target and data.
-
-    Raises:
-        ModelError: there is none, or it belongs to another generator.
-        DataError: too few tiles were held out for search.false_rejection.
-    """
-    names = ("gan", "critic", "calibration", "extractor")
-    paths = {name: model_path(settings, name) for name in names}
-    critic = _critic(paths["critic"], gan, device)
-    extractor = load_classifier(paths["extractor"], device)
-    calibration = load_calibration(paths["calibration"], checksums(paths))
-    features = features_in(extractor, gan.generator.bands)
-    return calibration.gate(critic, features, settings.search.false_rejection)
 
 
 @torch.no_grad()
@@ -617,20 +685,17 @@ def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
     return float(torch.cat(confidence).cpu().quantile(quantile))
 
 
-def _fingerprint(
-    settings: Settings, paths: Mapping[str, Path], known: Mapping[str, str]
-) -> dict[str, Any]:
+def _fingerprint(settings: Settings, generator: GeneratorModel, gate: GateModel) -> dict[str, Any]:
     """Return what a search depends on, so that it is not continued with something else."""
     # Models are known by their checksums, not by the number of their update.
     free = {"count", "max_evaluations", "max_minutes", "slots", "baseline_evaluations", "update"}
-    file = model_file(settings.target, paths["target"])
     return {
         "run.seed": settings.run.seed,
         "search settings": settings.search.model_dump(mode="json", exclude=free),
-        "target settings": settings.target.model_dump(mode="json"),
-        "target file": None if file is None else sha256_of(file),
-        "GAN file": known["gan"],
-        "critic file": known["critic"],
-        "extractor file": known.get("extractor"),
-        "calibration file": sha256_of(paths["calibration"]),
+        "target settings": None,
+        "target file": None,
+        "GAN file": generator.sha256,
+        "critic file": gate.files["critic"],
+        "extractor file": gate.files.get("extractor"),
+        "calibration file": gate.files["calibration"],
     }

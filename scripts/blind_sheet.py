@@ -53,7 +53,7 @@ from rs_lowconf.gan.pictures import (
 )
 from rs_lowconf.gan.source_quality import some_of_each
 from rs_lowconf.gan.tiles import SomeTiles
-from rs_lowconf.models import load_gate
+from rs_lowconf.models import GeneratorModel, load_gate
 from rs_lowconf.places import model_path
 from rs_lowconf.runs import replacing, sha256_of
 from rs_lowconf.seeds import seed_of
@@ -324,7 +324,10 @@ def gate_passed(
     Raises:
         DataError: the gate passes too few.
     """
-    gate, generator = load_gate(settings, gan, CPU), gan.generator
+    generator = gan.generator
+    whole = GeneratorModel(gan=gan, sha256=sha256_of(model_path(settings, "gan")))
+    permitted = settings.search.false_rejection
+    gate = load_gate(settings, whole, CPU).gate(generator.bands, permitted, CPU)
     for label, wanted in enumerate(counts.tolist()):
         left, tried, name = wanted, 0, generator.classes[label]
         for image in islice(random_tiles(generator, label, seed_of(seed, "passed")), _ATTEMPTS):

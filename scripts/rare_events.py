@@ -90,13 +90,13 @@ def pilot(models: Models, words: Words) -> dict[str, Any]:
     Those conditions that are most often of low confidence: where it is a matter of one in a
     million, no number of random latents that anyone waits for would tell.
     """
-    every = range(len(models.gan.generator.classes))
+    every = range(len(models.generator.net.classes))
     label, confidence, _ = confidences(models, "survey", range(200 * len(every)), every)
     low = [int(((label == own) & (confidence < 0.5)).sum()) for own in every]
     chosen = sorted(sorted(every, key=lambda own: -low[own])[: words.conditions])
     _, confidence, _ = confidences(models, "pilot", range(words.pilot * len(chosen)), chosen)
     return {
-        "below_0.5_of_200": {models.gan.generator.classes[own]: low[own] for own in every},
+        "below_0.5_of_200": {models.generator.net.classes[own]: low[own] for own in every},
         "labels": chosen,
         "tau_a": float(confidence.quantile(words.share_a)),
         "tau_b": float(confidence.quantile(words.share_b)),
@@ -224,7 +224,7 @@ def experiment_a(models: Models, words: Words, known: dict[str, Any]) -> dict[st
         "tau": tau,
         "brute_force": {**brute, **share_of(brute["low"], brute["n"])},
         "splitting": [
-            judge_runs(runs, brute, joined, models.gan.generator.classes)
+            judge_runs(runs, brute, joined, models.generator.net.classes)
             for joined in (1, 2, 5)
             if len(runs) >= 2 * joined
         ],
@@ -475,7 +475,7 @@ def main() -> None:
     known = piece(words.out / "pilot.json", lambda: pilot(models, words))
     report = {
         "pilot": known,
-        "conditions": [models.gan.generator.classes[own] for own in known["labels"]],
+        "conditions": [models.generator.net.classes[own] for own in known["labels"]],
         "predicted": list(models.target.classes),
         "a": experiment_a(models, words, known),
         "b": experiment_b(models, words, known),

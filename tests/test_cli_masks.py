@@ -142,13 +142,13 @@ def test_held_out_tiles_are_judged_with_their_own_masks(trained: Path) -> None:
     settings = load(trained / "config.yaml")
     models = load_models(settings, trust_code=False)
     val = held_out(settings, models)[0]
-    assert models.bank is not None
+    assert models.generator.bank is not None
     assert val.masks is not None
     source = open_masks(settings.data, "val")
     assert val.source.ids == source.ids
-    critic = load_mask_critic(trained / "run" / "gate" / "critic.safetensors", models.bank, CPU).on(
-        val.masks
-    )
+    critic = load_mask_critic(
+        trained / "run" / "gate" / "critic.safetensors", models.generator.bank, CPU
+    ).on(val.masks)
     for index in range(3):
         tile = source.batch([index])
         label = val.classes.index(tile.ids[0])

@@ -149,7 +149,7 @@ class GenerateWork:
 
 def _misfit(models: Models, kind: TileKind) -> DataError | None:
     """Return why the generator cannot draw tiles of a kind."""
-    generator = models.gan.generator
+    generator = models.generator.net
     size, due = (kind.height, kind.width), (generator.tile_size,) * 2
     missing = [name for name in generator.bands.names if name not in kind.bands]
     what: str
@@ -160,7 +160,7 @@ def _misfit(models: Models, kind: TileKind) -> DataError | None:
         what, expected = f"tiles of {size[0]} x {size[1]} pixels", f"{due[0]} x {due[1]}"
     elif missing:
         what, expected = f"bands {' '.join(kind.bands)}", f"{' '.join(missing)} among them"
-    elif models.bank is not None and not kind.masked:
+    elif models.generator.bank is not None and not kind.masked:
         what, expected = "there is no mask", "one, because the generator draws tiles of given masks"
         return DataError(what, expected=expected)
     else:
@@ -239,7 +239,7 @@ class Maker:
         Raises:
             DataError: the generator cannot draw such a tile.
         """
-        generator, bank = self.models.gan.generator, self.models.bank
+        generator, bank = self.models.generator.net, self.models.generator.bank
         misfit = _misfit(self.models, kind_of_row(row))
         if misfit is not None:
             raise misfit
@@ -280,9 +280,9 @@ class Maker:
 
     def _setting(self, tiles: Sequence[_Tile]) -> _Setting:
         models = self.models
-        if models.bank is None:
+        if models.generator.bank is None:
             return _Setting(
-                generator=models.gan.generator,
+                generator=models.generator.net,
                 evaluator=models.evaluator,
                 label=torch.tensor([tile.label for tile in tiles]),
             )
@@ -290,7 +290,7 @@ class Maker:
         bank = MaskBank(
             masks=masks.to(torch.uint8),
             names=tuple(tile.row.tile_id for tile in tiles),
-            classes=models.bank.classes,
+            classes=models.generator.bank.classes,
         )
         evaluator, generator = of_masks(self.settings.search, models, bank)
         return _Setting(generator=generator, evaluator=evaluator, label=torch.arange(len(tiles)))
@@ -346,7 +346,7 @@ class Maker:
                     "id": tile.row.tile_id,
                     "outcome": ending,
                     "condition": None
-                    if self.models.bank is not None
+                    if self.models.generator.bank is not None
                     else setting.generator.classes[label],
                     "group": distances.classes[int(group[i])],
                     "predicted": target.classes[int(answer.log_probability[0].argmax())],
@@ -366,13 +366,13 @@ class Maker:
 
     def _groups(self, tiles: Sequence[_Tile], inversion: Inversion) -> Int[Tensor, " n"]:
         """Return the class of each tile among those whose distances are known."""
-        if self.models.bank is None:
-            names = self.models.gan.generator.classes
+        if self.models.generator.bank is None:
+            names = self.models.generator.net.classes
             return torch.tensor(
                 [self.found.distances.classes.index(names[int(own)]) for own in inversion.label]
             )
         masks = torch.stack([tile.mask for tile in tiles if tile.mask is not None])
-        return main_class(masks, len(self.models.bank.classes))
+        return main_class(masks, len(self.models.generator.bank.classes))
 
     @torch.no_grad()
     def _features(self, image: Float[Tensor, "c h w"]) -> Float[Tensor, "1 f"]:

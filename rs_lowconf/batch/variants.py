@@ -217,9 +217,9 @@ class _Writer:
             variant = _Variant(row=row, record=record, own=own, file=file)
             tags = {
                 **_provenance(variant, self._models),
-                **synthetic_tags(self._models.gan.header["attribution"]),
+                **synthetic_tags(self._models.generator.attribution),
             }
-            bands = self._models.gan.generator.bands
+            bands = self._models.generator.net.bands
             write_tile(file, self._pixels(own), bands, tags, row.grid)
             self._offer(rank, variant)
             yield {"id": record["id"], **own, "file": file.relative_to(self._folder).as_posix()}
@@ -234,7 +234,7 @@ class _Writer:
             heapq.heappop(self._shown)
 
     def _pixels(self, own: Mapping[str, Any]) -> UInt16[np.ndarray, "c h w"]:
-        generator = self._models.gan.generator
+        generator = self._models.generator.net
         shape = (len(generator.bands), generator.tile_size, generator.tile_size)
         return np.frombuffer(own["pixels"], dtype=np.uint16).reshape(shape)
 
@@ -242,7 +242,7 @@ class _Writer:
         """Write real tiles, redrawn ones and variants side by side."""
         if not self._sheet:
             return
-        bands = self._models.gan.generator.bands
+        bands = self._models.generator.net.bands
         columns = 2 + self._settings.variants.count
         composite = composites_or_grey(bands)[0]
         rows, names = [], []
@@ -261,8 +261,8 @@ class _Writer:
     @torch.no_grad()
     def _redrawn(self, row: CatalogRow, record: Mapping[str, Any]) -> torch.Tensor:
         models, z = self._models, torch.tensor([record["latent"]])
-        generator, label = models.gan.generator, 0
-        if models.bank is None:
+        generator, label = models.generator.net, 0
+        if models.generator.bank is None:
             label = generator.classes.index(record["condition"])
         else:
             bank = self._bank(row)
@@ -304,7 +304,7 @@ class _Writer:
             label="confirm",
             round=models.round,
             folder=review.relative_to(settings.run.dir).as_posix(),
-            classes=() if models.bank is not None else models.gan.generator.classes,
+            classes=() if models.generator.bank is not None else models.generator.net.classes,
             pixel_classes=models.pixel_classes,
             exported=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -318,7 +318,7 @@ class _Writer:
             classes=package.classes,
             target_classes=models.target.classes,
             label="confirm",
-            attribution=models.gan.header["attribution"],
+            attribution=models.generator.attribution,
             provenance={name: str(value) for name, value in models.fingerprint.items()},
             pixel_classes=models.pixel_classes,
         )
@@ -326,11 +326,11 @@ class _Writer:
 
     def _sample(self, one: _Variant) -> ReviewSample:
         models, own, row = self._models, one.own, one.row
-        bands = models.gan.generator.bands
+        bands = models.generator.net.bands
         content = reflectance(row, read_row(row), bands)
         pixels = self._pixels(own)
         masks, real_mask = None, None
-        if models.bank is not None:
+        if models.generator.bank is not None:
             bank = self._bank(row)
             evaluator = of_masks(self._settings.search, models, bank)[0]
             predicted, confidence = evaluator.maps_stored(torch.from_numpy(pixels.copy()))

@@ -60,9 +60,9 @@ def generate(
     load_inversions(own, models)
     rows = chosen_rows(catalog, settings.batch, settings.run.seed)
     print_left_out(rows.left_out, len(catalog))
-    if models.bank is None:
+    if models.generator.bank is None:
         # Of tiles of other classes the condition is found by inversion.
-        print_classes(labels_of(catalog), "the generator", models.gan.generator.classes)
+        print_classes(labels_of(catalog), "the generator", models.generator.net.classes)
     folder = job_folder(settings, "generate")
     student = _student(settings, models, folder)
     job = Job(

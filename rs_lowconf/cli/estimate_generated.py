@@ -55,7 +55,7 @@ def generated(
     from rs_lowconf.search.prior import draw_latent
 
     models = load_models(settings, trust_code=trust_code)
-    classes = models.pixel_classes or models.gan.generator.classes
+    classes = models.pixel_classes or models.generator.net.classes
     meeting = join(
         class_list("the conditions", classes, error=ModelError),
         class_list("the target", models.target.classes, error=ModelError),
@@ -79,7 +79,7 @@ def generated(
             wrong += sum(said != true for said, true in pairs if true is not None)
             rows += len(table) - table["label"].null_count
             bar.update(seeds.stop)
-    what = "tiles" if models.bank is None else "pixels"
+    what = "tiles" if models.generator.bank is None else "pixels"
     print(f"{count:,} tiles from random latents: {path}")
     if unanswered:
         print(f"Left out, as the target has no answer to them: {by_reason(unanswered)}.")
@@ -110,13 +110,13 @@ def _scores(
     generator = models.evaluator.generator
     with torch.no_grad():
         image = generator(z.to(models.device), label.to(models.device))
-        if models.bank is not None:
+        if models.generator.bank is not None:
             batch = TileBatch(
                 image=image.cpu(),
                 bands=generator.bands,
                 ids=tuple(names),
-                classes=models.bank.classes,
-                mask=models.bank.masks[label].long(),
+                classes=models.generator.bank.classes,
+                mask=models.generator.bank.masks[label].long(),
             )
             return pixel_scores(models.target, batch)
         channels = list(check_fit(models.target.bands, generator.bands))
@@ -126,7 +126,7 @@ def _scores(
             said = torch.empty(0, len(models.target.classes))
         else:
             said = asked.log_probability[: len(rows)].cpu()
-        features = features_in(models.extractor, generator.bands)(image)[rows].cpu()
+        features = features_in(models.gate.extractor, generator.bands)(image)[rows].cpu()
     largest, predicted = said.max(1)
     columns: dict[str, Any] = {
         "id": pa.array([names[row] for row in rows], pa.string()),
@@ -158,12 +158,12 @@ def features_of_tiles(
     from rs_lowconf.target.load import check_fit
 
     models = load_models(settings, trust_code=False)
-    bands, found = models.extractor.bands, []
+    bands, found = models.gate.extractor.bands, []
     with progress("reading tiles", len(ids)) as bar, torch.no_grad():
         for number, row in enumerate(rows_of(catalog, ids), 1):
             check_fit(bands, row.bands, model="extractor")
             image = reflectance(row, read_row(row), bands)[None].to(models.device)
-            found.append(models.extractor.features(image)[0].cpu())
+            found.append(models.gate.extractor.features(image)[0].cpu())
             bar.update(number)
     features: Float[np.ndarray, "n f"] = torch.stack(found).numpy()
     return features

@@ -43,10 +43,10 @@ from rs_lowconf.gan.source_quality import (
     probe_table,
 )
 from rs_lowconf.gan.tiles import at_most
-from rs_lowconf.models import load_gate
+from rs_lowconf.models import GeneratorModel, load_gate
 from rs_lowconf.places import model_path
 from rs_lowconf.review.geotiff import DN_SCALE, read_tile
-from rs_lowconf.runs import output_errors
+from rs_lowconf.runs import output_errors, sha256_of
 from rs_lowconf.search.gate import Gate
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
@@ -325,7 +325,9 @@ def _gate(settings: Settings, tiles: Tiles) -> tuple[Gate | None, str]:
     if not model_path(settings, "calibration").exists():
         return None, "there is no gate yet"
     try:
-        return load_gate(settings, tiles.gan, tiles.device), ""
+        generator = GeneratorModel(gan=tiles.gan, sha256=sha256_of(model_path(settings, "gan")))
+        made = load_gate(settings, generator, tiles.device)
+        return made.gate(generator.net.bands, settings.search.false_rejection, tiles.device), ""
     except ModelError as error:
         return None, f"the gate cannot be used: {error}"
 

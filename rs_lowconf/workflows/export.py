@@ -70,7 +70,7 @@ class Export:
         kept = kept_by(one, origin)
         # A trajectory may have both: a tile that the gate rejected, and then a better one.
         kind = "sample" if origin == "found" else origin
-        generator = self.models.gan.generator
+        generator = self.models.generator.net
         return self._judged(
             name=_sample_id(self.settings, kind, *self._stream(one)),
             pixels=tile.pixels,
@@ -80,7 +80,7 @@ class Export:
             realism=kept.parts[CRITIC],
             neighbour=self._neighbour(kept.features, generator.classes[one.label]),
             provenance=_provenance(self.models, one),
-            masks=self._masks(self.models.bank, one.label, tile.pixels),
+            masks=self._masks(self.models.generator.bank, one.label, tile.pixels),
         )
 
     def shown(self, one: Trajectory, tile: Tile, origin: Literal["found", "audit"]) -> Shown:
@@ -89,14 +89,14 @@ class Export:
         kind = "tiles" if origin == "found" else "audit"
         path = self.folder / kind / f"{sample.sample_id}.tif"
         if origin == "audit":
-            tags = synthetic_tags(self.models.gan.header["attribution"])
+            tags = synthetic_tags(self.models.generator.attribution)
             self.write(path, sample, {**sample_tags(sample), **tags})
         return self._sent(sample, origin, kept.parts, path, kept.features)
 
     def real(self, held: HeldOut, index: int) -> Shown:
         """Return a real tile, to be shown to reviewers among generated ones."""
         source, evaluator = held.source, held.evaluator
-        bands = self.models.gan.generator.bands
+        bands = self.models.generator.net.bands
         batch = source.batch([index])
         pixels = stored_numbers(batch.image[:, list(source.bands.index_of(bands.names))])[0]
         name = source.classes[int(source.labels[index])]
@@ -150,7 +150,7 @@ class Export:
         return ReviewSample(
             sample_id=name,
             pixels=pixels.numpy(),
-            bands=self.models.gan.generator.bands,
+            bands=self.models.generator.net.bands,
             condition=condition,
             predicted=self.models.target.classes[first],
             second=self.models.target.classes[second],
@@ -210,7 +210,7 @@ class Export:
         return (one.seed_id,) if self.models.round == 1 else (self.models.round, one.seed_id)
 
     def _neighbour(self, features: Float[Tensor, " f"], name: str) -> RealNeighbour | None:
-        source, generator = self.models.real, self.models.gan.generator
+        source, generator = self.models.real, self.models.generator.net
         if source is None or self.bank is None:
             return None
         allowed: Bool[Tensor, "1 n"] | None = None
@@ -218,13 +218,13 @@ class Export:
         # it has would tell that it is generated.
         if self.settings.review.label != "blind":
             allowed = same_class([name], source.classes, source.labels)
-        elif self.models.bank and name in source.classes:
+        elif self.models.generator.bank and name in source.classes:
             allowed = source.labels[None] != source.classes.index(name)
         indices, distances = nearest(features[None], self.bank, allowed)
         index = int(indices[0])
         tile = source.batch([index])
         image = tile.image[:, list(source.bands.index_of(generator.bands.names))]
-        name, bank, mask = source.ids[index], self.models.bank, None
+        name, bank, mask = source.ids[index], self.models.generator.bank, None
         if bank is not None and name in bank.names:
             mask = bank.masks[bank.names.index(name)].numpy()
         return RealNeighbour(
@@ -260,14 +260,14 @@ def write_results(
     found = [one for one in trajectories if one.found is not None]
     rejected = [one for one in trajectories if one.audit is not None]
     real = models.real
-    bank = None if real is None else features_of(models.extractor, real, models.device)
+    bank = None if real is None else features_of(models.gate.extractor, real, models.device)
     export = Export(settings=settings, models=models, folder=folder, bank=bank)
     with replacing(folder / "samples.parquet") as temporary:
         yield from _write_table(temporary, _write_tiles(export, found, journal), len(found))
     shown = yield from choose_shown(export, found, rejected, journal)
     classes: tuple[str, ...] = ()
-    if models.bank is None:
-        known = models.gan.generator.classes + (models.real.classes if models.real else ())
+    if models.generator.bank is None:
+        known = models.generator.net.classes + (models.real.classes if models.real else ())
         classes = tuple(dict.fromkeys(known))
     review = folder / "review"
     package = SentPackage(
@@ -288,7 +288,7 @@ def write_results(
         classes=classes,
         target_classes=models.target.classes,
         label=settings.review.label,
-        attribution=models.gan.header["attribution"],
+        attribution=models.generator.attribution,
         provenance={name: str(value) for name, value in models.fingerprint.items()},
         pixel_classes=models.pixel_classes,
     )
@@ -374,7 +374,7 @@ def _sample_id(settings: Settings, *names: str | int) -> str:
 
 
 def _provenance(models: Models, one: Trajectory) -> dict[str, str]:
-    header = models.gan.header
+    header = models.generator.gan.header
     return {
         "software": f"rs_lowconf {__version__}",
         "gan_sha256": models.fingerprint["GAN file"],
@@ -390,7 +390,7 @@ def _write_tiles(
     export: Export, found: Sequence[Trajectory], journal: Journal
 ) -> Iterator[dict[str, Any]]:
     """Write tile after tile and yield its row of the table."""
-    tags = synthetic_tags(export.models.gan.header["attribution"])
+    tags = synthetic_tags(export.models.generator.attribution)
     for one in found:
         own, tile = kept_by(one, "found"), journal.tile(one.seed_id)
         sample = export.sample(one, tile)

@@ -82,7 +82,7 @@ def report_of(
     settings: Settings, models: Models, search: SearchResult, baseline: SearchResult | None
 ) -> SearchReport:
     """Return the report of a search and of its baseline, if there is one."""
-    classes = models.gan.generator.classes
+    classes = models.generator.net.classes
     taught = search.lessons.evaluations if search.lessons else 0
     ours = summarise(search.trajectories, search.seconds, classes, taught)
     theirs = None if baseline is None else _random_latents(models, baseline)
@@ -141,14 +141,14 @@ def write_report(
         search.trajectories,
         () if baseline is None else baseline.trajectories,
         tau=models.tau,
-        classes=models.gan.generator.classes,
+        classes=models.generator.net.classes,
         target_classes=models.target.classes,
     )
 
 
 def _random_latents(models: Models, baseline: SearchResult) -> RandomLatents:
     return RandomLatents(
-        summary=summarise(baseline.trajectories, baseline.seconds, models.gan.generator.classes),
+        summary=summarise(baseline.trajectories, baseline.seconds, models.generator.net.classes),
         **low_confidence_share(baseline.trajectories, models.tau),
         stopped_by_minutes=baseline.late,
     )
