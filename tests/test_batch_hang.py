@@ -60,7 +60,8 @@ def running(text: str) -> list[str]:
     [
         ("callable", 4, 60, "hung: no answer within .* it was in hanging"),
         pytest.param(
-            ("process", 4, 60, "hung: no answer within .* it was in _header"), marks=pytest.mark.slow
+            ("process", 4, 60, "hung: no answer within .* it was in _header"),
+            marks=pytest.mark.slow,
         ),
         ("process", 60, 4, "raised: .* was killed after target.batch_seconds=4"),
     ],
