@@ -280,7 +280,58 @@ class ExtractorSettings(ClassifierSettings):
     width: PositiveInt = 24
 
 
-class TargetSettings(Section):
+class ModelFormat(Section):
+    """What a foreign model reads and returns."""
+
+    bands: tuple[str, ...] | None = None
+    """The bands the model reads, in its order."""
+    level: Level = "L1C"
+    """The processing level that the model was made for."""
+    input: Literal["reflectance", "digital_numbers"] = "reflectance"
+    """What the model reads, before `mean` and `std`; digital numbers are
+    10 000 times reflectance, without the offset of processing baseline 04.00."""
+    mean: tuple[float, ...] | None = None
+    """Subtracted per band (or one value for all), in the unit of `input`."""
+    std: tuple[float, ...] | None = None
+    """Divided by per band (or one value for all)."""
+    input_size: PositiveInt | None = None
+    """Side of the square that the model takes; missing means tiles as they
+    are."""
+    input_fit: Literal["resize", "mirror"] = "resize"
+    """How a tile becomes `input_size` pixels wide: resized (bilinear), or at its own resolution
+    with its mirror images around it, a fifth of the window before it. Answers for pixels are
+    brought back to the tile."""
+    classes: ClassNames | None = None
+    """The model's own class list, in the order of its outputs. One that returns
+    a single number, for or against, has two: the one against comes first."""
+    output: Literal["logits", "probabilities", "sigmoid"] = "logits"
+    """What the model returns. `probabilities` sum to 1, or to 100 as per cent;
+    they may be rounded. `sigmoid` is one number from 0 to 1 for each class, as models for several
+    labels return: its log-odds are taken as logits. `lightgbm` and `sklearn` are asked for what
+    is set: raw scores and decision_function as logits, or probabilities."""
+    temperature: PositiveFloat = 1.0
+    """Logits are divided by this."""
+    batch_size: PositiveInt = 32
+    """Largest number of tiles in one forward pass."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelFormat":
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) not in (1, len(self.bands or ())):
+                raise ValueError(
+                    f"{name} has {len(values)} values for {len(self.bands or ())} bands"
+                )
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        if self.classes is not None and len(self.classes) < 2:
+            raise ValueError("classes must list at least two, also for a model of one output")
+        if self.input_fit == "mirror" and self.input_size is None:
+            raise ValueError("input_fit mirror needs input_size, the side of the model's window")
+        return self
+
+
+class TargetSettings(ModelFormat):
     """The model under test: trained by `rslow train target`, or from elsewhere."""
 
     kind: Literal[
@@ -329,36 +380,6 @@ class TargetSettings(Section):
     so that the target answers for every pixel; `tile`: all pixels of a tile, band after band,
     line after line; `statistics`: the means of all bands of a tile, then their standard
     deviations."""
-    bands: tuple[str, ...] | None = None
-    """Foreign targets: the bands the model reads, in its order."""
-    level: Level = "L1C"
-    """Foreign targets: the processing level that the model was made for."""
-    input: Literal["reflectance", "digital_numbers"] = "reflectance"
-    """Foreign targets: what the model reads, before `mean` and `std`; digital numbers are
-    10 000 times reflectance, without the offset of processing baseline 04.00."""
-    mean: tuple[float, ...] | None = None
-    """Foreign targets: subtracted per band (or one value for all), in the unit of `input`."""
-    std: tuple[float, ...] | None = None
-    """Foreign targets: divided by per band (or one value for all)."""
-    input_size: PositiveInt | None = None
-    """Foreign targets: side of the square that the model takes; missing means tiles as they
-    are."""
-    input_fit: Literal["resize", "mirror"] = "resize"
-    """How a tile becomes `input_size` pixels wide: resized (bilinear), or at its own resolution
-    with its mirror images around it, a fifth of the window before it. Answers for pixels are
-    brought back to the tile."""
-    classes: ClassNames | None = None
-    """Foreign targets: the model's own class list, in the order of its outputs. One that returns
-    a single number, for or against, has two: the one against comes first."""
-    output: Literal["logits", "probabilities", "sigmoid"] = "logits"
-    """Foreign targets: what the model returns. `probabilities` sum to 1, or to 100 as per cent;
-    they may be rounded. `sigmoid` is one number from 0 to 1 for each class, as models for several
-    labels return: its log-odds are taken as logits. `lightgbm` and `sklearn` are asked for what
-    is set: raw scores and decision_function as logits, or probabilities."""
-    temperature: PositiveFloat = 1.0
-    """Foreign targets: logits are divided by this."""
-    batch_size: PositiveInt = 32
-    """Largest number of tiles in one forward pass."""
 
     @field_validator("command")
     @classmethod
@@ -378,20 +399,8 @@ class TargetSettings(Section):
         for name, kinds in _ONLY.items():
             if self.kind not in kinds and getattr(self, name) != _field_default(self, name):
                 raise ValueError(f"{name} has no effect on target kind {self.kind}, remove it")
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if values is not None and len(values) not in (1, len(self.bands or ())):
-                raise ValueError(
-                    f"{name} has {len(values)} values for {len(self.bands or ())} bands"
-                )
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError("std must be positive")
-        if self.classes is not None and len(self.classes) < 2:
-            raise ValueError("classes must list at least two, also for a model of one output")
         if self.output == "sigmoid" and self.kind in _ONLY["rows"]:
             raise ValueError(f"target kind {self.kind} returns logits or probabilities")
-        if self.input_fit == "mirror" and self.input_size is None:
-            raise ValueError("input_fit mirror needs input_size, the side of the model's window")
         return self
 
 

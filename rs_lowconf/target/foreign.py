@@ -9,7 +9,7 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.boundary import in_a_line
 from rs_lowconf.errors import AnswerError, ModelError
-from rs_lowconf.settings import TargetSettings
+from rs_lowconf.settings import ModelFormat
 from rs_lowconf.target.answers import (
     WHOLES,
     are_distributions,
@@ -37,7 +37,7 @@ class ForeignTarget:
     def __init__(
         self,
         function: Callable[[Tensor], object],
-        settings: TargetSettings,
+        settings: ModelFormat,
         *,
         tile_size: int,
         device: torch.device,
