@@ -6,14 +6,20 @@ the target, d latent, f feature.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rs_lowconf.bands import BandSpec
+from rs_lowconf.bands import COMPOSITES, BandSpec
 from rs_lowconf.errors import DataError
 from rs_lowconf.grid import Grid
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
 
 Augmentation = Callable[[Float[Tensor, "b c h w"], int], Float[Tensor, "b c h w"]]
 """Augments a batch of reflectance with the random choices of a seed; differentiable."""
@@ -65,6 +71,58 @@ class TileBatch:
             raise DataError(
                 f"masks of shape {tuple(self.mask.shape)} for tiles of {tuple(self.image.shape)}"
             )
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.ids)
+
+    def numpy(self) -> NDArray[np.float32]:
+        """Return reflectance as an array b c h w."""
+        array: NDArray[np.float32] = self.image.cpu().numpy()
+        return array
+
+    def names(self) -> tuple[str, ...]:
+        """Return the class of each tile; empty where there are no labels."""
+        return () if self.label is None else tuple(self.classes[i] for i in self.label.tolist())
+
+    def to_xarray(self) -> "xr.DataArray":
+        """Return reflectance with named dimensions: tile, band, y, x. Takes xarray."""
+        import xarray as xr
+
+        coords: dict[str, Any] = {"tile": list(self.ids), "band": list(self.bands.names)}
+        if self.label is not None:
+            coords["label"] = ("tile", list(self.names()))
+        return xr.DataArray(
+            self.numpy(), dims=("tile", "band", "y", "x"), coords=coords, name="reflectance"
+        )
+
+    def plot(self, composite: str = "true_colour", *, columns: int = 8) -> "Figure":
+        """Return a figure of the tiles, all with one stretch. Takes matplotlib.
+
+        Args:
+            composite: a name of `rs_lowconf.bands.COMPOSITES`.
+            columns: tiles side by side.
+
+        Raises:
+            DataError: the tiles lack a band of the composite, or there is no such composite.
+        """
+        from matplotlib.figure import Figure
+
+        if composite not in COMPOSITES:
+            raise DataError(
+                f"there is no composite {composite}", expected=f"one of {', '.join(COMPOSITES)}"
+            )
+        shown = COMPOSITES[composite]
+        channels = list(self.bands.index_of(shown.bands))
+        pictures = (self.image[:, channels] / shown.white).clamp(0, 1).permute(0, 2, 3, 1).cpu()
+        rows = -(-len(self) // columns)
+        figure = Figure(figsize=(1.4 * columns, 1.6 * rows), layout="constrained")
+        for number, picture in enumerate(pictures):
+            axes = figure.add_subplot(rows, columns, number + 1)
+            axes.imshow(picture.numpy(), interpolation="nearest")
+            axes.set_title((self.names() or self.ids)[number], fontsize=7)
+            axes.axis("off")
+        return figure
 
 
 @runtime_checkable

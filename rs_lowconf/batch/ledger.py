@@ -31,11 +31,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import lock_descriptor
 
-from rs_lowconf import __version__
 from rs_lowconf.batch.plan import FORMAT, Chunk, plan, rows_of
 from rs_lowconf.batch.work import ID, FailureKind, Rows, Work
 from rs_lowconf.errors import JobError
 from rs_lowconf.runs import output_errors, replacing, write_json
+from rs_lowconf.version import __version__
 
 DESCRIPTION: Final = "job.json"
 PARTS: Final = "parts"

@@ -28,7 +28,6 @@ import torch
 from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFont
 
-from rs_lowconf import __version__
 from rs_lowconf.bands import composites_or_grey
 from rs_lowconf.batch.generate import SCHEMA, VARIANT
 from rs_lowconf.batch.jobs import CatalogRows
@@ -53,6 +52,7 @@ from rs_lowconf.search.calibration import CRITIC
 from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
+from rs_lowconf.version import __version__
 
 _REPORT = "report.json"
 _SHEET_TILES = 24

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from rs_lowconf import __version__
 from rs_lowconf.cli import hints
 from rs_lowconf.determinism import make_deterministic
 from rs_lowconf.errors import RsLowconfError
 from rs_lowconf.extras import missing
 from rs_lowconf.settings import Settings, load
+from rs_lowconf.version import __version__
 
 INTERRUPTED = 130
 

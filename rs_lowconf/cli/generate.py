@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rs_lowconf.models import Models
-    from rs_lowconf.workflows.search import SearchResult, Stream
+    from rs_lowconf.workflows.search import SearchLog, Stream
     from rs_lowconf.workflows.search_report import SearchReport
 
 NameOption = Annotated[
@@ -60,7 +60,7 @@ def run_search(
     stream: "Stream",
     *,
     spent: float = 0.0,
-) -> "SearchResult":
+) -> "SearchLog":
     """Run the search, or the random-latent baseline, with its progress; see `SearchRun`.
 
     Raises:
@@ -72,15 +72,15 @@ def run_search(
     with interrupt_between_steps() as interrupt:
         run = SearchRun(settings, models, folder, stream, spent=spent, before_batch=interrupt.check)
         show(iter(run))
-    return run.result
+    return run.log
 
 
 def _export(
     settings: Settings,
     models: "Models",
     folder: Path,
-    search: "SearchResult",
-    baseline: "SearchResult | None",
+    search: "SearchLog",
+    baseline: "SearchLog | None",
 ) -> None:
     """Write report, plots, table, tiles and, last, the review package."""
     from rs_lowconf.workflows.export import write_results

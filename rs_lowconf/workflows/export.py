@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Bool, Float, UInt16
 from torch import Tensor
 
-from rs_lowconf import __version__
 from rs_lowconf.errors import AnswerError
 from rs_lowconf.gan.masks import MaskBank
 from rs_lowconf.grid import Grid
@@ -38,6 +37,7 @@ from rs_lowconf.search.loop import Found, Tile, Trajectory
 from rs_lowconf.search.neighbours import features_of, nearest, same_class
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
+from rs_lowconf.version import __version__
 from rs_lowconf.workflows.records import LeftOut, Step, Work
 
 _ROWS = 256

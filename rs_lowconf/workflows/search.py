@@ -68,7 +68,7 @@ class Searching:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchResult:
+class SearchLog:
     """What a search left in its journal."""
 
     trajectories: tuple[Trajectory, ...]
@@ -88,7 +88,7 @@ class SearchResult:
 
 
 class SearchRun:
-    """A search or a baseline that goes on from its journal: iterate over it, then take `result`."""
+    """A search or a baseline that goes on from its journal: iterate over it, then take `log`."""
 
     def __init__(
         self,
@@ -120,8 +120,8 @@ class SearchRun:
         self._baseline = stream == "baseline"
         self._spent, self._before_batch = spent, before_batch
         self._student_path = folder / stream / "student.safetensors"
-        self._journal = Journal(folder / stream, models.fingerprint)
-        self._past = self._journal.read()
+        self.journal = Journal(folder / stream, models.fingerprint)
+        self._past = self.journal.read()
         # The baseline measures a rate: it stops at its number of latents, whatever it finds.
         self._budget = Budget(
             count=own.baseline_evaluations + 1 if self._baseline else own.count,
@@ -163,7 +163,7 @@ class SearchRun:
             for raw in run(self._past.trajectories, self._archive.closed):
                 if raw.seed_id not in self._past.trajectories:
                     counted += raw.evaluations
-                    self._journal.write(raw, self._budget.seconds - self._spent)
+                    self.journal.write(raw, self._budget.seconds - self._spent)
                 yield self._count(raw)
                 if self._end is not None:
                     break
@@ -173,21 +173,21 @@ class SearchRun:
         if self._worked:
             self._seconds = self._budget.seconds - self._spent
 
-    def run(self) -> SearchResult:
+    def run(self) -> SearchLog:
         """Search to the end and return what was found.
 
         Raises:
             ModelError: the target has no answer to most tiles.
         """
         finish(iter(self))
-        return self.result
+        return self.log
 
     @property
-    def result(self) -> SearchResult:
+    def log(self) -> SearchLog:
         """Return what was found, once the iteration has ended."""
-        return SearchResult(
+        return SearchLog(
             trajectories=tuple(self._trajectories),
-            journal=self._journal,
+            journal=self.journal,
             seconds=self._seconds,
             end="" if self._end is None else self._end.value,
             late=self._end is SearchEnd.MINUTES,

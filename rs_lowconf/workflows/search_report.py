@@ -19,7 +19,7 @@ from rs_lowconf.search.report import (
 from rs_lowconf.search.splitting import probability
 from rs_lowconf.search.student import Lessons
 from rs_lowconf.settings import Settings
-from rs_lowconf.workflows.search import SearchResult, splits
+from rs_lowconf.workflows.search import SearchLog, splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class SearchReport:
 
 
 def report_of(
-    settings: Settings, models: Models, search: SearchResult, baseline: SearchResult | None
+    settings: Settings, models: Models, search: SearchLog, baseline: SearchLog | None
 ) -> SearchReport:
     """Return the report of a search and of its baseline, if there is one."""
     classes = models.generator.net.classes
@@ -121,8 +121,8 @@ def write_report(
     models: Models,
     folder: Path,
     *,
-    search: SearchResult,
-    baseline: SearchResult | None,
+    search: SearchLog,
+    baseline: SearchLog | None,
 ) -> None:
     """Write `report.json`, `plots/` and the settings into the folder of a search.
 
@@ -146,7 +146,7 @@ def write_report(
     )
 
 
-def _random_latents(models: Models, baseline: SearchResult) -> RandomLatents:
+def _random_latents(models: Models, baseline: SearchLog) -> RandomLatents:
     return RandomLatents(
         summary=summarise(baseline.trajectories, baseline.seconds, models.generator.net.classes),
         **low_confidence_share(baseline.trajectories, models.tau),

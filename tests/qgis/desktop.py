@@ -78,6 +78,7 @@ class Form:
     def __init__(self, running: Desktop) -> None:
         """Open it for editing."""
         self._running = running
+        running.wait(lambda: running.shown["ready"], "a table of the layer can be opened")
         running.press("F6")
         running.wait(lambda: "decision" in (running.shown["table"] or {}), "the form is open")
         self.edit()

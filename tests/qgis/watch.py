@@ -34,6 +34,8 @@ def look() -> dict[str, Any]:
     return {
         "window": int(iface.mainWindow().winId()),
         "opened": bool(layers) and layers[0].featureCount() > 0,
+        # A key that comes before is lost.
+        "ready": iface.actionOpenTable().isEnabled() and iface.mainWindow().isActiveWindow(),
         "drawing": iface.mapCanvas().isDrawing(),
         "focus": "" if focus is None else focus.metaObject().className(),
         "focus_at": None if focus is None else look_at(focus),
