@@ -13,6 +13,7 @@ EXTRAS: Final = {
     "generate": _GENERATE,
     "train": _GENERATE
     | {"torchvision", "torchgeo", "requests", "kornia", "timm", "segmentation_models_pytorch"},
+    "notebook": _GENERATE | {"xarray"},
     "dask": frozenset({"distributed"}),
     "ppi": _ESTIMATE | {"ppi_py"},
 }

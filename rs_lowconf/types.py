@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rs_lowconf.bands import COMPOSITES, BandSpec
 from rs_lowconf.errors import DataError
+from rs_lowconf.extras import missing
 from rs_lowconf.grid import Grid
 
 if TYPE_CHECKING:
@@ -86,8 +87,15 @@ class TileBatch:
         return () if self.label is None else tuple(self.classes[i] for i in self.label.tolist())
 
     def to_xarray(self) -> "xr.DataArray":
-        """Return reflectance with named dimensions: tile, band, y, x. Takes xarray."""
-        import xarray as xr
+        """Return reflectance with named dimensions: tile, band, y, x.
+
+        Raises:
+            MissingPackageError: xarray is not installed.
+        """
+        try:
+            import xarray as xr
+        except ModuleNotFoundError as error:
+            raise missing("xarray", "notebook") or error from error
 
         coords: dict[str, Any] = {"tile": list(self.ids), "band": list(self.bands.names)}
         if self.label is not None:
