@@ -14,6 +14,8 @@ from typing import Any
 
 SIZE = (1366, 768)
 """Of a small laptop's screen."""
+F6 = "72"
+"""By its code: with the keyboard maps of 2026 (xkb-data 2.48) xdotool adds Alt to its name."""
 PATIENCE_S = 600
 """After which QGIS is thought to hang, however busy the machine is."""
 WATCH = Path(__file__).parent / "watch.py"
@@ -79,7 +81,7 @@ class Form:
         """Open it for editing."""
         self._running = running
         running.wait(lambda: running.shown["ready"], "a table of the layer can be opened")
-        running.press("F6")
+        running.press(F6)
         running.wait(lambda: "decision" in (running.shown["table"] or {}), "the form is open")
         self.edit()
 

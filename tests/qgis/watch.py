@@ -86,6 +86,8 @@ def write() -> None:
     temporary = FILE.with_suffix(".tmp")
     temporary.write_text(json.dumps(look()))
     temporary.replace(FILE)
+    # Only now: looking may take longer than this, and QGIS has to do something, too.
+    timer.start(50)
 
 
 main_window = iface.mainWindow()
@@ -96,5 +98,6 @@ for panel in main_window.findChildren(QDockWidget):
 for bar in main_window.findChildren(QToolBar):
     bar.setVisible(bar.objectName() in ("mMapNavToolBar", "mDigitizeToolBar"))
 timer = QTimer(main_window)
+timer.setSingleShot(True)
 timer.timeout.connect(write)
 timer.start(50)
