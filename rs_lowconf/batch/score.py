@@ -52,4 +52,10 @@ class ScoreWork:
         """
         from rs_lowconf.batch.scoring import scorer  # noqa: PLC0415 (imports torch)
 
-        return scorer(self)
+        return scorer(
+            self.target,
+            self.kinds,
+            pixel_share=self.pixel_share,
+            micro_batch=self.micro_batch,
+            schema=SCHEMA,
+        )

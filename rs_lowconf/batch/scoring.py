@@ -12,8 +12,7 @@ from torch import Tensor
 
 from rs_lowconf.asking import ask
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.batch.jobs import TileKind, require_fitting
-from rs_lowconf.batch.score import SCHEMA, ScoreWork
+from rs_lowconf.batch.jobs import TargetOf, TileKind, require_fitting
 from rs_lowconf.batch.work import ERROR, Call
 from rs_lowconf.data.catalog.reading import read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
@@ -23,29 +22,41 @@ from rs_lowconf.types import TargetModel
 
 _Tile = tuple[CatalogRow, Float[Tensor, "c h w"]]
 
-_COLUMNS = SCHEMA.append(pa.field(ERROR, pa.string()))
 
+def scorer(
+    target: TargetOf,
+    kinds: Sequence[TileKind],
+    *,
+    pixel_share: float,
+    micro_batch: int,
+    schema: pa.Schema,
+) -> Call:
+    """Load a target and return the function that asks it about rows of a catalog.
 
-def scorer(work: ScoreWork) -> Call:
-    """Load the target of a work and return the function that asks it about rows of a catalog.
+    Args:
+        target: what to load.
+        kinds: of all tiles; it has to load for one of them.
+        pixel_share: see `search.pixel_share`.
+        micro_batch: the fixed size of batches.
+        schema: of the scores; a column for errors is added.
 
     Raises:
         RsLowconfError: it cannot be loaded, or be asked about any of the tiles.
     """
-    reading = Reading(share=work.pixel_share)
+    reading, columns = Reading(share=pixel_share), schema.append(pa.field(ERROR, pa.string()))
     loaded: dict[int, TargetModel] = {}
 
     def misfit(kind: TileKind) -> DataError | ModelError | None:
         try:
             if kind.height not in loaded:
-                loaded[kind.height] = work.target.load(kind.height)
+                loaded[kind.height] = target.load(kind.height)
             _try_out(loaded[kind.height], kind)
         except (DataError, ModelError) as error:
             # A target that cannot be loaded for tiles of one size may be for another.
             return error
         return None
 
-    require_fitting(work.kinds, misfit)
+    require_fitting(kinds, misfit)
 
     def score(table: pa.Table) -> pa.Table:
         by_size: dict[int, list[CatalogRow]] = {}
@@ -54,14 +65,14 @@ def scorer(work: ScoreWork) -> Call:
         records = []
         for side, own in by_size.items():
             if side not in loaded:
-                loaded[side] = work.target.load(side)
+                loaded[side] = target.load(side)
             try:
-                records += _scores(own, loaded[side], reading, work.micro_batch)
+                records += _scores(own, loaded[side], reading, micro_batch)
             except ModelError:
                 # Its process may have ended: the next tiles need a new one.
                 del loaded[side]
                 raise
-        return pa.Table.from_pylist(records, schema=_COLUMNS)
+        return pa.Table.from_pylist(records, schema=columns)
 
     return score
 

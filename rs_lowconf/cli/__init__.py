@@ -1,5 +1,5 @@
-"""The command line: one file a command group. Only here is anything printed."""
+"""The command line `rslow`: parses, shows progress, reports. What commands do, workflows do."""
 
-from rs_lowconf.cli.app import main
+from rs_lowconf.cli.program import main
 
 __all__ = ["main"]

@@ -34,7 +34,7 @@ from rs_lowconf.target.train import EpochRecord, train_classifier
 from rs_lowconf.types import TileSource
 
 if TYPE_CHECKING:
-    from rs_lowconf.cli.evaluate import Tiles
+    from rs_lowconf.workflows.quality import Tiles
 
 _BATCH = 64
 _VIEWS: dict[str, Change] = {

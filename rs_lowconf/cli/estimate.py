@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
+from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
 from rs_lowconf.cli.estimate_pool import (
     DrawFolder,
     Waves,
     draw_folder,
+    estimate_app,
     is_labelled,
     labels_of,
     load_pool,
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
-estimate_app = typer.Typer(
-    help="Honest error estimates of a model from few labels.", no_args_is_help=True
-)
-app.add_typer(estimate_app, name="estimate")
 
 NameOption = Annotated[
     str, typer.Option("--name", help="Folder of this draw below run.dir/estimate.")

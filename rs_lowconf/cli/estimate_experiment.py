@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, load_settings
-from rs_lowconf.cli.estimate import estimate_app
-from rs_lowconf.cli.estimate_pool import load_scores, write_report
+from rs_lowconf.cli.estimate_pool import estimate_app, load_scores, write_report
 from rs_lowconf.cli.progress import print_left_out, progress
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import Settings

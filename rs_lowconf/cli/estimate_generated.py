@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
-from rs_lowconf.cli.estimate import estimate_app
-from rs_lowconf.cli.estimate_pool import pool_is_there
+from rs_lowconf.cli.estimate_pool import estimate_app, pool_is_there
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.errors import ModelError, by_reason

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
-from rs_lowconf.cli.estimate import estimate_app
+from rs_lowconf.cli.estimate_pool import estimate_app
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.errors import DataError, ModelError, SettingsError, by_reason
@@ -279,19 +279,6 @@ def write_pixel_packages(
             provenance={},
         )
     return written
-
-
-def are_pixels(settings: Settings, path: Path) -> bool:
-    """Return whether a table is of pixels of the data that the settings name."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not settings.data.masked or path.suffix.lower() == ".csv":
-        return False
-    try:
-        return {"row", "col", "group"} <= set(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException):
-        return False
 
 
 def _places(

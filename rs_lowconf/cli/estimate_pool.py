@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import typer
+
+from rs_lowconf.cli.app import app
 from rs_lowconf.cli.batch import job_folder
 from rs_lowconf.cli.catalog import catalog_path
 from rs_lowconf.cli.hints import hint
@@ -23,6 +26,12 @@ if TYPE_CHECKING:
 
 #: Where labels come from: reviews of a catalog's tiles in QGIS, or a table that is filled in.
 Source = Literal["review", "table"]
+
+
+estimate_app = typer.Typer(
+    help="Honest error estimates of a model from few labels.", no_args_is_help=True
+)
+app.add_typer(estimate_app, name="estimate")
 
 
 def load_scores(settings: Settings, *, features: bool = False) -> "Scores":
@@ -146,10 +155,21 @@ class DrawFolder:
         return self.path / f"wave-{wave}"
 
 
+def are_pixels(settings: Settings, path: Path) -> bool:
+    """Return whether a table is of pixels of the data that the settings name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not settings.data.masked or path.suffix.lower() == ".csv":
+        return False
+    try:
+        return {"row", "col", "group"} <= set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def draw_folder(settings: Settings, name: str) -> DrawFolder:
     """Return where a draw is, and where its labels come from."""
-    from rs_lowconf.cli.estimate_pixels import are_pixels
-
     path, scores = settings.run.dir / "estimate" / name, settings.estimate.scores
     # A table that somebody fills in already stays one.
     filled = (path / "labels-1.csv").exists()

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
 from rs_lowconf.cli.batch import job_folder
 from rs_lowconf.cli.catalog import catalog_of
-from rs_lowconf.cli.estimate import estimate_app
-from rs_lowconf.cli.estimate_pool import pool_is_there
+from rs_lowconf.cli.estimate_pool import estimate_app, pool_is_there
 from rs_lowconf.cli.progress import (
     Interrupt,
     Reporter,

@@ -8,22 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
-from rs_lowconf.cli.progress import progress
+from rs_lowconf.cli.progress import print_measurement, progress, show
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
-    import torch
     from jaxtyping import Float
     from torch import Tensor
 
     from rs_lowconf.cli.evaluate_sources import Judged
-    from rs_lowconf.gan.measure import Measurement
-    from rs_lowconf.gan.model import GanModel
     from rs_lowconf.gan.quality import Right, Sets
-    from rs_lowconf.gan.tiles import DrawnTiles
     from rs_lowconf.target.classifier import Classifier
     from rs_lowconf.types import TileSource
+    from rs_lowconf.workflows.quality import Tiles
 
 FORMAT = 1
 _HEADER = """# Quality of the generator
@@ -78,8 +75,9 @@ def evaluate(
         return
     from rs_lowconf.cli.classifiers import load_reporter, train_and_test
     from rs_lowconf.runs import RunFolder
+    from rs_lowconf.workflows.quality import load_tiles
 
-    tiles = load_tiles(settings)
+    tiles = show(load_tiles(settings))
     folder = settings.run.dir / name
     RunFolder(folder, settings)
     judges = None
@@ -128,88 +126,7 @@ def _refuse_idle(settings: Settings, found: list[str] | None) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Tiles:
-    """Real and generated tiles, all with the generator's bands and classes."""
-
-    gan: "GanModel"
-    gan_sha256: str
-    train: "TileSource"
-    val: "TileSource"
-    test: "TileSource"
-    """What generated tiles are compared with: the split evaluate.split."""
-    generated: "DrawnTiles"
-    """What the figures are measured on."""
-    generated_val: "DrawnTiles"
-    """Others, which choose the epoch where a classifier learns from generated tiles."""
-    device: "torch.device"
-
-    @property
-    def held_out(self) -> "list[TileSource]":
-        """Return the splits that may be read and that nothing was trained on."""
-        return [self.val] if self.test is self.val else [self.val, self.test]
-
-
-def load_tiles(settings: Settings) -> Tiles:
-    """Load the generator, read the splits in its bands, and draw."""
-    import torch
-
-    from rs_lowconf.data.source import open_split
-    from rs_lowconf.device import choose_device
-    from rs_lowconf.gan.figures import sample
-    from rs_lowconf.gan.model import load_model
-    from rs_lowconf.gan.tiles import DrawnTiles
-    from rs_lowconf.models import check_tile_size
-    from rs_lowconf.places import model_path
-    from rs_lowconf.runs import sha256_of
-    from rs_lowconf.seeds import seed_of
-    from rs_lowconf.target.load import check_fit
-
-    device = choose_device(settings.run)
-    path = model_path(settings, "gan")
-    gan = load_model(path, device)
-    generator = gan.generator
-    check_tile_size(settings, generator)
-    wanted = {"bands": generator.bands.names, "classes": generator.classes}
-    data = settings.data.model_copy(update=wanted)
-    train, val = open_split(data, "train"), open_split(data, "val")
-    # Nothing opens the test split while models are compared on the validation split.
-    test = val if settings.evaluate.split == "val" else open_split(data, "test")
-    check_fit(generator.bands, train.bands, model="generator")
-    k = len(generator.classes)
-    counts = {
-        "generated": torch.full((k,), settings.evaluate.tiles_per_class),
-        "generated_val": torch.bincount(val.labels, minlength=k),
-    }
-    total, done = int(sum(own.sum() for own in counts.values())), 0
-    drawn = {}
-    with progress("drawing tiles", total) as bar:
-        for name, own in counts.items():
-            parts = []
-            for label, number in enumerate(own.tolist()):
-                seed = seed_of(settings.run.seed, "evaluate", name, label)
-                parts.append(sample(generator, torch.full((number,), label), seed))
-                done += number
-                bar.update(done)
-            drawn[name] = DrawnTiles(
-                torch.cat(parts),
-                torch.arange(k).repeat_interleave(own),
-                bands=train.bands,
-                classes=train.classes,
-                name=name,
-            )
-    return Tiles(
-        gan=gan,
-        gan_sha256=sha256_of(path),
-        train=train,
-        val=val,
-        test=test,
-        **drawn,
-        device=device,
-    )
-
-
-def measure(settings: Settings, tiles: Tiles, reporter: "Classifier") -> "Sets":
+def measure(settings: Settings, tiles: "Tiles", reporter: "Classifier") -> "Sets":
     """Measure features and spectra of generated, training and test tiles."""
     from rs_lowconf.gan.quality import matched_sets
     from rs_lowconf.gan.spectra import limits_of, tile_spectra
@@ -246,7 +163,7 @@ class Distances:
     """Of real tiles of the validation and, where that is opened, the test split."""
 
 
-def nearest_training_tiles(settings: Settings, tiles: Tiles, reporter: "Classifier") -> Distances:
+def nearest_training_tiles(settings: Settings, tiles: "Tiles", reporter: "Classifier") -> Distances:
     """Look for the training tile that each generated and each held-out tile is nearest to."""
     import torch
 
@@ -281,7 +198,7 @@ def nearest_training_tiles(settings: Settings, tiles: Tiles, reporter: "Classifi
 
 def _write(
     settings: Settings,
-    tiles: Tiles,
+    tiles: "Tiles",
     folder: Path,
     reporter: "Classifier",
     results: "tuple[Sets, Right, Distances, Judged | None]",
@@ -350,18 +267,8 @@ def _write(
     write_json(folder / "report.json", report)
     shown = [distribution, groups["Use: classifiers trained on generated tiles alone"]]
     for one in chain(*shown, *(judged.groups.values() if judged else ())):
-        say(one)
+        print_measurement(one)
     if judged:
         print(judged.opened)
     print(f"The whole table: {folder / 'report.md'}")
     print(f"Plots: {folder / 'plots'}; generated tiles to judge by eye: {folder / 'mixed.png'}")
-
-
-def say(one: "Measurement") -> None:
-    """Print a figure with its interval and its floor."""
-    if one.measured is None:
-        print(f"{one.name}: {one.note}")
-        return
-    interval = f"{one.measured.low:.3g} .. {one.measured.high:.3g}"
-    floor = "" if one.floor is None else f"; real tiles {one.floor.value:.3g}"
-    print(f"{one.name}: {one.measured.value:.3g} ({interval}){floor}")

@@ -5,8 +5,7 @@ from typing import Any, cast
 
 import torch
 
-from rs_lowconf.cli.evaluate import say
-from rs_lowconf.cli.progress import progress
+from rs_lowconf.cli.progress import print_measurement, progress
 from rs_lowconf.data.augment import mask_augmentation
 from rs_lowconf.data.masks import WindowSource, open_masks
 from rs_lowconf.device import choose_device
@@ -91,7 +90,7 @@ def evaluate_mask_gan(settings: Settings, folder: Path) -> None:
     write_text(folder / "report.md", f"{header}\n{markdown(groups)}")
     write_json(folder / "report.json", report)
     for one in fidelity:
-        say(one)
+        print_measurement(one)
     print(f"The whole table: {folder / 'report.md'}")
     print(f"Masks, real and generated tiles: {folder / 'sheets'}")
 

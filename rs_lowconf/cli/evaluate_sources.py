@@ -19,7 +19,6 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec, composites_of
 from rs_lowconf.boundary import reading
 from rs_lowconf.cli.classifiers import cas_on_pictures
-from rs_lowconf.cli.evaluate import Tiles
 from rs_lowconf.cli.progress import progress
 from rs_lowconf.cli.train_sources import rendering_of
 from rs_lowconf.data.files import Split
@@ -52,6 +51,7 @@ from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
 from rs_lowconf.target.load import check_fit
 from rs_lowconf.types import TileSource
+from rs_lowconf.workflows.quality import Tiles
 
 LOG = "probe.jsonl"
 """In the folder of an evaluation: one line each time the probe is opened."""

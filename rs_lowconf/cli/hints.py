@@ -32,6 +32,14 @@ class _Given:
 
 _given = _Given()
 
+_apps: list[Any] = []
+"""The app whose commands are suggested."""
+
+
+def know(app: Any) -> None:
+    """Keep the Typer app whose commands are suggested."""
+    _apps[:] = [app]
+
 
 def forget() -> None:
     """Forget the options of an earlier command of this process."""
@@ -108,9 +116,7 @@ def _options_of(name: Sequence[str]) -> set[str]:
     """Return the options that a command takes."""
     import typer
 
-    from rs_lowconf.cli.app import app
-
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(_apps[0])
     for word in name:
         if not hasattr(command, "commands") or word not in command.commands:
             break

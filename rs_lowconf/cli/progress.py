@@ -5,8 +5,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,9 @@ from rich.progress import (
 from rs_lowconf.errors import left_out_words
 from rs_lowconf.settings import GeneratorSettings
 from rs_lowconf.workflows.records import LeftOut, Result, Work
+
+if TYPE_CHECKING:
+    from rs_lowconf.gan.measure import Measurement
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -153,6 +157,22 @@ def print_left_out(left_out: Mapping[str, int], total: int, what: str = "tiles")
     """Print how many of all tiles are left out and why, if any are."""
     if left_out:
         print(f"Of {total:,} {what} {left_out_words(left_out)}.")
+
+
+def print_calibrated(counts: Sequence[int], folder: Path) -> None:
+    """Print on how many held-out tiles each stage of a gate is calibrated."""
+    tiles = " and ".join(map(str, counts))
+    print(f"gate, calibrated on {tiles} held-out tiles: {folder}")
+
+
+def print_measurement(one: "Measurement") -> None:
+    """Print a figure with its interval and its floor."""
+    if one.measured is None:
+        print(f"{one.name}: {one.note}")
+        return
+    interval = f"{one.measured.low:.3g} .. {one.measured.high:.3g}"
+    floor = "" if one.floor is None else f"; real tiles {one.floor.value:.3g}"
+    print(f"{one.name}: {one.measured.value:.3g} ({interval}){floor}")
 
 
 class GanRecord(Protocol):

@@ -7,24 +7,20 @@ from typing import TYPE_CHECKING, cast
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
-from rs_lowconf.cli.progress import checkpoints, means, progress
+from rs_lowconf.cli.progress import checkpoints, means, print_calibrated, progress, show
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings import ClassifierSettings, GanSettings, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
+    from collections.abc import Callable
 
     import torch
 
     from rs_lowconf.data.memory import MemorySource
     from rs_lowconf.gan.critic import RealismCritic
-    from rs_lowconf.gan.judge import D, JudgeRecord
     from rs_lowconf.gan.pyramid import ClassGenerator
-    from rs_lowconf.search.calibration import Features
-    from rs_lowconf.search.fitted import FittedGate
     from rs_lowconf.target.classifier import Classifier
-    from rs_lowconf.types import Critic, FeatureExtractor, MaskSource, TileSource
+    from rs_lowconf.types import MaskSource, TileSource
 
 _LOGGED = ("critic_loss", "generator_loss", "logit_real", "logit_fake", "penalty", "strength")
 
@@ -214,6 +210,7 @@ def _train_gate(settings: Settings) -> None:
     from rs_lowconf.models import features_in
     from rs_lowconf.runs import RunFolder, write_json
     from rs_lowconf.target.classifier import load_classifier
+    from rs_lowconf.workflows.training import write_calibration
 
     device = choose_device(settings.run)
     run = settings.run.dir
@@ -240,65 +237,19 @@ def _train_gate(settings: Settings) -> None:
         write_json(run / "gate" / "report.json", fitted.describe(settings.search.false_rejection))
     critic = gate_critic(settings, generator, source, device, folder.log)
     save_critic(paths["critic"], critic)
-    write_calibration(
+    counts = write_calibration(
         settings,
         paths,
-        (critic, gan.critic),
-        (extractor, features),
-        (source, val),
-        device,
-        fitted=fitted,
-    )
-    if fitted is not None:
-        for line in gate_lines(fitted.describe(settings.search.false_rejection)):
-            print(line)
-
-
-def write_calibration(  # noqa: PLR0917 - settings, places, models, tiles, place: as they are used
-    settings: Settings,
-    paths: "dict[str, Path]",
-    critics: "tuple[Critic, Critic]",
-    extractor: "tuple[FeatureExtractor, Features]",
-    tiles: "tuple[TileSource, TileSource]",
-    device: "torch.device",
-    *,
-    fitted: "FittedGate | None" = None,
-) -> None:
-    """Measure what the gate knows of real tiles and write it into run.dir/gate.
-
-    Args:
-        settings: of the run.
-        paths: of the models, by name.
-        critics: the gate's, and that of the search's energy.
-        extractor: what says which tiles look alike, and its features in the gate's bands.
-        tiles: of training, and held-out ones.
-        device: where the models are.
-        fitted: what decides in the place of critic, likeness and spectra, if something does.
-    """
-    import torch
-
-    from rs_lowconf.gan.tiles import all_turns
-    from rs_lowconf.models import checksums
-    from rs_lowconf.search.calibration import calibrate
-    from rs_lowconf.search.neighbours import features_of
-
-    train, val = tiles
-    calibration = calibrate(
-        *critics,
-        extractor[1],
-        train,
-        val,
-        bank=torch.stack([features_of(extractor[0], view, device) for view in all_turns(train)]),
-        seed=settings.run.seed,
-        models=checksums(paths),
+        critics=(critic, gan.critic),
+        extractor=(extractor, features),
+        tiles=(source, val),
         device=device,
         fitted=fitted,
     )
-    folder = settings.run.dir / "gate"
-    calibration.save(folder / "calibration.safetensors")
-    stages = [] if fitted is None else fitted.stages
-    counts = [len(own.reference) for own in stages] or [len(calibration.reference)]
-    print(f"gate, calibrated on {' and '.join(map(str, counts))} held-out tiles: {folder}")
+    print_calibrated(counts, run / "gate")
+    if fitted is not None:
+        for line in gate_lines(fitted.describe(settings.search.false_rejection)):
+            print(line)
 
 
 def gate_tiles(
@@ -338,44 +289,13 @@ def gate_critic(
     from rs_lowconf.data.augment import augmentations_at
     from rs_lowconf.gan.critic import fit_realism
     from rs_lowconf.gan.judge import train_judge
+    from rs_lowconf.workflows.training import last_record
 
     own, seed = settings.gate, settings.run.seed
     augment = augmentations_at(settings.augment)(settings.augment.probability)
-    judge = last_record(
-        train_judge(generator, source, own, augment, seed, device),
-        "the gate's critic",
-        own.images,
-        log,
-    )
+    records = train_judge(generator, source, own, augment, seed, device)
+    judge = show(last_record(records, "the gate's critic", own.images, log))
     return fit_realism(judge, generator, source, seed)
-
-
-def last_record(
-    records: "Iterable[JudgeRecord[D]]",
-    name: str,
-    images: int,
-    log: "Callable[[dict[str, float]], None]",
-) -> "D":
-    """Train a network to the end, showing progress, and return its average.
-
-    Args:
-        records: of its training.
-        name: what to call it.
-        images: after which it ends.
-        log: takes a record now and then.
-    """
-    losses, network, due = [], None, images / 20
-    with progress(f"training {name}", images) as bar:
-        for record in records:
-            network = record.average
-            losses.append(record.loss)
-            bar.update(min(record.images, images), f"loss {record.loss:.2f}")
-            if record.images >= due:
-                log({"images": record.images, "loss": sum(losses) / len(losses)})
-                losses.clear()
-                due += images / 20
-    # There is one step or more.
-    return cast("D", network)
 
 
 def _train_classifier(settings: Settings, own: ClassifierSettings, name: str) -> None:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, load_settings
-from rs_lowconf.cli.train import gate_tiles, last_record, train_app
+from rs_lowconf.cli.progress import show
+from rs_lowconf.cli.train import gate_tiles, train_app
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def encoder(config: ConfigOption = None, set_: SetOption = None) -> None:
     from rs_lowconf.gan.model import save_encoder
     from rs_lowconf.runs import RunFolder
     from rs_lowconf.search.prior import PriorShell
+    from rs_lowconf.workflows.training import last_record
 
     device = choose_device(settings.run)
     lesson = (_with_masks if settings.data.masked else _with_labels)(settings, device)
@@ -62,7 +64,7 @@ def encoder(config: ConfigOption = None, set_: SetOption = None) -> None:
     folder = RunFolder(settings.run.dir / "encoder", settings)
     folder.trim_log("images", 0)
     own = settings.encoder
-    trained = last_record(records, "the encoder", own.images, folder.log)
+    trained = show(last_record(records, "the encoder", own.images, folder.log))
     path = settings.run.dir / "encoder" / "encoder.safetensors"
     distances = lesson.distances
     save_encoder(path, trained, lesson.recipe, models={"gan": distances.models["gan"]})

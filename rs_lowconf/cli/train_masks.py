@@ -4,7 +4,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from rs_lowconf.cli.progress import checkpoints, means
+from rs_lowconf.cli.progress import checkpoints, means, print_calibrated, show
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -97,7 +97,6 @@ def train_mask_gate(settings: Settings) -> None:
         DataError: too few tiles are held out.
         JobError: the training diverged.
     """
-    from rs_lowconf.cli.train import last_record, write_calibration
     from rs_lowconf.data.augment import mask_gan_augmentations
     from rs_lowconf.data.masks import open_masks
     from rs_lowconf.device import choose_device
@@ -106,6 +105,7 @@ def train_mask_gate(settings: Settings) -> None:
     from rs_lowconf.gan.masks import MaskCritic, bank_of, by_mask
     from rs_lowconf.models import check_same, check_tile_size, features_in
     from rs_lowconf.runs import RunFolder
+    from rs_lowconf.workflows.training import last_record, write_calibration
 
     own, run, device = settings.gate, settings.run.dir, choose_device(settings.run)
     paths = {"gan": run / "gan" / "gan.safetensors", "critic": run / "gate" / "critic.safetensors"}
@@ -125,15 +125,16 @@ def train_mask_gate(settings: Settings) -> None:
         seed=settings.run.seed,
         device=device,
     )
-    judge = last_record(records, "the gate's critic", own.images, folder.log)
+    judge = show(last_record(records, "the gate's critic", own.images, folder.log))
     save_mask_critic(paths["critic"], judge)
     held_out = bank_of(val)
     critic = MaskCritic(judge, held_out)
-    write_calibration(
+    counts = write_calibration(
         settings,
         paths,
-        (critic, gan.critic.on(held_out)),
-        (critic, features_in(critic, generator.bands)),
-        (by_mask(train), by_mask(val)),
-        device,
+        critics=(critic, gan.critic.on(held_out)),
+        extractor=(critic, features_in(critic, generator.bands)),
+        tiles=(by_mask(train), by_mask(val)),
+        device=device,
     )
+    print_calibrated(counts, run / "gate")

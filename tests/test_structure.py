@@ -1,0 +1,40 @@
+"""How the files of the package depend on each other, beside the contracts in pyproject.toml."""
+
+from graphlib import CycleError, TopologicalSorter
+
+import grimp
+import pytest
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    """Imports between all files of the package, those inside functions and for types too."""
+    return grimp.build_graph("rs_lowconf")
+
+
+def test_no_files_import_each_other_in_a_circle(graph: grimp.ImportGraph) -> None:
+    """Each file can be understood, and imported, after those that it imports."""
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    assert len(imports) > 200
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_a_circle_would_be_found() -> None:
+    """What the test above rests on."""
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
+
+
+def test_only_the_program_imports_the_command_line(graph: grimp.ImportGraph) -> None:
+    """The library works without it."""
+    commands = {name for name in graph.modules if name.startswith("rs_lowconf.cli")}
+    others = {
+        importer
+        for name in commands
+        for importer in graph.find_modules_that_directly_import(name)
+        if importer not in commands
+    }
+    assert others == {"rs_lowconf.__main__"}
