@@ -4,6 +4,7 @@ YAML holds values, never class paths; the sole exceptions are the target's `pyth
 module:name` and `command`, which run foreign code and need `--trust-code`.
 """
 
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,10 @@ WORKER = "RSLOW_WORKER"
 on, by which they take turns at its GPUs."""
 
 
+_MOST_SUGGESTED = 3
+"""Keys that a message suggests for the same last word."""
+
+
 class Section(BaseModel):
     """A frozen group of settings that forbids unknown keys; in paths, ~ is the home folder."""
 
@@ -82,6 +87,8 @@ class RunSettings(Section):
     """Generator, gate and extractor: those inside the package (EuroSAT's bands and classes), or
     those that `rslow train` wrote into `dir`."""
     seed: NonNegativeInt = 0
+    """Of every random choice: the same seed and settings give the same results on the same kind of
+    machine."""
     device: Device = "auto"
     """`auto` is cuda where there is one; in a batch job each worker chooses for itself."""
     threads: NonNegativeInt = 0
@@ -247,12 +254,17 @@ class ClassifierSettings(Section):
     width: PositiveInt = 48
     """Channels of the first stage of the CNNs of ours."""
     epochs: PositiveInt = 60
+    """Times that every training tile is shown."""
     average_epochs: NonNegativeFloat = 3.0
     """Half-life of the running average of the weights, in epochs; 0 averages nothing."""
     batch_size: PositiveInt = 32
+    """Tiles in one step of training."""
     learning_rate: PositiveFloat = 2e-3
+    """Step size of Adam."""
     weight_decay: NonNegativeFloat = 0.05
+    """Decoupled weight decay (AdamW)."""
     label_smoothing: float = Field(default=0.05, ge=0.0, lt=1.0)
+    """Share of a label's probability that is spread over all classes, in training."""
 
 
 class SegmenterSettings(Section):
@@ -263,11 +275,15 @@ class SegmenterSettings(Section):
     width: PositiveInt = 32
     """Channels of the decoder at full resolution; coarser stages are wider."""
     epochs: PositiveInt = 60
+    """Times that every training tile is shown."""
     average_epochs: NonNegativeFloat = 3.0
     """Half-life of the running average of the weights, in epochs; 0 averages nothing."""
     batch_size: PositiveInt = 32
+    """Tiles in one step of training."""
     learning_rate: PositiveFloat = 2e-3
+    """Step size of Adam."""
     weight_decay: NonNegativeFloat = 0.05
+    """Decoupled weight decay (AdamW)."""
     class_weight: float = Field(default=0.5, ge=0.0, le=1.0)
     """A class counts by its share of the pixels to the power of minus this: 0 weights nothing,
     1 makes all classes count the same, which finds more of a rare one and claims too much."""
@@ -441,10 +457,12 @@ class GeneratorSettings(Section):
     images: PositiveInt = 200_000
     """Real tiles shown to the discriminator before training ends."""
     batch_size: PositiveInt = 8
+    """Tiles in one step of training."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the networks' inner layers in training: bfloat16 is twice as fast where the processor
     knows it (avx512_bf16, amx or a recent GPU) and slower where it does not."""
     learning_rate: PositiveFloat = 4e-4
+    """Step size of Adam."""
     final_rate: float = Field(default=0.25, gt=0.0, le=1.0)
     """The learning rate falls along a cosine to this share of its first value."""
     gamma: PositiveFloat = 100.0
@@ -514,6 +532,7 @@ class MaskGanSettings(GeneratorSettings):
     """The generator of tiles with given masks, for data with masks in place of labels."""
 
     learning_rate: PositiveFloat = 1e-3
+    """Step size of Adam."""
     gamma: PositiveFloat = 0.02
     """Weight of the gradient penalties, a pixel, before scaling by 3 / bands."""
     mix_weight: NonNegativeFloat = 1.0
@@ -549,7 +568,9 @@ class GateSettings(Section):
     images: PositiveInt = 20_000
     """Real tiles shown to the critic before its training ends."""
     batch_size: PositiveInt = 16
+    """Tiles in one step of training."""
     learning_rate: PositiveFloat = 4e-4
+    """Step size of Adam."""
     gamma: PositiveFloat = 100.0
     """Weight of the gradient penalties, before scaling by 3 / bands."""
     ema_images: PositiveInt = 4_000
@@ -564,6 +585,7 @@ class EncoderSettings(Section):
     batch_size: PositiveInt = 16
     """Half of them are real."""
     learning_rate: PositiveFloat = 1e-3
+    """Step size of Adam."""
     latent_weight: NonNegativeFloat = 0.1
     """Weight of finding the very latent of a generated tile, beside one that redraws it."""
     ema_images: PositiveInt = 2_000
@@ -684,7 +706,9 @@ class PictureClassifierSettings(ClassifierSettings):
 
     width: PositiveInt = 64
     epochs: PositiveInt = 20
+    """Times that every training tile is shown."""
     batch_size: PositiveInt = 64
+    """Tiles in one step of training."""
 
 
 class EvaluateSettings(Section):
@@ -751,7 +775,9 @@ class UpdateSettings(Section):
     images: PositiveInt = 10_000
     """Real tiles shown in that training."""
     batch_size: PositiveInt = 16
+    """Tiles in one step of training."""
     learning_rate: PositiveFloat = 1e-4
+    """Step size of Adam."""
     ema_images: PositiveInt = 2_000
     """Half-life of the weight average, in images."""
     generator_images: NonNegativeInt = 0
@@ -764,6 +790,7 @@ class InversionSettings(Section):
     steps: NonNegativeInt = 150
     """Steps of Adam from the encoder's guess."""
     learning_rate: PositiveFloat = 0.1
+    """Step size of Adam."""
     quantile: float = Field(default=0.05, gt=0.0, lt=1.0)
     """A tile is redrawn well enough if it is nearer to the real one, in pixels and in features,
     than this quantile of pairs of real tiles of its class are to each other. Others are reported
@@ -965,7 +992,7 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
     except ValidationError as error:
         raise SettingsError(
             _describe(error, f"{path}", lines),
-            remedy="settings.yaml in any run folder holds every key",
+            command="settings",
         ) from error
 
 
@@ -984,6 +1011,37 @@ def _apply(tree: dict[str, Any], override: str) -> tuple[str, ...]:
     return tuple(keys)
 
 
+def keys_of(section: type[BaseModel], name: str = "") -> list[str]:
+    """Return every key below a section that may be set, with its sections.
+
+    Args:
+        section: class of the section.
+        name: of the section, before the keys.
+    """
+    found = []
+    for field, info in section.model_fields.items():
+        key, kind = f"{name}.{field}" if name else field, info.annotation
+        inside = isinstance(kind, type) and issubclass(kind, BaseModel)
+        found += keys_of(kind, key) if inside else [key]  # type: ignore[arg-type]  # a section
+    return found
+
+
+def did_you_mean(wrong: str, known: Sequence[str]) -> str:
+    """Return the suggestion for a name that is unknown; empty where nothing is near it.
+
+    A key in another section is suggested, too: `search.count` for `count`.
+
+    Example:
+        >>> did_you_mean("serach.tau", ["search.tau", "search.count"])
+        'did you mean search.tau?'
+    """
+    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.75)
+    if not near:
+        same = [key for key in known if key.rpartition(".")[2] == wrong.rpartition(".")[2]]
+        near = same if len(same) <= _MOST_SUGGESTED else []
+    return f"did you mean {' or '.join(near)}?" if near else ""
+
+
 def _describe(error: ValidationError, file: str, lines: Mapping[tuple[str, ...], int]) -> str:
     """Return what is wrong with which settings, and in which line of the file."""
     problems = []
@@ -994,7 +1052,8 @@ def _describe(error: ValidationError, file: str, lines: Mapping[tuple[str, ...],
             name = f"{file} line {lines[keys]}: {name}"
         what = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            problems.append(f"{name} is unknown")
+            near = did_you_mean(".".join(keys), keys_of(Settings))
+            problems.append(f"{name} is unknown" + (f" ({near})" if near else ""))
         elif problem["type"] == "string_type":
             problems.append(f"{name} is {problem['input']!r}, write text in quotes")
         else:

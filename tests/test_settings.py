@@ -259,7 +259,8 @@ def test_aliases_and_merged_keys_keep_their_meaning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("run:\n  seed: 1\n  dri: here\n", r"settings\.yaml line 3: setting run\.dri is unknown"),
+        ("run:\n  seed: 1\n  dri: here\n", r"settings\.yaml line 3: setting run\.dri is unknown "
+         r"\(did you mean run\.dir\?\)"),
         ("run: {seed: 1}\ndata:\n  classes:\n  - a\n  - 5\n",
          r"settings\.yaml line 5: setting data\.classes\.1 is 5, write text in quotes"),
         ("\ndata: {kind: images}\n",

@@ -23,6 +23,7 @@ from rs_lowconf.cli import (  # noqa: F401 - importing a command adds it to the 
     loop,
     quickstart,
     review,
+    settings_keys,
     testset,
     train,
     train_encoder,

@@ -1,0 +1,204 @@
+"""Every settings key with its type, default and explanation, read from the settings themselves."""
+
+import ast
+import inspect
+import json
+import math
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, TypeAdapter
+
+from rs_lowconf import settings
+from rs_lowconf.errors import SettingsError
+from rs_lowconf.settings import did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One settings key."""
+
+    key: str
+    """With its sections, such as `search.splitting.particles`."""
+    values: str
+    """What it may be, in words."""
+    default: str
+    """As YAML."""
+    text: str
+    """What it means, with its unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SectionEntry:
+    """A section with its own keys, without those of sections inside it."""
+
+    name: str
+    text: str
+    entries: tuple[Entry, ...]
+
+
+def sections(name: str | None = None) -> list[SectionEntry]:
+    """Return a section and those inside it; all sections when none is named.
+
+    Args:
+        name: such as `search` or `search.splitting`.
+
+    Raises:
+        SettingsError: there is no such section.
+    """
+    found = list(_sections(settings.Settings, ""))
+    if name is None:
+        return found
+    inside = [own for own in found if own.name == name or own.name.startswith(f"{name}.")]
+    if not inside:
+        # A key in the place of a section: that key alone.
+        section = name.rpartition(".")[0]
+        for own in found:
+            if own.name == section and any(one.key == name for one in own.entries):
+                kept = tuple(one for one in own.entries if one.key == name)
+                return [SectionEntry(name=own.name, text=own.text, entries=kept)]
+        keys = [entry.key for own in found for entry in own.entries]
+        near = did_you_mean(name, [*(own.name for own in found), *keys])
+        raise SettingsError(
+            f"there is no section {name}",
+            expected=f"one of {', '.join(own.name for own in found if '.' not in own.name)}",
+            remedy=near,
+        )
+    return inside
+
+
+def as_text(found: list[SectionEntry], width: int = 88) -> str:
+    """Return sections for a terminal: key, default and values, explanation."""
+    parts = []
+    for own in found:
+        parts.append(f"{own.name}: {own.text}")
+        for entry in own.entries:
+            parts.append(f"\n  {entry.key} = {entry.default}   ({entry.values})")
+            parts.append(
+                textwrap.fill(entry.text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            )
+        parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def json_schema() -> str:
+    """Return a JSON schema of the settings with their explanations, for editors."""
+    schema = settings.Settings.model_json_schema()
+    texts = _docstrings()
+    for name, part in {"Settings": schema, **schema.get("$defs", {})}.items():
+        for field, about in part.get("properties", {}).items():
+            text = _text_of(getattr(settings, name), field, texts)
+            if text:
+                about["description"] = text
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def _sections(model: type[BaseModel], name: str) -> Iterator[SectionEntry]:
+    schema = model.model_json_schema()
+    if "$ref" in schema:  # of a section that holds others of its kind
+        schema = {**schema["$defs"][schema["$ref"].rpartition("/")[2]], "$defs": schema["$defs"]}
+    texts, entries = _docstrings(), []
+    inner: list[tuple[type[BaseModel], str]] = []
+    for field, info in model.model_fields.items():
+        key = f"{name}.{field}" if name else field
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            inner.append((kind, key))
+            continue
+        parts = [own for own in get_args(kind) if inspect.isclass(own)]
+        # One that holds others of its kind is explained already.
+        inner += [
+            (own, f"{key}[]") for own in parts if issubclass(own, BaseModel) and own is not model
+        ]
+        default = info.get_default(call_default_factory=True)
+        entries.append(
+            Entry(
+                key=key,
+                values=_words(schema["properties"][field], schema),
+                default=_yaml(default),
+                text=_text_of(model, field, texts),
+            )
+        )
+    if name:
+        first = inspect.getdoc(model) or ""
+        yield SectionEntry(name=name, text=" ".join(first.split()), entries=tuple(entries))
+    for kind, key in inner:
+        yield from _sections(kind, key)
+
+
+@cache
+def _docstrings() -> dict[tuple[str, str], str]:
+    """Return the docstring of every attribute in the settings' source, by class and name."""
+    found = {}
+    tree = ast.parse(inspect.getsource(settings))
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for field, after in zip(node.body, node.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                found[node.name, field.target.id] = " ".join(str(after.value.value).split())
+    return found
+
+
+def _text_of(model: type[BaseModel], field: str, texts: dict[tuple[str, str], str]) -> str:
+    """Return the explanation of a field, which may be inherited."""
+    for own in model.__mro__:
+        if (own.__name__, field) in texts:
+            return texts[own.__name__, field]
+    return ""
+
+
+def _yaml(value: Any) -> str:
+    """Return a default in YAML on one line."""
+    plain = TypeAdapter(Any).dump_python(value, mode="json")
+    text: str = yaml.safe_dump(plain, default_flow_style=True, width=math.inf)
+    return text.removesuffix("...\n").strip()
+
+
+_BOUNDS = {
+    "exclusiveMinimum": "above",
+    "minimum": "at least",
+    "exclusiveMaximum": "below",
+    "maximum": "at most",
+    "multipleOf": "a multiple of",
+}
+_TYPES = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+    "null": "null",
+    "object": "names and values",
+}
+
+
+def _words(part: dict[str, Any], whole: dict[str, Any]) -> str:
+    """Return what a part of a JSON schema permits, in words."""
+    match part:
+        case {"$ref": str(name)}:
+            target = whole["$defs"][name.rpartition("/")[2]]
+            words = "section" if "properties" in target else _words(target, whole)
+        case {"anyOf": [*choices]}:
+            words = " or ".join(dict.fromkeys(_words(own, whole) for own in choices))
+        case {"enum": [*choices]}:
+            words = " | ".join(map(str, choices))
+        case {"const": value}:
+            words = str(value)
+        case {"type": "array"}:
+            items = part.get("items") or (part.get("prefixItems") or [{}])[0]
+            words = f"list of {_words(items, whole)}"
+        case {"format": "path"}:
+            words = "path"
+        case _:
+            bounds = [f"{word} {part[name]:g}" for name, word in _BOUNDS.items() if name in part]
+            words = ", ".join([_TYPES.get(part.get("type", ""), "anything"), *bounds])
+    return words
