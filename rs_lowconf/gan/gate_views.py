@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from numpy import ndarray
 from torch import Tensor
 
 from rs_lowconf.bands import COMPOSITES, BandSpec
@@ -101,7 +101,7 @@ class FrozenView:
         """Return the features of tiles of the source, which are stored in its way already."""
         return self._features(self._view.real(image, self._bands))
 
-    def _features(self, pictures: UInt8[ndarray, "b h w k"]) -> Float[Tensor, "b f"]:
+    def _features(self, pictures: UInt8[np.ndarray, "b h w k"]) -> Float[Tensor, "b f"]:
         device = self._network.mean.device
         shown = torch.from_numpy(pictures[..., self._order]).permute(0, 3, 1, 2).float()
         return pooled(self._network, shown.to(device), self._side).cpu()
