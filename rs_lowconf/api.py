@@ -574,7 +574,7 @@ def _run_settings(where: Path | str | None, device: Device, threads: int) -> Set
     if models == "embedded" and not (folder / "update-1").exists():
         raise ModelError(
             f"{folder} holds no generator and no update",
-            expected="the folder of a run after `rslow train gan` or `rslow update`",
+            expected="the folder of a run that trained one, or that updated the gate from reviews",
             remedy="leave it out for the embedded generator",
         )
     return Settings(run=RunSettings(dir=folder, models=models, device=device, threads=threads))
