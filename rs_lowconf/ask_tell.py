@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from queue import Queue
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,10 +39,10 @@ class AskTell:
         >>> def my_model(tiles):
         ...     light = 20 * tiles.numpy().mean((1, 2, 3)) - 2
         ...     return np.stack([-light, light], 1)
-        >>> settings = rl.SearchSettings(student={"first": 32, "rounds": 0})
+        >>> settings = rl.SearchSettings(student={"first": 16, "rounds": 0, "steps": 5})
         >>> search = rl.AskTell(
         ...     generator, rl.load_gate(generator), bands=("B04", "B03", "B02"),
-        ...     classes=("dark", "bright"), tau=0.6, count=1, settings=settings,
+        ...     classes=("dark", "bright"), tau=0.9, count=1, settings=settings,
         ... )
         >>> with search:
         ...     while (tiles := search.ask()) is not None:
@@ -185,7 +185,7 @@ class AskTell:
             self._thread.join()
             self._open = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "AskTell":
         """Return this search, to be closed at the end of the block."""
         return self
 

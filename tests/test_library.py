@@ -208,16 +208,16 @@ def test_a_folder_without_a_generator_is_refused(tmp_path: Path) -> None:
 class TestAskTell:
     """A search whose answers come from outside."""
 
-    SETTINGS = rl.SearchSettings.model_validate({"student": {"first": 64, "rounds": 0}})
+    SETTINGS = rl.SearchSettings.model_validate({"student": {"first": 16, "rounds": 0, "steps": 5}})
 
     def search(self, generator: rl.Generator, gate: rl.RealismGate, **more: object) -> rl.AskTell:
-        """Return a search for tiles of medium brightness."""
+        """Return a search for tiles that are neither dark nor bright."""
         return rl.AskTell(
             generator,
             gate,
             bands=BANDS,
             classes=CLASSES,
-            tau=0.6,
+            tau=0.9,
             count=2,
             seed=1,
             settings=self.SETTINGS,
@@ -237,7 +237,7 @@ class TestAskTell:
         target = rl.load_target(brightness, bands=BANDS, classes=CLASSES)
         assert not target.differentiable
         direct = rl.Search(
-            generator, target, gate, tau=0.6, count=2, seed=1, settings=self.SETTINGS
+            generator, target, gate, tau=0.9, count=2, seed=1, settings=self.SETTINGS
         ).result()
         assert torch.equal(search.result().tiles.image, direct.tiles.image)
         assert asked >= direct.report.search.evaluations

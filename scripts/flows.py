@@ -1,0 +1,69 @@
+"""Counts the files of the package through which a piece of work goes.
+
+Usage: python scripts/flows.py FUNCTION ... -- COMMAND OF RSLOW
+
+Runs the command and prints, for each function, in how many different files of the package code ran
+between its calls and their returns, and which. A value that passes through many files is hard to
+follow; so this is compared between versions (PYTHONPATH chooses one).
+"""
+
+import argparse
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import rs_lowconf
+from rs_lowconf.cli import main as rslow
+
+PACKAGE = Path(rs_lowconf.__file__).parent
+
+
+class Flows:
+    """Collects files while functions of these names run; a generator runs while it is asked."""
+
+    def __init__(self, names: set[str]) -> None:
+        """Count nothing yet."""
+        self.files: dict[str, set[str]] = defaultdict(set)
+        self._names = names
+        self._running: Counter[str] = Counter()
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:  # noqa: ARG002
+        """Note a call or a return, as `sys.setprofile` asks."""
+        path = Path(frame.f_code.co_filename)
+        if event not in ("call", "return") or not path.is_relative_to(PACKAGE):
+            return
+        name = frame.f_code.co_name
+        if event == "call":
+            self._running[name] += name in self._names
+            for own in self._names:
+                if self._running[own]:
+                    self.files[own].add(path.relative_to(PACKAGE).as_posix())
+        elif name in self._names:
+            self._running[name] -= 1
+
+
+def main() -> None:
+    """Run a command and print the flows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("functions", nargs="+")
+    here = sys.argv.index("--")
+    functions = parser.parse_args(sys.argv[1:here]).functions
+    flows = Flows(set(functions))
+    sys.argv = ["rslow", *sys.argv[here + 1 :]]
+    sys.setprofile(flows)
+    try:
+        rslow()
+    except SystemExit as end:
+        if end.code:
+            raise
+    finally:
+        sys.setprofile(None)
+    for name in functions:
+        files = sorted(flows.files[name])
+        print(f"{name}: {len(files)} files: {', '.join(files)}")
+
+
+if __name__ == "__main__":
+    main()
