@@ -15,7 +15,7 @@ from weakref import finalize
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt16
 from torch import Tensor, nn
 
 from rs_lowconf.bands import Level
@@ -37,7 +37,7 @@ from rs_lowconf.models import (
 from rs_lowconf.places import EMBEDDED, model_path
 from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
 from rs_lowconf.search.gate import GateScores
-from rs_lowconf.search.loop import Found
+from rs_lowconf.search.loop import Found, Trajectory
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import (
     Device,
@@ -47,6 +47,7 @@ from rs_lowconf.settings import (
     SearchSettings,
     Settings,
     TargetSettings,
+    checked,
 )
 from rs_lowconf.target.foreign import ForeignTarget
 from rs_lowconf.target.load import load_target as load_target_model
@@ -88,7 +89,7 @@ class Generator:
             seed: of the latents.
 
         Raises:
-            SettingsError: the generator knows no such condition.
+            SettingsError: the generator knows no such condition, or the count is below 1.
 
         Example:
             >>> import rs_lowconf as rl
@@ -96,6 +97,8 @@ class Generator:
             >>> tuple(tiles.image.shape), tiles.bands.names[:3]
             ((2, 13, 64, 64), ('B01', 'B02', 'B03'))
         """
+        if count < 1:
+            raise SettingsError(f"{count} tiles are to be drawn", expected="at least one")
         label = self._labels(condition, count)
         z = torch.stack([self._latent(seed, number) for number in range(count)])
         return self.decode(z, label, ids=[f"synthetic-{seed}-{number}" for number in range(count)])
@@ -218,7 +221,9 @@ def load_gate(generator: Generator, *, false_rejection: float = 0.05) -> Realism
     Raises:
         ModelError: there is none, or it belongs to another generator.
         DataError: too few tiles were held out to bound a share so small.
+        SettingsError: the share is not between 0 and 0.5.
     """
+    checked(SearchSettings, {"false_rejection": false_rejection})
     model = load_gate_model(generator.settings, generator.model, generator.device)
     return RealismGate(model, generator, false_rejection)
 
@@ -265,7 +270,7 @@ def load_target(
 
     Raises:
         ModelError: the model is missing or damaged, fails on tiles, or does not do what is said.
-        SettingsError: bands or classes are missing.
+        SettingsError: bands or classes are missing, or a value does not fit.
 
     Example:
         >>> import rs_lowconf as rl
@@ -276,9 +281,10 @@ def load_target(
         >>> target.differentiable, target.pixelwise
         (True, False)
     """
-    chosen = choose_device(RunSettings(device=device))
+    chosen = choose_device(checked(RunSettings, {"device": device}))
     if isinstance(model, str):
-        model = TargetSettings(kind="embedded", embedded=model, batch_size=batch_size)
+        values = {"kind": "embedded", "embedded": model, "batch_size": batch_size}
+        model = checked(TargetSettings, values)
     if isinstance(model, TargetSettings):
         trained = EMBEDDED / "target" / f"{model.embedded}.safetensors"
         if model.kind == "trained":
@@ -290,17 +296,20 @@ def load_target(
         )
     if bands is None or classes is None:
         raise SettingsError("a model from elsewhere needs bands and classes")
-    about = ModelFormat(
-        bands=tuple(bands),
-        classes=tuple(classes),
-        level=level,
-        input=reads,
-        mean=None if mean is None else tuple(mean),
-        std=None if std is None else tuple(std),
-        output=returns,
-        temperature=temperature,
-        input_size=input_size,
-        batch_size=batch_size,
+    about = checked(
+        ModelFormat,
+        {
+            "bands": tuple(bands),
+            "classes": tuple(classes),
+            "level": level,
+            "input": reads,
+            "mean": mean,
+            "std": std,
+            "output": returns,
+            "temperature": temperature,
+            "input_size": input_size,
+            "batch_size": batch_size,
+        },
     )
     function = model.to(chosen).eval() if isinstance(model, nn.Module) else model
     return ForeignTarget(function, about, tile_size=tile_size, device=chosen)
@@ -324,70 +333,67 @@ class SearchResult:
     def tiles(self) -> TileBatch:
         """Return the hard tiles with their conditions, as they would be stored."""
         generator = self.models.generator.net
-        pixels = [self.log.journal.tile(seed).pixels for seed in self._seeds]
-        size = (len(generator.bands), generator.tile_size, generator.tile_size)
         return TileBatch(
-            image=(torch.stack(pixels) if pixels else torch.empty(0, *size)).float() / EXPORT_SCALE,
+            image=self._stored[1].float() / EXPORT_SCALE,
             bands=generator.bands,
-            ids=tuple(f"synthetic-{self.settings.run.seed}-{seed}" for seed in self._seeds),
+            ids=tuple(self._name(one) for one, _ in self._found),
             classes=generator.classes,
-            label=torch.tensor(self._labels, dtype=torch.long),
+            label=torch.tensor([one.label for one, _ in self._found], dtype=torch.long),
         )
 
-    @cached_property
+    @property
     def latents(self) -> Float[Tensor, "n d"]:
         """Return the latent of each hard tile."""
-        rows = [self.log.journal.tile(seed).z for seed in self._seeds]
-        return (
-            torch.stack(rows)
-            if rows
-            else torch.empty(0, sum(self.models.generator.net.latent_parts))
-        )
+        return self._stored[0]
 
     @property
     def probabilities(self) -> Float[Tensor, "n k"]:
         """Return the target's probabilities of its classes; of pixels their mean."""
-        rows = [one.log_probability.exp() for one in self._found]
+        rows = [found.log_probability.exp() for _, found in self._found]
         return torch.stack(rows) if rows else torch.empty(0, len(self.models.target.classes))
 
     @property
     def confidence(self) -> Float[Tensor, " n"]:
         """Return what the target's confidence was read as; all are below tau."""
-        return torch.tensor([one.confidence for one in self._found])
+        return torch.tensor([found.confidence for _, found in self._found])
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per hard tile: condition, prediction, confidence, gate, costs."""
         classes, conditions = self.models.target.classes, self.models.generator.net.classes
         rows = []
-        for one in self.log.trajectories:
-            if one.found is None:
-                continue
-            first, second = one.found.log_probability.topk(2).indices.tolist()
+        for one, found in self._found:
+            first, second = found.log_probability.topk(2).indices.tolist()
             rows.append(
                 {
-                    "id": f"synthetic-{self.settings.run.seed}-{one.seed_id}",
+                    "id": self._name(one),
                     "condition": conditions[one.label],
                     "predicted": classes[first],
                     "second": classes[second],
-                    "confidence": one.found.confidence,
-                    "gate_p_value": one.found.p_value,
+                    "confidence": found.confidence,
+                    "gate_p_value": found.p_value,
                     "steps": one.steps,
                     "evaluations": one.evaluations,
                 }
             )
         return pd.DataFrame(rows, columns=_COLUMNS)
 
-    @property
-    def _found(self) -> list[Found]:
-        return [one.found for one in self.log.trajectories if one.found is not None]
+    @cached_property
+    def _found(self) -> list[tuple[Trajectory, Found]]:
+        return [(one, one.found) for one in self.log.trajectories if one.found is not None]
 
-    @property
-    def _seeds(self) -> list[int]:
-        return [one.seed_id for one in self.log.trajectories if one.found is not None]
+    @cached_property
+    def _stored(self) -> tuple[Float[Tensor, "n d"], UInt16[Tensor, "n c h w"]]:
+        """Latents and pixels of the hard tiles, whose files are read once."""
+        generator = self.models.generator.net
+        tiles = [self.log.journal.tile(one.seed_id) for one, _ in self._found]
+        if not tiles:
+            size = (len(generator.bands), generator.tile_size, generator.tile_size)
+            empty = torch.empty(0, *size, dtype=torch.uint16)
+            return torch.empty(0, sum(generator.latent_parts)), empty
+        return torch.stack([own.z for own in tiles]), torch.stack([own.pixels for own in tiles])
 
-    @property
-    def _labels(self) -> list[int]:
-        return [one.label for one in self.log.trajectories if one.found is not None]
+    def _name(self, one: Trajectory) -> str:
+        return f"synthetic-{self.settings.run.seed}-{one.seed_id}"
 
 
 _COLUMNS = (
@@ -450,20 +456,19 @@ class Search:
                 take the place of theirs.
 
         Raises:
-            SettingsError: a condition is unknown, no probability can fall below `tau`, or the
-                folder holds a search with other settings or models.
+            SettingsError: a value does not fit, a condition is unknown, no probability can fall
+                below `tau`, or the folder holds a search with other settings or models.
             ModelError: the models do not fit each other.
         """
         place = Path(tempfile.mkdtemp(prefix="rs_lowconf-") if folder is None else folder)
-        own = (settings or SearchSettings()).model_copy(
-            update={
-                "tau": tau,
-                "tau_quantile": None,
-                "count": count,
-                "classes": None if conditions is None else tuple(conditions),
-                "false_rejection": gate.false_rejection,
-            }
-        )
+        values = {
+            "tau": tau,
+            "tau_quantile": None,
+            "count": count,
+            "classes": None if conditions is None else tuple(conditions),
+            "false_rejection": gate.false_rejection,
+        }
+        own = checked(SearchSettings, {**dict(settings or SearchSettings()), **values})
         label: Literal["blind", "confirm"] = "blind" if keep_rejected else "confirm"
         self._settings = generator.settings.model_copy(
             update={
@@ -535,8 +540,9 @@ def write_review(
     settings = result.settings.model_copy(
         update={
             "run": result.settings.run.model_copy(update={"dir": folder}),
-            "review": ReviewSettings(
-                label="blind" if blind else "confirm", max_samples=max_samples
+            "review": checked(
+                ReviewSettings,
+                {"label": "blind" if blind else "confirm", "max_samples": max_samples},
             ),
         }
     )
@@ -565,8 +571,9 @@ def _run_settings(where: Path | str | None, device: Device, threads: int) -> Set
     """Return the settings by which models of a run, or the embedded ones, are found."""
     if where is None:
         # No update of a run folder that happens to be there.
-        return Settings(
-            run=RunSettings(device=device, threads=threads), search=SearchSettings(update=0)
+        return checked(
+            Settings,
+            {"run": {"device": device, "threads": threads}, "search": {"update": 0}},
         )
     folder = Path(where)
     models: Literal["trained", "embedded"]
@@ -577,4 +584,7 @@ def _run_settings(where: Path | str | None, device: Device, threads: int) -> Set
             expected="the folder of a run that trained one, or that updated the gate from reviews",
             remedy="leave it out for the embedded generator",
         )
-    return Settings(run=RunSettings(dir=folder, models=models, device=device, threads=threads))
+    return checked(
+        Settings,
+        {"run": {"dir": folder, "models": models, "device": device, "threads": threads}},
+    )

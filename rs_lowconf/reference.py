@@ -15,7 +15,6 @@ from pydantic import BaseModel, TypeAdapter
 
 from rs_lowconf import settings
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.settings import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +60,8 @@ def sections(name: str | None = None) -> list[SectionEntry]:
             if own.name == section and any(one.key == name for one in own.entries):
                 kept = tuple(one for one in own.entries if one.key == name)
                 return [SectionEntry(name=own.name, text=own.text, entries=kept)]
-        keys = [entry.key for own in found for entry in own.entries]
-        near = did_you_mean(name, [*(own.name for own in found), *keys])
+        known = [*(own.name for own in found), *settings.keys_of(settings.Settings)]
+        near = settings.did_you_mean(name, known)
         raise SettingsError(
             f"there is no section {name}",
             expected=f"one of {', '.join(own.name for own in found if '.' not in own.name)}",

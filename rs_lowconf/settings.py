@@ -8,7 +8,7 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -76,6 +76,9 @@ class Section(BaseModel):
             return value.expanduser() if isinstance(value, Path) else value
         except RuntimeError as error:
             raise ValueError(f"{value}: there is no such user, write the whole path") from error
+
+
+S = TypeVar("S", bound=BaseModel)
 
 
 class RunSettings(Section):
@@ -994,6 +997,22 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
             _describe(error, f"{path}", lines),
             command="settings",
         ) from error
+
+
+def checked(section: type[S], values: Mapping[str, Any]) -> S:
+    """Return a section of settings with these values.
+
+    Args:
+        section: class of the section.
+        values: by key; defaults are taken for what is missing.
+
+    Raises:
+        SettingsError: a key is unknown, or a value does not fit.
+    """
+    try:
+        return section.model_validate(dict(values))
+    except ValidationError as error:
+        raise SettingsError(_describe(error, "", {})) from error
 
 
 def _apply(tree: dict[str, Any], override: str) -> tuple[str, ...]:

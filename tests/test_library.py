@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,6 +198,37 @@ def test_models_from_elsewhere_say_what_they_read() -> None:
         rl.load_target(Brightness())
     with pytest.raises(ModelError, match="shape"):
         rl.load_target(Brightness(), bands=BANDS, classes=("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"tau": 1.5}, "tau"),
+        ({"count": 0}, "count"),
+        ({"tau": 0.6, "conditions": ["Rivers"]}, "Rivers"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(
+    generator: rl.Generator, gate: rl.RealismGate, values: dict[str, Any], named: str
+) -> None:
+    """A search says in one line which of its values is wrong, before it begins."""
+    target = rl.load_target(Brightness(), bands=BANDS, classes=CLASSES)
+    with pytest.raises(SettingsError, match=named):
+        rl.Search(generator, target, gate, **values)
+
+
+def test_wrong_words_are_errors_of_ours(generator: rl.Generator) -> None:
+    """Of loaders too: a share, a size of batches, threads, a standard deviation, a count."""
+    with pytest.raises(SettingsError, match="batch_size"):
+        rl.load_target("visible", batch_size=0)
+    with pytest.raises(SettingsError, match="threads"):
+        rl.load_generator(threads=-1)
+    with pytest.raises(SettingsError, match="false_rejection"):
+        rl.load_gate(generator, false_rejection=0.9)
+    with pytest.raises(SettingsError, match="std must be positive"):
+        rl.load_target(Brightness(), bands=BANDS, classes=CLASSES, std=[0.0])
+    with pytest.raises(SettingsError, match="0 tiles"):
+        generator.sample("River", 0)
 
 
 def test_a_folder_without_a_generator_is_refused(tmp_path: Path) -> None:
