@@ -124,11 +124,13 @@ class TileBatch:
         channels = list(self.bands.index_of(shown.bands))
         pictures = (self.image[:, channels] / shown.white).clamp(0, 1).permute(0, 2, 3, 1).cpu()
         rows = -(-len(self) // columns)
-        figure = Figure(figsize=(1.4 * columns, 1.6 * rows), layout="constrained")
+        figure = Figure(figsize=(1.4 * columns, 1.75 * rows), layout="constrained")
         for number, picture in enumerate(pictures):
             axes = figure.add_subplot(rows, columns, number + 1)
             axes.imshow(picture.numpy(), interpolation="nearest")
-            axes.set_title((self.names() or self.ids)[number], fontsize=7)
+            # The name says which tiles are synthetic.
+            words = [*self.names()[number : number + 1], self.ids[number]]
+            axes.set_title("\n".join(words), fontsize=7)
             axes.axis("off")
         return figure
 

@@ -127,7 +127,8 @@ def test_tiles_as_arrays_and_pictures(generator: rl.Generator) -> None:
     np.testing.assert_array_equal(array.sel(band="B08").values, tiles.numpy()[:, channel])
     assert array["label"].values.tolist() == ["Forest"] * 3
     figure = tiles.plot("near_infrared", columns=2)
-    assert [axes.get_title() for axes in figure.axes] == ["Forest"] * 3
+    titles = [f"Forest\nsynthetic-0-{number}" for number in range(3)]
+    assert [axes.get_title() for axes in figure.axes] == titles
     with pytest.raises(DataError, match="there is no composite ndvi"):
         tiles.plot("ndvi")
 
