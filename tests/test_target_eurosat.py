@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 class Split:
     """One split of EuroSAT in memory, as reflectance."""
 
-    def __init__(self, root: Path, split: str) -> None:
+    def __init__(self, root: Path, split: Literal["train", "val", "test"]) -> None:
         tiles = EuroSAT(str(root), split)
         self.bands = BandSpec(names=EUROSAT_ORDER, level="L1C")
         self.classes = tuple(tiles.classes)

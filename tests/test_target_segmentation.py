@@ -221,7 +221,7 @@ def test_intervals_cover_the_truth() -> None:
         low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64))
         covered += bool(low <= 0.75 <= high)
         share = hits.sum() / 20_000
-        narrow += abs(share - 0.75) < 1.96 * math.sqrt(share * (1 - share) / 20_000)
+        narrow += bool(abs(share - 0.75) < 1.96 * math.sqrt(share * (1 - share) / 20_000))
     assert covered >= 86
     assert narrow < 60
 

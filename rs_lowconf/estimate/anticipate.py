@@ -177,7 +177,7 @@ def _ratio(
     """Return what a label of `is` weighs over what one of a uniform draw does."""
     root = np.sqrt(g)
     ratio: Float64[np.ndarray, " z"] = 1 / (
-        (1 - defensive) * root / max(share @ root, 1e-300) + defensive
+        (1 - defensive) * root / max(float(share @ root), 1e-300) + defensive
     )
     return ratio
 
@@ -190,7 +190,7 @@ def _sequential(cells: Cells, p: Float64[np.ndarray, " z"], labels: int, defensi
     Statistics 1972, section 3).
     """
     n = cells.size.sum()
-    chance = (1 - defensive) * np.sqrt(cells.g) / max(cells.share @ np.sqrt(cells.g), 1e-300)
+    chance = (1 - defensive) * np.sqrt(cells.g) / max(float(cells.share @ np.sqrt(cells.g)), 1e-300)
     chance = (chance + defensive) / n
     clock = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 60)]) * labels
     gone = -np.expm1(-clock[:, None] * chance) @ cells.size

@@ -316,6 +316,6 @@ def _confusion(
     for row, column in zip(*np.nonzero(counts), strict=True):
         number = int(counts[row, column])
         colour = "white" if number > counts.max() / 2 else "black"
-        axes.text(column, row, str(number), ha="center", va="center", color=colour)
+        axes.text(int(column), int(row), str(number), ha="center", va="center", color=colour)
     axes.set_title("Exported hard samples")
     return figure
