@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rs_lowconf.errors import RsLowconfError
     from rs_lowconf.review.reading import ReviewedPackage
     from rs_lowconf.review.reading import read_package as read_review
-    from rs_lowconf.settings import SearchSettings, Settings, TargetSettings
+    from rs_lowconf.settings import SearchSettings, Settings
     from rs_lowconf.settings import load as load_settings
     from rs_lowconf.types import TileBatch
 
@@ -46,7 +46,6 @@ _PLACES = {
     "SearchResult": "api",
     "SearchSettings": "settings",
     "Settings": "settings",
-    "TargetSettings": "settings",
     "TileBatch": "types",
     "load_gate": "api",
     "load_generator": "api",
@@ -67,7 +66,6 @@ __all__ = [
     "SearchResult",
     "SearchSettings",
     "Settings",
-    "TargetSettings",
     "TileBatch",
     "__version__",
     "load_gate",

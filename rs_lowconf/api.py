@@ -6,7 +6,7 @@ on first use. Nothing here prints; what takes long is iterated over or yields re
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ from rs_lowconf.models import (
 from rs_lowconf.models import (
     load_generator as load_generator_model,
 )
-from rs_lowconf.places import EMBEDDED, model_path
+from rs_lowconf.places import model_path
 from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
 from rs_lowconf.search.gate import GateScores
 from rs_lowconf.search.loop import Found, Trajectory
@@ -46,8 +46,9 @@ from rs_lowconf.settings import (
     RunSettings,
     SearchSettings,
     Settings,
-    TargetSettings,
+    TrainedTarget,
     checked,
+    target_settings,
 )
 from rs_lowconf.target.foreign import ForeignTarget
 from rs_lowconf.target.load import load_target as load_target_model
@@ -229,7 +230,7 @@ def load_gate(generator: Generator, *, false_rejection: float = 0.05) -> Realism
 
 
 def load_target(
-    model: nn.Module | Function | TargetSettings | Literal["visible", "multispectral"],
+    model: nn.Module | Function | Mapping[str, object] | Literal["visible", "multispectral"],
     *,
     bands: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
@@ -251,8 +252,9 @@ def load_target(
     (b k) or for every pixel (b k h w), and is searched by its gradients where it gives any.
 
     Args:
-        model: a module, which is set to evaluate; any function of float32 tensors b c h w; the
-            `target` section of settings, for files of all kinds; or an embedded model's name.
+        model: a module, which is set to evaluate; any function of float32 tensors b c h w; what
+            the section `target` of settings holds, such as {"kind": "onnx", "path": ...}, for
+            files of all kinds; or an embedded model's name.
         bands: that it reads, in its order; of a module or function only, as are all of these up to
             `input_size`.
         classes: in the order of its outputs.
@@ -283,16 +285,14 @@ def load_target(
     """
     chosen = choose_device(checked(RunSettings, {"device": device}))
     if isinstance(model, str):
-        values = {"kind": "embedded", "embedded": model, "batch_size": batch_size}
-        model = checked(TargetSettings, values)
-    if isinstance(model, TargetSettings):
-        trained = EMBEDDED / "target" / f"{model.embedded}.safetensors"
-        if model.kind == "trained":
-            if model.path is None:
-                raise SettingsError("the target has no file", remedy="set path to its checkpoint")
-            trained = model.path
+        model = {"kind": "embedded", "embedded": model, "batch_size": batch_size}
+    if isinstance(model, Mapping):
+        section = target_settings(model)
+        if isinstance(section, TrainedTarget) and section.path is None:
+            raise SettingsError("the target has no file", remedy="set path to its checkpoint")
+        file = model_path(checked(Settings, {"target": section}), "target")
         return load_target_model(
-            model, trained, trust_code=trust_code, tile_size=tile_size, device=chosen
+            section, file, trust_code=trust_code, tile_size=tile_size, device=chosen
         )
     if bands is None or classes is None:
         raise SettingsError("a model from elsewhere needs bands and classes")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rs_lowconf.errors import ModelError
-from rs_lowconf.settings import Settings
+from rs_lowconf.settings import EmbeddedTarget, Settings, TrainedTarget
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """Models inside the package, laid out like a run folder."""
@@ -25,11 +25,20 @@ def model_path(settings: Settings, name: str) -> Path:
             path = update_folder(settings, number) / f"{name}.safetensors"
             if path.exists():
                 return path
-    kind = settings.target.kind if name == "target" else settings.run.models
-    if kind == "embedded" and name == "target":
-        return EMBEDDED / "target" / f"{settings.target.embedded}.safetensors"
-    folder = EMBEDDED if kind == "embedded" else settings.run.dir
+    if name == "target":
+        return _target_path(settings)
+    folder = EMBEDDED if settings.run.models == "embedded" else settings.run.dir
     return folder / stage / f"{name}.safetensors"
+
+
+def _target_path(settings: Settings) -> Path:
+    """Return the checkpoint of a target, or where `rslow train target` puts one."""
+    target = settings.target
+    if isinstance(target, EmbeddedTarget):
+        return EMBEDDED / "target" / f"{target.embedded}.safetensors"
+    if isinstance(target, TrainedTarget) and target.path is not None:
+        return target.path
+    return settings.run.dir / "target" / "target.safetensors"
 
 
 def update_folder(settings: Settings, number: int) -> Path:

@@ -4,17 +4,26 @@ import ast
 import inspect
 import json
 import math
+import sys
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, get_args
+from types import ModuleType
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter
 
 from rs_lowconf import settings
 from rs_lowconf.errors import SettingsError
+
+_KINDS = {
+    "data": "The tiles to learn from and to be measured on; each kind has keys of its own.",
+    "more": "Further tiles that the generator learns from; each kind has keys of its own.",
+    "target": "The model under test; each kind has keys of its own.",
+}
+"""What the sections of several kinds are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,8 @@ class SectionEntry:
     name: str
     text: str
     entries: tuple[Entry, ...]
+    kinds: tuple[str, ...] = ()
+    """The kinds of the section that have these keys; all of them when empty."""
 
 
 def sections(name: str | None = None) -> list[SectionEntry]:
@@ -54,12 +65,14 @@ def sections(name: str | None = None) -> list[SectionEntry]:
         return found
     inside = [own for own in found if own.name == name or own.name.startswith(f"{name}.")]
     if not inside:
-        # A key in the place of a section: that key alone.
-        section = name.rpartition(".")[0]
-        for own in found:
-            if own.name == section and any(one.key == name for one in own.entries):
-                kept = tuple(one for one in own.entries if one.key == name)
-                return [SectionEntry(name=own.name, text=own.text, entries=kept)]
+        # A key in the place of a section: that key alone, with each of its meanings.
+        keys = [
+            replace(own, entries=tuple(one for one in own.entries if one.key == name))
+            for own in found
+        ]
+        meanings = [own for own in keys if own.entries]
+        if meanings:
+            return meanings
         known = [*(own.name for own in found), *settings.keys_of(settings.Settings)]
         near = settings.did_you_mean(name, known)
         raise SettingsError(
@@ -87,53 +100,95 @@ def as_text(found: list[SectionEntry], width: int = 88) -> str:
 def json_schema() -> str:
     """Return a JSON schema of the settings with their explanations, for editors."""
     schema = settings.Settings.model_json_schema()
-    texts = _docstrings()
     for name, part in {"Settings": schema, **schema.get("$defs", {})}.items():
         for field, about in part.get("properties", {}).items():
-            text = _text_of(getattr(settings, name), field, texts)
+            text = _text_of(getattr(settings, name), field)
             if text:
                 about["description"] = text
     return json.dumps(schema, indent=2) + "\n"
 
 
 def _sections(model: type[BaseModel], name: str) -> Iterator[SectionEntry]:
+    """Yield a section and those inside it."""
+    entries, inner = _entries(model, name)
+    if name:
+        yield SectionEntry(name=name, text=_about(model), entries=tuple(entries))
+    for annotation, key in inner:
+        kinds = settings.sections_of(annotation)
+        if len(kinds) > 1:
+            yield from _by_kind(kinds, key)
+        else:
+            yield from _sections(kinds[0], key)
+
+
+def _by_kind(models: Sequence[type[BaseModel]], name: str) -> Iterator[SectionEntry]:
+    """Yield a section of several kinds: what all of them have, then what only some have."""
+    kinds: dict[Entry, tuple[str, ...]] = {}
+    inner: dict[str, Any] = {}
+    for model in models:
+        entries, inside = _entries(model, name)
+        inner |= {key: annotation for annotation, key in inside}
+        for entry in entries:
+            if entry.key != f"{name}.kind":
+                kinds[entry] = kinds.get(entry, ()) + settings.kinds_of(model)
+    every = tuple(kind for model in models for kind in settings.kinds_of(model))
+    words = {kind: _text_of(model, "kind") for model in models for kind in settings.kinds_of(model)}
+    kind = Entry(
+        key=f"{name}.kind",
+        values=" | ".join(every),
+        default=str(models[0].model_fields["kind"].get_default() or "none, it must be set"),
+        text=" ".join(dict.fromkeys(words.values())),
+    )
+    common = [entry for entry, some in kinds.items() if some == every]
+    about = _KINDS[name.rpartition(".")[2].removesuffix("[]")]
+    yield SectionEntry(name=name, text=about, entries=(kind, *common))
+    for group in dict.fromkeys(some for some in kinds.values() if some != every):
+        entries = [entry for entry, some in kinds.items() if some == group]
+        yield SectionEntry(
+            name=name, text=f"With kind {_listed(group)}.", entries=tuple(entries), kinds=group
+        )
+    for key, annotation in inner.items():
+        yield from _by_kind(settings.sections_of(annotation), key)
+
+
+def _listed(kinds: Sequence[str]) -> str:
+    *others, last = kinds
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _entries(model: type[BaseModel], name: str) -> tuple[list[Entry], list[tuple[Any, str]]]:
+    """Return the keys of a section, and the sections inside it with their keys."""
     schema = model.model_json_schema()
-    if "$ref" in schema:  # of a section that holds others of its kind
-        schema = {**schema["$defs"][schema["$ref"].rpartition("/")[2]], "$defs": schema["$defs"]}
-    texts, entries = _docstrings(), []
-    inner: list[tuple[type[BaseModel], str]] = []
+    entries: list[Entry] = []
+    inner: list[tuple[Any, str]] = []
     for field, info in model.model_fields.items():
         key = f"{name}.{field}" if name else field
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            inner.append((kind, key))
+        if settings.sections_of(info.annotation):
+            inner.append((info.annotation, key))
             continue
-        parts = [own for own in get_args(kind) if inspect.isclass(own)]
-        # One that holds others of its kind is explained already.
-        inner += [
-            (own, f"{key}[]") for own in parts if issubclass(own, BaseModel) and own is not model
-        ]
+        parts = get_args(info.annotation) if get_origin(info.annotation) is tuple else ()
+        inner += [(part, f"{key}[]") for part in parts if settings.sections_of(part)]
         default = info.get_default(call_default_factory=True)
         entries.append(
             Entry(
                 key=key,
                 values=_words(schema["properties"][field], schema),
-                default=_yaml(default),
-                text=_text_of(model, field, texts),
+                default="none, it must be set" if info.is_required() else _yaml(default),
+                text=_text_of(model, field),
             )
         )
-    if name:
-        first = inspect.getdoc(model) or ""
-        yield SectionEntry(name=name, text=" ".join(first.split()), entries=tuple(entries))
-    for kind, key in inner:
-        yield from _sections(kind, key)
+    return entries, inner
+
+
+def _about(model: type[BaseModel]) -> str:
+    return " ".join((inspect.getdoc(model) or "").split())
 
 
 @cache
-def _docstrings() -> dict[tuple[str, str], str]:
-    """Return the docstring of every attribute in the settings' source, by class and name."""
+def _docstrings(module: ModuleType) -> dict[tuple[str, str], str]:
+    """Return the docstring of every attribute in a module's source, by class and name."""
     found = {}
-    tree = ast.parse(inspect.getsource(settings))
+    tree = ast.parse(inspect.getsource(module))
     for node in tree.body:
         if not isinstance(node, ast.ClassDef):
             continue
@@ -148,11 +203,14 @@ def _docstrings() -> dict[tuple[str, str], str]:
     return found
 
 
-def _text_of(model: type[BaseModel], field: str, texts: dict[tuple[str, str], str]) -> str:
+def _text_of(model: type[BaseModel], field: str) -> str:
     """Return the explanation of a field, which may be inherited."""
-    for own in model.__mro__:
-        if (own.__name__, field) in texts:
-            return texts[own.__name__, field]
+    for ancestor in model.__mro__:
+        module = sys.modules[ancestor.__module__]
+        if module.__name__.startswith(settings.__name__):
+            text = _docstrings(module).get((ancestor.__name__, field))
+            if text:
+                return text
     return ""
 
 
@@ -188,6 +246,8 @@ def _words(part: dict[str, Any], whole: dict[str, Any]) -> str:
             words = "section" if "properties" in target else _words(target, whole)
         case {"anyOf": [*choices]}:
             words = " or ".join(dict.fromkeys(_words(own, whole) for own in choices))
+        case {"oneOf": _}:
+            words = "sections of several kinds"
         case {"enum": [*choices]}:
             words = " | ".join(map(str, choices))
         case {"const": value}:

@@ -57,7 +57,7 @@ from rs_lowconf.models import GeneratorModel, load_gate
 from rs_lowconf.places import model_path
 from rs_lowconf.runs import replacing, sha256_of
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.settings import Settings, load
+from rs_lowconf.settings import Settings, further_sources, load
 
 CPU = torch.device("cpu")
 ENLARGED = 4
@@ -253,7 +253,7 @@ def collect(words: argparse.Namespace, settings: Settings) -> Iterator[Shown]:
     if words.composite:
         view = CompositeView(composite=COMPOSITES[words.composite])
     else:
-        more = settings.data.more
+        more = further_sources(settings.data)
         number = next((n for n, own in enumerate(more) if own.kind == "pictures"), None)
         if number is None:
             raise SettingsError(

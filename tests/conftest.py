@@ -102,7 +102,8 @@ _CONFIG = """
 run: {{dir: {folder}/run, models: trained, threads: 1}}
 data: {{kind: folder, root: {folder}/tiles, tile_size: 32, val_share: 0.45,
        test_share: 0.1}}
-target: {{kind: trained, train: {{width: 8, epochs: 6}}}}
+target: {{kind: trained}}
+classifier: {{width: 8, epochs: 6}}
 extractor: {{architecture: residual_cnn, width: 8, epochs: 4}}
 gan: {{width: 8, critic_width: 8, latent_global: 8, latent_map: 2, images: 800, batch_size: 8,
       learning_rate: 2.0e-3, ema_images: 200, checkpoint_images: 400, sheet_columns: 3}}

@@ -36,17 +36,27 @@ from rs_lowconf.data.masks import open_masks
 from rs_lowconf.data.source import open_split
 from rs_lowconf.errors import DataError, RsLowconfError, SettingsError
 from rs_lowconf.grid import Grid
-from rs_lowconf.settings import BatchSettings, DataSettings
+from rs_lowconf.settings import (
+    BatchSettings,
+    EuroSatData,
+    ImageData,
+    MaskData,
+    Rasters,
+    StacData,
+    data_settings,
+)
 from tests.conftest import Run
 from tests.make_scenes import BANDS, corner, draw, make_chips, write
 
 ESA_ORDER = tuple(sorted(EUROSAT_ORDER, key=lambda name: name.replace("8A", "08A")))
 
 
-def settings_of(**values: Any) -> DataSettings:
+def settings_of(**values: Any) -> Rasters:
     """Return settings of drawn four-band images."""
     usual = {"kind": "images", "file_bands": BANDS, "level": "L2A", "tile_size": 32}
-    return DataSettings.model_validate({**usual, **values})
+    found = data_settings({**usual, **values})
+    assert isinstance(found, Rasters)
+    return found
 
 
 def account(*, skip_bad: bool = False) -> Account:
@@ -54,7 +64,7 @@ def account(*, skip_bad: bool = False) -> Account:
     return Account(left_out=LeftOut(skip_bad=skip_bad))
 
 
-def rows_in(settings: DataSettings, collection: str = "tiles") -> list[CatalogRow]:
+def rows_in(settings: Rasters, collection: str = "tiles") -> list[CatalogRow]:
     """Return all rows of a source without masks."""
     own = account()
     return [
@@ -203,7 +213,7 @@ def test_dates_in_names(name: str, taken: tuple[int, ...] | None) -> None:
 
 def test_eurosat(eurosat_root: Path, tmp_path: Path) -> None:
     """EuroSAT's catalog has the splits, classes, pixels and reflectance of torchgeo's data set."""
-    settings = DataSettings(kind="eurosat", root=eurosat_root)
+    settings = EuroSatData(root=eurosat_root)
     rows = rows_in(settings)
     read = {row.tile_id: row for row in read_back(catalogued(tmp_path / "c.parquet", rows))}
     assert len(read) == 389
@@ -233,6 +243,7 @@ def test_masks(tmp_path: Path) -> None:
         val_share=0.3,
         test_share=0.3,
     )
+    assert isinstance(settings, MaskData)
     left_out = LeftOut(skip_bad=False)
     cut = masked_rows(settings, "c", left_out)
     rows = [own for row in cut for own in looked_at(row, settings, left_out)]
@@ -306,7 +317,7 @@ def write_stac(folder: Path) -> NDArray[np.uint16]:
 def test_stac(tmp_path: Path) -> None:
     """Bands in files of 10 and 20 m become one tile, with the item's offset and date."""
     pixels = write_stac(tmp_path)
-    settings = DataSettings(kind="stac", root=tmp_path / "catalog.json", tile_size=32)
+    settings = StacData(root=tmp_path / "catalog.json", tile_size=32)
     rows = read_back(catalogued(tmp_path / "c.parquet", rows_in(settings)))
     assert len(rows) == 4
     due = np.stack([pixels[2], pixels[3], pixels[3, ::2, ::2].repeat(2, 0).repeat(2, 1)]) / 10_000
@@ -393,7 +404,7 @@ def eurosat_copies(root: Path, folder: Path, change: Any) -> None:
 
 def findings(folder: Path, order: tuple[str, ...]) -> list[str]:
     """Return what a check says of a folder of 13-band images."""
-    settings = DataSettings(kind="images", images=folder, file_bands=order)
+    settings = ImageData(images=folder, file_bands=order)
     catalog = catalogued(folder / "c.parquet", rows_in(settings))
     groups = groups_of(catalog)
     tallies = {group: CatalogTally(group, count) for group, count in groups.items()}

@@ -26,7 +26,7 @@ from rs_lowconf.data.catalog.sources import list_images
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.errors import DataError
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import StacData, checked
 from tests.conftest import Run
 from tests.make_scenes import corner, write
 from tests.make_stac import (
@@ -63,7 +63,7 @@ PUBLIC: dict[str, tuple[Draw, str]] = {
 
 def built(path: Path, **settings: Any) -> tuple[list[CatalogRow], Account]:
     """Return the rows of a STAC, and what was used and left out."""
-    own = DataSettings.model_validate({"kind": "stac", "root": path, "tile_size": 32, **settings})
+    own = checked(StacData, {"root": path, "tile_size": 32, **settings})
     account = Account(left_out=LeftOut(skip_bad=own.skip_bad))
     rows = [
         row

@@ -350,7 +350,7 @@ def test_an_estimate_on_a_catalog_by_what_is_printed(
 @tells("data/files.py:require_every_class:data check", "data/tiles.py:__init__:*")
 def test_data_that_cannot_be_used_are_shown_by_what_is_printed(rslow: Run, project: Path) -> None:
     """The check lists what training refused; where there is no such check, none is printed."""
-    words = options(project, "target.train.epochs=1")
+    words = options(project, "classifier.epochs=1")
     lost = [*(project / "tiles" / "woods").iterdir()]
     for path in lost:
         path.write_bytes(path.read_bytes()[:200])

@@ -38,7 +38,8 @@ data: {{kind: chips, images: {folder}/images, masks: {folder}/masks, image_name:
        file_bands: [B02, B03, B04, B08], tile_size: 32, block_size: 1000, val_share: 0.3,
        test_share: 0.2}}
 augment: {{cutout: 0.0}}
-target: {{kind: trained, segmenter: {{encoder: tu-resnet10t, width: 4, epochs: 2, batch_size: 8}}}}
+target: {{kind: trained}}
+segmenter: {{encoder: tu-resnet10t, width: 4, epochs: 2, batch_size: 8}}
 mask_gan: {{width: 8, critic_width: 8, latent_global: 8, latent_map: 2, images: 640, batch_size: 8,
            learning_rate: 2.0e-3, ema_images: 200, checkpoint_images: 320, sheet_columns: 2}}
 gate: {{width: 8, images: 320, ema_images: 100}}

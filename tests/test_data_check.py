@@ -22,7 +22,7 @@ from rs_lowconf.data.check import CheckReport, Tally, check_files, list_splits
 from rs_lowconf.data.files import SPLITS
 from rs_lowconf.data.radiometry import BandStatistics, radiometric_warnings
 from rs_lowconf.errors import RsLowconfError
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import FolderData, checked
 from tests.conftest import WriteTile
 
 L2A = tuple(name for name in EUROSAT_ORDER if name != "B10")
@@ -69,7 +69,7 @@ def options(root: Path, *more: str) -> list[str]:
     return [word for value in values for word in ("-s", value)]
 
 
-def report_of(chosen: DataSettings) -> CheckReport:
+def report_of(chosen: FolderData) -> CheckReport:
     """Run the check without the command line."""
     listings = list_splits(chosen)
     tally = Tally(chosen, listings)
@@ -78,10 +78,10 @@ def report_of(chosen: DataSettings) -> CheckReport:
     return tally.report()
 
 
-def folder(root: Path, **changes: Any) -> DataSettings:
+def folder(root: Path, **changes: Any) -> FolderData:
     """Return settings for the folder that `sound` makes."""
-    values = {"kind": "folder", "level": "L2A", "root": root, "tile_size": 32}
-    return DataSettings.model_validate({**values, **changes})
+    values = {"level": "L2A", "root": root, "tile_size": 32}
+    return checked(FolderData, {**values, **changes})
 
 
 def texts(report: CheckReport, severity: str) -> str:

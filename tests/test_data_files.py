@@ -18,12 +18,12 @@ from rs_lowconf.data.files import (
     require_every_class,
 )
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import DataSettings, EuroSatData, data_settings
 
 
 def folder(root: Path, **changes: Any) -> DataSettings:
     """Return settings for a folder of tiles."""
-    return DataSettings.model_validate({"kind": "folder", "root": root, **changes})
+    return data_settings({"kind": "folder", "root": root, **changes})
 
 
 def touch(root: Path, *names: str) -> None:
@@ -52,7 +52,7 @@ def eurosat(root: Path, *, missing: tuple[str, ...] = ()) -> DataSettings:
                 if name not in missing
             ),
         )
-    return DataSettings(kind="eurosat", root=root)
+    return EuroSatData(root=root)
 
 
 @settings(max_examples=20)
@@ -97,7 +97,7 @@ def test_given_splits_share_one_class_list(tmp_path: Path) -> None:
     assert dataset.classes == ["a", "b"]
     assert [(file.tile_id, file.label) for file in list_files(dataset)] == [("val/b/1", 1)]
     with pytest.raises(DataError, match=r"val split.*of a"):
-        require_every_class(list_files(dataset), ("a", "b"), "val", folder(tmp_path))
+        require_every_class(list_files(dataset), ("a", "b"), "val", tmp_path)
 
 
 def test_tile_names_are_unique_across_splits(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_folders_that_are_no_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no subfolder"):
         open_dataset(folder(tmp_path), "train")
     with pytest.raises(DataError, match=r"no EuroSAT.*data\.download=true"):
-        open_dataset(DataSettings(kind="eurosat", root=tmp_path), "train")
+        open_dataset(EuroSatData(root=tmp_path), "train")
 
 
 def test_a_folder_of_other_files_has_no_tile(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_eurosat_with_an_empty_class_is_listed(tmp_path: Path) -> None:
     assert ids(chosen, "val") == ["Forest/Forest_val", "River/River_val"]
     with pytest.raises(DataError, match="Highway"):
         require_every_class(
-            list_files(open_dataset(chosen, "val")), ("Forest", "Highway", "River"), "val", chosen
+            list_files(open_dataset(chosen, "val")), ("Forest", "Highway", "River"), "val", tmp_path
         )
 
 
@@ -210,7 +210,7 @@ def test_a_failed_download_is_a_data_error(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("torchgeo.datasets.eurosat.download_url", refuse)
     with pytest.raises(DataError, match=r"could not be downloaded.*no network here"):
-        open_dataset(DataSettings(kind="eurosat", root=tmp_path / "new", download=True), "train")
+        open_dataset(EuroSatData(root=tmp_path / "new", download=True), "train")
 
 
 @pytest.mark.parametrize(
@@ -227,13 +227,13 @@ def test_a_failed_download_is_a_data_error(tmp_path: Path, monkeypatch: pytest.M
 def test_settings_without_effect_are_refused(tmp_path: Path, given: dict[str, Any]) -> None:
     """A setting that the kind of data does not read is refused instead of passed over."""
     with pytest.raises(SettingsError, match=r"no effect.*remove it"):
-        open_dataset(DataSettings(**{"kind": "eurosat", "root": tmp_path, **given}), "train")
+        open_dataset(data_settings({"kind": "eurosat", "root": tmp_path, **given}), "train")
 
 
 def test_defaults_written_out_are_no_settings_without_effect(tmp_path: Path) -> None:
     """The settings that a run folder keeps, which name every default, can be used again."""
     chosen = eurosat(tmp_path)
-    again = DataSettings.model_validate(chosen.model_dump(mode="json"))
+    again = data_settings(chosen.model_dump(mode="json"))
     assert ids(again, "train") == ids(chosen, "train")
 
 
@@ -241,7 +241,7 @@ def test_real_eurosat_is_listed_as_torchgeo_lists_it(eurosat_root: Path) -> None
     """Our splits hold torchgeo's files with torchgeo's labels, and no file is absent."""
     for split in SPLITS:
         theirs = EuroSAT(root=str(eurosat_root), split=split)
-        ours = open_dataset(DataSettings(kind="eurosat", root=eurosat_root), split)
+        ours = open_dataset(EuroSatData(root=eurosat_root), split)
         assert ours.classes == theirs.classes
         assert [(str(f.path), f.label) for f in list_files(ours)] == theirs.samples
         assert absent_files(ours) == 0

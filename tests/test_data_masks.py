@@ -28,7 +28,7 @@ from rs_lowconf.data.windows import grid_windows
 from rs_lowconf.errors import DataError, RsLowconfError
 from rs_lowconf.grid import Grid
 from rs_lowconf.masks import UNKNOWN
-from rs_lowconf.settings import AugmentSettings, DataSettings
+from rs_lowconf.settings import AugmentSettings, MaskData, data_settings
 from rs_lowconf.types import MaskSource
 from tests.conftest import Run
 from tests.make_scenes import BANDS, corner, draw, make_chips, write
@@ -37,7 +37,7 @@ DATES = ("s2_2019", "s2_2020")
 S2_BANDS = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
 
 
-def chosen(folder: Path, kind: str = "chips", **changes: Any) -> DataSettings:
+def chosen(folder: Path, kind: str = "chips", **changes: Any) -> MaskData:
     """Return settings for drawn data whose tiles are all for training."""
     values = {
         "kind": kind,
@@ -52,10 +52,12 @@ def chosen(folder: Path, kind: str = "chips", **changes: Any) -> DataSettings:
         "val_share": 0,
         "test_share": 0,
     }
-    return DataSettings.model_validate({**values, **changes})
+    found = data_settings({**values, **changes})
+    assert isinstance(found, MaskData)
+    return found
 
 
-def one_pair(folder: Path, *, kind: str = "chips", side: int = 48, **changes: Any) -> DataSettings:
+def one_pair(folder: Path, *, kind: str = "chips", side: int = 48, **changes: Any) -> MaskData:
     """Write one image with its mask and return settings for them."""
     image, mask = draw(side, side, 0)
     write(folder / "images" / "s2_a.tif", image, corner(400_000, 5_000_000))
@@ -499,7 +501,7 @@ import resource
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.masks import WindowSource, _read_all, open_pictures, split_cuts
 from rs_lowconf.settings import DataSettings
-own = DataSettings.model_validate(dict(kind="scenes", images={str(tmp_path / "images")!r},
+own = data_settings(dict(kind="scenes", images={str(tmp_path / "images")!r},
     masks={str(tmp_path / "masks")!r}, mask_classes={{0: "a", 1: "b"}}, file_bands={bands},
     tile_size=128, block_size=9e4, val_share=0, test_share=0))
 pictures = open_pictures(own)

@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rs_lowconf.data.check import list_more, list_splits
+from rs_lowconf.data.check import list_sources
 from rs_lowconf.data.pictures import open_pictures
 from rs_lowconf.data.source import open_split
 from rs_lowconf.data.sources import open_more
 from rs_lowconf.data.tiles import TileError
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.settings import DataSettings, load
+from rs_lowconf.settings import FolderData, PictureData, checked, load
 from tests.conftest import Run, WriteTile
 
 RGB = ("B04", "B03", "B02")
 
 
-def picture_settings(root: Path, **changes: object) -> DataSettings:
-    values = {"kind": "pictures", "root": root, "bands": RGB, "reflectance": (0.0, 0.51)}
-    return DataSettings.model_validate({**values, "tile_size": 16, **changes})
+def picture_settings(root: Path, **changes: object) -> PictureData:
+    values = {"root": root, "bands": RGB, "reflectance": (0.0, 0.51)}
+    return checked(PictureData, {**values, "tile_size": 16, **changes})
 
 
 def write_picture(path: Path, seed: int = 0, *, side: int = 16, mode: str = "RGB") -> np.ndarray:
@@ -127,8 +127,7 @@ def test_splits_agree_between_sources_by_name(folder: Path, write_tile: WriteTil
     for name in ("Forest", "River"):
         for number in range(20):
             write_tile(tiles / name / f"{name}_{number}.tif", seed=number, side=16)
-    first = DataSettings(
-        kind="folder",
+    first = FolderData(
         root=tiles,
         tile_size=16,
         val_share=0.3,
@@ -150,7 +149,7 @@ def test_other_sources_may_not_hold_what_is_held_out(folder: Path, write_tile: W
             for name in ("Forest", "River"):
                 path = root / split / name / f"{name}_{number}.tif"
                 write_tile(path, seed=number, side=16)
-    first, second = (DataSettings(kind="folder", root=root, tile_size=16) for root in roots)
+    first, second = (FolderData(root=root, tile_size=16) for root in roots)
     both = first.model_copy(update={"more": (second,)})
     classes = ("Forest", "River")
     assert len(open_more(both, "test", classes)[0]) == 2
@@ -158,7 +157,7 @@ def test_other_sources_may_not_hold_what_is_held_out(folder: Path, write_tile: W
     with pytest.raises(DataError, match=leak):
         open_more(both, "train", classes)
     with pytest.raises(DataError, match=leak):
-        list_more(both, list_splits(first))
+        list_sources(both)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.data.nodata import FILL_PIXELS, Part, equal_to, no_data
 from rs_lowconf.data.source import open_split
 from rs_lowconf.data.tiles import Tile, read_profile
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import FolderData
 from tests.conftest import Run, WriteTile
 
 BANDS = ("B02", "B03", "B04", "B08")
@@ -97,7 +97,7 @@ def test_tags_of_class_folders_are_used(tmp_path: Path, write_tile: WriteTile, r
         write_tile(path, bands=BANDS, pixels=numbers + np.uint16(added))
         if added:
             tagged(path, 1e-4, -0.1)
-    data = DataSettings(kind="folder", root=tmp_path / "tiles", tile_size=32, val_share=0.25)
+    data = FolderData(root=tmp_path / "tiles", tile_size=32, val_share=0.25)
     source = open_split(data, "train")
     for name, image in zip(source.ids, source.batch(range(len(source))).image, strict=True):
         due = ground(int(name.split("/")[1]), side=32) / 10_000
@@ -242,9 +242,7 @@ def test_masks_of_class_folders(how: str, write_tile: WriteTile, tmp_path: Path)
             folder.mkdir(parents=True)
             for file in tmp_path.glob("a.tif*"):
                 shutil.copy(file, folder)
-    source = open_split(
-        DataSettings(kind="folder", root=tmp_path / "tiles", max_nodata=0.7), "train"
-    )
+    source = open_split(FolderData(root=tmp_path / "tiles", max_nodata=0.7), "train")
     image = source.batch([0]).image[0].numpy()
     assert (image[:, invalid] == 0).all()
     assert (image[:, ~invalid] > 0).all()

@@ -19,7 +19,7 @@ from rs_lowconf.data.files import SPLITS
 from rs_lowconf.data.source import open_split
 from rs_lowconf.data.tiles import read_profile
 from rs_lowconf.errors import DataError
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import DataSettings, EuroSatData, data_settings
 from rs_lowconf.types import TileSource
 from tests.conftest import WriteTile
 
@@ -29,7 +29,7 @@ RGBN = ("B02", "B03", "B04", "B08")
 def folder(root: Path, **changes: Any) -> DataSettings:
     """Return settings for a folder whose files are all for training."""
     values = {"kind": "folder", "root": root, "tile_size": 32, "val_share": 0, "test_share": 0}
-    return DataSettings.model_validate({**values, **changes})
+    return data_settings({**values, **changes})
 
 
 def only_tile(chosen: DataSettings) -> NDArray[Any]:
@@ -39,7 +39,7 @@ def only_tile(chosen: DataSettings) -> NDArray[Any]:
 
 def test_real_batches_equal_rasterio(eurosat_root: Path) -> None:
     """Real tiles come as rasterio reads them, over 10,000, with class, place and name."""
-    source = open_split(DataSettings(kind="eurosat", root=eurosat_root), "val")
+    source = open_split(EuroSatData(root=eurosat_root), "val")
     assert isinstance(source, TileSource)
     assert source.bands.names == EUROSAT_ORDER
     assert len(source) == 58
@@ -60,7 +60,7 @@ def test_real_batches_equal_rasterio(eurosat_root: Path) -> None:
 
 def test_real_bands_by_name(eurosat_root: Path) -> None:
     """A subset in its own order equals the channels of those names in the whole."""
-    chosen = DataSettings(kind="eurosat", root=eurosat_root, classes=("Forest",))
+    chosen = EuroSatData(root=eurosat_root, classes=("Forest",))
     whole = open_split(chosen, "test").batch([0, 1])
     some = open_split(chosen.model_copy(update={"bands": ("B8A", "b4", "B12")}), "test")
     assert some.bands.names == ("B8A", "B04", "B12")
@@ -146,7 +146,7 @@ def test_twelve_bands_where_thirteen_are_due(tmp_path: Path, eurosat_root: Path)
         with rasterio.open(path, "w", **{**profile, "count": count, "dtype": dtype}) as file:
             file.write(pixels[:count].astype(dtype))
         with pytest.raises(DataError, match=rf"{path.name} .*{complaint}"):
-            open_split(DataSettings(kind="eurosat", root=tmp_path / "e", classes=("River",)), "val")
+            open_split(EuroSatData(root=tmp_path / "e", classes=("River",)), "val")
 
 
 @pytest.mark.parametrize("side", [32, 48, 64, 128])
@@ -253,7 +253,7 @@ def test_truncated_eurosat_is_refused(tmp_path: Path, eurosat_root: Path) -> Non
     for path in (tmp_path / "e" / EuroSAT.base_dir / "River").glob("*.tif"):
         path.write_bytes(path.read_bytes()[:-20_000])
     with pytest.raises(DataError, match="cannot be read"):
-        open_split(DataSettings(kind="eurosat", root=tmp_path / "e", classes=("River",)), "test")
+        open_split(EuroSatData(root=tmp_path / "e", classes=("River",)), "test")
 
 
 def test_a_picture_by_another_name_is_refused(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from rs_lowconf.data.files import files_in, list_files, name_fits, open_dataset
 from rs_lowconf.data.left_out import LeftOut, joined
 from rs_lowconf.data.tiles import TileError
 from rs_lowconf.errors import DataError
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import DataSettings, data_settings
 
 
 def folder(root: Path, **changes: Any) -> DataSettings:
     """Return settings for a folder of tiles."""
-    return DataSettings.model_validate({"kind": "folder", "root": root, **changes})
+    return data_settings({"kind": "folder", "root": root, **changes})
 
 
 def touch(path: Path) -> None:

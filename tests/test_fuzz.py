@@ -64,7 +64,7 @@ from rs_lowconf.estimate.scores import read_scores
 from rs_lowconf.grid import Grid
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
-from rs_lowconf.settings import DataSettings, TargetSettings
+from rs_lowconf.settings import ForeignModel, GeoPackageData, StacData, target_settings
 from rs_lowconf.settings import load as load_settings
 from rs_lowconf.target.blackbox import load_black_box
 from rs_lowconf.target.load import load_target
@@ -272,7 +272,7 @@ def make_geopackage(folder: Path) -> list[str]:
 
 
 def geopackage_read(folder: Path) -> Value:
-    chosen = DataSettings(kind="geopackage", root=folder / "index.gpkg", layer="index")
+    chosen = GeoPackageData(root=folder / "index.gpkg", layer="index")
     return [
         (image.name, image.files[0].href, image.label, [one.value for one in image.said])
         for image in list_images(chosen, LeftOut(skip_bad=False))
@@ -375,7 +375,7 @@ def make_stac(folder: Path) -> list[str]:
 
 
 def stac_read(folder: Path) -> Value:
-    chosen = DataSettings(kind="stac", root=folder / "catalog.json")
+    chosen = StacData(root=folder / "catalog.json")
     found = []
     for image in list_images(chosen, LeftOut(skip_bad=False)):
         meaning = meaning_of(chosen, image.said)
@@ -562,14 +562,16 @@ def tiles() -> torch.Tensor:
     return torch.rand((2, 3, 2, 2), generator=torch.Generator().manual_seed(3))
 
 
-def target_settings(kind: str, path: Path, **changes: Value) -> TargetSettings:
-    return TargetSettings.model_validate(
+def target_at(kind: str, path: Path, **changes: Value) -> ForeignModel:
+    found = target_settings(
         {"kind": kind, "path": path, "bands": ["B02", "B03", "B04"], "level": "L2A",
          "classes": ["a", "b", "c"], **changes}
     )  # fmt: skip
+    assert isinstance(found, ForeignModel)
+    return found
 
 
-def asked(settings: TargetSettings) -> Value:
+def asked(settings: ForeignModel) -> Value:
     """Return what a black box says, which has passed the checks of the adapter."""
     load_target(settings, Path(), trust_code=False, tile_size=2, device=torch.device("cpu"))
     function = load_black_box(settings, trust_code=False, device=torch.device("cpu"))
@@ -592,7 +594,7 @@ def make_booster(folder: Path) -> list[str]:
 
 def booster_read(folder: Path) -> Value:
     path = folder / "model.txt"
-    return asked(target_settings("lightgbm", path, rows="pixel", output="probabilities"))
+    return asked(target_at("lightgbm", path, rows="pixel", output="probabilities"))
 
 
 def booster_oracle(folder: Path) -> Value:
@@ -629,7 +631,7 @@ def make_onnx(folder: Path) -> list[str]:
 
 
 def onnx_read(folder: Path) -> Value:
-    return asked(target_settings("onnx", folder / "model.onnx"))
+    return asked(target_at("onnx", folder / "model.onnx"))
 
 
 def onnx_oracle(folder: Path) -> Value:
@@ -736,7 +738,7 @@ def test_a_cut_program_is_refused(
     whole, path = tmp_path / "whole", tmp_path / "cut"
     write(whole)
     content = whole.read_bytes()
-    settings, cpu = target_settings(kind, path), torch.device("cpu")
+    settings, cpu = target_at(kind, path), torch.device("cpu")
     load: Callable[..., object] = load_black_box if kind == "sklearn" else load_module
     lengths = Random(3).choices(range(len(content)), k=MUTATIONS // 4)
     for length in (0, 1, len(content) // 2, len(content) - 1, *lengths):

@@ -23,7 +23,7 @@ from rs_lowconf.gan.source_critics import WHOLE_FROM, SourcesCritic, SourceShape
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.train_sources import SourcesTraining, TrainingSource, realism_of
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
-from rs_lowconf.settings import DataSettings, GanSettings
+from rs_lowconf.settings import EuroSatData, GanSettings
 from rs_lowconf.types import Augmentation, Critic, TileGenerator
 from tests.fakes import FakeSource
 
@@ -88,7 +88,7 @@ def trained() -> SourcesTraining:
 
 def test_pictures_are_rendered_as_libjpeg_does(eurosat_root: Path) -> None:
     """EuroSAT's JPEGs: after rounding, what the rendering gives differs by rounding alone."""
-    tiles = open_split(DataSettings(kind="eurosat", root=eurosat_root), "val")
+    tiles = open_split(EuroSatData(root=eurosat_root), "val")
     scale = 254 / 0.275
     bands = BandSpec(names=("B04", "B03", "B02"), level="L1C", scale=scale, dn_offset=-1.0)
     image = tiles.batch(range(20)).image

@@ -187,7 +187,7 @@ def test_the_extra_train_reads_labelled_tiles(tmp_path: Path) -> None:
     words = (
         *("-s", "data.kind=folder", "-s", f"data.root={tmp_path / 'tiles'}"),
         *("-s", "data.tile_size=32", "-s", "data.val_share=0.25", "-s", "data.test_share=0.25"),
-        *("-s", "target.train.epochs=1", "-s", "target.train.width=8"),
+        *("-s", "classifier.epochs=1", "-s", "classifier.width=8"),
     )
     ran = run("tests.without", "train", "train", "target", *words, "-s", f"run.dir={tmp_path}")
     assert ran.returncode == 0, ran.stderr

@@ -1,8 +1,9 @@
 """Settings files: loading, overriding, refusing."""
 
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import get_args
@@ -15,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from rs_lowconf import strict_yaml
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.settings import Settings, load
+from rs_lowconf.settings import FolderData, ProcessTarget, Settings, load, sections_of
+from tests.make_settings import needed
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -41,18 +43,19 @@ def test_nothing_given_means_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_dump_and_load_are_inverse(path: Path, tmp_path: Path) -> None:
     """The resolved settings that a run folder keeps load to the same settings."""
-    settings = load(path, ["data.bands=[B4, B3]", "run.seed=7", "data.dn_offset=-1000"])
+    settings = load(path, ["run.seed=7"])
     dump = yaml.safe_dump(settings.model_dump(mode="json"))
     assert load(write(tmp_path, dump)) == settings
 
 
 def test_overrides_win_in_their_order(tmp_path: Path) -> None:
     """An override beats the file, a later one an earlier one, and values are YAML."""
-    path = write(tmp_path, "run: {seed: 1}\ndata: {root: here}")
+    path = write(tmp_path, "run: {seed: 1}\ndata: {kind: folder, root: here}")
     settings = load(
         path, ["run.seed=2", "run.seed=3", "data.bands=[B02, B03]", "data.skip_bad=true"]
     )
     assert settings.run.seed == 3
+    assert isinstance(settings.data, FolderData)
     assert settings.data.root == Path("here")
     assert settings.data.bands == ("B02", "B03")
     assert settings.data.skip_bad is True
@@ -150,11 +153,13 @@ def test_every_section_forbids_unknown_keys() -> None:
 
 def test_defaults_fit_their_own_types() -> None:
     """Each literal default is one of the choices, since pydantic does not check defaults."""
-    for section, field in Settings.model_fields.items():
-        for name, own in field.annotation.model_fields.items():  # type: ignore[union-attr]  # a section
-            choices = get_args(own.annotation)
-            if choices and all(isinstance(choice, str) for choice in choices):
-                assert getattr(getattr(Settings(), section), name) in choices
+    for field in Settings.model_fields.values():
+        for section in sections_of(field.annotation):
+            for own in section.model_fields.values():
+                choices = get_args(own.annotation)
+                literal = choices and all(isinstance(choice, str) for choice in choices)
+                if literal and not own.is_required():
+                    assert own.get_default() in choices
 
 
 def test_settings_load_without_torch() -> None:
@@ -214,10 +219,12 @@ def test_quotes_settle_what_is_meant(tmp_path: Path) -> None:
     """In quotes each of these is the text that it shows, and plain numbers are numbers."""
     text = (
         "run: {dir: '2024-01-31', seed: 10}\n"
-        "data: {classes: ['NO', \"010\", '1:30', 'y'], dn_offset: -1e3, skip_bad: true}\n"
+        "data: {kind: folder, dn_offset: -1e3, skip_bad: true, "
+        "classes: ['NO', \"010\", '1:30', 'y']}\n"
     )
     settings = load(write(tmp_path, text))
     assert settings.run.dir == Path("2024-01-31")
+    assert isinstance(settings.data, FolderData)
     assert settings.data.classes == ("NO", "010", "1:30", "y")
     assert (settings.run.seed, settings.data.dn_offset, settings.data.skip_bad) == (10, -1000, True)
 
@@ -261,10 +268,10 @@ def test_aliases_and_merged_keys_keep_their_meaning(tmp_path: Path) -> None:
     [
         ("run:\n  seed: 1\n  dri: here\n", r"settings\.yaml line 3: setting run\.dri is unknown "
          r"\(did you mean run\.dir\?\)"),
-        ("run: {seed: 1}\ndata:\n  classes:\n  - a\n  - 5\n",
-         r"settings\.yaml line 5: setting data\.classes\.1 is 5, write text in quotes"),
+        ("run: {seed: 1}\ndata:\n  kind: folder\n  classes:\n  - a\n  - 5\n",
+         r"settings\.yaml line 6: setting data\.classes\.1 is 5, write text in quotes"),
         ("\ndata: {kind: images}\n",
-         r"settings\.yaml line 2: setting data: data\.kind=images needs data\.images"),
+         r"settings\.yaml line 2: data\.kind=images needs data\.images"),
         ("estimate: {labels: 0}\n7: x\n", r"line 2: setting 7"),
     ],
 )  # fmt: skip
@@ -291,30 +298,33 @@ def test_every_path_setting_knows_the_home_folder(
     """~ is expanded in each setting of paths, from the file and from `--set` alike."""
     monkeypatch.setenv("HOME", str(tmp_path))
     found = 0
-    for section, name, many in _path_settings(Settings):
+    for section, name, many, words in _path_settings(Settings):
         value = "[~/x]" if many else "~/x"
         due = (tmp_path / "x",) if many else tmp_path / "x"
-        words = [f"{section}.{name}={value}"]
-        tree: object = load(None, words)
+        tree: object = load(None, [*words, f"{section}.{name}={value}"])
         for key in (*section.split("."), name):
             tree = getattr(tree, key)
         assert tree == due, (section, name)
         found += 1
     assert found >= 12
-    command = load(None, [*_PROCESS, "target.command=[~/bin/python, ~/m.py, a~b]"]).target.command
-    assert command == (f"{tmp_path}/bin/python", f"{tmp_path}/m.py", "a~b")
+    target = load(None, [*_PROCESS, "target.command=[~/bin/python, ~/m.py, a~b]"]).target
+    assert isinstance(target, ProcessTarget)
+    assert target.command == (f"{tmp_path}/bin/python", f"{tmp_path}/m.py", "a~b")
 
 
 _PROCESS = ("target.kind=process", "target.bands=[B02]", "target.classes=[a, b]")
 
 
-def _path_settings(section: type[BaseModel], above: str = "") -> Iterator[tuple[str, str, bool]]:
-    """Yield the section and name of each setting of paths, and whether it holds several."""
+def _path_settings(
+    section: type[BaseModel], above: str = "", words: Sequence[str] = ()
+) -> Iterator[tuple[str, str, bool, Sequence[str]]]:
+    """Yield section and name of each setting of paths, whether it holds several, and its kind."""
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _path_settings(field.annotation, f"{above}.{name}" if above else name)
-        elif "Path" in str(field.annotation):
-            yield above, name, "tuple" in str(field.annotation)
+        for inside in sections_of(field.annotation):
+            key = f"{above}.{name}" if above else name
+            yield from _path_settings(inside, key, needed(inside, key))
+        if not sections_of(field.annotation) and re.search(r"\bPath\b", str(field.annotation)):
+            yield above, name, "tuple" in str(field.annotation), words
 
 
 def test_an_unknown_home_folder_is_refused() -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import AnswerError, ModelError
 from rs_lowconf.seeds import forked_rng
-from rs_lowconf.settings import TargetSettings
+from rs_lowconf.settings import target_settings
 from rs_lowconf.target.answers import are_distributions, log_odds_of
 from rs_lowconf.target.classifier import Classifier, ClassifierSpec, save_classifier
 from rs_lowconf.target.load import load_target
@@ -263,7 +263,7 @@ def load(kind: str, folder: Path, bias: Bias = None, **changes: Any) -> TargetMo
         _write_ours(trained, kind, bias)
         values["kind"] = "trained"
     return load_target(
-        TargetSettings.model_validate(values),
+        target_settings(values),
         trained,
         trust_code=True,
         tile_size=SIDE,
@@ -370,7 +370,7 @@ def wrap(function: Callable[[Tensor], Tensor], **changes: Any) -> TargetModel:
     values = {"kind": "python", "python": f"{__name__}:factory", "bands": BANDS,
               "classes": CLASSES, **changes}  # fmt: skip
     return load_target(
-        TargetSettings.model_validate(values),
+        target_settings(values),
         Path("unused"),
         trust_code=True,
         tile_size=SIDE,

@@ -30,7 +30,7 @@ from torchgeo.trainers import SemanticSegmentationTask
 from rs_lowconf.bands import EUROSAT_ORDER, BandSpec
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.seeds import forked_rng
-from rs_lowconf.settings import TargetSettings
+from rs_lowconf.settings import ForeignModel, target_settings
 from rs_lowconf.settings import load as load_settings
 from rs_lowconf.target.foreign import ForeignTarget
 from rs_lowconf.target.load import check_fit, load_target
@@ -46,11 +46,13 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 Numbers = NDArray[Any]
 
 
-def options(**changes: Any) -> TargetSettings:
-    return TargetSettings.model_validate({"bands": BANDS, "classes": CLASSES, **changes})
+def options(**changes: Any) -> ForeignModel:
+    found = target_settings({"bands": BANDS, "classes": CLASSES, **changes})
+    assert isinstance(found, ForeignModel)
+    return found
 
 
-def load(changed: TargetSettings, *, trust: bool = True, tile_size: int = SIDE) -> TargetModel:
+def load(changed: ForeignModel, *, trust: bool = True, tile_size: int = SIDE) -> TargetModel:
     return load_target(changed, Path("unused"), trust_code=trust, tile_size=tile_size, device=CPU)
 
 
@@ -673,7 +675,9 @@ def scene(side: int) -> Tensor:
 
 def cloud_mask(name: str, image: Tensor, *, tile_size: int) -> tuple[TargetModel, Tensor]:
     """Return a configured target and its probabilities for tiles of all bands."""
-    target = load(load_settings(CONFIGS / name).target, trust=False, tile_size=tile_size)
+    settings = load_settings(CONFIGS / name).target
+    assert isinstance(settings, ForeignModel)
+    target = load(settings, trust=False, tile_size=tile_size)
     data = BandSpec(names=EUROSAT_ORDER, level="L1C")
     return target, target.predict(image[:, list(check_fit(target.bands, data))]).exp()
 

@@ -22,7 +22,7 @@ from torchgeo.trainers import ClassificationTask
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.seeds import forked_rng
-from rs_lowconf.settings import TargetSettings
+from rs_lowconf.settings import EmbeddedTarget, ForeignModel, target_settings
 from rs_lowconf.target.classifier import Classifier, ClassifierSpec, save_classifier
 from rs_lowconf.target.foreign import ForeignTarget
 from rs_lowconf.target.load import check_fit, load_target
@@ -82,12 +82,14 @@ def backbone() -> nn.Module:
     return module
 
 
-def options(**changes: Any) -> TargetSettings:
+def options(**changes: Any) -> ForeignModel:
     values = {"kind": "python", "python": "x:y", "bands": BANDS, "classes": CLASSES, **changes}
-    return TargetSettings.model_validate(values)
+    found = target_settings(values)
+    assert isinstance(found, ForeignModel)
+    return found
 
 
-def load(changed: TargetSettings, *, trust: bool = True, tile_size: int = 32) -> TargetModel:
+def load(changed: ForeignModel, *, trust: bool = True, tile_size: int = 32) -> TargetModel:
     return load_target(changed, Path("unused"), trust_code=trust, tile_size=tile_size, device=CPU)
 
 
@@ -434,7 +436,7 @@ def test_trained_targets_load_by_the_same_function(tmp_path: Path) -> None:
     model = Classifier(spec, spec.build(), temperature=0.8)
     save_classifier(tmp_path / "target.safetensors", model)
     target = load_target(
-        TargetSettings(batch_size=2),
+        EmbeddedTarget(batch_size=2),
         tmp_path / "target.safetensors",
         trust_code=False,
         tile_size=16,

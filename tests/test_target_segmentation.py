@@ -14,7 +14,7 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError, JobError, ModelError, SettingsError
 from rs_lowconf.masks import UNKNOWN
-from rs_lowconf.settings import SegmenterSettings, TargetSettings
+from rs_lowconf.settings import SegmenterSettings, TrainedTarget
 from rs_lowconf.target.evaluate import expected_calibration_error
 from rs_lowconf.target.load import load_target
 from rs_lowconf.target.segment_evaluate import evaluate_segmenter, iou_of, resampled
@@ -232,9 +232,7 @@ def test_checkpoints_come_back_as_targets(tmp_path: Path) -> None:
     segmenter.temperature = 1.7
     path = tmp_path / "target.safetensors"
     save_segmenter(path, segmenter)
-    target = load_target(
-        TargetSettings(kind="trained"), path, trust_code=False, tile_size=32, device=CPU
-    )
+    target = load_target(TrainedTarget(), path, trust_code=False, tile_size=32, device=CPU)
     assert isinstance(target, TargetModel)
     assert (target.pixelwise, target.differentiable, target.evaluations) == (True, True, 0)
     image = torch.rand(3, 3, 32, 48, requires_grad=True)
@@ -277,7 +275,8 @@ data: {{kind: chips, images: {tmp_path}/images, masks: {tmp_path}/masks, image_n
        file_bands: [B02, B03, B04, B08], tile_size: 32, block_size: 1000, val_share: 0.2,
        test_share: 0.2}}
 augment: {{cutout: 0.0}}
-target: {{kind: trained, segmenter: {{encoder: tu-resnet10t, width: 4, epochs: 2, batch_size: 8}}}}
+target: {{kind: trained}}
+segmenter: {{encoder: tu-resnet10t, width: 4, epochs: 2, batch_size: 8}}
 """
     )
     ran = rslow("train", "target", "-c", config)

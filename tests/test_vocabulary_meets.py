@@ -27,7 +27,7 @@ from rs_lowconf.estimate.ladder import real_ladders
 from rs_lowconf.estimate.prepare import prepare
 from rs_lowconf.estimate.scores import read_scores, surrogate_doubts
 from rs_lowconf.estimate.stored import read_labels, read_pool, write_pool
-from rs_lowconf.settings import BatchSettings, DataSettings, load
+from rs_lowconf.settings import BatchSettings, GeoPackageData, MaskData, data_settings, load
 from tests.conftest import Run
 
 N = 600
@@ -224,7 +224,7 @@ class TestFolders:
             (root / name).mkdir(parents=True)
             (root / name / f"{i}.tif").touch()
         chosen = {"kind": "folder", "root": root, "val_share": 0, "test_share": 0, **more}
-        return open_dataset(DataSettings.model_validate(chosen), "train")
+        return open_dataset(data_settings(chosen), "train")
 
     def test_composition_and_blanks_are_one_class(self, tmp_path: Path) -> None:
         """Folders from macOS and from Linux, and one with a blank, hold tiles of one class."""
@@ -270,6 +270,7 @@ def test_mask_values_of_one_class_may_be_many() -> None:
     """Names are brought into form, several values are one class, and ? is unknown."""
     named = "data.mask_classes={0: 'a ', 1: a, 2: b, 3: '?', 4: null}"
     read = load(None, ["data.kind=scenes", "data.images=x", "data.masks=y", named])
+    assert isinstance(read.data, MaskData)
     assert read.data.mask_classes == {0: "a", 1: "a", 2: "b", 3: None, 4: None}
 
 
@@ -283,8 +284,7 @@ class TestRows:
         geopandas.GeoDataFrame(
             table, geometry=[shapely.box(0, 0, 1, 1)] * 2, crs="EPSG:4326"
         ).to_file(path)
-        words = DataSettings.model_validate({"kind": "geopackage", "root": path})
-        return list(list_images(words, left_out or LeftOut(skip_bad=False)))
+        return list(list_images(GeoPackageData(root=path), left_out or LeftOut(skip_bad=False)))
 
     def test_numbers_beside_empty_cells(self, tmp_path: Path) -> None:
         """Labels and ids stay whole numbers, an empty id is that of the file, ? is no label."""

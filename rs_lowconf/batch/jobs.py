@@ -18,7 +18,7 @@ from rs_lowconf.data.catalog.rows import CatalogRow
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import DataError, ModelError
 from rs_lowconf.runs import classes_of, sha256_of
-from rs_lowconf.settings import Device, RunSettings, TargetSettings
+from rs_lowconf.settings import Device, OwnTarget, RunSettings, TargetSettings
 from rs_lowconf.target.origin import model_file
 
 if TYPE_CHECKING:
@@ -174,7 +174,10 @@ class TargetOf:
     @property
     def classes(self) -> tuple[str, ...]:
         """Its classes, told without loading it; none where its file is missing or damaged."""
-        return self.settings.classes or classes_of(self.trained)
+        settings = self.settings
+        if isinstance(settings, OwnTarget):
+            return classes_of(self.trained)
+        return settings.classes
 
     def load(self, tile_size: int) -> "TargetModel":
         """Load it for tiles of a size, onto the device of this worker.

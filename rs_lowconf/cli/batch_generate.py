@@ -18,7 +18,7 @@ from rs_lowconf.cli.catalog import tiles_of
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import print_left_out, show
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.settings import DataSettings, Settings
+from rs_lowconf.settings import NoData, Settings
 
 if TYPE_CHECKING:
     from rs_lowconf.batch.variants import Written
@@ -118,7 +118,7 @@ def _for_driver(settings: Settings) -> Settings:
     """Return the settings with data only where a quantile of their confidence is asked for."""
     if settings.search.tau_quantile is not None:
         return settings
-    return settings.model_copy(update={"data": DataSettings(kind="none")})
+    return settings.model_copy(update={"data": NoData()})
 
 
 def _for_workers(settings: Settings, models: "Models") -> Settings:
@@ -136,9 +136,7 @@ def _for_workers(settings: Settings, models: "Models") -> Settings:
         update={"tau": models.tau, "tau_quantile": None, "method": models.method}
     )
     run = settings.run.model_copy(update={"dir": settings.run.dir.absolute()})
-    return settings.model_copy(
-        update={"data": DataSettings(kind="none"), "search": search, "run": run}
-    )
+    return settings.model_copy(update={"data": NoData(), "search": search, "run": run})
 
 
 def _student(settings: Settings, models: "Models", folder: Path) -> Path | None:

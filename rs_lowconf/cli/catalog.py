@@ -22,8 +22,8 @@ from rs_lowconf.cli.tables import (
     show_meanings,
     show_table,
 )
-from rs_lowconf.errors import DataError
-from rs_lowconf.settings import Settings
+from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.settings import MaskData, Rasters, Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,10 +90,16 @@ def build(config: ConfigOption = None, set_: SetOption = None) -> None:
     from rs_lowconf.data.left_out import LeftOut
 
     path = catalog_path(settings)
-    account = Account(left_out=LeftOut(skip_bad=settings.data.skip_bad))
+    data = settings.data
+    if not isinstance(data, Rasters):
+        raise SettingsError(
+            f"a catalog needs images, and data.kind is {data.kind}",
+            expected="data.kind eurosat, folder, scenes, chips, images, geopackage or stac",
+        )
+    account = Account(left_out=LeftOut(skip_bad=data.skip_bad))
     console = open_console()
     try:
-        number = write_catalog(path, _pieces(_rows(settings, account)))
+        number = write_catalog(path, _pieces(_rows(data, settings.catalog.collection, account)))
     finally:
         # Also of a catalog that would hold no tile.
         for line in account.left_out.counted():
@@ -188,14 +194,13 @@ def show(config: ConfigOption = None, set_: SetOption = None) -> None:
     show_table(console, "Tiles by", "lll", _counts(catalog))
 
 
-def _rows(settings: Settings, account: "Account") -> "Iterator[CatalogRow]":
+def _rows(data: Rasters, collection: str, account: "Account") -> "Iterator[CatalogRow]":
     """Yield the rows of all images; faults end it, or are collected where skip_bad is set."""
     from rs_lowconf.data.catalog.scan import looked_at, masked_rows, rows_of
     from rs_lowconf.data.catalog.sources import list_images
     from rs_lowconf.data.tiles import TileError
 
-    data, collection = settings.data, settings.catalog.collection
-    if data.masked:
+    if isinstance(data, MaskData):
         cut = masked_rows(data, collection, account.left_out)
         by_image = {row.files[0].href: row.said or "" for row in cut}
         account.meanings.update(by_image.values())

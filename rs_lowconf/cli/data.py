@@ -18,11 +18,12 @@ from rs_lowconf.cli.tables import (
     show_table,
 )
 from rs_lowconf.errors import DataError
+from rs_lowconf.settings import MaskData
 
 if TYPE_CHECKING:
     from rs_lowconf.data.check import CheckReport, SplitListing
     from rs_lowconf.data.mask_check import MaskReport
-    from rs_lowconf.settings import DataSettings
+    from rs_lowconf.settings import ClassedTiles
 
 data_app = typer.Typer(help="Look at the tiles.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -49,16 +50,14 @@ def check(
     class and the blocks of land in each split. Each source of data.more has a report of its own.
     """
     settings = load_settings(config, set_)
-    if settings.data.masked:
+    if isinstance(settings.data, MaskData):
         _check_masks(settings.data, json)
         return
-    from rs_lowconf.data.check import list_more, list_splits
+    from rs_lowconf.data.check import list_sources
     from rs_lowconf.runs import write_json
 
-    listings = list_splits(settings.data)
-    more = list_more(settings.data, listings)
     reports = []
-    for own, listed in ((settings.data, listings), *more):
+    for own, listed in list_sources(settings.data):
         report = _look_through(own, listed)
         _show(report, own.root)
         reports.append((own, report))
@@ -70,7 +69,7 @@ def check(
         _judge(report, skip_bad=own.skip_bad)
 
 
-def _look_through(settings: "DataSettings", listings: "tuple[SplitListing, ...]") -> "CheckReport":
+def _look_through(settings: "ClassedTiles", listings: "tuple[SplitListing, ...]") -> "CheckReport":
     """Read every file of one source of tiles."""
     from rs_lowconf.data.check import Tally, check_files
 
@@ -83,7 +82,7 @@ def _look_through(settings: "DataSettings", listings: "tuple[SplitListing, ...]"
     return tally.report()
 
 
-def _check_masks(settings: "DataSettings", json: Path | None) -> None:
+def _check_masks(settings: MaskData, json: Path | None) -> None:
     """Show and judge what scenes or chips hold."""
     from rs_lowconf.data.mask_check import check_masks
     from rs_lowconf.runs import write_json

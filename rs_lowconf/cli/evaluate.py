@@ -10,7 +10,7 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import print_measurement, progress, show
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.settings import Settings
+from rs_lowconf.settings import Settings, further_sources
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -81,7 +81,7 @@ def evaluate(
     folder = settings.run.dir / name
     RunFolder(folder, settings)
     judges = None
-    if any(section.kind == "pictures" for section in settings.data.more):
+    if any(section.kind == "pictures" for section in further_sources(settings.data)):
         from rs_lowconf.cli.evaluate_sources import judge_sources, open_judges
 
         # Before anything is trained: what cannot be read is better known now.
@@ -106,7 +106,7 @@ def _refuse_idle(settings: Settings, found: list[str] | None) -> None:
             f"evaluate.split={own.split} has no effect on tiles with masks",
             remedy="remove it: they are compared with the test split",
         )
-    pictures = [section for section in settings.data.more if section.kind == "pictures"]
+    pictures = [section for section in further_sources(settings.data) if section.kind == "pictures"]
     for name in ("probe_tiles", "picture_tiles", "cas_rgb", "cas_seeds", "cas_classifier"):
         if not pictures and getattr(own, name) != type(own).model_fields[name].default:
             raise SettingsError(

@@ -48,7 +48,7 @@ from rs_lowconf.review.geotiff import DN_SCALE, read_tile
 from rs_lowconf.runs import output_errors, sha256_of
 from rs_lowconf.search.gate import Gate
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.settings import Settings
+from rs_lowconf.settings import PictureData, Settings, further_sources
 from rs_lowconf.target.load import check_fit
 from rs_lowconf.types import TileSource
 from rs_lowconf.workflows.quality import Tiles
@@ -233,10 +233,11 @@ def _open_views(settings: Settings, tiles: Tiles) -> tuple[list[Shown], dict[str
     wanted: tuple[Split, ...] = ("train", "val", "test") if split == "test" else ("train", "val")
     opened = {name: open_more(data, name, classes) for name in wanted}
     views, left_out = [], {}
-    for number, section in enumerate(data.more):
-        if section.kind != "pictures":
+    more = further_sources(data)
+    for number, section in enumerate(more):
+        if not isinstance(section, PictureData):
             continue
-        title = f"pictures {number + 1}" if len(data.more) > 1 else "pictures"
+        title = f"pictures {number + 1}" if len(more) > 1 else "pictures"
         own = {name: sources[number] for name, sources in opened.items()}
         shown = own["train"].bands
         if len(shown) != 3:

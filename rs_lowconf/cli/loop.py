@@ -8,7 +8,7 @@ import yaml
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.review import masked_package, settling_folder, store_of
-from rs_lowconf.settings import Settings
+from rs_lowconf.settings import OwnTarget, Settings
 
 if TYPE_CHECKING:
     from rs_lowconf.review.store import ReviewStore, SentPackage
@@ -52,7 +52,7 @@ def _missing_models(settings: Settings) -> list[str]:
     from rs_lowconf.places import model_path
 
     models = {"target": "target", "extractor": "extractor", "gan": "gan", "gate": "calibration"}
-    if settings.target.kind not in ("embedded", "trained"):
+    if not isinstance(settings.target, OwnTarget):
         del models["target"]
     if _draws_masks(settings):
         # The gate's critic says which tiles look alike.

@@ -18,7 +18,7 @@ from rs_lowconf.target.segmenter import Segmenter, save_segmenter
 def train_target(settings: Settings) -> None:
     """Train a segmenter, calibrate it, measure it on the test split, write and report."""
     device = choose_device(settings.run)
-    own = settings.target.segmenter
+    own = settings.segmenter
     train, val = open_masks(settings.data, "train"), open_masks(settings.data, "val")
     test = open_masks(settings.data, "test")
     augment = mask_augmentation(settings.augment)

@@ -8,7 +8,7 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.errors import ReviewError, SettingsError
-from rs_lowconf.settings import Settings
+from rs_lowconf.settings import OwnTarget, Settings
 
 if TYPE_CHECKING:
     from rs_lowconf.review.store import Opinion, ReviewStore
@@ -209,7 +209,7 @@ def _target(
     from rs_lowconf.target.load import load_target
 
     own = settings.target
-    if path is not None and own.kind not in ("embedded", "trained"):
+    if path is not None and not isinstance(own, OwnTarget):
         raise SettingsError(
             f"{path} is named, but target.kind is {own.kind}",
             remedy="leave the file out, its place is target.path",

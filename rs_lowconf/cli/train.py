@@ -9,7 +9,7 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import checkpoints, means, print_calibrated, progress, show
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.settings import ClassifierSettings, GanSettings, Settings
+from rs_lowconf.settings import ClassifierSettings, GanSettings, Settings, further_sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def target(config: ConfigOption = None, set_: SetOption = None) -> None:
 
         train_target(settings)
     else:
-        _train_classifier(settings, settings.target.train, "target")
+        _train_classifier(settings, settings.classifier, "target")
 
 
 @train_app.command()
@@ -98,7 +98,7 @@ def _open(
 
 
 def _train_gan(settings: Settings, source: "TileSource", val: "TileSource") -> None:
-    if settings.data.more:
+    if further_sources(settings.data):
         raise SettingsError(
             "data.more has no effect with gan.recipe=native, which learns from the tiles of data",
             remedy="set gan.recipe=frozen, or remove data.more",

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from rs_lowconf.bands import COMPOSITES, BandSpec
 from rs_lowconf.cli.progress import checkpoints, means
-from rs_lowconf.settings import DataSettings, Settings
+from rs_lowconf.settings import PictureData, Settings, Tiles, further_sources
 
 if TYPE_CHECKING:
     from rs_lowconf.data.files import Split
+    from rs_lowconf.data.memory import MemorySource
     from rs_lowconf.gan.rendering import Rendering
     from rs_lowconf.gan.train_sources import TrainingSource
 
@@ -108,7 +109,7 @@ def train_from_sources(settings: Settings) -> None:
     )
 
 
-def rendering_of(section: DataSettings, bands: BandSpec) -> "Rendering":
+def rendering_of(section: Tiles, bands: BandSpec) -> "Rendering":
     """Return how a source shows reflectance.
 
     Args:
@@ -117,10 +118,9 @@ def rendering_of(section: DataSettings, bands: BandSpec) -> "Rendering":
     """
     from rs_lowconf.gan.rendering import Rendering
 
-    pictures = section.kind == "pictures"
-    return Rendering(
-        bands=bands, eight_bits=pictures, chroma=section.chroma if pictures else "full"
-    )
+    if isinstance(section, PictureData):
+        return Rendering(bands=bands, eight_bits=True, chroma=section.chroma)
+    return Rendering(bands=bands, eight_bits=False, chroma="full")
 
 
 def open_sources(settings: Settings, split: "Split") -> "list[TrainingSource]":
@@ -130,9 +130,12 @@ def open_sources(settings: Settings, split: "Split") -> "list[TrainingSource]":
     from rs_lowconf.gan.train_sources import TrainingSource
 
     first = open_split(settings.data, split)
-    opened = [(settings.data, first)]
-    further = open_more(settings.data, split, first.classes) if settings.data.more else []
-    opened += list(zip(settings.data.more, further, strict=True))
+    opened: list[tuple[Tiles, MemorySource]] = [(settings.data, first)]
+    opened += zip(
+        further_sources(settings.data),
+        open_more(settings.data, split, first.classes),
+        strict=True,
+    )
     sources = []
     for number, (section, tiles) in enumerate(opened):
         sources.append(

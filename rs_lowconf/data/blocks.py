@@ -14,7 +14,7 @@ from rasterio.warp import transform
 from rs_lowconf.data.files import SPLITS, Split
 from rs_lowconf.errors import DataError
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import MaskData
 
 COMMON_CRS = "EPSG:6933"
 """EASE-Grid 2.0, of equal area, in metres. Away from latitude 30 its cells are stretched on
@@ -54,7 +54,7 @@ def blocks_apart(blocks: Sequence[Block], size: float) -> int:
     return max(rows, min(columns, 2 * math.ceil(_HALF_AROUND / size) - columns))
 
 
-def assign(counts: Mapping[Block, int], settings: DataSettings) -> dict[Block, Split]:
+def assign(counts: Mapping[Block, int], settings: MaskData) -> dict[Block, Split]:
     """Return the split of each block.
 
     Blocks come in an order that depends on their place and on the seed, and each goes where

@@ -17,7 +17,7 @@ from rs_lowconf.data.files import (
     absent_files,
     list_files,
     open_dataset,
-    refuse_idle,
+    require_classes,
 )
 from rs_lowconf.data.left_out import LeftOut, joined
 from rs_lowconf.data.mixtures import Spectra
@@ -40,7 +40,7 @@ from rs_lowconf.data.tiles import (
     said_of,
     used_bands,
 )
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import ClassedTiles, PictureData, Tiles, further_sources
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,7 +116,7 @@ class CheckReport:
 
 
 def list_splits(
-    settings: DataSettings,
+    settings: Tiles,
     *,
     classes: tuple[str, ...] | None = None,
     known: Mapping[str, Split] | None = None,
@@ -129,11 +129,10 @@ def list_splits(
         known: see `pictures.list_pictures`.
 
     Raises:
-        SettingsError: a setting has no effect on this kind of data.
+        SettingsError: these data have no class per tile.
         DataError: there is no such data set.
     """
-    if settings.kind == "pictures":
-        refuse_idle(settings)
+    if isinstance(settings, PictureData):
         pictures = list_pictures(settings, classes=classes, known=known)
         return tuple(
             SplitListing(split=split, dataset=dataset, files=dataset.files)
@@ -148,27 +147,31 @@ def list_splits(
     return tuple(listings)
 
 
-def list_more(
-    settings: DataSettings, first: tuple[SplitListing, ...]
-) -> list[tuple[DataSettings, tuple[SplitListing, ...]]]:
-    """List the further sources of `data.more`, each with its settings.
+def list_sources(settings: Tiles) -> list[tuple[ClassedTiles, tuple[SplitListing, ...]]]:
+    """List the files of data with one class per tile, and of the sources in their `more`.
 
     Args:
-        settings: of the first source, with the further ones in `more`.
-        first: listings of the first source.
+        settings: of the data.
+
+    Returns:
+        The settings and the splits of each source.
 
     Raises:
-        SettingsError: a setting has no effect on its kind of data.
+        SettingsError: these data have no class per tile.
         DataError: there is no such data set, or one name is in different splits of two sources.
     """
-    classes = tuple(first[0].dataset.classes)
-    known = splits_by_name((listing.split, listing.files) for listing in first)
-    more = [(own, list_splits(own, classes=classes, known=known)) for own in settings.more]
-    for own, listings in more:
+    splits = list_splits(settings)
+    first = require_classes(settings)
+    classes = tuple(splits[0].dataset.classes)
+    known = splits_by_name((listing.split, listing.files) for listing in splits)
+    found = [(first, splits)]
+    for source in further_sources(settings):
+        listings = list_splits(source, classes=classes, known=known)
         for listing in listings:
             ids = [file.tile_id for file in listing.files]
-            refuse_moved(ids, listing.split, known, own, settings)
-    return more
+            refuse_moved(ids, listing.split, known, source, first.root)
+        found.append((source, listings))
+    return found
 
 
 def left_out_of(listings: tuple[SplitListing, ...]) -> LeftOut:
@@ -177,7 +180,7 @@ def left_out_of(listings: tuple[SplitListing, ...]) -> LeftOut:
     return joined(by_folder.values())
 
 
-def check_files(settings: DataSettings, listings: tuple[SplitListing, ...]) -> Iterator[FileRecord]:
+def check_files(settings: ClassedTiles, listings: tuple[SplitListing, ...]) -> Iterator[FileRecord]:
     """Read every file and say what is wrong with it."""
     bands: BandSpec | None = None
     for listing in listings:
@@ -191,7 +194,7 @@ def check_files(settings: DataSettings, listings: tuple[SplitListing, ...]) -> I
 class Tally:
     """Adds up the records of a data set; keeps no pixels."""
 
-    def __init__(self, settings: DataSettings, listings: tuple[SplitListing, ...]) -> None:
+    def __init__(self, settings: ClassedTiles, listings: tuple[SplitListing, ...]) -> None:
         """Start before the first record."""
         self._settings = settings
         self._listings = listings
@@ -238,7 +241,9 @@ class Tally:
             *self._missing_classes(usable),
             *(_finding("error", text, files) for text, files in self._errors.items()),
         ]
-        suspicious = picture_warnings if self._settings.kind == "pictures" else radiometric_warnings
+        suspicious = (
+            picture_warnings if isinstance(self._settings, PictureData) else radiometric_warnings
+        )
         radiometric = suspicious(statistics.bands, ranges) if statistics else []
         mixtures = self._spectra.mixtures() if self._spectra else ()
         warnings = [
@@ -341,7 +346,7 @@ class Tally:
 
 
 def _look_at(
-    settings: DataSettings,
+    settings: ClassedTiles,
     listing: SplitListing,
     index: int,
     file: TileFile,
@@ -349,16 +354,18 @@ def _look_at(
 ) -> FileRecord:
     profile, tile, used, meaning = None, None, None, None
     try:
-        if isinstance(listing.dataset, PictureSplit):
+        if isinstance(settings, PictureData):
             tile = picture_tile(file.path, settings)
             profile, meaning = tile.profile, _said_of_picture(tile.bands)
+            used, max_nodata = tile.bands, 0.0
         else:
+            assert not isinstance(listing.dataset, PictureSplit)  # noqa: S101  # see `list_splits`
             profile = read_profile(file.path)
             meaning = said_of(settings, profile)
             tile = read_tile(settings, listing.dataset, index, profile)
-        used = used_bands(settings, file.path, tile.bands)
+            used, max_nodata = used_bands(settings, file.path, tile.bands), settings.max_nodata
         require_same_bands(file.path, used, bands or used)
-        errors = problems_of(tile, settings)
+        errors = problems_of(tile, settings.tile_size, max_nodata)
     except TileError as error:
         errors = [error]
     return FileRecord(

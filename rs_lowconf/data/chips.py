@@ -25,13 +25,13 @@ from rs_lowconf.data.windows import (
     require_place,
     require_size,
 )
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import MaskData
 
 
 class Chip:
     """A `Picture` whose mask has the same name and the same grid."""
 
-    def __init__(self, image: Path, masks: dict[str, Path], settings: DataSettings) -> None:
+    def __init__(self, image: Path, masks: dict[str, Path], settings: MaskData) -> None:
         """Read the headers of an image and of its mask.
 
         Args:
@@ -43,7 +43,6 @@ class Chip:
             TileError: a file cannot be read, has no mask or one of another grid, or other
                 bands than the settings say.
         """
-        assert settings.images is not None  # noqa: S101  # the settings are complete
         self.name = image.relative_to(settings.images).with_suffix("").as_posix()
         self.profile = read_profile(image)
         require_place(self.profile)

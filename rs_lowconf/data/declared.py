@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from rs_lowconf.bands import Level
 from rs_lowconf.data.products import PRODUCT_SCALE, ProductName, offset_from, product_in
 from rs_lowconf.errors import DataError
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import OwnRasters, Rasters
 
 Quantity = Literal["level", "scale", "dn_offset"]
 
@@ -51,7 +51,7 @@ class Meaning:
     """Such as `level L2A (s2:product_type), scale 10000 (default), offset 0 (data.dn_offset)`."""
 
 
-def meaning_of(settings: DataSettings, statements: Iterable[Statement]) -> Meaning:
+def meaning_of(settings: Rasters, statements: Iterable[Statement]) -> Meaning:
     """Return what counts: the settings, else what the data say, else the defaults.
 
     Raises:
@@ -61,7 +61,8 @@ def meaning_of(settings: DataSettings, statements: Iterable[Statement]) -> Meani
     values: dict[Quantity, float | str] = {}
     words = []
     for quantity in get_args(Quantity):
-        own = getattr(settings, quantity)
+        # EuroSAT's level is known.
+        own = getattr(settings, quantity, None)
         found = {one.value: one for one in reversed(said) if one.quantity == quantity}
         if own is not None:
             against = " and ".join(
@@ -101,7 +102,7 @@ def named(product: ProductName | None) -> Iterable[Statement]:
 
 
 def by_name(
-    settings: DataSettings,
+    settings: OwnRasters,
     path: PurePath,
     said: Sequence[Statement],
     tags: Sequence[Statement],
@@ -155,7 +156,7 @@ def by_name(
 
 
 def by_file(
-    settings: DataSettings, tags: Mapping[str, str], scales: Sequence[tuple[float, float]]
+    settings: Rasters, tags: Mapping[str, str], scales: Sequence[tuple[float, float]]
 ) -> Iterator[Statement]:
     """Yield what a file says in its tags.
 

@@ -7,7 +7,7 @@ multi-band GeoTIFFs. Both are torchgeo datasets with `samples`, `classes` and it
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -20,7 +20,14 @@ from torchgeo.datasets import DatasetNotFoundError, EuroSAT, NonGeoClassificatio
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.tiles import TileError
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import (
+    ClassedTiles,
+    EuroSatTiles,
+    FolderTiles,
+    Held,
+    PictureData,
+    Tiles,
+)
 from rs_lowconf.vocabulary import UNCLEAR, class_name, require, vocabulary
 
 Split = Literal["train", "val", "test"]
@@ -29,27 +36,6 @@ _SUFFIX = ".tif"
 """Of GeoTIFFs; `.tiff` means the same, in capitals and in small letters."""
 _HIDDEN = ("__MACOSX", "@eaDir")
 """Folders that macOS and Synology hide, beside those with a dot in front."""
-
-_LABELLED = ("eurosat", "folder")
-_MASKED = ("scenes", "chips")
-_CATALOGUED = ("images", "geopackage", "stac")
-
-#: Settings that only some kinds of data read; the other kinds refuse them.
-_READ_BY: dict[str, tuple[str, ...]] = {
-    "root": (*_LABELLED, "pictures", "geopackage", "stac"),
-    "classes": (*_LABELLED, "pictures"),
-    "download": ("eurosat", "pictures"),
-    "layer": ("geopackage",),
-    "file_bands": ("folder", *_MASKED, *_CATALOGUED),
-    "level": ("folder", "pictures", *_MASKED, *_CATALOGUED),
-    **dict.fromkeys(("scale", "dn_offset"), (*_LABELLED, *_MASKED, *_CATALOGUED)),
-    **dict.fromkeys(("reflectance", "chroma"), ("pictures",)),
-    "more": _LABELLED,
-    **dict.fromkeys(("val_share", "test_share"), ("folder", "pictures", *_MASKED)),
-    **dict.fromkeys(("images", "image_name"), (*_MASKED, "images")),
-    **dict.fromkeys(("masks", "mask_name", "mask_classes", "block_size", "block_seed"), _MASKED),
-    "stride": (*_MASKED, *_CATALOGUED),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +52,7 @@ class TileFile:
 class EuroSATSplit(EuroSAT):
     """torchgeo's EuroSAT with the wanted classes in the wanted order."""
 
-    def __init__(self, root: Path, settings: DataSettings, split: Split) -> None:
+    def __init__(self, root: Path, settings: EuroSatTiles, split: Split) -> None:
         """List the files of a split, downloading the data when asked to."""
         self._wanted = settings.classes
         self.left_out = LeftOut(skip_bad=settings.skip_bad)
@@ -96,7 +82,7 @@ class FolderSplit(NonGeoClassificationDataset):
 
     samples: list[tuple[str, int]]
 
-    def __init__(self, root: Path, settings: DataSettings, split: Split) -> None:
+    def __init__(self, root: Path, settings: FolderTiles, split: Split) -> None:
         """List the files of a split.
 
         Subfolders `train`, `val` and `test` are the splits when they exist. Otherwise each
@@ -157,12 +143,11 @@ class FolderSplit(NonGeoClassificationDataset):
         return found
 
 
-def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderSplit:
-    """Open a split through torchgeo, downloading EuroSAT when asked to.
+def require_classes(settings: Tiles) -> ClassedTiles:
+    """Return the settings of data with one class per tile.
 
     Raises:
-        SettingsError: no data are set, or a setting is given that these data do not read.
-        DataError: there is no such data set, or it lacks a wanted class.
+        SettingsError: no data are set, or they have no class per tile.
     """
     if settings.kind == "none":
         raise SettingsError(
@@ -170,27 +155,43 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
             expected="data.kind eurosat or folder",
             remedy="set data.kind and data.root",
         )
-    if settings.kind == "pictures":
-        raise SettingsError(
-            "data.kind=pictures is for training alone",
-            expected="data.kind eurosat or folder for this command",
-        )
-    if settings.kind not in _LABELLED:
+    if not isinstance(settings, ClassedTiles):
         what = "a class for every pixel and none for the tile" if settings.masked else "no classes"
         raise SettingsError(
             f"data.kind={settings.kind} has {what}",
             expected="data.kind eurosat or folder for this command",
         )
-    refuse_idle(settings)
+    return settings
+
+
+def open_dataset(settings: Tiles, split: Split) -> EuroSATSplit | FolderSplit:
+    """Open a split through torchgeo, downloading EuroSAT when asked to.
+
+    Raises:
+        SettingsError: no data are set, or they have no class per tile.
+        DataError: there is no such data set, or it lacks a wanted class.
+    """
+    labelled = require_classes(settings)
+    if isinstance(labelled, PictureData):
+        raise SettingsError(
+            "data.kind=pictures is for training alone",
+            expected="data.kind eurosat or folder for this command",
+        )
+    if isinstance(labelled, FolderTiles):
+        return _open_folder(labelled, split)
+    return _open_eurosat(labelled, split)
+
+
+def _open_folder(settings: FolderTiles, split: Split) -> FolderSplit:
+    if not settings.root.is_dir():
+        raise _no_folder(settings.root)
+    return FolderSplit(settings.root, settings, split)
+
+
+def _open_eurosat(settings: EuroSatTiles, split: Split) -> EuroSATSplit:
     root = settings.root
     if not root.is_dir() and not settings.download:
-        raise DataError(
-            f"data folder {root} does not exist",
-            remedy="set data.root to the folder that holds the tiles"
-            + (", or data.download=true" if settings.kind == "eurosat" else ""),
-        )
-    if settings.kind == "folder":
-        return FolderSplit(root, settings, split)
+        raise _no_folder(root, ", or data.download=true")
     try:
         return EuroSATSplit(root, settings, split)
     except DatasetNotFoundError as error:
@@ -214,6 +215,13 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
         ) from error
 
 
+def _no_folder(root: Path, otherwise: str = "") -> DataError:
+    return DataError(
+        f"data folder {root} does not exist",
+        remedy=f"set data.root to the folder that holds the tiles{otherwise}",
+    )
+
+
 def list_files(dataset: EuroSATSplit | FolderSplit) -> tuple[TileFile, ...]:
     """Return the file of every tile, in the order of the dataset's indices.
 
@@ -233,7 +241,7 @@ def list_files(dataset: EuroSATSplit | FolderSplit) -> tuple[TileFile, ...]:
 
 
 def require_every_class(
-    files: Iterable[TileFile], classes: tuple[str, ...], split: Split, settings: DataSettings
+    files: Iterable[TileFile], classes: tuple[str, ...], split: Split, root: Path
 ) -> None:
     """Make sure that a split has files of each class.
 
@@ -244,7 +252,7 @@ def require_every_class(
     missing = [name for label, name in enumerate(classes) if label not in present]
     if missing:
         raise DataError(
-            f"the {split} split of {settings.root} has no usable tile of {', '.join(missing)}",
+            f"the {split} split of {root} has no usable tile of {', '.join(missing)}",
             remedy="add some, or name the classes to use in data.classes",
             command="data check",
         )
@@ -427,30 +435,6 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def refuse_idle(settings: DataSettings, *, also: Sequence[str] = ()) -> None:
-    """Refuse settings that this kind of data does not read.
-
-    Args:
-        settings: of the data.
-        also: settings that the caller reads whatever the kind.
-
-    Raises:
-        SettingsError: there is one.
-    """
-    for name, kinds in _READ_BY.items():
-        value = getattr(settings, name)
-        if (
-            name not in also
-            and settings.kind not in kinds
-            and value != type(settings).model_fields[name].default
-        ):
-            why = "; EuroSAT is L1C" if name == "level" else ""
-            raise SettingsError(
-                f"data.{name}={value} has no effect with data.kind={settings.kind}{why}",
-                remedy=f"remove it, or set data.kind={' or '.join(kinds)}",
-            )
-
-
 def _chosen(
     folders: list[Path], wanted: tuple[str, ...] | None
 ) -> tuple[list[str], dict[str, int]]:
@@ -484,7 +468,7 @@ def _chosen(
     }
 
 
-def splits_by_hash(names: Iterable[tuple[str, int]], settings: DataSettings) -> dict[str, Split]:
+def splits_by_hash(names: Iterable[tuple[str, int]], settings: Held) -> dict[str, Split]:
     """Return the split of every name: the same on every machine, and every class in each.
 
     Args:

@@ -16,7 +16,7 @@ from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_wa
 from rs_lowconf.data.tiles import TileError, said_of
 from rs_lowconf.data.windows import class_names
 from rs_lowconf.masks import UNKNOWN
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import MaskData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class MaskReport:
         return {**asdict(self), "bands": self.bands.to_json() if self.bands else None}
 
 
-def check_masks(settings: DataSettings) -> MaskReport:
+def check_masks(settings: MaskData) -> MaskReport:
     """Read every tile of every split.
 
     Raises:
@@ -112,7 +112,7 @@ def check_masks(settings: DataSettings) -> MaskReport:
 
 def _look_at(
     cuts: list[Cut],
-    settings: DataSettings,
+    settings: MaskData,
     seen: tuple[BandStatistics, Spectra],
     left_out: LeftOut,
 ) -> MaskSplit:

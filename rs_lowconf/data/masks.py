@@ -15,7 +15,7 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.blocks import Block, assign, blocks_apart, blocks_at
 from rs_lowconf.data.chips import Chip, chip_name
-from rs_lowconf.data.files import SPLITS, Split, files_in, refuse_idle
+from rs_lowconf.data.files import SPLITS, Split, files_in
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.scenes import Scene, footprint
 from rs_lowconf.data.tiles import TileError, read_profile, require_same_bands, used_bands
@@ -30,10 +30,10 @@ from rs_lowconf.data.windows import (
     require_place,
     whole,
 )
-from rs_lowconf.errors import DataError
+from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.grid import Grid
 from rs_lowconf.masks import UNKNOWN
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import MaskData, Rasters, Tiles
 from rs_lowconf.types import TileBatch
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class WindowSource:
         self,
         cuts: Iterable[tuple[Cut, Content]],
         bands: BandSpec,
-        settings: DataSettings,
+        settings: MaskData,
         *,
         kept_bytes: int = 2**28,
     ) -> None:
@@ -178,16 +178,20 @@ class WindowSource:
         return numbers, content.mask.to(torch.uint8)
 
 
-def open_masks(settings: DataSettings, split: Split) -> WindowSource:
+def open_masks(settings: Tiles, split: Split) -> WindowSource:
     """Open a split of tiles with masks; every tile is read once to see that it can be used.
 
     Left out are tiles with more nodata than `data.max_nodata`, and those without a pixel of
     known class.
 
     Raises:
-        SettingsError: a setting has no effect on this kind of data.
+        SettingsError: these data have no masks.
         DataError: a file cannot be used (unless `skip_bad`), or there is nothing to use.
     """
+    if not isinstance(settings, MaskData):
+        raise SettingsError(
+            f"data.kind={settings.kind} has no masks", expected="data.kind scenes or chips"
+        )
     pictures = open_pictures(settings)
     left_out = LeftOut(skip_bad=settings.skip_bad)
     for fault in pictures.faults:
@@ -204,16 +208,12 @@ def open_masks(settings: DataSettings, split: Split) -> WindowSource:
     return source
 
 
-def open_pictures(settings: DataSettings) -> Pictures:
+def open_pictures(settings: MaskData) -> Pictures:
     """Read the header of every image and mask.
 
     Raises:
-        SettingsError: a setting has no effect on this kind of data.
         DataError: a folder does not exist or holds no such file.
     """
-    refuse_idle(settings)
-    assert settings.images is not None  # noqa: S101  # the settings are complete
-    assert settings.masks is not None  # noqa: S101
     # Faults are collected here, and raised by those who cannot go on with them.
     left_out = LeftOut(skip_bad=True)
     images = files_in(settings.images, settings.image_name, "image", left_out)
@@ -235,7 +235,7 @@ def open_pictures(settings: DataSettings) -> Pictures:
 
 
 def split_cuts(
-    settings: DataSettings, pictures: Sequence[Picture], left_out: LeftOut | None = None
+    settings: MaskData, pictures: Sequence[Picture], left_out: LeftOut | None = None
 ) -> dict[Split, list[Cut]]:
     """Return the tiles of each split.
 
@@ -272,7 +272,7 @@ def split_cuts(
 
 
 def usable_cuts(
-    cuts: Sequence[Cut], settings: DataSettings, left_out: LeftOut
+    cuts: Sequence[Cut], settings: MaskData, left_out: LeftOut
 ) -> Iterator[tuple[Cut, Content]]:
     """Read tiles and yield those with little nodata and a pixel of known class.
 
@@ -294,7 +294,7 @@ def usable_cuts(
             yield cut, content
 
 
-def too_empty(settings: DataSettings) -> str:
+def too_empty(settings: Rasters) -> str:
     """Return why a tile with much nodata is left out."""
     return f"more nodata than data.max_nodata={settings.max_nodata:g}"
 
@@ -308,7 +308,7 @@ def by_picture(cuts: Sequence[Cut]) -> list[tuple[Picture, list[Cut]]]:
 
 
 def _read_all(
-    cuts: Sequence[Cut], settings: DataSettings, left_out: LeftOut
+    cuts: Sequence[Cut], settings: MaskData, left_out: LeftOut
 ) -> Iterator[tuple[Cut, Content]]:
     """Yield the tiles that can be used, of a bad file those before the fault."""
     for _, own in by_picture(cuts):
@@ -325,7 +325,7 @@ def _required(pictures: Pictures) -> BandSpec:
 
 
 def _opened(
-    images: list[Path], masks: list[Path], settings: DataSettings, faults: list[TileError]
+    images: list[Path], masks: list[Path], settings: MaskData, faults: list[TileError]
 ) -> Iterator[Picture]:
     """Yield the images that can be opened with their masks; add the others to `faults`."""
     by_name: dict[str, Path] = {}
@@ -354,7 +354,7 @@ def _opened(
 
 
 def _placed(
-    grid: Sequence[tuple[Picture, list[Window]]], settings: DataSettings
+    grid: Sequence[tuple[Picture, list[Window]]], settings: MaskData
 ) -> Iterator[tuple[Cut, list[Block]]]:
     """Yield each tile with the blocks of its corners."""
     side, size = settings.tile_size, settings.block_size
@@ -372,7 +372,7 @@ def _placed(
             yield Cut(picture=picture, window=window, block=centre), others
 
 
-def _require_small(corners: Sequence[Block], settings: DataSettings) -> None:
+def _require_small(corners: Sequence[Block], settings: MaskData) -> None:
     if blocks_apart(corners, settings.block_size) > 1:
         raise DataError(
             f"a tile of {settings.tile_size} pixels is larger than a block of "

@@ -29,7 +29,7 @@ from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.memory import MemorySource
 from rs_lowconf.data.tiles import FileProfile, Tile, TileError, read_errors
 from rs_lowconf.errors import DataError
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import PictureData
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class PictureSplit:
 
 
 def open_pictures(
-    settings: DataSettings,
+    settings: PictureData,
     split: Split,
     *,
     classes: tuple[str, ...] | None = None,
@@ -77,7 +77,7 @@ def open_pictures(
             left_out.fault("file", error)
         else:
             wanted.append(file)
-    require_every_class(wanted, listed.classes, split, settings)
+    require_every_class(wanted, listed.classes, split, settings.root)
     for line in left_out.lines() if split == SPLITS[0] else map(str, left_out.faults):
         log.warning("left out: %s", line)
     return MemorySource(
@@ -90,7 +90,7 @@ def open_pictures(
 
 
 def list_pictures(
-    settings: DataSettings,
+    settings: PictureData,
     *,
     classes: tuple[str, ...] | None = None,
     known: Mapping[str, Split] | None = None,
@@ -152,19 +152,19 @@ def _listed(folder: Path, classes: tuple[str, ...], left_out: LeftOut) -> list[T
     return sorted(files, key=lambda file: file.label)
 
 
-def picture_bands(settings: DataSettings) -> BandSpec:
+def picture_bands(settings: PictureData) -> BandSpec:
     """Return the bands of pictures; scale and offset turn bytes into reflectance."""
-    low, high = settings.reflectance or (0.0, 1.0)
+    low, high = settings.reflectance
     scale = 255 / (high - low)
     return BandSpec(
-        names=settings.bands or (),
+        names=settings.bands,
         level=settings.level or "L1C",
         scale=scale,
         dn_offset=low * scale,
     )
 
 
-def class_folder(settings: DataSettings) -> Path:
+def class_folder(settings: PictureData) -> Path:
     """Return the folder whose subfolders are classes, fetching EuroSAT when asked to.
 
     Raises:
@@ -191,7 +191,7 @@ def class_folder(settings: DataSettings) -> Path:
     return root / _TORCHVISION if (root / _TORCHVISION).is_dir() else root
 
 
-def read_picture(path: Path, settings: DataSettings) -> np.ndarray:
+def read_picture(path: Path, settings: PictureData) -> np.ndarray:
     """Return a picture's bytes, c h w.
 
     Raises:
@@ -200,7 +200,7 @@ def read_picture(path: Path, settings: DataSettings) -> np.ndarray:
     with read_errors(path, "cannot be read", PictureError), Image.open(path) as picture:
         mode = picture.mode
         pixels = np.asarray(picture)
-    count = len(settings.bands or ())
+    count = len(settings.bands)
     if mode != _MODES.get(count):
         raise PictureError(
             path, f"is a picture of mode {mode}", expected=f"{count} band(s), as data.bands says"
@@ -216,7 +216,7 @@ def read_picture(path: Path, settings: DataSettings) -> np.ndarray:
     return np.moveaxis(pixels, 2, 0)
 
 
-def picture_tile(path: Path, settings: DataSettings) -> Tile:
+def picture_tile(path: Path, settings: PictureData) -> Tile:
     """Return a picture as a tile of eight bits without a place.
 
     Raises:
@@ -246,7 +246,7 @@ def picture_tile(path: Path, settings: DataSettings) -> Tile:
     )
 
 
-def _splits(settings: DataSettings, files: list[TileFile], left_out: LeftOut) -> dict[str, Split]:
+def _splits(settings: PictureData, files: list[TileFile], left_out: LeftOut) -> dict[str, Split]:
     """Return the split of every tile by id: from lists in the root, else by hash.
 
     What the lists lack, and what they name that is not on disk, is counted.

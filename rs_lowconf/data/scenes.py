@@ -32,7 +32,7 @@ from rs_lowconf.data.tiles import (
 from rs_lowconf.data.windows import Reading, Window, require_place, warped_mask, whole
 from rs_lowconf.outlines import box_around
 from rs_lowconf.seeds import forked_rng, seed_of
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import MaskData
 
 Query = tuple[slice, slice, slice]
 """Ranges in x, y and time, as torchgeo's samplers give them."""
@@ -106,7 +106,7 @@ class SceneMasks(RasterDataset):
 class Scene:
     """A `Picture` whose masks are those that lie on it."""
 
-    def __init__(self, image: Path, masks: Sequence[Footprint], settings: DataSettings) -> None:
+    def __init__(self, image: Path, masks: Sequence[Footprint], settings: MaskData) -> None:
         """Read the header of an image and find its masks.
 
         Args:
@@ -118,7 +118,6 @@ class Scene:
             TileError: the file cannot be read, no mask lies on it, too little of it is
                 covered, or its bands are not what the settings say.
         """
-        assert settings.images is not None  # noqa: S101  # the settings are complete
         self.name = image.relative_to(settings.images).with_suffix("").as_posix()
         self.profile = read_profile(image)
         require_place(self.profile)

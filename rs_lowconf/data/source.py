@@ -12,7 +12,7 @@ from rs_lowconf.data.files import (
     TileFile,
     list_files,
     open_dataset,
-    refuse_idle,
+    require_classes,
     require_every_class,
 )
 from rs_lowconf.data.memory import MemorySource
@@ -26,25 +26,29 @@ from rs_lowconf.data.tiles import (
     used_bands,
 )
 from rs_lowconf.grid import Grid
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import LabelledTiles, PictureData, Tiles
 
 log = logging.getLogger(__name__)
 
 
-def open_split(settings: DataSettings, split: Split) -> MemorySource:
+def open_split(settings: Tiles, split: Split) -> MemorySource:
     """Read a split into memory, its bands selected and ordered by name.
 
     Raises:
-        SettingsError: a setting has no effect on this kind of data.
+        SettingsError: these data have no class per tile.
         DataError: a tile cannot be used (unless `skip_bad`), or a class has none.
     """
-    if settings.kind == "pictures":
-        refuse_idle(settings)
-        return open_pictures(settings, split)
+    data = require_classes(settings)
+    if isinstance(data, PictureData):
+        return open_pictures(data, split)
+    return _open_tiles(data, split)
+
+
+def _open_tiles(settings: LabelledTiles, split: Split) -> MemorySource:
     dataset = open_dataset(settings, split)
     classes = tuple(dataset.classes)
     listed = list_files(dataset)
-    require_every_class(listed, classes, split, settings)
+    require_every_class(listed, classes, split, settings.root)
     bands: BandSpec | None = None
     pixels = np.empty((len(listed), 0, 0, 0), dtype=np.uint16)
     files: list[TileFile] = []
@@ -54,7 +58,7 @@ def open_split(settings: DataSettings, split: Split) -> MemorySource:
             tile = read_tile(settings, dataset, index, read_profile(file.path))
             used = used_bands(settings, file.path, tile.bands)
             require_same_bands(file.path, used, bands or used)
-            for problem in problems_of(tile, settings):
+            for problem in problems_of(tile, settings.tile_size, settings.max_nodata):
                 raise problem
         except TileError as error:
             if not settings.skip_bad:
@@ -71,7 +75,7 @@ def open_split(settings: DataSettings, split: Split) -> MemorySource:
         pixels[len(files)] = chosen
         files.append(file)
         grids.append(tile.profile.grid)
-    require_every_class(files, classes, split, settings)
+    require_every_class(files, classes, split, settings.root)
     for line in dataset.left_out.lines():
         log.warning("left out: %s", line)
     assert bands is not None  # noqa: S101  # every class has a tile

@@ -1,7 +1,7 @@
 """The sources of tiles that one generator learns from, with splits that agree by name."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from rs_lowconf.data.files import (
     SPLITS,
@@ -9,16 +9,16 @@ from rs_lowconf.data.files import (
     TileFile,
     list_files,
     open_dataset,
-    refuse_idle,
+    require_classes,
 )
 from rs_lowconf.data.memory import MemorySource
 from rs_lowconf.data.pictures import open_pictures
 from rs_lowconf.data.source import open_split
 from rs_lowconf.errors import DataError
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import ClassedTiles, PictureData, Tiles, further_sources
 
 
-def open_more(settings: DataSettings, split: Split, classes: tuple[str, ...]) -> list[MemorySource]:
+def open_more(settings: Tiles, split: Split, classes: tuple[str, ...]) -> list[MemorySource]:
     """Return a split of each further source, in the order of `data.more`.
 
     Args:
@@ -27,18 +27,20 @@ def open_more(settings: DataSettings, split: Split, classes: tuple[str, ...]) ->
         classes: of the first source; the others are read in the same order.
 
     Raises:
-        SettingsError: a setting has no effect on its kind of data.
         DataError: tiles cannot be used, or one name is in different splits of two sources.
     """
+    more = further_sources(settings)
+    if not more:
+        return []
+    root = require_classes(settings).root
     known = splits_by_name((name, list_files(open_dataset(settings, name))) for name in SPLITS)
     opened = []
-    for further in settings.more:
-        if further.kind == "pictures":
-            refuse_idle(further)
+    for further in more:
+        if isinstance(further, PictureData):
             opened.append(open_pictures(further, split, classes=classes, known=known))
         else:
             source = open_split(further.model_copy(update={"classes": classes}), split)
-            refuse_moved(source.ids, split, known, further, settings)
+            refuse_moved(source.ids, split, known, further, root)
             opened.append(source)
     return opened
 
@@ -52,8 +54,8 @@ def refuse_moved(
     ids: Iterable[str],
     split: Split,
     known: Mapping[str, Split],
-    own: DataSettings,
-    first: DataSettings,
+    own: ClassedTiles,
+    first: Path,
 ) -> None:
     """Refuse a split of a further source with tiles that another split of the first one has.
 
@@ -62,7 +64,7 @@ def refuse_moved(
         split: which.
         known: see `splits_by_name`.
         own: settings of the further source.
-        first: settings of the first one.
+        first: root of the first one.
 
     Raises:
         DataError: there are such tiles.
@@ -72,6 +74,6 @@ def refuse_moved(
     if moved:
         raise DataError(
             f"the {split} split of {own.root} has {len(moved)} tiles that are in another split of "
-            f"{first.root}, such as {moved[0]}",
+            f"{first}, such as {moved[0]}",
             remedy="lay them into the same train, val and test subfolders",
         )

@@ -37,7 +37,7 @@ from rs_lowconf.data.declared import (
 from rs_lowconf.data.nodata import Part, no_data
 from rs_lowconf.errors import DataError, RsLowconfError
 from rs_lowconf.grid import Grid
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import OwnRasters, Rasters
 
 #: Names of bands that are not those of Sentinel-2's.
 _COLOUR = re.compile(r"(coastal|aerosol|blue|green|red|nir|swir|cirrus|water|band)", re.IGNORECASE)
@@ -177,7 +177,7 @@ def read_profile(path: Path) -> FileProfile:
 
 
 def read_tile(
-    settings: DataSettings,
+    settings: Rasters,
     dataset: Items,
     index: int,
     profile: FileProfile,
@@ -283,9 +283,7 @@ def unreal_pixels(pixels: Float[Tensor, "c h w"], nodata: Bool[Tensor, "h w"]) -
     return int((~torch.isfinite(pixels).all(dim=0) & ~nodata).sum())
 
 
-def band_spec(
-    settings: DataSettings, profile: FileProfile, said: Sequence[Statement] = ()
-) -> BandSpec:
+def band_spec(settings: Rasters, profile: FileProfile, said: Sequence[Statement] = ()) -> BandSpec:
     """Describe the bands of a file that are used, in the order of the file.
 
     Args:
@@ -301,7 +299,7 @@ def band_spec(
     meaning = meaning_of_files(settings, [(profile, every)], said)
     return BandSpec(
         names=tuple(filter(known_band, every)),
-        level="L1C" if settings.kind == "eurosat" else meaning.level,
+        level=meaning.level,
         scale=meaning.scale,
         dn_offset=meaning.dn_offset,
     )
@@ -312,7 +310,7 @@ def channels_in(names: Sequence[str]) -> tuple[int, ...]:
     return tuple(channel for channel, name in enumerate(names) if known_band(name))
 
 
-def band_names(settings: DataSettings, profile: FileProfile) -> tuple[str, ...]:
+def band_names(settings: Rasters, profile: FileProfile) -> tuple[str, ...]:
     """Name each band of a file: canonically, or in other words where it is no band to use.
 
     Descriptions that are band names must agree with `data.file_bands`; with it, others
@@ -322,7 +320,7 @@ def band_names(settings: DataSettings, profile: FileProfile) -> tuple[str, ...]:
     Raises:
         TileError: the file names other bands than the settings, or nobody names them.
     """
-    if settings.kind == "eurosat":
+    if not isinstance(settings, OwnRasters):
         if "int" not in profile.dtype:
             # torchgeo's loader would cut reflectance down to whole numbers.
             raise TileError(
@@ -340,7 +338,7 @@ def band_names(settings: DataSettings, profile: FileProfile) -> tuple[str, ...]:
     return names
 
 
-def _all_names(settings: DataSettings, profile: FileProfile) -> tuple[str, ...]:
+def _all_names(settings: OwnRasters, profile: FileProfile) -> tuple[str, ...]:
     described = [_described(profile, channel) for channel in range(profile.count)]
     if settings.file_bands is None:
         names = tuple(filter(None, described))
@@ -393,7 +391,7 @@ def _require_count(profile: FileProfile, names: Sequence[str]) -> None:
         )
 
 
-def used_bands(settings: DataSettings, path: Path, bands: BandSpec) -> BandSpec:
+def used_bands(settings: Rasters, path: Path, bands: BandSpec) -> BandSpec:
     """Return the bands of a file to use, in the order to use them.
 
     Without `data.bands` that is `data.file_bands` or EuroSAT's order, and for files that
@@ -413,14 +411,20 @@ def used_bands(settings: DataSettings, path: Path, bands: BandSpec) -> BandSpec:
                 expected=f"some of {' '.join(bands.names)}",
             )
         return wanted
-    if settings.kind == "eurosat" or settings.file_bands is not None:
+    if not isinstance(settings, OwnRasters) or settings.file_bands is not None:
         return bands
     return bands.select([name for name in RESOLUTION_M if name in bands.names])
 
 
-def problems_of(tile: Tile, settings: DataSettings) -> list[TileError]:
-    """Return why a tile cannot be used; empty when it can."""
-    path, side = tile.profile.path, settings.tile_size
+def problems_of(tile: Tile, side: int, max_nodata: float = 0.0) -> list[TileError]:
+    """Return why a tile cannot be used; empty when it can.
+
+    Args:
+        tile: to look at.
+        side: in pixels that it must have.
+        max_nodata: largest share of nodata that it may have.
+    """
+    path = tile.profile.path
     height, width = tile.pixels.shape[1:]
     problems = []
     if (height, width) != (side, side):
@@ -437,11 +441,11 @@ def problems_of(tile: Tile, settings: DataSettings) -> list[TileError]:
     empty = float(tile.nodata.float().mean())
     if empty == 1.0:
         problems.append(TileError(path, "is nodata everywhere"))
-    elif empty > settings.max_nodata:
+    elif empty > max_nodata:
         problems.append(
             TileError(
                 path,
-                f"has more nodata than data.max_nodata={settings.max_nodata:g} allows",
+                f"has more nodata than data.max_nodata={max_nodata:g} allows",
                 detail=f"{empty:.1%} of the pixels",
             )
         )
@@ -471,7 +475,7 @@ def require_same_bands(path: Path, own: BandSpec, bands: BandSpec) -> None:
 
 
 def meaning_of_files(
-    settings: DataSettings,
+    settings: Rasters,
     files: Sequence[tuple[FileProfile, Sequence[str]]],
     said: Sequence[Statement] = (),
 ) -> Meaning:
@@ -495,7 +499,7 @@ def meaning_of_files(
             first = profile
             scales = _used_scales(settings, profile, names)
             tags += by_file(settings, profile.tags, scales)
-        if settings.kind != "eurosat":
+        if isinstance(settings, OwnRasters):
             for profile, _ in files:
                 first = profile
                 whole = "int" in profile.dtype
@@ -507,7 +511,7 @@ def meaning_of_files(
         ) from error
 
 
-def file_meaning(settings: DataSettings, profile: FileProfile) -> Meaning:
+def file_meaning(settings: Rasters, profile: FileProfile) -> Meaning:
     """Return what the numbers of a file mean, by itself and its name.
 
     Raises:
@@ -517,7 +521,7 @@ def file_meaning(settings: DataSettings, profile: FileProfile) -> Meaning:
 
 
 def _used_scales(
-    settings: DataSettings, profile: FileProfile, names: Sequence[str]
+    settings: Rasters, profile: FileProfile, names: Sequence[str]
 ) -> list[tuple[float, float]]:
     """Return the different pairs of factor and addend of the bands that are used."""
     wanted = settings.bands and {known_band(name) for name in settings.bands}
@@ -526,7 +530,7 @@ def _used_scales(
     return sorted(used)
 
 
-def said_of(settings: DataSettings, profile: FileProfile) -> str:
+def said_of(settings: Rasters, profile: FileProfile) -> str:
     """Return in words what is made of all that a file and its name say.
 
     Raises:

@@ -29,7 +29,7 @@ from rs_lowconf.data.tiles import (
 )
 from rs_lowconf.grid import Grid
 from rs_lowconf.masks import UNKNOWN
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import MaskData
 
 Reading = tuple[Float[Tensor, "c h w"], Int[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]
 """Digital numbers, values of the mask, and where there is a mask at all."""
@@ -113,7 +113,7 @@ def grid_at(profile: FileProfile, row: int, col: int) -> Grid:
     return Grid(crs=own.crs, transform=(a, b, c + a * col + b * row, d, e, f + d * col + e * row))
 
 
-def content_of(picture: Picture, window: Window, settings: DataSettings) -> Content:
+def content_of(picture: Picture, window: Window, settings: MaskData) -> Content:
     """Read a window: nodata pixels and those that are not fresh have an unknown class.
 
     Raises:
@@ -138,7 +138,7 @@ def content_of(picture: Picture, window: Window, settings: DataSettings) -> Cont
         values,
         path=picture.profile.path,
         covered=covered,
-        named=settings.mask_classes or {},
+        named=settings.mask_classes,
         names=class_names(settings),
         nodata=picture.mask_nodata,
     )
@@ -149,9 +149,9 @@ def content_of(picture: Picture, window: Window, settings: DataSettings) -> Cont
     return Content(tile=tile, mask=mask.masked_fill(nodata | ~fresh, UNKNOWN))
 
 
-def class_names(settings: DataSettings) -> tuple[str, ...]:
+def class_names(settings: MaskData) -> tuple[str, ...]:
     """Return the classes of pixels, in the order in which `data.mask_classes` names them."""
-    names = (settings.mask_classes or {}).values()
+    names = settings.mask_classes.values()
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 

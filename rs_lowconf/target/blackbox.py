@@ -18,7 +18,14 @@ from torch import Tensor
 
 from rs_lowconf.boundary import reading
 from rs_lowconf.errors import ModelError
-from rs_lowconf.settings import TargetSettings
+from rs_lowconf.settings import (
+    ForeignModel,
+    ModelFormat,
+    NamedTarget,
+    ProcessTarget,
+    TableTarget,
+    WholeFileTarget,
+)
 from rs_lowconf.target.booster import read_booster
 from rs_lowconf.target.origin import (
     damaged,
@@ -40,7 +47,7 @@ _FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(fl
 
 
 def load_black_box(
-    settings: TargetSettings, *, trust_code: bool, device: torch.device
+    settings: ForeignModel, *, trust_code: bool, device: torch.device
 ) -> Callable[[Tensor], object]:
     """Return the foreign model as a function of float32 tiles b c h w.
 
@@ -51,16 +58,20 @@ def load_black_box(
         ModelError: a file or library is missing, the model is damaged, does not fit the
             settings, or needs trust.
     """
-    if settings.kind == "process":
-        function: Callable[[Any], Any] = _process(settings, trust_code=trust_code)
-    elif settings.kind == "callable":
-        function = import_named(str(settings.python), trust_code=trust_code)
-    elif settings.kind == "onnx":
-        function = _onnx(target_file(settings), settings, device)
-    elif settings.kind == "lightgbm":
-        function = _lightgbm(target_file(settings), settings)
-    else:
-        function = _sklearn(target_file(settings), settings, trust_code=trust_code)
+    function: Callable[[Any], Any]
+    match settings:
+        case ProcessTarget():
+            function = _process(settings, trust_code=trust_code)
+        case NamedTarget():
+            function = import_named(settings.python, trust_code=trust_code)
+        case TableTarget(kind="lightgbm"):
+            function = _lightgbm(target_file(settings), settings)
+        case TableTarget():
+            function = _sklearn(target_file(settings), settings, trust_code=trust_code)
+        case WholeFileTarget():
+            function = _onnx(target_file(settings), settings, device)
+        case _:
+            raise AssertionError(f"no black box of kind {settings.kind}")
 
     def answer(image: Tensor) -> object:
         returned = function(image.detach().cpu().numpy())
@@ -73,8 +84,8 @@ def load_black_box(
     return answer
 
 
-def _process(settings: TargetSettings, *, trust_code: bool) -> ProcessModel:
-    command = [inside_package(word) for word in settings.command or ()]
+def _process(settings: ProcessTarget, *, trust_code: bool) -> ProcessModel:
+    command = [inside_package(word) for word in settings.command]
     require_trust(f"target.command starts the program {command[0]}", trust_code=trust_code)
     return ProcessModel(
         command,
@@ -83,9 +94,7 @@ def _process(settings: TargetSettings, *, trust_code: bool) -> ProcessModel:
     )
 
 
-def _onnx(
-    path: Path, settings: TargetSettings, device: torch.device
-) -> Callable[[Numbers], Numbers]:
+def _onnx(path: Path, settings: ModelFormat, device: torch.device) -> Callable[[Numbers], Numbers]:
     runtime = library("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -113,7 +122,7 @@ def _onnx(
                 expected="a graph for batches of any number, or of one tile",
             )
         raise ModelError(f"{path} takes one tile at a time", remedy="set target.batch_size=1")
-    output = _onnx_output(path, session.get_outputs(), len(settings.classes or ()))
+    output = _onnx_output(path, session.get_outputs(), len(settings.classes))
 
     def run(image: Numbers) -> Numbers:
         tiles = {inputs[0].name: image.astype(_FLOATS[inputs[0].type])}
@@ -149,7 +158,7 @@ def _onnx_output(path: Path, outputs: Sequence[Any], classes: int) -> str:
     return str((fitting or numbers)[0].name)
 
 
-def _lightgbm(path: Path, settings: TargetSettings) -> Callable[[Numbers], Numbers]:
+def _lightgbm(path: Path, settings: TableTarget) -> Callable[[Numbers], Numbers]:
     lightgbm = library("lightgbm", "lightgbm")
     model = read_booster(path)
     raw = settings.output == "logits"
@@ -171,7 +180,7 @@ def _lightgbm(path: Path, settings: TargetSettings) -> Callable[[Numbers], Numbe
 
 
 def _sklearn(
-    path: Path, settings: TargetSettings, *, trust_code: bool
+    path: Path, settings: TableTarget, *, trust_code: bool
 ) -> Callable[[Numbers], Numbers]:
     require_trust(f"{path} is a pickle; reading it runs foreign code", trust_code=trust_code)
     joblib = library("joblib", "sklearn")
@@ -187,7 +196,7 @@ def _sklearn(
             expected="a fitted classifier of scikit-learn",
             remedy=f"set target.output={other} if it is one",
         )
-    said, wanted = tuple(getattr(estimator, "classes_", ())), settings.classes or ()
+    said, wanted = tuple(getattr(estimator, "classes_", ())), settings.classes
     names = tuple(class_name(name) or UNCLEAR for name in said)
     # Numbers may be those of outputs, to which target.classes gives names.
     named = all(isinstance(name, str) for name in said) or bool({*names} & {*wanted})

@@ -55,8 +55,8 @@ class ForeignTarget:
             ModelError: the model fails on such tiles, returns something other than `settings`
                 says, or mixes up the tiles of a batch.
         """
-        self.bands = BandSpec(names=settings.bands or (), level=settings.level)
-        self.classes = settings.classes or ()
+        self.bands = BandSpec(names=settings.bands, level=settings.level)
+        self.classes = settings.classes
         self.evaluations = 0
         self._function = function
         self._settings = settings

@@ -7,7 +7,7 @@ import torch
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError
 from rs_lowconf.runs import kind_of
-from rs_lowconf.settings import TargetSettings
+from rs_lowconf.settings import ForeignModel, OwnTarget
 from rs_lowconf.target.blackbox import BLACK_BOXES, load_black_box
 from rs_lowconf.target.classifier import load_classifier
 from rs_lowconf.target.foreign import ForeignTarget
@@ -17,7 +17,7 @@ from rs_lowconf.types import TargetModel
 
 
 def load_target(
-    settings: TargetSettings,
+    settings: OwnTarget | ForeignModel,
     trained: Path,
     *,
     trust_code: bool,
@@ -38,7 +38,7 @@ def load_target(
             settings say.
         SettingsError: timm or segmentation_models_pytorch has no such architecture.
     """
-    if settings.kind in ("embedded", "trained"):
+    if isinstance(settings, OwnTarget):
         if kind_of(trained) == SEGMENTER:
             return load_segmenter(trained, device, batch_size=settings.batch_size)
         return load_classifier(trained, device, batch_size=settings.batch_size)

@@ -10,13 +10,13 @@ from typing import Any
 
 from rs_lowconf.boundary import in_a_line
 from rs_lowconf.errors import ModelError
-from rs_lowconf.settings import TargetSettings
+from rs_lowconf.settings import FileTarget, ForeignModel, OwnTarget
 
 _PACKAGE = "package:"
 
 
-def target_file(settings: TargetSettings) -> Path:
-    """Return the file that a foreign target with a `path` is read from.
+def target_file(settings: FileTarget) -> Path:
+    """Return the file that a foreign target is read from.
 
     Raises:
         ModelError: there is no such file, or the package that should hold it is not installed.
@@ -27,7 +27,7 @@ def target_file(settings: TargetSettings) -> Path:
     return path
 
 
-def model_file(settings: TargetSettings, trained: Path) -> Path | None:
+def model_file(settings: OwnTarget | ForeignModel, trained: Path) -> Path | None:
     """Return the file that any target is read from; None for one that has none.
 
     Args:
@@ -37,9 +37,9 @@ def model_file(settings: TargetSettings, trained: Path) -> Path | None:
     Raises:
         ModelError: see `target_file`.
     """
-    if settings.kind in ("embedded", "trained"):
+    if isinstance(settings, OwnTarget):
         return trained
-    return None if settings.path is None else target_file(settings)
+    return target_file(settings) if isinstance(settings, FileTarget) else None
 
 
 def inside_package(text: str) -> str:

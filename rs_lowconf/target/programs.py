@@ -25,7 +25,14 @@ from torch.export.passes import move_to_device_pass
 
 from rs_lowconf.boundary import in_a_line, reading
 from rs_lowconf.errors import ModelError, SettingsError
-from rs_lowconf.settings import TargetSettings
+from rs_lowconf.settings import (
+    ForeignModel,
+    ModelFormat,
+    NamedTarget,
+    SmpTarget,
+    TimmTarget,
+    WholeFileTarget,
+)
 from rs_lowconf.target.classifier import fill
 from rs_lowconf.target.networks import require_timm_name
 from rs_lowconf.target.origin import (
@@ -36,27 +43,14 @@ from rs_lowconf.target.origin import (
 )
 
 
-def load_module(settings: TargetSettings, *, trust_code: bool, device: torch.device) -> nn.Module:
+def load_module(settings: ForeignModel, *, trust_code: bool, device: torch.device) -> nn.Module:
     """Return the foreign model as a module in eval mode on `device`, its weights frozen.
 
     Raises:
         ModelError: the file is missing or damaged, does not fit the settings, or needs trust.
         SettingsError: timm or segmentation_models_pytorch has no such architecture.
     """
-    if settings.kind == "python":
-        module = _python(str(settings.python), trust_code=trust_code)
-    else:
-        path = target_file(settings)
-        if settings.kind == "torchgeo":
-            module = _torchgeo(path, settings, trust_code=trust_code)
-        elif settings.kind == "timm":
-            module = _timm(path, settings, trust_code=trust_code)
-        elif settings.kind == "smp":
-            module = _smp(path, settings, trust_code=trust_code)
-        elif settings.kind == "export":
-            module = _export(path, trust_code=trust_code, device=device)
-        else:
-            module = _torchscript(path, trust_code=trust_code, device=device)
+    module = _built(settings, trust_code=trust_code, device=device)
     if settings.kind != "export":
         # An exported program has its mode baked in and refuses eval().
         module.eval()
@@ -64,6 +58,23 @@ def load_module(settings: TargetSettings, *, trust_code: bool, device: torch.dev
         # One by one, because a script module refuses requires_grad_() as a whole.
         parameter.requires_grad_(False)
     return module.to(device)
+
+
+def _built(settings: ForeignModel, *, trust_code: bool, device: torch.device) -> nn.Module:
+    match settings:
+        case NamedTarget():
+            return _python(settings.python, trust_code=trust_code)
+        case TimmTarget():
+            return _timm(target_file(settings), settings, trust_code=trust_code)
+        case SmpTarget():
+            return _smp(target_file(settings), settings, trust_code=trust_code)
+        case WholeFileTarget(kind="torchgeo"):
+            return _torchgeo(target_file(settings), settings, trust_code=trust_code)
+        case WholeFileTarget(kind="export"):
+            return _export(target_file(settings), trust_code=trust_code, device=device)
+        case WholeFileTarget():
+            return _torchscript(target_file(settings), trust_code=trust_code, device=device)
+    raise AssertionError(f"no network of kind {settings.kind}")
 
 
 def _python(name: str, *, trust_code: bool) -> nn.Module:
@@ -83,7 +94,7 @@ def _python(name: str, *, trust_code: bool) -> nn.Module:
     return module
 
 
-def _torchgeo(path: Path, settings: TargetSettings, *, trust_code: bool) -> nn.Module:
+def _torchgeo(path: Path, settings: ModelFormat, *, trust_code: bool) -> nn.Module:
     # The task is not rebuilt: it would bring losses and metrics, and may fetch weights.
     checkpoint = _unpickle(path, trust_code=trust_code)
     if not isinstance(checkpoint, dict):
@@ -96,9 +107,9 @@ def _torchgeo(path: Path, settings: TargetSettings, *, trust_code: bool) -> nn.M
         ("bands", "in_channels", options.get("in_channels"), settings.bands),
         ("classes", "num_classes", max(outputs, 2), settings.classes),
     ):
-        if found != len(listed or ()):
+        if found != len(listed):
             raise ModelError(
-                f"{path} has {name} {found} and target.{setting} lists {len(listed or ())}",
+                f"{path} has {name} {found} and target.{setting} lists {len(listed)}",
                 remedy=f"correct target.{setting}",
             )
     name = str(options.get("model"))
@@ -109,7 +120,7 @@ def _torchgeo(path: Path, settings: TargetSettings, *, trust_code: bool) -> nn.M
         # Late, because torchgeo's models take seconds to import.
         models = importlib.import_module("torchgeo.models")
         module = models.FCN(
-            in_channels=len(settings.bands or ()),
+            in_channels=len(settings.bands),
             classes=outputs,
             num_filters=options.get("num_filters"),
         )
@@ -142,34 +153,32 @@ def _torchgeo_outputs(path: Path, options: Mapping[str, Any]) -> int:
     return count
 
 
-def _timm(path: Path, settings: TargetSettings, *, trust_code: bool) -> nn.Module:
-    module = _create(str(settings.architecture), settings, len(settings.classes or ()))
+def _timm(path: Path, settings: TimmTarget, *, trust_code: bool) -> nn.Module:
+    module = _create(settings.architecture, settings, len(settings.classes))
     fill(module, _weights(path, trust_code=trust_code), path)
     return module
 
 
-def _smp(path: Path, settings: TargetSettings, *, trust_code: bool) -> nn.Module:
+def _smp(path: Path, settings: SmpTarget, *, trust_code: bool) -> nn.Module:
     weights = _weights(path, trust_code=trust_code)
     # A net of two classes may have one output; its last layer tells.
     last = weights.get("segmentation_head.0.bias")
-    binary = last is not None and len(last) == 1 and len(settings.classes or ()) == 2
-    outputs = 1 if binary else len(settings.classes or ())
-    module = _create_smp(str(settings.architecture), str(settings.encoder), settings, outputs)
+    binary = last is not None and len(last) == 1 and len(settings.classes) == 2
+    outputs = 1 if binary else len(settings.classes)
+    module = _create_smp(settings.architecture, settings.encoder, settings, outputs)
     fill(module, weights, path)
     return module
 
 
-def _create(name: str, settings: TargetSettings, outputs: int) -> nn.Module:
+def _create(name: str, settings: ModelFormat, outputs: int) -> nn.Module:
     require_timm_name(name)
     module: nn.Module = importlib.import_module("timm").create_model(
-        name, pretrained=False, in_chans=len(settings.bands or ()), num_classes=outputs
+        name, pretrained=False, in_chans=len(settings.bands), num_classes=outputs
     )
     return module
 
 
-def _create_smp(
-    architecture: str, encoder: str, settings: TargetSettings, outputs: int
-) -> nn.Module:
+def _create_smp(architecture: str, encoder: str, settings: ModelFormat, outputs: int) -> nn.Module:
     # Late, because it takes seconds to import.
     smp = importlib.import_module("segmentation_models_pytorch")
     try:
@@ -177,7 +186,7 @@ def _create_smp(
             architecture,
             encoder,
             encoder_weights=None,
-            in_channels=len(settings.bands or ()),
+            in_channels=len(settings.bands),
             classes=outputs,
         )
     except (KeyError, ValueError, RuntimeError) as error:

@@ -27,7 +27,7 @@ from rs_lowconf.data.tiles import (
     said_of_pixels,
 )
 from rs_lowconf.data.windows import grid_at, grid_windows, require_place, require_size
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import MaskData, Rasters
 
 #: In pixels: where files of other resolutions may begin beside the first.
 _SLACK = 0.01
@@ -43,7 +43,7 @@ class Account:
 
 
 def rows_of(
-    image: SourceImage, settings: DataSettings, collection: str, account: Account
+    image: SourceImage, settings: Rasters, collection: str, account: Account
 ) -> Iterator[CatalogRow]:
     """Yield the tiles of an image with enough valid pixels, row by row of its grid.
 
@@ -83,7 +83,7 @@ def rows_of(
             account.left_out.count("tile", "centre outside the outline of its image", row.tile_id)
 
 
-def masked_rows(settings: DataSettings, collection: str, left_out: LeftOut) -> list[CatalogRow]:
+def masked_rows(settings: MaskData, collection: str, left_out: LeftOut) -> list[CatalogRow]:
     """Return the tiles of scenes or chips that training and tests see, unread.
 
     Args:
@@ -92,7 +92,6 @@ def masked_rows(settings: DataSettings, collection: str, left_out: LeftOut) -> l
         left_out: counts the other files and tiles.
 
     Raises:
-        SettingsError: a setting has no effect on this kind of data.
         DataError: there is nothing to use, or too few blocks to split.
     """
     pictures = open_pictures(settings)
@@ -105,7 +104,7 @@ def masked_rows(settings: DataSettings, collection: str, left_out: LeftOut) -> l
     ]
 
 
-def looked_at(row: CatalogRow, settings: DataSettings, left_out: LeftOut) -> Iterator[CatalogRow]:
+def looked_at(row: CatalogRow, settings: Rasters, left_out: LeftOut) -> Iterator[CatalogRow]:
     """Yield a row with checksum and valid share, or count it where it has too much nodata.
 
     Raises:
@@ -119,7 +118,7 @@ def looked_at(row: CatalogRow, settings: DataSettings, left_out: LeftOut) -> Ite
         left_out.count("tile", too_empty(settings), row.tile_id)
 
 
-def _masked_row(cut: Cut, split: str, settings: DataSettings, collection: str) -> CatalogRow:
+def _masked_row(cut: Cut, split: str, settings: MaskData, collection: str) -> CatalogRow:
     picture = cut.picture
     side = settings.tile_size
     taken = date_in(picture.profile.path.name)
@@ -142,7 +141,7 @@ def _masked_row(cut: Cut, split: str, settings: DataSettings, collection: str) -
 
 
 def _opened(
-    image: SourceImage, settings: DataSettings
+    image: SourceImage, settings: Rasters
 ) -> tuple[FileProfile, tuple[BandFile, ...], BandSpec, str]:
     """Return the header of the file with the finest pixels, all files, the bands, who says what."""
     opened = []
@@ -167,7 +166,7 @@ def _opened(
     return first, files, spec, "; ".join([meaning.why, *pixels])
 
 
-def _named(file: BandFile, profile: FileProfile, settings: DataSettings) -> BandFile:
+def _named(file: BandFile, profile: FileProfile, settings: Rasters) -> BandFile:
     """Return a file with a name for each of its bands."""
     if not file.bands:
         return replace(file, bands=band_names(settings, profile))

@@ -18,12 +18,20 @@ from rs_lowconf.data.catalog.rows import BandFile, SourceImage
 from rs_lowconf.data.catalog.stac import items_of
 from rs_lowconf.data.check import left_out_of, list_splits
 from rs_lowconf.data.declared import Statement
-from rs_lowconf.data.files import files_in, refuse_idle
+from rs_lowconf.data.files import files_in
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.tiles import TileError
-from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.errors import DataError
 from rs_lowconf.outlines import WGS84, split_at_180
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import (
+    EuroSatTiles,
+    FolderTiles,
+    GeoPackageData,
+    ImageData,
+    LabelledTiles,
+    Rasters,
+    StacData,
+)
 from rs_lowconf.vocabulary import class_name, text_of
 
 #: The column that names the file: gdaltindex calls it location.
@@ -34,7 +42,7 @@ _STAMPS = (
 )
 
 
-def list_images(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
+def list_images(settings: Rasters, left_out: LeftOut) -> Iterator[SourceImage]:
     """Yield the images of a source without masks, in an order that does not change.
 
     Args:
@@ -42,17 +50,17 @@ def list_images(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceIma
         left_out: counts files, rows and items that are not used.
 
     Raises:
-        SettingsError: no data are set, or a setting has no effect on this kind of data.
         DataError: there is no such source, or it names no image.
     """
-    refuse_idle(settings, also=("stride",))
-    kinds = {"images": _folder, "geopackage": _geopackage, "stac": items_of}
-    if settings.kind == "none":
-        raise SettingsError(
-            "a catalog needs tiles and none are set (data.kind is none)",
-            expected="data.kind eurosat, folder, scenes, chips, images, geopackage or stac",
-        )
-    yield from kinds.get(settings.kind, _labelled)(settings, left_out)
+    match settings:
+        case ImageData():
+            yield from _folder(settings, left_out)
+        case GeoPackageData():
+            yield from _geopackage(settings, left_out)
+        case StacData():
+            yield from items_of(settings, left_out)
+        case EuroSatTiles() | FolderTiles():
+            yield from _labelled(settings, left_out)
 
 
 def date_in(name: str) -> datetime | None:
@@ -67,7 +75,7 @@ def date_in(name: str) -> datetime | None:
     return None
 
 
-def _labelled(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
+def _labelled(settings: LabelledTiles, left_out: LeftOut) -> Iterator[SourceImage]:
     listings = list_splits(settings)
     left_out.add(left_out_of(listings))
     for listing in listings:
@@ -81,8 +89,7 @@ def _labelled(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage
             )
 
 
-def _folder(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
-    assert settings.images is not None  # noqa: S101  # the settings are complete
+def _folder(settings: ImageData, left_out: LeftOut) -> Iterator[SourceImage]:
     root = settings.images
     for path in files_in(root, settings.image_name, "image", left_out):
         yield SourceImage(
@@ -92,7 +99,7 @@ def _folder(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
         )
 
 
-def _geopackage(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
+def _geopackage(settings: GeoPackageData, left_out: LeftOut) -> Iterator[SourceImage]:
     """Yield a layer's rows; a relative path starts at the GeoPackage's folder."""
     path = settings.root
     if not path.is_file():

@@ -16,10 +16,10 @@ from rs_lowconf.data.declared import ContradictionError, meaning_of
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.errors import DataError
 from rs_lowconf.outlines import split_at_180
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import StacData
 
 
-def items_of(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]:
+def items_of(settings: StacData, left_out: LeftOut) -> Iterator[SourceImage]:
     """Yield the items of a STAC, in the order of their links.
 
     Args:
@@ -47,7 +47,7 @@ def items_of(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]
 
 
 def _image(
-    item: Item, address: str, where: str, settings: DataSettings, left_out: LeftOut
+    item: Item, address: str, where: str, settings: StacData, left_out: LeftOut
 ) -> SourceImage:
     chosen = assets_with_bands(item, where, left_out)
     taken = item.properties.datetime or item.properties.start_datetime
