@@ -251,8 +251,8 @@ class TestFolders:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["data.classes=[a, 'a ']"], "more than once"),
-        (["data.classes=[a, '?']"], "stands for unknown"),
+        (["data.kind=folder", "data.classes=[a, 'a ']"], "more than once"),
+        (["data.kind=folder", "data.classes=[a, '?']"], "stands for unknown"),
         (["estimate.classes=[Wood, wood]"], "differ only in case"),
         (
             ["data.kind=scenes", "data.images=x", "data.masks=y", "data.mask_classes={0: a, 1: A}"],
