@@ -809,12 +809,12 @@ def test_files_inside_packages_that_are_not_there(path: str, message: str) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "onnx"}, "target kind onnx needs path"),
-        ({"kind": "smp", "path": "x"}, "needs architecture, encoder"),
-        ({"kind": "callable"}, "needs python"),
-        ({"kind": "process"}, "needs command"),
+        ({"kind": "onnx"}, "target.kind=onnx needs target.path"),
+        ({"kind": "smp", "path": "x"}, "needs target.architecture, target.encoder"),
+        ({"kind": "callable"}, "needs target.python"),
+        ({"kind": "process"}, "needs target.command"),
         ({"kind": "process", "command": []}, "command"),
-        ({"kind": "onnx", "path": "x", "rows": "tile"}, "rows has no effect on target kind onnx"),
+        ({"kind": "onnx", "path": "x", "rows": "tile"}, "rows has no effect with target.kind=onnx"),
         ({"kind": "onnx", "path": "x", "command": ["y"]}, "command has no effect"),
         ({"kind": "callable", "python": "x:y", "batch_seconds": 2}, "batch_seconds has no effect"),
         ({"kind": "timm", "path": "x", "architecture": "y", "encoder": "z"}, "encoder has no"),

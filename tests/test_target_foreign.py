@@ -83,10 +83,20 @@ def backbone() -> nn.Module:
 
 
 def options(**changes: Any) -> ForeignModel:
-    values = {"kind": "python", "python": "x:y", "bands": BANDS, "classes": CLASSES, **changes}
-    found = target_settings(values)
+    source = {} if "kind" in changes else {"kind": "python", "python": "x:y"}
+    found = target_settings({"bands": BANDS, "classes": CLASSES, **source, **changes})
     assert isinstance(found, ForeignModel)
     return found
+
+
+def in_file(kind: str, path: Path) -> ForeignModel:
+    """Return settings of a kind whose model is in a file, or beside it."""
+    match kind:
+        case "python":
+            return options()
+        case "timm":
+            return options(kind=kind, path=path, architecture=BACKBONE)
+    return options(kind=kind, path=path)
 
 
 def load(changed: ForeignModel, *, trust: bool = True, tile_size: int = 32) -> TargetModel:
@@ -232,7 +242,7 @@ def test_code_needs_trust(kind: str, why: str, tmp_path: Path) -> None:
     """Whatever can run code is refused unread without trust: reason and option are named."""
     path = tmp_path / "model.ckpt"
     torch.save({"state_dict": {}, "hyper_parameters": {}, "extra": plain()}, path)
-    changed = options(kind=kind, path=path, architecture=BACKBONE)
+    changed = in_file(kind, path)
     with pytest.raises(ModelError, match=f"{why}.*--trust-code"):
         load(changed, trust=False)
 
@@ -265,7 +275,7 @@ def test_a_trusted_pickled_module_gives_its_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["export", "torchscript", "timm", "torchgeo"])
 def test_missing_and_damaged_files(kind: str, tmp_path: Path) -> None:
     """A missing file and one that is not what it should be are model errors in one line."""
-    changed = options(kind=kind, path=tmp_path / "model.pt", architecture=BACKBONE)
+    changed = in_file(kind, tmp_path / "model.pt")
     with pytest.raises(ModelError, match="there is no target"):
         load(changed)
     (tmp_path / "model.pt").write_bytes(b"PK\x03\x04 not much of a model")
