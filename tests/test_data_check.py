@@ -197,7 +197,7 @@ def test_constant_bands_and_nodata_are_counted(sound: Path, write_tile: WriteTil
     pixels[:, :16] = 0
     write_tile(sound / "train" / "damage" / "flat.tif", bands=L2A, pixels=pixels)
     report = report_of(folder(sound, max_nodata=0.5))
-    assert "B04 has one value in the whole tile | train/damage/flat.tif (77)" in texts(
+    assert "B04 is constant over the whole tile | train/damage/flat.tif (77)" in texts(
         report, "warning"
     )
     assert report.nodata_tiles == 1

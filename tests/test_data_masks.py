@@ -378,7 +378,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     [
         ("no mask", r"s2_a\.tif has no mask \(mask_a\.tif\)"),
         ("size", r"mask_a\.tif is 40 x 48 pixels; expected 48 x 48, as s2_a\.tif"),
-        ("place", r"mask_a\.tif lies elsewhere than s2_a\.tif"),
+        ("place", r"mask_a\.tif is not on the grid of s2_a\.tif"),
         ("value", r"mask with value 7.*expected some of 0, 1 \(data\.mask_classes\)"),
         ("bands", "has 4 bands; expected 5: B02"),
         ("truncated", r"s2_a\.tif cannot be read"),
@@ -408,7 +408,7 @@ def test_scene_without_mask_is_refused(tmp_path: Path) -> None:
     image, _ = draw(48, 48, 0)
     write(tmp_path / "images" / "s2_far.tif", image, corner(600_000, 5_000_000))
     own = chosen(tmp_path, "scenes", block_size=90_000.0)
-    with pytest.raises(DataError, match=r"s2_far\.tif lies under no mask"):
+    with pytest.raises(DataError, match=r"s2_far\.tif is covered by no mask"):
         open_masks(own, "train")
     kept = open_masks(own.model_copy(update={"skip_bad": True}), "train")
     assert {name.split("_r")[0] for name in kept.ids} == {"s2_a"}

@@ -75,7 +75,7 @@ def test_files_follow_the_rule_of_all_data(folder: Path, caplog: pytest.LogCaptu
     told = [record.getMessage() for record in caplog.records]
     assert [line.split(" (")[0] for line in told] == [
         "left out: 2 files: hidden",
-        "left out: 1 file: no JPEG or PNG by its name",
+        "left out: 1 file: not a JPEG or PNG by its name",
     ]
 
 

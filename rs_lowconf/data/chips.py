@@ -40,7 +40,7 @@ class Chip:
             settings: of the data.
 
         Raises:
-            TileError: a file cannot be read, has no mask or one of another grid, or other
+            TileError: a file cannot be read, has no mask or a mask on another grid, or has other
                 bands than the settings say.
         """
         assert settings.images is not None  # noqa: S101  # the settings are complete
@@ -82,7 +82,7 @@ class Chip:
 
 
 def chip_name(path: Path, pattern: str) -> str:
-    """Return what stands for the * of a pattern in a file's name."""
+    """Return the part of a file's name that matches the * of a pattern."""
     before, _, after = plain_suffix(pattern).partition("*")
     return plain_suffix(path.name).removeprefix(before).removesuffix(after)
 
@@ -103,7 +103,7 @@ def _require_same_grid(image: FileProfile, mask: FileProfile) -> None:
         if mask.grid.crs != image.grid.crs or np.abs(off).max() > pixel / 10:
             raise TileError(
                 mask.path,
-                f"lies elsewhere than {image.path.name}",
+                f"is not on the grid of {image.path.name}",
                 expected="the same CRS and transform",
                 remedy="set data.kind=scenes for masks on another grid",
             )

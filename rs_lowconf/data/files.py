@@ -1,4 +1,4 @@
-"""Tile files on disk: which there are, of which class, in which split.
+"""Lists tile files on disk with their class and split.
 
 Two layouts: `torchgeo.datasets.EuroSAT`, and any folder of class-named subfolders with
 multi-band GeoTIFFs. Both are torchgeo datasets with `samples`, `classes` and items.
@@ -26,15 +26,15 @@ from rs_lowconf.vocabulary import UNCLEAR, class_name, require, vocabulary
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _SUFFIX = ".tif"
-"""Of GeoTIFFs; `.tiff` means the same, in capitals and in small letters."""
+"""Suffix of GeoTIFFs; `.tiff` means the same, in upper or lower case."""
 _HIDDEN = ("__MACOSX", "@eaDir")
-"""Folders that macOS and Synology hide, beside those with a dot in front."""
+"""Folders that macOS and Synology hide, in addition to names that begin with a dot."""
 
 _LABELLED = ("eurosat", "folder")
 _MASKED = ("scenes", "chips")
 _CATALOGUED = ("images", "geopackage", "stac")
 
-#: Settings that only some kinds of data read; the other kinds refuse them.
+#: Settings that only some kinds of data read; other kinds reject them.
 _READ_BY: dict[str, tuple[str, ...]] = {
     "root": (*_LABELLED, "pictures", "geopackage", "stac"),
     "classes": (*_LABELLED, "pictures"),
@@ -64,7 +64,7 @@ class TileFile:
 
 
 class EuroSATSplit(EuroSAT):
-    """torchgeo's EuroSAT with the wanted classes in the wanted order."""
+    """torchgeo's EuroSAT with the requested classes in the requested order."""
 
     def __init__(self, root: Path, settings: DataSettings, split: Split) -> None:
         """List the files of a split, downloading the data when asked to."""
@@ -75,7 +75,7 @@ class EuroSATSplit(EuroSAT):
         self.id_root = Path(self.root)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Return the wanted classes and their indices."""
+        """Return the requested classes and their indices."""
         return _chosen([Path(directory)], self._wanted)
 
     def make_dataset(
@@ -86,7 +86,7 @@ class EuroSATSplit(EuroSAT):
         is_valid_file: Callable[[str], bool] = bool,
         allow_empty: bool = True,  # noqa: ARG002
     ) -> list[tuple[str, int]]:
-        """List the files of the split; those of others are left out without being counted."""
+        """List the files of the split; files of other splits are left out uncounted."""
         files = class_files(Path(directory), class_to_idx, self.left_out)
         return [(str(path), label) for path, label in files if is_valid_file(str(path))]
 
@@ -100,8 +100,8 @@ class FolderSplit(NonGeoClassificationDataset):
         """List the files of a split.
 
         Subfolders `train`, `val` and `test` are the splits when they exist. Otherwise each
-        class's files are ranked by the SHA-256 of their name and the first shares become
-        test and validation: the same on every machine, and every class in each.
+        class's files are ranked by the SHA-256 of their name and the first shares become test and
+        validation: the same on every machine, with every class in each split.
 
         Raises:
             DataError: only some of the three subfolders exist.
@@ -111,7 +111,8 @@ class FolderSplit(NonGeoClassificationDataset):
             raise DataError(
                 f"{root} has subfolders {', '.join(given)} only",
                 expected="train, val and test, or none of them",
-                remedy="add the missing ones, or remove that level to have the files split by hash",
+                remedy="add the missing ones, or remove this level of folders to have the files "
+                "split by hash",
             )
         self._wanted = settings.classes
         self.left_out = LeftOut(skip_bad=settings.skip_bad)
@@ -124,7 +125,7 @@ class FolderSplit(NonGeoClassificationDataset):
         )
         self.id_root = root
         if given and split == SPLITS[0]:
-            count_beside(root, SPLITS, "beside the folders of the splits", self.left_out)
+            count_beside(root, SPLITS, "outside the folders of the splits", self.left_out)
         if not given:
             names = [Path(path).relative_to(root).as_posix() for path, _ in self.samples]
             labels = [label for _, label in self.samples]
@@ -134,7 +135,7 @@ class FolderSplit(NonGeoClassificationDataset):
             self.targets = [label for _, label in self.samples]
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:  # noqa: ARG002
-        """Return the wanted classes and their indices, the same in every split."""
+        """Return the requested classes and their indices, the same in every split."""
         return _chosen(self._class_folders, self._wanted)
 
     def make_dataset(
@@ -152,7 +153,7 @@ class FolderSplit(NonGeoClassificationDataset):
             if name_fits(path, f"*{_SUFFIX}"):
                 found.append((str(path), label))
             else:
-                self.left_out.count("file", "no GeoTIFF by its name", str(path))
+                self.left_out.count("file", "not a GeoTIFF by its name", str(path))
         count_beside(folder, class_to_idx, "not in a folder of the classes used", self.left_out)
         return found
 
@@ -161,22 +162,22 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
     """Open a split through torchgeo, downloading EuroSAT when asked to.
 
     Raises:
-        SettingsError: no data are set, or a setting is given that these data do not read.
-        DataError: there is no such data set, or it lacks a wanted class.
+        SettingsError: no data are set, or a setting has no effect on this kind of data.
+        DataError: there is no such data set, or it lacks a requested class.
     """
     if settings.kind == "none":
         raise SettingsError(
-            "real tiles are needed and none are set (data.kind is none)",
+            "this needs real tiles, but none are configured (data.kind is none)",
             expected="data.kind eurosat or folder",
             remedy="set data.kind and data.root",
         )
     if settings.kind == "pictures":
         raise SettingsError(
-            "data.kind=pictures is for training alone",
+            "data.kind=pictures can only be used for training",
             expected="data.kind eurosat or folder for this command",
         )
     if settings.kind not in _LABELLED:
-        what = "a class for every pixel and none for the tile" if settings.masked else "no classes"
+        what = "classes of pixels, not of tiles" if settings.masked else "no classes"
         raise SettingsError(
             f"data.kind={settings.kind} has {what}",
             expected="data.kind eurosat or folder for this command",
@@ -195,7 +196,7 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
         return EuroSATSplit(root, settings, split)
     except DatasetNotFoundError as error:
         raise DataError(
-            f"{root} holds no EuroSAT ({split} split)",
+            f"{root} does not contain EuroSAT ({split} split)",
             expected=f"{EuroSAT.split_filenames[split]} and {EuroSAT.base_dir}/CLASS/*.tif in it",
             remedy="set data.download=true, or data.kind=folder for class-named subfolders",
         ) from error
@@ -207,10 +208,10 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
     except (OSError, RuntimeError) as error:
         if not settings.download:
             raise
-        # torchgeo says RuntimeError when the checksum of what it fetched is wrong.
+        # torchgeo raises RuntimeError when the checksum of the download is wrong.
         raise DataError(
             f"EuroSAT could not be downloaded to {root}: {' '.join(str(error).split())}",
-            remedy="try again, or fetch it by hand and set data.download=false",
+            remedy="try again, or download it by hand and set data.download=false",
         ) from error
 
 
@@ -235,10 +236,10 @@ def list_files(dataset: EuroSATSplit | FolderSplit) -> tuple[TileFile, ...]:
 def require_every_class(
     files: Iterable[TileFile], classes: tuple[str, ...], split: Split, settings: DataSettings
 ) -> None:
-    """Make sure that a split has files of each class.
+    """Require that a split has files of each class.
 
     Raises:
-        DataError: there is none of some class.
+        DataError: a class has none.
     """
     present = {file.label for file in files}
     missing = [name for label, name in enumerate(classes) if label not in present]
@@ -253,7 +254,7 @@ def require_every_class(
 def absent_files(dataset: object) -> int:
     """Count the files that EuroSAT's list of a split names and the disk lacks.
 
-    torchgeo passes over them in silence, so half an unpacked archive looks like a data set.
+    torchgeo skips them silently, so a half-unpacked archive looks like a complete data set.
     """
     if not isinstance(dataset, EuroSATSplit):
         return 0
@@ -263,11 +264,11 @@ def absent_files(dataset: object) -> int:
 
 
 def files_in(folder: Path, pattern: str, what: str, left_out: LeftOut) -> list[Path]:
-    """Return the files of a name below a folder, in order.
+    """Return the files below a folder whose names match a pattern, in order.
 
     Args:
-        folder: which the setting data.WHATs names.
-        pattern: of their names, which data.WHAT_name is; see `name_fits`.
+        folder: value of the setting data.WHATs.
+        pattern: value of the setting data.WHAT_name; see `name_fits`.
         what: image or mask.
         left_out: counts the other files.
 
@@ -288,26 +289,26 @@ def files_in(folder: Path, pattern: str, what: str, left_out: LeftOut) -> list[P
     if not files:
         others = "".join(f"; {line}" for line in left_out.lines())
         raise DataError(
-            f"{root} holds no {what} named {pattern}{others}", remedy=f"correct data.{what}_name"
+            f"{root} contains no {what} named {pattern}{others}", remedy=f"correct data.{what}_name"
         )
     refuse_twins(files)
     return sorted(files)
 
 
 def files_below(folder: Path, left_out: LeftOut) -> Iterator[Path]:
-    """Yield the files below a folder: one rule for all kinds of data.
+    """Yield the files below a folder, by the same rule for all kinds of data.
 
     Links to folders and files are followed. Hidden files and folders are left out, and so are
-    links that lead nowhere or back to a folder above.
+    dangling links and links to a folder above.
 
     Raises:
-        DataError: a folder cannot be read, or, unless faults are left out, a name is not UTF-8.
+        DataError: a folder cannot be read, or, unless bad files are skipped, a name is not UTF-8.
     """
     yield from _files_below(folder, left_out, ())
 
 
 def _files_below(folder: Path, left_out: LeftOut, above: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files below a folder that lies in others, given by their paths without links."""
+    """Yield the files below a folder; `above` are its parents, with links resolved."""
     real = os.path.realpath(folder)
     if real in above:
         left_out.count("file", "a link to a folder above it", str(folder))
@@ -319,7 +320,9 @@ def _files_below(folder: Path, left_out: LeftOut, above: tuple[str, ...]) -> Ite
             left_out.fault(
                 "file",
                 TileError(
-                    path, "has a name that is not UTF-8", remedy="rename it, with convmv for many"
+                    path,
+                    "has a name that is not UTF-8",
+                    remedy="rename it; convmv renames many at once",
                 ),
             )
         elif path.is_dir():
@@ -327,7 +330,7 @@ def _files_below(folder: Path, left_out: LeftOut, above: tuple[str, ...]) -> Ite
         elif path.is_file():
             yield path
         else:
-            left_out.count("file", "a link to nothing, or no regular file", str(path))
+            left_out.count("file", "a dangling link, or not a regular file", str(path))
 
 
 def is_hidden(name: str) -> bool:
@@ -336,21 +339,21 @@ def is_hidden(name: str) -> bool:
 
 
 def name_fits(path: Path, pattern: str) -> bool:
-    """Return whether a file is named like a pattern.
+    """Return whether a file's name matches a pattern.
 
-    Suffixes are compared without regard to capitals, and `.tiff` is `.tif`.
+    Suffixes are compared regardless of case, and `.tiff` is `.tif`.
     """
     return path.with_name(plain_suffix(path.name)).match(plain_suffix(pattern))
 
 
 def plain_suffix(name: str) -> str:
-    """Return a name or pattern with its suffix in small letters, and `.tif` for `.tiff`."""
+    """Return a name or pattern with its suffix in lower case, and `.tif` for `.tiff`."""
     stem, suffix = os.path.splitext(name)  # noqa: PTH122  # a pattern is no path
     return stem + (_SUFFIX if suffix.lower() == ".tiff" else suffix.lower())
 
 
 def refuse_twins(files: Iterable[Path]) -> None:
-    """Make sure that files differ in more than their suffix, which names of tiles lack.
+    """Require that files differ in more than their suffix, which tile names lack.
 
     Raises:
         DataError: two do not.
@@ -368,8 +371,8 @@ def count_beside(folder: Path, used: Container[str], reason: str, left_out: Left
     """Count the files in a folder that are not below the folders used.
 
     Args:
-        folder: of which.
-        used: names of its folders that are used.
+        folder: where to look.
+        used: names of its subfolders that are used.
         reason: see `LeftOut.count`.
         left_out: counts them.
     """
@@ -388,10 +391,10 @@ def count_beside(folder: Path, used: Container[str], reason: str, left_out: Left
 def class_files(
     folder: Path, class_to_idx: dict[str, int], left_out: LeftOut
 ) -> Iterator[tuple[Path, int]]:
-    """Yield the files below the folders of the classes; one that does not exist has none.
+    """Yield the files below the folders of the classes; a missing folder has none.
 
     Args:
-        folder: with a folder of each class.
+        folder: contains one folder per class.
         class_to_idx: label by the name of its folder.
         left_out: see `files_below`.
 
@@ -428,14 +431,14 @@ def _is_text(name: str) -> bool:
 
 
 def refuse_idle(settings: DataSettings, *, also: Sequence[str] = ()) -> None:
-    """Refuse settings that this kind of data does not read.
+    """Reject settings that this kind of data does not read.
 
     Args:
         settings: of the data.
-        also: settings that the caller reads whatever the kind.
+        also: settings that the caller reads for every kind.
 
     Raises:
-        SettingsError: there is one.
+        SettingsError: there is such a setting.
     """
     for name, kinds in _READ_BY.items():
         value = getattr(settings, name)
@@ -471,25 +474,26 @@ def _chosen(
     nameless = [folder for folder, name in names.items() if name is None]
     if nameless:
         raise DataError(
-            f"folder {folders[0] / nameless[0]} names no class: {UNCLEAR} and blanks mean unknown",
+            f"folder {folders[0] / nameless[0]} is not a class name: {UNCLEAR} and blanks mean "
+            "unknown",
             expected="subfolders named after the classes",
             remedy="rename it, or move it away",
         )
     known = vocabulary(f"the folders of {folders[0]}", sorted(map(str, names.values())))
     require(vocabulary("data.classes", wanted or ()), known, remedy="correct data.classes")
     classes = list(wanted or known.names)
-    # Folders whose names differ in composition or blanks are of one class.
+    # Folders whose names differ only in Unicode composition or blanks are the same class.
     return classes, {
         folder: classes.index(str(name)) for folder, name in names.items() if name in classes
     }
 
 
 def splits_by_hash(names: Iterable[tuple[str, int]], settings: DataSettings) -> dict[str, Split]:
-    """Return the split of every name: the same on every machine, and every class in each.
+    """Return the split of every name: the same on every machine, with every class in each split.
 
     Args:
-        names: of tiles, with their classes; each class is ranked by the SHA-256 of its names, and
-            the first shares become test and validation.
+        names: of tiles, with their classes; the names of each class are ranked by their SHA-256,
+            and the first shares become test and validation.
         settings: of the data.
     """
     by_class: dict[int, list[str]] = {}

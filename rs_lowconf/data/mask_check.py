@@ -1,4 +1,4 @@
-"""Looks at every tile with a mask of every split before hours of training are spent on them."""
+"""Checks every tile with a mask of every split before hours of training are spent on them."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ class MaskSplit:
     blocks: int
     """Blocks of land that its tiles lie in."""
     left_out: int
-    """Tiles with more nodata than `data.max_nodata`, without a pixel of known class, or after a
-    fault of their file."""
+    """Tiles with more nodata than `data.max_nodata`, without a pixel of known class, or following
+    an error in their file."""
     pixels: Mapping[str, int]
-    """Pixels by class; where training tiles overlap they count again."""
+    """Pixels by class; where training tiles overlap they count more than once."""
     unknown: int
-    """Pixels of unknown class, nodata among them."""
+    """Pixels of unknown class, nodata included."""
     nodata: int
     """Pixels without data."""
 
@@ -51,17 +51,17 @@ class MaskReport:
     """Images by coordinate reference system."""
     splits: Mapping[Split, MaskSplit]
     faults: tuple[str, ...]
-    """Why files cannot be used, a line each."""
+    """Why files cannot be used, one line per file."""
     warnings: tuple[str, ...]
     mixtures: tuple[Mixture, ...]
-    """In what images differ."""
+    """How images differ in the meaning of their numbers."""
     meanings: Mapping[str, int]
-    """Images by what their numbers mean, who says so, and what is nodata in them."""
+    """Number of images by what their digital numbers mean, the source of this, and their nodata."""
     left_out: tuple[str, ...]
-    """Files and tiles that are not used, with their number, a line for each reason."""
+    """Files and tiles that are not used, counted: one line per reason."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return values that JSON can hold."""
         return {**asdict(self), "bands": self.bands.to_json() if self.bands else None}
 
 

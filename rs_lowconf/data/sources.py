@@ -1,4 +1,4 @@
-"""The sources of tiles that one generator learns from, with splits that agree by name."""
+"""The sources of tiles that one generator is trained on; their splits agree by tile name."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
@@ -44,7 +44,7 @@ def open_more(settings: DataSettings, split: Split, classes: tuple[str, ...]) ->
 
 
 def splits_by_name(listed: Iterable[tuple[Split, Iterable[TileFile]]]) -> dict[str, Split]:
-    """Return the split of every name of a source: further sources have to agree with it."""
+    """Return the split of every name of a source; further sources have to agree with it."""
     return {PurePosixPath(file.tile_id).name: split for split, files in listed for file in files}
 
 
@@ -55,7 +55,7 @@ def refuse_moved(
     own: DataSettings,
     first: DataSettings,
 ) -> None:
-    """Refuse a split of a further source with tiles that another split of the first one has.
+    """Reject a split of a further source with tiles that are in another split of the first.
 
     Args:
         ids: of its tiles.
@@ -73,5 +73,5 @@ def refuse_moved(
         raise DataError(
             f"the {split} split of {own.root} has {len(moved)} tiles that are in another split of "
             f"{first.root}, such as {moved[0]}",
-            remedy="lay them into the same train, val and test subfolders",
+            remedy="move them into the same train, val and test subfolders",
         )

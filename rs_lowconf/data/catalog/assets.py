@@ -1,4 +1,4 @@
-"""Which assets of an item hold its bands: of several, the one with the finest pixels."""
+"""Chooses the assets of an item that hold its bands: the finest pixels first."""
 
 import re
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from rs_lowconf.data.catalog.items import Asset, Item, ItemError
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.errors import DataError
 
-#: Sentinel-2's bands by the common names of STAC's eo extension, and by Earth Search's keys, of
-#: which `nir` is B08 and `nir08` B8A. `rededge` is three of them.
+#: Sentinel-2's bands by the common names of STAC's eo extension, and by Earth Search's keys, where
+#: `nir` is B08 and `nir08` B8A. `rededge` stands for three bands.
 _COMMON = {
     "coastal": "B01",
     "blue": "B02",
@@ -31,7 +31,7 @@ _COMMON = {
     "swir22": "B12",
 }
 _SUFFIXES = ("", ".tif", ".tiff", ".jp2", ".vrt")
-"""Of rasters without a media type."""
+"""Suffixes of rasters without a media type."""
 _PICTURES = {"visual", "overview", "thumbnail"}
 _PICTURE_KEY = re.compile(r"(visual|tci|preview|overview|thumbnail)(?![a-z])", re.IGNORECASE)
 _RESOLUTION = re.compile(r"(?:gsd:|.*_)(\d+)m", re.IGNORECASE)
@@ -48,12 +48,12 @@ class BandAsset:
 
     @property
     def is_jp2(self) -> bool:
-        """Whether it is a file as ESA made it, no Cloud Optimized GeoTIFF."""
+        """Whether it is ESA's original file instead of a Cloud Optimized GeoTIFF."""
         return "jp2" in (self.asset.type or self.asset.href).lower()
 
     @property
     def pixel(self) -> float:
-        """The side of a pixel in metres as far as it is told, else the bands' native one."""
+        """The side of a pixel in metres if the item gives it, else that of the bands."""
         for text in (self.key, *(self.asset.roles or ())):
             if found := _RESOLUTION.fullmatch(text):
                 return float(found[1])
@@ -68,17 +68,17 @@ def assets_with_bands(item: Item, where: str, left_out: LeftOut) -> list[BandAss
 
     Args:
         item: whose assets.
-        where: what to call it in a message.
+        where: its name in messages.
         left_out: counts the other assets.
 
     Raises:
-        ItemError: there is none, or bands cannot be had once each.
+        ItemError: there is none, or a band cannot be read exactly once.
     """
     found = []
     for key, asset in item.assets.items():
         own = BandAsset(key=key, asset=asset, bands=_names(key, asset))
         if not own.bands or not _is_raster(asset):
-            left_out.count("asset", "no bands of Sentinel-2", f"{item.id}: {key}")
+            left_out.count("asset", "no Sentinel-2 bands", f"{item.id}: {key}")
         elif _is_picture(key, asset):
             left_out.count("asset", "a picture", f"{item.id}: {key}")
         else:
@@ -89,7 +89,7 @@ def assets_with_bands(item: Item, where: str, left_out: LeftOut) -> list[BandAss
             "has no asset of Sentinel-2 bands",
             expected="assets with bands named B01 .. B12, or by the eo extension's common names",
         )
-    # A file of one band says more surely what it is than one of several.
+    # A file of one band identifies its band more reliably than a file of several.
     found.sort(key=lambda own: (own.pixel, len(own.bands) > 1, own.is_jp2))
     chosen: dict[str, BandAsset] = {}
     for own in found:
@@ -111,8 +111,8 @@ def _why(own: BandAsset, better: BandAsset) -> str:
     if own.pixel > better.pixel:
         return "coarser pixels than another of the same bands"
     if own.is_jp2 and not better.is_jp2:
-        return "JP2 beside a GeoTIFF of the same bands"
-    return "bands that other assets hold"
+        return "JP2, also available as a GeoTIFF"
+    return "bands that other assets have"
 
 
 def _names(key: str, asset: Asset) -> tuple[str, ...]:

@@ -1,9 +1,7 @@
-"""What an item says of its numbers: level, scale, offset, nodata.
-
-The raster extension tells how files become reflectance, as number * scale + offset. Other fields
-tell how ESA made the product: from processing baseline 04.00 on with numbers 1000 too high. Earth
-Search takes that off again in some of its GeoTIFFs, says so, and leaves the field of the raster
-extension as it was.
+"""What an item states about its digital numbers: level, scale, offset, nodata. The raster extension
+defines reflectance as number * scale + offset. Other fields describe ESA's product: from processing
+baseline 04.00 on, numbers are 1000 too high. Earth Search subtracts that in some of its GeoTIFFs,
+states so, and leaves the field of the raster extension unchanged.
 """
 
 import math
@@ -27,16 +25,16 @@ _APPLIED = re.compile(r"\w+:boa_offset_applied")
 def statements_of(
     item: Item, chosen: Sequence[BandAsset], where: str, scale: float | None
 ) -> tuple[Statement, ...]:
-    """Return what an item says of the numbers of its bands.
+    """Return the statements of an item about the numbers of its bands.
 
     Args:
         item: with its properties.
         chosen: the assets that are read.
-        where: what to call the item in a message.
+        where: the item's name in messages.
         scale: the setting, for offsets that come without a scale.
 
     Raises:
-        ItemError: it says what cannot be.
+        ItemError: its statements are impossible or contradict each other.
     """
     _require_sentinel_2(item, where)
     try:
@@ -58,7 +56,7 @@ def statements_of(
 
 
 def nodata_of(chosen: Sequence[BandAsset], where: str) -> float | None:
-    """Return the value that an item says is nodata; None where it says nothing.
+    """Return the nodata value that an item declares; None if it declares none.
 
     Raises:
         ItemError: its assets have several.
@@ -74,7 +72,7 @@ def nodata_of(chosen: Sequence[BandAsset], where: str) -> float | None:
         raise ItemError(
             where,
             f"has several values of nodata: {', '.join(map(str, sorted(known, key=str)))}",
-            expected="one for all bands",
+            expected="one value for all bands",
         )
     return next(iter(values), None)
 
@@ -103,13 +101,13 @@ def _named(item: Item, chosen: Sequence[BandAsset]) -> Iterator[Statement]:
 
 
 def _applied(item: Item) -> str | None:
-    """Return the property that says that the offset has been added already, if one does."""
+    """Return the property that states that the offset has been applied already, or None."""
     extra = item.properties.model_extra or {}
     return next((name for name in extra if _APPLIED.fullmatch(name) and extra[name] is True), None)
 
 
 def _rasters(item: Item, own: BandAsset, where: str, scale: float | None) -> Iterator[Statement]:
-    """Yield what the raster extension says of the bands of an asset, or of all assets."""
+    """Yield statements of the raster extension about the bands of an asset, or all assets."""
     common = item.properties
     several = len(own.bands) > 1
     for number, numbers in enumerate(own.asset.numbers):
@@ -129,12 +127,12 @@ def _rasters(item: Item, own: BandAsset, where: str, scale: float | None) -> Ite
             unit = round(1 / factor, 6)
             yield Statement(quantity="scale", value=unit, by=by)
         else:
-            # A scale of 1 is what writers give that know of none.
+            # Writers that know no scale give 1.
             unit = scale or PRODUCT_SCALE
             if factor == 1 and offset == 0:
                 continue
         if offset is not None:
-            # Beside no scale an offset may be one of digital numbers: reflectance is below 1.
+            # Without a scale the offset may be in digital numbers: reflectance is below 1.
             whole = abs(offset) >= 1 and (factor is None or factor == 1)
             value = offset if whole else offset * unit
             yield Statement(quantity="dn_offset", value=round(value, 6) + 0.0, by=by)

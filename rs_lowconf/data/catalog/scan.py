@@ -29,17 +29,17 @@ from rs_lowconf.data.tiles import (
 from rs_lowconf.data.windows import grid_at, grid_windows, require_place, require_size
 from rs_lowconf.settings import DataSettings
 
-#: In pixels: where files of other resolutions may begin beside the first.
+#: In pixels: by how much the corners of files of other resolutions may differ from the first's.
 _SLACK = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """What a build uses and what it leaves out."""
+    """Counts what a build uses and what it leaves out."""
 
     left_out: LeftOut
     meanings: Counter[str] = field(default_factory=Counter)
-    """Images by what their numbers mean and who says so."""
+    """Number of images by what their digital numbers mean and the source of this."""
 
 
 def rows_of(
@@ -51,7 +51,7 @@ def rows_of(
         image: to cut.
         settings: of the data.
         collection: with which the tiles' names begin.
-        account: counts the other tiles, and what the image's numbers mean.
+        account: counts the other tiles, and the meaning of the image's digital numbers.
 
     Raises:
         TileError: a file cannot be used.
@@ -84,7 +84,7 @@ def rows_of(
 
 
 def masked_rows(settings: DataSettings, collection: str, left_out: LeftOut) -> list[CatalogRow]:
-    """Return the tiles of scenes or chips that training and tests see, unread.
+    """Return the tiles of scenes or chips that training and tests use, without reading them.
 
     Args:
         settings: of the data.
@@ -106,7 +106,7 @@ def masked_rows(settings: DataSettings, collection: str, left_out: LeftOut) -> l
 
 
 def looked_at(row: CatalogRow, settings: DataSettings, left_out: LeftOut) -> Iterator[CatalogRow]:
-    """Yield a row with checksum and valid share, or count it where it has too much nodata.
+    """Yield a row with checksum and valid share, or count it if it has too much nodata.
 
     Raises:
         TileError: a file cannot be read.
@@ -144,7 +144,7 @@ def _masked_row(cut: Cut, split: str, settings: DataSettings, collection: str) -
 def _opened(
     image: SourceImage, settings: DataSettings
 ) -> tuple[FileProfile, tuple[BandFile, ...], BandSpec, str]:
-    """Return the header of the file with the finest pixels, all files, the bands, who says what."""
+    """Return the header of the file with the finest pixels, all files, bands and statements."""
     opened = []
     for file in image.files:
         profile = read_profile(Path(file.href))
@@ -205,13 +205,13 @@ def _require_same_ground(first: FileProfile, other: FileProfile) -> None:
     ):
         raise TileError(
             other.path,
-            f"lies elsewhere than {first.path.name}, or is finer",
-            expected="the bands of an image on the same ground",
+            f"does not cover the same ground as {first.path.name}, or is finer",
+            expected="all bands of an image to cover the same ground",
         )
 
 
 def _changed(path: Path) -> datetime:
-    """Return when a local file was last changed; of others nobody knows, but not later than now."""
+    """Return when a local file was last changed; for other files, now as the latest time."""
     stamp = path.stat().st_mtime if path.exists() else time.time()
     return datetime.fromtimestamp(stamp, tz=UTC).replace(microsecond=0)
 

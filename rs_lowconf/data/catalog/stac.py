@@ -27,7 +27,7 @@ def items_of(settings: DataSettings, left_out: LeftOut) -> Iterator[SourceImage]
         left_out: counts items and assets that are not used.
 
     Raises:
-        DataError: it cannot be read, has no items, or, unless faults are left out, one is bad.
+        DataError: it cannot be read, has no items, or, unless bad items are skipped, one is bad.
     """
     path = settings.root
     seen: dict[str, str] = {}
@@ -75,7 +75,7 @@ def _area(item: Item, where: str) -> BaseGeometry | None:
         return split_at_180(shapely.from_geojson(json.dumps(item.geometry)))
     except (ShapelyError, ValueError) as error:
         raise ItemError(
-            where, "has a geometry that is none", detail=" ".join(str(error).split())
+            where, "has an invalid geometry", detail=" ".join(str(error).split())
         ) from error
 
 
