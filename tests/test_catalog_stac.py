@@ -446,7 +446,7 @@ def test_pages_that_are_not_fetched_are_counted(tmp_path: Path) -> None:
 def test_what_is_no_stac(text: str, tmp_path: Path) -> None:
     """Any other JSON is refused with one line, not taken for an empty STAC."""
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(DataError, match=r"is no STAC|has no items"):
+    with pytest.raises(DataError, match=r"is not a STAC|has no items"):
         built(tmp_path / "x.json")
 
 

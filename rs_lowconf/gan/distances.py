@@ -1,7 +1,7 @@
-"""Generated and real tiles as two clouds of points, in a feature space or in pixel space.
+"""Distances between sets of generated and real tiles, in a feature space or in pixel space.
 
 Never called FID or KID alone: those names belong to the Inception features of photographs.
-Features here are those of the reporter, a network used for nothing else.
+Features here are those of the reporter, a network used only for these reports.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ _BATCH = 32
 def poly_kernel(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> Float[Tensor, "n m"]:
     """Return KID's kernel, the cube of 1 + a b' / f (Binkowski et al. 2018).
 
-    As in torchmetrics, whose import would take every process of a search four seconds.
+    As in torchmetrics, whose import would cost every search process four seconds.
     """
     return (a @ b.T / a.shape[1] + 1) ** 3
 
@@ -44,8 +44,8 @@ def kernel_distance(
     """Return KID-S2: the unbiased squared MMD with KID's kernel (Binkowski et al. 2018).
 
     torchmetrics' metric averages it over random subsets of one size for both sets; this is
-    the same estimator over all pairs, for sets of any size whose number of tiles a class is
-    fixed. Unbiased, so it can be negative.
+    the same estimator over all pairs, for sets of any size with a fixed number of tiles per class.
+    Unbiased, so it can be negative.
     """
     own, reference = own.double(), reference.double()
     among_own = poly_kernel(own, own)
@@ -64,11 +64,11 @@ def kernel_distance(
 def _pair_mean(
     kernel: Float[Tensor, "n n"], weight: Float[Tensor, "r n"], label: Int[Tensor, " n"]
 ) -> Float[Tensor, " r"]:
-    """Return the mean of the kernel over pairs of different tiles, classes weighing as they do.
+    """Return the mean of the kernel over pairs of different tiles, weighted by class.
 
-    Pairs within a class lack those of a tile with itself; the others are weighed up for
-    them, or two samples with fixed classes would seem nearer to each other than they are.
-    A class with a single tile has but the pair with itself.
+    Pairs of a tile with itself are missing within a class; the others are weighted up for them, or
+    two samples with fixed classes would seem closer to each other than they are. A class with a
+    single tile has only the pair with itself.
     """
     total = ((weight @ kernel) * weight).sum(1)
     for k in sorted(set(label.tolist())):
@@ -112,7 +112,7 @@ def manifold_figures(
     neighbour within the set. Precision: share of generated tiles in the real manifold;
     recall: share of real tiles in the generated one; density: real balls around a generated
     tile, over k; coverage: share of real balls with a generated tile inside. Averaged over
-    the subsets; the interval is over the tiles judged, the other set being as it is.
+    the subsets; the interval is over the tiles measured, with the other set fixed.
     """
     distance = torch.cdist(own.double(), reference.double())
     real_reach = _reach(torch.cdist(reference.double(), reference.double()))
@@ -169,7 +169,7 @@ def nearest_pixels(
     Args:
         source: the tiles to look up.
         bank: the tiles to look among.
-        scale: deviation of every band: differences are counted in it.
+        scale: standard deviation of each band, the unit of differences.
 
     Yields:
         root mean square differences.

@@ -1,10 +1,9 @@
-"""Critics on frozen features, and the small one that sees spectra and texture of a few pixels.
+"""Critics on frozen features, and a small one that sees spectra and texture of a few pixels.
 
 After Sauer et al., "Projected GANs converge faster" (NeurIPS 2021): features of four scales are
 mixed by fixed random convolutions, across channels and from coarse to fine, so that no head can
-live on the few channels that are easiest; each scale has a small head of its own. Their hinge loss
-collapses here; heads are trained by the relativistic pairing loss with R1 and R2 on the mixed
-features.
+rely on the few easiest channels; each scale has its small head. Their hinge loss collapses here;
+heads are trained by the relativistic pairing loss with R1 and R2 on the mixed features.
 """
 
 import math
@@ -41,11 +40,11 @@ class FeatureMixer(nn.Module):
         """Draw the mixing convolutions from torch's global random state.
 
         Args:
-            network: gives the features; its weights are no part of this module's state.
+            network: gives the features; its weights are not part of this module's state.
             source: index of the source whose tiles it sees.
             channels: the three channels of its tiles that are shown as red, green and blue.
             white: reflectance that is shown as 255.
-            side: in pixels, to which pictures are enlarged for the network.
+            side: pictures are enlarged to this side in pixels for the network.
         """
         super().__init__()
         self.source = source

@@ -95,9 +95,9 @@ def domain_distance(
     """Return how far generated tiles are from held-out ones, to choose a checkpoint by.
 
     The squared MMD with KID's kernel (Binkowski et al., "Demystifying MMD GANs", ICLR 2018)
-    of several generated tiles for every held-out one. It is no figure to report: the
+    of several generated tiles for every held-out one. It must not be reported: the
     checkpoint with the smallest of many looks better than it is, and as both sets have the
-    same number of tiles a class, it has an offset (the same for all checkpoints).
+    same number of tiles per class, it has an offset (the same for all checkpoints).
     """
     label = val.labels.repeat(max(1, _COMPARED // len(val)))
     real = val.batch(range(len(val))).image
@@ -154,7 +154,7 @@ def overfit(
 
 
 def _detail(image: Float[Tensor, "n c h w"]) -> Float[Tensor, " c"]:
-    """Return the mean squared difference of neighbouring pixels a band."""
+    """Return the mean squared difference of neighbouring pixels per band."""
     across = image.diff(dim=-1).square().mean((0, 2, 3))
     down = image.diff(dim=-2).square().mean((0, 2, 3))
     return (across + down).clamp_min(1e-12)
@@ -164,8 +164,8 @@ class FrozenDistance:
     """How far generated tiles are from held-out real ones, on features of a pretrained network.
 
     KID's squared MMD (Binkowski et al., "Demystifying MMD GANs", ICLR 2018) on `pooled` features
-    of true-colour tiles that went through the rendering of their source. To choose a checkpoint
-    by, the network must be another one than the critics see through.
+    of true-colour tiles that went through the rendering of their source. To choose a checkpoint by
+    it, the network must differ from that of the critics.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class FrozenDistance:
             val: held-out tiles that hold `TRUE_COLOUR`.
             rendering: how their source shows reflectance.
             white: reflectance that is shown as 255.
-            most: tiles a side.
+            most: tiles of each set.
         """
         chosen = torch.linspace(0, len(val) - 1, min(most, len(val))).long()
         self._network, self._rendering, self._white = network, rendering, white

@@ -1,7 +1,7 @@
 """The gate's critic: a discriminator of another seed, trained against the finished generator.
 
-The generator was trained to please its own discriminator, and the search's energy leans on
-that one; neither can say how real a searched tile is. This one saw none of that.
+The generator was trained to satisfy its discriminator, and the search's energy uses that
+discriminator; neither can judge how real a searched tile is. This critic took part in neither.
 """
 
 import copy
@@ -38,10 +38,10 @@ class JudgeRecord(Generic[D]):
     images: int
     """Real tiles shown so far."""
     loss: float
-    """Of a discriminator, in nats: the mean over real and generated tiles, so that log 2 is a coin,
+    """Of a discriminator, in nats: the mean over real and generated tiles, so that log 2 is chance,
     or the sum where each pixel is judged. Of an encoder: see `encode.Comparison`."""
     average: D
-    """The weight average so far; training goes on with it, so copy what is kept."""
+    """The weight average so far; training still updates it, so copy it to keep it."""
 
 
 def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order of the work
@@ -61,7 +61,7 @@ def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order 
         source: the training split, in the generator's bands and classes.
         settings: of network and training.
         augment: of real tiles, and of generated ones.
-        seed: the run's; the critic's stream is its own.
+        seed: the run's; the critic has a separate random stream.
         device: where to compute.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A quick look at a generator of tiles with masks during training, to choose a checkpoint by."""
+"""Quick figures of a generator of tiles with masks during training, to choose a checkpoint."""
 
 import torch
 from jaxtyping import Float, Int
@@ -22,14 +22,14 @@ def mask_figures(
     """Compare tiles drawn for held-out masks with the tiles that these masks are of.
 
     Returns:
-        region_distance: squared MMD of `region_features`, with KID's kernel; the smallest of
-            many checkpoints looks better than it is, so it is no figure to report.
+        region_distance: squared MMD of `region_features`, with KID's kernel; the smallest of many
+            checkpoints looks better than it is, so it must not be reported.
         class_mean: mean over classes and principal components of the absolute difference of
             means, in deviations of real pixels.
         class_spread: mean over the same of the absolute log ratio of deviations in regions.
         detail: the same of the differences of neighbouring pixels.
         agreement_real: share of pixels of held-out tiles that the discriminator puts into
-            their class; below the training tiles' as far as it learned those by heart.
+            their class; below that of training tiles as far as it memorised those.
         agreement_generated: the same of generated tiles.
     """
     dice = torch.Generator().manual_seed(seed_of(seed, "mask figures"))

@@ -1,7 +1,7 @@
 """The gate's critic of tiles with masks: trained from another seed against the finished generator.
 
-What `rs_lowconf.gan.judge` is for tiles with labels; the losses are those of the generator's
-own discriminator.
+The counterpart of `rs_lowconf.gan.judge` for tiles with masks; the losses are those of the
+generator's discriminator.
 """
 
 import copy
@@ -41,7 +41,7 @@ def train_mask_judge(
         settings: of network and training.
         recipe: weights of penalty and consistency, as in the generator's training.
         augment: symmetries of real tiles, and shifts and gains of both.
-        seed: the run's; the critic's stream is its own.
+        seed: the run's; the critic has a separate random stream.
         device: where to compute.
 
     Raises:

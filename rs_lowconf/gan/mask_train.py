@@ -36,7 +36,7 @@ from rs_lowconf.types import MaskAugmentation, MaskSource
 
 @dataclass(frozen=True, kw_only=True)
 class MaskStepRecord:
-    """What one training step says of itself; losses are in nats a known pixel."""
+    """Figures of one training step; losses are in nats per known pixel."""
 
     images: int
     """Real tiles shown so far."""
@@ -46,13 +46,13 @@ class MaskStepRecord:
     mix_loss: float
     """Squared inconsistency of the discriminator's logits on mixed tiles, before weighting."""
     penalty: float | None
-    """R1 + R2 before weighting; None in steps that leave it out."""
+    """R1 + R2 before weighting; None in steps without it."""
     agreement: float
     """Share of known real pixels that the discriminator puts into their class."""
 
 
 class MaskShow:
-    """Training tiles and generated ones of the same masks, as a discriminator is shown them."""
+    """Training tiles and generated ones of the same masks, as shown to a discriminator."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class MaskShow:
             source: the training split.
             turn: symmetries that real tiles and their masks go through; the generator is
                 given the turned masks.
-            augment: what real and generated tiles and their masks go through, alike in both.
+            augment: the same augmentation for real and generated tiles and their masks.
             seed: the run's.
             stream: names the random stream.
             device: where to compute.
@@ -82,7 +82,7 @@ class MaskShow:
         self._device = device
 
     def dice(self, number: int) -> torch.Generator:
-        """Return the source of chance of a step."""
+        """Return the random number generator of a step."""
         seed, stream = self._name
         return torch.Generator().manual_seed(seed_of(seed, stream, "step", number))
 
@@ -105,7 +105,7 @@ class MaskShow:
         number: int,
         dice: torch.Generator,
     ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
-        """Return what the discriminator is shown: dithered, augmented components, and where."""
+        """Return the discriminator's input: dithered, augmented components, and their masks."""
         dither = torch.rand(image.shape, generator=dice).to(self._device) - 0.5
         # One seed for real and generated tiles, so that both still have one mask and can be mixed.
         seed, stream = self._name
@@ -117,11 +117,11 @@ class MaskGanTraining:
     """Networks, weight average and optimisers between steps.
 
     Every random choice of a step is derived from the run seed and the step's number, so
-    there is no random state to save: a resumed run equals the unbroken one.
+    there is no random state to save: a resumed run equals an uninterrupted one.
     """
 
     kind = "mask gan"
-    """Of what it writes."""
+    """Kind of the files that it writes."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class MaskGanTraining:
             source: the training split.
             turn: symmetries that real tiles and their masks go through; the generator is
                 given the turned masks.
-            augment: what real and generated tiles and their masks go through, alike in both,
+            augment: the same augmentation for real and generated tiles and their masks,
                 before the discriminator sees them.
             seed: the run's.
             device: where to compute.
@@ -246,7 +246,7 @@ def train_on_masks(training: MaskGanTraining) -> Iterator[MaskStepRecord]:
     """Yield a record after each step until the set number of images has been shown.
 
     Raises:
-        JobError: a loss is no longer a number; what was saved before is still good.
+        JobError: a loss is no longer a number; earlier checkpoints remain valid.
     """
     while training.images < training.settings.images:
         record = training.step()

@@ -15,7 +15,7 @@ _DRAWS = 20
 _RESAMPLES = 1_000
 
 Distance = Callable[[Float[Tensor, "r n"], Float[Tensor, "r m"]], Float[Tensor, " r"]]
-"""From weights over two sets of tiles, row by row, to one number a row."""
+"""From weights over two sets of tiles, row by row, to one number per row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Estimate:
     """Tiles it is measured on."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for the report."""
+        """Return values for the JSON report."""
         return {"value": self.value, "interval_95": [self.low, self.high], "tiles": self.n}
 
 
@@ -39,14 +39,14 @@ class Measurement:
 
     name: str
     measured: Estimate | None = None
-    """Of generated tiles; None when the figure is left out, for the reason in `note`."""
+    """Of generated tiles; None if the figure is not computed, for the reason in `note`."""
     floor: Estimate | None = None
-    """What real tiles reach in the place of generated ones; None where that makes no sense."""
+    """The same figure of real tiles instead of generated ones; None if that makes no sense."""
     better: Literal["lower", "higher", "like the floor"] = "lower"
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for the report."""
+        """Return values for the JSON report."""
         return {
             "name": self.name,
             "measured": self.measured and self.measured.to_json(),
@@ -58,10 +58,10 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
-    """Ways to weigh the tiles of one set; in every row each class weighs the same, 1 in all."""
+    """Weights for the tiles of one set; in each row all classes weigh the same, 1 in total."""
 
     draws: Float[Tensor, "r n"]
-    """Subsets of the wanted number of tiles a class."""
+    """Subsets with the requested number of tiles per class."""
     resamples: Float[Tensor, "s n"]
     """Bootstrap resamples of such subsets, class by class."""
     label: Int[Tensor, " n"]
@@ -75,15 +75,15 @@ class Weights:
 
 
 def matched_counts(*labels: Int[Tensor, " _"], classes: int) -> Int[Tensor, " k"]:
-    """Return as many tiles a class as the smallest of several sets has."""
+    """Return, per class, the number of tiles in the smallest of several sets."""
     return torch.stack([torch.bincount(own, minlength=classes) for own in labels]).amin(0)
 
 
 def weigh(label: Int[Tensor, " n"], counts: Int[Tensor, " k"], seed: int) -> Weights:
-    """Return subsets with `counts` tiles a class, and bootstrap resamples of them.
+    """Return subsets with `counts` tiles per class, and bootstrap resamples of them.
 
-    Classes weigh the same whatever their number of tiles, or sets with other class shares
-    would differ by those.
+    Classes weigh the same whatever their number of tiles; otherwise sets would differ by their
+    class shares.
 
     Args:
         label: class of every tile of the set.
@@ -117,7 +117,7 @@ def estimate(
     """Return the mean distance of the subsets, with a bootstrap interval over tiles of both sets.
 
     A resample is further from the truth than the sample is, so distances of resamples are
-    too large on average; the interval is freed of that shift (Efron and Tibshirani, "An
+    too large on average; the interval is corrected for that shift (Efron and Tibshirani, "An
     introduction to the bootstrap", 1993, section 10.2).
 
     Args:
@@ -136,7 +136,7 @@ def estimate(
 
 
 def mean_of(values: Float[Tensor, " n"], own: Weights) -> Estimate:
-    """Return the mean of one number a tile, with its bootstrap interval over tiles."""
+    """Return the mean of one number per tile, with its bootstrap interval over tiles."""
     values = values.double()
     return estimate(lambda a, _: a @ values, own, own, least=-torch.inf)
 
@@ -147,13 +147,13 @@ def share_of(flags: Bool[Tensor, " n"]) -> Estimate:
 
 
 def weighted_share_of(shares: Float[Tensor, " n"], own: Weights) -> Estimate:
-    """Return the mean of one share a tile with the Wilson interval of as many yes or no.
+    """Return the mean of one share per tile with the Wilson interval of as many yes or no.
 
     A bootstrap would give no interval at all where every tile has the same share. Shares
     between 0 and 1 vary less than yes or no, so the interval is rather too wide.
     """
     share = float((own.draws @ shares.double()).mean())
-    return _wilson(min(share, 1.0), own.n)  # weights that add up to one do so up to rounding
+    return _wilson(min(share, 1.0), own.n)  # weights sum to 1 only up to rounding
 
 
 def _wilson(share: float, n: int) -> Estimate:
@@ -167,7 +167,7 @@ def _wilson(share: float, n: int) -> Estimate:
 def ratio_of(above: Bool[Tensor, " n"], below: Bool[Tensor, " n"], seed: int) -> Estimate | None:
     """Return the ratio of two shares over the same tiles, with a paired bootstrap interval.
 
-    None when nothing is right below the line, there or in a resample.
+    None if the denominator is 0, in the sample or a resample.
     """
     dice = torch.Generator().manual_seed(seed_of(seed, "ratio"))
     n = len(above)
@@ -194,8 +194,8 @@ def repeated_ratio(
 ) -> Estimate | None:
     """Return the ratio of two mean accuracies over the same tiles, with a bootstrap interval.
 
-    Tiles are resampled for both alike, trainings for each on its own: another run of either would
-    start elsewhere. None when nothing is right below the line, there or in a resample.
+    Tiles are resampled jointly, trainings separately: another run of either would start from other
+    weights. None if the denominator is 0, in the sample or a resample.
     """
     again = _tiles_again(above.shape[1], seed)
     top = _resampled(above, seed_of(seed, "above"), again)

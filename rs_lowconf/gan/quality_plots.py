@@ -1,4 +1,4 @@
-"""Pictures of the quality table, and the sheet that a person looks at without a key."""
+"""Plots of the quality table, and the sheet for a blind look."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,9 +36,9 @@ def write_plots(
     Args:
         folder: where to.
         sets: of tiles, as the table compares them.
-        right: which test tiles each classifier has right.
+        right: which test tiles each classifier gets right.
         generated: distances of generated tiles to the nearest training tile, by space.
-        held_out: the same of real tiles that were not trained on.
+        held_out: the same for real tiles outside the training set.
     """
     figures = {
         "radial_power": _power_figure(sets),
@@ -53,10 +53,10 @@ def write_plots(
 def write_mixed_sheet(path: Path, source: TileSource, seed: int) -> dict[str, Any]:
     """Write generated tiles of shuffled classes without labels, in true colour.
 
-    Without red, green and blue another composite is shown, or the first band in grey.
+    Without red, green and blue bands another composite is shown, or the first band in grey.
 
     Returns:
-        the key: what is shown, and the class and id of the tile at every place.
+        the key: the composite, and the class and id of the tile at each position.
     """
     composite = composites_or_grey(source.bands)[0]
     names, white = composite.bands, composite.white
@@ -111,7 +111,7 @@ def _power_figure(sets: Sets) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(bands) :]:
         axes.set_visible(False)
-    figure.supxlabel("cycles a tile", fontsize=10)
+    figure.supxlabel("cycles per tile", fontsize=10)
     figure.supylabel("power", fontsize=10)
     lines, titles = panels[0].get_legend_handles_labels()
     figure.legend(lines, titles, loc="outside upper center", ncols=3, frameon=False)

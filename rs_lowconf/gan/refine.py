@@ -1,4 +1,4 @@
-"""Reviews into networks: rejected tiles become fakes that the gate's critic has to tell."""
+"""Learning from reviews: rejected tiles become fakes that the gate's critic has to recognise."""
 
 import copy
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from rs_lowconf.settings import UpdateSettings
 from rs_lowconf.types import Augmentation, TileSource
 
 LAST_STAGE = ("patch", "patch_class", "to16", "block16", "pool", "whole", "whole_class")
-"""What is trained: a few hundred tiles would spoil what reads textures."""
+"""Modules that are trained: a few hundred tiles would spoil the texture layers."""
 
 
 def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the order of the work
@@ -33,12 +33,12 @@ def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the or
     augment: tuple[Augmentation, Augmentation],
     seed: int,
 ) -> Iterator[JudgeRecord[Discriminator]]:
-    """Train the last stage of a critic on, with rejected tiles as half of the fakes.
+    """Continue training the last stage of a critic, with rejected tiles as half of the fakes.
 
-    Both halves are drawn by class; a class without rejects is taught by generated tiles alone.
+    Both halves are drawn by class; a class without rejected tiles uses generated tiles only.
 
     Args:
-        critic: what to start from; it stays as it is.
+        critic: to start from; it is not changed.
         generator: draws the other half.
         source: training tiles, in the generator's bands and classes.
         rejected: tiles that reviewers took for fakes, in the generator's bands.

@@ -1,6 +1,6 @@
 """Spectra, band statistics, indices and texture of generated tiles, against real ones.
 
-Everything is measured once a tile; a figure is a function of the weighted mean over tiles,
+Everything is measured once per tile; a figure is a function of the weighted mean over tiles,
 so that subsets and bootstrap resamples cost a matrix product.
 """
 
@@ -25,7 +25,7 @@ PIXELS = 20
 """Pixels of a tile that are compared with the spectra of others."""
 _BANK = 4_000
 _BATCH = 64
-#: One digital number: what is darker has no shape of spectrum.
+#: One digital number: darker pixels have no spectral shape.
 _DARKEST = 1e-4
 #: The range of the real training pixels is widened by this share on both sides.
 _WIDENED = 0.05
@@ -35,7 +35,7 @@ Statistic = Callable[[Float[Tensor, "r s"], Float[Tensor, "r s"]], Float[Tensor,
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Limits:
-    """What reflectance real training tiles have, a band."""
+    """Range of reflectance of real training tiles, per band."""
 
     low: Float[Tensor, " c"]
     high: Float[Tensor, " c"]
@@ -43,14 +43,14 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TileSpectra:
-    """What is measured of every tile of a source, in float64."""
+    """Measurements of every tile of a source, in float64."""
 
     mean: Float[Tensor, "n c"]
     """Mean reflectance."""
     second: Float[Tensor, "n c c"]
     """Mean product of the reflectance of two bands."""
     power: Float[Tensor, "n c r"]
-    """Mean power in rings of whole cycles a tile, from 1 to half the side."""
+    """Mean power in rings of whole cycles per tile, from 1 to half the side."""
     indices: dict[str, Float[Tensor, "n g"]]
     """Share of pixels with an index of at most the values of `GRID`."""
     impossible: Float[Tensor, " n"]
@@ -168,7 +168,7 @@ def nearest_spectra(
 
     Args:
         own: the tiles whose pixels are looked up.
-        bank: the tiles whose pixels are looked among, a few thousand a class.
+        bank: the tiles whose pixels are looked among, a few thousand per class.
         seed: chooses them.
     """
     dice = torch.Generator().manual_seed(seed_of(seed, "bank"))
@@ -244,7 +244,7 @@ def power_error(a: Float[Tensor, "r s"], b: Float[Tensor, "r s"]) -> Float[Tenso
 
 
 def moments(spectra: TileSpectra) -> Float[Tensor, "n s"]:
-    """Return what the errors of means, deviations and correlations are functions of."""
+    """Return the moments that determine errors of means, deviations and correlations."""
     return torch.cat([spectra.mean, spectra.second.flatten(1)], dim=1)
 
 
@@ -265,7 +265,7 @@ def class_divergences(
 
 
 def class_mean(values: Float[Tensor, " n"], own: Bool[Tensor, " n"], weights: Weights) -> Estimate:
-    """Return the mean of one number a tile over one class, with its bootstrap interval."""
+    """Return the mean of one number per tile over one class, with its bootstrap interval."""
     column = values.double()[:, None]
     found = estimate(lambda a, _: _class_mean(a, column, own)[:, 0], weights, weights)
     return replace(found, n=weights.count(own))

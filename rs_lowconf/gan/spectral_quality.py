@@ -1,4 +1,4 @@
-"""The part of the quality table that speaks of spectra, bands and texture."""
+"""The part of the quality table on spectra, bands and texture."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -114,7 +114,7 @@ def _index_figures(sets: Sets) -> list[Measurement]:
             found.append(_against(sets, title, partial(_index, name=name), wasserstein, note))
         else:
             found.append(
-                Measurement(name=title, note=f"left out: it takes the bands {' and '.join(pair)}")
+                Measurement(name=title, note=f"not computed: needs the bands {' and '.join(pair)}")
             )
     return found
 

@@ -1,4 +1,4 @@
-"""What the trainings of our GANs share: optimiser, learning rate, weight average and state."""
+"""Shared by all GAN trainings: optimiser, learning rate, weight average and state."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ def optimiser(module: nn.Module, settings: GeneratorSettings) -> torch.optim.Ada
 def set_learning_rate(
     optimisers: Iterable[torch.optim.Adam], settings: GeneratorSettings, images: int
 ) -> None:
-    """Set the learning rate after so many images: a cosine down to its final share."""
+    """Set the learning rate for a number of images: a cosine down to its final share."""
     done = min(images / settings.images, 1.0)
     low = settings.final_rate
     share = low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
@@ -54,7 +54,7 @@ def follow(
     settings: GeneratorSettings | GateSettings | EncoderSettings,
     images: int,
 ) -> None:
-    """Let the average follow with the set half-life; faster at first, from no images."""
+    """Update the weight average with the set half-life; faster during the first images."""
     half_life = min(settings.ema_images, max(images, 1) / 4)
     keep = 0.5 ** (settings.batch_size / half_life)
     for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
@@ -79,7 +79,7 @@ def fill(
     optimisers: Mapping[str, torch.optim.Adam],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Put back what `tensors_of` returned.
+    """Restore what `tensors_of` returned.
 
     Raises:
         ModelError: the tensors are of networks with other settings or data.

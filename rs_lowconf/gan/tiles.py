@@ -73,7 +73,7 @@ class DrawnTiles(_HeldTiles):
         Args:
             image: reflectance.
             labels: class of every tile.
-            bands: what the channel axis holds.
+            bands: of the channel axis.
             classes: the class list.
             name: what the tiles' ids start with.
         """
@@ -196,17 +196,17 @@ def all_turns(source: TileSource) -> list[ChangedTiles]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GaussianTiles:
-    """A generator that knows a class by its band statistics alone, without texture.
+    """A generator that only reproduces a class's band statistics, without texture.
 
-    What a classifier learns from its tiles is what colour tells; a GAN has to tell more.
+    A classifier can learn only colour from its tiles; a GAN has to add to that.
     """
 
     mean: Float[Tensor, "k c"]
-    """Mean of the tiles' band means, a class."""
+    """Mean of the tiles' band means, per class."""
     between: Float[Tensor, "k c c"]
-    """Covariance of the tiles' band means, a class."""
+    """Covariance of the tiles' band means, per class."""
     within: Float[Tensor, "k c c"]
-    """Mean over tiles of the covariance of a tile's pixels, a class."""
+    """Mean over tiles of the covariance of a tile's pixels, per class."""
 
     def draw(self, label: Int[Tensor, " n"], tile_size: int, seed: int) -> Float[Tensor, "n c h w"]:
         """Return tiles whose means are Gaussian and whose pixels are white around them."""

@@ -279,8 +279,8 @@ class Evaluator:
     ) -> tuple[Int[Tensor, "h w"], Float[Tensor, "h w"]]:
         """Return class and confidence of every pixel of a stored tile, on the CPU.
 
-        Only of a target that answers for pixels. Nothing new is learned, so it counts as no
-        evaluation.
+        Only of a target that predicts one class per pixel. Nothing new is learned, so it counts as
+        no evaluation.
         """
         said = self.target.predict(self._image(pixels)[:, self._target_channels])
         self.target.evaluations -= 1

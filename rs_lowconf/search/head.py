@@ -33,7 +33,7 @@ _STRENGTHS = np.logspace(-1, 2, 4)
 _MIXTURES = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
 """Weights of the critic's features and of texture to choose from."""
 _OCTAVES = (1, 2, 4, 8, 16)
-"""Lower ends of the octaves of frequency, in cycles a tile; the last one is open."""
+"""Lower ends of the octaves of frequency, in cycles per tile; the last one is open."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,5 +1,6 @@
-"""Checks the tiles of a catalog for wrong offsets, band order and nodata. Statistics cannot prove
-an error; each finding states its certainty.
+"""Checks the tiles of a catalog for wrong offsets, band order and nodata.
+
+Statistics cannot prove an error; each finding states its certainty.
 """
 
 from collections import Counter, defaultdict

@@ -1,7 +1,8 @@
-"""What an item states about its digital numbers: level, scale, offset, nodata. The raster extension
-defines reflectance as number * scale + offset. Other fields describe ESA's product: from processing
-baseline 04.00 on, numbers are 1000 too high. Earth Search subtracts that in some of its GeoTIFFs,
-states so, and leaves the field of the raster extension unchanged.
+"""What an item states about its digital numbers: level, scale, offset, nodata.
+
+The raster extension defines reflectance as number * scale + offset. Other fields describe ESA's
+product: from processing baseline 04.00 on, numbers are 1000 too high. Earth Search subtracts that
+in some of its GeoTIFFs, states so, and leaves the field of the raster extension unchanged.
 """
 
 import math

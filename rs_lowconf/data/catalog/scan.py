@@ -50,7 +50,7 @@ def rows_of(
     Args:
         image: to cut.
         settings: of the data.
-        collection: with which the tiles' names begin.
+        collection: prefix of the tiles' names.
         account: counts the other tiles, and the meaning of the image's digital numbers.
 
     Raises:
@@ -88,7 +88,7 @@ def masked_rows(settings: DataSettings, collection: str, left_out: LeftOut) -> l
 
     Args:
         settings: of the data.
-        collection: with which the tiles' names begin.
+        collection: prefix of the tiles' names.
         left_out: counts the other files and tiles.
 
     Raises:
