@@ -179,7 +179,7 @@ class BandSpec:
     """Added to digital numbers before division: -1000 from processing baseline 04.00 on."""
 
     def __post_init__(self) -> None:
-        """Check once; after that the value is trusted."""
+        """Check the fields."""
         object.__setattr__(self, "names", tuple(canonical_name(name) for name in self.names))
         if not self.names:
             raise DataError("the band list is empty", expected="at least one band")

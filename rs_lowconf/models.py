@@ -226,7 +226,7 @@ def fit_models(
         regions = regions_of(bank.masks, bank.classes, own.region)
         if not target.pixelwise:
             raise ModelError(
-                "the generator draws tiles of given masks, the target answers for whole tiles",
+                "the generator draws tiles of given masks, the target predicts one class per tile",
                 expected="a target that answers for every pixel",
             )
     elif own.region is not None:

@@ -295,7 +295,7 @@ def test_weights_must_fit(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="do not fit the architecture"):
         load(changed)
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ModelError, match="holds no weights"):
+    with pytest.raises(ModelError, match="contains no weights"):
         load(options(kind="timm", path=tmp_path / "list.pth", architecture=BACKBONE))
     with pytest.raises(SettingsError, match="timm has no model"):
         load(options(kind="timm", path=tmp_path / "list.pth", architecture="resnet0"))

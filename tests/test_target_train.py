@@ -137,7 +137,7 @@ def test_diverging_training_is_an_error() -> None:
 
 def test_splits_are_checked() -> None:
     """An empty split, a class without tiles and differing bands are refused by name."""
-    with pytest.raises(DataError, match="validation split holds no tile"):
+    with pytest.raises(DataError, match="validation split has no tile"):
         next(train_classifier(source(4), source(0), SMALL, jitter, 0, CPU))
     lacking = source(4)
     lacking.labels = lacking.labels.clamp_max(1)

@@ -1,5 +1,4 @@
-"""The losses, after OASIS (see `rs_lowconf.gan.mask_networks`); pixels of unknown class are
-ignored.
+"""The losses of OASIS (see `rs_lowconf.gan.mask_networks`) without pixels of unknown class.
 
 Shapes: m counts the classes and "generated", or in masks the classes and `UNKNOWN`.
 """

@@ -1,4 +1,4 @@
-"""Search around real tiles: hard variants that are near enough to their anchor to stand for it."""
+"""Search around real tiles: hard variants that are close enough to their anchor to represent it."""
 
 import math
 from collections.abc import Callable
@@ -17,13 +17,14 @@ from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import TileGenerator
 
 _SPREAD = 0.05
-"""Of the penalty beyond the distance budget, in budgets."""
+"""Scale of the penalty beyond the distance budget, in budgets."""
 
 
 class AroundAnchors:
-    """A `TileGenerator` whose conditions are anchors, each of a condition of another one.
+    """A `TileGenerator` whose conditions are anchors, each with a condition of another generator.
 
-    So a search needs to know of no anchor: it searches conditions, and has so many of each.
+    So a search need not know about anchors: it searches conditions, and finds several per
+    condition.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Anchors:
     label: Int[Tensor, " n"]
     """Their conditions."""
     budget: Float[Tensor, "n 2"]
-    """How far a variant may be at most, in pixels and in features."""
+    """Largest distance of a variant, in pixels and in features."""
 
     def distance(
         self, distances: RealDistances, features: Features
@@ -95,10 +96,10 @@ class Anchors:
     def start(
         self, shell: PriorShell, *, reach: float, run_seed: int
     ) -> Callable[[int], Float[Tensor, " d"]]:
-        """Return where a search's seeds start: first at each anchor, then around them.
+        """Return the start of each seed of a search: first at each anchor, then around them.
 
-        The steps away from an anchor keep the prior (preconditioned Crank-Nicolson), and are
-        those of the anchor whatever others it is searched with.
+        The steps away from an anchor keep the prior (preconditioned Crank-Nicolson), and do not
+        depend on the other anchors of the search.
 
         Args:
             shell: of the prior.
@@ -124,7 +125,7 @@ class Anchors:
 
         Args:
             evaluator: of the conditions that the anchors have.
-            nearness: see `nearness`; a tile that is farther than the budget does not pass.
+            nearness: see `nearness`; a tile beyond the budget does not pass.
             weight: of a penalty in the energy, before the budget is spent.
         """
         label = self.label

@@ -1,10 +1,9 @@
 """Parts of the gate that are fitted on real and on generated tiles: linear scores on features.
 
-A critic that learned from a few hundred tiles takes held-out real tiles for no more real than
-generated ones, so a threshold on it drops nothing. A linear score on features that were there
-before (of a pretrained network, or of pixels) can be cross-fitted instead: every real tile is
-judged by a score that has not seen it, so the held-out tiles are no novelty to it and the
-threshold lies close to them.
+A critic trained on a few hundred tiles rates held-out real tiles no more real than generated ones,
+so a threshold on it drops nothing. A linear score on existing features (of a pretrained network, or
+of pixels) can be cross-fitted instead: every real tile is scored by a function that was fitted
+without it, so held-out tiles are not unusual and the threshold lies close to them.
 """
 
 from collections import Counter
@@ -30,7 +29,7 @@ Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
 FOLDS = 5
 _STRENGTH = 300.0
 """Inverse weight of the ridge penalty, relative to the mean loss over tiles on standardised
-features. A weaker penalty separates the kinds at hand better and kinds never seen worse."""
+features. A weaker penalty separates the kinds at hand better and unseen kinds worse."""
 _SPLIT_FROM = 8
 """Held-out tiles, in units of the fewest that can bound the false rejection, from which a stage is
 fitted on training tiles and calibrated on these; with fewer all tiles are cross-fitted."""
@@ -53,14 +52,14 @@ class LinearScore:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedPart:
-    """A linear score on what one view shows."""
+    """A linear score on the features of one view."""
 
     name: str
     view: str
     score: LinearScore
 
     def part(self, features: Features) -> GatePart:
-        """Return it as a part of the gate.
+        """Return this score as a part of the gate.
 
         Args:
             features: its view.
@@ -73,16 +72,16 @@ class FittedStage:
     """Parts that are fitted and calibrated on the real tiles of one source."""
 
     name: str
-    """Of the source."""
+    """Name of the source."""
     share: float
-    """Of the permitted false rejection."""
+    """Its share of the permitted false rejection."""
     parts: tuple[FittedPart, ...]
     reference: Float[Tensor, "n p"]
-    """Scores of real tiles, each by a score that has not seen it."""
+    """Scores of real tiles, each by a function fitted without it."""
     folds: Int[Tensor, " n"] | None
-    """Fold of each of these tiles; None where they were held out altogether."""
+    """Fold of each of these tiles; None if they were held out of all fits."""
     labels: Int[Tensor, " n"] | None = None
-    """Class of each of these tiles, where classes have thresholds of their own."""
+    """Class of each of these tiles, if each class has a separate threshold."""
 
     def stage(self, views: Mapping[str, Features], false_rejection: float) -> Stage:
         """Return the stage of a gate.
@@ -103,7 +102,7 @@ class FittedStage:
         )
 
     def scores(self, seen: Seen) -> Float[Tensor, "b p k"]:
-        """Return the scores of tiles whose features are at hand, as `Stage.score` does."""
+        """Return the scores of tiles with known features, as `Stage.score` does."""
         said = [own.score(seen[own.view]) for own in self.parts]
         models = max(own.shape[1] for own in said)
         return torch.stack([own.expand(-1, models) for own in said], 1)
@@ -111,14 +110,14 @@ class FittedStage:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kind:
-    """Tiles of one kind that are not real, as the views show them."""
+    """Tiles of one kind that are not real, by their features in each view."""
 
     seen: Seen
     labels: Int[Tensor, " n"]
-    """Class that each is meant to show."""
+    """Class that each was made for."""
     origin: Int[Tensor, " n"] | None = None
-    """Training tile that each was made of, of the source whose `RealTiles.origin` is set; None
-    where they were made of none."""
+    """Training tile from which each was made, in the source whose `RealTiles.origin` is set; None
+    if they were not made from any."""
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -127,29 +126,29 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RealTiles:
-    """Real tiles of one source, as its views show them."""
+    """Real tiles of one source, by their features in each view."""
 
     name: str
-    """Of the source."""
+    """Name of the source."""
     share: float
-    """Of the permitted false rejection that its stage gets."""
+    """Share of the permitted false rejection for its stage."""
     train: Seen
     train_labels: Int[Tensor, " n"]
     val: Seen
     val_labels: Int[Tensor, " m"]
     origin: bool = False
-    """Whether other kinds were made of its training tiles."""
+    """Whether other kinds were made from its training tiles."""
 
 
 def fit_stage(
     real: RealTiles, kinds: Mapping[str, Kind], *, false_rejection: float, seed: int
 ) -> FittedStage:
-    """Fit the parts of a source and calibrate them on real tiles that they have not seen.
+    """Fit the parts of a source and calibrate them on real tiles that were not used in the fit.
 
     Args:
         real: tiles of the source.
-        kinds: what is not real.
-        false_rejection: of the whole gate, for which there should be enough held-out tiles.
+        kinds: of tiles that are not real.
+        false_rejection: of the whole gate; held-out tiles should suffice for it.
         seed: of the folds.
     """
     needed = least_tiles(false_rejection * real.share)
@@ -218,17 +217,17 @@ def fit_linear(
 ) -> LinearScore:
     """Fit by logistic regression with a ridge penalty; real and other tiles weigh the same.
 
-    Kinds weigh by the root of their number: a few found tiles count for more than they are, and
-    for less than a thousand generated ones.
+    Kinds are weighted by the root of their number of tiles: few found tiles count more than
+    proportionally, but less than a thousand generated ones.
 
     Args:
         real: features of real tiles.
         kinds: features of tiles that are not real.
         folds: of the real tiles; one function is fitted per fold, without the real tiles of it.
-            One in all when missing.
-        origins: the real tiles that a kind was made of: what was made of a tile shares its fold.
-        also_real: tiles that count as real in every fold; all of them weigh as much as the others
-            together.
+            A single function when missing.
+        origins: the real tiles from which a kind was made; it shares their folds.
+        also_real: tiles that count as real in every fold; together they weigh as much as the
+            others.
     """
     fits = []
     for fold in range(1 if folds is None else FOLDS):
@@ -249,7 +248,7 @@ def fit_linear(
         weights += [torch.full((len(own),), 0.5 / total / len(own) ** 0.5) for own in others]
         x, weight = torch.cat(rows).double(), torch.cat(weights).double()
         centre, spread = rows[0].double().mean(0), rows[0].double().std(0)
-        # A feature that is constant in real tiles is left as it is.
+        # A feature that is constant in real tiles is not scaled.
         spread = torch.where(spread > 1e-9, spread, torch.ones_like(spread))
         model = LogisticRegression(C=_STRENGTH, max_iter=_ITERATIONS)
         truth = np.arange(len(x)) < positive
@@ -265,12 +264,12 @@ def fit_linear(
 def out_of_fold(
     score: LinearScore, features: Float[Tensor, "n f"], folds: Int[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Return the score of every tile by the function that has not seen it."""
+    """Return the score of every tile by the function that was fitted without it."""
     return score(features).gather(1, folds[:, None])[:, 0]
 
 
 def judged(stages: tuple[FittedStage, ...], kind: Kind, false_rejection: float) -> GateScores:
-    """Return what a gate of some stages says of tiles whose features are at hand."""
+    """Return the gate scores of tiles with known features, for a gate of some stages."""
     views: dict[str, Features] = {own.view: _no_view for one in stages for own in one.parts}
     gate = Gate(stages=tuple(own.stage(views, false_rejection) for own in stages))
     return gate.judge([own.scores(kind.seen) for own in stages], kind.labels)
@@ -307,7 +306,7 @@ def false_rejection_by_class(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredFeatures:
-    """Real tiles that no score was fitted on, as one view shows them, in few numbers.
+    """Real tiles that no score was fitted on, by compressed features of one view.
 
     From them and from rejected tiles a score can be fitted without any data.
     """
@@ -315,12 +314,13 @@ class StoredFeatures:
     view: str
     centre: Float[Tensor, " f"]
     projection: Float[Tensor, "f d"]
-    """Onto principal components of real and generated tiles, scaled to unit deviation."""
+    """Projection onto principal components of real and generated tiles, scaled to unit
+    deviation."""
     real: Float[Tensor, "n d"]
     """One row per tile of the stage's reference, in its order."""
 
     def of(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
-        """Return what is stored of tiles."""
+        """Return the compressed features of tiles."""
         return (features - self.centre) @ self.projection
 
 
@@ -330,9 +330,9 @@ def store_features(
     """Reduce features to principal components and half precision.
 
     Args:
-        view: that shows them.
+        view: of the tiles.
         real: of the tiles of a stage's reference.
-        generated: of generated tiles, so that what tells these from real ones is kept.
+        generated: of generated tiles, so that their differences from real tiles are kept.
         most: components.
     """
     both = torch.cat([real, generated]).double()
@@ -348,18 +348,18 @@ def store_features(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedGate:
-    """All fitted stages, with what it takes to see as they do and to fit another part."""
+    """All fitted stages, with their views and the stored features to fit another part."""
 
     stages: tuple[FittedStage, ...]
-    """In the order in which tiles are shown to them."""
+    """In the order of their use."""
     views: Mapping[str, Any]
-    """What each view shows, as JSON values, by name."""
+    """Definition of each view, as JSON values, by name."""
     power: Mapping[str, Any]
     """Figures of the fit, as JSON values: see `power_of`."""
     stored: StoredFeatures
 
     def describe(self, false_rejection: float) -> dict[str, Any]:
-        """Say what the gate costs in real tiles, what is guaranteed of it, and what it drops."""
+        """Describe the gate's cost in real tiles, its guarantee, and what it drops."""
         views: dict[str, Features] = dict.fromkeys(self.views, _no_view)
         stages = tuple(own.stage(views, false_rejection) for own in self.stages)
         return Gate(stages=stages, power=self.power).describe()
@@ -436,7 +436,7 @@ class FittedGate:
 def _no_view(
     image: Float[Tensor, "b c h w"],  # noqa: ARG001  # it stands for a view
 ) -> Float[Tensor, "b f"]:
-    raise AssertionError("features are at hand")
+    raise AssertionError("features are known already")
 
 
 def dropped(stages: tuple[FittedStage, ...], kind: Kind, false_rejection: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a target does on a release: kept apart from real test data, never averaged with it."""
+"""Evaluates a target on a release: separate from real test data, never averaged with it."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -30,12 +30,12 @@ def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
         accuracy, class_accuracy, round_accuracy: each `value`, `interval_95` (exact: Clopper
             and Pearson 1934), `count` and `n`; value and interval are None without tiles.
         mean_confidence: mean of the largest probability.
-        confusion: tiles by class, then by what the target says.
-        note: what these figures are not.
+        confusion: tiles by class, then by the target's prediction.
+        note: what these figures do not mean.
 
     Raises:
-        ModelError: the target lacks a band, is of another level, knows no class here, or writes one
-            in another way.
+        ModelError: the target lacks a band, has another level, knows none of the classes, or spells
+            one differently.
         ReviewError: a tile is missing or damaged.
     """
     channels = _channels(release, target)
