@@ -22,18 +22,18 @@ class Entry:
     """One settings key."""
 
     key: str
-    """With its sections, such as `search.splitting.particles`."""
+    """Key with its sections, such as `search.splitting.particles`."""
     values: str
-    """What it may be, in words."""
+    """Permitted values, as text."""
     default: str
-    """As YAML."""
+    """Default as YAML."""
     text: str
-    """What it means, with its unit."""
+    """Explanation, with the unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SectionEntry:
-    """A section with its own keys, without those of sections inside it."""
+    """A section with its keys, without those of sections inside it."""
 
     name: str
     text: str
@@ -41,7 +41,7 @@ class SectionEntry:
 
 
 def sections(name: str | None = None) -> list[SectionEntry]:
-    """Return a section and those inside it; all sections when none is named.
+    """Return a section and those inside it; all sections without a name.
 
     Args:
         name: such as `search` or `search.splitting`.
@@ -54,7 +54,7 @@ def sections(name: str | None = None) -> list[SectionEntry]:
         return found
     inside = [own for own in found if own.name == name or own.name.startswith(f"{name}.")]
     if not inside:
-        # A key in the place of a section: that key alone.
+        # A key instead of a section: only that key.
         section = name.rpartition(".")[0]
         for own in found:
             if own.name == section and any(one.key == name for one in own.entries):
@@ -98,7 +98,7 @@ def json_schema() -> str:
 
 def _sections(model: type[BaseModel], name: str) -> Iterator[SectionEntry]:
     schema = model.model_json_schema()
-    if "$ref" in schema:  # of a section that holds others of its kind
+    if "$ref" in schema:  # of a section that contains others of its kind
         schema = {**schema["$defs"][schema["$ref"].rpartition("/")[2]], "$defs": schema["$defs"]}
     texts, entries = _docstrings(), []
     inner: list[tuple[type[BaseModel], str]] = []
@@ -109,7 +109,7 @@ def _sections(model: type[BaseModel], name: str) -> Iterator[SectionEntry]:
             inner.append((kind, key))
             continue
         parts = [own for own in get_args(kind) if inspect.isclass(own)]
-        # One that holds others of its kind is explained already.
+        # A section inside one of its kind is explained already.
         inner += [
             (own, f"{key}[]") for own in parts if issubclass(own, BaseModel) and own is not model
         ]
@@ -181,7 +181,7 @@ _TYPES = {
 
 
 def _words(part: dict[str, Any], whole: dict[str, Any]) -> str:
-    """Return what a part of a JSON schema permits, in words."""
+    """Return what a part of a JSON schema permits, as text."""
     match part:
         case {"$ref": str(name)}:
             target = whole["$defs"][name.rpartition("/")[2]]

@@ -189,7 +189,7 @@ def test_a_job_stops_on_request_and_goes_on(tmp_path: Path, work: Multiply) -> N
     assert 0 < done < 600
     assert status(folder).left == 600 - done
     assert run(job(folder, work), Serial()) == 600 - done
-    with pytest.raises(JobError, match="nobody works on"):
+    with pytest.raises(JobError, match="no job is running in"):
         request_stop(folder)
 
 
@@ -257,7 +257,7 @@ def test_other_folders_are_left_alone(tmp_path: Path, work: Multiply) -> None:
     folder = tmp_path / "job"
     a_job = job(folder, work)
     run(a_job, Serial())
-    with pytest.raises(JobError, match="holds a job test; expected other"):
+    with pytest.raises(JobError, match="contains a job test; expected other"):
         run(replace(a_job, kind="other"), Serial())
     description = json.loads((folder / "job.json").read_text())
     (folder / "job.json").write_text(json.dumps({**description, "format": 99}))

@@ -160,7 +160,7 @@ def test_estimators_that_cannot_be_used(tmp_path: Path) -> None:
         load(changed.model_copy(update={"classes": ("Water", "Forest", "Field")}))
     assert load(changed).pixelwise
     joblib.dump({"no": "model"}, path)
-    with pytest.raises(ModelError, match="holds a dict, which has no predict_proba"):
+    with pytest.raises(ModelError, match="contains a dict, which has no predict_proba"):
         load(changed)
 
 

@@ -130,7 +130,7 @@ def test_draws_are_balanced() -> None:
 
 
 def test_diverging_training_is_an_error() -> None:
-    """A loss that is no number ends the training with advice."""
+    """A loss that is not a number ends the training with advice."""
     with pytest.raises(JobError, match="lower the learning_rate"):
         list(train_classifier(source(4), source(4), SMALL, blanked, 0, CPU))
 

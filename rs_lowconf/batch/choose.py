@@ -1,4 +1,4 @@
-"""Which tiles of a catalog a job works on: of splits and collections, within quotas."""
+"""Chooses the tiles of a catalog for a job: by split and collection, within quotas."""
 
 import hashlib
 from collections import Counter
@@ -26,12 +26,12 @@ _ASKED = (("rslow:split", "split"), ("collection", "collection"))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Narrowed:
-    """Tiles of the splits and collections that the settings ask for."""
+    """Tiles of the requested splits and collections."""
 
     rows: Bool[np.ndarray, " n"]
-    """Which they are."""
+    """True for these tiles."""
     left_out: Mapping[str, int]
-    """How many others there are, by reason."""
+    """Number of other tiles, by reason."""
 
 
 def narrow(
@@ -41,16 +41,16 @@ def narrow(
     *,
     error: type[RsLowconfError] = JobError,
 ) -> Narrowed:
-    """Return which tiles are of batch.splits and batch.collections.
+    """Return which tiles belong to batch.splits and batch.collections.
 
     Args:
         column: returns the values of a column of the catalog.
         count: number of tiles.
         settings: what is asked for.
-        error: to raise.
+        error: class of the errors.
 
     Raises:
-        error: a split or collection is written nearly as the tiles have it, or no tile is left.
+        error: a split or collection is spelled almost as in the tiles, or no tile is left.
     """
     keep: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
     left_out: Counter[str] = Counter()
@@ -80,8 +80,8 @@ def narrow(
 def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> CatalogRows:
     """Return the rows to work on, in the catalog's order.
 
-    Where quotas choose, they choose by a shuffled order that depends on ids and seed alone, so
-    tiles that are added to a catalog change few of those chosen.
+    Quotas take tiles in a shuffled order that depends only on ids and seed, so tiles added to a
+    catalog change few of the choices.
 
     Raises:
         JobError: see `narrow`.
@@ -101,7 +101,7 @@ def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> Catalog
 
 
 def selection(settings: BatchSettings, seed: int) -> str:
-    """Return what the choice depends on beside the catalog."""
+    """Return the settings that the choice depends on besides the catalog."""
     names = {"splits", "collections", "per_class", "per_region", "regions", "region_degrees"}
     return f"{settings.model_dump_json(include=names)} {seed}"
 
@@ -109,7 +109,7 @@ def selection(settings: BatchSettings, seed: int) -> str:
 def _within(
     told: pa.Table, index: "np.ndarray", settings: BatchSettings, seed: int
 ) -> "np.ndarray":
-    """Return those of `index`, the rows of `told`, that fit into the quotas."""
+    """Return those of `index`, the rows of `told`, that are within the quotas."""
     digests = [
         hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
         for name in told["id"].to_pylist()

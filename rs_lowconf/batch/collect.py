@@ -1,4 +1,4 @@
-"""What a job found, beside where its tiles lie: tables for programs and a map for QGIS."""
+"""Joins the results of a job with the location of its tiles: tables, and a map for QGIS."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,17 +16,17 @@ from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.review.maps import MapLayer, bounds_of, graduated, write_features, write_map
 from rs_lowconf.runs import replacing
 
-#: Of the catalog, what stands beside a score.
+#: Columns of the catalog that are written with a score.
 _BESIDE = ("id", "collection", "datetime", "rslow:split", "geometry")
 
 
 def placed(catalog: Catalog, job: Path) -> geopandas.GeoDataFrame:
-    """Return the results of a job with place, collection, date and split, in the catalog's order.
+    """Return the results of a job with location, collection, date and split, in catalog order.
 
     The columns `lon` and `lat` are the centres of the tiles.
 
     Raises:
-        JobError: it is no job folder, or has no results yet.
+        JobError: it is not a job folder, or has no results yet.
     """
     results = open_results(job).to_table()
     pieces = []
@@ -55,7 +55,7 @@ def write_scores(folder: Path, catalog: Catalog, inputs: Sequence[str]) -> None:
         inputs: what tells catalog and settings from others, see `stamp.py`.
 
     Raises:
-        JobError: it is no job folder, or has no results yet.
+        JobError: it is not a job folder, or has no results yet.
         OutputError: the files cannot be written.
     """
     # Before reading, so that a part that comes meanwhile has the files made again.
