@@ -424,7 +424,7 @@ def test_many_classes_are_searched(report: dict[str, Any]) -> None:
     steps = report["many"]
     assert answers(steps["digit"]) == answers(steps["unknown"]) == [(None, None)] * 3
     assert steps["asked"]["focus"] == steps["unknown"]["focus"] != "QgsMapCanvas"
-    assert "No class is called 'nothing'." in steps["unknown"]["texts"]
+    assert "There is no class 'nothing'." in steps["unknown"]["texts"]
     assert answers(steps["exact"])[0] == ("accept", "class 1")
     assert answers(steps["part"])[1] == ("accept", "class 11")
     assert answers(steps["part"])[2] == (None, None)

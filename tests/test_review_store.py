@@ -167,7 +167,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "manifest.json is damaged",
     ),
     "newer": (lambda folder: edit_manifest(folder, format=99), "format 99.*upgrade"),
-    "foreign": (lambda folder: edit_manifest(folder, package_id="f" * 16), "is foreign"),
+    "foreign": (lambda folder: edit_manifest(folder, package_id="f" * 16), "is from another run"),
     "edited tile": (edit_tile, "tiles/s0002.tif was edited"),
     "missing tile": (lambda folder: (folder / "tiles" / "s0002.tif").unlink(), "is missing"),
     "truncated layer": (

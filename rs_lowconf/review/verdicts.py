@@ -1,4 +1,4 @@
-"""From the answers of several reviewers to one verdict a sample, and how far they agree."""
+"""Combines the answers of several reviewers into one verdict per sample, and their agreement."""
 
 import warnings
 from collections import defaultdict
@@ -17,26 +17,26 @@ from rs_lowconf.review.store import Opinion
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the reviewers of a sample say together."""
+    """The joint verdict of a sample's reviewers."""
 
     sample_id: str
     decision: Decision | None
-    """None while they disagree."""
+    """None if they disagree."""
     true_class: str | None
     """The class of an accepted sample, else None; always None where masks are reviewed."""
     reviewers: tuple[str, ...]
-    """Whose answers these are."""
+    """Names of the reviewers."""
     reviewed_ms: int
-    """When the last of them answered; milliseconds since 1970, UTC."""
+    """Time of the last answer; milliseconds since 1970, UTC."""
     realism: int | None
-    """Median of their marks, rounded down; None without any."""
+    """Median of their realism scores, rounded down; None without any."""
 
 
 def verdicts(opinions: Iterable[Opinion]) -> dict[str, Verdict]:
-    """Return a verdict for every sample that has an answer.
+    """Return a verdict for every sample with an answer.
 
-    Reviewers agree when all decide the same, class included; one who is unsure leaves it to
-    the others. An answer that was asked for to settle a disagreement counts alone.
+    Reviewers agree if all decide the same, class included; an *unsure* vote abstains. If an answer
+    settles a disagreement, only that counts.
     """
     by_sample: dict[str, list[Opinion]] = defaultdict(list)
     for opinion in opinions:
@@ -61,10 +61,10 @@ def _verdict(sample_id: str, own: Sequence[Opinion]) -> Verdict:
 
 
 def agreement(opinions: Iterable[Opinion]) -> dict[str, Any]:
-    """Return how far reviewers agree, on decisions alone and with the class.
+    """Return the agreement of reviewers, on decisions only and including the class.
 
     Krippendorff's alpha for all of them (missing answers allowed), Cohen's kappa for every
-    pair; 1 is complete agreement, 0 what chance would give. None where it is undefined: no
+    pair; 1 is complete agreement, 0 is chance. None if it is undefined: no
     sample answered twice, or all answers the same. Answers that settle disagreements are left
     out.
     """
@@ -126,7 +126,7 @@ def _kappa(rows: Sequence[Sequence[str | None]]) -> float | None:
     if len({*first, *second}) < 2:
         return None
     with warnings.catch_warnings():
-        # Chance agreement of 1 gives nan, which is said by None.
+        # Chance agreement of 1 gives nan, which is reported as None.
         warnings.simplefilter("ignore", RuntimeWarning)
         kappa = float(cohen_kappa_score(first, second))
     return None if np.isnan(kappa) else kappa
