@@ -149,7 +149,7 @@ def test_an_interrupted_search_goes_on_and_equals_the_unbroken_one(
     )
     assert ran.returncode == 130, ran.stderr
     assert b"Traceback" not in ran.stderr
-    assert b"the same command goes on" in ran.stderr
+    assert b"run the same command again" in ran.stderr
     journal = project / "run" / "generate" / "search" / "journal.jsonl"
     assert len(journal.read_text().splitlines()) >= 4
     assert rslow(*words).code == 0

@@ -98,7 +98,7 @@ def test_sound_data_pass(sound: Path, rslow: Run, tmp_path: Path) -> None:
     code, out, err = rslow(*options(sound), "--json", str(tmp_path / "r.json"))
     assert code == 0, err
     assert "18 can be used, 0 cannot" in " ".join(out.split())
-    assert "Nothing is wrong." in out
+    assert "No problems found." in out
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
     assert rows["damage"] == rows["healthy"] == ["3", "3", "3", "9"]
     assert rows["B8A"][:2] == ["20", "m"]
@@ -230,7 +230,7 @@ def test_real_eurosat_passes(eurosat_root: Path, rslow: Run) -> None:
     code, out, err = rslow("-s", "data.kind=eurosat", "-s", f"data.root={eurosat_root}")
     assert code == 0, err
     assert "389 can be used" in out
-    assert "Nothing is wrong." in out
+    assert "No problems found." in out
     pixels = []
     for path in sorted((eurosat_root / EuroSAT.base_dir).rglob("*.tif")):
         with rasterio.open(path) as file:

@@ -275,4 +275,4 @@ def test_eurosat_as_pictures_raises_no_alarm(
     ran = rslow("data", "check", *kind, "--set", more)
     assert ran.code == 0, ran.err
     assert "200 tiles" in ran.told
-    assert ran.told.count("Nothing is wrong.") == 2, ran.out
+    assert ran.told.count("No problems found.") == 2, ran.out
