@@ -141,7 +141,7 @@ def by_name(
             changed = one.value and one.quantity == "dn_offset"
             if changed and settings.dn_offset is None and not (whole and scale == PRODUCT_SCALE):
                 raise ContradictionError(
-                    f"holds {'whole' if whole else 'fractional'} numbers of scale {scale:g}",
+                    f"contains {'whole' if whole else 'fractional'} numbers of scale {scale:g}",
                     expected=f"the whole numbers of scale {PRODUCT_SCALE:g} of its {one.by}, which "
                     f"take an offset of {one.value:g}",
                     remedy="set data.dn_offset: 0 if the offset has been removed from these "

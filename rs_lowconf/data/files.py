@@ -187,7 +187,7 @@ def open_dataset(settings: DataSettings, split: Split) -> EuroSATSplit | FolderS
     if not root.is_dir() and not settings.download:
         raise DataError(
             f"data folder {root} does not exist",
-            remedy="set data.root to the folder that holds the tiles"
+            remedy="set data.root to the folder of the tiles"
             + (", or data.download=true" if settings.kind == "eurosat" else ""),
         )
     if settings.kind == "folder":

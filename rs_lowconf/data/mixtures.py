@@ -85,7 +85,7 @@ _SAME_GROUND = 0.035
 _WITH_OFFSET, _WITHOUT_TWICE = 0.085, 0.01
 """The darkest band is above the first with an offset left in, below the second with one removed."""
 
-UNSURE = "cannot tell: no dark pixels like those of the others"
+UNSURE = "undecided: no dark pixels like those of the others"
 
 
 @dataclass(frozen=True, kw_only=True)

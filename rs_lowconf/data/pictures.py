@@ -186,7 +186,7 @@ def class_folder(settings: DataSettings) -> Path:
     if not root.is_dir():
         raise DataError(
             f"data folder {root} does not exist",
-            remedy="set data.root to the folder that holds the class-named subfolders",
+            remedy="set data.root to the folder with the class-named subfolders",
         )
     return root / _TORCHVISION if (root / _TORCHVISION).is_dir() else root
 

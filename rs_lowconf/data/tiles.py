@@ -328,7 +328,7 @@ def band_names(settings: DataSettings, profile: FileProfile) -> tuple[str, ...]:
             # torchgeo's loader would truncate reflectance to whole numbers.
             raise TileError(
                 profile.path,
-                f"holds {profile.dtype}",
+                f"contains {profile.dtype}",
                 expected="the whole numbers of EuroSAT",
                 remedy="set data.kind=folder for your own data",
             )

@@ -289,6 +289,6 @@ def mask_values(path: Path, read: NDArray[np.generic]) -> Int[np.ndarray, "h w"]
     known = np.where(np.isnan(read), UNKNOWN, read)
     if (known != np.rint(known)).any():
         raise TileError(
-            path, f"holds {read.dtype} with fractions", expected="one class value per pixel"
+            path, f"contains {read.dtype} with fractions", expected="one class value per pixel"
         )
     return known.astype(np.int64)

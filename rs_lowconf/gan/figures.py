@@ -1,4 +1,4 @@
-"""A quick look at a generator during training; the full quality table is another command's."""
+"""Quick figures of a generator during training; `rslow evaluate` computes the full table."""
 
 from collections.abc import Callable
 
@@ -181,8 +181,8 @@ class FrozenDistance:
 
         Args:
             network: gives the features.
-            val: held-out tiles that hold `TRUE_COLOUR`.
-            rendering: how their source shows reflectance.
+            val: held-out tiles with the bands `TRUE_COLOUR`.
+            rendering: how their source stores reflectance.
             white: reflectance that is shown as 255.
             most: tiles of each set.
         """
@@ -198,7 +198,7 @@ class FrozenDistance:
         return self.to(sample(generator, self._label, seed), generator.bands)
 
     def to(self, image: Float[Tensor, "n c h w"], bands: BandSpec) -> float:
-        """Return the squared MMD to other tiles, in bands that hold those of the rendering."""
+        """Return the squared MMD to other tiles, whose bands include those of the rendering."""
         parts = [
             self._features(self._rendering(part, bands), self._rendering.bands)
             for part in torch.split(image, _BATCH)

@@ -52,7 +52,7 @@ def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order 
     seed: int,
     device: torch.device,
 ) -> Iterator[JudgeRecord[Discriminator]]:
-    """Train a fresh discriminator to tell training tiles from generated ones, class by class.
+    """Train a new discriminator to distinguish training tiles from generated ones, by class.
 
     Logistic loss with both zero-centred gradient penalties; the weight average counts.
 

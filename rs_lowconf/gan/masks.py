@@ -46,7 +46,7 @@ class MaskBank:
         known = self.masks != UNKNOWN
         if (known & (self.masks >= len(self.classes))).any():
             raise DataError(
-                f"a mask holds {int(self.masks[known].max())}",
+                f"a mask contains {int(self.masks[known].max())}",
                 expected=f"indices of {len(self.classes)} classes, or {UNKNOWN}",
             )
         empty = [n for n, own in zip(self.names, known.any(2).any(1), strict=True) if not own]

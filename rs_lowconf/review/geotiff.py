@@ -4,10 +4,10 @@ Pixels are reflectance x 10000 without scale and offset tags: with such tags QGI
 0.0486 where the fixed stretch of the package expects 486. Colour interpretation is left
 alone, because QGIS ignores it beyond three bands; the .qml beside each tile chooses bands.
 
-Masks are bytes with a colour table. TIFF has no place for names of classes: GDAL and QGIS read
-them from the .aux.xml beside the file, and rasterio, which has no access to those, from the tag
-RSLOW_CLASSES, a list in JSON. Confidence is float32, so that every reader shows the probability
-itself; 16-bit numbers would need the scale that QGIS shows and rasterio does not apply.
+Masks are bytes with a colour table. TIFF cannot store class names: GDAL and QGIS read them from the
+.aux.xml beside the file, and rasterio, which cannot access that, from the tag RSLOW_CLASSES, a list
+in JSON. Confidence is float32, so that every reader shows the probability itself; 16-bit numbers
+would need the scale that QGIS shows and rasterio does not apply.
 """
 
 import json

@@ -408,7 +408,7 @@ class TimeIsUpError(Exception):
 
 
 class Budget:
-    """Decides after each trajectory, in seed order, whether the search goes on.
+    """Decides after each trajectory, in seed order, whether the search continues.
 
     Time cannot be checked per trajectory: those of an earlier run are counted again without
     spending any, and a slow one may never end. So `late` is checked between steps.

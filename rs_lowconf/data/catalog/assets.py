@@ -1,4 +1,4 @@
-"""Chooses the assets of an item that hold its bands: the finest pixels first."""
+"""Chooses the assets of an item that contain its bands: the finest pixels first."""
 
 import re
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ _RESOLUTION = re.compile(r"(?:gsd:|.*_)(\d+)m", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class BandAsset:
-    """An asset that holds bands."""
+    """An asset with bands."""
 
     key: str
     asset: Asset
