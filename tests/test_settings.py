@@ -201,7 +201,7 @@ def test_ambiguous_yaml_is_refused_with_its_line(text: str, message: str, tmp_pa
         ("data.classes=[NO, YES]", "NO without quotes"),
         ("run.dir=2024-01-31", "write '2024-01-31'"),
         ("run.seed=010", "010 without quotes"),
-        ("data.mask_classes={1: a, 1: b}", "'1' is given a second time"),
+        ("data.mask_classes={1: a, 1: b}", "'1' is given twice"),
     ],
 )
 def test_ambiguous_overrides_are_refused(override: str, message: str) -> None:

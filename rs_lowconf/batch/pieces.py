@@ -21,7 +21,7 @@ _ATTEMPTS = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Tried:
+class FinishedChunk:
     """All finished tiles of a chunk."""
 
     chunk: Chunk
@@ -82,7 +82,7 @@ class Pieces:
         self._out[sent.piece.number] = sent
         return sent.piece
 
-    def tell(self, outcome: Outcome) -> Tried | None:
+    def tell(self, outcome: Outcome) -> FinishedChunk | None:
         """Accept the outcome of a piece; return its chunk if that is finished."""
         sent = self._out.pop(outcome.number)
         chunk, rows = sent.chunk, sent.piece.rows
@@ -98,7 +98,7 @@ class Pieces:
         if chunk.pieces:
             return None
         results = pa.concat_tables([self._schema.empty_table(), *chunk.tables])
-        return Tried(chunk=chunk.left.chunk, results=results, errors=chunk.errors)
+        return FinishedChunk(chunk=chunk.left.chunk, results=results, errors=chunk.errors)
 
     def _add(self, chunk: _Open, rows: pa.Table, attempts: int) -> None:
         piece = Piece(number=self._number, rows=rows, share=len(rows) / len(chunk.left.rows))

@@ -117,9 +117,9 @@ class RandomGain(IntensityAugmentationBase2D):
         """Draw the factor of every band of every tile."""
         tiles, bands = batch_shape[0], batch_shape[1]
         common = 1 + self._common * (2 * torch.rand(tiles, 1) - 1)
-        own = 1 + self._per_band * (2 * torch.rand(tiles, bands) - 1)
+        separate = 1 + self._per_band * (2 * torch.rand(tiles, bands) - 1)
         chosen = _chosen(tiles, self._probability)[:, None]
-        return {"gain": torch.where(chosen, common * own, 1.0)[:, :, None, None]}
+        return {"gain": torch.where(chosen, common * separate, 1.0)[:, :, None, None]}
 
     def apply_transform(
         self,

@@ -163,17 +163,17 @@ def list_more(
     """
     classes = tuple(first[0].dataset.classes)
     known = splits_by_name((listing.split, listing.files) for listing in first)
-    more = [(own, list_splits(own, classes=classes, known=known)) for own in settings.more]
-    for own, listings in more:
+    more = [(source, list_splits(source, classes=classes, known=known)) for source in settings.more]
+    for source, listings in more:
         for listing in listings:
             ids = [file.tile_id for file in listing.files]
-            refuse_moved(ids, listing.split, known, own, settings)
+            refuse_moved(ids, listing.split, known, source, settings)
     return more
 
 
 def left_out_of(listings: tuple[SplitListing, ...]) -> LeftOut:
     """Return what the listings of all splits leave out; several may list the same folders."""
-    by_folder = {str(own.dataset.root): own.dataset.left_out for own in listings}
+    by_folder = {str(listing.dataset.root): listing.dataset.left_out for listing in listings}
     return joined(by_folder.values())
 
 
@@ -243,7 +243,7 @@ class Tally:
         mixtures = self._spectra.mixtures() if self._spectra else ()
         warnings = [
             *(_finding("warning", text, []) for text in radiometric),
-            *(_finding("warning", own.text, [*own.files]) for own in mixtures),
+            *(_finding("warning", mixture.text, [*mixture.files]) for mixture in mixtures),
             *self._absent(),
             *self._duplicates(),
             *(_finding("warning", text, files) for text, files in self._warnings.items()),

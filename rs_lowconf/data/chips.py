@@ -55,9 +55,9 @@ class Chip:
             raise TileError(
                 image, "has no mask", detail=due, expected="a mask of each image in data.masks"
             )
-        own = read_profile(mask)
-        _require_same_grid(self.profile, own)
-        self.mask_nodata = own.nodata
+        header = read_profile(mask)
+        _require_same_grid(self.profile, header)
+        self.mask_nodata = header.nodata
         self.mask_files: tuple[Path, ...] = (mask,)
         self._side = settings.tile_size
         self._stride = settings.stride or settings.tile_size
@@ -88,12 +88,12 @@ def chip_name(path: Path, pattern: str) -> str:
 
 
 def _require_same_grid(image: FileProfile, mask: FileProfile) -> None:
-    size, own = (image.height, image.width), (mask.height, mask.width)
+    size, found = (image.height, image.width), (mask.height, mask.width)
     require_one_band(mask)
-    if size != own:
+    if size != found:
         raise TileError(
             mask.path,
-            f"is {own[0]} x {own[1]} pixels",
+            f"is {found[0]} x {found[1]} pixels",
             expected=f"{size[0]} x {size[1]}, as {image.path.name}",
             remedy="set data.kind=scenes for masks on another grid",
         )

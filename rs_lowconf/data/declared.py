@@ -57,26 +57,34 @@ def meaning_of(settings: DataSettings, statements: Iterable[Statement]) -> Meani
     Raises:
         ContradictionError: the data contradict themselves, and no setting decides.
     """
-    said = list(statements)
+    known = list(statements)
     values: dict[Quantity, float | str] = {}
     words = []
     for quantity in get_args(Quantity):
-        own = getattr(settings, quantity)
-        found = {one.value: one for one in reversed(said) if one.quantity == quantity}
-        if own is not None:
+        setting = getattr(settings, quantity)
+        found = {
+            statement.value: statement
+            for statement in reversed(known)
+            if statement.quantity == quantity
+        }
+        if setting is not None:
             against = " and ".join(
-                f"{_text(one.value)} by {one.by}" for one in found.values() if one.value != own
+                f"{_text(statement.value)} by {statement.by}"
+                for statement in found.values()
+                if statement.value != setting
             )
-            value, by = own, f"data.{quantity}" + (f", against {against}" if against else "")
+            value, by = setting, f"data.{quantity}" + (f", against {against}" if against else "")
         elif len(found) > 1:
-            values_by = [f"{_text(one.value)} ({one.by})" for one in found.values()]
+            values_by = [
+                f"{_text(statement.value)} ({statement.by})" for statement in found.values()
+            ]
             raise ContradictionError(
                 f"has {_WORDS[quantity]} {' and '.join(values_by)}",
                 remedy=f"set data.{quantity} to the right one",
             )
         elif found:
-            ((value, one),) = found.items()
-            by = one.by
+            ((value, statement),) = found.items()
+            by = statement.by
         else:
             value, by = _DEFAULTS[quantity], "default"
         values[quantity] = value
@@ -131,28 +139,28 @@ def by_name(
             expected="one level and one baseline",
             remedy="set data.level and data.dn_offset to the right values",
         ) from error
-    known = {one.quantity: one.value for one in (*tags, *said)}
-    better = {one.quantity for one in said}
+    known = {statement.quantity: statement.value for statement in (*tags, *said)}
+    better = {statement.quantity for statement in said}
     scale = float(settings.scale or known.get("scale", PRODUCT_SCALE))
-    for one in statements:
-        if one.quantity in better:
+    for statement in statements:
+        if statement.quantity in better:
             continue
-        if one.quantity == "level" or not (one.value and "dn_offset" in known):
-            changed = one.value and one.quantity == "dn_offset"
+        if statement.quantity == "level" or not (statement.value and "dn_offset" in known):
+            changed = statement.value and statement.quantity == "dn_offset"
             if changed and settings.dn_offset is None and not (whole and scale == PRODUCT_SCALE):
                 raise ContradictionError(
                     f"contains {'whole' if whole else 'fractional'} numbers of scale {scale:g}",
-                    expected=f"the whole numbers of scale {PRODUCT_SCALE:g} of its {one.by}, which "
-                    f"take an offset of {one.value:g}",
+                    expected=f"the whole numbers of scale {PRODUCT_SCALE:g} of its "
+                    f"{statement.by}, which take an offset of {statement.value:g}",
                     remedy="set data.dn_offset: 0 if the offset has been removed from these "
                     "numbers",
                 )
-            yield one
+            yield statement
         else:
             # The tags give an offset at their scale, whatever the settings say.
             unit = float(known.get("scale", scale))
-            value = round(float(one.value) * unit / PRODUCT_SCALE, 6)
-            yield Statement(quantity="dn_offset", value=value, by=one.by)
+            value = round(float(statement.value) * unit / PRODUCT_SCALE, 6)
+            yield Statement(quantity="dn_offset", value=value, by=statement.by)
 
 
 def by_file(

@@ -130,8 +130,8 @@ class FolderSplit(NonGeoClassificationDataset):
             names = [Path(path).relative_to(root).as_posix() for path, _ in self.samples]
             labels = [label for _, label in self.samples]
             splits = splits_by_hash(zip(names, labels, strict=True), settings)
-            own = zip(self.samples, names, strict=True)
-            self.samples = self.imgs = sorted(tile for tile, name in own if splits[name] == split)
+            named = zip(self.samples, names, strict=True)
+            self.samples = self.imgs = sorted(tile for tile, name in named if splits[name] == split)
             self.targets = [label for _, label in self.samples]
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:  # noqa: ARG002

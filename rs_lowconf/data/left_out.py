@@ -62,7 +62,9 @@ class LeftOut:
 
     def number(self, kind: Kind) -> int:
         """Return how many things of a kind are left out, bad ones included."""
-        counted = sum(number for (own, _), number in self._counts.items() if own == kind)
+        counted = sum(
+            number for (counted_kind, _), number in self._counts.items() if counted_kind == kind
+        )
         return counted + len(self._faults.get(kind, ()))
 
     def lines(self) -> Iterator[str]:

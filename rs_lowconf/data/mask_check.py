@@ -82,16 +82,16 @@ def check_masks(settings: DataSettings) -> MaskReport:
         statistics, spectra = BandStatistics(pictures.bands), Spectra(pictures.bands)
         cuts = split_cuts(settings, pictures.usable, left_out)
         splits = {
-            split: _look_at(own, settings, (statistics, spectra), left_out)
-            for split, own in cuts.items()
+            split: _look_at(chosen, settings, (statistics, spectra), left_out)
+            for split, chosen in cuts.items()
         }
         faults += [str(fault) for fault in left_out.faults]
     ranges = statistics.ranges() if statistics else {}
     crs: dict[str, int] = {}
     for picture in pictures.usable:
-        own = picture.profile.grid
-        assert own is not None  # noqa: S101  # images without a place are not usable
-        crs[own.crs] = crs.get(own.crs, 0) + 1
+        place = picture.profile.grid
+        assert place is not None  # noqa: S101  # images without georeference are not usable
+        crs[place.crs] = crs.get(place.crs, 0) + 1
     warnings = radiometric_warnings(statistics.bands, ranges) if statistics else []
     mixtures = tuple(spectra.mixtures()) if spectra else ()
     return MaskReport(
@@ -104,7 +104,7 @@ def check_masks(settings: DataSettings) -> MaskReport:
         warnings=tuple(warnings),
         mixtures=mixtures,
         meanings=dict(
-            Counter(said_of(settings, own.profile) for own in pictures.usable).most_common()
+            Counter(said_of(settings, image.profile) for image in pictures.usable).most_common()
         ),
         left_out=(*pictures.left_out.counted(), *left_out.counted()),
     )
@@ -122,9 +122,9 @@ def _look_at(
     counts = torch.zeros(UNKNOWN + 1, dtype=torch.int64)
     nodata = 0
     used: list[Cut] = []
-    for _, own in by_picture(cuts):
+    for _, chosen in by_picture(cuts):
         try:
-            for cut, content in usable_cuts(own, settings, left_out):
+            for cut, content in usable_cuts(chosen, settings, left_out):
                 used.append(cut)
                 counts += torch.bincount(content.mask.flatten(), minlength=UNKNOWN + 1)
                 nodata += int(content.tile.nodata.sum())

@@ -224,12 +224,12 @@ def open_pictures(settings: DataSettings) -> Pictures:
     for picture in _opened(images, masks, settings, faults):
         path = picture.profile.path
         try:
-            own = used_bands(settings, path, picture.bands)
-            require_same_bands(path, own, bands or own)
+            used = used_bands(settings, path, picture.bands)
+            require_same_bands(path, used, bands or used)
         except TileError as error:
             faults.append(error)
             continue
-        bands = bands or own
+        bands = bands or used
         usable.append(picture)
     return Pictures(usable=tuple(usable), bands=bands, faults=tuple(faults), left_out=left_out)
 
@@ -311,9 +311,9 @@ def _read_all(
     cuts: Sequence[Cut], settings: DataSettings, left_out: LeftOut
 ) -> Iterator[tuple[Cut, Content]]:
     """Yield the tiles that can be used; of a bad file those before the error."""
-    for _, own in by_picture(cuts):
+    for _, chosen in by_picture(cuts):
         try:
-            yield from usable_cuts(own, settings, left_out)
+            yield from usable_cuts(chosen, settings, left_out)
         except TileError as error:
             left_out.fault("file", error)
 
@@ -360,12 +360,12 @@ def _placed(
     side, size = settings.tile_size, settings.block_size
     steps = np.array([[0.5, 0.5], [0, 0], [0, 1], [1, 0], [1, 1]]) * side
     for picture, windows in grid:
-        own = picture.profile.grid
-        assert own is not None  # noqa: S101  # `require_place`
-        a, _, c, _, e, f = own.transform
+        place = picture.profile.grid
+        assert place is not None  # noqa: S101  # `require_place`
+        a, _, c, _, e, f = place.transform
         corners = np.array([[w.row, w.col] for w in windows]).reshape(-1, 1, 2) + steps  # n 5 2
         x, y = c + a * corners[..., 1], f + e * corners[..., 0]
-        blocks = blocks_at(x.ravel(), y.ravel(), own.crs, size)
+        blocks = blocks_at(x.ravel(), y.ravel(), place.crs, size)
         for i, window in enumerate(windows):
             centre, *others = blocks[5 * i : 5 * i + 5]
             _require_small(others, settings)

@@ -124,7 +124,7 @@ class Spectra:
         if len(self._dark) < _FEWEST:
             return
         names = tuple(self._dark)
-        dark, usual = (np.stack([*own.values()]) for own in (self._dark, self._usual))
+        dark, usual = (np.stack([*spectra.values()]) for spectra in (self._dark, self._usual))
         top = np.array([*self._top.values()])
         # Water and shadow are clipped to 0 in the short-wave infrared of L2A, never in visible
         # bands.
@@ -277,7 +277,10 @@ def _by_likeness(logs: _Table, other: _Table, swapped: _Flags) -> tuple[_Flags, 
         centre = np.median(values, axis=0)
         inverse = np.linalg.inv(np.cov(values, rowvar=False) + _ALIKE * np.eye(bands))
         far = np.stack(
-            [np.einsum("ni,ij,nj->n", own - centre, inverse, own - centre) for own in (logs, other)]
+            [
+                np.einsum("ni,ij,nj->n", spectra - centre, inverse, spectra - centre)
+                for spectra in (logs, other)
+            ]
         )
         again = far[1] < far[0]
         if (again == swapped).all():

@@ -70,4 +70,4 @@ def smoothness(
         order: the other order.
         logs: logarithms of digital numbers by file and band.
     """
-    return np.array([_jumps(names, own) - _jumps(order, own) for own in logs])
+    return np.array([_jumps(names, spectrum) - _jumps(order, spectrum) for spectrum in logs])

@@ -121,14 +121,14 @@ def list_pictures(
     left_out = LeftOut(skip_bad=settings.skip_bad)
     files = _listed(folder, classes, left_out)
     splits = _splits(settings, files, left_out)
-    own = {
+    assigned = {
         file.tile_id: (known or {}).get(file.path.stem, splits.get(file.tile_id)) for file in files
     }
     return {
         split: PictureSplit(
             root=settings.root,
             classes=classes,
-            files=tuple(file for file in files if own.get(file.tile_id) == split),
+            files=tuple(file for file in files if assigned.get(file.tile_id) == split),
             left_out=left_out,
         )
         for split in SPLITS

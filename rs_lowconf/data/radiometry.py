@@ -69,9 +69,9 @@ class BandStatistics:
         self._maximum = np.maximum(self._maximum, values.max(axis=1))
         clipped = np.clip(values, _LOWEST, _HIGHEST)
         bins = np.rint((clipped - _LOWEST) / _STEP).astype(np.int64)
-        for counts, own in zip(self._counts, bins, strict=True):
-            first = own.min()
-            found = np.bincount(own - first)
+        for counts, band_bins in zip(self._counts, bins, strict=True):
+            first = band_bins.min()
+            found = np.bincount(band_bins - first)
             counts[first : first + len(found)] += found
 
     def ranges(self) -> dict[str, BandRange]:
@@ -97,11 +97,11 @@ def picture_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> list[s
     """Return warnings about the range of reflectance that bytes stand for."""
     if not ranges:
         return []
-    brightest = max(own.p99 for own in ranges.values())
+    brightest = max(band.p99 for band in ranges.values())
     bright = [
-        (own.median, name)
-        for name, own in ranges.items()
-        if own.median > (_VISIBLE_USUAL if name in TRUE_COLOUR else _MOST_USUAL)
+        (band.median, name)
+        for name, band in ranges.items()
+        if band.median > (_VISIBLE_USUAL if name in TRUE_COLOUR else _MOST_USUAL)
     ]
     white = (255 + bands.dn_offset) / bands.scale
     if brightest < _DIM:
@@ -124,14 +124,14 @@ def radiometric_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> li
     if not ranges:
         return []
     found = [*_level_warnings(bands, set(ranges))]
-    brightest = max(own.p99 for own in ranges.values())
+    brightest = max(band.p99 for band in ranges.values())
     if brightest < _DIM:
         return [
             *found,
             f"99 % of all values are below {brightest:.4f}: nearly certainly data.scale="
             f"{bands.scale:g} is too large; 1 fits files that hold reflectance, 255 some pictures",
         ]
-    usual = max(own.median for own in ranges.values())
+    usual = max(band.median for band in ranges.values())
     if usual > _MOST_USUAL:
         sure = "nearly certainly" if usual > _MOST_USUAL * 2 else "probably"
         fits = min(_SCALES, key=lambda scale: abs(math.log(usual * bands.scale / scale / _USUAL)))

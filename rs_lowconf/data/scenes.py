@@ -96,9 +96,9 @@ class SceneMasks(RasterDataset):
         x, y, _ = query
         for name in self.index.cx[x.start : x.stop, y.start : y.stop].filepath:
             path = Path(name)
-            own, there, _ = warped_mask(path, self.crs, place, height, width)
+            warped, there, _ = warped_mask(path, self.crs, place, height, width)
             new = there & ~covered
-            values[new] = own[new]
+            values[new] = warped[new]
             covered |= new
         return {"mask": torch.from_numpy(values), "covered": torch.from_numpy(covered)}
 

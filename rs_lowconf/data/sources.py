@@ -52,7 +52,7 @@ def refuse_moved(
     ids: Iterable[str],
     split: Split,
     known: Mapping[str, Split],
-    own: DataSettings,
+    source: DataSettings,
     first: DataSettings,
 ) -> None:
     """Reject a split of a further source with tiles that are in another split of the first.
@@ -61,7 +61,7 @@ def refuse_moved(
         ids: of its tiles.
         split: which.
         known: see `splits_by_name`.
-        own: settings of the further source.
+        source: settings of the further source.
         first: settings of the first one.
 
     Raises:
@@ -71,7 +71,7 @@ def refuse_moved(
     moved = [name for name in names if known.get(name, split) != split]
     if moved:
         raise DataError(
-            f"the {split} split of {own.root} has {len(moved)} tiles that are in another split of "
-            f"{first.root}, such as {moved[0]}",
+            f"the {split} split of {source.root} has {len(moved)} tiles that are in another split "
+            f"of {first.root}, such as {moved[0]}",
             remedy="move them into the same train, val and test subfolders",
         )

@@ -128,10 +128,10 @@ class Tile:
         Files of one data set may differ in scale and offset; they are converted to those of
         `bands`.
         """
-        own = self.bands
-        pixels = self.pixels[list(own.index_of(bands.names))]
-        if (own.scale, own.dn_offset) != (bands.scale, bands.dn_offset):
-            pixels = (pixels + own.dn_offset) * (bands.scale / own.scale) - bands.dn_offset
+        stored = self.bands
+        pixels = self.pixels[list(stored.index_of(bands.names))]
+        if (stored.scale, stored.dn_offset) != (bands.scale, bands.dn_offset):
+            pixels = (pixels + stored.dn_offset) * (bands.scale / stored.scale) - bands.dn_offset
         return pixels.masked_fill(self.nodata, -bands.dn_offset)
 
 
@@ -449,23 +449,23 @@ def problems_of(tile: Tile, settings: DataSettings) -> list[TileError]:
     return problems
 
 
-def require_same_bands(path: Path, own: BandSpec, bands: BandSpec) -> None:
+def require_same_bands(path: Path, found: BandSpec, bands: BandSpec) -> None:
     """Require that a file has the same bands as the others, in any order.
 
     Raises:
         TileError: it has others.
     """
-    if set(own.names) != set(bands.names):
+    if set(found.names) != set(bands.names):
         raise TileError(
             path,
-            f"has bands {' '.join(own.names)}",
+            f"has bands {' '.join(found.names)}",
             expected=f"{' '.join(bands.names)}, as the files before it",
             remedy="list in data.bands only bands that all files have",
         )
-    if own.level != bands.level:
+    if found.level != bands.level:
         raise TileError(
             path,
-            f"is {own.level}",
+            f"is {found.level}",
             expected=f"{bands.level}, as the files before it",
             remedy="separate the levels, or set data.level if one is right for all",
         )

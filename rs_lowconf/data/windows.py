@@ -107,10 +107,10 @@ def whole(row: int, col: int, side: int) -> Window:
 
 def grid_at(profile: FileProfile, row: int, col: int) -> Grid:
     """Return where a window of a file lies whose upper left pixel is at `row` and `col`."""
-    own = profile.grid
-    assert own is not None  # noqa: S101  # `require_place`
-    a, b, c, d, e, f = own.transform
-    return Grid(crs=own.crs, transform=(a, b, c + a * col + b * row, d, e, f + d * col + e * row))
+    place = profile.grid
+    assert place is not None  # noqa: S101  # `require_place`
+    a, b, c, d, e, f = place.transform
+    return Grid(crs=place.crs, transform=(a, b, c + a * col + b * row, d, e, f + d * col + e * row))
 
 
 def content_of(picture: Picture, window: Window, settings: DataSettings) -> Content:

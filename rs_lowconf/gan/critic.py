@@ -95,15 +95,15 @@ def fit_logit(
     Returns:
         slope and offsets: slope x (logit - offset of the class) is the calibrated logit.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "gan", "realism"))
-    chosen = torch.randperm(len(source), generator=dice)[:_MOST_TILES]
+    rng = torch.Generator().manual_seed(seed_of(seed, "gan", "realism"))
+    chosen = torch.randperm(len(source), generator=rng)[:_MOST_TILES]
     device = next(generator.parameters()).device
     real, fake = [], []
     label = source.labels[chosen]
     for part in torch.split(chosen, _BATCH):
         batch_label = source.labels[part].to(device)
         image = source.batch(part.tolist()).image.to(device)
-        z = torch.randn(len(part), generator.latent_dim, generator=dice).to(device)
+        z = torch.randn(len(part), generator.latent_dim, generator=rng).to(device)
         real.append(logit(image, batch_label))
         fake.append(logit(generator(z, batch_label), batch_label))
     return _platt(torch.cat(real).cpu(), torch.cat(fake).cpu(), label, len(source.classes))

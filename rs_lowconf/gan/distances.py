@@ -36,7 +36,7 @@ def poly_kernel(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> Float[Tenso
 
 
 def kernel_distance(
-    own: Float[Tensor, "n f"],
+    measured: Float[Tensor, "n f"],
     reference: Float[Tensor, "m f"],
     own_weights: Weights,
     reference_weights: Weights,
@@ -47,10 +47,10 @@ def kernel_distance(
     the same estimator over all pairs, for sets of any size with a fixed number of tiles per class.
     Unbiased, so it can be negative.
     """
-    own, reference = own.double(), reference.double()
-    among_own = poly_kernel(own, own)
+    measured, reference = measured.double(), reference.double()
+    among_own = poly_kernel(measured, measured)
     among_reference = poly_kernel(reference, reference)
-    between = poly_kernel(own, reference)
+    between = poly_kernel(measured, reference)
 
     def distance(a: Float[Tensor, "r n"], b: Float[Tensor, "r m"]) -> Float[Tensor, " r"]:
         cross = ((a @ between) * b).sum(1)
@@ -72,11 +72,11 @@ def _pair_mean(
     """
     total = ((weight @ kernel) * weight).sum(1)
     for k in sorted(set(label.tolist())):
-        own = weight[:, label == k]
+        in_class = weight[:, label == k]
         block = kernel[label == k][:, label == k]
-        all_pairs = ((own @ block) * own).sum(1)
-        share, selves = own.sum(1).square(), own.square().sum(1)
-        distinct = (all_pairs - own.square() @ block.diagonal()) * share / (share - selves)
+        all_pairs = ((in_class @ block) * in_class).sum(1)
+        share, selves = in_class.sum(1).square(), in_class.square().sum(1)
+        distinct = (all_pairs - in_class.square() @ block.diagonal()) * share / (share - selves)
         total += torch.where(share - selves > 1e-9 * share, distinct, all_pairs) - all_pairs
     return total
 
@@ -101,7 +101,7 @@ def _root(covariance: Float[Tensor, "f f"]) -> Float[Tensor, "f f"]:
 
 
 def manifold_figures(
-    own: Float[Tensor, "n f"],
+    measured: Float[Tensor, "n f"],
     reference: Float[Tensor, "m f"],
     own_weights: Weights,
     reference_weights: Weights,
@@ -114,13 +114,13 @@ def manifold_figures(
     tile, over k; coverage: share of real balls with a generated tile inside. Averaged over
     the subsets; the interval is over the tiles measured, with the other set fixed.
     """
-    distance = torch.cdist(own.double(), reference.double())
+    distance = torch.cdist(measured.double(), reference.double())
     real_reach = _reach(torch.cdist(reference.double(), reference.double()))
     inside = distance <= real_reach  # n m
     recalled = torch.zeros(len(reference), dtype=torch.float64)
     covered = torch.zeros(len(reference), dtype=torch.float64)
     for draw in own_weights.draws > 0:
-        some = own[draw].double()
+        some = measured[draw].double()
         reach = _reach(torch.cdist(some, some))
         recalled += (distance[draw] <= reach[:, None]).any(0)
         covered += inside[draw].any(0)
@@ -140,17 +140,17 @@ def _reach(distance: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
 
 def over_halves(
     figure: Callable[[Float[Tensor, "n f"]], float],
-    own: Float[Tensor, "n f"],
+    measured: Float[Tensor, "n f"],
     weights: Weights,
     seed: int,
 ) -> Estimate:
     """Return a figure's mean and spread over random halves of the subsets."""
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     half = weights.n // 2
     values = []
     for i in range(_HALVES):
         tiles = torch.nonzero(weights.draws[i % len(weights.draws)])[:, 0]
-        values.append(figure(own[tiles[torch.randperm(len(tiles), generator=dice)[:half]]]))
+        values.append(figure(measured[tiles[torch.randperm(len(tiles), generator=rng)[:half]]]))
     return spread_of(values, half)
 
 
@@ -158,7 +158,7 @@ def nearest_features(
     turned: list[Float[Tensor, "n f"]], bank: Float[Tensor, "m f"]
 ) -> Float[Tensor, " n"]:
     """Return the distance to the nearest row of `bank` over all versions of each tile."""
-    return torch.stack([torch.cdist(own, bank).amin(1) for own in turned]).amin(0)
+    return torch.stack([torch.cdist(version, bank).amin(1) for version in turned]).amin(0)
 
 
 def nearest_pixels(

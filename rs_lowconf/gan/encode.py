@@ -79,10 +79,10 @@ class FrozenComparison:
         self.bands = critic.bands
         self._critic = critic
         self._native = next(
-            own.network
-            for own in critic.critics.critics
-            if isinstance(own.network, TextureCritic | Discriminator)
-            and own.network.bands.names == critic.bands.names
+            part.network
+            for part in critic.critics.critics
+            if isinstance(part.network, TextureCritic | Discriminator)
+            and part.network.bands.names == critic.bands.names
         )
 
     def components(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -134,7 +134,7 @@ def train_encoder(  # noqa: PLR0917 - generator, tiles, recipe, chance, place: t
 
     Args:
         draw: the generator, finished and frozen.
-        unlike: compares tiles as the generator's own critics see them.
+        unlike: compares tiles as the generator's critics see them.
         tiles: draws training tiles.
         project: keeps latents where the generator has learned to draw.
         recipe: of the generator, which sets the sizes of latent and network.
@@ -152,9 +152,9 @@ def train_encoder(  # noqa: PLR0917 - generator, tiles, recipe, chance, place: t
     half = math.ceil(settings.batch_size / 2)
     steps = math.ceil(settings.images / half)
     for number in range(steps):
-        dice = torch.Generator().manual_seed(seed_of(seed, "encoder", "step", number))
-        real, condition = tiles(half, number, dice)
-        latent = project(torch.randn(half, _dim(recipe, real), generator=dice)).to(device)
+        rng = torch.Generator().manual_seed(seed_of(seed, "encoder", "step", number))
+        real, condition = tiles(half, number, rng)
+        latent = project(torch.randn(half, _dim(recipe, real), generator=rng)).to(device)
         with torch.no_grad():
             fake = draw(latent, condition)
         image = torch.cat([real, fake])

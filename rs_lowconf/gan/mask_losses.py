@@ -94,10 +94,10 @@ def agreement(logits: Float[Tensor, "b m h w"], mask: Int[Tensor, "b h w"]) -> F
 
 
 def random_regions(
-    mask: Int[Tensor, "b h w"], classes: int, dice: torch.Generator
+    mask: Int[Tensor, "b h w"], classes: int, rng: torch.Generator
 ) -> Bool[Tensor, "b h w"]:
     """Return, tile by tile, the pixels of a random half of the classes (LabelMix)."""
-    chosen = torch.rand(len(mask), classes + 1, generator=dice).to(mask.device) < 0.5
+    chosen = torch.rand(len(mask), classes + 1, generator=rng).to(mask.device) < 0.5
     layers = layer_of(mask, classes).flatten(1)
     return chosen.gather(1, layers).view_as(mask)
 
@@ -145,7 +145,7 @@ class CriticLosses:
     """Losses of a discriminator on one batch, in nats per known pixel."""
 
     total: Float[Tensor, ""]
-    told: Float[Tensor, ""]
+    adversarial: Float[Tensor, ""]
     """Of real and of generated pixels, without consistency and penalty."""
     consistency: Float[Tensor, ""]
     """Squared inconsistency of the logits on mixed tiles, before weighting."""
@@ -163,7 +163,7 @@ def critic_losses(
     *,
     mix_weight: float,
     penalty_weight: float,
-    dice: torch.Generator,
+    rng: torch.Generator,
 ) -> CriticLosses:
     """Return the losses of a discriminator on real tiles and generated ones of the same masks.
 
@@ -174,15 +174,15 @@ def critic_losses(
         mask: of both.
         mix_weight: of the consistency on mixed tiles.
         penalty_weight: of the gradient penalties, before scaling by 3 / bands; 0 leaves them out.
-        dice: rng for the regions that are mixed.
+        rng: for the regions that are mixed.
     """
     real, fake = seen
-    region = random_regions(mask, len(discriminator.classes), dice)
+    region = random_regions(mask, len(discriminator.classes), rng)
     mixed = mix(real, fake, region)
     of_real, of_fake, of_mixed = judge(torch.cat([real, fake, mixed])).chunk(3)
-    told = class_loss(of_real, mask) + generated_loss(of_fake, mask)
+    adversarial = class_loss(of_real, mask) + generated_loss(of_fake, mask)
     consistency = mix_loss(of_mixed, mix(of_real, of_fake, region), mask)
-    total = told + mix_weight * consistency
+    total = adversarial + mix_weight * consistency
     penalty = None
     if penalty_weight:
         both = torch.cat([real, fake])
@@ -190,5 +190,9 @@ def critic_losses(
         # The penalty sums over channels, so gamma is scaled from 3 bands to the number of bands.
         total = total + penalty_weight / 2 * 3 / len(discriminator.bands) * penalty
     return CriticLosses(
-        total=total, told=told, consistency=consistency, penalty=penalty, of_real=of_real
+        total=total,
+        adversarial=adversarial,
+        consistency=consistency,
+        penalty=penalty,
+        of_real=of_real,
     )

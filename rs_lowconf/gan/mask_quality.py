@@ -72,11 +72,13 @@ def mask_fidelity(
         tiles = real.batch(part)
         mask = masks_of(tiles)
         drawn = sample(generator, mask, seed_of(seed, "fidelity", part[0]))
-        told = [
+        predictions = [
             index[segmenter.predict(image[:, channels].to(device)).argmax(1).cpu()]
             for image in (drawn, tiles.image)
         ]
-        counts.append(torch.stack([overlaps(own, mask, len(names)) for own in told]))
+        counts.append(
+            torch.stack([overlaps(predicted, mask, len(names)) for predicted in predictions])
+        )
     generated, wanted = torch.cat(counts, dim=1)  # n 2 k each
     found = []
     for i, name in enumerate(names):
@@ -92,11 +94,11 @@ def mask_fidelity(
 
 
 def overlaps(
-    told: Int[Tensor, "b h w"], mask: Int[Tensor, "b h w"], classes: int
+    predicted: Int[Tensor, "b h w"], mask: Int[Tensor, "b h w"], classes: int
 ) -> Float[Tensor, "b 2 k"]:
     """Return the known pixels in intersection and union of two masks, per tile and class."""
     known = (mask != UNKNOWN)[:, None]
-    a, b = (mask_layers(own, classes)[:, :classes] * known for own in (told, mask))
+    a, b = (mask_layers(labels, classes)[:, :classes] * known for labels in (predicted, mask))
     both = (a * b).sum((2, 3))
     return torch.stack([both, a.sum((2, 3)) + b.sum((2, 3)) - both], dim=1)
 
@@ -105,15 +107,15 @@ def _fidelity(
     name: str, generated: Float[Tensor, "n 2"], real: Float[Tensor, "n 2"], seed: int
 ) -> list[Measurement]:
     n = len(real)
-    dice = torch.Generator().manual_seed(seed_of(seed, "fidelity", name))
+    rng = torch.Generator().manual_seed(seed_of(seed, "fidelity", name))
     # The first row is the original tiles, the others are resamples of them.
-    rows = torch.cat([torch.arange(n)[None], torch.randint(n, (_RESAMPLES, n), generator=dice)])
-    ours, theirs = (own.double()[rows].sum(1) for own in (generated, real))  # r 2
+    rows = torch.cat([torch.arange(n)[None], torch.randint(n, (_RESAMPLES, n), generator=rng)])
+    ours, theirs = (values.double()[rows].sum(1) for values in (generated, real))  # r 2
     if ours[:, 1].min() == 0 or theirs[:, 1].min() == 0:
         return [
             Measurement(name=f"IoU of {name}", note="not computed: too few tiles contain the class")
         ]
-    measured, floor = (own[:, 0] / own[:, 1] for own in (ours, theirs))
+    measured, floor = (values[:, 0] / values[:, 1] for values in (ours, theirs))
     fidelity = Measurement(
         name=f"mask fidelity of {name}",
         measured=_interval(measured / floor, n) if floor.min() > 0 else None,
@@ -166,10 +168,10 @@ def mask_spectral_figures(
     }
     limits = limits_of(sources["train"])
     spectra = {
-        name: tile_spectra(own, limits, seed_of(seed, name)) for name, own in sources.items()
+        name: tile_spectra(tiles, limits, seed_of(seed, name)) for name, tiles in sources.items()
     }
     # No spectral figure reads features, so band means replace them.
-    features = {name: own.mean.float() for name, own in spectra.items()}
+    features = {name: measured.mean.float() for name, measured in spectra.items()}
     return spectral_figures(
         matched_sets(features, spectra, bands=train.bands, classes=_ALL, seed=seed)
     )

@@ -96,8 +96,10 @@ def _mask_row(mask: Int[Tensor, "b h w"], columns: int) -> UInt8[np.ndarray, "h 
     """Return masks side by side in colours, `UNKNOWN` black, missing tiles grey."""
     height, width = mask.shape[1:]
     row = np.full((height, columns * (width + GAP), 3), 40, dtype=np.uint8)
-    for number, own in enumerate(mask.numpy()):
-        colours = PALETTE[own % len(PALETTE)] * (own != UNKNOWN)[:, :, None].astype(np.uint8)
+    for number, indices in enumerate(mask.numpy()):
+        colours = PALETTE[indices % len(PALETTE)] * (indices != UNKNOWN)[:, :, None].astype(
+            np.uint8
+        )
         row[:, number * (width + GAP) : number * (width + GAP) + width] = colours
     return row
 

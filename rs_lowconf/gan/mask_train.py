@@ -81,17 +81,17 @@ class MaskShow:
         self._name = (seed, stream)
         self._device = device
 
-    def dice(self, number: int) -> torch.Generator:
+    def rng(self, number: int) -> torch.Generator:
         """Return the random number generator of a step."""
         seed, stream = self._name
         return torch.Generator().manual_seed(seed_of(seed, stream, "step", number))
 
     def draw(
-        self, count: int, number: int, dice: torch.Generator
+        self, count: int, number: int, rng: torch.Generator
     ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
         """Return random training tiles and their masks, turned."""
         tiles = self._source.batch(
-            torch.randint(len(self._source), (count,), generator=dice).tolist()
+            torch.randint(len(self._source), (count,), generator=rng).tolist()
         )
         mask = masks_of(tiles).to(self._device)
         seed, stream = self._name
@@ -103,10 +103,10 @@ class MaskShow:
         image: Float[Tensor, "b c h w"],
         mask: Int[Tensor, "b h w"],
         number: int,
-        dice: torch.Generator,
+        rng: torch.Generator,
     ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
         """Return the discriminator's input: dithered, augmented components, and their masks."""
-        dither = torch.rand(image.shape, generator=dice).to(self._device) - 0.5
+        dither = torch.rand(image.shape, generator=rng).to(self._device) - 0.5
         # One seed for real and generated tiles, so that both still have one mask and can be mixed.
         seed, stream = self._name
         moved, mask = self._augment(image, mask, seed_of(seed, stream, "augment", number))
@@ -176,13 +176,13 @@ class MaskGanTraining:
         """Show one batch to the discriminator, then improve the generator on the same batch."""
         settings, number = self.settings, self.images // self.settings.batch_size
         set_learning_rate(self._optimisers.values(), settings, self.images)
-        dice = self._show.dice(number)
-        real, mask = self._show.draw(settings.batch_size, number, dice)
-        z = torch.randn(len(real), self.generator.latent_dim, generator=dice)
+        rng = self._show.rng(number)
+        real, mask = self._show.draw(settings.batch_size, number, rng)
+        z = torch.randn(len(real), self.generator.latent_dim, generator=rng)
         with precision(settings, self._device):
             fake = self.generator(z.to(self._device), mask)
-        seen_real, seen_mask = self._show.seen(self.discriminator, real, mask, number, dice)
-        seen_fake, _ = self._show.seen(self.discriminator, fake, mask, number, dice)
+        seen_real, seen_mask = self._show.seen(self.discriminator, real, mask, number, rng)
+        seen_fake, _ = self._show.seen(self.discriminator, fake, mask, number, rng)
 
         losses = critic_losses(
             self.discriminator,
@@ -193,7 +193,7 @@ class MaskGanTraining:
             penalty_weight=settings.gamma * settings.penalty_every
             if number % settings.penalty_every == 0
             else 0.0,
-            dice=dice,
+            rng=rng,
         )
         improve([self._optimisers["discriminator"]], losses.total)
 
@@ -206,7 +206,7 @@ class MaskGanTraining:
         follow(self.average, self.generator, settings, self.images)
         return MaskStepRecord(
             images=self.images,
-            critic_loss=losses.told.item(),
+            critic_loss=losses.adversarial.item(),
             generator_loss=loss.item(),
             mix_loss=losses.consistency.item(),
             penalty=None if losses.penalty is None else losses.penalty.item(),

@@ -49,7 +49,9 @@ class MaskBank:
                 f"a mask contains {int(self.masks[known].max())}",
                 expected=f"indices of {len(self.classes)} classes, or {UNKNOWN}",
             )
-        empty = [n for n, own in zip(self.names, known.any(2).any(1), strict=True) if not own]
+        empty = [
+            n for n, is_known in zip(self.names, known.any(2).any(1), strict=True) if not is_known
+        ]
         if empty:
             raise DataError(f"no pixel of mask {empty[0]} is known")
 
@@ -79,13 +81,15 @@ def bank_of(source: MaskSource, *, most: int | None = None, seed: int = 0) -> Ma
         mask = masks_of(tiles)
         known = (mask != UNKNOWN).any(2).any(1)
         masks.append(mask[known].to(torch.uint8))
-        names += [name for name, own in zip(tiles.ids, known.tolist(), strict=True) if own]
+        names += [
+            name for name, is_known in zip(tiles.ids, known.tolist(), strict=True) if is_known
+        ]
     if not names:
         raise DataError("there is no mask with a known pixel")
     chosen = torch.arange(len(names))
     if most is not None and len(names) > most:
-        dice = torch.Generator().manual_seed(seed_of(seed, "mask bank"))
-        chosen = torch.randperm(len(names), generator=dice)[:most].sort().values
+        rng = torch.Generator().manual_seed(seed_of(seed, "mask bank"))
+        chosen = torch.randperm(len(names), generator=rng)[:most].sort().values
     return MaskBank(
         masks=torch.cat(masks)[chosen],
         names=tuple(names[i] for i in chosen.tolist()),
@@ -114,8 +118,8 @@ def main_classes(
         most: if there are more, this many random ones; those without a known pixel are left out.
         seed: of the choice.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "main classes"))
-    chosen = torch.randperm(len(source), generator=dice)[:most].sort().values.tolist()
+    rng = torch.Generator().manual_seed(seed_of(seed, "main classes"))
+    chosen = torch.randperm(len(source), generator=rng)[:most].sort().values.tolist()
     tiles = source.batch(chosen)
     label = main_class(masks_of(tiles), len(source.classes))
     return tiles.image[label >= 0], label[label >= 0]
@@ -124,7 +128,7 @@ def main_classes(
 def main_class(mask: Integer[Tensor, "b h w"], classes: int) -> Int[Tensor, " b"]:
     """Return the most frequent class of each mask, -1 if no pixel is known."""
     pixels = mask.flatten(1).long()
-    counts = torch.stack([(pixels == own).sum(1) for own in range(classes)], dim=1)
+    counts = torch.stack([(pixels == index).sum(1) for index in range(classes)], dim=1)
     return torch.where(counts.any(1), counts.argmax(1), -1)
 
 
@@ -209,7 +213,7 @@ class MaskCritic:
         """Return the means of the discriminator's features at an eighth and a sixteenth."""
         still = torch.zeros_like(image[:1])
         coarse = self.discriminator.encode(self.discriminator.components(image, still))[2:]
-        return torch.cat([F.leaky_relu(own, 0.2).mean((2, 3)) for own in coarse], dim=1)
+        return torch.cat([F.leaky_relu(features, 0.2).mean((2, 3)) for features in coarse], dim=1)
 
     def _logits(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b m h w"]:
         still = torch.zeros_like(image[:1])

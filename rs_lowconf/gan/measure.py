@@ -76,7 +76,7 @@ class Weights:
 
 def matched_counts(*labels: Int[Tensor, " _"], classes: int) -> Int[Tensor, " k"]:
     """Return, per class, the number of tiles in the smallest of several sets."""
-    return torch.stack([torch.bincount(own, minlength=classes) for own in labels]).amin(0)
+    return torch.stack([torch.bincount(label, minlength=classes) for label in labels]).amin(0)
 
 
 def weigh(label: Int[Tensor, " n"], counts: Int[Tensor, " k"], seed: int) -> Weights:
@@ -90,21 +90,21 @@ def weigh(label: Int[Tensor, " n"], counts: Int[Tensor, " k"], seed: int) -> Wei
         counts: tiles wanted of each class, at most what there are.
         seed: of subsets and resamples.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "weights"))
+    rng = torch.Generator().manual_seed(seed_of(seed, "weights"))
     held = int((counts > 0).sum())
-    own = [torch.nonzero(label == k)[:, 0] for k in range(len(counts))]
-    whole = all(len(a) == int(n) for a, n in zip(own, counts, strict=True))
+    members = [torch.nonzero(label == k)[:, 0] for k in range(len(counts))]
+    whole = all(len(a) == int(n) for a, n in zip(members, counts, strict=True))
     draws = torch.zeros(1 if whole else _DRAWS, len(label), dtype=torch.float64)
     resamples = torch.zeros(_RESAMPLES, len(label), dtype=torch.float64)
-    for tiles, wanted in zip(own, counts.tolist(), strict=True):
+    for tiles, wanted in zip(members, counts.tolist(), strict=True):
         if wanted == 0:
             continue
         subsets = torch.stack(
-            [tiles[torch.randperm(len(tiles), generator=dice)[:wanted]] for _ in draws]
+            [tiles[torch.randperm(len(tiles), generator=rng)[:wanted]] for _ in draws]
         )
         share = 1 / (held * wanted)
         draws.scatter_(1, subsets, share)
-        again = torch.randint(wanted, (_RESAMPLES, wanted), generator=dice)
+        again = torch.randint(wanted, (_RESAMPLES, wanted), generator=rng)
         chosen = subsets[torch.arange(_RESAMPLES) % len(draws)].gather(1, again)
         each = torch.full(chosen.shape, share, dtype=torch.float64)
         resamples.scatter_add_(1, chosen, each)
@@ -112,7 +112,7 @@ def weigh(label: Int[Tensor, " n"], counts: Int[Tensor, " k"], seed: int) -> Wei
 
 
 def estimate(
-    distance: Distance, own: Weights, reference: Weights, *, least: float = 0.0
+    distance: Distance, measured: Weights, reference: Weights, *, least: float = 0.0
 ) -> Estimate:
     """Return the mean distance of the subsets, with a bootstrap interval over tiles of both sets.
 
@@ -122,23 +122,23 @@ def estimate(
 
     Args:
         distance: the figure as a function of weights.
-        own: of the set that is measured.
+        measured: weights of the set that is measured.
         reference: of the set it is compared with.
         least: the smallest value that the figure can have.
     """
-    whole = reference.draws[:1].expand(len(own.draws), -1)
-    value = distance(own.draws, whole).mean()
-    again = distance(own.resamples, reference.resamples)
+    whole = reference.draws[:1].expand(len(measured.draws), -1)
+    value = distance(measured.draws, whole).mean()
+    again = distance(measured.resamples, reference.resamples)
     low, high = torch.quantile(again, torch.tensor([0.025, 0.975], dtype=again.dtype)) - (
         again.mean() - value
     )
-    return Estimate(value=float(value), low=max(float(low), least), high=float(high), n=own.n)
+    return Estimate(value=float(value), low=max(float(low), least), high=float(high), n=measured.n)
 
 
-def mean_of(values: Float[Tensor, " n"], own: Weights) -> Estimate:
+def mean_of(values: Float[Tensor, " n"], weights: Weights) -> Estimate:
     """Return the mean of one number per tile, with its bootstrap interval over tiles."""
     values = values.double()
-    return estimate(lambda a, _: a @ values, own, own, least=-torch.inf)
+    return estimate(lambda a, _: a @ values, weights, weights, least=-torch.inf)
 
 
 def share_of(flags: Bool[Tensor, " n"]) -> Estimate:
@@ -146,14 +146,14 @@ def share_of(flags: Bool[Tensor, " n"]) -> Estimate:
     return _wilson(float(flags.double().mean()), len(flags))
 
 
-def weighted_share_of(shares: Float[Tensor, " n"], own: Weights) -> Estimate:
+def weighted_share_of(shares: Float[Tensor, " n"], weights: Weights) -> Estimate:
     """Return the mean of one share per tile with the Wilson interval of as many yes or no.
 
     A bootstrap would give no interval at all where every tile has the same share. Shares
     between 0 and 1 vary less than yes or no, so the interval is rather too wide.
     """
-    share = float((own.draws @ shares.double()).mean())
-    return _wilson(min(share, 1.0), own.n)  # weights sum to 1 only up to rounding
+    share = float((weights.draws @ shares.double()).mean())
+    return _wilson(min(share, 1.0), weights.n)  # weights sum to 1 only up to rounding
 
 
 def _wilson(share: float, n: int) -> Estimate:
@@ -169,9 +169,9 @@ def ratio_of(above: Bool[Tensor, " n"], below: Bool[Tensor, " n"], seed: int) ->
 
     None if the denominator is 0, in the sample or a resample.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "ratio"))
+    rng = torch.Generator().manual_seed(seed_of(seed, "ratio"))
     n = len(above)
-    again = torch.randint(n, (_RESAMPLES, n), generator=dice)
+    again = torch.randint(n, (_RESAMPLES, n), generator=rng)
     bottom = below[again].double().mean(1)
     if bottom.min() == 0:
         return None

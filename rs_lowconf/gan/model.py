@@ -124,7 +124,7 @@ def load_model(path: Path, device: torch.device) -> GanModel:
         critics = build_critics(
             settings,
             shapes,
-            [empty_basis(len(own.bands), header["tile_size"]) for own in shapes],
+            [empty_basis(len(shape.bands), header["tile_size"]) for shape in shapes],
             classes=generator.classes,
             tile_size=generator.tile_size,
             device=device,

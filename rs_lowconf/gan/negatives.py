@@ -42,11 +42,11 @@ def shuffled_blocks(
     rng = torch.Generator().manual_seed(seed)
     rows, columns = image.shape[2] // side, image.shape[3] // side
     mixed = image.clone()
-    for tile, own in zip(image, mixed, strict=True):
+    for tile, result in zip(image, mixed, strict=True):
         order = torch.randperm(rows * columns, generator=rng).tolist()
         for here, there in enumerate(order):
             (i, j), (k, n) = divmod(here, columns), divmod(there, columns)
-            own[:, i * side : (i + 1) * side, j * side : (j + 1) * side] = tile[
+            result[:, i * side : (i + 1) * side, j * side : (j + 1) * side] = tile[
                 :, k * side : (k + 1) * side, n * side : (n + 1) * side
             ]
     return mixed

@@ -90,7 +90,9 @@ def _keep_twins_together(
 
     A classifier fitted on one of the two would recognise the other with the wrong label.
     """
-    home = {row.tobytes(): int(own) for row, own in zip(features[truth], fold[truth], strict=True)}
+    home = {
+        row.tobytes(): int(number) for row, number in zip(features[truth], fold[truth], strict=True)
+    }
     for index in np.nonzero(~truth)[0]:
         # One by one: all copies of a single tile in one fold would leave none for the others.
         fold[index] = home.pop(features[index].tobytes(), fold[index])

@@ -81,7 +81,7 @@ def matched_sets(
     seed: int,
 ) -> Sets:
     """Join the measurements of the tiles named `generated`, `train` and `test`."""
-    labels = {name: own.labels for name, own in spectra.items()}
+    labels = {name: measured.labels for name, measured in spectra.items()}
     k = len(classes)
     counts = matched_counts(labels["generated"], labels["train"], classes=k)
     wanted = {
@@ -94,17 +94,17 @@ def matched_sets(
             features=features[name],
             spectra=spectra[name],
             labels=labels[name],
-            weights=weigh(labels[name], own, seed_of(seed, name)),
+            weights=weigh(labels[name], count, seed_of(seed, name)),
         )
-        for name, own in wanted.items()
+        for name, count in wanted.items()
     }
     return Sets(**sets, bands=bands, classes=classes, seed=seed)
 
 
 def distribution_figures(sets: Sets) -> list[Measurement]:
     """Return `feature_figures` in the reporter's feature space."""
-    own = sets.generated, sets.train, sets.test
-    return feature_figures(*own, seed=sets.seed, suffix="-S2")
+    compared = sets.generated, sets.train, sets.test
+    return feature_figures(*compared, seed=sets.seed, suffix="-S2")
 
 
 def feature_figures(
@@ -120,8 +120,8 @@ def feature_figures(
         suffix: of KID and FD, naming the features.
     """
     kernel, floor = (
-        kernel_distance(own.features, test.features, own.weights, test.weights)
-        for own in (generated, train)
+        kernel_distance(measured.features, test.features, measured.weights, test.weights)
+        for measured in (generated, train)
     )
     return [
         Measurement(
@@ -150,11 +150,11 @@ def _frechet(
     measured, floor = (
         over_halves(
             lambda some: frechet_distance(some, test.features),
-            own.features,
-            own.weights,
+            measured.features,
+            measured.weights,
             seed_of(seed, "frechet"),
         )
-        for own in (generated, train)
+        for measured in (generated, train)
     )
     return Measurement(
         name=name,
@@ -175,8 +175,8 @@ def _manifolds(generated: FeatureSet, train: FeatureSet, test: FeatureSet) -> li
         reason = f"not computed: needs more than {NEIGHBOURS} tiles of each kind"
         return [Measurement(name=name, note=reason) for name in notes]
     measured, floor = (
-        manifold_figures(own.features, test.features, own.weights, test.weights)
-        for own in (generated, train)
+        manifold_figures(measured.features, test.features, measured.weights, test.weights)
+        for measured in (generated, train)
     )
     return [
         Measurement(
@@ -190,8 +190,8 @@ def _vendi(generated: FeatureSet, train: FeatureSet, seed: int) -> Measurement:
     if generated.weights.n < 4:
         return Measurement(name="Vendi score", note="not computed: needs at least 4 tiles")
     measured, floor = (
-        over_halves(vendi_score, own.features, own.weights, seed_of(seed, "vendi"))
-        for own in (generated, train)
+        over_halves(vendi_score, measured.features, measured.weights, seed_of(seed, "vendi"))
+        for measured in (generated, train)
     )
     return Measurement(
         name="Vendi score",
@@ -255,19 +255,19 @@ def repeated_figures(
     for view in dict.fromkeys(view for view, _ in right):
         real = right[view, "real"]
         for name, title in (("generated", "CAS"), ("gaussian", "CAS of tiles without texture")):
-            own = right[view, name]
+            seeds = right[view, name]
             found += [
                 Measurement(
                     name=f"{title}, {view}",
-                    measured=repeated_share(own, seed),
+                    measured=repeated_share(seeds, seed),
                     floor=repeated_share(real, seed),
                     better="higher",
-                    note=f"the floor is trained on real tiles; mean of {len(own)} seeds; chance is "
-                    f"{1 / classes:.0%}",
+                    note=f"the floor is trained on real tiles; mean of {len(seeds)} seeds; "
+                    f"chance is {1 / classes:.0%}",
                 ),
                 Measurement(
                     name=f"{title}, {view}, ratio to real",
-                    measured=repeated_ratio(own, real, seed),
+                    measured=repeated_ratio(seeds, real, seed),
                     better="higher",
                     note="paired over test tiles; the interval is over tiles and seeds",
                 ),
@@ -285,14 +285,14 @@ def memorisation_figures(
         held_out: the same for real tiles outside the training set.
     """
     found = []
-    for space, own in generated.items():
+    for space, distances in generated.items():
         others = held_out[space]
         for what, limit in (("1 % quantile", threshold(others)), ("smallest", float(others.min()))):
             below = share_of(others < limit)
             found.append(
                 Measurement(
                     name=f"copies, {space}, below the {what}",
-                    measured=share_of(own < limit),
+                    measured=share_of(distances < limit),
                     floor=below,
                     better="like the floor",
                     note=f"nearer to a training tile than {limit:.3g}; the floor is held-out tiles",

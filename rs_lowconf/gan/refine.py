@@ -60,21 +60,21 @@ def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the or
     draw, size = BalancedDraw(source), settings.batch_size
     by_class = [torch.nonzero(label == k)[:, 0] for k in range(len(source.classes))]
     for number in count():
-        dice = torch.Generator().manual_seed(seed_of(seed, "refine", number))
-        chosen_label, chosen = draw(size, dice)
-        z = torch.randn(size, generator.latent_dim, generator=dice).to(device)
+        rng = torch.Generator().manual_seed(seed_of(seed, "refine", number))
+        chosen_label, chosen = draw(size, rng)
+        z = torch.randn(size, generator.latent_dim, generator=rng).to(device)
         with torch.no_grad():
             fake = generator(z, chosen_label.to(device))
             for row in range(0, size, 2):
-                own = by_class[int(chosen_label[row])]
-                if len(own):
-                    pick = own[torch.randint(len(own), (1,), generator=dice)]
+                rejected_here = by_class[int(chosen_label[row])]
+                if len(rejected_here):
+                    pick = rejected_here[torch.randint(len(rejected_here), (1,), generator=rng)]
                     fake[row] = rejected[pick][0].to(device)
             pair = (source.batch(chosen).image.to(device), fake)
             seen = []
             for kind, image, change in zip(("real", "fake"), pair, augment, strict=True):
                 augmented = change(image, seed_of(seed, "refine", kind, number))
-                dither = torch.rand(image.shape, generator=dice).to(device) - 0.5
+                dither = torch.rand(image.shape, generator=rng).to(device) - 0.5
                 seen.append(judge.components(augmented, dither))
         logit = judge(torch.cat(seen), chosen_label.repeat(2).to(device))
         real, unreal = logit.chunk(2)

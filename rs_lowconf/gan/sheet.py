@@ -48,7 +48,7 @@ def write_sheets(
         first band in grey.
     """
     per_class = [torch.nonzero(source.labels == k)[:columns, 0] for k in range(len(source.classes))]
-    real = [source.batch(own.tolist()).image for own in per_class]
+    real = [source.batch(members.tolist()).image for members in per_class]
     label = torch.arange(len(source.classes)).repeat_interleave(columns)
     drawn = sample(generator, label, seed)
     if rendering is not None:

@@ -67,7 +67,7 @@ class Probed:
         """Return plain values for the report."""
         return {
             "all": self.whole.to_json(),
-            "by_class": {name: own.to_json() for name, own in self.by_class.items()},
+            "by_class": {name: result.to_json() for name, result in self.by_class.items()},
         }
 
 
@@ -92,8 +92,8 @@ def probe_kind(
     if int(counts.sum()) < LEAST:
         return None
     a, b = (
-        own.at(some_of_each(own.labels, counts, seed_of(seed, name)))
-        for name, own in (("real", real), ("other", other))
+        looks.at(some_of_each(looks.labels, counts, seed_of(seed, name)))
+        for name, looks in (("real", real), ("other", other))
     )
     whole, scores = probe(a.features, b.features, seed=seed)
     truth = np.arange(len(a) + len(b)) < len(a)
@@ -101,8 +101,8 @@ def probe_kind(
     by_class = {}
     for k, name in enumerate(classes):
         if counts[k] >= _LEAST_OF_CLASS:
-            own = label == k
-            by_class[name] = result_of(scores[own], truth[own], seed=seed_of(seed, name))
+            members = label == k
+            by_class[name] = result_of(scores[members], truth[members], seed=seed_of(seed, name))
     return Probed(whole=whole, by_class=by_class)
 
 
@@ -150,9 +150,9 @@ def probe_measurements(
     """
     found = []
     for kind in kinds:
-        own = probes.get(kind)
+        probed = probes.get(kind)
         for name, value_of, better, note in _PROBE_LINES:
-            if own is None:
+            if probed is None:
                 why = missing.get(kind, f"fewer than {LEAST} tiles on one side")
                 line = Measurement(
                     name=f"probe, {kind}: {name}", better=better, note=f"left out: {why}"
@@ -160,7 +160,7 @@ def probe_measurements(
             else:
                 line = Measurement(
                     name=f"probe, {kind}: {name}",
-                    measured=value_of(own.whole),
+                    measured=value_of(probed.whole),
                     floor=None if floor is None else value_of(floor.whole),
                     better=better,
                     note=note,
@@ -169,12 +169,14 @@ def probe_measurements(
     return found
 
 
-def _auc(own: ProbeResult) -> Estimate:
-    return Estimate(value=own.auc, low=own.auc_low, high=own.auc_high, n=own.generated)
+def _auc(result: ProbeResult) -> Estimate:
+    return Estimate(value=result.auc, low=result.auc_low, high=result.auc_high, n=result.generated)
 
 
-def _kept(own: ProbeResult) -> Estimate:
-    return Estimate(value=own.kept, low=own.kept_low, high=own.kept_high, n=own.generated)
+def _kept(result: ProbeResult) -> Estimate:
+    return Estimate(
+        value=result.kept, low=result.kept_low, high=result.kept_high, n=result.generated
+    )
 
 
 _PROBE_LINES: tuple[
@@ -199,7 +201,7 @@ def probe_table(
     probes: Mapping[str, Probed | None], floor: Probed | None, classes: Sequence[str]
 ) -> str:
     """Return the results by class as a Markdown table: AUC and share kept, with intervals."""
-    columns = {kind: own for kind, own in probes.items() if own is not None}
+    columns = {kind: probed for kind, probed in probes.items() if probed is not None}
     if floor is not None:
         columns["real tiles (floor)"] = floor
     if not columns:
@@ -210,18 +212,18 @@ def probe_table(
     ]
     for name in ("all", *classes):
         cells = []
-        for own in columns.values():
-            result = own.whole if name == "all" else own.by_class.get(name)
+        for probed in columns.values():
+            result = probed.whole if name == "all" else probed.by_class.get(name)
             cells += ["", "", ""] if result is None else _cells(result)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cells(own: ProbeResult) -> list[str]:
+def _cells(result: ProbeResult) -> list[str]:
     return [
-        f"{own.auc:.3f} ({own.auc_low:.3f} .. {own.auc_high:.3f})",
-        f"{own.kept:.1%} ({own.kept_low:.1%} .. {own.kept_high:.1%})",
-        f"{own.generated:,}",
+        f"{result.auc:.3f} ({result.auc_low:.3f} .. {result.auc_high:.3f})",
+        f"{result.kept:.1%} ({result.kept_low:.1%} .. {result.kept_high:.1%})",
+        f"{result.generated:,}",
     ]
 
 
@@ -240,11 +242,11 @@ def likeness_figures(
     }
     sets = {
         name: FeatureSet(
-            features=own.features,
-            labels=own.labels,
-            weights=weigh(own.labels, number, seed_of(seed, name)),
+            features=looks.features,
+            labels=looks.labels,
+            weights=weigh(looks.labels, number, seed_of(seed, name)),
         )
-        for name, (own, number) in wanted.items()
+        for name, (looks, number) in wanted.items()
     }
     return feature_figures(**sets, seed=seed, suffix=SUFFIX)
 

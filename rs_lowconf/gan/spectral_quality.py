@@ -167,19 +167,20 @@ def _by_class(sets: Sets, nearest: dict[str, dict[str, Float[Tensor, " _"]]]) ->
     found: dict[str, Any] = {}
     for k, name in enumerate(sets.classes):
         ours, theirs = sets.generated.labels == k, sets.test.labels == k
-        own: dict[str, tuple[Estimate, Estimate]] = {
+        figures: dict[str, tuple[Estimate, Estimate]] = {
             title: (
                 class_mean(nearest["generated"][key], ours, everything),
                 class_mean(nearest["test"][key], theirs, sets.test.weights),
             )
             for title, key in (("SAM", "angle"), ("SID", "divergence"))
         }
-        own["SID of class means"] = (
+        figures["SID of class means"] = (
             _class_means(sets.generated, sets.test, [k]),
             _class_means(sets.train, sets.test, [k]),
         )
         found[name] = {
-            title: {"measured": a.to_json(), "floor": b.to_json()} for title, (a, b) in own.items()
+            title: {"measured": a.to_json(), "floor": b.to_json()}
+            for title, (a, b) in figures.items()
         }
     return found
 

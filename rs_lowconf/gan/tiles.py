@@ -158,11 +158,11 @@ class SomeTiles:
 
 def at_most(source: TileSource, per_class: int, seed: int) -> SomeTiles:
     """Return up to `per_class` random tiles of every class, in the order of the source."""
-    dice = torch.Generator().manual_seed(seed_of(seed, "some"))
+    rng = torch.Generator().manual_seed(seed_of(seed, "some"))
     chosen = []
     for k in range(len(source.classes)):
-        own = torch.nonzero(source.labels == k)[:, 0]
-        chosen.append(own[torch.randperm(len(own), generator=dice)[:per_class]])
+        members = torch.nonzero(source.labels == k)[:, 0]
+        chosen.append(members[torch.randperm(len(members), generator=rng)[:per_class]])
     return SomeTiles(source, torch.cat(chosen).sort().values)
 
 
@@ -210,18 +210,18 @@ class GaussianTiles:
 
     def draw(self, label: Int[Tensor, " n"], tile_size: int, seed: int) -> Float[Tensor, "n c h w"]:
         """Return tiles whose means are Gaussian and whose pixels are white around them."""
-        dice = torch.Generator().manual_seed(seed_of(seed, "gaussian"))
+        rng = torch.Generator().manual_seed(seed_of(seed, "gaussian"))
         between, within = _root(self.between), _root(self.within)
         bands = self.mean.shape[1]
-        offset = torch.randn(len(label), bands, generator=dice, dtype=torch.float64)
+        offset = torch.randn(len(label), bands, generator=rng, dtype=torch.float64)
         centre = self.mean[label] + torch.einsum("bij,bj->bi", between[label], offset)
         parts = []
-        for own, middle in zip(
+        for classes_of_part, middle in zip(
             torch.split(label, _BATCH), torch.split(centre, _BATCH), strict=True
         ):
-            shape = (len(own), bands, tile_size, tile_size)
-            noise = torch.randn(shape, generator=dice).flatten(2)
-            pixels = within[own].float() @ noise + middle.float()[:, :, None]
+            shape = (len(classes_of_part), bands, tile_size, tile_size)
+            noise = torch.randn(shape, generator=rng).flatten(2)
+            pixels = within[classes_of_part].float() @ noise + middle.float()[:, :, None]
             parts.append(pixels.view(shape))
         return torch.cat(parts)
 
@@ -230,9 +230,9 @@ def fit_gaussian(source: TileSource) -> GaussianTiles:
     """Measure the statistics of each class; every class has at least one tile."""
     mean, between, within = [], [], []
     for k in range(len(source.classes)):
-        own = torch.nonzero(source.labels == k)[:, 0]
+        members = torch.nonzero(source.labels == k)[:, 0]
         centres, covariances = [], []
-        for part in torch.split(own, _BATCH):
+        for part in torch.split(members, _BATCH):
             pixels = source.batch(part.tolist()).image.double().flatten(2)  # b c hw
             centre = pixels.mean(2)
             pixels = pixels - centre[:, :, None]
@@ -241,7 +241,7 @@ def fit_gaussian(source: TileSource) -> GaussianTiles:
         centre = torch.cat(centres)
         mean.append(centre.mean(0))
         spread = centre - mean[-1]
-        between.append(spread.T @ spread / max(len(own) - 1, 1))
+        between.append(spread.T @ spread / max(len(members) - 1, 1))
         within.append(torch.cat(covariances).mean(0))
     return GaussianTiles(
         mean=torch.stack(mean), between=torch.stack(between), within=torch.stack(within)

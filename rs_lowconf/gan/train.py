@@ -132,8 +132,8 @@ class GanTraining:
 
     def adopt(self, generator: Generator, discriminator: Discriminator) -> None:
         """Continue from finished networks of the same settings instead of from scratch."""
-        for own in (self.generator, self.average):
-            own.load_state_dict(generator.state_dict())
+        for network in (self.generator, self.average):
+            network.load_state_dict(generator.state_dict())
         self.discriminator.load_state_dict(discriminator.state_dict())
 
     def step(self) -> StepRecord:
@@ -141,16 +141,16 @@ class GanTraining:
         settings, number = self.settings, self.images // self.settings.batch_size
         set_learning_rate(self._optimisers.values(), settings, self.images)
         self._control(number)
-        dice = torch.Generator().manual_seed(seed_of(self.seed, "gan", "step", number))
-        label, chosen = self._draw(settings.batch_size, dice)
+        rng = torch.Generator().manual_seed(seed_of(self.seed, "gan", "step", number))
+        label, chosen = self._draw(settings.batch_size, rng)
         real = self._source.batch(chosen).image.to(self._device)
-        z = torch.randn(settings.batch_size, self.generator.latent_dim, generator=dice)
+        z = torch.randn(settings.batch_size, self.generator.latent_dim, generator=rng)
         label = label.to(self._device)
         with precision(self.settings, self._device):
             fake = self.generator(z.to(self._device), label)
         # One generated batch serves both steps: half the generator's and augmentation's work.
-        seen_real = self._seen(real, dice, number, "real")
-        seen_fake = self._seen(fake, dice, number, "fake")
+        seen_real = self._seen(real, rng, number, "real")
+        seen_fake = self._seen(fake, rng, number, "fake")
 
         both = torch.cat([seen_real, seen_fake.detach()])
         patches, logits = self._judge(both, label.repeat(2))
@@ -176,7 +176,7 @@ class GanTraining:
         total = generator_loss
         if settings.reconstruction and number % REDRAW_EVERY == 0:
             weight = settings.reconstruction * REDRAW_EVERY
-            total = total + weight * self._redrawing_loss(real, label, dice)
+            total = total + weight * self._redrawing_loss(real, label, rng)
         improve((self._optimisers[name] for name in ("generator", "encoder")), total)
         self.discriminator.requires_grad_(requires_grad=True)
 
@@ -242,10 +242,10 @@ class GanTraining:
         self._augment = {"real": real, "fake": fake}
 
     def _seen(
-        self, image: Float[Tensor, "b c h w"], dice: torch.Generator, number: int, kind: str
+        self, image: Float[Tensor, "b c h w"], rng: torch.Generator, number: int, kind: str
     ) -> Float[Tensor, "b c h w"]:
         """Return the discriminator's input: dithered, augmented components."""
-        dither = torch.rand(image.shape, generator=dice).to(self._device) - 0.5
+        dither = torch.rand(image.shape, generator=rng).to(self._device) - 0.5
         augment = self._augment[kind]
         augmented = augment(image, seed_of(self.seed, "gan", "augment", kind, number))
         components: Tensor = self.discriminator.components(augmented, dither)
@@ -275,7 +275,7 @@ class GanTraining:
         return loss
 
     def _redrawing_loss(
-        self, real: Float[Tensor, "b c h w"], label: Int[Tensor, " b"], dice: torch.Generator
+        self, real: Float[Tensor, "b c h w"], label: Int[Tensor, " b"], rng: torch.Generator
     ) -> Float[Tensor, ""]:
         """Return how far tiles drawn from real tiles' latents are from the real tiles.
 
@@ -284,12 +284,12 @@ class GanTraining:
         by the discriminator's features; the latents are drawn towards the prior (Larsen et
         al., "Autoencoding beyond pixels using a learned similarity metric", ICML 2016).
         """
-        real = turn(real, int(torch.randint(SYMMETRIES, (), generator=dice)))
+        real = turn(real, int(torch.randint(SYMMETRIES, (), generator=rng)))
         still = torch.zeros_like(real[:1])
         seen = self.discriminator.components(real, still)
         with precision(self.settings, self._device):
             mean, log_variance = self._encoder(seen)
-        noise = torch.randn(mean.shape, generator=dice).to(self._device)
+        noise = torch.randn(mean.shape, generator=rng).to(self._device)
         with precision(self.settings, self._device):
             drawn = self.generator(mean + (log_variance / 2).exp() * noise, label)
         again = self.discriminator.components(drawn, still)
@@ -317,7 +317,9 @@ class BalancedDraw:
         self._by_class = [
             torch.nonzero(source.labels == label)[:, 0] for label in range(len(source.classes))
         ]
-        empty = [n for n, own in zip(source.classes, self._by_class, strict=True) if not len(own)]
+        empty = [
+            n for n, members in zip(source.classes, self._by_class, strict=True) if not len(members)
+        ]
         if empty:
             raise DataError(
                 f"{f'source {name} has ' if name else ''}no training tile of class "
@@ -325,17 +327,17 @@ class BalancedDraw:
                 remedy="add some, or omit the class from data.classes",
             )
 
-    def __call__(self, count: int, dice: torch.Generator) -> tuple[Int[Tensor, " b"], list[int]]:
+    def __call__(self, count: int, rng: torch.Generator) -> tuple[Int[Tensor, " b"], list[int]]:
         """Return random classes and a random tile of each."""
-        label = torch.randint(len(self._by_class), (count,), generator=dice)
-        return label, self.of(label, dice)
+        label = torch.randint(len(self._by_class), (count,), generator=rng)
+        return label, self.of(label, rng)
 
-    def of(self, label: Int[Tensor, " b"], dice: torch.Generator) -> list[int]:
+    def of(self, label: Int[Tensor, " b"], rng: torch.Generator) -> list[int]:
         """Return a random tile of each class."""
         chosen = []
         for one in label.tolist():
-            own = self._by_class[one]
-            chosen.append(int(own[torch.randint(len(own), (1,), generator=dice)]))
+            members = self._by_class[one]
+            chosen.append(int(members[torch.randint(len(members), (1,), generator=rng)]))
         return chosen
 
 

@@ -131,9 +131,9 @@ def _auc_interval(accepted: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n
     yes, no = score[accepted], score[~accepted]
     # The area is the share of pairs in the right order; a resample weighs rows and columns.
     order = (np.sign(yes[:, None] - no) + 1) / 2
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     rows, columns = (
-        dice.multinomial(len(own), np.full(len(own), 1 / len(own)), _RESAMPLES) / len(own)
+        rng.multinomial(len(own), np.full(len(own), 1 / len(own)), _RESAMPLES) / len(own)
         for own in (yes, no)
     )
     areas = ((rows @ order) * columns).sum(1)

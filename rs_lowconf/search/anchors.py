@@ -112,10 +112,10 @@ class Anchors:
             z = self.z[own]
             if attempt == 0:
                 return shell.project(z[None])[0]
-            dice = torch.Generator().manual_seed(
+            rng = torch.Generator().manual_seed(
                 seed_of(run_seed, "variant", self.names[own], attempt)
             )
-            noise = torch.randn(len(z), generator=dice)
+            noise = torch.randn(len(z), generator=rng)
             return shell.project((math.sqrt(1 - reach**2) * z + reach * noise)[None])[0]
 
         return draw

@@ -149,7 +149,7 @@ def _pairs(members: Int[Tensor, " m"], seed: int) -> Int[Tensor, "p 2"]:
     count = len(members)
     if count * (count - 1) // 2 <= _PAIRS:
         return torch.combinations(members)
-    dice = torch.Generator().manual_seed(seed)
-    first = torch.randint(count, (_PAIRS,), generator=dice)
-    step = torch.randint(1, count, (_PAIRS,), generator=dice)
+    rng = torch.Generator().manual_seed(seed)
+    first = torch.randint(count, (_PAIRS,), generator=rng)
+    step = torch.randint(1, count, (_PAIRS,), generator=rng)
     return torch.stack([members[first], members[(first + step) % count]], dim=1)

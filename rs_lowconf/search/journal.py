@@ -14,7 +14,7 @@ KIND = "found tile"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Past:
+class JournalState:
     """The state that an earlier run left."""
 
     trajectories: dict[int, Trajectory]
@@ -47,7 +47,7 @@ class Journal:
         else:
             write_json(about, fingerprint)
 
-    def read(self) -> Past:
+    def read(self) -> JournalState:
         """Return the trajectories written so far; a torn last line is dropped."""
         trajectories: dict[int, Trajectory] = {}
         seconds = 0.0
@@ -65,7 +65,7 @@ class Journal:
                 trajectories[trajectory.seed_id] = trajectory
                 seconds = spent
             self._rewrite(len(trajectories))
-        return Past(trajectories=trajectories, seconds=seconds)
+        return JournalState(trajectories=trajectories, seconds=seconds)
 
     def write(self, trajectory: Trajectory, seconds: float) -> None:
         """Append a trajectory, its tile first.

@@ -97,11 +97,11 @@ def fit_spectra(source: TileSource, channels: tuple[int, ...], seed: int) -> Spe
         channels: the source's channels in the order that tiles will have.
         seed: of the choice of pixels.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "search", "spectra"))
-    tiles = torch.randperm(len(source), generator=dice)[:1000].tolist()
+    rng = torch.Generator().manual_seed(seed_of(seed, "search", "spectra"))
+    tiles = torch.randperm(len(source), generator=rng)[:1000].tolist()
     image = source.batch(tiles).image[:, list(channels)]
     pixels = image.permute(0, 2, 3, 1).flatten(0, 2).double()
-    chosen = torch.randint(len(pixels), (min(_PIXELS, len(pixels)),), generator=dice)
+    chosen = torch.randint(len(pixels), (min(_PIXELS, len(pixels)),), generator=rng)
     pixels = pixels[chosen]
     values, vectors = torch.linalg.eigh(torch.cov(pixels.T).reshape(len(channels), -1))
     # Ascending: components are small as long as their cumulative variance is.

@@ -13,8 +13,8 @@ from rs_lowconf.seeds import seed_of
 
 def draw_latent(run_seed: int, stream: str, seed_id: int, dim: int) -> Float[Tensor, " d"]:
     """Return the latent called `seed_id`: the same alone, in any batch, after a resume."""
-    dice = torch.Generator().manual_seed(seed_of(run_seed, "search", stream, seed_id))
-    return torch.randn(dim, generator=dice)
+    rng = torch.Generator().manual_seed(seed_of(run_seed, "search", stream, seed_id))
+    return torch.randn(dim, generator=rng)
 
 
 class PriorShell:

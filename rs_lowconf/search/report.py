@@ -236,8 +236,8 @@ def _cost(trajectories: Sequence[Trajectory], taught: int) -> Cost:
     found = np.array([one.found is not None for one in trajectories], dtype=float)
     if not found.sum():
         return Cost(value=None, interval_95=None)
-    dice = np.random.default_rng(0)
-    weight = dice.multinomial(
+    rng = np.random.default_rng(0)
+    weight = rng.multinomial(
         len(spent), np.full(len(spent), 1 / len(spent)), size=_RESAMPLES
     ).astype(float)
     with np.errstate(divide="ignore"):

@@ -224,18 +224,18 @@ def _fit(
         student.level.copy_(torch.stack([odds.mean(), odds.std().clamp_min(1e-3)]))
     student.requires_grad_(requires_grad=True)
     adam = torch.optim.Adam(student.parameters(), lr=_RATE)
-    dice = torch.Generator().manual_seed(
+    rng = torch.Generator().manual_seed(
         seed_of(rules.run_seed, "search", rules.stream, "lesson", round_)
     )
     cosine = torch.optim.lr_scheduler.OneCycleLR(adam, _RATE, total_steps=rules.steps)
     label = torch.zeros(_BATCH, dtype=torch.long, device=device)
     for _ in range(rules.steps):
-        rows = torch.randint(len(odds), (_BATCH,), generator=dice)
+        rows = torch.randint(len(odds), (_BATCH,), generator=rng)
         batch = image[rows]
         # Mirrored and rotated: a target should not depend on orientation.
-        if torch.rand((), generator=dice) < 0.5:
+        if torch.rand((), generator=rng) < 0.5:
             batch = batch.flip(3)
-        batch = torch.rot90(batch, int(torch.randint(4, (), generator=dice)), (2, 3))
+        batch = torch.rot90(batch, int(torch.randint(4, (), generator=rng)), (2, 3))
         guess = compressed(student(batch.to(device), label))
         loss = F.smooth_l1_loss(guess, odds[rows].to(device))
         adam.zero_grad()

@@ -145,9 +145,9 @@ def error_by_chance(confidence: Float[Tensor, " n"], bins: int = _BINS) -> float
     Whether it is right is drawn with the stated confidence; with so few tiles the error is never
     exactly 0.
     """
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     confidence = confidence.double().sort().values
-    right = torch.rand(_DRAWS, len(confidence), generator=dice, dtype=torch.float64) < confidence
+    right = torch.rand(_DRAWS, len(confidence), generator=rng, dtype=torch.float64) < confidence
     gaps = (right.double() - confidence).tensor_split(bins, 1)
     return float(torch.stack([gap.sum(1).abs() for gap in gaps]).sum(0).mean()) / len(confidence)
 

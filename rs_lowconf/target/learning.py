@@ -21,7 +21,7 @@ Step = tuple[Tensor, Tensor, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learned:
+class TrainedEpoch:
     """One epoch, before validation."""
 
     epoch: int
@@ -42,7 +42,7 @@ def learn(
     per_epoch: int,
     steps_of: Callable[[int], Iterable[Step]],
     loss_of: Callable[[Float[Tensor, "b k *pixels"], Any], Float[Tensor, ""]],
-) -> Iterator[Learned]:
+) -> Iterator[TrainedEpoch]:
     """Yield after each epoch; AdamW with cosine decay to zero.
 
     Args:
@@ -76,7 +76,7 @@ def learn(
             half_life = min(schedule.average_epochs * per_epoch, steps / 4)
             _follow(average, network, 0.5 ** (1 / half_life) if half_life else 0.0)
             losses.append(loss.detach())
-        yield Learned(
+        yield TrainedEpoch(
             epoch=epoch,
             train_loss=torch.stack(losses).mean().item(),
             learning_rate=learning_rate,
@@ -84,7 +84,7 @@ def learn(
         )
 
 
-def require_finite(learned: Learned, val_loss: float) -> None:
+def require_finite(learned: TrainedEpoch, val_loss: float) -> None:
     """Stop training if a loss is not finite.
 
     Raises:

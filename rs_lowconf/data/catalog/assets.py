@@ -58,9 +58,9 @@ class BandAsset:
             if found := _RESOLUTION.fullmatch(text):
                 return float(found[1])
         bands = (*self.asset.named, *(self.asset.raster_bands or ()))
-        told = [band.resolution for band in bands if band.resolution]
+        resolutions = [band.resolution for band in bands if band.resolution]
         native = [float(RESOLUTION_M[name]) for name in self.bands]
-        return min(told or ([self.asset.gsd] if self.asset.gsd else native))
+        return min(resolutions or ([self.asset.gsd] if self.asset.gsd else native))
 
 
 def assets_with_bands(item: Item, where: str, left_out: LeftOut) -> list[BandAsset]:
@@ -76,13 +76,13 @@ def assets_with_bands(item: Item, where: str, left_out: LeftOut) -> list[BandAss
     """
     found = []
     for key, asset in item.assets.items():
-        own = BandAsset(key=key, asset=asset, bands=_names(key, asset))
-        if not own.bands or not _is_raster(asset):
+        candidate = BandAsset(key=key, asset=asset, bands=_names(key, asset))
+        if not candidate.bands or not _is_raster(asset):
             left_out.count("asset", "no Sentinel-2 bands", f"{item.id}: {key}")
         elif _is_picture(key, asset):
             left_out.count("asset", "a picture", f"{item.id}: {key}")
         else:
-            found.append(own)
+            found.append(candidate)
     if not found:
         raise ItemError(
             where,
@@ -90,27 +90,29 @@ def assets_with_bands(item: Item, where: str, left_out: LeftOut) -> list[BandAss
             expected="assets with bands named B01 .. B12, or by the eo extension's common names",
         )
     # A file of one band identifies its band more reliably than a file of several.
-    found.sort(key=lambda own: (own.pixel, len(own.bands) > 1, own.is_jp2))
+    found.sort(key=lambda candidate: (candidate.pixel, len(candidate.bands) > 1, candidate.is_jp2))
     chosen: dict[str, BandAsset] = {}
-    for own in found:
-        taken = [name for name in own.bands if name in chosen]
+    for candidate in found:
+        taken = [name for name in candidate.bands if name in chosen]
         if not taken:
-            chosen.update(dict.fromkeys(own.bands, own))
-        elif len(taken) < len(own.bands):
+            chosen.update(dict.fromkeys(candidate.bands, candidate))
+        elif len(taken) < len(candidate.bands):
             raise ItemError(
                 where,
                 f"has bands named more than once: {', '.join(taken)}",
-                detail=f"{own.key} and {chosen[taken[0]].key}",
+                detail=f"{candidate.key} and {chosen[taken[0]].key}",
             )
         else:
-            left_out.count("asset", _why(own, chosen[taken[0]]), f"{item.id}: {own.key}")
-    return list({own.key: own for own in chosen.values()}.values())
+            left_out.count(
+                "asset", _why(candidate, chosen[taken[0]]), f"{item.id}: {candidate.key}"
+            )
+    return list({candidate.key: candidate for candidate in chosen.values()}.values())
 
 
-def _why(own: BandAsset, better: BandAsset) -> str:
-    if own.pixel > better.pixel:
+def _why(candidate: BandAsset, better: BandAsset) -> str:
+    if candidate.pixel > better.pixel:
         return "coarser pixels than another of the same bands"
-    if own.is_jp2 and not better.is_jp2:
+    if candidate.is_jp2 and not better.is_jp2:
         return "JP2, also available as a GeoTIFF"
     return "bands that other assets have"
 
@@ -124,13 +126,13 @@ def _names(key: str, asset: Asset) -> tuple[str, ...]:
     return (alone,) if alone and len(names) <= 1 else ()
 
 
-def _name(*told: str | None) -> str | None:
-    for name in told:
+def _name(*texts: str | None) -> str | None:
+    for name in texts:
         try:
             return canonical_name(name or "")
         except DataError:
             continue
-    return next((_COMMON[name.lower()] for name in told if name and name.lower() in _COMMON), None)
+    return next((_COMMON[name.lower()] for name in texts if name and name.lower() in _COMMON), None)
 
 
 def _is_raster(asset: Asset) -> bool:

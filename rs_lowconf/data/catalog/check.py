@@ -97,8 +97,8 @@ class CatalogTally:
             # 8-bit files are pictures, each stretched by itself: an offset of 1000 does not fit.
             self._spectra.add(Path(row.files[0].href).name, reflectance)
         self._orders[fitting_order(row.bands.names, np.median(numbers, axis=1))] += 1
-        for name, own in zip(row.bands.names, valid, strict=True):
-            if own.min() == own.max():
+        for name, band in zip(row.bands.names, valid, strict=True):
+            if band.min() == band.max():
                 self._warnings[f"{name} is constant over the whole tile"].append(row.tile_id)
         same = (valid == valid[0]).all(dim=0)
         if len(valid) > 1 and float(same.float().mean()) > _FILL_SHARE:
@@ -118,8 +118,8 @@ class CatalogTally:
             ),
             *self._order(),
             *(
-                CatalogFinding(severity="warning", text=own.text, tiles=own.files)
-                for own in self._spectra.mixtures()
+                CatalogFinding(severity="warning", text=mixture.text, tiles=mixture.files)
+                for mixture in self._spectra.mixtures()
             ),
             *_listed("warning", self._warnings),
         ]
@@ -172,9 +172,9 @@ def sampled(catalog: Catalog, groups: dict[Group, int], most: int) -> Iterator[C
         keys = _keys(table)
         chosen = []
         for index, key in enumerate(keys):
-            own = groups[key]
+            in_group = groups[key]
             passed[key] += 1
-            if taken[key] < passed[key] * min(most, own) // own:
+            if taken[key] < passed[key] * min(most, in_group) // in_group:
                 taken[key] += 1
                 chosen.append(index)
         yield from from_table(table.take(pa.array(chosen, pa.int64())))
@@ -207,7 +207,7 @@ def _keys(table: pa.Table) -> list[Group]:
     known: dict[tuple[Any, ...], Group] = {}
     keys = []
     for name, bands, level, scale, offset in zip(
-        *(table[own].to_pylist() for own in _MEANING), strict=True
+        *(table[column].to_pylist() for column in _MEANING), strict=True
     ):
         plain = (name, tuple(bands), level, scale, offset)
         if plain not in known:

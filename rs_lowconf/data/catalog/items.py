@@ -90,7 +90,7 @@ class Asset(_Model):
     @property
     def numbers(self) -> tuple[Numbers, ...]:
         """Statements about the numbers of each band; if bands have none, those of the asset."""
-        own = self.raster_bands or self.bands or (Numbers.model_validate({}),)
+        described_bands = self.raster_bands or self.bands or (Numbers.model_validate({}),)
         mine = ("scale", "offset", "nodata", "data_type")
         return tuple(
             Numbers.model_validate(
@@ -99,7 +99,7 @@ class Asset(_Model):
                     for name, value in ((name, getattr(self, name)) for name in mine)
                 }
             )
-            for band in own
+            for band in described_bands
         )
 
 
@@ -246,8 +246,8 @@ def _features(href: str, document: Any, left_out: LeftOut) -> Iterator[_Found]:
         name = values.get("id", number) if isinstance(values, Mapping) else number
         # A static copy of an API response: relative paths start at the item's original address.
         links = _links(href, values, left_out) if isinstance(values, Mapping) else ()
-        own = [link.href for link in links if link.rel == "self"]
-        address = next((own for own in own if _is_url(own) or own.startswith("/")), href)
+        addresses = [link.href for link in links if link.rel == "self"]
+        address = next((base for base in addresses if _is_url(base) or base.startswith("/")), href)
         yield address, f"{href}, item {name},", values
 
 
@@ -299,9 +299,9 @@ def _as_item(record: dict[str, Any]) -> dict[str, Any]:
 def _without_nulls(value: Any) -> Any:
     """Return records without the null fields that Parquet adds to give all the same schema."""
     if isinstance(value, dict):
-        return {name: _without_nulls(own) for name, own in value.items() if own is not None}
+        return {name: _without_nulls(child) for name, child in value.items() if child is not None}
     if isinstance(value, list):
-        return [_without_nulls(own) for own in value]
+        return [_without_nulls(child) for child in value]
     return value
 
 

@@ -42,14 +42,14 @@ def statements_of(
         product = [*_levels(item), *_baselines(item), *_named(item, chosen)]
     except DataError as error:
         raise ItemError(where, "contradicts itself", detail=str(error)) from error
-    of_level = [one for one in product if one.quantity == "level"]
-    of_offset = [one for one in product if one.quantity == "dn_offset"]
+    of_level = [statement for statement in product if statement.quantity == "level"]
+    of_offset = [statement for statement in product if statement.quantity == "dn_offset"]
     applied = _applied(item)
     found = list(of_level)
-    for own in chosen:
-        rasters = list(_rasters(item, own, where, scale))
-        if applied is not None and not own.is_jp2:
-            rasters = [one for one in rasters if one.quantity != "dn_offset"]
+    for band_asset in chosen:
+        rasters = list(_rasters(item, band_asset, where, scale))
+        if applied is not None and not band_asset.is_jp2:
+            rasters = [statement for statement in rasters if statement.quantity != "dn_offset"]
             found += [*rasters, Statement(quantity="dn_offset", value=0.0, by=applied)]
         else:
             found += [*rasters, *of_offset]
@@ -64,8 +64,8 @@ def nodata_of(chosen: Sequence[BandAsset], where: str) -> float | None:
     """
     values = {
         numbers.nodata
-        for own in chosen
-        for numbers in own.asset.numbers
+        for band_asset in chosen
+        for numbers in band_asset.asset.numbers
         if numbers.nodata is not None
     }
     known = {"nan" if math.isnan(value) else value for value in values}
@@ -97,7 +97,7 @@ def _baselines(item: Item) -> Iterator[Statement]:
 
 def _named(item: Item, chosen: Sequence[BandAsset]) -> Iterator[Statement]:
     names = (item.id, *(item.properties.text(name) for name in _NAMES))
-    for name in (*names, *(own.asset.href for own in chosen)):
+    for name in (*names, *(band_asset.asset.href for band_asset in chosen)):
         yield from named(product_in(name or ""))
 
 
@@ -107,21 +107,23 @@ def _applied(item: Item) -> str | None:
     return next((name for name in extra if _APPLIED.fullmatch(name) and extra[name] is True), None)
 
 
-def _rasters(item: Item, own: BandAsset, where: str, scale: float | None) -> Iterator[Statement]:
+def _rasters(
+    item: Item, band_asset: BandAsset, where: str, scale: float | None
+) -> Iterator[Statement]:
     """Yield statements of the raster extension about the bands of an asset, or all assets."""
     common = item.properties
-    several = len(own.bands) > 1
-    for number, numbers in enumerate(own.asset.numbers):
+    several = len(band_asset.bands) > 1
+    for number, numbers in enumerate(band_asset.asset.numbers):
         factor = common.scale if numbers.scale is None else numbers.scale
         offset = common.offset if numbers.offset is None else numbers.offset
-        by = f"raster extension, {own.key}" + (f", band {number + 1}" if several else "")
+        by = f"raster extension, {band_asset.key}" + (f", band {number + 1}" if several else "")
         real = (numbers.data_type or "").startswith("float")
         if factor is not None and (factor != 1 or real):
             if not 0 < factor <= 1:
                 raise ItemError(
                     where,
                     f"has raster:scale {factor:g}",
-                    detail=own.key,
+                    detail=band_asset.key,
                     expected="reflectance per digital number, such as 0.0001",
                     remedy="correct the item",
                 )

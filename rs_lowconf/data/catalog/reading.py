@@ -71,10 +71,10 @@ def reflectance(row: CatalogRow, content: Content, bands: BandSpec) -> Float[Ten
         DataError: the tile lacks a band.
     """
     # In place: a new array per step takes twice the time.
-    own = content.pixels.index_select(0, torch.tensor(row.bands.index_of(bands.names)))
-    own += row.bands.dn_offset
-    own /= row.bands.scale
-    return own.masked_fill_(content.nodata, 0.0) if content.nodata.any() else own
+    pixels = content.pixels.index_select(0, torch.tensor(row.bands.index_of(bands.names)))
+    pixels += row.bands.dn_offset
+    pixels /= row.bands.scale
+    return pixels.masked_fill_(content.nodata, 0.0) if content.nodata.any() else pixels
 
 
 def read_content(row: CatalogRow) -> Content:
@@ -171,7 +171,7 @@ def read_mask(row: CatalogRow, classes: Sequence[str]) -> Int[Tensor, "h w"]:
             path, row.grid.crs, Affine(*row.grid.transform), height, width
         )
         new = there & ~covered
-        own = classes_of(
+        classes_here = classes_of(
             values,
             path=path,
             covered=new,
@@ -179,7 +179,7 @@ def read_mask(row: CatalogRow, classes: Sequence[str]) -> Int[Tensor, "h w"]:
             names=classes,
             nodata=nodata,
         )
-        mask[new] = own[new]
+        mask[new] = classes_here[new]
         covered |= new
     return torch.from_numpy(mask)
 

@@ -56,8 +56,8 @@ def rows_of(
     Raises:
         TileError: a file cannot be used.
     """
-    first, files, bands, said = _opened(image, settings)
-    account.meanings[said] += 1
+    first, files, bands, meaning = _opened(image, settings)
+    account.meanings[meaning] += 1
     side = settings.tile_size
     require_size(first, side)
     for window in grid_windows(first.height, first.width, side, settings.stride or side):
@@ -71,7 +71,7 @@ def rows_of(
             valid=0.0,
             sha256="",
             nodata=image.nodata,
-            said=said,
+            said=meaning,
             taken=image.taken,
             before=None if image.taken else _changed(first.path),
             label=image.label,
@@ -155,8 +155,10 @@ def _opened(
     first = opened[0][0]
     for profile, _ in opened[1:]:
         _require_same_ground(first, profile)
-    meaning = meaning_of_files(settings, [(own, file.bands) for own, file in opened], image.said)
-    pixels = dict.fromkeys(said_of_pixels(own, file.bands) for own, file in opened)
+    meaning = meaning_of_files(
+        settings, [(header, file.bands) for header, file in opened], image.said
+    )
+    pixels = dict.fromkeys(said_of_pixels(header, file.bands) for header, file in opened)
     files = tuple(file for _, file in opened)
     spec = BandSpec(
         names=tuple(name for file in files for name in file.used),

@@ -166,7 +166,7 @@ def merge(path: Path, catalogs: Sequence[Catalog]) -> int:
         DataError: two rows have the same id.
         OutputError: the file cannot be written.
     """
-    return write_catalog(path, (table for one in catalogs for table in one.tables()))
+    return write_catalog(path, (table for catalog in catalogs for table in catalog.tables()))
 
 
 def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -195,9 +195,9 @@ def _add_ids(seen: set[str], table: pa.Table) -> None:
 
 def _widen(bounds: list[float], table: pa.Table) -> None:
     for index, side in enumerate(_SIDES):
-        own = pc.min_max(pc.struct_field(table["bbox"], side)).as_py()
+        extent = pc.min_max(pc.struct_field(table["bbox"], side)).as_py()
         bounds[index] = (
-            min(bounds[index], own["min"]) if index < 2 else max(bounds[index], own["max"])
+            min(bounds[index], extent["min"]) if index < 2 else max(bounds[index], extent["max"])
         )
 
 
