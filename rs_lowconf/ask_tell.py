@@ -162,11 +162,11 @@ class AskTell:
         if not self._open:
             raise JobError("no tiles wait for answers", remedy="call ask first")
         try:
-            told = answers if isinstance(answers, Tensor) else torch.tensor(np.asarray(answers))
+            tensor = answers if isinstance(answers, Tensor) else torch.tensor(np.asarray(answers))
         except TypeError as error:
             raise ModelError("the answers are not numbers", expected="an array") from error
         self._open = False
-        self._answers.put(told.detach())
+        self._answers.put(tensor.detach())
 
     def result(self) -> SearchResult:
         """Return what was found, once `ask` has returned None.
@@ -207,7 +207,7 @@ class AskTell:
     def _wait(self, image: Tensor) -> Tensor:
         """Hand out tiles and wait for the answers."""
         self._questions.put(image.detach().cpu())
-        told = self._answers.get()
-        if told is None:
+        answers = self._answers.get()
+        if answers is None:
             raise _StoppedError
-        return told.to(image.device)
+        return answers.to(image.device)

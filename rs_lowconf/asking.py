@@ -56,7 +56,7 @@ def ask(
     while rows:
         filled = rows + rows[:1] * (len(image) - len(rows))
         try:
-            said = predict(image[filled] if without else image)
+            prediction = predict(image[filled] if without else image)
         except AnswerError as error:
             bad = {filled[tile] for tile in error.tiles}
             if not bad:
@@ -64,7 +64,7 @@ def ask(
             without |= dict.fromkeys(sorted(bad), error)
             rows = [row for row in rows if row not in bad]
         else:
-            return Asked(rows=rows, filled=filled, log_probability=said, without=without)
+            return Asked(rows=rows, filled=filled, log_probability=prediction, without=without)
     return Asked(rows=[], filled=[], log_probability=None, without=without)
 
 

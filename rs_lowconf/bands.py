@@ -244,7 +244,7 @@ class BandSpec:
 
 def composites_of(bands: BandSpec) -> tuple[Composite, ...]:
     """Return the composites that the bands allow, true colour first; there may be none."""
-    return tuple(own for own in COMPOSITES.values() if set(own.bands) <= set(bands.names))
+    return tuple(each for each in COMPOSITES.values() if set(each.bands) <= set(bands.names))
 
 
 def composites_or_grey(bands: BandSpec) -> tuple[Composite, ...]:

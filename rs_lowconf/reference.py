@@ -52,19 +52,19 @@ def sections(name: str | None = None) -> list[SectionEntry]:
     found = list(_sections(settings.Settings, ""))
     if name is None:
         return found
-    inside = [own for own in found if own.name == name or own.name.startswith(f"{name}.")]
+    inside = [each for each in found if each.name == name or each.name.startswith(f"{name}.")]
     if not inside:
         # A key instead of a section: only that key.
         section = name.rpartition(".")[0]
-        for own in found:
-            if own.name == section and any(one.key == name for one in own.entries):
-                kept = tuple(one for one in own.entries if one.key == name)
-                return [SectionEntry(name=own.name, text=own.text, entries=kept)]
-        known = [*(own.name for own in found), *settings.keys_of(settings.Settings)]
+        for parent in found:
+            if parent.name == section and any(entry.key == name for entry in parent.entries):
+                kept = tuple(entry for entry in parent.entries if entry.key == name)
+                return [SectionEntry(name=parent.name, text=parent.text, entries=kept)]
+        known = [*(each.name for each in found), *settings.keys_of(settings.Settings)]
         near = settings.did_you_mean(name, known)
         raise SettingsError(
             f"there is no section {name}",
-            expected=f"one of {', '.join(own.name for own in found if '.' not in own.name)}",
+            expected=f"one of {', '.join(each.name for each in found if '.' not in each.name)}",
             remedy=near,
         )
     return inside
@@ -73,9 +73,9 @@ def sections(name: str | None = None) -> list[SectionEntry]:
 def as_text(found: list[SectionEntry], width: int = 88) -> str:
     """Return sections for a terminal: key, default and values, explanation."""
     parts = []
-    for own in found:
-        parts.append(f"{own.name}: {own.text}")
-        for entry in own.entries:
+    for section in found:
+        parts.append(f"{section.name}: {section.text}")
+        for entry in section.entries:
             parts.append(f"\n  {entry.key} = {entry.default}   ({entry.values})")
             parts.append(
                 textwrap.fill(entry.text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
@@ -108,10 +108,12 @@ def _sections(model: type[BaseModel], name: str) -> Iterator[SectionEntry]:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             inner.append((kind, key))
             continue
-        parts = [own for own in get_args(kind) if inspect.isclass(own)]
+        parts = [model_inside for model_inside in get_args(kind) if inspect.isclass(model_inside)]
         # A section inside one of its kind is explained already.
         inner += [
-            (own, f"{key}[]") for own in parts if issubclass(own, BaseModel) and own is not model
+            (model_inside, f"{key}[]")
+            for model_inside in parts
+            if issubclass(model_inside, BaseModel) and model_inside is not model
         ]
         default = info.get_default(call_default_factory=True)
         entries.append(
@@ -150,9 +152,9 @@ def _docstrings() -> dict[tuple[str, str], str]:
 
 def _text_of(model: type[BaseModel], field: str, texts: dict[tuple[str, str], str]) -> str:
     """Return the explanation of a field, which may be inherited."""
-    for own in model.__mro__:
-        if (own.__name__, field) in texts:
-            return texts[own.__name__, field]
+    for base in model.__mro__:
+        if (base.__name__, field) in texts:
+            return texts[base.__name__, field]
     return ""
 
 
@@ -187,7 +189,7 @@ def _words(part: dict[str, Any], whole: dict[str, Any]) -> str:
             target = whole["$defs"][name.rpartition("/")[2]]
             words = "section" if "properties" in target else _words(target, whole)
         case {"anyOf": [*choices]}:
-            words = " or ".join(dict.fromkeys(_words(own, whole) for own in choices))
+            words = " or ".join(dict.fromkeys(_words(choice, whole) for choice in choices))
         case {"enum": [*choices]}:
             words = " | ".join(map(str, choices))
         case {"const": value}:

@@ -115,9 +115,9 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 def finite(value: Any) -> Any:
     """Return JSON values with None instead of infinity and NaN, at any depth."""
     if isinstance(value, Mapping):
-        return {name: finite(own) for name, own in value.items()}
+        return {name: finite(child) for name, child in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(own) for own in value]
+        return [finite(child) for child in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

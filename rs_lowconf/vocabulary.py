@@ -175,8 +175,8 @@ class Joined:
     def remark(self) -> str:
         """Return the names on one side only, as a sentence; empty if there are none."""
         sides = ((self.left.origin, self.left_only), (self.right.origin, self.right_only))
-        told = [f"only {origin} name {_some(names)}" for origin, names in sides if names]
-        return f"Classes: {'; '.join(told)}." if told else ""
+        sides_only = [f"only {origin} name {_some(names)}" for origin, names in sides if names]
+        return f"Classes: {'; '.join(sides_only)}." if sides_only else ""
 
 
 def join(

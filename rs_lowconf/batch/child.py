@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from rs_lowconf.batch.sessions import kill_session
-from rs_lowconf.batch.work import Call, Work, answer, from_bytes, to_bytes, told
+from rs_lowconf.batch.work import Call, Work, answer, from_bytes, one_line, to_bytes
 from rs_lowconf.errors import JobError, OutputError, RsLowconfError
 
 _ORPHAN_SECONDS = 30.0
@@ -81,6 +81,6 @@ def _for_users(error: Exception) -> RsLowconfError:
     if isinstance(error, RsLowconfError):
         return error
     return JobError(
-        f"the work cannot start ({told(error)})",
+        f"the work cannot start ({one_line(error)})",
         remedy="fix it and run the same command again, it resumes",
     )

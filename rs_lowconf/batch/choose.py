@@ -58,13 +58,13 @@ def narrow(
         wanted = getattr(settings, f"{what}s")
         if wanted is None:
             continue
-        said = [class_name(value) for value in column(name)]
-        names = tuple(one for one in dict.fromkeys(said) if one is not None)
+        values = [class_name(value) for value in column(name)]
+        names = tuple(value for value in dict.fromkeys(values) if value is not None)
         asked = vocabulary(f"batch.{what}s", wanted, error=error)
         join(asked, Vocabulary(origin=f"the {what}s of the tiles", names=names), error=error)
-        fits = np.array([one in asked.names for one in said], dtype=np.bool_)
+        fits = np.array([value in asked.names for value in values], dtype=np.bool_)
         left_out.update(
-            f"without a {what}" if said[i] is None else f"of {what} {said[i]}"
+            f"without a {what}" if values[i] is None else f"of {what} {values[i]}"
             for i in np.flatnonzero(keep & ~fits)
         )
         keep &= fits
@@ -87,13 +87,13 @@ def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> Catalog
         JobError: see `narrow`.
     """
     asked = (settings.splits, settings.collections, settings.per_class, settings.per_region)
-    if all(own is None for own in asked):
+    if all(limit is None for limit in asked):
         return CatalogRows(catalog=catalog)
-    told = pa.concat_tables(list(catalog.tables(_READ)))
-    narrowed = narrow(lambda name: told[name].to_pylist(), len(told), settings)
+    table = pa.concat_tables(list(catalog.tables(_READ)))
+    narrowed = narrow(lambda name: table[name].to_pylist(), len(table), settings)
     index, left_out = np.flatnonzero(narrowed.rows), dict(narrowed.left_out)
     if settings.per_class is not None or settings.per_region is not None:
-        within = _within(told.take(pa.array(index)), index, settings, seed)
+        within = _within(table.take(pa.array(index)), index, settings, seed)
         if len(within) < len(index):
             left_out[_QUOTAS] = len(index) - len(within)
         index = within
@@ -107,16 +107,16 @@ def selection(settings: BatchSettings, seed: int) -> str:
 
 
 def _within(
-    told: pa.Table, index: "np.ndarray", settings: BatchSettings, seed: int
+    table: pa.Table, index: "np.ndarray", settings: BatchSettings, seed: int
 ) -> "np.ndarray":
-    """Return those of `index`, the rows of `told`, that are within the quotas."""
+    """Return those of `index`, the rows of `table`, that are within the quotas."""
     digests = [
         hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
-        for name in told["id"].to_pylist()
+        for name in table["id"].to_pylist()
     ]
     order = sorted(range(len(digests)), key=digests.__getitem__)
-    lon, lat = centres(told)[order].T
-    labels = [class_name(label) or _UNLABELLED for label in told["rslow:label"].to_pylist()]
+    lon, lat = centres(table)[order].T
+    labels = [class_name(label) or _UNLABELLED for label in table["rslow:label"].to_pylist()]
     taken = within_quotas(
         [labels[i] for i in order],
         lon,

@@ -111,11 +111,11 @@ class GenerateWork:
     @property
     def key(self) -> str:
         """All that variants depend on besides the tiles."""
-        own = self.settings
-        search = own.search.model_dump_json(include=_READ)
+        run_settings = self.settings
+        search = run_settings.search.model_dump_json(include=_READ)
         return (
-            f"generate 2 {self.models_key} {own.run.seed} {search} "
-            f"{own.variants.model_dump_json()} {own.target.model_dump_json()}"
+            f"generate 2 {self.models_key} {run_settings.run.seed} {search} "
+            f"{run_settings.variants.model_dump_json()} {run_settings.target.model_dump_json()}"
         )
 
     @property
@@ -307,8 +307,8 @@ class Maker:
 
         For a tile without an answer of the target, this is the error.
         """
-        distances, own = self.found.distances, self.settings.variants
-        bound = distances.bound(group, own.inversion.quantile)
+        distances, section = self.found.distances, self.settings.variants
+        bound = distances.bound(group, section.inversion.quantile)
         records: list[dict[str, Any]] = []
         for i, tile in enumerate(tiles):
             label = int(inversion.label[i])
@@ -369,7 +369,7 @@ class Maker:
         if self.models.generator.bank is None:
             names = self.models.generator.net.classes
             return torch.tensor(
-                [self.found.distances.classes.index(names[int(own)]) for own in inversion.label]
+                [self.found.distances.classes.index(names[int(k)]) for k in inversion.label]
             )
         masks = torch.stack([tile.mask for tile in tiles if tile.mask is not None])
         return main_class(masks, len(self.models.generator.bank.classes))
@@ -388,18 +388,22 @@ class Maker:
         chosen: Sequence[int],
     ) -> list[_Surroundings]:
         """Search around chosen tiles."""
-        own, models, distances = self.settings.variants, self.models, self.found.distances
+        variant_settings, models, distances = (
+            self.settings.variants,
+            self.models,
+            self.found.distances,
+        )
         anchors = Anchors(
             names=tuple(tiles[i].row.tile_id for i in chosen),
             image=torch.stack([tiles[i].image for i in chosen]),
             features=real[list(chosen)],
             z=inversion.z[list(chosen)],
             label=inversion.label[list(chosen)],
-            budget=distances.bound(group[list(chosen)], own.budget),
+            budget=distances.bound(group[list(chosen)], variant_settings.budget),
         )
         nearness = anchors.nearness(distances, self.found.features)
         apart = anchors.distance(distances, self.found.features)
-        evaluator = anchors.around(setting.evaluator, nearness, own.weight)
+        evaluator = anchors.around(setting.evaluator, nearness, variant_settings.weight)
         around = [_Surroundings() for _ in chosen]
         features: list[list[Tensor]] = [[] for _ in chosen]
         closed: set[int] = set()
@@ -408,8 +412,10 @@ class Maker:
             models.shell,
             self._rules(len(chosen)),
             closed=closed,
-            start=anchors.start(models.shell, reach=own.reach, run_seed=self.settings.run.seed),
-            seeds=own.attempts * len(chosen),
+            start=anchors.start(
+                models.shell, reach=variant_settings.reach, run_seed=self.settings.run.seed
+            ),
+            seeds=variant_settings.attempts * len(chosen),
         ):
             # Attempts in progress when there were enough do not count: they depend on the other
             # tiles.
@@ -423,18 +429,18 @@ class Maker:
             tile = tiles[chosen[one.label]]
             attempt = one.seed_id // len(chosen)
             known.variants.append(self._record(evaluator, tile, one, one.found, attempt, apart))
-            if len(known.variants) == own.count:
+            if len(known.variants) == variant_settings.count:
                 closed.add(one.label)
         return around
 
     def _rules(self, anchors: int) -> SearchRules:
-        own = self.settings.search
+        section = self.settings.search
         return SearchRules(
             mode="yield",
             tau=self.models.tau,
-            max_age=own.max_age,
-            slots=own.slots,
-            learning_rate=own.learning_rate,
+            max_age=section.max_age,
+            slots=section.slots,
+            learning_rate=section.learning_rate,
             labels=tuple(range(anchors)),
             run_seed=self.settings.run.seed,
             stream="variants",

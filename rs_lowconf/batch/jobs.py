@@ -76,7 +76,7 @@ class CatalogRows:
         counts: Counter[tuple[Any, ...]] = Counter()
         for table in self.tables():
             window, masks = table["rslow:window"], table["rslow:masks"]
-            told = pa.table(
+            columns = pa.table(
                 {
                     "level": table["processing:level"],
                     "bands": pc.binary_join(table["rslow:bands"], " "),
@@ -85,8 +85,8 @@ class CatalogRows:
                     "masked": pc.greater(pc.fill_null(pc.list_value_length(masks), 0), 0),
                 }
             )
-            names = told.column_names
-            for record in told.group_by(names).aggregate([([], "count_all")]).to_pylist():
+            names = columns.column_names
+            for record in columns.group_by(names).aggregate([([], "count_all")]).to_pylist():
                 counts[tuple(record[name] for name in names)] += record["count_all"]
         return tuple(
             TileKind(

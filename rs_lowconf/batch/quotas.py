@@ -80,7 +80,7 @@ def regions_of(
         DataError: the file is missing, damaged or without names.
     """
     if not isinstance(regions, Path):
-        columns, rows = (np.floor(own / regions).astype(int).tolist() for own in (lon, lat))
+        columns, rows = (np.floor(degrees / regions).astype(int).tolist() for degrees in (lon, lat))
         return [f"{column} {row}" for column, row in zip(columns, rows, strict=True)]
     polygons = _polygons(regions)
     points, hits = shapely.STRtree(polygons.geometry.to_numpy()).query(

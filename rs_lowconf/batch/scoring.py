@@ -63,11 +63,11 @@ def scorer(
         for row in from_table(table):
             by_size.setdefault(row.window[2], []).append(row)
         records = []
-        for side, own in by_size.items():
+        for side, same_size in by_size.items():
             if side not in loaded:
                 loaded[side] = target.load(side)
             try:
-                records += _scores(own, loaded[side], reading, micro_batch)
+                records += _scores(same_size, loaded[side], reading, micro_batch)
             except ModelError:
                 # Its process may have exited: the next tiles need a new one.
                 del loaded[side]
@@ -102,8 +102,10 @@ def _answer(
     bad += [{"id": tiles[i][0].tile_id, ERROR: str(why)} for i, why in asked.without.items()]
     if asked.log_probability is None:
         return [], None
-    told = asked.log_probability[: len(asked.rows)].cpu()
-    return [tiles[i] for i in asked.rows], reading(told, torch.zeros(len(told), dtype=torch.long))
+    predicted = asked.log_probability[: len(asked.rows)].cpu()
+    return [tiles[i] for i in asked.rows], reading(
+        predicted, torch.zeros(len(predicted), dtype=torch.long)
+    )
 
 
 def _scores(

@@ -179,10 +179,10 @@ def answer(call: Call, schema: pa.Schema, rows: pa.Table) -> pa.Table | str:
                 f"the disk is full ({error})",
                 remedy="free some space and run the same command again, it resumes",
             ) from error
-        return told(error)
+        return one_line(error)
 
 
-def told(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Return an error in one line: unchanged if it is meant for users, else with its location."""
     if isinstance(error, RsLowconfError):
         return shortened(str(error))

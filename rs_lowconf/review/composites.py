@@ -22,7 +22,7 @@ def composites_of(bands: BandSpec) -> tuple[Composite, ...]:
     if not found:
         raise ReviewError(
             f"bands {', '.join(bands.names)} cannot be shown in colour",
-            expected=" or ".join(", ".join(own.bands) for own in COMPOSITES.values()),
+            expected=" or ".join(", ".join(each.bands) for each in COMPOSITES.values()),
             remedy="use data with the bands of at least one composite",
         )
     return found

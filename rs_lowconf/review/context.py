@@ -81,8 +81,8 @@ def write_context(
         files: the manifest's entry of each.
     """
     placed = [
-        _Placed(sample=sample, grid=sample.grid, files=own)
-        for sample, own in zip(samples, files, strict=True)
+        _Placed(sample=sample, grid=sample.grid, files=entry)
+        for sample, entry in zip(samples, files, strict=True)
         if sample.grid is not None
     ]
     if not placed:
@@ -126,7 +126,7 @@ def _groups(placed: Sequence[_Placed]) -> list[_Group]:
         group.tiles[one.files["tile"]] = (one.sample.sample_id, one.grid)
         if one.sample.neighbour is not None and not one.sample.observed:
             anchors.setdefault((one.sample.neighbour.tile_id, one.grid), one.files["anchor"])
-    below = _Group(kind="REAL", name="REAL", tiles={file: own for own, file in anchors.items()})
+    below = _Group(kind="REAL", name="REAL", tiles={file: grid for grid, file in anchors.items()})
     return [*samples.values(), *([below] if anchors else [])]
 
 
@@ -147,8 +147,8 @@ def _rasters(
     red, green, blue = (position + 1 for position in like.bands.index_of(composite.bands))
     tiles = [(file, grid) for file, (_, grid) in group.tiles.items()]
     layers = []
-    for own, mosaic in enumerate(mosaics_of(tiles, frames, width, height), start=1):
-        path = f"context/{number:02d}_{own:03d}.vrt"
+    for index, mosaic in enumerate(mosaics_of(tiles, frames, width, height), start=1):
+        path = f"context/{number:02d}_{index:03d}.vrt"
         write_text(folder / path, mosaic_vrt(mosaic, "..", like.bands, width, height))
         (first, _), *others = mosaic.tiles
         more = f" and {len(others)} more" if others else ""

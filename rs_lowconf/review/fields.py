@@ -93,13 +93,13 @@ def fields_of(
     suggestion = Field(name="cond_class", sql="TEXT", alias="Suggested class", tab=JUDGE)
     if masks:
         suggestion = Field(name="mask_name", sql="TEXT", alias="Mask of", tab=JUDGE)
-    said = (
+    predictions = (
         Field(name="pred_class", sql="TEXT", alias="Model's prediction", tab=AFTER),
         Field(name="second_class", sql="TEXT", alias="Model's second choice", tab=AFTER),
     )
     score = Field(name="d_score", sql="REAL", alias="Critic's realism score", tab=AFTER)
     model = (
-        *(() if masks else said),
+        *(() if masks else predictions),
         Field(name="confidence", sql="REAL", alias="Model's confidence", tab=AFTER),
         *(() if observed else (score,)),
     )

@@ -50,21 +50,21 @@ def frames_of(grids: Sequence[Grid], width: int, height: int) -> dict[Grid, Fram
     """Return the frame of each grid, for tiles of one size."""
     members: list[dict[Grid, tuple[int, int]]] = []
     for grid in dict.fromkeys(grids):
-        for own in members:
-            corner = _offset(grid, next(iter(own)))
+        for member in members:
+            corner = _offset(grid, next(iter(member)))
             if corner is not None:
-                own[grid] = corner
+                member[grid] = corner
                 break
         else:
             members.append({grid: (0, 0)})
     found: dict[Grid, Frame] = {}
-    for own in members:
-        columns, rows = zip(*own.values(), strict=True)
+    for member in members:
+        columns, rows = zip(*member.values(), strict=True)
         left, top = min(columns), min(rows)
         # From the tiles at its edges, because sums of fractional numbers would be rounded.
         outermost = (
-            next(grid for grid in own if own[grid][0] == left),
-            next(grid for grid in own if own[grid][1] == top),
+            next(grid for grid in member if member[grid][0] == left),
+            next(grid for grid in member if member[grid][1] == top),
         )
         a, b, c, d, e, _ = outermost[0].transform
         transform = (a, b, c, d, e, outermost[1].transform[5])
@@ -72,9 +72,9 @@ def frames_of(grids: Sequence[Grid], width: int, height: int) -> dict[Grid, Fram
             grid=Grid(crs=outermost[0].crs, transform=transform),
             width=max(columns) - left + width,
             height=max(rows) - top + height,
-            corners={grid: (column - left, row - top) for grid, (column, row) in own.items()},
+            corners={grid: (column - left, row - top) for grid, (column, row) in member.items()},
         )
-        found |= dict.fromkeys(own, frame)
+        found |= dict.fromkeys(member, frame)
     return found
 
 
@@ -86,16 +86,16 @@ def mosaics_of(
     for file, grid in tiles:
         frame = frames[grid]
         column, row = frame.corners[grid]
-        for own_frame, own in found:
-            corners = (frame.corners.get(other, (0, 0)) for _, other in own)
-            if own_frame is frame and all(
+        for placed_frame, placed in found:
+            corners = (frame.corners.get(other, (0, 0)) for _, other in placed)
+            if placed_frame is frame and all(
                 abs(column - x) >= width or abs(row - y) >= height for x, y in corners
             ):
-                own.append((file, grid))
+                placed.append((file, grid))
                 break
         else:
             found.append((frame, [(file, grid)]))
-    return [Mosaic(frame=frame, tiles=tuple(own)) for frame, own in found]
+    return [Mosaic(frame=frame, tiles=tuple(placed)) for frame, placed in found]
 
 
 def mosaic_vrt(mosaic: Mosaic, folder: str, bands: BandSpec, width: int, height: int) -> str:

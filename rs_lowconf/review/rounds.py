@@ -39,7 +39,7 @@ def judged_samples(store: ReviewStore, opinions: Iterable[Opinion]) -> dict[int,
                 rounds[package.round][sent.sample_id] = Judged(
                     sent=sent, verdict=found[sent.sample_id]
                 )
-    return {number: list(own.values()) for number, own in sorted(rounds.items())}
+    return {number: list(samples.values()) for number, samples in sorted(rounds.items())}
 
 
 def round_report(
@@ -133,8 +133,8 @@ def _auc_interval(accepted: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n
     order = (np.sign(yes[:, None] - no) + 1) / 2
     rng = np.random.default_rng(0)
     rows, columns = (
-        rng.multinomial(len(own), np.full(len(own), 1 / len(own)), _RESAMPLES) / len(own)
-        for own in (yes, no)
+        rng.multinomial(len(group), np.full(len(group), 1 / len(group)), _RESAMPLES) / len(group)
+        for group in (yes, no)
     )
     areas = ((rows @ order) * columns).sum(1)
     return [float(value) for value in np.quantile(areas, (0.025, 0.975))]
@@ -146,6 +146,6 @@ def _seconds(opinions: Iterable[Opinion]) -> float | None:
     for one in opinions:
         if one.reviewed_ms:
             times[one.reviewer].append(one.reviewed_ms)
-    gaps = [gap / 1_000 for own in times.values() for gap in np.diff(sorted(own))]
+    gaps = [gap / 1_000 for answered in times.values() for gap in np.diff(sorted(answered))]
     worked = [gap for gap in gaps if 0 < gap <= _BREAK_S]
     return float(np.median(worked)) if worked else None

@@ -363,9 +363,9 @@ def _refuse_two_people(database: sqlite3.Connection, reviewed: ReviewedPackage) 
             before = known[name].get(one.sample_id, [])
             if one.reviewer != name and one.decision is not None:
                 continue
-            own = (one.reviewed_ms, one.decision, one.true_class, one.realism, one.comment)
-            kept += own in before
-            if own not in before:
+            content = (one.reviewed_ms, one.decision, one.true_class, one.realism, one.comment)
+            kept += content in before
+            if content not in before:
                 later += one.reviewed_ms > (before[-1][0] if before else 0)
                 earlier += bool(before) and one.reviewed_ms < before[-1][0]
         apart = later and earlier

@@ -41,21 +41,21 @@ def verdicts(opinions: Iterable[Opinion]) -> dict[str, Verdict]:
     by_sample: dict[str, list[Opinion]] = defaultdict(list)
     for opinion in opinions:
         by_sample[opinion.sample_id].append(opinion)
-    return {name: _verdict(name, own) for name, own in by_sample.items()}
+    return {name: _verdict(name, answered) for name, answered in by_sample.items()}
 
 
-def _verdict(sample_id: str, own: Sequence[Opinion]) -> Verdict:
-    own = [one for one in own if one.settles] or own
-    own = [one for one in own if one.decision != "unsure"] or own
-    answers = {(one.decision, one.true_class) for one in own}
+def _verdict(sample_id: str, opinions: Sequence[Opinion]) -> Verdict:
+    opinions = [one for one in opinions if one.settles] or opinions
+    opinions = [one for one in opinions if one.decision != "unsure"] or opinions
+    answers = {(one.decision, one.true_class) for one in opinions}
     agreed = answers.pop() if len(answers) == 1 else (None, None)
-    marks = [one.realism for one in own if one.realism is not None]
+    marks = [one.realism for one in opinions if one.realism is not None]
     return Verdict(
         sample_id=sample_id,
         decision=agreed[0],
         true_class=agreed[1],
-        reviewers=tuple(sorted({one.reviewer for one in own})),
-        reviewed_ms=max(one.reviewed_ms for one in own),
+        reviewers=tuple(sorted({one.reviewer for one in opinions})),
+        reviewed_ms=max(one.reviewed_ms for one in opinions),
         realism=int(np.median(marks)) if marks else None,
     )
 
@@ -75,11 +75,13 @@ def agreement(opinions: Iterable[Opinion]) -> dict[str, Any]:
     reviewers = sorted(table)
     shared = [
         name
-        for name in sorted({name for own in table.values() for name in own})
-        if sum(name in own for own in table.values()) > 1
+        for name in sorted({name for answered in table.values() for name in answered})
+        if sum(name in answered for answered in table.values()) > 1
     ]
     disagreed = [
-        name for name in shared if len({own[name] for own in table.values() if name in own}) > 1
+        name
+        for name in shared
+        if len({answered[name] for answered in table.values() if name in answered}) > 1
     ]
 
     def answers(reviewer: str, name: str, *, whole: bool) -> str | None:
@@ -114,10 +116,10 @@ def agreement(opinions: Iterable[Opinion]) -> dict[str, Any]:
 
 
 def _alpha(rows: Sequence[Sequence[str | None]]) -> float | None:
-    values = sorted({said for row in rows for said in row if said is not None})
+    values = sorted({answer for row in rows for answer in row if answer is not None})
     if len(values) < 2:
         return None
-    codes = [[np.nan if said is None else values.index(said) for said in row] for row in rows]
+    codes = [[np.nan if answer is None else values.index(answer) for answer in row] for row in rows]
     return float(krippendorff.alpha(np.array(codes), level_of_measurement="nominal"))
 
 

@@ -74,12 +74,12 @@ class Anchors:
         def apart(
             image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
         ) -> Float[Tensor, "b 2"]:
-            own = label.cpu()
+            anchor = label.cpu()
             return distances.between(
                 image,
                 features(image),
-                self.image[own].to(image),
-                self.features[own].to(image),
+                self.image[anchor].to(image),
+                self.features[anchor].to(image),
             )
 
         return apart
@@ -108,12 +108,12 @@ class Anchors:
         """
 
         def draw(seed_id: int) -> Float[Tensor, " d"]:
-            attempt, own = divmod(seed_id, len(self.names))
-            z = self.z[own]
+            attempt, anchor = divmod(seed_id, len(self.names))
+            z = self.z[anchor]
             if attempt == 0:
                 return shell.project(z[None])[0]
             rng = torch.Generator().manual_seed(
-                seed_of(run_seed, "variant", self.names[own], attempt)
+                seed_of(run_seed, "variant", self.names[anchor], attempt)
             )
             noise = torch.randn(len(z), generator=rng)
             return shell.project((math.sqrt(1 - reach**2) * z + reach * noise)[None])[0]
@@ -131,7 +131,7 @@ class Anchors:
         label = self.label
 
         def of_condition(part: GatePart) -> GatePart:
-            return lambda image, own: part(image, label.to(own.device)[own])
+            return lambda image, anchor: part(image, label.to(anchor.device)[anchor])
 
         penalty = Penalty(part=nearness, floor=-1 + _SPREAD, spread=_SPREAD, weight=weight)
         return evaluator.around(
@@ -140,8 +140,11 @@ class Anchors:
                 evaluator.gate.changed(lambda name, part: of_condition(part)), conditions=label
             ),
             penalties=[
-                *(replace(own, part=of_condition(own.part)) for own in evaluator.penalties),
+                *(
+                    replace(penalty, part=of_condition(penalty.part))
+                    for penalty in evaluator.penalties
+                ),
                 penalty,
             ],
-            limit=lambda image, own: nearness(image, own) >= -1,
+            limit=lambda image, anchor: nearness(image, anchor) >= -1,
         )

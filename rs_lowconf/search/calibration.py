@@ -84,7 +84,9 @@ class Calibration:
         if self.fitted is None:
             return single_stage(parts, self.reference, false_rejection)
         recorded = Stage(parts=parts, reference=self.reference, false_rejection=0.0)
-        stages = tuple(own.stage(views, false_rejection) for own in self.fitted.stages)
+        stages = tuple(
+            fitted_stage.stage(views, false_rejection) for fitted_stage in self.fitted.stages
+        )
         return Gate(stages=(*stages, recorded), power=self.fitted.power)
 
     def penalties(
@@ -154,8 +156,8 @@ class Calibration:
         if self.head is not None:
             tensors |= {"head.weight": self.head.weight, "head.bias": self.head.bias}
         if self.fitted is not None:
-            own, header["fitted"] = self.fitted.to_checkpoint()
-            tensors |= {f"fitted.{name}": tensor for name, tensor in own.items()}
+            weights, header["fitted"] = self.fitted.to_checkpoint()
+            tensors |= {f"fitted.{name}": tensor for name, tensor in weights.items()}
         write_checkpoint(path, KIND, tensors, header)
 
 
@@ -181,12 +183,12 @@ def load_calibration(path: Path, models: Mapping[str, str]) -> Calibration:
         head = ReviewHead(weight=tensors["head.weight"], bias=tensors["head.bias"])
     fitted = None
     if "fitted" in header:
-        own = {
+        weights = {
             name.removeprefix("fitted."): tensor
             for name, tensor in tensors.items()
             if name.startswith("fitted.")
         }
-        fitted = FittedGate.from_checkpoint(own, header["fitted"])
+        fitted = FittedGate.from_checkpoint(weights, header["fitted"])
     return Calibration(
         head=head,
         fitted=fitted,
@@ -250,12 +252,12 @@ def calibrate(
 
 def parts_of(critic: Critic, features: Features, calibration: Calibration) -> dict[str, GatePart]:
     """Return the parts of the gate in the order of a calibration's columns."""
-    said = critic_parts(critic)
+    critic_scores = critic_parts(critic)
     parts: dict[str, GatePart] = {
-        CRITIC: said.pop(CRITIC),
+        CRITIC: critic_scores.pop(CRITIC),
         LIKENESS: Likeness(features, calibration.bank.flatten(0, 1)),
         SPECTRA: calibration.spectra,
-        **said,
+        **critic_scores,
     }
     if calibration.head is not None:
         parts[REVIEWS] = calibration.head.part(critic.features)

@@ -126,8 +126,8 @@ def measure_distances(  # noqa: PLR0917 - tiles, their classes, the measure, cha
         classes=tuple(classes), spread=spread, quantiles=torch.empty(0, 0, 2), models=models
     )
     rows = torch.full((len(classes), STEPS + 1, 2), torch.inf)
-    for own, name in enumerate(classes):
-        members = torch.nonzero(label == own)[:, 0]
+    for index, name in enumerate(classes):
+        members = torch.nonzero(label == index)[:, 0]
         if len(members) < 2:
             continue
         pairs = _pairs(members, seed_of(seed, "distances", name))
@@ -137,7 +137,7 @@ def measure_distances(  # noqa: PLR0917 - tiles, their classes, the measure, cha
                 for a, b in (part.T for part in torch.split(pairs, _BATCH))
             ]
         )
-        rows[own] = apart.quantile(torch.linspace(0, 1, STEPS + 1), dim=0)
+        rows[index] = apart.quantile(torch.linspace(0, 1, STEPS + 1), dim=0)
     if rows.isinf().all():
         raise DataError("no class has two training tiles, so their distances cannot be measured")
     rows = rows.where(rows.isfinite(), rows.amin(0))

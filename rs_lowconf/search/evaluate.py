@@ -244,12 +244,12 @@ class Evaluator:
             AnswerError: it has none.
         """
         self._before_batch()
-        told = self.target.predict(self._image(pixels)[:, self._target_channels])
-        said = self._reading(told, torch.tensor([label], device=told.device))
+        prediction = self.target.predict(self._image(pixels)[:, self._target_channels])
+        answer = self._reading(prediction, torch.tensor([label], device=prediction.device))
         return Answer(
-            log_probability=said.log_probability.cpu(),
-            confidence=said.confidence.cpu(),
-            log_odds=said.log_odds.cpu(),
+            log_probability=answer.log_probability.cpu(),
+            confidence=answer.confidence.cpu(),
+            log_odds=answer.log_odds.cpu(),
         )
 
     @torch.no_grad()
@@ -263,9 +263,9 @@ class Evaluator:
             label: index of its condition.
             thorough: whether to compute all parts of the gate, also after one drops it.
         """
-        image, own = self._image(pixels), torch.tensor([label], device=self._device)
-        gate = self.gate.score(image, own, thorough=thorough)
-        inside = self._limit is None or bool(self._limit(image, own)[0])
+        image, condition = self._image(pixels), torch.tensor([label], device=self._device)
+        gate = self.gate.score(image, condition, thorough=thorough)
+        inside = self._limit is None or bool(self._limit(image, condition)[0])
         return Judgement(
             parts={name: float(values[0]) for name, values in gate.parts.items()},
             p_value=float(gate.p_value[0]),
@@ -282,9 +282,9 @@ class Evaluator:
         Only of a target that predicts one class per pixel. It does not count as an evaluation, as
         the tile was evaluated before.
         """
-        said = self.target.predict(self._image(pixels)[:, self._target_channels])
+        prediction = self.target.predict(self._image(pixels)[:, self._target_channels])
         self.target.evaluations -= 1
-        best = said[0].max(dim=0)
+        best = prediction[0].max(dim=0)
         return best.indices.cpu(), best.values.exp().cpu()
 
     @torch.no_grad()
@@ -316,11 +316,11 @@ class Evaluator:
                 # Padding, and repeating a batch without unanswered tiles, cost time but are not
                 # counted as evaluations of the target.
                 self.target.evaluations = before + count
-                rows, said = asked.rows, asked.log_probability
+                rows, prediction = asked.rows, asked.log_probability
                 unanswered = {tile: why.reason for tile, why in asked.without.items()}
                 log_odds = confidence = torch.empty(0, device=self._device)
-                if said is not None:
-                    answer = self._reading(said, labels[asked.filled].to(said.device))
+                if prediction is not None:
+                    answer = self._reading(prediction, labels[asked.filled].to(prediction.device))
                     log_odds, confidence = answer.log_odds, answer.confidence
             slope = None
             if gradient:

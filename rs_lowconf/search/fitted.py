@@ -94,7 +94,7 @@ class FittedStage:
             DataError: too few held-out tiles for a share so small.
         """
         return Stage(
-            parts={own.name: own.part(views[own.view]) for own in self.parts},
+            parts={fitted.name: fitted.part(views[fitted.view]) for fitted in self.parts},
             reference=self.reference,
             false_rejection=false_rejection * self.share,
             folds=self.folds,
@@ -103,9 +103,9 @@ class FittedStage:
 
     def scores(self, seen: Seen) -> Float[Tensor, "b p k"]:
         """Return the scores of tiles with known features, as `Stage.score` does."""
-        said = [own.score(seen[own.view]) for own in self.parts]
-        models = max(own.shape[1] for own in said)
-        return torch.stack([own.expand(-1, models) for own in said], 1)
+        scores = [part.score(seen[part.view]) for part in self.parts]
+        models = max(column.shape[1] for column in scores)
+        return torch.stack([column.expand(-1, models) for column in scores], 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,16 +155,18 @@ def fit_stage(
     labels = None
     if len(real.val_labels) >= _SPLIT_FROM * needed:
         parts = _fit_parts(real.train, kinds, None)
-        reference = [own.score(real.val[own.view])[:, 0] for own in parts]
+        reference = [part.score(real.val[part.view])[:, 0] for part in parts]
         folds = None
         classes = torch.bincount(real.val_labels, minlength=int(real.train_labels.max()) + 1)
         if int(classes.min()) >= _BY_CLASS_FROM * needed:
             labels = real.val_labels
     else:
-        both = {name: torch.cat([own, real.val[name]]) for name, own in real.train.items()}
+        both = {
+            name: torch.cat([features, real.val[name]]) for name, features in real.train.items()
+        }
         folds = folds_of(torch.cat([real.train_labels, real.val_labels]), seed)
         parts = _fit_parts(both, kinds, folds, origin=real.origin)
-        reference = [out_of_fold(own.score, both[own.view], folds) for own in parts]
+        reference = [out_of_fold(part.score, both[part.view], folds) for part in parts]
     return FittedStage(
         name=real.name,
         share=real.share,
@@ -188,10 +190,13 @@ def _fit_parts(
             name=view,
             view=view,
             score=fit_linear(
-                own, {name: kind.seen[view] for name, kind in kinds.items()}, folds, origins
+                real_features,
+                {name: kind.seen[view] for name, kind in kinds.items()},
+                folds,
+                origins,
             ),
         )
-        for view, own in real.items()
+        for view, real_features in real.items()
     )
 
 
@@ -235,17 +240,17 @@ def fit_linear(
         rows = [real[kept]]
         if also_real is not None and len(also_real):
             rows.append(also_real)
-        weights = [torch.full((len(own),), 0.5 / len(rows) / len(own)) for own in rows]
+        weights = [torch.full((len(part),), 0.5 / len(rows) / len(part)) for part in rows]
         positive = sum(map(len, rows))
-        for name, own in kinds.items():
+        for name, part in kinds.items():
             origin = (origins or {}).get(name)
             if folds is not None and origin is not None:
-                rows.append(own[folds[origin] != fold])
+                rows.append(part[folds[origin] != fold])
             else:
-                rows.append(own)
+                rows.append(part)
         others = rows[-len(kinds) :]
-        total = sum(len(own) ** 0.5 for own in others)
-        weights += [torch.full((len(own),), 0.5 / total / len(own) ** 0.5) for own in others]
+        total = sum(len(part) ** 0.5 for part in others)
+        weights += [torch.full((len(part),), 0.5 / total / len(part) ** 0.5) for part in others]
         x, weight = torch.cat(rows).double(), torch.cat(weights).double()
         centre, spread = rows[0].double().mean(0), rows[0].double().std(0)
         # A feature that is constant in real tiles is not scaled.
@@ -270,9 +275,9 @@ def out_of_fold(
 
 def judged(stages: tuple[FittedStage, ...], kind: Kind, false_rejection: float) -> GateScores:
     """Return the gate scores of tiles with known features, for a gate of some stages."""
-    views: dict[str, Features] = {own.view: _no_view for one in stages for own in one.parts}
-    gate = Gate(stages=tuple(own.stage(views, false_rejection) for own in stages))
-    return gate.judge([own.scores(kind.seen) for own in stages], kind.labels)
+    views: dict[str, Features] = {part.view: _no_view for stage in stages for part in stage.parts}
+    gate = Gate(stages=tuple(stage.stage(views, false_rejection) for stage in stages))
+    return gate.judge([stage.scores(kind.seen) for stage in stages], kind.labels)
 
 
 def false_rejection_by_class(
@@ -289,15 +294,15 @@ def false_rejection_by_class(
         classes: which the labels index.
         false_rejection: of the whole gate.
     """
-    views: dict[str, Features] = {own.view: _no_view for own in stage.parts}
+    views: dict[str, Features] = {part.view: _no_view for part in stage.parts}
     built = stage.stage(views, false_rejection)
     joint = built.standardised(stage.reference).amin(1)
     rejects = torch.zeros(len(joint), dtype=torch.bool)
     groups = torch.zeros_like(labels) if stage.labels is None else labels
     for k in set(groups.tolist()):
-        own = torch.nonzero(groups == k)[:, 0]
-        rank = rank_of(built.false_rejection, len(own))
-        rejects[own[joint[own].argsort()[:rank]]] = True
+        members = torch.nonzero(groups == k)[:, 0]
+        rank = rank_of(built.false_rejection, len(members))
+        rejects[members[joint[members].argsort()[:rank]]] = True
     return {
         name: share_of(int(rejects[labels == k].sum()), int((labels == k).sum()))
         for k, name in enumerate(classes)
@@ -361,7 +366,7 @@ class FittedGate:
     def describe(self, false_rejection: float) -> dict[str, Any]:
         """Describe the gate's cost in real tiles, its guarantee, and what it drops."""
         views: dict[str, Features] = dict.fromkeys(self.views, _no_view)
-        stages = tuple(own.stage(views, false_rejection) for own in self.stages)
+        stages = tuple(fitted_stage.stage(views, false_rejection) for fitted_stage in self.stages)
         return Gate(stages=stages, power=self.power).describe()
 
     def to_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -372,17 +377,17 @@ class FittedGate:
             "stored.real": self.stored.real.half(),
         }
         stages = []
-        for number, own in enumerate(self.stages):
-            tensors[f"{number}.reference"] = own.reference
-            if own.folds is not None:
-                tensors[f"{number}.folds"] = own.folds.to(torch.uint8)
-            if own.labels is not None:
-                tensors[f"{number}.labels"] = own.labels.to(torch.int16)
-            for part, fitted in enumerate(own.parts):
+        for number, stage in enumerate(self.stages):
+            tensors[f"{number}.reference"] = stage.reference
+            if stage.folds is not None:
+                tensors[f"{number}.folds"] = stage.folds.to(torch.uint8)
+            if stage.labels is not None:
+                tensors[f"{number}.labels"] = stage.labels.to(torch.int16)
+            for part, fitted in enumerate(stage.parts):
                 tensors[f"{number}.{part}.weight"] = fitted.score.weight
                 tensors[f"{number}.{part}.bias"] = fitted.score.bias
-            parts = [{"name": fitted.name, "view": fitted.view} for fitted in own.parts]
-            stages.append({"name": own.name, "share": own.share, "parts": parts})
+            parts = [{"name": fitted.name, "view": fitted.view} for fitted in stage.parts]
+            stages.append({"name": stage.name, "share": stage.share, "parts": parts})
         return tensors, {
             "stages": stages,
             "views": dict(self.views),
@@ -396,7 +401,7 @@ class FittedGate:
     ) -> "FittedGate":
         """Return what `to_checkpoint` described."""
         stages = []
-        for number, own in enumerate(header["stages"]):
+        for number, described in enumerate(header["stages"]):
             folds = tensors.get(f"{number}.folds")
             labels = tensors.get(f"{number}.labels")
             parts = tuple(
@@ -408,12 +413,12 @@ class FittedGate:
                         bias=tensors[f"{number}.{place}.bias"],
                     ),
                 )
-                for place, part in enumerate(own["parts"])
+                for place, part in enumerate(described["parts"])
             )
             stages.append(
                 FittedStage(
-                    name=own["name"],
-                    share=own["share"],
+                    name=described["name"],
+                    share=described["share"],
                     parts=parts,
                     reference=tensors[f"{number}.reference"],
                     folds=None if folds is None else folds.long(),
@@ -445,5 +450,5 @@ def dropped(stages: tuple[FittedStage, ...], kind: Kind, false_rejection: float)
     parts = Counter(name for name in scores.dropped_by if name is not None)
     return {
         **share_of(int((~scores.passes).sum()), len(scores.passes)),
-        "by_part": {own.name: parts[own.name] for one in stages for own in one.parts},
+        "by_part": {part.name: parts[part.name] for stage in stages for part in stage.parts},
     }

@@ -71,10 +71,10 @@ class Stage:
         self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
     ) -> Float[Tensor, "b p k"]:
         """Return the score of every part, by the model of each fold."""
-        said = [part(image, label).cpu() for part in self.parts.values()]
-        said = [own if own.ndim == 2 else own[:, None] for own in said]
-        models = max(own.shape[1] for own in said)
-        return torch.stack([own.expand(-1, models) for own in said], 1)
+        scores = [part(image, label).cpu() for part in self.parts.values()]
+        scores = [score if score.ndim == 2 else score[:, None] for score in scores]
+        models = max(score.shape[1] for score in scores)
+        return torch.stack([score.expand(-1, models) for score in scores], 1)
 
     def p_value(
         self, scores: Float[Tensor, "b p *k"], label: Int[Tensor, " b"] | None = None
@@ -238,8 +238,8 @@ class Gate:
         seen = []
         for stage in self.stages:
             seen.append(stage.score(image, label))
-            own = self._classes(label)
-            if not thorough and not stage.passes(stage.p_value(seen[-1], own)).any():
+            classes = self._classes(label)
+            if not thorough and not stage.passes(stage.p_value(seen[-1], classes)).any():
                 break
         return self.judge(seen, label)
 
@@ -261,13 +261,13 @@ class Gate:
         p_value = torch.ones(count)
         parts: dict[str, Tensor] = {}
         dropped: list[str | None] = [None] * count
-        for stage, said in zip(self.stages, scores, strict=False):
-            mean = said.mean(2)
+        for stage, stage_scores in zip(self.stages, scores, strict=False):
+            mean = stage_scores.mean(2)
             parts |= dict(zip(stage.parts, mean.unbind(1), strict=True))
             if not stage.false_rejection:
                 continue
-            own = stage.p_value(said, self._classes(label))
-            rejects = ~stage.passes(own)
+            stage_p_value = stage.p_value(stage_scores, self._classes(label))
+            rejects = ~stage.passes(stage_p_value)
             names = list(stage.parts)
             worst = stage.standardised(mean).argmin(1)
             for row in torch.nonzero(rejects & passes)[:, 0].tolist():
@@ -275,7 +275,7 @@ class Gate:
             passes &= ~rejects
             # Each stage counts by its share, so that the smallest one is a joint p-value.
             weight = self.false_rejection / stage.false_rejection
-            p_value = torch.minimum(p_value, own * weight)
+            p_value = torch.minimum(p_value, stage_p_value * weight)
         return GateScores(parts=parts, p_value=p_value, passes=passes, dropped_by=tuple(dropped))
 
     def joint(self, parts: Mapping[str, float]) -> float:
@@ -287,8 +287,8 @@ class Gate:
         worst = math.inf
         for stage in self.stages:
             if stage.false_rejection and stage.parts.keys() <= parts.keys():
-                said = torch.tensor([[parts[name] for name in stage.parts]])
-                worst = min(worst, float(stage.standardised(said).amin()))
+                scores = torch.tensor([[parts[name] for name in stage.parts]])
+                worst = min(worst, float(stage.standardised(scores).amin()))
         return worst
 
     def describe(self) -> dict[str, Any]:
@@ -354,8 +354,8 @@ def scores_one_by_one(
     """
     rows = [torch.empty(0, len(parts))]
     left_out: Counter[str] = Counter()
-    for index, own in enumerate(source.labels.tolist()):
-        name = source.classes[own]
+    for index, class_index in enumerate(source.labels.tolist()):
+        name = source.classes[class_index]
         if name in classes:
             image = source.batch([index]).image[:, list(channels)].to(device)
             label = torch.tensor([classes.index(name)], device=device)

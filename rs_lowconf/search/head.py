@@ -59,9 +59,9 @@ class ReviewHead:
         ) -> Float[Tensor, " b"]:
             texture = texture_of(image)
             critics, textures = self.weight.to(image).tensor_split([-texture.shape[1]])
-            told = texture @ textures + self.bias.to(image)
+            by_texture = texture @ textures + self.bias.to(image)
             # The most expensive part of a step, skipped where only texture counts.
-            return told + features(image) @ critics if critics.any() else told
+            return by_texture + features(image) @ critics if critics.any() else by_texture
 
         return score
 
@@ -138,7 +138,7 @@ def fit_head(
         cv=StratifiedKFold(_CHOOSING_FOLDS, shuffle=True, random_state=seed % 2**32),
         scoring="roc_auc",
     )
-    told = cross_val_predict(choice, x, y, cv=folds, method="decision_function")
+    predicted = cross_val_predict(choice, x, y, cv=folds, method="decision_function")
     best = choice.fit(x, y).best_estimator_
     scaler, mix, regression = best[0], best[1].kw_args["factor"], best[2]
     weight = regression.coef_[0] * mix / scaler.scale_
@@ -147,7 +147,7 @@ def fit_head(
         head=ReviewHead(
             weight=torch.from_numpy(weight).float(), bias=torch.tensor(bias, dtype=torch.float32)
         ),
-        auc=float(roc_auc_score(y, told)),
+        auc=float(roc_auc_score(y, predicted)),
         accepted=yes,
         rejected=no,
     )

@@ -59,8 +59,8 @@ class Inverter:
             some = image[start : start + self.micro_batch]
             padding = self.micro_batch - len(some)
             row = torch.cat([torch.arange(len(some)), torch.zeros(padding, dtype=torch.long)])
-            own = label[start : start + self.micro_batch]
-            found.append(self._batch(some[row].to(self.device), own[row].to(self.device)))
+            labels = label[start : start + self.micro_batch]
+            found.append(self._batch(some[row].to(self.device), labels[row].to(self.device)))
             found[-1] = tuple(part[: len(some)].cpu() for part in found[-1])
         z, conditions, drawn = (torch.cat(parts) for parts in zip(*found, strict=True))
         return Inversion(z=z, label=conditions, image=drawn)
@@ -98,8 +98,8 @@ class Inverter:
             return label
         apart = torch.stack(
             [
-                self.unlike(self.generator(z, torch.full_like(label, own)), image)
-                for own in range(len(self.generator.classes))
+                self.unlike(self.generator(z, torch.full_like(label, index)), image)
+                for index in range(len(self.generator.classes))
             ]
         )
         return torch.where(label >= 0, label, apart.argmin(0))

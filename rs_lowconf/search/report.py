@@ -151,11 +151,11 @@ def gate_lines(gate: Mapping[str, Any]) -> list[str]:
     kinds = gate["power"].get("kinds", {})
     if not kinds:
         lines.append("The share of generated tiles that it drops was not measured.")
-    for name, own in kinds.items():
-        line = f"It drops {_percent(own)} of {name}"
-        if "left_out_of_the_fit" in own:
-            line += f"; {_percent(own['left_out_of_the_fit'])} if they are left out of its fit"
-        lines.append(line + ("." if own["fitted"] else ", a kind that was not used in its fit."))
+    for name, share in kinds.items():
+        line = f"It drops {_percent(share)} of {name}"
+        if "left_out_of_the_fit" in share:
+            line += f"; {_percent(share['left_out_of_the_fit'])} if they are left out of its fit"
+        lines.append(line + ("." if share["fitted"] else ", a kind that was not used in its fit."))
     measured_at = gate["power"].get("at_false_rejection")
     if measured_at is not None and abs(measured_at - gate["false_rejection"]) > 1e-6:
         lines.append(f"These shares were measured with search.false_rejection={measured_at:g}.")

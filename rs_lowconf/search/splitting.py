@@ -207,8 +207,8 @@ class _Population:
         )
 
     def _copy(self, lost: list[int], parents: list[int]) -> None:
-        for own in (self._z, self._odds, self._confidence, self._drift):
-            own[lost] = own[parents]
+        for values in (self._z, self._odds, self._confidence, self._drift):
+            values[lost] = values[parents]
         for row, parent in zip(lost, parents, strict=True):
             self._pixels[row] = self._pixels[parent]
 
@@ -297,18 +297,28 @@ def probability(
             estimates.setdefault(one.label, []).append(one.population_probability)
     result: dict[str, Any] = {
         "by_condition": {
-            classes[label]: {"value": float(np.mean(own)), "populations": len(own)}
-            for label, own in estimates.items()
+            classes[label]: {
+                "value": float(np.mean(by_population)),
+                "populations": len(by_population),
+            }
+            for label, by_population in estimates.items()
         },
         "value": None,
         "interval_95": None,
     }
     if not estimates:
         return result
-    result["value"] = value = float(np.mean([np.mean(own) for own in estimates.values()]))
-    if value > 0 and min(len(own) for own in estimates.values()) > 1:
-        parts = np.array([np.var(own, ddof=1) / len(own) for own in estimates.values()])
-        freedom = np.array([len(own) - 1 for own in estimates.values()])
+    result["value"] = value = float(
+        np.mean([np.mean(by_population) for by_population in estimates.values()])
+    )
+    if value > 0 and min(len(by_population) for by_population in estimates.values()) > 1:
+        parts = np.array(
+            [
+                np.var(by_population, ddof=1) / len(by_population)
+                for by_population in estimates.values()
+            ]
+        )
+        freedom = np.array([len(by_population) - 1 for by_population in estimates.values()])
         error = math.sqrt(parts.sum()) / len(estimates)
         if error > 0:
             degrees = parts.sum() ** 2 / (parts**2 / freedom).sum()

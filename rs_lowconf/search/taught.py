@@ -74,12 +74,12 @@ def teach_gate(
         )
     parts, hits = torch.arange(count) % FOLDS, 0
     for part in range(FOLDS):
-        own = _taught(gate, rejected.seen[view][parts != part], also_real, seed)
+        refitted = _taught(gate, rejected.seen[view][parts != part], also_real, seed)
         left = Kind(
             seen={name: features[parts == part] for name, features in rejected.seen.items()},
             labels=rejected.labels[parts == part],
         )
-        hits += int((~judged(own.stages[:1], left, false_rejection).passes).sum())
+        hits += int((~judged(refitted.stages[:1], left, false_rejection).passes).sum())
     return Taught(
         gate=_taught(gate, rejected.seen[view], also_real, seed),
         rejected=count,
@@ -101,7 +101,7 @@ def _taught(
     score = fit_linear(
         stored.real, {REVIEWS: stored.of(rejected)}, folds, also_real=stored.of(accepted)
     )
-    kept = [k for k, own in enumerate(first.parts) if own.name != REVIEWS]
+    kept = [k for k, part in enumerate(first.parts) if part.name != REVIEWS]
     stage = replace(
         first,
         parts=(

@@ -102,9 +102,9 @@ def _onnx(
     inputs = session.get_inputs()
     shape = inputs[0].shape
     if len(inputs) != 1 or len(shape) != 4 or inputs[0].type not in _FLOATS:
-        told = ", ".join(f"{one.type} {one.shape}" for one in inputs)
+        inputs_read = ", ".join(f"{entry.type} {entry.shape}" for entry in inputs)
         raise ModelError(
-            f"{path} reads {told}", expected="one input of floating-point numbers, b c h w"
+            f"{path} reads {inputs_read}", expected="one input of floating-point numbers, b c h w"
         )
     if isinstance(shape[0], int) and settings.batch_size != shape[0]:
         if shape[0] > 1:
@@ -187,10 +187,10 @@ def _sklearn(
             expected="a fitted classifier of scikit-learn",
             remedy=f"set target.output={other} if it is one",
         )
-    said, wanted = tuple(getattr(estimator, "classes_", ())), settings.classes or ()
-    names = tuple(class_name(name) or UNCLEAR for name in said)
+    declared, wanted = tuple(getattr(estimator, "classes_", ())), settings.classes or ()
+    names = tuple(class_name(name) or UNCLEAR for name in declared)
     # Numbers may be output indices, which target.classes names.
-    named = all(isinstance(name, str) for name in said) or bool({*names} & {*wanted})
+    named = all(isinstance(name, str) for name in declared) or bool({*names} & {*wanted})
     if names and named and names != wanted:
         raise ModelError(
             f"the classes of {path} are {', '.join(names)} and target.classes lists "

@@ -101,19 +101,19 @@ def _check_sizes(header: Mapping[str, str], blocks: Sequence[str]) -> None:
     """Compare the trees with their sizes in bytes, if the model states these."""
     if "tree_sizes" not in header:
         return
-    said = [int(size) for size in header["tree_sizes"].split()]
+    stated = [int(size) for size in header["tree_sizes"].split()]
     # Including the separators: the name of the tree, and the end of its last line.
     found = [len(f"Tree={block}\n".encode()) for block in blocks]
-    _require(said == found, "its trees do not have the stated sizes")
+    _require(stated == found, "its trees do not have the stated sizes")
 
 
 def _check_tree(number: int, block: str, features: int) -> None:
     name, *lines = block.split("\n")
     _require(int(name) == number, f"it is called {name}")
-    said = "\n".join(lines).rstrip("\n").split("\n")
-    _require(all("=" in line for line in said), "a line without a value")
-    _require(len(said) <= _MOST_LINES, "too many lines")
-    tree = _values(said)
+    fields = "\n".join(lines).rstrip("\n").split("\n")
+    _require(all("=" in line for line in fields), "a line without a value")
+    _require(len(fields) <= _MOST_LINES, "too many lines")
+    tree = _values(fields)
     leaves, categories = int(tree["num_leaves"]), int(tree["num_cat"])
     _require(leaves >= 1, f"{leaves} leaves")
     _numbers(tree, "leaf_value", float, leaves)

@@ -150,15 +150,15 @@ class ProcessModel:
 
     def _failure(self, limit: str | None) -> ModelError:
         words = " ".join(self._words.decode(errors="replace").split())
-        said = f"its standard error ends with: {words}" if words else "it wrote no error"
+        message = f"its standard error ends with: {words}" if words else "it wrote no error"
         if limit is not None:
             return ModelError(
-                f"the target's process was killed after {limit}, {said}",
+                f"the target's process was killed after {limit}, {message}",
                 expected="an answer within that time",
                 remedy="raise the limit, or find out what takes so long",
             )
         return ModelError(
-            f"the target's process ended with exit code {self._process.returncode}, {said}",
+            f"the target's process ended with exit code {self._process.returncode}, {message}",
             expected="an answer to every batch",
             remedy="fix it, or correct target.command",
         )

@@ -101,8 +101,8 @@ def evaluate_segmenter(
         largest, predicted = log_probability.max(1)
         mask = to_model[batch.mask]
         known = mask != UNKNOWN
-        for i, own in enumerate(known):
-            counts = confusion_of(mask[i][own], predicted[i][own], k)
+        for i, is_known in enumerate(known):
+            counts = confusion_of(mask[i][is_known], predicted[i][is_known], k)
             confusion[names.index(blocks[indices[i]])] += counts
         confidence = largest[known].double().exp()
         gaps = gaps + calibration_gaps(confidence, (predicted == mask)[known])

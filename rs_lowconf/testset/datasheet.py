@@ -74,8 +74,8 @@ def _composition(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -
 
 def _by_class_and_round(numbers: Mapping[str, Any]) -> str:
     rows = [
-        (name, *own.values(), numbers["class"][name])
-        for name, own in numbers["class_and_round"].items()
+        (name, *by_round.values(), numbers["class"][name])
+        for name, by_round in numbers["class_and_round"].items()
     ]
     rows.append(("all", *numbers["round"].values(), sum(numbers["class"].values())))
     return _table(("class", *(f"round {one}" for one in numbers["round"]), "all"), rows)

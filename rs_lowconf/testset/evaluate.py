@@ -53,9 +53,9 @@ def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
             expected=f"some of {', '.join(target.classes)}",
         )
     log_probability = _predict(known, channels, target)
-    said = [target.classes[k] for k in log_probability.argmax(1).tolist()]
-    right = [(tile, tile.class_name == name) for tile, name in zip(known, said, strict=True)]
-    pairs = Counter(zip((tile.class_name for tile in known), said, strict=True))
+    predicted = [target.classes[k] for k in log_probability.argmax(1).tolist()]
+    right = [(tile, tile.class_name == name) for tile, name in zip(known, predicted, strict=True)]
+    pairs = Counter(zip((tile.class_name for tile in known), predicted, strict=True))
     classes = [name for name in release.classes if name in target.classes]
     rounds = sorted({tile.round for tile in known})
     return {
@@ -117,5 +117,5 @@ def _predict(
 def _note(unknown: Counter[str]) -> str:
     if not unknown:
         return WARNING
-    told = ", ".join(f"{name} ({number})" for name, number in sorted(unknown.items()))
-    return f"{WARNING} Left out, as the target does not know their classes: {told}."
+    counts = ", ".join(f"{name} ({number})" for name, number in sorted(unknown.items()))
+    return f"{WARNING} Left out, as the target does not know their classes: {counts}."
