@@ -15,10 +15,9 @@ from rs_lowconf.determinism import make_deterministic
 from rs_lowconf.settings import Settings, load
 from rs_lowconf.version import __version__
 
-EXIT_CODES = """Exit codes: 0 success, 1 internal error (with traceback), 2 invalid command "
-               "line, 3 settings, 4 data, 5 model, 6 review package, 7 no result within budget, or a
-               batch job that cannot continue, 8 output cannot be written, 9 a package is not
-               installed, 130 interrupted."""
+EXIT_CODES = """Exit codes: 0 success, 1 internal error (with traceback), 2 invalid command line,
+3 settings, 4 data, 5 model, 6 review package, 7 no result within budget, or a batch job that cannot
+continue, 8 output cannot be written, 9 a package is not installed, 130 interrupted."""
 
 app = typer.Typer(
     name="rslow",
