@@ -209,7 +209,7 @@ def test_names_that_contradict_the_settings(sound: Path) -> None:
     """Band descriptions in another order than data.file_bands are an error of every file."""
     report = report_of(folder(sound, file_bands=L2A[::-1]))
     assert sum(report.unusable.values()) == 18
-    assert "as data.file_bands says" in texts(report, "error")
+    assert "as in data.file_bands" in texts(report, "error")
     assert report.bands is None
     assert json.loads(json.dumps(report.to_json()))["bands"] is None
 

@@ -270,7 +270,7 @@ def test_nodata_and_unknown_values_are_unknown(tmp_path: Path) -> None:
     due = np.where(mask == 1, 0, 1)
     due[:4] = due[5:8] = UNKNOWN
     np.testing.assert_array_equal(read[0].numpy(), due)
-    with pytest.raises(DataError, match="no tile with a known class"):
+    with pytest.raises(DataError, match="no tile of the train split has a pixel of known class"):
         open_masks(own.model_copy(update={"max_nodata": 0.1}), "train")
 
 
@@ -388,7 +388,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         ("small", r"smaller than data\.tile_size=64 \(48 x 48"),
         ("folder", r"nowhere does not exist; set data\.masks"),
         ("name", r"holds no image named t2_\*\.tif;.* correct data\.image_name"),
-        ("blocks", r"1 blocks of 50000 m.*without any.*data\.block_size"),
+        ("blocks", r"1 blocks of 50000 m.*no block for.*data\.block_size"),
         ("tiny blocks", r"larger than a block of 100 m; set a larger data\.block_size"),
         ("idle", r"data\.classes=.*has no effect with data\.kind=chips"),
     ],
@@ -420,7 +420,7 @@ def test_scene_without_mask_is_refused(tmp_path: Path) -> None:
         ({"masks": None}, "needs data.masks"),
         ({"mask_classes": {0: "a", 255: None}}, "two classes or more"),
         ({"stride": 64}, "leaves gaps"),
-        ({"image_name": "image.tif"}, r"must hold one \* for chips"),
+        ({"image_name": "image.tif"}, r"must contain one \* for chips"),
     ],
 )
 def test_settings_are_checked(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:

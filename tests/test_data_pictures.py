@@ -106,7 +106,7 @@ def test_what_lists_lack_is_counted(folder: Path, caplog: pytest.LogCaptureFixtu
     ]
     assert len(ids) == 6
     assert "34 files: in none of train.txt, val.txt and test.txt" in caplog.text
-    assert "3 files: named in a list, but not on disk" in caplog.text
+    assert "3 files: in a list, but not on disk" in caplog.text
 
 
 def test_torchvisions_layout_is_found(folder: Path, tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def test_pace_begins_silent() -> None:
 def test_dock_waits_for_a_package(report: dict[str, Any]) -> None:
     """Without a package the dock is closed and says so; it opens with one, keys on the map."""
     assert not report["none"]["visible"]
-    assert "no review package" in report["none"]["texts"][0]
+    assert "not a review package" in report["none"]["texts"][0]
     opened = report["confirm"]["opened"]
     assert opened["visible"]
     assert opened["focus"] == "QgsMapCanvas"
@@ -504,7 +504,7 @@ def test_keys_are_given_back(report: dict[str, Any]) -> None:
     for step in ("hidden", "cleared"):
         before, after = steps[step]
         assert before != after
-    assert "no review package" in steps["texts"][0]
+    assert "not a review package" in steps["texts"][0]
 
 
 def test_unloading_leaves_nothing(report: dict[str, Any]) -> None:

@@ -200,7 +200,7 @@ def test_missing_other_and_foreign_checkpoints(tmp_path: Path, written: bytes) -
     path.write_bytes(written)
     assert "contains a gan" in refused(path, "target")
     save_file({"weight": torch.ones(2)}, path)
-    assert "no checkpoint of rs_lowconf" in refused(path)
+    assert "not a checkpoint of rs_lowconf" in refused(path)
     path.write_bytes(b"PK\x03\x04 a pickle in a zip")
     assert "damaged" in refused(path)
     path.write_bytes(b"")

@@ -203,7 +203,7 @@ def test_python_factory_from_the_current_directory(
         ("no_such_module_here:make", "No module named"),
         (f"{__name__}:missing", "missing"),
         (f"{__name__}:no_module", "returned a str"),
-        ("no_colon", "expected module:factory"),
+        ("no_colon", "not of the form module:function"),
         (f"{__name__}:breaks", "fails .ZeroDivisionError"),
     ],
 )
@@ -308,10 +308,10 @@ def test_torchgeo_checkpoints_must_fit_the_settings(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"num_classes 7 and target\.classes lists 4"):
         load(options(kind="torchgeo", path=path))
     write_torchgeo(path, task="multilabel", num_classes=None, num_labels=4)
-    with pytest.raises(ModelError, match="no binary or multiclass task"):
+    with pytest.raises(ModelError, match="not a binary or multiclass task"):
         load(options(kind="torchgeo", path=path))
     torch.save({"weights": torch.zeros(1)}, path)
-    with pytest.raises(ModelError, match="no Lightning checkpoint"):
+    with pytest.raises(ModelError, match="not a Lightning checkpoint"):
         load(options(kind="torchgeo", path=path))
 
 
