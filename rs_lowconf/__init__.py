@@ -1,11 +1,11 @@
-"""Find the Sentinel-2 tiles that a model is unsure of, and have people judge them.
+"""Find the Sentinel-2 tiles that a model is unsure of, and have people review them.
 
-The names below are the library; each is imported on first use, so that `import rs_lowconf` takes
-no time. The command line `rslow` does the same from settings files.
+The names below are the library; each is imported on first use, so that `import rs_lowconf` is fast.
+The command line `rslow` does the same from settings files.
 
 The data flows in a line (tiles, generator, target, search, review); the imports form a star: stages
 share the values and protocols of `rs_lowconf.types` and never import each other. Workflows join
-them, and the command line shows what these yield.
+them, and the command line shows their records.
 """
 
 from importlib import import_module
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rs_lowconf.settings import load as load_settings
     from rs_lowconf.types import TileBatch
 
-#: Module of each public name, with its name there where that is another.
+#: Module of each public name, with its name there if that differs.
 _PLACES = {
     "AskTell": "ask_tell",
     "BandSpec": "bands",

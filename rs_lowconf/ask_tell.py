@@ -1,7 +1,7 @@
-"""A search turned inside out: it hands out tiles, and whoever runs the model tells the answers.
+"""A search turned inside out: it hands out tiles, and the caller runs the model on them.
 
-Searches are written as loops that call a target. Here that call waits, in a thread of its own,
-until somebody has told the answer, so nothing of a search has to be written twice.
+Searches are written as loops that call a target. Here that call waits, in a separate thread, until
+the caller passes the answers, so the search is not implemented twice.
 """
 
 import threading
@@ -24,14 +24,14 @@ from rs_lowconf.types import TileBatch
 
 
 class _StoppedError(BaseException):
-    """Nobody will tell answers any more; no error of a model, which would be caught."""
+    """The caller closed the search; not an error of a model, which would be caught."""
 
 
 class AskTell:
-    """Searches by asking for answers: for models that run elsewhere, or in another's loop.
+    """A search by `ask` and `tell`: for models that run elsewhere, or in another loop.
 
-    The first questions are made-up tiles, by which the search finds out what the model returns.
-    Without gradients a student or splitting leads, see `search.method` in the settings.
+    The first tiles are synthetic, so that the search finds out what the model returns. Without
+    gradients a student or splitting guides the search, see `search.method` in the settings.
 
     Example:
         >>> import rs_lowconf as rl
@@ -67,21 +67,21 @@ class AskTell:
         folder: Path | str | None = None,
         settings: SearchSettings | None = None,
     ) -> None:
-        """Prepare a search; it begins with the first question.
+        """Prepare a search; it starts with the first `ask`.
 
         Args:
             generator: draws the tiles.
             gate: of the generator.
-            bands: that the model reads, in its order.
+            bands: of the model, in its order.
             classes: in the order of the model's answers.
-            level: processing level that the model was made for.
-            returns: what the answers are.
+            level: processing level of the model.
+            returns: kind of the model's outputs.
             tau: a tile is hard when the model's largest probability is below this.
             count: hard tiles to stop at.
             conditions: to search; all of the generator's when missing.
             seed: of the search.
             folder: for the journal; a temporary one when missing.
-            settings: everything else.
+            settings: all other settings.
         """
         self._bands = BandSpec(names=tuple(bands), level=level)
         self._classes = tuple(classes)
@@ -89,7 +89,7 @@ class AskTell:
         self._questions: Queue[Tensor | None] = Queue()
         self._answers: Queue[Tensor | None] = Queue()
         self._open = False
-        """Whether a question waits for its answer."""
+        """Whether tiles wait for their answers."""
         self._result: SearchResult | None = None
         self._error: BaseException | None = None
 
@@ -121,15 +121,15 @@ class AskTell:
         self._thread = threading.Thread(target=work, name="rs_lowconf search", daemon=True)
 
     def ask(self) -> TileBatch | None:
-        """Return the next tiles that an answer is needed for; None when the search has ended.
+        """Return the next tiles to run the model on; None when the search has ended.
 
         Raises:
-            RsLowconfError: what ended the search before its time.
-            JobError: the tiles before have no answer yet.
+            RsLowconfError: the error that ended the search early.
+            JobError: the previous tiles have no answers yet.
         """
         if self._open:
             raise JobError(
-                "the tiles that were asked about last have no answer", remedy="call tell first"
+                "the tiles of the last ask have no answers yet", remedy="call tell first"
             )
         if not self._thread.is_alive() and self._thread.ident is None:
             self._thread.start()
@@ -150,23 +150,23 @@ class AskTell:
         )
 
     def tell(self, answers: ArrayLike | Tensor) -> None:
-        """Answer the tiles that were asked about last.
+        """Pass the model's answers for the tiles of the last `ask`.
 
         Args:
-            answers: one row per tile, one column per class; for every pixel b k h w.
+            answers: one row per tile, one column per class; b k h w with a class per pixel.
 
         Raises:
-            JobError: there is no such question.
-            ModelError: the answers are no numbers.
+            JobError: no tiles wait for answers.
+            ModelError: the answers are not numbers.
         """
         if not self._open:
-            raise JobError("no tiles wait for an answer", remedy="call ask first")
+            raise JobError("no tiles wait for answers", remedy="call ask first")
         try:
-            told = answers if isinstance(answers, Tensor) else torch.tensor(np.asarray(answers))
+            tensor = answers if isinstance(answers, Tensor) else torch.tensor(np.asarray(answers))
         except TypeError as error:
-            raise ModelError("the answers are no numbers", expected="an array") from error
+            raise ModelError("the answers are not numbers", expected="an array") from error
         self._open = False
-        self._answers.put(told.detach())
+        self._answers.put(tensor.detach())
 
     def result(self) -> SearchResult:
         """Return what was found, once `ask` has returned None.
@@ -175,11 +175,13 @@ class AskTell:
             JobError: the search has not ended.
         """
         if self._result is None:
-            raise JobError("the search has not ended", remedy="go on until ask returns None")
+            raise JobError(
+                "the search has not ended", remedy="call ask and tell until ask returns None"
+            )
         return self._result
 
     def close(self) -> None:
-        """End a search that nobody will tell answers any more; one that has ended stays."""
+        """End a search that will get no more answers; a finished one is kept."""
         if self._thread.is_alive():
             self._answers.put(None)
             self._thread.join()
@@ -203,9 +205,9 @@ class AskTell:
         return self._result is not None or self._error is not None
 
     def _wait(self, image: Tensor) -> Tensor:
-        """Hand out tiles and wait for the answer."""
+        """Hand out tiles and wait for the answers."""
         self._questions.put(image.detach().cpu())
-        told = self._answers.get()
-        if told is None:
+        answers = self._answers.get()
+        if answers is None:
             raise _StoppedError
-        return told.to(image.device)
+        return answers.to(image.device)

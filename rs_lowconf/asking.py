@@ -1,4 +1,4 @@
-"""Asks a target about a batch of tiles of which some may have no answer."""
+"""Runs a target on a batch of tiles of which some may have no valid answer."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -10,21 +10,21 @@ from torch import Tensor
 from rs_lowconf.errors import AnswerError, ModelError, by_reason
 
 WHOLE_STEP = 4
-"""Tiles asked about together that must not all lack an answer: a single one may."""
+"""From this many tiles at once, at least one must have an answer; a single one may lack it."""
 _ENOUGH = 16
-"""Trajectories of a search before the share of those without an answer says anything."""
+"""Trajectories of a search before the share without an answer is meaningful."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Asked:
-    """What a target says of a batch."""
+    """A target's answers for a batch."""
 
     rows: list[int]
-    """The tiles that have an answer, in order."""
+    """The tiles with an answer, in order."""
     filled: list[int]
-    """These, and then the first of them again, up to the size of the batch."""
+    """These, then copies of the first, up to the size of the batch."""
     log_probability: Float[Tensor, "b k *pixels"] | None
-    """Of the tiles of `filled`; None where there is none."""
+    """Log-probabilities of the tiles of `filled`; None if there are none."""
     without: dict[int, AnswerError]
     """Why the others have no answer."""
 
@@ -39,24 +39,24 @@ def ask(
     image: Float[Tensor, "b c h w"],
     count: int,
 ) -> Asked:
-    """Ask about the first tiles of a batch, and again without those that have no answer.
+    """Run the target on the first tiles of a batch, and again without those that have no answer.
 
-    Kernels depend on the batch's shape, so it keeps its size: what is lacking is filled with the
-    first tile that is left.
+    Kernels depend on the batch's shape, so it keeps its size: gaps are filled with the first
+    remaining tile.
 
     Args:
         predict: of the target.
-        image: `count` tiles, then what fills the batch: copies of the first.
-        count: tiles that are asked about.
+        image: `count` tiles, then copies of the first that fill the batch.
+        count: tiles to run.
 
     Raises:
-        AnswerError: the target does not say which tiles have no answer.
+        AnswerError: the target does not report which tiles have no answer.
     """
     rows, without = list(range(count)), dict[int, AnswerError]()
     while rows:
         filled = rows + rows[:1] * (len(image) - len(rows))
         try:
-            said = predict(image[filled] if without else image)
+            prediction = predict(image[filled] if without else image)
         except AnswerError as error:
             bad = {filled[tile] for tile in error.tiles}
             if not bad:
@@ -64,40 +64,40 @@ def ask(
             without |= dict.fromkeys(sorted(bad), error)
             rows = [row for row in rows if row not in bad]
         else:
-            return Asked(rows=rows, filled=filled, log_probability=said, without=without)
+            return Asked(rows=rows, filled=filled, log_probability=prediction, without=without)
     return Asked(rows=[], filled=[], log_probability=None, without=without)
 
 
 def require_answers(reasons: Counter[str], tiles: int) -> None:
-    """Refuse a target that has no answer to any tile of a step of a search.
+    """Reject a target without an answer for any tile of a search step.
 
     Args:
         reasons: how many tiles have no answer, by reason.
         tiles: of the step.
 
     Raises:
-        ModelError: that is so, and the tiles are `WHOLE_STEP` or more.
+        ModelError: no tile has an answer, and there are `WHOLE_STEP` or more.
     """
     if tiles >= WHOLE_STEP and reasons.total() == tiles:
         raise _silent(f"any of the {tiles} tiles of a step", reasons)
 
 
 def require_most(reasons: Counter[str], tiles: int) -> None:
-    """Refuse a target that has no answer to more than half of the tiles asked about so far.
+    """Reject a target without an answer for more than half of the tiles so far.
 
     Args:
         reasons: how many have no answer, by reason.
-        tiles: all of them.
+        tiles: number of all tiles.
 
     Raises:
-        ModelError: that is so.
+        ModelError: more than half have no answer.
     """
     if 2 * reasons.total() > tiles:
         raise _silent(f"{reasons.total():,} of {tiles:,} tiles", reasons)
 
 
 class Unanswered:
-    """Counts the tiles of a search that have no answer, and ends it where they are the most."""
+    """Counts the tiles of a search without an answer, and ends it if they are the majority."""
 
     def __init__(self) -> None:
         """Start at 0."""
@@ -108,9 +108,9 @@ class Unanswered:
         """Count a trajectory.
 
         Args:
-            tiles: that the target was asked about.
+            tiles: that the target was run on.
             reasons: how many of them have no answer, by reason.
-            ended: whether the trajectory ended for want of an answer.
+            ended: whether the trajectory ended without an answer.
 
         Raises:
             ModelError: more than half of all tiles, or of all trajectories, have none.

@@ -1,8 +1,8 @@
 """Sentinel-2 bands by name. Nothing in this project relies on a band's position.
 
 torchgeo's EuroSAT files store B8A last; torchgeo's `Sentinel2` and ESA's products put it
-after B08; pretrained weights spell `B1` and `B8a`. Red, green, blue and B08 sit at the
-same place in all of them, so a wrong order is invisible in a true-colour picture.
+after B08; pretrained weights spell `B1` and `B8a`. Red, green, blue and B08 are at the same
+position in all of them, so a wrong order is invisible in true colour.
 """
 
 import math
@@ -75,29 +75,28 @@ SHORT_WAVE_INFRARED: Final = ("B12", "B8A", "B04")
 class Composite:
     """Three bands shown as red, green and blue, always with the same stretch.
 
-    A stretch fitted to each tile would hide what a person looks for: a generated tile that is
-    too bright or too flat.
+    A stretch fitted to each tile would hide that a generated tile is too bright or too flat.
     """
 
     name: str
-    """For file names and reports."""
+    """Name in file names and reports."""
     caption: str
-    """What a reviewer reads above the picture."""
+    """Title above the picture in reviews."""
     bands: tuple[str, str, str]
     """Bands shown as red, green and blue."""
     white: float
-    """Reflectance that people see at full brightness; 0 is shown black."""
+    """Reflectance shown at full brightness; 0 is shown black."""
     network_white: float
-    """Reflectance that a pretrained network is given as 255."""
+    """Reflectance that pretrained networks get as 255."""
 
     @property
     def white_number(self) -> int:
-        """Return `white` in the numbers of written tiles, 10,000 per unit of reflectance."""
+        """Return `white` in digital numbers of written tiles, 10,000 per unit of reflectance."""
         return round(self.white * 10_000)
 
 
-#: The range of true colour for networks is that of EuroSAT's JPEGs, so that they see these as they
-#: are stored; critics are trained with these ranges, so a change makes trained ones useless.
+#: The range of true colour for networks is that of EuroSAT's JPEGs, so that they see these as
+#: stored; critics are trained with these ranges, so a change invalidates trained ones.
 COMPOSITES: Final = {
     composite.name: composite
     for composite in (
@@ -132,9 +131,9 @@ _BAND = re.compile(r"(?<![0-9A-Za-z])[Bb]0*(1[0-2]|8[Aa]|[1-9])(?![0-9A-Za-z])")
 
 @cache
 def known_band(text: str) -> str | None:
-    """Return the band that a description begins with; None for other things.
+    """Return the band that a description begins with; None for anything else.
 
-    What names two bands is computed from them, such as `B8 minus B4`.
+    A description with two bands, such as `B8 minus B4`, is computed from them and is not a band.
 
     Example:
         >>> known_band("B4, central wavelength 665 nm"), known_band("QA60")
@@ -151,7 +150,7 @@ def canonical_name(name: str) -> str:
     """Return `B04` for `B4`, `b04` or `B04 (red)`, and `B8A` for `B8a` or `B08A`.
 
     Raises:
-        DataError: the name is none of the 13 Sentinel-2 bands.
+        DataError: the name is not one of the 13 Sentinel-2 bands.
     """
     band = known_band(name)
     if band is None:
@@ -164,7 +163,7 @@ def canonical_name(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class BandSpec:
-    """Which bands an array's channel axis holds, and how digital numbers become reflectance."""
+    """The bands of an array's channel axis, and how digital numbers become reflectance."""
 
     names: tuple[str, ...]
     """Canonical band names in channel order, each at most once."""
@@ -179,7 +178,7 @@ class BandSpec:
     """Added to digital numbers before division: -1000 from processing baseline 04.00 on."""
 
     def __post_init__(self) -> None:
-        """Check once; after that the value is trusted."""
+        """Check the fields."""
         object.__setattr__(self, "names", tuple(canonical_name(name) for name in self.names))
         if not self.names:
             raise DataError("the band list is empty", expected="at least one band")
@@ -191,7 +190,7 @@ class BandSpec:
         if not 0 < self.scale < math.inf:
             raise DataError(f"scale {self.scale} is not positive", expected="a finite number")
         if not math.isfinite(self.dn_offset):
-            raise DataError(f"offset {self.dn_offset} is no number")
+            raise DataError(f"offset {self.dn_offset} is not a number")
 
     def __len__(self) -> int:
         """Return the number of bands."""
@@ -217,7 +216,7 @@ class BandSpec:
         return replace(self, names=tuple(self.names[i] for i in self.index_of(wanted)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint or manifest."""
+        """Return JSON values for a checkpoint or manifest."""
         return {
             "names": list(self.names),
             "level": self.level,
@@ -240,12 +239,12 @@ class BandSpec:
                 dn_offset=float(values["dn_offset"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"{values} describes no bands ({error!r})") from error
+            raise DataError(f"{values} does not describe bands ({error!r})") from error
 
 
 def composites_of(bands: BandSpec) -> tuple[Composite, ...]:
     """Return the composites that the bands allow, true colour first; there may be none."""
-    return tuple(own for own in COMPOSITES.values() if set(own.bands) <= set(bands.names))
+    return tuple(each for each in COMPOSITES.values() if set(each.bands) <= set(bands.names))
 
 
 def composites_or_grey(bands: BandSpec) -> tuple[Composite, ...]:

@@ -1,4 +1,4 @@
-"""One way through a network: batches of one fixed size."""
+"""Runs a network in batches of one fixed size."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ from torch import Tensor
 def in_fixed_batches(
     function: Callable[..., Tensor], size: int, *rows: Shaped[Tensor, "n ..."]
 ) -> Tensor:
-    """Return what a function says of rows, asked in batches of `size` rows.
+    """Return the results of a function for rows, computed in batches of `size` rows.
 
     Kernels depend on the batch's shape, so the last batch is filled with copies of its first row:
-    what is said of a row depends on no other.
+    the result of a row does not depend on others.
 
     Args:
         function: of one batch of each of `rows`; returns one row for each.

@@ -1,9 +1,9 @@
-"""The one boundary between files that people hand over and the libraries that read them.
+"""The boundary between user-supplied files and the libraries that read them.
 
-What a library raises at a damaged file depends on the library, its version and the damaged byte:
-there is no list of it. So each place that reads such a file says in which lines that happens, and
-whatever is raised there is an error of the file. These lines hold calls of libraries and checks of
-what they returned, and nothing else, so that faults of ours keep their traceback.
+The exceptions of a library at a damaged file depend on the library, its version and the damaged
+byte, and cannot be listed. So code that reads such a file marks the lines that do so, and any
+exception there is an error of the file. These lines only call libraries and check their results, so
+that bugs of this package keep their traceback.
 """
 
 from collections.abc import Iterator
@@ -22,29 +22,29 @@ def reading(
     problem: str = "cannot be read",
     error: type[RsLowconfError] = DataError,
 ) -> Iterator[None]:
-    """Turn whatever is raised while a file is read into one line; Ctrl-C passes.
+    """Turn any exception while a file is read into a one-line error; Ctrl-C passes.
 
     Args:
         path: the file.
         expected: what it should be.
         remedy: what to do.
-        problem: what is wrong with it.
-        error: the class of errors to raise.
+        problem: with the file.
+        error: class of the error to raise.
 
     Raises:
-        RsLowconfError: of class `error`; one that is raised inside passes as it is.
+        RsLowconfError: of class `error`; one that is raised inside passes unchanged.
     """
     try:
         yield
     except RsLowconfError:
         raise
     except Exception as fault:
-        # Libraries name the file with its folders, which the error does anyway.
+        # Libraries repeat the path, which the error names anyway.
         reason = in_a_line(fault).replace(str(path), path.name)
         raise error(f"{path} {problem} ({reason})", expected=expected, remedy=remedy) from fault
 
 
 def in_a_line(error: BaseException) -> str:
-    """Return what a library's error is and says, short enough for one line."""
+    """Return class and message of a library's error, short enough for one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

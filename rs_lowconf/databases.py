@@ -1,4 +1,4 @@
-"""Reads SQLite files that another program may have open, without writing anything beside them."""
+"""Reads SQLite files that another program may have open, without creating files beside them."""
 
 import shutil
 import sqlite3
@@ -9,26 +9,26 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 SECONDS = 10.0
-"""How long a file that another program has locked is waited for."""
+"""How long to wait for a file that another program has locked."""
 
 _PAUSE = 0.1
 _LOGS = ("-wal", "-journal")
-"""What SQLite keeps beside a file: commits that are not in it yet, or how to undo a broken one."""
+"""Files of SQLite beside a database: pending commits, or how to roll back a broken one."""
 
 
 @contextmanager
 def copied(path: Path) -> Iterator[sqlite3.Connection]:
     """Yield a private copy of a database with all that was committed to it.
 
-    SQLite writes beside a file even to read it: the index of a write-ahead log, and the undoing
-    of a transaction that a killed program left behind. So files are copied, and SQLite opens
-    the copy.
+    SQLite creates files beside a database even to read it: the index of a write-ahead log, or the
+    rollback of a transaction that a killed program left. So files are copied, and SQLite opens the
+    copy.
 
-    A program that is writing is waited for, `SECONDS` at most; Ctrl-C ends the wait at once.
+    Waits for a program that is writing, `SECONDS` at most; Ctrl-C ends the wait at once.
 
     Raises:
         OSError: there is no such file, it cannot be read, or it stays locked.
-        sqlite3.Error: it is no database.
+        sqlite3.Error: it is not a database.
     """
     with tempfile.TemporaryDirectory(prefix="rslow-") as folder:
         copy = Path(folder) / "copy.sqlite"
@@ -39,7 +39,7 @@ def copied(path: Path) -> Iterator[sqlite3.Connection]:
 
 def _copy(path: Path, copy: Path) -> None:
     """Copy a database and its logs between two writes of other programs."""
-    if not path.is_file():  # reading a pipe would wait for ever
+    if not path.is_file():  # reading a pipe would block
         raise FileNotFoundError(f"there is no file {path.name}")
     end = time.monotonic() + SECONDS
     while not _copied_at_rest(path, copy):
@@ -49,15 +49,15 @@ def _copy(path: Path, copy: Path) -> None:
 
 
 def _copied_at_rest(path: Path, copy: Path) -> bool:
-    """Copy a database and its logs; return whether nobody wrote meanwhile."""
+    """Copy a database and its logs; return whether no program wrote meanwhile."""
     if _has_log(path):
-        # A lock would take an index beside the file; a log holds whole commits and their
-        # checksums, so it is enough that no file changed while it was copied.
+        # A lock would create an index beside the file; a log contains whole commits with checksums,
+        # so it is enough that no file changed while it was copied.
         return _copied_unchanged(path, copy)
     uri = f"{path.resolve().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as original:
         try:
-            # Holds a shared lock to the end: nobody may write to the file, anybody may read it.
+            # Holds a shared lock to the end: other programs may read the file, but not write it.
             original.execute("BEGIN")
             original.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.OperationalError as error:
@@ -65,14 +65,15 @@ def _copied_at_rest(path: Path, copy: Path) -> bool:
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 return False
             if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-                # A killed program's transaction has to be undone first, which the copy can do.
+                # A killed program's transaction has to be rolled back first, which works in the
+                # copy.
                 return _copied_unchanged(path, copy)
             raise
         return _copied_unchanged(path, copy)
 
 
 def _has_log(path: Path) -> bool:
-    """Return whether commits may be in a write-ahead log: it exists, or the file says so."""
+    """Return whether commits may be in a write-ahead log: it exists, or the header says so."""
     with path.open("rb") as file:
         header = file.read(20)
     return header[18:20] == b"\2\2" or path.with_name(f"{path.name}-wal").exists()
@@ -90,7 +91,7 @@ def _copied_unchanged(path: Path, copy: Path) -> bool:
 
 
 def _states(path: Path) -> list[tuple[int, int, int] | None]:
-    """Return size, time of change and number of a file and its logs."""
+    """Return size, modification time and inode of a file and its logs."""
     found: list[tuple[int, int, int] | None] = []
     for own in (path, *(path.with_name(path.name + end) for end in _LOGS)):
         try:

@@ -1,17 +1,16 @@
-"""What makes results repeat on one machine. Loads no torch: it has to come before torch does."""
+"""Makes results reproducible on one machine. Imports no torch, as it has to run before torch."""
 
 import os
 
-#: For the environment, before the first matrix product of a process: otherwise a row of it has
-#: other last bits when it starts at another address, and a sample would depend on its place in
-#: the batch.
+#: Environment variable, set before the first matrix product of a process: otherwise the last bits
+#: #: of a row depend on its memory address, and a sample would depend on its position in the batch.
 _MATRIX_MODE = ("MKL_CBWR", "AUTO,STRICT")
 
 
 def make_deterministic(threads: int | None = None) -> None:
-    """Ask the matrix library for results that do not depend on addresses.
+    """Make the matrix library's results independent of memory addresses.
 
-    A mode that the environment asks for already is kept. Results still depend on the kind of
+    A mode that the environment already sets is kept. Results still depend on the kind of
     processor and on the number of threads.
 
     Args:

@@ -1,4 +1,4 @@
-"""The device that torch works on, and how torch is set up there."""
+"""Chooses the device of torch, and sets torch up there."""
 
 import os
 
@@ -9,15 +9,17 @@ from rs_lowconf.settings import WORKER, RunSettings
 
 
 def choose_device(settings: RunSettings) -> torch.device:
-    """Return the wanted device; `auto` is CUDA where there is one.
+    """Return the device of the settings; `auto` is CUDA if available.
 
     Workers of a batch job take turns at the GPUs of their machine.
 
     Raises:
-        SettingsError: CUDA is wanted and there is none.
+        SettingsError: CUDA is requested but not available.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("run.device is cuda, but torch sees none", remedy="set run.device=auto")
+        raise SettingsError(
+            "run.device is cuda, but torch finds no GPU", remedy="set run.device=auto"
+        )
     if settings.threads:
         torch.set_num_threads(settings.threads)
     # Denormal numbers arise in dying activations and slow a CPU a hundredfold.

@@ -1,17 +1,17 @@
-"""Errors that a user can mend. Each says what was found, what was expected, what to do.
+"""Errors that a user can fix. Each gives what was found, what was expected and the remedy.
 
-Everything else that is raised is a bug of ours and keeps its traceback (exit code 1).
+Any other exception is a bug of this package and keeps its traceback (exit code 1).
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 _TOLD = 3
-"""Faults that an error spells out; the others are counted."""
+"""Problems that an error spells out; the others are counted."""
 
 
 def listed(faults: list[str]) -> str:
-    """Return the first faults in words and how many more there are."""
+    """Return the first problems as text and how many more there are."""
     more = len(faults) - _TOLD
     return ", ".join(faults[:_TOLD]) + (f" and {more} more" if more > 0 else "")
 
@@ -24,28 +24,28 @@ class RsLowconfError(Exception):
     def __init__(
         self, found: str, *, expected: str = "", remedy: str = "", command: str = ""
     ) -> None:
-        """Compose the line.
+        """Compose the message.
 
         Args:
             found: what was found, and where.
-            expected: what was expected instead; empty when `found` says it.
+            expected: what was expected instead; empty if `found` implies it.
             remedy: what to change or do next.
             command: the command to type next, such as `train gate`. The command line adds the
-                options that the user gave, so that it works as it is printed.
+                options that the user gave, so that it can be run as printed.
         """
         parts = [found.rstrip(".")]
         if expected:
             parts.append(f"expected {expected.rstrip('.')}")
         if remedy:
             parts.append(remedy.rstrip("."))
-        # Names of files need not be UTF-8, and could not be printed.
+        # File names need not be UTF-8, and could not be printed.
         self.said = "; ".join(parts).encode(errors="backslashreplace").decode()
-        """The line without the command and without a full stop."""
+        """The message without the command and without a full stop."""
         self.command = command
         super().__init__(self.said)
 
     def __str__(self) -> str:
-        """Return the line; nothing follows a command, so that the end of it can be typed."""
+        """Return the message; nothing follows a command, so that it can be copied."""
         return f"{self.said}; run rslow {self.command}" if self.command else f"{self.said}."
 
 
@@ -56,7 +56,7 @@ class SettingsError(RsLowconfError):
 
 
 class DataError(RsLowconfError):
-    """Tiles that cannot be read or do not fit what is asked of them."""
+    """Tiles that cannot be read or do not fit the request."""
 
     exit_code = 4
 
@@ -68,7 +68,7 @@ class ModelError(RsLowconfError):
 
 
 class AnswerError(ModelError):
-    """A target's answer to some tiles of a batch that cannot be used; the others have one."""
+    """Some tiles of a batch have no valid answer of the target; the others have one."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class AnswerError(ModelError):
         remedy: str = "",
         reason: str = "",
     ) -> None:
-        """Compose the line.
+        """Compose the message.
 
         Args:
             found: what was found.
@@ -91,7 +91,7 @@ class AnswerError(ModelError):
         super().__init__(found, expected=expected, remedy=remedy)
         self.tiles = tuple(tiles)
         self.reason = reason or found
-        """The same for all tiles with this fault, so that they can be counted by it."""
+        """The same text for all tiles with this problem, so that they can be counted by it."""
 
 
 class ReviewError(RsLowconfError):
@@ -101,7 +101,7 @@ class ReviewError(RsLowconfError):
 
 
 class JobError(RsLowconfError):
-    """Work without its result: an exhausted search budget, a batch job that cannot go on."""
+    """Work that ended without a result, such as an exhausted search budget or a lost cluster."""
 
     exit_code = 7
 
@@ -119,11 +119,11 @@ class MissingPackageError(RsLowconfError):
 
 
 def by_reason(reasons: Mapping[str, int]) -> str:
-    """Return reasons in words, the most frequent first."""
+    """Return reasons as text, the most frequent first."""
     return ", ".join(f"{reason} ({n:,})" for reason, n in Counter(reasons).most_common())
 
 
 def left_out_words(left_out: Mapping[str, int], begin: str = "left out: ") -> str:
-    """Return what is left out with its numbers, the largest first; empty where nothing is."""
+    """Return what is left out with counts, the largest first; empty if nothing is."""
     parts = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     return begin + ", ".join(f"{n:,} {reason}" for reason, n in parts) if parts else ""

@@ -1,4 +1,4 @@
-"""Which extra of the package brings what a command could not import."""
+"""Which extra of the package installs a module that a command could not import."""
 
 from typing import Final
 
@@ -17,16 +17,16 @@ EXTRAS: Final = {
     "dask": frozenset({"distributed"}),
     "ppi": _ESTIMATE | {"ppi_py"},
 }
-"""The modules that each extra brings, by the names under which they are imported. The smallest
-extras come first. Targets say for themselves what their kind needs."""
+"""The modules of each extra, by their import names, smallest extras first. Targets report the
+libraries of their kind themselves."""
 
 
 def missing(module: str, command: str) -> MissingPackageError | None:
-    """Return the error to show when a module cannot be found; None if no extra brings it.
+    """Return the error to show when a module cannot be found; None if no extra installs it.
 
     Args:
         module: what was to be imported, such as `torch.nn`.
-        command: the first word of the command; its own extra, where it has one, is named.
+        command: the first word of the command; if it has an extra, that is named.
 
     Example:
         >>> print(missing("sklearn.metrics", "estimate"))

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, also when the process is killed or power fails."""
+"""Writes a folder completely or not at all, even if the process is killed or power fails."""
 
 import os
 import shutil
@@ -13,25 +13,25 @@ from rs_lowconf.errors import OutputError, RsLowconfError
 from rs_lowconf.runs import fsync_folder, output_errors
 
 UNFINISHED = ".unfinished"
-"""How the name of a folder ends while it is being written."""
+"""Suffix of a folder's name while it is being written."""
 
 
 @contextmanager
 def whole_folder(folder: Path, exists: RsLowconfError) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder` that becomes it on success, else vanishes.
+    """Yield a temporary folder beside `folder`, renamed to it on success, else removed.
 
     Every file and folder is on disk before the rename, and the rename before this returns.
-    What killed processes left behind is removed first.
+    Leftovers of killed processes are removed first.
 
     Args:
-        folder: the folder to be.
-        exists: raised when it is there already.
+        folder: the final folder.
+        exists: raised if it exists already.
 
     Raises:
         RsLowconfError: `exists`.
         OutputError: the folder cannot be written, or another process writes beside it.
     """
-    # An absent link target does not `exist`, but renaming over the link would lose it.
+    # A dangling link does not `exist`, but renaming over it would lose it.
     if folder.exists() or folder.is_symlink():
         raise exists
     with output_errors(folder):
@@ -44,7 +44,7 @@ def whole_folder(folder: Path, exists: RsLowconfError) -> Iterator[Path]:
             try:
                 yield building
                 _sync(building)
-                # Renaming onto a folder that appeared meanwhile would replace it if empty.
+                # Renaming onto a folder created meanwhile would replace it if empty.
                 if folder.exists():
                     raise exists
                 building.rename(folder)
@@ -63,11 +63,11 @@ def _make(folder: Path) -> None:
 
 @contextmanager
 def _alone_in(parent: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which the system takes back from a killed process.
+    """Hold the lock of a folder, which the system releases if the process is killed.
 
-    Without it, a second process would take the first one's unfinished folder for a leftover.
+    Without it, a second process would take the unfinished folder of the first for a leftover.
     """
-    if os.name != "posix":  # folders cannot be opened there
+    if os.name != "posix":  # folders cannot be opened on Windows
         yield
         return
     handle = os.open(parent, os.O_RDONLY)
@@ -83,9 +83,9 @@ def _alone_in(parent: Path) -> Iterator[None]:
 
 
 def _sync(folder: Path) -> None:
-    """Put every file and then every folder on disk, `folder` itself last."""
+    """Flush every file and then every folder to disk, `folder` itself last."""
     paths = list(folder.rglob("*"))
-    # At once, because a disk writes many files in the time of one: 0.8 s instead of 13 s.
+    # In parallel, because a disk flushes many files in the time of one: 0.8 s instead of 13 s.
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(_sync_file, (path for path in paths if path.is_file())))
     for path in (*(path for path in paths if path.is_dir()), folder):

@@ -1,4 +1,4 @@
-"""Where a tile lies. Without torch, so that catalogs are read without it, too."""
+"""Where a tile lies. Imports no torch, so that catalogs can be read without it."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ class Grid:
     """Affine coefficients a, b, c, d, e, f: x = a col + b row + c, y = d col + e row + f."""
 
     def at(self, row: float, col: float) -> tuple[float, float]:
-        """Return x and y of a place in pixels, in the unit of the CRS."""
+        """Return x and y of a point given in pixels, in the unit of the CRS."""
         a, b, c, d, e, f = self.transform
         return a * col + b * row + c, d * col + e * row + f
 
     def corners(self, height: int, width: int) -> list[tuple[float, float]]:
-        """Return the corners of so many pixels, from the upper left, clockwise."""
+        """Return the corners of an image of this size, from the upper left, clockwise."""
         bottom, right = float(height), float(width)
         places = ((0.0, 0.0), (0.0, right), (bottom, right), (bottom, 0.0))
         return [self.at(*place) for place in places]

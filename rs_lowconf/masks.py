@@ -4,4 +4,4 @@ Apart from `rs_lowconf.types`, so that review packages are read without torch.
 """
 
 UNKNOWN = 255
-"""In a mask: the pixel has no data, or its class is not known. No loss or figure counts it."""
+"""Mask value of pixels without data or of unknown class, which losses and figures ignore."""

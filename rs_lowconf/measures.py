@@ -5,11 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 SYMMETRIES = 8
-"""Of the square: four quarter turns, each plain and mirrored."""
+"""Symmetries of the square: four rotations, each plain and mirrored."""
 
 
 def turn(image: Float[Tensor, "b c h w"], symmetry: int) -> Float[Tensor, "b c h w"]:
-    """Return square tiles turned by `symmetry % 4` quarters, mirrored from 4 on."""
+    """Return square tiles rotated by `symmetry % 4` quarter turns, mirrored from 4 on."""
     turned = image.rot90(symmetry % 4, (2, 3))
     return turned.flip(3) if symmetry >= SYMMETRIES // 2 else turned
 
@@ -17,7 +17,7 @@ def turn(image: Float[Tensor, "b c h w"], symmetry: int) -> Float[Tensor, "b c h
 def radial_power(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c r"]:
     """Return the power spectrum averaged over rings (Durall et al. 2020, section 2.1).
 
-    The tile's mean is taken off, and a Hann window keeps its edges from looking like detail.
+    The tile's mean is subtracted, and a Hann window keeps its edges from looking like detail.
     """
     side = image.shape[-1]
     exact, device = torch.float64, image.device
@@ -39,7 +39,7 @@ def vendi_score(features: Float[Tensor, "n f"]) -> float:
     and Dieng, "The Vendi score", TMLR 2023).
     """
     unit = torch.nn.functional.normalize(features.double(), dim=1)
-    # The kernel and the much smaller product of many tiles' few features share their eigenvalues.
+    # The kernel has the same nonzero eigenvalues as the much smaller product of the features.
     few = unit if len(unit) < unit.shape[1] else unit.T
     values = torch.linalg.eigvalsh(few @ few.T / len(unit)).clamp_min(0)
     return float(torch.special.entr(values).sum().exp())

@@ -226,12 +226,12 @@ def fit_models(
         regions = regions_of(bank.masks, bank.classes, own.region)
         if not target.pixelwise:
             raise ModelError(
-                "the generator draws tiles of given masks, the target answers for whole tiles",
-                expected="a target that answers for every pixel",
+                "the generator is conditioned on masks, but the target predicts one class per tile",
+                expected="a target that predicts one class per pixel",
             )
     elif own.region is not None:
         raise SettingsError(
-            f"search.region={own.region} needs a generator of tiles with given masks",
+            f"search.region={own.region} needs a generator conditioned on masks",
             remedy="leave it out",
         )
     labels = _labels(settings, generator.net.classes, regions)
@@ -508,7 +508,7 @@ def _real_tiles(settings: Settings, generator: GeneratorModel) -> TileSource | N
 
     if generator.bank is not None and not settings.data.masked:
         raise ModelError(
-            "the generator draws tiles of given masks, the data have labels",
+            "the generator is conditioned on masks, but the data have only tile labels",
             remedy="set data.kind to scenes or chips, or to none",
         )
     source: TileSource
@@ -531,7 +531,7 @@ def check_tile_size(settings: Settings, generator: TileGenerator) -> None:
     """
     if settings.data.tile_size != generator.tile_size:
         raise ModelError(
-            f"the generator draws tiles of {generator.tile_size} pixels, the data have "
+            f"the generator draws tiles of {generator.tile_size} pixels, but data.tile_size is "
             f"{settings.data.tile_size}",
             remedy="set data.tile_size, or train the GAN on these data",
         )
@@ -554,8 +554,8 @@ def method_of(settings: SearchSettings, *, differentiable: bool) -> Method:
         )
     if settings.method == "student" and settings.mode == "sample":
         raise SettingsError(
-            "search.mode=sample does not go with search.method=student, whose confidence is a "
-            "guess",
+            "search.mode=sample cannot be combined with search.method=student, whose confidence "
+            "is an estimate",
             remedy="set search.method=splitting",
         )
     return settings.method
@@ -667,8 +667,8 @@ def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
             confidence.append(reading(said, first).confidence)
     if unanswered:
         log.warning(
-            "search.tau_quantile is of the %d held-out tiles that the target has an answer to; "
-            "to others it has none: %s",
+            "search.tau_quantile is computed from the %d held-out tiles with an answer of the "
+            "target; the others have none: %s",
             len(confidence),
             by_reason(unanswered),
         )

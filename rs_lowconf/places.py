@@ -1,4 +1,4 @@
-"""Where models are read from and updates lie. Imports no torch, for commands that may need none."""
+"""Paths of models and updates. Imports no torch, for commands that may not need it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ EMBEDDED = Path(__file__).parent / "embedded"
 """Models inside the package, laid out like a run folder."""
 
 _STAGES = {"critic": "gate", "calibration": "gate", "distances": "encoder"}
-"""The folder of a model where that is not called like it."""
+"""The folder of a model if it has another name than the model."""
 
 
 def model_path(settings: Settings, name: str) -> Path:
@@ -42,7 +42,7 @@ def _target_path(settings: Settings) -> Path:
 
 
 def update_folder(settings: Settings, number: int) -> Path:
-    """Return where the models that reviews led to are, from number 1 on."""
+    """Return the folder of the models updated from reviews, numbered from 1."""
     return settings.run.dir / f"update-{number}"
 
 

@@ -31,18 +31,18 @@ class Entry:
     """One settings key."""
 
     key: str
-    """With its sections, such as `search.splitting.particles`."""
+    """Key with its sections, such as `search.splitting.particles`."""
     values: str
-    """What it may be, in words."""
+    """Permitted values, as text."""
     default: str
-    """As YAML."""
+    """Default as YAML."""
     text: str
-    """What it means, with its unit."""
+    """Explanation, with the unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SectionEntry:
-    """A section with its own keys, without those of sections inside it."""
+    """A section with its keys, without those of sections inside it."""
 
     name: str
     text: str
@@ -52,7 +52,7 @@ class SectionEntry:
 
 
 def sections(name: str | None = None) -> list[SectionEntry]:
-    """Return a section and those inside it; all sections when none is named.
+    """Return a section and those inside it; all sections without a name.
 
     Args:
         name: such as `search` or `search.splitting`.
@@ -63,21 +63,21 @@ def sections(name: str | None = None) -> list[SectionEntry]:
     found = list(_sections(settings.Settings, ""))
     if name is None:
         return found
-    inside = [own for own in found if own.name == name or own.name.startswith(f"{name}.")]
+    inside = [each for each in found if each.name == name or each.name.startswith(f"{name}.")]
     if not inside:
-        # A key in the place of a section: that key alone, with each of its meanings.
+        # A key instead of a section: only that key, with each of its meanings.
         keys = [
-            replace(own, entries=tuple(one for one in own.entries if one.key == name))
-            for own in found
+            replace(section, entries=tuple(own for own in section.entries if own.key == name))
+            for section in found
         ]
-        meanings = [own for own in keys if own.entries]
+        meanings = [section for section in keys if section.entries]
         if meanings:
             return meanings
-        known = [*(own.name for own in found), *settings.keys_of(settings.Settings)]
+        known = [*(each.name for each in found), *settings.keys_of(settings.Settings)]
         near = settings.did_you_mean(name, known)
         raise SettingsError(
             f"there is no section {name}",
-            expected=f"one of {', '.join(own.name for own in found if '.' not in own.name)}",
+            expected=f"one of {', '.join(each.name for each in found if '.' not in each.name)}",
             remedy=near,
         )
     return inside
@@ -86,9 +86,9 @@ def sections(name: str | None = None) -> list[SectionEntry]:
 def as_text(found: list[SectionEntry], width: int = 88) -> str:
     """Return sections for a terminal: key, default and values, explanation."""
     parts = []
-    for own in found:
-        parts.append(f"{own.name}: {own.text}")
-        for entry in own.entries:
+    for section in found:
+        parts.append(f"{section.name}: {section.text}")
+        for entry in section.entries:
             parts.append(f"\n  {entry.key} = {entry.default}   ({entry.values})")
             parts.append(
                 textwrap.fill(entry.text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
@@ -239,13 +239,13 @@ _TYPES = {
 
 
 def _words(part: dict[str, Any], whole: dict[str, Any]) -> str:
-    """Return what a part of a JSON schema permits, in words."""
+    """Return what a part of a JSON schema permits, as text."""
     match part:
         case {"$ref": str(name)}:
             target = whole["$defs"][name.rpartition("/")[2]]
             words = "section" if "properties" in target else _words(target, whole)
         case {"anyOf": [*choices]}:
-            words = " or ".join(dict.fromkeys(_words(own, whole) for own in choices))
+            words = " or ".join(dict.fromkeys(_words(choice, whole) for choice in choices))
         case {"oneOf": _}:
             words = "sections of several kinds"
         case {"enum": [*choices]}:

@@ -36,7 +36,7 @@ _REPORTED_PACKAGES = (
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says when a file does not fit."""
+"""Error codes of the system when a file does not fit."""
 
 _UNWRITABLE = (
     errno.EACCES,
@@ -69,10 +69,10 @@ def output_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path`.
+    """Yield a temporary path beside `path`; on success it replaces `path`.
 
-    The bytes are on disk before the rename counts, so a crash leaves the old file or the
-    new one, never half of it. On failure the temporary file is removed.
+    The bytes are on disk before the rename, so a crash leaves the old file or the new one, never
+    half of it. On failure the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with output_errors(path):
@@ -81,7 +81,7 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.touch()
             mode = temporary.stat().st_mode
             yield temporary
-            # Some writers make private files of their own; the umask decides instead.
+            # Some writers create files with private permissions; the umask decides instead.
             temporary.chmod(mode)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -108,16 +108,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file atomically; NaN and infinity are refused, because JSON has none."""
+    """Write a JSON file atomically; NaN and infinity are errors, because JSON has none."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def finite(value: Any) -> Any:
-    """Return JSON values with None in the place of infinite numbers and NaN, at any depth."""
+    """Return JSON values with None instead of infinity and NaN, at any depth."""
     if isinstance(value, Mapping):
-        return {name: finite(own) for name, own in value.items()}
+        return {name: finite(child) for name, child in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(own) for own in value]
+        return [finite(child) for child in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -142,10 +142,10 @@ def sha256_of(path: Path) -> str:
 
 
 class RunFolder:
-    """A folder that holds one stage's results beside the settings and versions that made them."""
+    """A folder with the results of one stage, and the settings and versions that made them."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
-        """Create the folder if need be and record settings and versions in it.
+        """Create the folder if needed and record settings and versions in it.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -185,10 +185,10 @@ class RunFolder:
 
 
 def versions() -> dict[str, Any]:
-    """Return the versions of Python and of the installed packages that shape results."""
+    """Return the versions of Python and of the installed packages that affect results."""
     found = {"python": platform.python_version()}
     for name in _REPORTED_PACKAGES:
-        with suppress(PackageNotFoundError):  # an extra that this installation does without
+        with suppress(PackageNotFoundError):  # an extra that is not installed
             found[name] = version(name)
     return found
 
@@ -206,14 +206,14 @@ def write_checkpoint(
     """
     from safetensors.torch import save
 
-    # Cloned, because modules may share a buffer and safetensors refuses shared memory.
+    # Cloned, because modules may share a buffer, which safetensors rejects.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     values = {"format": CHECKPOINT_FORMAT, "kind": kind, "header": dict(header)}
     values["sha256"] = _content_hash(values, plain)
-    # One entry, because safetensors writes several in an order of chance.
+    # One entry, because safetensors writes several in random order.
     metadata = {"rs_lowconf": json.dumps(values, allow_nan=False)}
     with replacing(path) as temporary:
-        # Not by safetensors itself, which hides a full disk behind an error of its own.
+        # Not written by safetensors itself, which hides a full disk behind another error.
         temporary.write_bytes(save(plain, metadata=metadata))
 
 
@@ -232,7 +232,7 @@ def read_checkpoint(path: Path, kind: str) -> "tuple[dict[str, torch.Tensor], di
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if "rs_lowconf" not in metadata:
-            raise ModelError(f"{path} is no checkpoint of rs_lowconf", expected=f"a {kind}")
+            raise ModelError(f"{path} is not a checkpoint of rs_lowconf", expected=f"a {kind}")
         values = json.loads(metadata["rs_lowconf"])
         # Before the checksum, whose definition belongs to the format.
         if values.get("format", 0) > CHECKPOINT_FORMAT:
@@ -244,31 +244,31 @@ def read_checkpoint(path: Path, kind: str) -> "tuple[dict[str, torch.Tensor], di
         if values.pop("sha256", None) != _content_hash(values, tensors):
             raise ValueError("its checksum differs")
     if values["kind"] != kind:
-        raise ModelError(f"checkpoint {path} holds a {values['kind']}", expected=f"a {kind}")
+        raise ModelError(f"checkpoint {path} contains a {values['kind']}", expected=f"a {kind}")
     return tensors, values["header"]
 
 
 def kind_of(path: Path) -> str | None:
-    """Return what a checkpoint says it is; None where `read_checkpoint` would refuse it."""
+    """Return the kind of a checkpoint; None if `read_checkpoint` would reject it."""
     kind = _peek(path).get("kind")
     return kind if isinstance(kind, str) else None
 
 
 def classes_of(path: Path) -> tuple[str, ...]:
-    """Return the classes in a checkpoint's header; none where `read_checkpoint` would refuse it."""
+    """Return the classes in a checkpoint's header; empty if `read_checkpoint` would reject it."""
     header = _peek(path).get("header")
     classes = header.get("classes") if isinstance(header, dict) else None
     return tuple(map(str, classes)) if isinstance(classes, list) else ()
 
 
 def header_holds(path: Path, name: str) -> bool:
-    """Return whether the header of a checkpoint has an entry; not where it cannot be read."""
+    """Return whether the header of a checkpoint has an entry; False if it cannot be read."""
     header = _peek(path).get("header")
     return isinstance(header, dict) and name in header
 
 
 def _peek(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of itself, unchecked and without torch; nothing if damaged."""
+    """Return the header of a checkpoint, unchecked and without torch; empty if damaged."""
     from safetensors import safe_open
 
     try:

@@ -1,4 +1,4 @@
-"""Every random choice has a seed derived from the run seed and the thing's own name."""
+"""Seeds: every random choice derives its seed from the run seed and a name."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 
 def seed_of(run_seed: int, *names: str | int) -> int:
-    """Return a 63-bit seed for the thing called `names` in the run `run_seed`.
+    """Return a 63-bit seed for the object `names` in the run `run_seed`.
 
-    Python's own `hash` of text differs from process to process, so SHA-256 is used. The
+    Python's `hash` of text differs from process to process, so SHA-256 is used. The
     names are length-prefixed: ("a", "bc") and ("ab", "c") give different seeds.
     """
     digest = hashlib.sha256(str(int(run_seed)).encode())
@@ -22,8 +22,8 @@ def seed_of(run_seed: int, *names: str | int) -> int:
 def forked_rng(seed: int) -> Iterator[None]:
     """Seed the global random state of torch inside the block and restore it after.
 
-    For libraries that know only global state: kornia's augmentations and the
-    initialisation of torch layers. Everything else takes its own generator.
+    For libraries that only use global state: kornia's augmentations and the initialisation of torch
+    layers. Everything else takes a generator as argument.
     """
     import torch
 

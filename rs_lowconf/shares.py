@@ -1,4 +1,4 @@
-"""Shares with their intervals, as every report gives them."""
+"""Shares with their intervals, in the form of all reports."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 
 def share_of(count: int, n: int) -> dict[str, Any]:
-    """Return a share as reports tell it: value, exact 95 % interval, count and n.
+    """Return a share for reports: value, exact 95 % interval, count and n.
 
     The interval is Clopper and Pearson's (1934); value and interval are None where n is 0.
     """

@@ -1,8 +1,8 @@
-"""YAML without its traps: a value that two readers of YAML read differently is refused.
+"""YAML without its traps: a value that two YAML parsers read differently is an error.
 
 YAML 1.1, which PyYAML reads, takes `010` for 8, `NO` for false, `12:30` for 750 and `2024-01-31`
-for a date; YAML 1.2 does not. Of two equal keys the last one counts, and the first is lost. Each
-of these is refused with its line and with what to write instead.
+for a date; YAML 1.2 does not. Of two equal keys the last counts, and the first is lost. Each of
+these is an error that gives the line and what to write instead.
 """
 
 import re
@@ -23,7 +23,7 @@ _SPECIAL_FLOAT = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """What a YAML text says, and where."""
+    """The content of a YAML text, with line numbers."""
 
     value: Any
     """Dictionaries, lists, text, numbers, booleans and None."""
@@ -33,14 +33,14 @@ class Document:
 
 
 def read(text: str, where: str) -> Document:
-    """Return what a text says.
+    """Return the content of a text.
 
     Args:
         text: one YAML document.
-        where: what to call the text in a message.
+        where: name of the text in messages.
 
     Raises:
-        SettingsError: it is no YAML, a key is given twice, or a value is ambiguous.
+        SettingsError: it is not YAML, a key is given twice, or a value is ambiguous.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -50,23 +50,23 @@ def read(text: str, where: str) -> Document:
         lines = dict(_checked(node, (), where, set()))
         return Document(value=loader.construct_document(node), lines=lines)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+        raise SettingsError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise SettingsError(
             f"{where} is nested too deeply", expected="sections of settings"
         ) from error
     except (ValueError, TypeError, OverflowError) as error:
-        # Tags such as !!int before a value that is none.
+        # Tags such as !!int before a value of another type.
         raise SettingsError(
-            f"{where} holds a value that does not fit its tag ({' '.join(str(error).split())})",
-            remedy="leave the tag out",
+            f"{where} contains a value that does not fit its tag ({' '.join(str(error).split())})",
+            remedy="remove the tag",
         ) from error
 
 
 def _checked(
     node: yaml.Node, path: tuple[str, ...], where: str, above: set[int]
 ) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Refuse what is ambiguous in a node, and yield the lines of its values."""
+    """Reject ambiguous values in a node, and yield the lines of its values."""
     line = node.start_mark.line + 1
     if id(node) in above:
         raise SettingsError(f"{where} line {line}: a value that contains itself")
@@ -88,10 +88,9 @@ def _checked(
             name = (key.tag, key.value)
             if name in first:
                 raise SettingsError(
-                    f"{where} line {at}: {key.value!r} is given a second time, first in line "
-                    f"{first[name]}",
+                    f"{where} line {at}: {key.value!r} is given twice, first in line {first[name]}",
                     expected="each key once",
-                    remedy="join the two",
+                    remedy="merge the two",
                 )
             first[name] = at
         yield from _checked(value, (*path, str(key.value)), where, above)
@@ -99,7 +98,7 @@ def _checked(
 
 
 def _check_scalar(node: yaml.ScalarNode, place: str) -> None:
-    """Refuse a word that versions of YAML read differently; `1e3` is a number, as in YAML 1.2."""
+    """Reject a word that YAML versions read differently; `1e3` is a number, as in YAML 1.2."""
     if node.style is not None:
         return  # in quotes
     word, kind = node.value, node.tag.removeprefix(_TAG)

@@ -40,26 +40,26 @@ class TileBatch:
     """Reflectance; bright cloud and snow exceed 1."""
 
     bands: BandSpec
-    """What the channel axis of `image` holds, in order."""
+    """Bands of the channel axis of `image`, in order."""
 
     ids: tuple[str, ...]
-    """One stable name a tile, unique within its data set."""
+    """One stable name per tile, unique within its data set."""
 
     classes: tuple[str, ...]
     """The class list that `label` indexes."""
 
     label: Int[Tensor, " b"] | None = None
-    """Class index a tile; None when the tiles are unlabelled."""
+    """Class index of each tile; None if the tiles are unlabelled."""
 
     mask: Int[Tensor, "b h w"] | None = None
-    """Class index a pixel, or `UNKNOWN`; None when there are no masks. `classes` are then
-    those of pixels."""
+    """Class index of each pixel, or `UNKNOWN`; None without masks. `classes` are then those of
+    pixels."""
 
     grids: tuple[Grid | None, ...] | None = None
     """Where each tile lies; None for a tile (or all) without georeference."""
 
     def __post_init__(self) -> None:
-        """Check that all parts speak of the same tiles."""
+        """Check that all parts describe the same tiles."""
         n, c = self.image.shape[:2]
         if c != len(self.bands):
             raise DataError(
@@ -105,7 +105,7 @@ class TileBatch:
         )
 
     def plot(self, composite: str = "true_colour", *, columns: int = 8) -> "Figure":
-        """Return a figure of the tiles, all with one stretch. Takes matplotlib.
+        """Return a figure of the tiles, all with one stretch. Needs matplotlib.
 
         Args:
             composite: a name of `rs_lowconf.bands.COMPOSITES`.
@@ -128,7 +128,7 @@ class TileBatch:
         for number, picture in enumerate(pictures):
             axes = figure.add_subplot(rows, columns, number + 1)
             axes.imshow(picture.numpy(), interpolation="nearest")
-            # The name says which tiles are synthetic.
+            # The name shows which tiles are synthetic.
             words = [*self.names()[number : number + 1], self.ids[number]]
             axes.set_title("\n".join(words), fontsize=7)
             axes.axis("off")
@@ -160,7 +160,7 @@ class MaskSource(Protocol):
 
     bands: BandSpec
     classes: tuple[str, ...]
-    """Of pixels; a mask holds their indices, or `UNKNOWN`."""
+    """Classes of pixels; a mask contains their indices, or `UNKNOWN`."""
     ids: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -191,20 +191,20 @@ class TileGenerator(Protocol):
 
 @runtime_checkable
 class TargetModel(Protocol):
-    """The model under test. `bands` says which bands it reads, in which order."""
+    """The model under test, which reads `bands` in this order."""
 
     bands: BandSpec
     classes: tuple[str, ...]
     differentiable: bool
     pixelwise: bool
-    """Whether it answers for every pixel (segmentation) and not for the tile."""
+    """Whether it predicts a class per pixel (segmentation) instead of per tile."""
     evaluations: int
     """Tiles evaluated so far, exactly; forward passes count, gradients do not."""
 
     def predict(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k *pixels"]:
         """Return log-probabilities over `classes` for reflectance in the order of `bands`.
 
-        One distribution a tile, or one a pixel (`b k h w`) where `pixelwise`.
+        One distribution per tile, or per pixel (`b k h w`) if `pixelwise`.
 
         Logarithms, because the difference of the two largest is the logit margin, which
         does not saturate where the probability rounds to 1. Gradients flow back to `image`
@@ -215,7 +215,7 @@ class TargetModel(Protocol):
 
 @runtime_checkable
 class Critic(Protocol):
-    """What the gate needs: how real a tile looks."""
+    """Rates the realism of tiles for the gate."""
 
     bands: BandSpec
     classes: tuple[str, ...]
@@ -227,7 +227,7 @@ class Critic(Protocol):
         ...
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        """Return what it sees in tiles, from which reviews can be learned."""
+        """Return its features of tiles, from which reviews can be learned."""
         ...
 
 
@@ -238,7 +238,7 @@ class MaskJudge(Critic, Protocol):
     def agreement(
         self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
-        """Return the share of known pixels that show the class that the mask says."""
+        """Return the share of known pixels that show the class of the mask."""
         ...
 
 
@@ -249,5 +249,5 @@ class FeatureExtractor(Protocol):
     bands: BandSpec
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        """Return one feature vector a tile."""
+        """Return one feature vector per tile."""
         ...

@@ -1,3 +1,3 @@
-"""The version, in a file that imports nothing."""
+"""The version, in a file without imports."""
 
 __version__ = "0.1.0"

@@ -1,19 +1,18 @@
 """Names of classes from several origins: how each is written, and whether they mean the same.
 
-Labels, predictions, surrogates, conditions, folders, masks, settings and reviews all name
-classes, and whoever compares two of them as raw text finds `Bare ` and `Bare` different and
-counts every such tile as an error. So each name is brought into one form where it is read
-(`class_name`), and wherever names of two origins meet, they meet here (`join`, `require`):
+Labels, predictions, surrogates, conditions, folders, masks, settings and reviews all name classes,
+and a comparison as raw text would find `Bare ` and `Bare` different and count every such tile as an
+error. So each name is normalised where it is read (`class_name`), and names of two origins are
+compared only here (`join`, `require`):
 
-* the same name: surrounding blanks, Unicode composition and the `.0` of a whole number do not
-  count;
-* unknown: nothing, and `?`, which this package writes where a class cannot be told;
-* nearly the same name, such as `forest` and `Forest`: refused, because only people know whether
-  they mean one class, and either guess would give wrong figures;
-* a name that only one origin has: listed, because a rare class may well be missing.
+* * the same name: surrounding blanks, Unicode composition and the `.0` of a whole number are
+ignored; * * unknown: an empty name, and `?`, which this package writes for unclear classes;
+* nearly the same name, such as `forest` and `Forest`: an error, because only people know whether
+they mean one class, and either guess could give wrong figures; * a name that only one origin has:
+listed, because a rare class may well be missing.
 
-A map from names to names merges classes, many to one, and settles near-misses: a name that it
-maps to itself is a class of its own.
+A map from names to names merges classes, many to one, and resolves nearly equal names: a name that
+it maps to itself is a separate class.
 """
 
 import math
@@ -28,11 +27,11 @@ from numbers import Integral, Real
 from rs_lowconf.errors import DataError, RsLowconfError
 
 UNCLEAR = "?"
-"""What tables and forms hold where a class cannot be told."""
+"""Entry for an unclear class in tables and forms."""
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _WORD = 6
-"""Letters from which on a single differing letter is a slip: `Forst`, but not `peach` and
+"""Word length from which a single differing letter counts as a typo: `Forst`, but not `peach` and
 `beach`."""
 _LISTED = 12
 
@@ -42,10 +41,10 @@ ClassMap = Mapping[str, str]
 def text_of(value: object) -> str | None:
     """Return a cell of a table as text, None where it is empty.
 
-    Libraries turn whole numbers into 1.0 where another row is empty; they are whole again here.
+    Libraries turn whole numbers into 1.0 if another row is empty; here they become whole again.
 
     Raises:
-        DataError: the cell holds bytes that are no UTF-8.
+        DataError: the cell contains bytes that are not UTF-8.
     """
     if value is None:
         return None
@@ -53,7 +52,7 @@ def text_of(value: object) -> str | None:
         try:
             return value.decode()
         except UnicodeDecodeError as error:
-            raise DataError(f"{value!r} is no UTF-8 text") from error
+            raise DataError(f"{value!r} is not UTF-8 text") from error
     if isinstance(value, Real) and not isinstance(value, Integral):
         number = float(value)
         if math.isnan(number):
@@ -63,11 +62,11 @@ def text_of(value: object) -> str | None:
 
 
 def class_name(value: object, class_map: ClassMap | None = None) -> str | None:
-    """Return the name of a class in the form in which names are compared; None for unknown.
+    """Return the normalised name of a class; None for unknown.
 
     Args:
         value: a cell of a table, the name of a folder, a setting.
-        class_map: other names by name, both in that form.
+        class_map: new names by name, both normalised.
 
     Example:
         >>> class_name(" Bare "), class_name(1.0), class_name("1.0"), class_name("?")
@@ -77,7 +76,7 @@ def class_name(value: object, class_map: ClassMap | None = None) -> str | None:
     return name if class_map is None or name is None else class_map.get(name, name)
 
 
-@lru_cache(maxsize=10_000)  # a column of a million rows holds few names
+@lru_cache(maxsize=10_000)  # a column of a million rows has few names
 def _compared(text: str) -> str | None:
     name = _stripped(unicodedata.normalize("NFC", text))
     whole = _WHOLE.fullmatch(name)
@@ -87,10 +86,10 @@ def _compared(text: str) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """The names of classes that one origin knows."""
+    """The class names of one origin."""
 
     origin: str
-    """Where they are from, in words that follow a name: `the labels of val.csv`."""
+    """Their origin, as text that follows a name: `the labels of val.csv`."""
     names: tuple[str, ...]
     """In the form of `class_name`, each once."""
 
@@ -105,7 +104,7 @@ def vocabulary(
     """Return the names among values in the order of their first occurrence, without unknown ones.
 
     Raises:
-        error: two of them are nearly the same name.
+        error: two of them are nearly the same.
     """
     names = dict.fromkeys(class_name(value, class_map) for value in values)
     found = Vocabulary(origin=origin, names=tuple(name for name in names if name is not None))
@@ -116,16 +115,16 @@ def vocabulary(
 def class_list(
     origin: str, values: Sequence[object], *, error: type[RsLowconfError] = DataError
 ) -> Vocabulary:
-    """Return a list of classes whose positions mean something, such as those of outputs.
+    """Return a list of classes whose order matters, such as that of outputs.
 
     Raises:
-        error: a name is unknown, occurs twice, or is nearly another one.
+        error: a name is unknown, occurs twice, or is nearly the same as another.
     """
     names = [class_name(value) for value in values]
     for value, name in zip(values, names, strict=True):
         if name is None or names.count(name) > 1:
             why = "which stands for unknown" if name is None else "more than once"
-            raise error(f"{origin} list {value!r}, {why}", expected="a name of its own per class")
+            raise error(f"{origin} list {value!r}, {why}", expected="a distinct name per class")
     return vocabulary(origin, names, error=error)
 
 
@@ -138,7 +137,7 @@ class Joined:
 
     @property
     def both(self) -> tuple[str, ...]:
-        """Return the names that both know."""
+        """Return the names that both have."""
         return tuple(name for name in self.left.names if name in self.right.names)
 
     @property
@@ -157,10 +156,10 @@ class Joined:
         return tuple(name for name in self.right.names if name not in self.left.names)
 
     def meeting(self, error: type[RsLowconfError] = DataError) -> "Joined":
-        """Return the same, where they meet at all.
+        """Return the same after checking that they have a class in common.
 
         Raises:
-            error: both know classes, and none in common.
+            error: both have classes, but none in common.
         """
         left, right = self.left, self.right
         if left.names and right.names and not self.both:
@@ -168,16 +167,16 @@ class Joined:
                 f"{left.origin} name {_some(left.names)}, and {right.origin} "
                 f"{_some(right.names)}: no class in common",
                 expected="the same names for the same classes",
-                remedy="write both the same way",
+                remedy="use the same names in both",
             )
         return self
 
     @property
     def remark(self) -> str:
-        """Return the names on one side only, in a sentence; empty where there are none."""
+        """Return the names on one side only, as a sentence; empty if there are none."""
         sides = ((self.left.origin, self.left_only), (self.right.origin, self.right_only))
-        told = [f"only {origin} name {_some(names)}" for origin, names in sides if names]
-        return f"Classes: {'; '.join(told)}." if told else ""
+        sides_only = [f"only {origin} name {_some(names)}" for origin, names in sides if names]
+        return f"Classes: {'; '.join(sides_only)}." if sides_only else ""
 
 
 def join(
@@ -187,18 +186,18 @@ def join(
     class_map: ClassMap | None = None,
     error: type[RsLowconfError] = DataError,
 ) -> Joined:
-    """Return how two vocabularies meet.
+    """Compare two vocabularies.
 
     Args:
         left: of one origin.
         right: of another.
-        class_map: what both were made with; names that it maps are settled.
-        error: to raise.
+        class_map: that both were made with; its names are not compared.
+        error: class of the error.
 
     Raises:
         error: a name of one is nearly a name of the other: it differs in case, in blanks or
-            punctuation, in accents, in how a number is written, or, where neither occurs on the
-            other side, in a letter.
+            punctuation, in accents, in how a number is written, or, if neither occurs on the other
+            side, in one letter.
 
     Example:
         >>> ours = vocabulary("the labels", ["Bare ", "Urban"])
@@ -245,11 +244,11 @@ def require(
 
 
 Pair = tuple[str, str, str, str, str]
-"""A name and its origin, another one and its origin, and what tells them apart."""
+"""A name and its origin, another one and its origin, and their difference."""
 
 
 def _alike(left: Vocabulary, right: Vocabulary) -> list[Pair]:
-    """Return the pairs of different names that are written nearly the same."""
+    """Return the pairs of different names that are spelled nearly the same."""
     theirs: dict[object, list[str]] = {}
     for name in right.names:
         theirs.setdefault(_folded(name), []).append(name)
@@ -279,7 +278,7 @@ def _refuse(pairs: Sequence[Pair], class_map: ClassMap | None, error: type[RsLow
 
 
 def _folded(name: str) -> object:
-    """Return what nearly equal names have in common."""
+    """Return a key that nearly equal names share."""
     number = _number(name)
     return _plain(_joined(name)).casefold() if number is None else number
 
@@ -313,20 +312,20 @@ def _plain(name: str) -> str:
 
 
 def _joined(name: str) -> str:
-    """Return a name without blanks, punctuation and invisible characters; signs such as < stay."""
+    """Return a name without blanks, punctuation and invisible characters; keep signs such as <."""
     return "".join(part for part in name if unicodedata.category(part)[0] not in "PZC")
 
 
 def _stripped(name: str) -> str:
-    """Return a name without blanks and invisible characters, such as a byte order mark, around."""
+    """Return a name without surrounding blanks and invisible characters such as a BOM."""
     visible = [i for i, part in enumerate(name) if unicodedata.category(part)[0] not in "ZC"]
     return name[visible[0] : visible[-1] + 1] if visible else ""
 
 
 def _slip(a: str, b: str) -> bool:
-    """Return whether a word differs by a letter too few, too many, wrong or swapped with its next.
+    """Return whether words differ by one missing, extra, wrong or swapped letter.
 
-    Numbers of classes, as in `Class10` and `Class11`, are no slips.
+    Numbers of classes, as in `Class10` and `Class11`, do not count as typos.
     """
     words: list[list[str]] = [re.findall(r"[^\W_]+", _plain(name).casefold()) for name in (a, b)]
     if len(words[0]) != len(words[1]):

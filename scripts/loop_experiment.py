@@ -65,7 +65,7 @@ JUDGE = GateSettings(images=8_000)
 FRESH = 400
 """Generated tiles that the texture is told from."""
 RINGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 33)
-"""Edges of rings of frequencies, in cycles a tile."""
+"""Edges of rings of frequencies, in cycles per tile."""
 FINEST = dict.fromkeys(("B02", "B03", "B04", "B08"), 32) | dict.fromkeys(("B01", "B09", "B10"), 5)
 """Cycles a tile of 64 pixels that a band's own pixels can show; 16 for the others, of 20 m."""
 NAMER = ClassifierSettings(architecture="residual_cnn", width=32)

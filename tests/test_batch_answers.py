@@ -109,7 +109,7 @@ def test_what_fills_a_batch_does_not_count(catalog: Path, rslow: Run) -> None:
 @pytest.mark.parametrize(
     ("data", "target", "code", "message"),
     [
-        ({"level": "L2A"}, {}, 4, "the numbers are L2A; expected L1C"),
+        ({"level": "L2A"}, {}, 4, "the tile is L2A; expected L1C"),
         ({}, {"bands": "[B02, B03, B05, B8A, B11, B12]"}, 4, "bands B05, B8A are missing"),
         ({}, {"python": f"{__name__}:small"}, 5, "rejects 3 tiles of 6 bands and 32 pixels"),
         ({}, {"classes": "[a, b, c, d]"}, 5, "expected (3, 4), one number per tile and class"),
@@ -164,7 +164,7 @@ def test_a_part_that_does_not_fit_fails_alone(catalog: Path, rslow: Run) -> None
     ran = score(rslow, catalog)
     assert ran.code == 0, ran.err
     assert "24 of 48 tiles done, 24 failed" in ran.out
-    assert "24 raised: the numbers are L2A; expected L1C" in ran.out
+    assert "24 raised: the tile is L2A; expected L1C" in ran.out
     assert Counter(tile.startswith("other/") for tile in rows(catalog)) == {False: 24}
 
 

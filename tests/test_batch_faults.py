@@ -198,7 +198,7 @@ def test_two_drivers_by_mistake(tmp_path: Path, work: Multiply, expected: str) -
     with driver(folder, replace(work, hold=True)) as (process, lines):
         assert lines.readline().startswith("chunk")
         assert f"process {process.pid} on" in (status(folder).running or "")
-        with pytest.raises(JobError, match=rf"worked on by process {process.pid} on \S+; wait"):
+        with pytest.raises(JobError, match=rf"locked by process {process.pid} on \S+; wait"):
             run(job(folder, work), Serial())
         process.kill()
         process.wait()

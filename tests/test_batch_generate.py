@@ -193,7 +193,7 @@ def test_what_the_generator_cannot_draw_is_told(catalogued: Path, rslow: Run) ->
     assert rslow(*build, "-s", "data.max_nodata=0.5", "-s", "data.level=L2A").code == 0
     ran = generate(rslow, catalogued)
     assert ran.code == 4
-    assert "the numbers are L2A" in ran.err
+    assert "the tile is L2A" in ran.err
     assert "tiles done" not in ran.out
 
 

@@ -147,7 +147,7 @@ def test_a_work_that_loses_tiles_gives_no_results(tmp_path: Path) -> None:
     run(job(tmp_path / "job", Careless(), count=20), Serial())
     errors = list(read_errors(tmp_path / "job"))
     assert len(errors) == 20
-    assert all("returned other tiles" in error.message for error in errors)
+    assert all("did not return one row per tile" in error.message for error in errors)
 
 
 def test_progress_and_status_agree(tmp_path: Path, work: Multiply) -> None:
@@ -189,7 +189,7 @@ def test_a_job_stops_on_request_and_goes_on(tmp_path: Path, work: Multiply) -> N
     assert 0 < done < 600
     assert status(folder).left == 600 - done
     assert run(job(folder, work), Serial()) == 600 - done
-    with pytest.raises(JobError, match="nobody works on"):
+    with pytest.raises(JobError, match="no job is running in"):
         request_stop(folder)
 
 
@@ -198,7 +198,7 @@ def test_a_second_driver_is_refused(tmp_path: Path, work: Multiply) -> None:
     folder = tmp_path / "job"
     running = run_job(job(folder, work), Serial())
     next(running)
-    refusal = rf"worked on by process {os.getpid()} on \S+; wait"
+    refusal = rf"locked by process {os.getpid()} on \S+; wait"
     with pytest.raises(JobError, match=refusal):
         run(job(folder, work), Serial())
     with pytest.raises(JobError, match=refusal):
@@ -249,15 +249,15 @@ def test_other_folders_are_left_alone(tmp_path: Path, work: Multiply) -> None:
     foreign = tmp_path / "photos"
     foreign.mkdir()
     (foreign / "cat.jpg").touch()
-    with pytest.raises(JobError, match="no job folder"):
+    with pytest.raises(JobError, match="not a job folder"):
         run(job(foreign, work), Serial())
     assert [path.name for path in foreign.iterdir()] == ["cat.jpg"]
-    with pytest.raises(JobError, match="no job folder"):
+    with pytest.raises(JobError, match="not a job folder"):
         status(foreign)
     folder = tmp_path / "job"
     a_job = job(folder, work)
     run(a_job, Serial())
-    with pytest.raises(JobError, match="holds a job test; expected other"):
+    with pytest.raises(JobError, match="contains a job test; expected other"):
         run(replace(a_job, kind="other"), Serial())
     description = json.loads((folder / "job.json").read_text())
     (folder / "job.json").write_text(json.dumps({**description, "format": 99}))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rs_lowconf.batch.ledger import Unfinished
-from rs_lowconf.batch.pieces import Pieces, Tried
+from rs_lowconf.batch.pieces import FinishedChunk, Pieces
 from rs_lowconf.batch.plan import Chunk, plan, rows_of
 from rs_lowconf.batch.work import Done, Failed, FailureKind, Outcome, Piece
 from tests.batch_works import Multiply, tiles
@@ -131,7 +131,7 @@ def test_rows_that_come_or_go_leave_most_chunks_alone(place: int, count: int) ->
     assert len(before - after) <= 20
 
 
-def search(rows: pa.Table, bad: set[str], size: int) -> tuple[list[Tried], int]:
+def search(rows: pa.Table, bad: set[str], size: int) -> tuple[list[FinishedChunk], int]:
     """Work on rows as an executor whose pieces fail if they hold a bad tile; count pieces."""
     chunks = [
         Unfinished(

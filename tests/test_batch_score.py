@@ -188,7 +188,7 @@ def test_tiles_that_the_target_cannot_read(catalogued: Path, rslow: Run) -> None
     assert ran.code == 0, ran.err
     ran = score(rslow, catalogued)
     assert ran.code == 4
-    assert "the numbers are L2A; expected L1C" in ran.err
+    assert "the tile is L2A; expected L1C" in ran.err
     assert "tiles done" not in ran.out
 
 
@@ -199,7 +199,7 @@ def test_a_worker_without_gpu_ends_the_job(catalogued: Path, rslow: Run) -> None
     words = ("-s", "run.device=cuda", "-s", "batch.executor=process", "-s", "batch.workers=1")
     ran = rslow("batch", "score", *config, *words)
     assert ran.code == 3
-    assert "run.device is cuda, but torch sees none" in ran.err
+    assert "run.device is cuda, but torch finds no GPU" in ran.err
     assert "0 of 48 tiles done, 0 failed" in rslow("batch", "status", *config).out
 
 

@@ -739,7 +739,7 @@ def test_nothing_is_left_of_a_build_that_fails(
         (("build",), 3, "data.kind"),
         (("build", "-s", "data.kind=images"), 3, "data.images"),
         (("build", "-s", "data.kind=images", "-s", "data.images=nowhere"), 4, "nowhere"),
-        (("build", "-s", "data.kind=stac", "-s", "data.root=x.json"), 4, "is no STAC"),
+        (("build", "-s", "data.kind=stac", "-s", "data.root=x.json"), 4, "is not a STAC"),
         (("build", "-s", "data.kind=geopackage", "-s", "data.root=x.gpkg"), 4, "no GeoPackage"),
         (("build", "-s", "data.kind=stac", "-s", "data.masks=x"), 3, "no effect"),
         (("check",), 4, "data.kind and data.root"),

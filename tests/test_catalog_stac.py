@@ -184,12 +184,12 @@ FAULTS: dict[str, tuple[dict[str, Any] | bytes | None, str]] = {
     "gone": (None, "cannot be read"),
     "cut": (b'{"type": "Feature", "id": "S2B_MSIL2A_2023', "cannot be read"),
     "no text": (b"\xff\xfe\x00garbage", "cannot be read"),
-    "no item": (b"[1, 2, 3]", "no STAC item"),
-    "empty": (b"{}", "no STAC item"),
+    "no item": (b"[1, 2, 3]", "not a STAC item"),
+    "empty": (b"{}", "not a STAC item"),
     "no assets": ({"assets": None}, "assets: Field required"),
     "no bands": ({"assets": dict.fromkeys(L2A)}, "no asset of Sentinel-2 bands"),
     "file gone": ({"assets": {"B05": {"href": "gone.tif"}}}, "cannot be opened"),
-    "no geometry": ({"geometry": {"coordinates": "here"}}, "geometry that is none"),
+    "no geometry": ({"geometry": {"coordinates": "here"}}, "invalid geometry"),
     "Landsat": (
         {"properties": {"platform": "landsat-8", "constellation": None}},
         "is of landsat-8",
@@ -446,7 +446,7 @@ def test_pages_that_are_not_fetched_are_counted(tmp_path: Path) -> None:
 def test_what_is_no_stac(text: str, tmp_path: Path) -> None:
     """Any other JSON is refused with one line, not taken for an empty STAC."""
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(DataError, match=r"is no STAC|has no items"):
+    with pytest.raises(DataError, match=r"is not a STAC|has no items"):
         built(tmp_path / "x.json")
 
 
@@ -471,7 +471,7 @@ def test_links_that_are_none(link: Any, tmp_path: Path) -> None:
     values = json.loads(root.read_text())
     values["links"].append(link)
     root.write_text(json.dumps(values))
-    with pytest.raises(DataError, match="link that is none"):
+    with pytest.raises(DataError, match="invalid link"):
         built(root)
     rows, account = built(root, skip_bad=True)
     assert (len(rows), account.left_out.number("item")) == (9, 1)

@@ -149,7 +149,7 @@ def test_an_interrupted_search_goes_on_and_equals_the_unbroken_one(
     )
     assert ran.returncode == 130, ran.stderr
     assert b"Traceback" not in ran.stderr
-    assert b"the same command goes on" in ran.stderr
+    assert b"run the same command again" in ran.stderr
     journal = project / "run" / "generate" / "search" / "journal.jsonl"
     assert len(journal.read_text().splitlines()) >= 4
     assert rslow(*words).code == 0
@@ -209,7 +209,7 @@ class TestBadInput:
         """The settings say one order, the files' descriptions another."""
         order = "data.file_bands=[B02, B03, B04, B11, B08, B12]"
         ran = rslow("train", "target", "-c", project / "config.yaml", "-s", order)
-        self.fails(ran, 4, "names its bands", "data.file_bands says")
+        self.fails(ran, 4, "names its bands", "as in data.file_bands")
 
     def test_a_truncated_tiff(self, rslow: Run, project: Path) -> None:
         """Half of a file is named, not read as if whole."""

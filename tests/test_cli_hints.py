@@ -195,7 +195,7 @@ def test_an_import_goes_where_the_package_lies_or_the_settings_say(
     shutil.copytree(package, tmp_path / "mailed")
     ran = rslow("review", "import", tmp_path / "mailed", "-s", f"run.dir={tmp_path / 'other'}")
     assert ran.code == 6
-    assert "is foreign" in ran.err
+    assert "is from another run" in ran.err
     assert "1 known" in rslow("review", "import", tmp_path / "mailed", *config).out
 
 

@@ -139,7 +139,7 @@ def interrupted(words: tuple[object, ...], moments: list[Moment]) -> None:
         ran = run(words, watch)
         assert watch.sent, (moment, ran)
         assert ran.code == 130, (moment, ran)
-        assert "goes on from what is saved" in ran.err
+        assert "run the same command again to resume" in ran.err
         assert "Traceback" not in ran.err
         assert watch.begun == 0, moment
     ran = run(words)

@@ -154,7 +154,7 @@ def test_a_poor_generator_is_recognised_and_real_tiles_are_not(judged: Path) -> 
 def test_the_report_explains_the_probe(judged: Path) -> None:
     """What AUC 0.5 and 1 mean, a table by class, and how often the probe was opened."""
     text = (judged / "run/evaluate/report.md").read_text()
-    assert "at 0.5 it tosses a coin" in text
+    assert "0.5 is chance" in text
     assert "### pictures, by class" in text
     assert "| meadow | " in text
     assert "has been opened once" in text

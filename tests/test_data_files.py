@@ -152,7 +152,7 @@ def test_folders_that_are_no_data_are_refused(tmp_path: Path) -> None:
         open_dataset(folder(tmp_path / "none"), "train")
     with pytest.raises(DataError, match="no subfolder"):
         open_dataset(folder(tmp_path), "train")
-    with pytest.raises(DataError, match=r"no EuroSAT.*data\.download=true"):
+    with pytest.raises(DataError, match=r"does not contain EuroSAT.*data\.download=true"):
         open_dataset(EuroSatData(root=tmp_path), "train")
 
 

@@ -271,7 +271,7 @@ def test_nodata_and_unknown_values_are_unknown(tmp_path: Path) -> None:
     due = np.where(mask == 1, 0, 1)
     due[:4] = due[5:8] = UNKNOWN
     np.testing.assert_array_equal(read[0].numpy(), due)
-    with pytest.raises(DataError, match="no tile with a known class"):
+    with pytest.raises(DataError, match="no tile of the train split has a pixel of known class"):
         open_masks(own.model_copy(update={"max_nodata": 0.1}), "train")
 
 
@@ -378,7 +378,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     [
         ("no mask", r"s2_a\.tif has no mask \(mask_a\.tif\)"),
         ("size", r"mask_a\.tif is 40 x 48 pixels; expected 48 x 48, as s2_a\.tif"),
-        ("place", r"mask_a\.tif lies elsewhere than s2_a\.tif"),
+        ("place", r"mask_a\.tif is not on the grid of s2_a\.tif"),
         ("value", r"mask with value 7.*expected some of 0, 1 \(data\.mask_classes\)"),
         ("bands", "has 4 bands; expected 5: B02"),
         ("truncated", r"s2_a\.tif cannot be read"),
@@ -388,7 +388,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         ("small", r"smaller than data\.tile_size=64 \(48 x 48"),
         ("folder", r"nowhere does not exist; set data\.masks"),
         ("name", r"holds no image named t2_\*\.tif;.* correct data\.image_name"),
-        ("blocks", r"1 blocks of 50000 m.*without any.*data\.block_size"),
+        ("blocks", r"1 blocks of 50000 m.*no block for.*data\.block_size"),
         ("tiny blocks", r"larger than a block of 100 m; set a larger data\.block_size"),
     ],
 )
@@ -407,7 +407,7 @@ def test_scene_without_mask_is_refused(tmp_path: Path) -> None:
     image, _ = draw(48, 48, 0)
     write(tmp_path / "images" / "s2_far.tif", image, corner(600_000, 5_000_000))
     own = chosen(tmp_path, "scenes", block_size=90_000.0)
-    with pytest.raises(DataError, match=r"s2_far\.tif lies under no mask"):
+    with pytest.raises(DataError, match=r"s2_far\.tif is covered by no mask"):
         open_masks(own, "train")
     kept = open_masks(own.model_copy(update={"skip_bad": True}), "train")
     assert {name.split("_r")[0] for name in kept.ids} == {"s2_a"}
@@ -420,7 +420,7 @@ def test_scene_without_mask_is_refused(tmp_path: Path) -> None:
         ({"classes": ("damage",)}, r"data\.classes has no effect with data\.kind=chips, remove"),
         ({"mask_classes": {0: "a", 255: None}}, "two classes or more"),
         ({"stride": 64}, "leaves gaps"),
-        ({"image_name": "image.tif"}, r"must hold one \* for chips"),
+        ({"image_name": "image.tif"}, r"must contain one \* for chips"),
     ],
 )
 def test_settings_are_checked(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:

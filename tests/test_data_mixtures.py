@@ -123,7 +123,7 @@ def test_every_file_is_named(bands: tuple[str, ...], share: int) -> None:
         assert found == []
         return
     (mixture,) = found
-    assert "was left in the numbers of the brighter ones" in mixture.text
+    assert "was left in the brighter files" in mixture.text
     sides = dict(line.split(" ", 1) for line in mixture.files)
     assert len(sides) == 40
     named = {int(name): side for name, side in sides.items() if UNSURE not in side}
@@ -136,7 +136,7 @@ def test_an_offset_that_some_files_do_not_have(share: int) -> None:
     """With dn_offset=-1000 over all, those without an offset are darker than nothing."""
     tiles = (drawn(k) + np.uint16(0 if k < share else 1000) for k in range(40))
     (mixture,) = found_in(tiles, offset=-1000)
-    assert "1000 is taken off the numbers of the darker ones" in mixture.text
+    assert "1000 is subtracted from the darker files" in mixture.text
     darker = {int(line.split(" ")[0]) for line in mixture.files if "(darker" in line}
     assert darker == set(range(share))
 
@@ -147,8 +147,10 @@ def test_numbers_that_were_cut_at_zero() -> None:
         np.where(drawn(k) > 1000, drawn(k) - 1000, 0) if k < 5 else drawn(k) for k in range(40)
     )
     found = found_in(tile.astype(np.uint16) for tile in tiles)
-    assert "what was left below 0 was cut" in found[0].text
-    assert {int(line.split(" ")[0]) for line in found[0].files if "cut at" in line} == set(range(5))
+    assert "negative values were clipped" in found[0].text
+    assert {int(line.split(" ")[0]) for line in found[0].files if "clipped at" in line} == set(
+        range(5)
+    )
     assert len(found) == 1
 
 
@@ -217,7 +219,7 @@ def test_commands_say_it(command: str, rslow: Run, write_tile: WriteTile, tmp_pa
     lines = [line.strip() for line in ran.out.splitlines() if "(brighter by 0.1)" in line]
     assert len(lines) == 3
     assert all("high" in line for line in lines)
-    assert "Nothing is wrong" not in text
+    assert "No problems found" not in text
 
 
 @pytest.mark.usefixtures("eurosat_root")

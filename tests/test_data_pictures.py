@@ -75,7 +75,7 @@ def test_files_follow_the_rule_of_all_data(folder: Path, caplog: pytest.LogCaptu
     told = [record.getMessage() for record in caplog.records]
     assert [line.split(" (")[0] for line in told] == [
         "left out: 2 files: hidden",
-        "left out: 1 file: no JPEG or PNG by its name",
+        "left out: 1 file: not a JPEG or PNG by its name",
     ]
 
 
@@ -106,7 +106,7 @@ def test_what_lists_lack_is_counted(folder: Path, caplog: pytest.LogCaptureFixtu
     ]
     assert len(ids) == 6
     assert "34 files: in none of train.txt, val.txt and test.txt" in caplog.text
-    assert "3 files: named in a list, but not on disk" in caplog.text
+    assert "3 files: in a list, but not on disk" in caplog.text
 
 
 def test_torchvisions_layout_is_found(folder: Path, tmp_path: Path) -> None:
@@ -274,4 +274,4 @@ def test_eurosat_as_pictures_raises_no_alarm(
     ran = rslow("data", "check", *kind, "--set", more)
     assert ran.code == 0, ran.err
     assert "200 tiles" in ran.told
-    assert ran.told.count("Nothing is wrong.") == 2, ran.out
+    assert ran.told.count("No problems found.") == 2, ran.out

@@ -149,7 +149,7 @@ def test_product_names_are_used(rslow: Run, write_tile: WriteTile, tmp_path: Pat
         (NEW, {"dtype": "float32"}, (), "fractional numbers"),
         (NEW, {}, ("data.scale=1",), "numbers of scale 1"),
         (f"{NEW}/{OLD}", {}, (), "folder of another product"),
-        ("a", {"tags": (2.0, 0.0)}, (), "2 as scale tag"),
+        ("a", {"tags": (2.0, 0.0)}, (), "has the scale tag 2"),
         ("a", {"tags": "mixed"}, (), "2 scales and offsets"),
         ("S2L1C", {"meta": "Level-2A"}, (), "level"),
     ],

@@ -109,7 +109,7 @@ def test_file_bands_name_what_files_do_not(tmp_path: Path, write_tile: WriteTile
 @pytest.mark.parametrize(
     ("bands", "changes", "complaint"),
     [
-        (RGBN[::-1], {"file_bands": RGBN}, r"names its bands.*data\.file_bands says"),
+        (RGBN[::-1], {"file_bands": RGBN}, r"names its bands.*as in data\.file_bands"),
         (RGBN, {"file_bands": RGBN[:3]}, "has 4 bands; expected 3"),
         (("B02", "red"), {}, r"describes.*red.*list their order in data\.file_bands"),
         (("", ""), {}, r"\(none\).*data\.file_bands"),

@@ -76,7 +76,7 @@ def test_everything_left_out_of_a_folder_is_counted(stray: Path) -> None:
         "hidden": HIDDEN,
         "not named like data.image_name=*.tif": OTHER,
         "a link to a folder above it": 1,
-        "a link to nothing, or no regular file": 1,
+        "a dangling link, or not a regular file": 1,
     }
     chosen = folder(stray, classes=("a", "c"), val_share=0.0, test_share=0.0)
     dataset = open_dataset(chosen, "train")

@@ -288,7 +288,7 @@ class TestSpectra:
         torch.testing.assert_close(values, torch.tensor([[0.6, 0.0, 1.0]]))
 
     def test_a_wave_has_its_power_in_its_ring(self) -> None:
-        """Five cycles a tile peak in the fifth ring; a constant has no power."""
+        """Five cycles per tile peak in the fifth ring; a constant has no power."""
         wave = torch.sin(2 * math.pi * 5 * torch.arange(32) / 32).expand(1, 1, 32, 32)
         power = radial_power(wave)
         assert power.shape == (1, 1, 16)

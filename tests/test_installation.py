@@ -146,8 +146,8 @@ def test_the_core_reads_jobs_and_reviews(tmp_path: Path) -> None:
     """Without any extra the help is there, and the state of jobs and packages is asked for."""
     assert "quickstart" in run("tests.without", "", "--help").stdout
     for words, code, found in (
-        (("batch", "status", tmp_path), 7, "no job folder"),
-        (("review", "status", tmp_path), 6, "no review package"),
+        (("batch", "status", tmp_path), 7, "not a job folder"),
+        (("review", "status", tmp_path), 6, "not a review package"),
     ):
         ran = run("tests.without", "", *words)
         assert (ran.returncode, found in ran.stderr) == (code, True), ran.stderr

@@ -282,7 +282,7 @@ class TestAskTell:
                 search.tell(np.zeros((1, 2)))
             tiles = search.ask()
             assert tiles is not None
-            with pytest.raises(JobError, match="have no answer"):
+            with pytest.raises(JobError, match="have no answers"):
                 search.ask()
             with pytest.raises(JobError, match="has not ended"):
                 search.result()

@@ -147,7 +147,7 @@ def test_real_tiles_are_on_the_map_as_such(tmp_path: Path, label: Label) -> None
     assert list(rows.columns) == ["sample_id", "geometry"]
     with zipfile.ZipFile(folder / "context.qgz") as archive:
         told = archive.read("context.qgs").decode()
-    assert "REAL 3 of each place" in told
+    assert "REAL 3 of each location" in told
     assert "SYNTHETIC" not in told
     assert not any(name in told for name in (*CLASSES, "0.31"))
 
@@ -268,7 +268,9 @@ def test_qgis_opens_the_map(session: dict[str, Any]) -> None:
     assert session["crs"] == "EPSG:3857"
     assert "SYNTHETIC" in session["title"]
     groups = {group["name"]: group for group in session["groups"]}
-    assert list(groups) == [f"SYNTHETIC {number} of each place" for number in (1, 2, 3)] + ["REAL"]
+    assert list(groups) == [f"SYNTHETIC {number} of each location" for number in (1, 2, 3)] + [
+        "REAL"
+    ]
     assert [group["shown"] for group in groups.values()] == [False, False, False, True]
     for name, group in groups.items():
         assert all(one["valid"] for one in group["rasters"])

@@ -148,7 +148,7 @@ def test_masks_come_back_and_other_files_are_named(tmp_path: Path) -> None:
     for name in ("a.tif", "b.tif"):
         write_classes(tmp_path / name, own.mask, colours_of("abc"), observed_tags("x"), GRID)
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
-    with pytest.raises(ReviewError, match=r"s0001\.tif holds uint16; expected uint8"):
+    with pytest.raises(ReviewError, match=r"s0001\.tif contains uint16; expected uint8"):
         read_classes(folder / "tiles" / "s0001.tif")
     with pytest.raises(ReviewError, match=r"none\.tif cannot be read"):
         read_confidence(tmp_path / "none.tif")

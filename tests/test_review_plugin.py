@@ -285,7 +285,7 @@ def test_pace_begins_silent() -> None:
 def test_dock_waits_for_a_package(report: dict[str, Any]) -> None:
     """Without a package the dock is closed and says so; it opens with one, keys on the map."""
     assert not report["none"]["visible"]
-    assert "no review package" in report["none"]["texts"][0]
+    assert "not a review package" in report["none"]["texts"][0]
     opened = report["confirm"]["opened"]
     assert opened["visible"]
     assert opened["focus"] == "QgsMapCanvas"
@@ -424,7 +424,7 @@ def test_many_classes_are_searched(report: dict[str, Any]) -> None:
     steps = report["many"]
     assert answers(steps["digit"]) == answers(steps["unknown"]) == [(None, None)] * 3
     assert steps["asked"]["focus"] == steps["unknown"]["focus"] != "QgsMapCanvas"
-    assert "No class is called 'nothing'." in steps["unknown"]["texts"]
+    assert "There is no class 'nothing'." in steps["unknown"]["texts"]
     assert answers(steps["exact"])[0] == ("accept", "class 1")
     assert answers(steps["part"])[1] == ("accept", "class 11")
     assert answers(steps["part"])[2] == (None, None)
@@ -504,7 +504,7 @@ def test_keys_are_given_back(report: dict[str, Any]) -> None:
     for step in ("hidden", "cleared"):
         before, after = steps[step]
         assert before != after
-    assert "no review package" in steps["texts"][0]
+    assert "not a review package" in steps["texts"][0]
 
 
 def test_unloading_leaves_nothing(report: dict[str, Any]) -> None:

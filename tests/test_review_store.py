@@ -161,13 +161,13 @@ def edit_tile(folder: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no package": (lambda folder: (folder / "manifest.json").unlink(), "no review package"),
+    "no package": (lambda folder: (folder / "manifest.json").unlink(), "not a review package"),
     "torn manifest": (
         lambda folder: (folder / "manifest.json").write_text('{"format": 1', encoding="utf-8"),
         "manifest.json is damaged",
     ),
     "newer": (lambda folder: edit_manifest(folder, format=99), "format 99.*upgrade"),
-    "foreign": (lambda folder: edit_manifest(folder, package_id="f" * 16), "is foreign"),
+    "foreign": (lambda folder: edit_manifest(folder, package_id="f" * 16), "is from another run"),
     "edited tile": (edit_tile, "tiles/s0002.tif was edited"),
     "missing tile": (lambda folder: (folder / "tiles" / "s0002.tif").unlink(), "is missing"),
     "truncated layer": (
@@ -435,7 +435,7 @@ def test_a_foreign_or_newer_store_is_refused(tmp_path: Path, store: ReviewStore)
     foreign = tmp_path / "foreign.sqlite"
     with closing(sqlite3.connect(foreign)) as database, database:
         database.execute("CREATE TABLE theirs (x)")
-    with pytest.raises(ReviewError, match="no review store"):
+    with pytest.raises(ReviewError, match="not a review store"):
         register(ReviewStore(foreign))
     with closing(sqlite3.connect(store.path)) as database:
         database.execute("PRAGMA user_version = 99")

@@ -198,9 +198,9 @@ def test_missing_other_and_foreign_checkpoints(tmp_path: Path, written: bytes) -
     path = tmp_path / "model.safetensors"
     assert "no checkpoint" in refused(path)
     path.write_bytes(written)
-    assert "holds a gan" in refused(path, "target")
+    assert "contains a gan" in refused(path, "target")
     save_file({"weight": torch.ones(2)}, path)
-    assert "no checkpoint of rs_lowconf" in refused(path)
+    assert "not a checkpoint of rs_lowconf" in refused(path)
     path.write_bytes(b"PK\x03\x04 a pickle in a zip")
     assert "damaged" in refused(path)
     path.write_bytes(b"")

@@ -348,7 +348,7 @@ class TestStudent:
         ("splitting", "yield", True, "splitting"),
         ("student", "yield", True, "student"),
         ("gradient", "yield", False, "no gradients"),
-        ("student", "sample", False, "a guess"),
+        ("student", "sample", False, "an estimate"),
     ],
 )
 def test_the_method_follows_settings_and_target(

@@ -178,9 +178,9 @@ def test_settings_load_without_torch() -> None:
     ("text", "message"),
     [
         ("data: {dn_offset: -1000}\nrun: {seed: 1}\ndata: {tile_size: 32}\n",
-         r"line 3: 'data' is given a second time, first in line 1"),
+         r"line 3: 'data' is given twice, first in line 1"),
         ("data:\n  dn_offset: -1000\n  scale: 1\n  dn_offset: 0\n",
-         r"line 4: 'dn_offset' is given a second time, first in line 2"),
+         r"line 4: 'dn_offset' is given twice, first in line 2"),
         ("data:\n  mask_classes:\n    010: forest\n", r"line 3: 010 .* leading zeros, or '010'"),
         ("data:\n  mask_classes: {08: forest}\n", r"line 2: 08 .* without leading zeros, or '08'"),
         ("run: {seed: 0o17}\n", r"line 1: 0o17 "),
@@ -206,7 +206,7 @@ def test_ambiguous_yaml_is_refused_with_its_line(text: str, message: str, tmp_pa
         ("data.classes=[NO, YES]", "NO without quotes"),
         ("run.dir=2024-01-31", "write '2024-01-31'"),
         ("run.seed=010", "010 without quotes"),
-        ("data.mask_classes={1: a, 1: b}", "'1' is given a second time"),
+        ("data.mask_classes={1: a, 1: b}", "'1' is given twice"),
     ],
 )
 def test_ambiguous_overrides_are_refused(override: str, message: str) -> None:

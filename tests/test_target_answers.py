@@ -327,8 +327,11 @@ def test_a_model_of_nan_or_infinity_is_refused(kind: str, value: float, tmp_path
 def test_probabilities_are_not_taken_for_logits(kind: str, tmp_path: Path) -> None:
     """Of every foreign kind: shares of 1, shares of 100 and numbers in 0 .. 1 are refused."""
     for bias, message in (
-        ((0.2, 0.5, 0.3), r"probabilities of sum 1 where.*set target\.output=probabilities"),
-        ((20.0, 50.0, 30.0), r"probabilities of sum 100 where.*set target\.output=probabilities"),
+        ((0.2, 0.5, 0.3), r"probabilities that sum to 1, but.*set target\.output=probabilities"),
+        (
+            (20.0, 50.0, 30.0),
+            r"probabilities that sum to 100, but.*set target\.output=probabilities",
+        ),
         ((0.9, 0.7, 0.3), r"in 0 \.\. 1 .*set target\.output=probabilities if.*or sigmoid if"),
     ):
         with pytest.raises(ModelError, match=message):
@@ -399,7 +402,7 @@ def test_probabilities_are_recognised_in_every_number_format(form: str) -> None:
     target = wrap(lambda x: rounded(x.softmax(1)), output="probabilities")
     # Divided by a sum that is not 1, a share changes by as much as it was off, once more.
     assert (target.predict(tiles()).exp() - expected).abs().max() <= 3 * error
-    with pytest.raises(ModelError, match="probabilities of sum 1"):
+    with pytest.raises(ModelError, match="probabilities that sum to 1"):
         wrap(lambda x: rounded(x.softmax(1)))
 
 
@@ -408,7 +411,7 @@ def test_one_sigmoid_per_class_is_its_logit() -> None:
     expected = wrap(lambda x: x).predict(tiles())
     found = wrap(lambda x: x.sigmoid(), output="sigmoid").predict(tiles())
     assert torch.allclose(found, expected, atol=1e-3)
-    with pytest.raises(ModelError, match="or sigmoid if each class has its own"):
+    with pytest.raises(ModelError, match="or sigmoid if classes are independent"):
         wrap(lambda x: x.sigmoid())
     with pytest.raises(ModelError, match="sum to"):
         wrap(lambda x: x.sigmoid(), output="probabilities")

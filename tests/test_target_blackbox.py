@@ -162,7 +162,7 @@ def test_estimators_that_cannot_be_used(tmp_path: Path) -> None:
         load(changed.model_copy(update={"classes": ("Water", "Forest", "Field")}))
     assert load(changed).pixelwise
     joblib.dump({"no": "model"}, path)
-    with pytest.raises(ModelError, match="holds a dict, which has no predict_proba"):
+    with pytest.raises(ModelError, match="contains a dict, which has no predict_proba"):
         load(changed)
 
 
@@ -245,7 +245,7 @@ def test_of_several_outputs_none_is_taken(tmp_path: Path) -> None:
         helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 3, SIDE, SIDE])
     )
     onnx.save(model, path)
-    with pytest.raises(ModelError, match=r"several outputs that may be scores: p .*, y "):
+    with pytest.raises(ModelError, match=r"several outputs that could be scores: p .*, y "):
         load(options(kind="onnx", path=path))
 
 
@@ -314,7 +314,7 @@ def wrap(
 def test_the_form_of_answers_may_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that answers for tiles at first cannot answer for pixels later."""
     target = wrap(strange(lambda x: x), monkeypatch)
-    with pytest.raises(ModelError, match="at first it answered for whole tiles"):
+    with pytest.raises(ModelError, match="but at first predicted one class per tile"):
         target.predict(10 * tiles())
 
 
@@ -497,7 +497,7 @@ def test_every_fault_of_a_process_is_a_model_error(
         _ = target.predict(10 * tiles()) if late else by_program(tmp_path, extra, **changes)
     assert "\n" not in str(caught.value)
     if late and "scores" not in extra:
-        with pytest.raises(ModelError, match="process has ended; run the same command again"):
+        with pytest.raises(ModelError, match="process has exited; run the same command again"):
             target.predict(tiles())
 
 
@@ -624,7 +624,7 @@ def test_a_net_of_segmentation_models_pytorch(outputs: int, tmp_path: Path) -> N
     assert target.pixelwise
     assert target.differentiable
     assert torch.allclose(target.predict(image), expected.log_softmax(1), atol=1e-4)
-    with pytest.raises(SettingsError, match="makes no unet with the encoder resnet0"):
+    with pytest.raises(SettingsError, match="has no unet with the encoder resnet0"):
         load(options(**changes, encoder="resnet0"), tile_size=32)
     with pytest.raises(ModelError, match="do not fit the architecture"):
         load(options(**changes, encoder="resnet34"), tile_size=32)

@@ -101,19 +101,19 @@ def unsized(text: str) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (line("left_child", lambda own: ["0", *own[1:]]), "a node without its place"),
-        (line("right_child", lambda own: ["999", *own[1:]]), "a node without its place"),
-        (line("split_feature", lambda own: ["77", *own[1:]]), "feature that is not there"),
+        (line("left_child", lambda own: ["0", *own[1:]]), "a node that no other refers to"),
+        (line("right_child", lambda own: ["999", *own[1:]]), "a node that no other refers to"),
+        (line("split_feature", lambda own: ["77", *own[1:]]), "feature that does not exist"),
         (line("cat_boundaries", lambda own: [own[0], "-5", *own[2:]]), "cat|sets of categories"),
         (line("leaf_value", lambda own: own[:-1]), "numbers of leaf_value"),
-        (line("threshold", lambda own: ["1_0", *own[1:]]), "threshold are no numbers"),
+        (line("threshold", lambda own: ["1_0", *own[1:]]), "threshold are not numbers"),
         (line("num_leaves", lambda own: ["2147483647"]), "numbers of leaf_value"),
         (line("num_class", lambda own: ["2000000000"]), "2000000000 classes"),
-        (line("max_feature_idx", lambda own: ["0"]), "feature that is not there"),
+        (line("max_feature_idx", lambda own: ["0"]), "feature that does not exist"),
         (lambda text: text.replace("Tree=1\n", "Tree=7\n"), "tree 1 .*called 7"),
-        (lambda text: text.replace("\nshrinkage=", "\n\nshrinkage=", 1), "says nothing"),
+        (lambda text: text.replace("\nshrinkage=", "\n\nshrinkage=", 1), "a line without a value"),
         (lambda text: text.replace("num_cat=", "num_cats=", 1), "num_cat"),
-        (lambda text: text.replace("num_cat=", "num_leaves=", 1), "says something twice"),
+        (lambda text: text.replace("num_cat=", "num_leaves=", 1), "a key occurs twice"),
         (lambda text: text.replace("leaf_count=", "\0eaf_count=", 1), "zero byte"),
         (lambda text: text.replace("Tree=2\n", "", 1), "tree"),
     ],
@@ -146,7 +146,7 @@ def test_nodes_in_a_circle_are_refused(tmp_path: Path) -> None:
         text = re.sub(rf"(?m)^{key}=.*$", f"{key}=" + " ".join(["0"] * count), text, count=1)
     text = re.sub("(?m)^leaf_value=.*$", "leaf_value=0 0 0 0", text, count=1)
     path.write_text(re.sub("(?m)^num_leaves=.*$", "num_leaves=4", text, count=1))
-    with pytest.raises(ModelError, match="nodes in a circle"):
+    with pytest.raises(ModelError, match="a cycle of nodes"):
         read_booster(path)
 
 
@@ -156,5 +156,5 @@ def test_sizes_of_trees_are_compared_with_the_trees(tmp_path: Path) -> None:
     train(path)
     text = path.read_text()
     path.write_text(text.replace("shrinkage=", "shrinkage=0", 1))
-    with pytest.raises(ModelError, match="its trees have other sizes than it says"):
+    with pytest.raises(ModelError, match="its trees do not have the stated sizes"):
         read_booster(path)

@@ -291,4 +291,4 @@ segmenter: {{encoder: tu-resnet10t, width: 4, epochs: 2, batch_size: 8}}
     assert segmenter.figures["mean_iou"] == report["mean_iou"]
     ran = rslow("train", "extractor", "-c", config)
     assert ran.code == 3
-    assert "a class for every pixel and none for the tile" in ran.err
+    assert "classes of pixels, not of tiles" in ran.err

@@ -130,14 +130,14 @@ def test_draws_are_balanced() -> None:
 
 
 def test_diverging_training_is_an_error() -> None:
-    """A loss that is no number ends the training with advice."""
+    """A loss that is not a number ends the training with advice."""
     with pytest.raises(JobError, match="lower the learning_rate"):
         list(train_classifier(source(4), source(4), SMALL, blanked, 0, CPU))
 
 
 def test_splits_are_checked() -> None:
     """An empty split, a class without tiles and differing bands are refused by name."""
-    with pytest.raises(DataError, match="validation split holds no tile"):
+    with pytest.raises(DataError, match="validation split has no tile"):
         next(train_classifier(source(4), source(0), SMALL, jitter, 0, CPU))
     lacking = source(4)
     lacking.labels = lacking.labels.clamp_max(1)

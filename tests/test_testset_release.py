@@ -320,7 +320,7 @@ def test_unfinished_folder_is_no_release(tmp_path: Path, tiles: list[ReleaseTile
     """What a killed build left is refused even when all its files are there."""
     folder = release(tmp_path / "v1", tiles)
     leftover = folder.rename(tmp_path / f".v1{UNFINISHED}")
-    with pytest.raises(DataError, match="what an interrupted build left"):
+    with pytest.raises(DataError, match="left by an interrupted build"):
         read_release(leftover)
 
 

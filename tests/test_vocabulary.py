@@ -203,7 +203,7 @@ def test_a_list_of_outputs_keeps_its_positions() -> None:
 
 def test_bytes_of_another_encoding_are_refused() -> None:
     """A name in Latin-1 is one line, not a class called after its bytes."""
-    with pytest.raises(DataError, match="is no UTF-8 text"):
+    with pytest.raises(DataError, match="is not UTF-8 text"):
         class_name("Müll".encode("latin-1"))
 
 

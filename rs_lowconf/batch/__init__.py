@@ -1,7 +1,7 @@
-"""Batch jobs: an engine that works on a million tiles and survives what happens in a night.
+"""Batch jobs: an engine that processes a million tiles and survives crashes and interruptions.
 
-A `Job` is rows, a `Work` and a folder; `run_job` works on what is not done, by an `Executor`:
-`Serial`, `Processes` or `Dask`. `status` and its neighbours need the folder alone.
+A `Job` is rows, a `Work` and a folder; `run_job` processes the remaining rows with an `Executor`:
+`Serial`, `Processes` or `Dask`. `status` and related functions only need the folder.
 """
 
 from rs_lowconf.batch.children import Processes

@@ -1,8 +1,8 @@
-"""Processes that work on pieces, each with a time limit, and die with who started them.
+"""Processes that work on pieces, each with a time limit, and die with their parent.
 
-They are programs of their own rather than `multiprocessing` or a pool: those start no children
-in the workers of Dask, run a script again in each child, and share a queue that a killed child
-may leave locked.
+They are separate programs instead of `multiprocessing` or a pool: those cannot start children in
+Dask workers, run a script again in each child, and share a queue that a killed child may leave
+locked.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from rs_lowconf.errors import JobError, RsLowconfError
 from rs_lowconf.settings import WORKER
 
 OPENING_SECONDS: Final = 900.0
-"""By default, for a work to open: to import libraries and load models."""
+"""Default time for a work to open: to import libraries and load models."""
 
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -46,11 +46,11 @@ _BOOT = (
 )
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _TAIL = 40_000
-"""Bytes of a child's output that are kept. Where it hangs is told first, then come the frames that
-led there and the names of all extension modules, which alone are thousands of bytes."""
+"""Bytes of a child's output that are kept. The place where it hangs comes first, then the frames
+that led there and the names of all extension modules, which alone are thousands of bytes."""
 _LAST_WORDS = 400
 _GRACE_SECONDS = 2.0
-"""For a child to say where it hangs, and for its last words to arrive."""
+"""Time for a child to report where it hangs, and for its last output to arrive."""
 _PLACE = re.compile(r'^Current thread.*\n  File "([^"]+)", line (\d+) in (.+)$', re.MULTILINE)
 
 Answer = tuple[str, Any]
@@ -59,20 +59,20 @@ that ends the job."""
 
 
 class Child:
-    """A process that has a work open and works on one piece at a time."""
+    """A process with an open work that processes one piece at a time."""
 
     def __init__(self, work: bytes, opening_seconds: float, number: int) -> None:
-        """Start it. It may be sent a piece at once, which it gets to when the work is open.
+        """Start it. A piece may be sent at once, and is processed when the work is open.
 
         Args:
             work: as `packed` returns it.
-            opening_seconds: for the work to open.
+            opening_seconds: time for the work to open.
             number: among the workers of this machine, from 0 on.
         """
         self.number = number
         self.connection, theirs = Pipe()
         with theirs:
-            # A session of its own, so that Ctrl-C reaches us alone and what it starts is killed
+            # A separate session, so that Ctrl-C reaches only the parent and its children are killed
             # with it.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path), str(theirs.fileno())],
@@ -101,8 +101,8 @@ class Child:
         Args:
             rows: an Arrow stream.
             limit: seconds in which it must answer; None: no limit.
-            whole: those of a whole chunk, which the first piece gets whatever its size: what a
-                process does first takes long, and after a hung tile a process is always new.
+            whole: the limit of a whole chunk, which applies to the first piece whatever its size:
+                the first piece of a process is slow, and after a hung tile a process is always new.
         """
         seconds, self._fresh = whole if self._fresh else limit, False
         self._piece_limit = seconds
@@ -117,7 +117,7 @@ class Child:
         return max(0.0, self._started + self._limit - time.monotonic())
 
     def receive(self) -> Answer | None:
-        """Return its answer, None if there is none yet. It is closed if it died or is late."""
+        """Return its answer, None if there is none yet; close it if it died or is late."""
         try:
             if self.connection.poll():
                 kind, value = self.connection.recv()
@@ -132,7 +132,7 @@ class Child:
         return None
 
     def exchange(self) -> Answer:
-        """Return its answer when it comes."""
+        """Wait for its answer and return it."""
         while True:
             wait([self.connection], self.remaining())
             answer = self.receive()
@@ -145,7 +145,7 @@ class Child:
         return not self.connection.closed and self._process.poll() is None
 
     def close(self) -> None:
-        """Kill it and what it started."""
+        """Kill it and its children."""
         if self.connection.closed:
             return
         kill_session(self._process.pid)
@@ -156,12 +156,12 @@ class Child:
         self.connection.close()
 
     def _send(self, message: Any) -> None:
-        # If it is dead, that shows in what it answers.
+        # If it is dead, `receive` shows it.
         with contextlib.suppress(OSError):
             self.connection.send(message)
 
     def _hung(self) -> Answer:
-        # It writes where it is, and ends.
+        # It writes where it hangs, and exits.
         self._process.send_signal(signal.SIGABRT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE_SECONDS)
@@ -172,7 +172,7 @@ class Child:
         return FailureKind.HUNG.value, message
 
     def _died(self) -> Answer:
-        # Killed right away, it would not get to say how it ended.
+        # Killed at once, its exit code would be lost.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE_SECONDS)
         self.close()
@@ -184,7 +184,7 @@ class Child:
         return FailureKind.DIED.value, message
 
     def _last_words(self) -> str:
-        """Return where it was, if it told, or else what it wrote last."""
+        """Return where it was, if it reported that, or else its last output."""
         words = self._words.decode(errors="replace")
         place = _PLACE.search(words)
         if place is not None:
@@ -195,14 +195,14 @@ class Child:
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """Works in processes of this machine, with one thread each."""
+    """Works in processes on this machine, with one thread each."""
 
     workers: int
-    """Processes at a time."""
+    """Number of processes."""
 
     seconds: float | None = None
-    """Time limit of a chunk, many times what one takes; a part of one gets its share, but an
-    eighth at least. None: no limit."""
+    """Time limit of a chunk, many times its usual time; a part of a chunk gets its share, but at
+    least an eighth. None: no limit."""
 
     opening_seconds: float = OPENING_SECONDS
     """Time limit for a process to open the work."""
@@ -223,7 +223,7 @@ class Processes:
                     child = idle.pop() if idle else Child(content, self.opening_seconds, number)
                     busy[child.connection] = child, piece
                     child.send(to_bytes(piece.rows), piece.limit(self.seconds), self.seconds)
-                # Only now, when all have work: who hears of them stores results, which takes time.
+                # Only now, when all are busy: the consumer stores results, which takes time.
                 for number, answer in ended:
                     yield outcome(number, answer)
                 if not busy and not ended:
@@ -235,10 +235,10 @@ class Processes:
 
 
 def outcome(number: int, answer: Answer) -> Outcome:
-    """Return what an answer says of a piece.
+    """Return the outcome of a piece from its answer.
 
     Raises:
-        RsLowconfError: it says that all tiles are concerned.
+        RsLowconfError: it affects all tiles.
     """
     kind, value = answer
     if kind == "done":
@@ -252,7 +252,7 @@ def outcome(number: int, answer: Answer) -> Outcome:
 def _answers(
     busy: dict[Connection, tuple[Child, Piece]], idle: list[Child]
 ) -> list[tuple[int, Answer]]:
-    """Wait until one answers, dies or is late; return what came of which pieces."""
+    """Wait until one answers, dies or is late; return the answers by piece."""
     limits = [left for child, _ in busy.values() if (left := child.remaining()) is not None]
     wait(list(busy), min(limits, default=None))
     answers = []
@@ -269,8 +269,8 @@ def _answers(
 
 
 def _listen(output: IO[bytes], words: bytearray) -> None:
-    """Keep the end of what a child says, so that it never waits for a reader."""
-    with contextlib.suppress(ValueError, OSError):  # closed: something else kept it open
+    """Keep the end of a child's output, and read it so that the child never blocks."""
+    with contextlib.suppress(ValueError, OSError):  # closed, as something else kept it open
         while chunk := os.read(output.fileno(), 4096):
             words += chunk
             del words[:-_TAIL]
@@ -279,5 +279,5 @@ def _listen(output: IO[bytes], words: bytearray) -> None:
 def _cannot_start(why: str) -> JobError:
     return JobError(
         f"the work cannot start ({why})",
-        remedy="mend it and run the same command again, it resumes",
+        remedy="fix it and run the same command again, it resumes",
     )

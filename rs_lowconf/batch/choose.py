@@ -1,4 +1,4 @@
-"""Which tiles of a catalog a job works on: of splits and collections, within quotas."""
+"""Chooses the tiles of a catalog for a job: by split and collection, within quotas."""
 
 import hashlib
 from collections import Counter
@@ -26,12 +26,12 @@ _ASKED = (("rslow:split", "split"), ("collection", "collection"))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Narrowed:
-    """Tiles of the splits and collections that the settings ask for."""
+    """Tiles of the requested splits and collections."""
 
     rows: Bool[np.ndarray, " n"]
-    """Which they are."""
+    """True for these tiles."""
     left_out: Mapping[str, int]
-    """How many others there are, by reason."""
+    """Number of other tiles, by reason."""
 
 
 def narrow(
@@ -41,16 +41,16 @@ def narrow(
     *,
     error: type[RsLowconfError] = JobError,
 ) -> Narrowed:
-    """Return which tiles are of batch.splits and batch.collections.
+    """Return which tiles belong to batch.splits and batch.collections.
 
     Args:
         column: returns the values of a column of the catalog.
         count: number of tiles.
         settings: what is asked for.
-        error: to raise.
+        error: class of the errors.
 
     Raises:
-        error: a split or collection is written nearly as the tiles have it, or no tile is left.
+        error: a split or collection is spelled almost as in the tiles, or no tile is left.
     """
     keep: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
     left_out: Counter[str] = Counter()
@@ -58,13 +58,13 @@ def narrow(
         wanted = getattr(settings, f"{what}s")
         if wanted is None:
             continue
-        said = [class_name(value) for value in column(name)]
-        names = tuple(one for one in dict.fromkeys(said) if one is not None)
+        values = [class_name(value) for value in column(name)]
+        names = tuple(value for value in dict.fromkeys(values) if value is not None)
         asked = vocabulary(f"batch.{what}s", wanted, error=error)
         join(asked, Vocabulary(origin=f"the {what}s of the tiles", names=names), error=error)
-        fits = np.array([one in asked.names for one in said], dtype=np.bool_)
+        fits = np.array([value in asked.names for value in values], dtype=np.bool_)
         left_out.update(
-            f"without a {what}" if said[i] is None else f"of {what} {said[i]}"
+            f"without a {what}" if values[i] is None else f"of {what} {values[i]}"
             for i in np.flatnonzero(keep & ~fits)
         )
         keep &= fits
@@ -80,20 +80,20 @@ def narrow(
 def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> CatalogRows:
     """Return the rows to work on, in the catalog's order.
 
-    Where quotas choose, they choose by a shuffled order that depends on ids and seed alone, so
-    tiles that are added to a catalog change few of those chosen.
+    Quotas take tiles in a shuffled order that depends only on ids and seed, so tiles added to a
+    catalog change few of the choices.
 
     Raises:
         JobError: see `narrow`.
     """
     asked = (settings.splits, settings.collections, settings.per_class, settings.per_region)
-    if all(own is None for own in asked):
+    if all(limit is None for limit in asked):
         return CatalogRows(catalog=catalog)
-    told = pa.concat_tables(list(catalog.tables(_READ)))
-    narrowed = narrow(lambda name: told[name].to_pylist(), len(told), settings)
+    table = pa.concat_tables(list(catalog.tables(_READ)))
+    narrowed = narrow(lambda name: table[name].to_pylist(), len(table), settings)
     index, left_out = np.flatnonzero(narrowed.rows), dict(narrowed.left_out)
     if settings.per_class is not None or settings.per_region is not None:
-        within = _within(told.take(pa.array(index)), index, settings, seed)
+        within = _within(table.take(pa.array(index)), index, settings, seed)
         if len(within) < len(index):
             left_out[_QUOTAS] = len(index) - len(within)
         index = within
@@ -101,22 +101,22 @@ def chosen_rows(catalog: Catalog, settings: BatchSettings, seed: int) -> Catalog
 
 
 def selection(settings: BatchSettings, seed: int) -> str:
-    """Return what the choice depends on beside the catalog."""
+    """Return the settings that the choice depends on besides the catalog."""
     names = {"splits", "collections", "per_class", "per_region", "regions", "region_degrees"}
     return f"{settings.model_dump_json(include=names)} {seed}"
 
 
 def _within(
-    told: pa.Table, index: "np.ndarray", settings: BatchSettings, seed: int
+    table: pa.Table, index: "np.ndarray", settings: BatchSettings, seed: int
 ) -> "np.ndarray":
-    """Return those of `index`, the rows of `told`, that fit into the quotas."""
+    """Return those of `index`, the rows of `table`, that are within the quotas."""
     digests = [
         hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
-        for name in told["id"].to_pylist()
+        for name in table["id"].to_pylist()
     ]
     order = sorted(range(len(digests)), key=digests.__getitem__)
-    lon, lat = centres(told)[order].T
-    labels = [class_name(label) or _UNLABELLED for label in told["rslow:label"].to_pylist()]
+    lon, lat = centres(table)[order].T
+    labels = [class_name(label) or _UNLABELLED for label in table["rslow:label"].to_pylist()]
     taken = within_quotas(
         [labels[i] for i in order],
         lon,

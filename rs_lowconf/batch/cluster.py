@@ -1,7 +1,7 @@
-"""The executor for a Dask cluster: one that is there, or one made on this machine.
+"""The executor for a Dask cluster: an existing one, or one made on this machine.
 
-A hung task of Dask cannot be cancelled, and a tile that kills its worker kills one worker after
-another. So a task has a child of its worker work on the piece (`children.py`), which keeps the
+A hung Dask task cannot be cancelled, and a tile that kills its worker kills one worker after
+another. So the piece is processed in a child process of the worker (`children.py`), which keeps the
 work open for the next task.
 """
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 _RETRIES = 2
-"""Times that Dask tries a task again that it lost, say with its worker's machine."""
+"""How often Dask retries a task that it lost, for example with its worker's machine."""
 _IDLE_SECONDS = 300.0
-"""After which a worker closes a child that nobody needs, because its driver may be dead."""
+"""Time after which a worker closes an idle child, because its driver may be dead."""
 _TICK_SECONDS = 1.0
-"""Between two looks at the cluster while nothing ends."""
+"""Time between two checks of the cluster while no task ends."""
 _CONNECT_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dask:
-    """Works on a Dask cluster, each of whose workers can import rs_lowconf and see the files."""
+    """Works on a Dask cluster whose workers can all import rs_lowconf and read the files."""
 
     address: str | None = None
-    """Of a scheduler, such as `tcp://10.0.0.1:8786`; None makes a cluster on this machine, which
-    ends with the job."""
+    """Address of a scheduler, such as `tcp://10.0.0.1:8786`; None makes a cluster on this machine,
+    which ends with the job."""
 
     workers: int = 2
-    """Processes of a cluster on this machine; a cluster that is there has its own number."""
+    """Processes of a cluster on this machine; an existing cluster has a fixed number."""
 
     seconds: float | None = None
     """Time limit of a chunk, as of `Processes`."""
@@ -48,7 +48,7 @@ class Dask:
     """Time limit for a process to open the work."""
 
     patience_seconds: float = 3600.0
-    """How long to wait for a cluster that has no worker, say because jobs wait in a queue."""
+    """How long to wait for a cluster without workers, for example while they are queued."""
 
     def outcomes(
         self, work: Work, take: Callable[[], Piece | None]
@@ -81,7 +81,7 @@ class Dask:
                     busy[future.key] = piece.number
                     future.add_done_callback(ended.put)
                     del future
-                    # Two a thread, so that none waits for this process.
+                    # Two per thread, so that none waits for this process.
                     piece = take() if len(busy) < 2 * max(1, _threads(client)) else None
                 if not busy:
                     return
@@ -96,7 +96,7 @@ class Dask:
 
     @contextmanager
     def _client(self) -> "Iterator[Client]":
-        """Connect; in the end have the workers kill their children."""
+        """Connect; at the end let the workers kill their children."""
         from distributed import Client, LocalCluster  # noqa: PLC0415 (an extra)
 
         if self.address is None:
@@ -106,7 +106,7 @@ class Dask:
                     n_workers=self.workers,
                     threads_per_worker=1,
                     dashboard_address=None,
-                    # Dask would kill workers for memory that is not theirs.
+                    # Dask would kill workers for memory of their children.
                     memory_limit=0,
                     silence_logs=logging.CRITICAL,
                 ) as cluster,
@@ -148,7 +148,7 @@ class Dask:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dask from logging tracebacks of what an error tells in a line."""
+    """Keep Dask from logging tracebacks of errors that are reported in one line."""
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -161,16 +161,16 @@ def _quiet() -> Iterator[None]:
 
 
 def _threads(client: "Client") -> int:
-    """Return the number of tasks that the cluster works on at a time."""
+    """Return the number of concurrent tasks of the cluster."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return sum(worker["nthreads"] for worker in workers)
 
 
 def _outcome(number: int, future: "Future", place: str) -> Outcome:
-    """Return what became of a piece.
+    """Return the outcome of a piece.
 
     Raises:
-        RsLowconfError: that concerns all tiles.
+        RsLowconfError: an error that affects all tiles.
     """
     from distributed import KilledWorker  # noqa: PLC0415 (an extra)
 
@@ -183,7 +183,7 @@ def _outcome(number: int, future: "Future", place: str) -> Outcome:
         return Failed(number=number, kind=FailureKind.DIED, message=str(error))
     raise JobError(
         f"the Dask cluster {place} cannot work ({type(error).__name__}: {error})",
-        remedy="see that its workers have this version of rs_lowconf",
+        remedy="make sure that its workers have this version of rs_lowconf",
     ) from error
 
 
@@ -194,17 +194,17 @@ def _lost(place: str) -> RsLowconfError:
     )
 
 
-# What follows runs in the workers.
+# The rest of this file runs in the workers.
 
 _idle: dict[bytes, list[tuple[Child, threading.Timer]]] = {}
-"""Children that wait for a task, by their work."""
+"""Idle children, by their work."""
 _idle_lock = threading.Lock()
 
 
 def _attempt(
     work: bytes, rows: bytes, limit: float | None, whole: float | None, opening_seconds: float
 ) -> Answer:
-    """Have a child work on rows; it stays for the next task of the same work."""
+    """Let a child process rows; it is kept for the next task of the same work."""
     child = _lend(work) or Child(work, opening_seconds, _number())
     try:
         child.send(rows, limit, whole)
@@ -220,7 +220,7 @@ def _attempt(
 
 
 def _number() -> int:
-    """Return a number of this worker among those of its machine, by what its name ends with."""
+    """Return this worker's number on its machine, from the end of its name."""
     from distributed import get_worker  # noqa: PLC0415 (an extra)
 
     digits = re.search(r"\d+$", str(get_worker().name))
@@ -248,7 +248,7 @@ def _give_back(work: bytes, child: Child) -> None:
 
 
 def _close_idle(which: Child | None = None) -> None:
-    """Close one child that waits, or all."""
+    """Close one idle child, or all."""
     with _idle_lock:
         for work, children in list(_idle.items()):
             for child, timer in children:

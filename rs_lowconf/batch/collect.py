@@ -1,4 +1,4 @@
-"""What a job found, beside where its tiles lie: tables for programs and a map for QGIS."""
+"""Joins the results of a job with the location of its tiles: tables, and a map for QGIS."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,17 +16,17 @@ from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.review.maps import MapLayer, bounds_of, graduated, write_features, write_map
 from rs_lowconf.runs import replacing
 
-#: Of the catalog, what stands beside a score.
+#: Columns of the catalog that are written with a score.
 _BESIDE = ("id", "collection", "datetime", "rslow:split", "geometry")
 
 
 def placed(catalog: Catalog, job: Path) -> geopandas.GeoDataFrame:
-    """Return the results of a job with place, collection, date and split, in the catalog's order.
+    """Return the results of a job with location, collection, date and split, in catalog order.
 
     The columns `lon` and `lat` are the centres of the tiles.
 
     Raises:
-        JobError: it is no job folder, or has no results yet.
+        JobError: it is not a job folder, or has no results yet.
     """
     results = open_results(job).to_table()
     pieces = []
@@ -51,14 +51,14 @@ def write_scores(folder: Path, catalog: Catalog, inputs: Sequence[str]) -> None:
 
     Args:
         folder: of the job.
-        catalog: what the job worked on.
-        inputs: what tells catalog and settings from others, see `stamp.py`.
+        catalog: of the job.
+        inputs: identify catalog and settings, see `stamp.py`.
 
     Raises:
-        JobError: it is no job folder, or has no results yet.
+        JobError: it is not a job folder, or has no results yet.
         OutputError: the files cannot be written.
     """
-    # Before reading, so that a part that comes meanwhile has the files made again.
+    # Before reading, so that a part written meanwhile makes the files outdated.
     made_from = fingerprint(folder, inputs)
     unstamp(folder)
     frame = placed(catalog, folder)
@@ -79,9 +79,9 @@ def write_scores(folder: Path, catalog: Catalog, inputs: Sequence[str]) -> None:
 
 
 def edges_of(confidence: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> list[float]:
-    """Return the edges of five colours: few tiles are unsure, and these are to be seen.
+    """Return the edges of five colours, chosen so that the few uncertain tiles stand out.
 
-    They are the shares 1, 5, 20 and 50 % from below, moved apart where tiles are alike.
+    They are the quantiles 1, 5, 20 and 50 %, moved apart where they coincide.
     """
     inner = np.quantile(confidence, [0.01, 0.05, 0.2, 0.5])
     edges = [float(confidence.min()), *inner.tolist(), float(confidence.max())]

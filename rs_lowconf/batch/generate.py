@@ -48,7 +48,7 @@ VARIANT = pa.struct(
         ("latent", pa.list_(pa.float32())),
     ]
 )
-"""`pixels` are uint16 in the generator's bands, band by band; `parts` in the gate's order.
+"""`pixels` are uint16 in the generator's bands, band by band; `parts` are in the gate's order.
 Distances are from the real tile, in the units of `search.distances`."""
 
 SCHEMA = pa.schema(
@@ -79,8 +79,7 @@ _READ = {
     "realism_weight", "spectra_weight", "review_weight", "false_rejection", "prior_tail",
     "novelty_quantile",
 }  # fmt: skip
-"""Settings of the search that variants depend on. Another number of samples, or of slots, is not
-among them."""
+"""Search settings that variants depend on. The number of samples or of slots does not matter."""
 
 
 class Ending(enum.Enum):
@@ -96,26 +95,27 @@ class Ending(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateWork:
-    """What is generated around tiles."""
+    """Generates variants around tiles."""
 
     settings: Settings
-    """Of the run, without data: workers read catalogs only. The device is the worker's choice."""
+    """Settings of the run, without data: workers only read catalogs. Each worker chooses its
+    device."""
     trust_code: bool
     student: Path | None
-    """A student that leads the search of a target without gradients."""
+    """A student that guides the search for a target without gradients."""
     models_key: str
     """Checksums of all models."""
     kinds: tuple[TileKind, ...]
-    """Of all tiles, which are not begun if the generator can draw none of them."""
+    """Kinds of all tiles; the job does not start if the generator can draw none of them."""
 
     @property
     def key(self) -> str:
-        """All that variants depend on beside the tiles."""
-        own = self.settings
-        search = own.search.model_dump_json(include=_READ)
+        """All that variants depend on besides the tiles."""
+        run_settings = self.settings
+        search = run_settings.search.model_dump_json(include=_READ)
         return (
-            f"generate 2 {self.models_key} {own.run.seed} {search} "
-            f"{own.variants.model_dump_json()} {own.target.model_dump_json()}"
+            f"generate 2 {self.models_key} {run_settings.run.seed} {search} "
+            f"{run_settings.variants.model_dump_json()} {run_settings.target.model_dump_json()}"
         )
 
     @property
@@ -155,13 +155,13 @@ def _misfit(models: Models, kind: TileKind) -> DataError | None:
     what: str
     expected: str
     if kind.level != generator.bands.level:
-        what, expected = f"the numbers are {kind.level}", generator.bands.level
+        what, expected = f"the tile is {kind.level}", generator.bands.level
     elif size != due:
         what, expected = f"tiles of {size[0]} x {size[1]} pixels", f"{due[0]} x {due[1]}"
     elif missing:
         what, expected = f"bands {' '.join(kind.bands)}", f"{' '.join(missing)} among them"
     elif models.generator.bank is not None and not kind.masked:
-        what, expected = "there is no mask", "one, because the generator draws tiles of given masks"
+        what, expected = "there is no mask", "one, because the generator is conditioned on masks"
         return DataError(what, expected=expected)
     else:
         return None
@@ -170,19 +170,19 @@ def _misfit(models: Models, kind: TileKind) -> DataError | None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Tile:
-    """A real tile that can be worked on."""
+    """A real tile that can be processed."""
 
     row: CatalogRow
     image: Float[Tensor, "c h w"]
-    """Reflectance as it would be stored."""
+    """Reflectance as stored in a file."""
     label: int
-    """Its condition, -1 where that has to be found."""
+    """Its condition, -1 if that has to be estimated."""
     mask: Int[Tensor, "h w"] | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Setting:
-    """What draws and judges the tiles of a chunk, by their conditions."""
+    """Generator and evaluator of the tiles of a chunk, by their conditions."""
 
     generator: TileGenerator
     evaluator: Evaluator
@@ -191,14 +191,14 @@ class _Setting:
 
 @dataclass(kw_only=True, eq=False)
 class _Surroundings:
-    """What was found around a tile."""
+    """Variants found around a tile."""
 
     variants: list[dict[str, Any]] = field(default_factory=list)
     evaluations: int = 0
     unanswered: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
     silent: int = 0
-    """Attempts that ended because the target had no answer."""
+    """Attempts that ended without an answer of the target."""
 
     def add(self, one: Trajectory) -> None:
         """Count an attempt."""
@@ -209,7 +209,7 @@ class _Surroundings:
 
     @property
     def ending(self) -> Ending:
-        """Return what became of the tile."""
+        """Return the outcome of the tile."""
         if self.variants:
             return Ending.VARIED
         return Ending.UNANSWERED if 2 * self.silent > self.attempts else Ending.NONE
@@ -217,14 +217,14 @@ class _Surroundings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Maker:
-    """Makes variants of tiles, of each the same in whatever company."""
+    """Makes variants of tiles, each independent of the other tiles of its chunk."""
 
     settings: Settings
     models: Models
     found: Inversions
 
     def __call__(self, rows: Sequence[CatalogRow]) -> list[dict[str, Any]]:
-        """Return a record of `SCHEMA` for every tile, or why there is none."""
+        """Return a record of `SCHEMA` for each tile, or the reason why there is none."""
         tiles, records = [], []
         for row in rows:
             try:
@@ -303,12 +303,12 @@ class Maker:
         group: Int[Tensor, " n"],
         real: Float[Tensor, "n f"],
     ) -> list[dict[str, Any]]:
-        """Return what is known of tiles before the search, with `VARIED` where it may begin.
+        """Return the records of tiles before the search, with `VARIED` where it may begin.
 
-        Of a tile that the target has no answer to, that is the error.
+        For a tile without an answer of the target, this is the error.
         """
-        distances, own = self.found.distances, self.settings.variants
-        bound = distances.bound(group, own.inversion.quantile)
+        distances, section = self.found.distances, self.settings.variants
+        bound = distances.bound(group, section.inversion.quantile)
         records: list[dict[str, Any]] = []
         for i, tile in enumerate(tiles):
             label = int(inversion.label[i])
@@ -369,7 +369,7 @@ class Maker:
         if self.models.generator.bank is None:
             names = self.models.generator.net.classes
             return torch.tensor(
-                [self.found.distances.classes.index(names[int(own)]) for own in inversion.label]
+                [self.found.distances.classes.index(names[int(k)]) for k in inversion.label]
             )
         masks = torch.stack([tile.mask for tile in tiles if tile.mask is not None])
         return main_class(masks, len(self.models.generator.bank.classes))
@@ -388,18 +388,22 @@ class Maker:
         chosen: Sequence[int],
     ) -> list[_Surroundings]:
         """Search around chosen tiles."""
-        own, models, distances = self.settings.variants, self.models, self.found.distances
+        variant_settings, models, distances = (
+            self.settings.variants,
+            self.models,
+            self.found.distances,
+        )
         anchors = Anchors(
             names=tuple(tiles[i].row.tile_id for i in chosen),
             image=torch.stack([tiles[i].image for i in chosen]),
             features=real[list(chosen)],
             z=inversion.z[list(chosen)],
             label=inversion.label[list(chosen)],
-            budget=distances.bound(group[list(chosen)], own.budget),
+            budget=distances.bound(group[list(chosen)], variant_settings.budget),
         )
         nearness = anchors.nearness(distances, self.found.features)
         apart = anchors.distance(distances, self.found.features)
-        evaluator = anchors.around(setting.evaluator, nearness, own.weight)
+        evaluator = anchors.around(setting.evaluator, nearness, variant_settings.weight)
         around = [_Surroundings() for _ in chosen]
         features: list[list[Tensor]] = [[] for _ in chosen]
         closed: set[int] = set()
@@ -408,10 +412,13 @@ class Maker:
             models.shell,
             self._rules(len(chosen)),
             closed=closed,
-            start=anchors.start(models.shell, reach=own.reach, run_seed=self.settings.run.seed),
-            seeds=own.attempts * len(chosen),
+            start=anchors.start(
+                models.shell, reach=variant_settings.reach, run_seed=self.settings.run.seed
+            ),
+            seeds=variant_settings.attempts * len(chosen),
         ):
-            # What was on its way when there was enough does not count: it depends on the company.
+            # Attempts in progress when there were enough do not count: they depend on the other
+            # tiles.
             if one.label in closed:
                 continue
             known = around[one.label]
@@ -422,25 +429,25 @@ class Maker:
             tile = tiles[chosen[one.label]]
             attempt = one.seed_id // len(chosen)
             known.variants.append(self._record(evaluator, tile, one, one.found, attempt, apart))
-            if len(known.variants) == own.count:
+            if len(known.variants) == variant_settings.count:
                 closed.add(one.label)
         return around
 
     def _rules(self, anchors: int) -> SearchRules:
-        own = self.settings.search
+        section = self.settings.search
         return SearchRules(
             mode="yield",
             tau=self.models.tau,
-            max_age=own.max_age,
-            slots=own.slots,
-            learning_rate=own.learning_rate,
+            max_age=section.max_age,
+            slots=section.slots,
+            learning_rate=section.learning_rate,
             labels=tuple(range(anchors)),
             run_seed=self.settings.run.seed,
             stream="variants",
         )
 
     def _known(self, found: Found, others: Sequence[Tensor]) -> bool:
-        """Return whether another variant of the tile shows the same."""
+        """Return whether another variant of the tile is nearly the same."""
         return any(
             float((found.features - other).norm()) < self.models.looks.novelty_radius
             for other in others

@@ -1,8 +1,8 @@
-"""Feeds rows of a table into hashes: equal values as equal bytes, however Arrow keeps them.
+"""Feeds rows of a table into hashes: equal values as equal bytes, however Arrow stores them.
 
-Arrow's own memory is no such thing: it leaves bits of what is null to chance, and keeps slices and
-dictionaries in many ways. Its calls cost much for few rows and little for many, so they are made
-once for all rows; a hash of some of them then takes pieces of the bytes.
+Arrow's memory is not usable for this: bits below nulls are undefined, and slices and dictionaries
+are stored in many ways. Its calls are slow for few rows and fast for many, so they are made once
+for all rows; the hash of some rows then takes slices of the bytes.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,10 @@ Feed = Callable[[Digest, int, int], None]
 
 
 def feeder(values: pa.Array) -> Feed:
-    """Return what feeds values of a column into a hash.
+    """Return a function that feeds values of a column into a hash.
 
-    Parts of records that are null in all of the rows are left out: catalogs are merged with others
-    that have more parts.
+    Fields of records that are null in all rows are left out: catalogs are merged with others that
+    have more fields.
     """
     kind = values.type
     if pa.types.is_dictionary(kind):
@@ -48,7 +48,7 @@ def feeder(values: pa.Array) -> Feed:
 
 def _records(values: pa.Array) -> Feed:
     valid = _valid(values)
-    # `flatten` carries the nulls of the records into their parts.
+    # `flatten` carries the nulls of the records into their fields.
     parts = [
         (field.name.encode(), _ends(_valid(part)), feeder(part))
         for field, part in zip(values.type, values.flatten(), strict=True)
@@ -111,5 +111,5 @@ def _numbers_in(lengths: pa.Array) -> NDArray[np.int64]:
 
 
 def _ends(lengths: NDArray[Any]) -> NDArray[np.int64]:
-    """Return where each of things of such lengths begins, and where the last one ends."""
+    """Return where each item of these lengths begins, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

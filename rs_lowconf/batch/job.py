@@ -16,23 +16,24 @@ from rs_lowconf.errors import JobError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """Tiles, what is done to them, and where the results go."""
+    """Tiles, the work on them, and the folder of the results."""
 
     folder: Path
-    """New, or a job folder of the same kind, which is taken up."""
+    """A new folder, or a job folder of the same kind, which is resumed."""
 
     kind: str
-    """What the job does, in a word."""
+    """What the job does, in one word."""
 
     rows: pa.Table | Rows
-    """A row a tile with a column `id` (string, unique) and what the work reads. Another value in
-    any column does the tile again, so columns that the work does not read are better left out."""
+    """One row per tile with a column `id` (string, unique) and the columns that the work reads. If
+    a value in any column changes, the tile is processed again, so columns that the work does not
+    read are better left out."""
 
     work: Work
 
     chunk_rows: int = 512
-    """Rows that are worked on and stored at once, on average: so many that they take seconds.
-    It counts in a new folder; a job that goes on keeps the number it began with."""
+    """Rows that are processed and stored together, on average; they should take seconds. Only used
+    in a new folder; a resumed job keeps its number."""
 
     def __post_init__(self) -> None:
         """Check the schema; rows are checked when they are read.
@@ -51,57 +52,57 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a job is after a chunk."""
+    """Progress of a job after a chunk."""
 
     rows: int
-    """Tiles of the chunk that were worked on."""
+    """Tiles of the chunk that were processed."""
 
     bad: int
-    """Those of them that failed."""
+    """Tiles of the chunk that failed."""
 
     planned: int
     """All tiles of the job."""
 
     done: int
-    """Tiles with a result so far, of earlier runs too."""
+    """Tiles with a result so far, earlier runs included."""
 
     failed: int
-    """Bad tiles so far, of earlier runs too."""
+    """Bad tiles so far, earlier runs included."""
 
     tried: int
-    """Tiles that this run worked on."""
+    """Tiles processed by this run."""
 
     seconds: float
-    """Since this run began to work."""
+    """Seconds since this run began."""
 
     @property
     def rate(self) -> float:
-        """Tiles a second of this run."""
+        """Tiles per second of this run."""
         return self.tried / self.seconds
 
     @property
     def seconds_left(self) -> float:
-        """What the rest takes at that rate."""
+        """Time for the remaining tiles at that rate."""
         return (self.planned - self.done - self.failed) / self.rate
 
 
 def run_job(
     job: Job, executor: Executor, *, stopped: Callable[[], bool] = lambda: False
 ) -> Generator[Progress, None, None]:
-    """Work on the tiles that are not done and yield a record for each chunk that ends.
+    """Process the remaining tiles and yield a record for each finished chunk.
 
-    Closing the generator, or an exception in its consumer, kills what works for it at once; the
-    chunks that were being worked on are done again by the next run. A run that somebody asked
-    to stop finishes the chunks it began. Whether all is done, `status` says.
+    Closing the generator, or an exception in its consumer, kills its workers at once; chunks in
+    progress are repeated by the next run. After a request to stop, a run finishes the chunks in
+    progress. `status` shows whether everything is done.
 
     Args:
         job: what to do.
         executor: where.
-        stopped: whether somebody asked this process to stop; others ask by `request_stop`.
+        stopped: whether this process was asked to stop; other processes use `request_stop`.
 
     Raises:
-        JobError: no rows, ids of rows that are missing or not unique; another driver works on
-            the folder, it holds something else, the work does not open, or a cluster is lost.
+        JobError: no rows, ids of rows that are missing or not unique; another driver is running in
+            the folder, it contains something else, the work does not open, or a cluster is lost.
         OutputError: the disk is full or the folder cannot be written.
     """
     with open_ledger(
@@ -132,7 +133,7 @@ def run_job(
                     seconds=seconds,
                 )
         finally:
-            # At once, not when it is collected.
+            # At once, not when it is garbage-collected.
             outcomes.close()
         if tried:
             ledger.note(tried=tried, seconds=time.monotonic() - started, ended=True)

@@ -1,6 +1,6 @@
-"""What concrete jobs are told: the rows of a catalog that they read, and a target.
+"""Inputs of the jobs: rows of a catalog, and a target.
 
-No torch is imported before a target is loaded: who drives a job does not need it.
+No torch is imported before a target is loaded: the driver of a job does not need it.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from rs_lowconf.target.origin import model_file
 if TYPE_CHECKING:
     from rs_lowconf.types import TargetModel
 
-#: What tells a tile's pixels and meaning; another value of these does the tile again.
+#: Columns that identify a tile's pixels and meaning; if one changes, the tile is done again.
 COLUMNS = (
     "id",
     "collection",
@@ -51,16 +51,16 @@ class CatalogRows:
 
     catalog: Catalog
     chosen: NDArray[np.int64] | None = None
-    """Numbers of the rows, rising; None for all."""
+    """Numbers of the rows, ascending; None for all."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """How many rows of the catalog are not among them, by reason."""
+    """Number of other rows of the catalog, by reason."""
 
     def __len__(self) -> int:
-        """Return their number."""
+        """Return the number of rows."""
         return len(self.catalog) if self.chosen is None else len(self.chosen)
 
     def tables(self) -> Iterator[pa.Table]:
-        """Yield them in order."""
+        """Yield the rows in order."""
         first = 0
         for table in self.catalog.tables(COLUMNS):
             if self.chosen is None:
@@ -76,7 +76,7 @@ class CatalogRows:
         counts: Counter[tuple[Any, ...]] = Counter()
         for table in self.tables():
             window, masks = table["rslow:window"], table["rslow:masks"]
-            told = pa.table(
+            columns = pa.table(
                 {
                     "level": table["processing:level"],
                     "bands": pc.binary_join(table["rslow:bands"], " "),
@@ -85,8 +85,8 @@ class CatalogRows:
                     "masked": pc.greater(pc.fill_null(pc.list_value_length(masks), 0), 0),
                 }
             )
-            names = told.column_names
-            for record in told.group_by(names).aggregate([([], "count_all")]).to_pylist():
+            names = columns.column_names
+            for record in columns.group_by(names).aggregate([([], "count_all")]).to_pylist():
                 counts[tuple(record[name] for name in names)] += record["count_all"]
         return tuple(
             TileKind(
@@ -103,16 +103,16 @@ class CatalogRows:
 
 @dataclass(frozen=True, kw_only=True)
 class TileKind:
-    """Tiles of a catalog that a model treats alike."""
+    """Properties of tiles that decide whether a model can process them."""
 
     level: str
     bands: tuple[str, ...]
     height: int
     width: int
     masked: bool
-    """Whether masks are known for them."""
+    """Whether they have masks."""
     count: int
-    """How many tiles there are of this kind."""
+    """Number of tiles of this kind."""
 
 
 def kind_of_row(row: CatalogRow) -> TileKind:
@@ -130,14 +130,14 @@ def kind_of_row(row: CatalogRow) -> TileKind:
 def require_fitting(
     kinds: Sequence[TileKind], misfit: Callable[[TileKind], DataError | ModelError | None]
 ) -> None:
-    """Make sure that a job does not fail at each tile for the same reason.
+    """Require that a job does not fail at every tile for the same reason.
 
     Args:
         kinds: all the tiles.
-        misfit: returns why tiles of a kind cannot be worked on.
+        misfit: returns why tiles of a kind cannot be processed.
 
     Raises:
-        DataError, ModelError: this is so for all of them.
+        DataError, ModelError: none can be processed.
     """
     reasons: dict[str, tuple[int, DataError | ModelError]] = {}
     for kind in kinds:
@@ -151,7 +151,7 @@ def require_fitting(
         others = sum(count for count, _ in reasons.values()) - most
         beside = f" ({others:,} tiles for other reasons)" if others else ""
         form = ModelError if isinstance(error, ModelError) else DataError
-        raise form(f"no tile of the catalog can be worked on{beside}: {error}") from error
+        raise form(f"no tile of the catalog can be processed{beside}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,17 +163,17 @@ class TargetOf:
     """The checkpoint of a target of kind `embedded` or `trained`."""
     trust_code: bool
     device: Device
-    """As `run.device`: each worker chooses what it has. Not part of `key`."""
+    """As `run.device`: each worker chooses for itself. Not part of `key`."""
 
     @property
     def key(self) -> str:
-        """What tells it from other targets: its settings and the checksum of its file."""
+        """Identity of the target: its settings and the checksum of its file."""
         file = model_file(self.settings, self.trained)
         return f"{self.settings.model_dump_json()} {None if file is None else sha256_of(file)}"
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Its classes, told without loading it; none where its file is missing or damaged."""
+        """Its classes, read without loading it; empty if its file is missing or damaged."""
         settings = self.settings
         if isinstance(settings, OwnTarget):
             return classes_of(self.trained)

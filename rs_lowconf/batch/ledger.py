@@ -1,19 +1,19 @@
-"""A job folder: what is done is what is in it, so that a job can stop anywhere and go on.
+"""A job folder: its files are the only record of progress, so a job can stop and resume anywhere.
 
 ```
-job.json      format, kind, key, number of tiles, rows a chunk
+job.json      format, kind, key, number of tiles, rows per chunk
 parts/        part-HASH.parquet: results of the good tiles of a chunk
 errors/       part-HASH.json: the bad tiles of that chunk
-superseded/   parts and errors of other settings or rows; read by nobody, may be deleted
-progress.json what the driver that works on it, or did last, has done
-stop          asks that driver to stop
-lock          held by that driver; the system frees it when the driver dies
+superseded/   parts and errors of other settings or rows; not read, may be deleted
+progress.json progress of the current or the last driver
+stop          requests that the driver stops
+lock          held by the driver; the system frees it when the driver dies
 ```
 
-HASH names a chunk: it depends on its rows, on the work's key and schema, and on nothing else.
-A tile is done when its id is in the part or among the errors of its chunk, and there is no
-other record of it: nothing can disagree. Only the driver writes. What belongs to other settings
-moves to `superseded/` and back when the settings return; so `parts/` never holds a tile twice.
+HASH names a chunk: it depends only on its rows and on the work's key and schema. A tile is done
+when its id is in the part or among the errors of its chunk; there is no other record that could
+disagree. Only the driver writes. Files of other settings move to `superseded/`, and back when the
+settings return, so `parts/` never contains a tile twice.
 """
 
 import json
@@ -46,7 +46,7 @@ STOP: Final = "stop"
 LOCK: Final = "lock"
 
 _LOCK_SECONDS = 1.0
-"""How long a driver tries to get the lock: `status` holds it for a moment to see who has it."""
+"""How long a driver tries to get the lock: `status` takes it briefly to find its holder."""
 
 _LOOK_SECONDS = 0.1
 """How long `status` tries, for the same reason: another `status` may look at the same time."""
@@ -54,10 +54,10 @@ _LOOK_SECONDS = 0.1
 _POLL_SECONDS = 0.02
 
 _UNREADABLE = 1
-"""Bytes at the start of the lock that no other process can read on Windows while it is held."""
+"""Bytes at the start of the lock that other processes cannot read on Windows while it is held."""
 
 _PROGRESS_SECONDS = 1.0
-"""Between two versions of `progress.json`."""
+"""Seconds between two versions of `progress.json`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,25 +70,25 @@ class TileError:
     """One line."""
 
     attempts: int
-    """Times it was tried, alone or in a chunk, before it was given up."""
+    """How often it was tried, alone or in a chunk."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Unfinished:
-    """A chunk with tiles that are not done."""
+    """A chunk with remaining tiles."""
 
     chunk: Chunk
     rows: pa.Table
-    """Those tiles: all of the chunk unless a retry was asked for."""
+    """The remaining tiles: all of the chunk unless a retry was requested."""
 
 
 class Ledger:
-    """What a driver writes into its job folder, which it alone holds."""
+    """Writes into a job folder that this driver has locked."""
 
     def __init__(
         self, folder: Path, chunks: Sequence[Chunk], ids: pa.Array, rows: pa.Table | Rows
     ) -> None:
-        """Tidy a folder that `open_ledger` locked: leftovers of a crash, other settings' parts."""
+        """Tidy a folder locked by `open_ledger`: leftovers of a crash, parts of other settings."""
         self._folder = folder
         self._ids, self._rows = ids, rows
         self._progress_at = 0.0
@@ -106,7 +106,7 @@ class Ledger:
         self._unfinished = [chunk for chunk in chunks if not self._count(chunk)]
 
     def unfinished(self) -> Iterator[Unfinished]:
-        """Yield what is to be done, in the order of the rows."""
+        """Yield chunks with remaining tiles, in the order of the rows."""
         for chunk, rows in rows_of(self._unfinished, _tables(self._rows)):
             part = _read_part(self._part(chunk))
             known = [error.id for error in read_errors_file(self._errors(chunk))]
@@ -117,16 +117,16 @@ class Ledger:
             yield Unfinished(chunk=chunk, rows=left)
 
     def write(self, chunk: Chunk, results: pa.Table, errors: Sequence[TileError]) -> None:
-        """Store what became of tiles of a chunk, beside what is stored of its other tiles.
+        """Store results and errors of tiles of a chunk, in addition to those of its other tiles.
 
         Args:
             chunk: the chunk.
-            results: a row a good tile.
+            results: one row per good tile.
             errors: the bad tiles.
 
         Raises:
-            OutputError: the disk is full or the folder cannot be written; nothing is half
-                written, and what is not written is done again.
+            OutputError: the disk is full or the folder cannot be written; nothing is half written,
+                and missing results are computed again.
         """
         before = _read_part(self._part(chunk))
         merged = results if before is None else pa.concat_tables([before, results])
@@ -146,11 +146,11 @@ class Ledger:
         self.failed += len(errors)
 
     def note(self, *, tried: int, seconds: float, ended: bool) -> None:
-        """Keep how far this run has come, for `status`; once a second at most, unless it ended.
+        """Write the progress of this run for `status`; at most once per second, unless it ended.
 
         Args:
-            tried: tiles that it finished, the bad ones included.
-            seconds: its age.
+            tried: tiles that it finished, bad ones included.
+            seconds: since it began.
             ended: whether this is its last note.
         """
         now = time.monotonic()
@@ -161,7 +161,7 @@ class Ledger:
             )
 
     def stop_requested(self) -> bool:
-        """Return whether somebody asked this run to stop."""
+        """Return whether this run was asked to stop."""
         return (self._folder / STOP).exists()
 
     def _part(self, chunk: Chunk) -> Path:
@@ -171,7 +171,7 @@ class Ledger:
         return self._folder / ERRORS / f"part-{chunk.name}.json"
 
     def _sort_out(self, names: set[str]) -> None:
-        """Move files of chunks that are not planned out of the way, and planned ones back."""
+        """Move files of chunks that are not planned to `superseded/`, and planned ones back."""
         superseded = self._folder / SUPERSEDED
         for folder, suffix in ((PARTS, ".parquet"), (ERRORS, ".json")):
             for path in (self._folder / folder).glob(f"part-*{suffix}"):
@@ -182,7 +182,7 @@ class Ledger:
                     path.replace(self._folder / folder / path.name)
 
     def _count(self, chunk: Chunk) -> bool:
-        """Count what is done of a chunk and return whether all is."""
+        """Count the finished tiles of a chunk and return whether all are finished."""
         done = _count_rows(self._part(chunk))
         failed = len(read_errors_file(self._errors(chunk)))
         self.done += done
@@ -194,24 +194,24 @@ class Ledger:
 def open_ledger(
     folder: Path, *, kind: str, rows: pa.Table | Rows, work: Work, chunk_rows: int
 ) -> Iterator[Ledger]:
-    """Make or take up a job folder and hold its lock.
+    """Create or resume a job folder and hold its lock.
 
-    Rows a chunk do not change results, so a folder whose last run had the same key keeps its
-    own number, and another one does nothing again.
+    Rows per chunk do not change results, so a folder whose last run had the same key keeps its
+    number, and a different `chunk_rows` repeats nothing.
 
     Args:
         folder: the job folder.
         kind: what the job does; a folder keeps to one kind.
-        rows: a row a tile, with a column `id`.
-        work: what is done to them.
-        chunk_rows: rows a chunk, on average.
+        rows: one row per tile, with a column `id`.
+        work: on these rows.
+        chunk_rows: rows per chunk, on average.
 
     Raises:
-        JobError: another driver works on it, it is no job folder, or one of another kind or
+        JobError: another driver is running in it, it is not a job folder, or one of another kind or
             of a newer format; or see `plan`.
         OutputError: it cannot be written.
     """
-    # Before a lock is left in a folder that is not ours.
+    # Before a lock is created in a folder that is not a job folder.
     _description(folder, kind)
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -240,7 +240,7 @@ def _tables(rows: pa.Table | Rows) -> Iterator[pa.Table]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Return what `job.json` holds.
+    """Return the content of `job.json`.
 
     Raises:
         JobError: there is none, it is damaged or of a newer format.
@@ -251,8 +251,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         form = values["format"]
     except OSError as error:
         raise JobError(
-            f"{folder} is no job folder ({DESCRIPTION}: {error.strerror})",
-            remedy="name the folder that a batch job writes into",
+            f"{folder} is not a job folder ({DESCRIPTION}: {error.strerror})",
+            remedy="give the folder of a batch job",
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise JobError(f"{path} is damaged", remedy="delete it and start the job again") from error
@@ -274,11 +274,11 @@ def read_errors_file(path: Path) -> list[TileError]:
 
 
 def holder(folder: Path) -> str | None:
-    """Return who works on a job folder, as "process 12 on host"; None when nobody does."""
+    """Return the process that runs a job folder, as "process 12 on host"; None without one."""
     path = folder / LOCK
     file: IO[bytes]
     try:
-        file = path.open("r+b")  # on a network, locking asks for leave to write where there is one
+        file = path.open("r+b")  # on network file systems, locking needs write permission
     except FileNotFoundError:
         return None
     except PermissionError:
@@ -291,7 +291,7 @@ def holder(folder: Path) -> str | None:
 
 
 def _description(folder: Path, kind: str) -> dict[str, Any] | None:
-    """Return what a folder says of itself; None if it is new."""
+    """Return the description of a job folder; None if it is new."""
     if not folder.exists() or all(
         path.name == LOCK or path.name.startswith(".") for path in folder.iterdir()
     ):
@@ -299,7 +299,7 @@ def _description(folder: Path, kind: str) -> dict[str, Any] | None:
     values = read_description(folder)
     if values["kind"] != kind:
         raise JobError(
-            f"job folder {folder} holds a job {values['kind']}",
+            f"job folder {folder} contains a job {values['kind']}",
             expected=kind,
             remedy="choose another folder",
         )
@@ -311,7 +311,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a job folder.
 
     Raises:
-        JobError: somebody else does, or the file system has no locks.
+        JobError: another process holds it, or the file system has no locks.
         OutputError: the folder cannot be written.
     """
     with output_errors(folder):
@@ -320,7 +320,7 @@ def locked(folder: Path) -> Iterator[None]:
         if not _lock(file, _LOCK_SECONDS):
             who = holder(folder) or "another process"
             raise JobError(
-                f"job folder {folder} is being worked on by {who}",
+                f"job folder {folder} is locked by {who}",
                 remedy="wait until it ends, or ask it to stop",
             )
         file.truncate(0)
@@ -330,7 +330,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(file: IO[bytes], seconds: float) -> bool:
-    """Return whether a lock could be had in that time. It goes with the file, or the process."""
+    """Return whether the lock was obtained in time. It is released with the file or the process."""
     last = time.monotonic() + seconds
     try:
         while not lock_descriptor(file.fileno(), blocking=False):

@@ -12,31 +12,32 @@ from rs_lowconf.batch.plan import Chunk
 from rs_lowconf.batch.work import ERROR, ID, Done, Failed, FailureKind, Outcome, Piece
 
 _WAYS = 8
-"""Pieces of a failed one. Halves would try a bad tile of 512 in ten pieces, eighths in four;
-each costs a new process and a model that is loaded again, or a whole time limit."""
+"""Number of parts that a failed piece is cut into. Halves would find a bad tile of 512 in ten
+pieces, eighths in four; each costs a new process that loads the model again, or a whole time
+limit."""
 
 _ATTEMPTS = 2
-"""At least, before a tile is given up, which may have had bad luck."""
+"""Fewest attempts before a tile counts as bad, because it may have failed transiently."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Tried:
-    """Tiles of a chunk that are all done."""
+class FinishedChunk:
+    """All finished tiles of a chunk."""
 
     chunk: Chunk
     results: pa.Table
-    """A row a good tile, with the columns of the work's schema."""
+    """One row per good tile, with the columns of the work's schema."""
 
     errors: list[TileError]
 
 
 @dataclass(kw_only=True, eq=False)
 class _Open:
-    """A chunk that is being worked on."""
+    """A chunk in progress."""
 
     left: Unfinished
     pieces: int = 0
-    """That are not done."""
+    """Pieces that are not finished."""
     tables: list[pa.Table] = field(default_factory=list)
     errors: list[TileError] = field(default_factory=list)
 
@@ -50,17 +51,17 @@ class _Sent:
 
 
 class Pieces:
-    """Gives out pieces by `take`, and learns from their outcomes by `tell`."""
+    """Hands out pieces by `take`, and accepts their outcomes by `tell`."""
 
     def __init__(
         self, unfinished: Iterable[Unfinished], schema: pa.Schema, stopped: Callable[[], bool]
     ) -> None:
-        """Begin with nothing given out.
+        """Begin with nothing handed out.
 
         Args:
-            unfinished: chunks to be worked on, in this order.
+            unfinished: chunks to process, in this order.
             schema: of the results.
-            stopped: whether no further chunk may be begun; those begun are finished.
+            stopped: whether no further chunk may be started; chunks in progress are finished.
         """
         self._fresh = iter(unfinished)
         self._schema = schema
@@ -70,7 +71,7 @@ class Pieces:
         self._number = 0
 
     def take(self) -> Piece | None:
-        """Return the next piece, parts of begun chunks first; None if there is none now."""
+        """Return the next piece, parts of chunks in progress first; None if there is none now."""
         if not self._waiting and not self._stopped():
             left = next(self._fresh, None)
             if left is not None:
@@ -81,8 +82,8 @@ class Pieces:
         self._out[sent.piece.number] = sent
         return sent.piece
 
-    def tell(self, outcome: Outcome) -> Tried | None:
-        """Learn what became of a piece; return its chunk when that is done with it."""
+    def tell(self, outcome: Outcome) -> FinishedChunk | None:
+        """Accept the outcome of a piece; return its chunk if that is finished."""
         sent = self._out.pop(outcome.number)
         chunk, rows = sent.chunk, sent.piece.rows
         chunk.pieces -= 1
@@ -97,7 +98,7 @@ class Pieces:
         if chunk.pieces:
             return None
         results = pa.concat_tables([self._schema.empty_table(), *chunk.tables])
-        return Tried(chunk=chunk.left.chunk, results=results, errors=chunk.errors)
+        return FinishedChunk(chunk=chunk.left.chunk, results=results, errors=chunk.errors)
 
     def _add(self, chunk: _Open, rows: pa.Table, attempts: int) -> None:
         piece = Piece(number=self._number, rows=rows, share=len(rows) / len(chunk.left.rows))
@@ -106,7 +107,7 @@ class Pieces:
         self._waiting.append(_Sent(piece=piece, attempts=attempts, chunk=chunk))
 
     def _keep(self, chunk: _Open, table: pa.Table, attempts: int) -> None:
-        """Part the good tiles from those that the work found bad itself."""
+        """Separate the good tiles from those that the work reported as bad."""
         good = pc.is_null(table[ERROR])
         chunk.tables.append(table.filter(good).select(self._schema.names))
         for row in table.filter(pc.invert(good)).select([ID, ERROR]).to_pylist():

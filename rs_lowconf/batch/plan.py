@@ -1,4 +1,4 @@
-"""How the rows of a job are cut into chunks, and what names them."""
+"""Cuts the rows of a job into chunks, and names them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,12 +14,12 @@ from rs_lowconf.batch.work import ID, Work
 from rs_lowconf.errors import JobError
 
 FORMAT: Final = 1
-"""Of a job folder. Part of every chunk's name, so that another format does all again."""
+"""Format of a job folder. Part of every chunk's name, so that a new format repeats all work."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Consecutive rows that are worked on and stored together."""
+    """Consecutive rows that are processed and stored together."""
 
     name: str
     """32 hexadecimal digits: a hash of its rows, the work's key and its schema."""
@@ -34,13 +34,13 @@ class Chunk:
 def plan(tables: Iterable[pa.Table], work: Work, chunk_rows: int) -> tuple[list[Chunk], pa.Array]:
     """Cut rows into chunks of about `chunk_rows` rows, from half to twice as many.
 
-    The cuts depend on the ids around them and not on positions: rows that come or go change
-    the chunks they are in and, at most, a few after, while the others keep their names.
+    The cuts depend on nearby ids and not on positions: added or removed rows change their chunks
+    and, at most, a few following ones, while the others keep their names.
 
     Args:
-        tables: the rows, some after others; no more than one table is held in memory.
-        work: what is to be done to them.
-        chunk_rows: rows a chunk, on average.
+        tables: the rows in parts; at most one table is in memory at a time.
+        work: on these rows.
+        chunk_rows: rows per chunk, on average.
 
     Returns:
         The chunks, and the ids of all rows.
@@ -56,7 +56,7 @@ def plan(tables: Iterable[pa.Table], work: Work, chunk_rows: int) -> tuple[list[
         if ID not in table.schema.names or not is_text(table.schema.field(ID).type):
             raise JobError("the rows of the job lack ids", expected=f"text in column {ID}")
         if table[ID].null_count:
-            raise JobError("ids of tiles are missing", expected="one for each tile")
+            raise JobError("ids of tiles are missing", expected="one per tile")
         ids.append(table[ID])
         block = table if rest is None else pa.concat_tables([rest, table])
         ends = _ends(block[ID].to_pylist(), chunk_rows)
@@ -70,14 +70,14 @@ def plan(tables: Iterable[pa.Table], work: Work, chunk_rows: int) -> tuple[list[
         raise JobError("the job has no tiles", expected="at least one")
     names = pa.chunked_array(ids).combine_chunks()
     if pc.count_distinct(names).as_py() != len(names):
-        raise JobError("ids of tiles are not unique", expected="one for each tile")
+        raise JobError("ids of tiles are not unique", expected="one per tile")
     return chunks, names
 
 
 def rows_of(
     chunks: Sequence[Chunk], tables: Iterator[pa.Table]
 ) -> Iterator[tuple[Chunk, pa.Table]]:
-    """Yield chunks with their rows, which are read as far as is needed."""
+    """Yield chunks with their rows, which are read as needed."""
     begin, held = 0, None
     for chunk in chunks:
         while held is None or begin + len(held) < chunk.start + chunk.length:
@@ -99,7 +99,7 @@ def _ends(ids: Sequence[str], size: int) -> list[int]:
     """Return the row after the last one of each chunk; the last rows may belong to none yet.
 
     A chunk ends at an id whose hash is divisible by a number that makes chunks of `size`
-    on average: content-defined chunking, as programs for backups do it.
+    on average: content-defined chunking, as in backup programs.
     """
     shortest = (size + 1) // 2
     divisor = size - shortest + 1
@@ -113,7 +113,7 @@ def _ends(ids: Sequence[str], size: int) -> list[int]:
 
 
 def _number(name: str) -> int:
-    # Not a checksum such as CRC-32, by whose lowest bits ids that count up are no dice.
+    # Not a checksum such as CRC-32, whose lowest bits are not random for consecutive ids.
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
 
 

@@ -1,4 +1,4 @@
-"""So many tiles of a class and of a region, and no more: what is chosen is not all of one kind."""
+"""Quotas of tiles per class and per region, so that a choice is not all of one kind."""
 
 import logging
 from collections import Counter
@@ -17,10 +17,10 @@ from rs_lowconf.vocabulary import text_of
 log = logging.getLogger(__name__)
 
 NAME = "name"
-"""The column of a file of regions that names them."""
+"""The column with the names in a file of regions."""
 
 ELSEWHERE = "elsewhere"
-"""The region of what lies in none of a file's."""
+"""The region of tiles outside all polygons of a file."""
 
 
 def within_quotas(
@@ -32,10 +32,10 @@ def within_quotas(
     per_region: int | None,
     regions: float | Path,
 ) -> list[int]:
-    """Return the tiles that are taken when they come in the given order, best first.
+    """Return the tiles that are taken in the given order, best first.
 
-    Each is taken unless its class or its region has its number already, so the result for the
-    first tiles does not depend on those that come after them.
+    Each is taken unless the quota of its class or its region is reached, so the result for the
+    first tiles does not depend on later ones.
 
     Args:
         classes: of each tile.
@@ -67,27 +67,27 @@ def regions_of(
     lat: Float[np.ndarray, " n"],
     regions: float | Path,
 ) -> list[str]:
-    """Return the name of the region that each place lies in.
+    """Return the name of the region of each point.
 
     Args:
         lon: degrees east.
         lat: degrees north.
-        regions: cells of so many degrees, named by their numbers; or a vector file of polygons
-            in any CRS with a column `name`, of which the first in the file counts where they
-            overlap. Polygons of one name are one region, and what lies in none is `ELSEWHERE`.
+        regions: side of cells in degrees, which are named by their numbers; or a vector file of
+            polygons in any CRS with a column `name`, where the first in the file counts if they
+            overlap. Polygons with the same name are one region, and points outside are `ELSEWHERE`.
 
     Raises:
         DataError: the file is missing, damaged or without names.
     """
     if not isinstance(regions, Path):
-        columns, rows = (np.floor(own / regions).astype(int).tolist() for own in (lon, lat))
+        columns, rows = (np.floor(degrees / regions).astype(int).tolist() for degrees in (lon, lat))
         return [f"{column} {row}" for column, row in zip(columns, rows, strict=True)]
     polygons = _polygons(regions)
     points, hits = shapely.STRtree(polygons.geometry.to_numpy()).query(
         shapely.points(lon, lat), predicate="intersects"
     )
     names = [ELSEWHERE] * len(lon)
-    # From the last polygon to the first, which then has the last word.
+    # From the last polygon to the first, which then takes precedence.
     for number in np.argsort(-hits):
         names[points[number]] = str(text_of(polygons[NAME].iloc[hits[number]]))
     return names
@@ -97,7 +97,7 @@ def _polygons(path: Path) -> geopandas.GeoDataFrame:
     """Read a file of regions, in degrees."""
     expected = f"a vector file of polygons with a CRS and a column {NAME}"
     try:
-        # Whole numbers as names stay whole where another polygon has none.
+        # Whole numbers as names stay whole if another polygon has no name.
         found = geopandas.read_file(
             path, use_arrow=True, arrow_to_pandas_kwargs={"integer_object_nulls": True}
         )

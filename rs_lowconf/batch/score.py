@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreWork:
-    """What the target says of tiles."""
+    """The target's predictions for tiles."""
 
     target: TargetOf
     pixel_share: float
@@ -31,12 +31,12 @@ class ScoreWork:
     target_key: str
     """`TargetOf.key`, once: files are not read again for every chunk."""
     kinds: tuple[TileKind, ...]
-    """Of all tiles: before the work begins, the target is loaded for one that it can be asked
-    about; for tiles of other sizes when they come. Scores do not depend on it."""
+    """Kinds of all tiles: at the start the target is loaded for a kind that it can process, and for
+    tiles of other sizes when they occur. Scores do not depend on it."""
 
     @property
     def key(self) -> str:
-        """All that scores depend on beside the tiles."""
+        """All that scores depend on besides the tiles."""
         return f"score 1 {self.target_key} {self.pixel_share} {self.micro_batch}"
 
     @property
@@ -45,10 +45,10 @@ class ScoreWork:
         return SCHEMA
 
     def open(self) -> Call:
-        """Load the target and return what asks it; see `scoring.py`.
+        """Load the target and return the function that scores rows; see `scoring.py`.
 
         Raises:
-            RsLowconfError: the target cannot be loaded, or be asked about any of the tiles.
+            RsLowconfError: the target cannot be loaded, or cannot process any of the tiles.
         """
         from rs_lowconf.batch.scoring import scorer  # noqa: PLC0415 (imports torch)
 

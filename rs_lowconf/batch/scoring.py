@@ -1,4 +1,4 @@
-"""How workers ask a target about the tiles of a catalog."""
+"""Scores tiles of a catalog with a target, in the workers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -31,17 +31,17 @@ def scorer(
     micro_batch: int,
     schema: pa.Schema,
 ) -> Call:
-    """Load a target and return the function that asks it about rows of a catalog.
+    """Load a target and return the function that scores rows of a catalog with it.
 
     Args:
-        target: what to load.
+        target: to load.
         kinds: of all tiles; it has to load for one of them.
         pixel_share: see `search.pixel_share`.
         micro_batch: the fixed size of batches.
         schema: of the scores; a column for errors is added.
 
     Raises:
-        RsLowconfError: it cannot be loaded, or be asked about any of the tiles.
+        RsLowconfError: it cannot be loaded, or cannot process any of the tiles.
     """
     reading, columns = Reading(share=pixel_share), schema.append(pa.field(ERROR, pa.string()))
     loaded: dict[int, TargetModel] = {}
@@ -52,7 +52,7 @@ def scorer(
                 loaded[kind.height] = target.load(kind.height)
             _try_out(loaded[kind.height], kind)
         except (DataError, ModelError) as error:
-            # A target that cannot be loaded for tiles of one size may be for another.
+            # A target that cannot be loaded for one tile size may be loaded for another.
             return error
         return None
 
@@ -63,13 +63,13 @@ def scorer(
         for row in from_table(table):
             by_size.setdefault(row.window[2], []).append(row)
         records = []
-        for side, own in by_size.items():
+        for side, same_size in by_size.items():
             if side not in loaded:
                 loaded[side] = target.load(side)
             try:
-                records += _scores(own, loaded[side], reading, micro_batch)
+                records += _scores(same_size, loaded[side], reading, micro_batch)
             except ModelError:
-                # Its process may have ended: the next tiles need a new one.
+                # Its process may have exited: the next tiles need a new one.
                 del loaded[side]
                 raise
         return pa.Table.from_pylist(records, schema=columns)
@@ -84,14 +84,14 @@ def _answer(
     micro_batch: int,
     bad: list[dict[str, Any]],
 ) -> tuple[Sequence[_Tile], Answer | None]:
-    """Return the tiles that the target has an answer to, and its answer, the same in any company.
+    """Return the tiles with an answer of the target, and its answers, independent of the batch.
 
     Records of the tiles without an answer go to `bad`.
 
     Args:
         tiles: at most `micro_batch`.
         target: the model.
-        reading: what counts as confidence.
+        reading: how confidence is computed.
         micro_batch: the fixed size.
         bad: gets a record for each tile without an answer.
     """
@@ -102,17 +102,19 @@ def _answer(
     bad += [{"id": tiles[i][0].tile_id, ERROR: str(why)} for i, why in asked.without.items()]
     if asked.log_probability is None:
         return [], None
-    told = asked.log_probability[: len(asked.rows)].cpu()
-    return [tiles[i] for i in asked.rows], reading(told, torch.zeros(len(told), dtype=torch.long))
+    predicted = asked.log_probability[: len(asked.rows)].cpu()
+    return [tiles[i] for i in asked.rows], reading(
+        predicted, torch.zeros(len(predicted), dtype=torch.long)
+    )
 
 
 def _scores(
     rows: list[CatalogRow], target: TargetModel, reading: Reading, micro_batch: int
 ) -> list[dict[str, Any]]:
-    """Return a record for each tile, all of one size; of bad tiles, why they have no score."""
+    """Return one record per tile, all of one size; for bad tiles, why they have no score."""
     records: list[dict[str, Any]] = []
     tiles = _tiles(rows, target, records)
-    # Read as many as are scored at once, which stay in the processor's memory between the two.
+    # As many tiles are read as are scored at once, so that they stay in the CPU cache.
     while some := list(islice(tiles, micro_batch)):
         answered, answer = _answer(some, target, reading, micro_batch, records)
         if answer is None:
@@ -144,7 +146,7 @@ def _scores(
 def _tiles(
     rows: list[CatalogRow], target: TargetModel, bad: list[dict[str, Any]]
 ) -> Iterator[_Tile]:
-    """Yield tiles as the target reads them; records of those that it cannot read go to `bad`."""
+    """Yield tiles in the target's bands; records of those that it cannot read go to `bad`."""
     for row in rows:
         try:
             image = _image(row, target)
@@ -155,22 +157,22 @@ def _tiles(
 
 
 def _try_out(target: TargetModel, kind: TileKind) -> None:
-    """Ask the target about a made-up tile of a kind.
+    """Run the target on a synthetic tile of a kind.
 
     Raises:
         DataError: the tiles are of another level, or lack a band.
-        ModelError: the target takes no tiles of this size.
+        ModelError: the target does not accept tiles of this size.
     """
     _require_level(kind.level, target)
     BandSpec(names=kind.bands, level=target.bands.level).index_of(target.bands.names)
-    with torch.no_grad(), suppress(AnswerError):  # an answer of NaN is one tile's matter
+    with torch.no_grad(), suppress(AnswerError):  # NaN concerns single tiles only
         target.predict(torch.full((1, len(target.bands), kind.height, kind.width), 0.1))
 
 
 def _require_level(level: str, target: TargetModel) -> None:
     if level != target.bands.level:
         raise DataError(
-            f"the numbers are {level}",
+            f"the tile is {level}",
             expected=f"{target.bands.level}, which the target was made for",
             remedy="use a catalog of such tiles, or correct data.level and build it again",
         )

@@ -9,14 +9,14 @@ from rs_lowconf.batch.work import Done, Failed, FailureKind, Outcome, Piece, Wor
 
 @dataclass(frozen=True, kw_only=True)
 class Serial:
-    """Works on one piece after another: in this process, or in one that can be killed."""
+    """Processes one piece after another: in this process, or in a child that can be killed."""
 
     seconds: float | None = None
-    """Time limit of a chunk, which takes a process that can be killed. None: in this process,
-    with its number of threads, where a tile that hangs or crashes stops the job."""
+    """Time limit of a chunk, enforced by a child process. None: in this process, with its number of
+    threads, where a tile that hangs or crashes stops the job."""
 
     opening_seconds: float = OPENING_SECONDS
-    """Time limit for such a process to open the work."""
+    """Time limit for the child process to open the work."""
 
     def outcomes(
         self, work: Work, take: Callable[[], Piece | None]

@@ -1,7 +1,7 @@
-"""What the files at the end of a job were made from, by which a second run knows them to be right.
+"""Records what the final files of a job were made from, so that a second run can skip them.
 
-Read without what makes them: that nothing is to be done is found out in the time of reading the
-catalog's bytes.
+This needs none of the libraries that make them: a run with nothing to do only takes the time to
+read the catalog's bytes.
 """
 
 import hashlib
@@ -15,15 +15,15 @@ from rs_lowconf.runs import write_json
 
 STAMP: Final = "collected.json"
 _FORMAT = 1
-"""Of the files and of the stamp; another one has them made again."""
+"""Format of the files and of the stamp; another one makes them anew."""
 
 
 def fingerprint(job: Path, inputs: Sequence[str]) -> str:
-    """Return a checksum of the results of a job, as the file system tells them, and of `inputs`.
+    """Return a checksum of the results of a job, by file size and time, and of `inputs`.
 
     Args:
         job: the job's folder; one without results has a checksum, too.
-        inputs: what else the files are made from: checksums, settings.
+        inputs: other inputs of the files: checksums, settings.
     """
     digest = hashlib.sha256(repr((_FORMAT, *inputs)).encode())
     for folder in (PARTS, ERRORS):
@@ -34,7 +34,7 @@ def fingerprint(job: Path, inputs: Sequence[str]) -> str:
 
 
 def is_stamped(job: Path, made_from: str) -> bool:
-    """Return whether all files are there and were made from what `fingerprint` tells."""
+    """Return whether all files exist and were made from the inputs of this `fingerprint`."""
     try:
         stamp = json.loads((job / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -43,11 +43,11 @@ def is_stamped(job: Path, made_from: str) -> bool:
 
 
 def stamp(job: Path, made_from: str, files: Sequence[Path]) -> None:
-    """Say of files in a job folder that they are whole and what they were made from."""
+    """Record that files in a job folder are complete, and what they were made from."""
     names = [path.name for path in files]
     write_json(job / STAMP, {"made_from": made_from, "files": names})
 
 
 def unstamp(job: Path) -> None:
-    """Say it no more, before another file is written."""
+    """Remove the stamp, before a file is written again."""
     (job / STAMP).unlink(missing_ok=True)

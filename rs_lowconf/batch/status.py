@@ -1,4 +1,4 @@
-"""What is known of a job from its folder alone, and what can be asked of it there."""
+"""Status of a job from its folder only, and requests to it through its folder."""
 
 import json
 from collections.abc import Iterator
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """How far a job is."""
+    """Progress of a job."""
 
     kind: str
-    """What it does."""
+    """What the job does."""
 
     planned: int
-    """All its tiles."""
+    """All tiles of the job."""
 
     done: int
     """Tiles with a result."""
@@ -43,13 +43,13 @@ class Status:
     """Bad tiles."""
 
     running: str | None
-    """Who works on it, as "process 12 on host"; None when nobody does."""
+    """The process that runs it, as "process 12 on host"; None if it is not running."""
 
     stopping: bool
-    """Whether who works on it was asked to stop."""
+    """Whether it was asked to stop."""
 
     rate: float | None
-    """Tiles a second of this run or the last one; None before its first chunk."""
+    """Tiles per second of this run or the last one; None before its first chunk."""
 
     @property
     def left(self) -> int:
@@ -58,15 +58,15 @@ class Status:
 
     @property
     def seconds_left(self) -> float | None:
-        """What the rest takes at that rate; None if there is none yet."""
+        """Time for the remaining tiles at that rate; None without a rate."""
         return None if self.rate is None else self.left / self.rate
 
 
 def status(folder: Path) -> Status:
-    """Return how far the job in a folder is, whether somebody works on it or not.
+    """Return the progress of the job in a folder, running or not.
 
     Raises:
-        JobError: it is no job folder.
+        JobError: it is not a job folder.
     """
     description = read_description(folder)
     running = holder(folder)
@@ -88,40 +88,40 @@ def read_errors(folder: Path) -> Iterator[TileError]:
 
 
 def open_results(folder: Path) -> "pyarrow.dataset.Dataset":
-    """Return the results so far, a row a good tile, in no particular order.
+    """Return the results so far, one row per good tile, in no particular order.
 
     Raises:
-        JobError: it is no job folder, or no chunk has ended yet.
+        JobError: it is not a job folder, or no chunk is finished yet.
     """
     read_description(folder)
-    # Absolute, because pyarrow takes a folder called ~ for the home folder.
+    # Absolute, because pyarrow takes a folder named ~ for the home folder.
     paths = sorted(map(str, (folder.absolute() / PARTS).glob("part-*")))
     if not paths:
         raise JobError(f"job folder {folder} has no results yet", remedy="wait for the first")
-    # It imports pandas: half of the time in which a process of an executor starts.
+    # It imports pandas, which takes half of the start-up time of a worker process.
     from pyarrow.dataset import dataset  # noqa: PLC0415
 
     return dataset(paths, format="parquet")
 
 
 def request_stop(folder: Path) -> None:
-    """Ask who works on a job to finish the chunks it began and end.
+    """Request that a running job finishes the chunks in progress and stops.
 
     Raises:
-        JobError: it is no job folder, or nobody works on it.
+        JobError: it is not a job folder, or no job is running in it.
     """
     read_description(folder)
     if holder(folder) is None:
-        raise JobError(f"nobody works on job folder {folder}", expected="a running job")
+        raise JobError(f"no job is running in {folder}")
     with output_errors(folder):
         (folder / STOP).touch()
 
 
 def forget_errors(folder: Path) -> int:
-    """Have the next run try the bad tiles again, and them only; return how many there are.
+    """Make the next run retry the bad tiles, and only those; return their number.
 
     Raises:
-        JobError: it is no job folder, or somebody works on it.
+        JobError: it is not a job folder, or a job is running in it.
     """
     read_description(folder)
     with locked(folder), output_errors(folder):

@@ -1,4 +1,4 @@
-"""What a job does to a chunk of tiles, and how whoever does it answers."""
+"""The work of a job on a chunk of tiles, and the interface of executors."""
 
 import pickle
 import traceback
@@ -14,32 +14,32 @@ from rs_lowconf.errors import JobError, OutputError, RsLowconfError
 from rs_lowconf.runs import DISK_FULL
 
 ID = "id"
-"""The column that names a tile, in what a work is given and in what it returns."""
+"""The column that names a tile, in the input and output of a work."""
 
 ERROR = "error"
-"""The column by which a work may say that a tile is bad: text, null where all is well."""
+"""The column by which a work may report a bad tile: text, null for good tiles."""
 
 _LONGEST = 500
 """Characters of a message that are kept."""
 
 _SMALLEST_SHARE = 1 / 8
-"""Of the time limit: what a part of a chunk gets at least."""
+"""Smallest share of the time limit for a part of a chunk."""
 
 Call = Callable[[pa.Table], pa.Table]
 
 
 @runtime_checkable
 class Work(Protocol):
-    """What is done to every tile: a small frozen dataclass that can be pickled.
+    """The work on every tile: a small frozen dataclass that can be pickled.
 
-    It holds paths and settings, never a model. Its class lives in a module, not in a script,
-    because other processes import it. What it does is a pure function of a row, so that a tile
-    may be tried again, elsewhere and among others.
+    It contains paths and settings, never a model. Its class must be in a module, not in a script,
+    because other processes import it. The result is a pure function of a row, so that a tile may be
+    tried again, in another process and with other tiles.
     """
 
     @property
     def key(self) -> str:
-        """All that the results depend on beside the rows: settings, checksums of inputs."""
+        """All that the results depend on besides the rows: settings, checksums of inputs."""
         ...
 
     @property
@@ -48,32 +48,32 @@ class Work(Protocol):
         ...
 
     def open(self) -> Call:
-        """Load what is needed, once a process, and return the function that does the work.
+        """Load models and libraries, once per process, and return the function that does the work.
 
-        What is slow the first time, such as an import or a first inference, belongs here, where
-        it does not count as the time of a tile.
+        Anything that is slow the first time, such as an import or a first inference, belongs here,
+        where it does not count as the time of a tile.
 
-        The function is given rows and returns a row for each of their ids in any order, with
-        the columns of `schema`. A column `error` (string) may say why a tile has no result;
-        where it is not null, the other columns do not count. What it raises blames a tile of
-        the chunk, which is then looked for; an `OutputError` or a full disk ends the job.
+        The function gets rows and returns one row for each of their ids in any order, with the
+        columns of `schema`. A column `error` (string) may give the reason why a tile has no result;
+        where it is not null, the other columns do not count. An exception is attributed to a tile
+        of the chunk, which is then searched for; an `OutputError` or a full disk ends the job.
 
         Raises:
-            RsLowconfError: no tile can be worked on, such as when a model is missing.
+            RsLowconfError: no tile can be processed, for example if a model is missing.
         """
         ...
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """The rows of a job, which are read piece by piece and twice: a million fit in no worker."""
+    """The rows of a job, which are read in parts and twice: a million would not fit in memory."""
 
     def __len__(self) -> int:
-        """Return their number."""
+        """Return the number of rows."""
         ...
 
     def tables(self) -> Iterator[pa.Table]:
-        """Yield them in order, the same ones each time."""
+        """Yield the rows in order, the same each time."""
         ...
 
 
@@ -81,45 +81,45 @@ class FailureKind(StrEnum):
     """How a tile failed."""
 
     RAISED = "raised"
-    """The work raised an error, or said so in the column `error`."""
+    """The work raised an error, or reported it in the column `error`."""
 
     HUNG = "hung"
-    """It did not answer within its time limit and was killed."""
+    """It exceeded its time limit and was killed."""
 
     DIED = "died"
-    """It ended its process: a crash, or a lack of memory."""
+    """It ended its process: a crash, or out of memory."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Piece:
-    """Rows to be worked on at once: a chunk, or a part of one that failed."""
+    """Rows to process together: a chunk, or a part of one that failed."""
 
     number: int
-    """By which its outcome is told; no two pieces of a run have the same."""
+    """Identifies its outcome; unique within a run."""
 
     rows: pa.Table
-    """A row a tile."""
+    """One row per tile."""
 
     share: float
     """Its rows over those of its chunk: 1 for a whole one."""
 
     def limit(self, seconds: float | None) -> float | None:
-        """Return its time limit in seconds, given that of a whole chunk; None is none."""
+        """Return its time limit in seconds, given that of a whole chunk; None: no limit."""
         return None if seconds is None else seconds * max(self.share, _SMALLEST_SHARE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Done:
-    """A piece that was worked on."""
+    """A finished piece."""
 
     number: int
     table: pa.Table
-    """Columns of the work's schema, then `error`; a row for each row of the piece."""
+    """Columns of the work's schema, then `error`; one row per row of the piece."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Failed:
-    """A piece of which at least one tile is bad, or that had bad luck."""
+    """A piece with at least one bad tile, or that failed transiently."""
 
     number: int
     kind: FailureKind
@@ -131,31 +131,31 @@ Outcome = Done | Failed
 
 @runtime_checkable
 class Executor(Protocol):
-    """Who works: this process, others of this machine, or a cluster."""
+    """Where work runs: in this process, in others on this machine, or on a cluster."""
 
     def outcomes(
         self, work: Work, take: Callable[[], Piece | None]
     ) -> Generator[Outcome, None, None]:
-        """Work on pieces and yield an outcome for each, in the order in which they end.
+        """Process pieces and yield an outcome for each, in the order in which they end.
 
         Args:
-            work: what is to be done.
-            take: returns the next piece; None when there is none at the moment, though an
-                outcome may bring one. Called between two outcomes only, in the caller's
-                thread. It ends when that is None and nothing is being worked on.
+            work: on the rows of the pieces.
+            take: returns the next piece; None when there is none at the moment, though an outcome
+                may lead to one. Called only between two outcomes, in the caller's thread. Ends when
+                it returns None and no piece is in progress.
 
         Raises:
-            RsLowconfError: nothing can be worked on, such as when the work does not open, the
+            RsLowconfError: nothing can be processed, for example if the work does not open, the
                 disk is full or a cluster is lost.
         """
         ...
 
 
 def answer(call: Call, schema: pa.Schema, rows: pa.Table) -> pa.Table | str:
-    """Return what `call` makes of `rows`, or what it raised in words.
+    """Return the result of `call` for `rows`, or the error that it raised as text.
 
     Returns:
-        The columns of `schema` and `error`, a row for each row of `rows`; or a message.
+        The columns of `schema` and `error`, one row per row of `rows`; or a message.
 
     Raises:
         OutputError: the disk is full, or a folder cannot be written.
@@ -163,7 +163,7 @@ def answer(call: Call, schema: pa.Schema, rows: pa.Table) -> pa.Table | str:
     try:
         table = call(rows)
         if sorted(table[ID].to_pylist()) != sorted(rows[ID].to_pylist()):
-            raise ValueError("the work returned other tiles than it was given")
+            raise ValueError("the work did not return one row per tile")
         errors = (
             table[ERROR].cast(pa.string())
             if ERROR in table.column_names
@@ -172,18 +172,18 @@ def answer(call: Call, schema: pa.Schema, rows: pa.Table) -> pa.Table | str:
         return table.select(schema.names).cast(schema).append_column(ERROR, errors)
     except OutputError:
         raise
-    # Whatever a tile makes its work raise, the other tiles go on.
+    # Whatever error a tile causes, the other tiles go on.
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise OutputError(
                 f"the disk is full ({error})",
                 remedy="free some space and run the same command again, it resumes",
             ) from error
-        return told(error)
+        return one_line(error)
 
 
-def told(error: Exception) -> str:
-    """Return an error in one line: as it is if it is meant for users, else with its place."""
+def one_line(error: Exception) -> str:
+    """Return an error in one line: unchanged if it is meant for users, else with its location."""
     if isinstance(error, RsLowconfError):
         return shortened(str(error))
     places = traceback.extract_tb(error.__traceback__)
@@ -192,16 +192,16 @@ def told(error: Exception) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return a text in one line, its beginning if it is long."""
+    """Return a text in one line, truncated if it is long."""
     line = " ".join(text.split())
     return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
 
 
 def packed(work: Work) -> bytes:
-    """Return a work as other processes get it.
+    """Return a work as bytes for other processes.
 
     Raises:
-        JobError: its class is defined where they cannot import it from.
+        JobError: its class is defined where they cannot import it.
     """
     kind = type(work)
     if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
@@ -213,7 +213,7 @@ def packed(work: Work) -> bytes:
 
 
 def to_bytes(table: pa.Table) -> bytes:
-    """Return a table as an Arrow stream, of a slice no more than its own rows."""
+    """Return a table as an Arrow stream; of a slice only its rows."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)

@@ -1,6 +1,6 @@
-"""The program `rslow`: its commands, how errors end it, and its log.
+"""The program `rslow`: its commands, its exit codes, and its log.
 
-Nothing here imports torch: `--help` has to answer at once.
+Nothing here imports torch, so that `--help` is fast.
 """
 
 import logging
@@ -15,9 +15,9 @@ from rs_lowconf.determinism import make_deterministic
 from rs_lowconf.settings import Settings, load
 from rs_lowconf.version import __version__
 
-EXIT_CODES = """Exit codes: 0 done, 1 a bug of ours (with traceback), 2 wrong command line,
+EXIT_CODES = """Exit codes: 0 success, 1 internal error (with traceback), 2 invalid command line,
 3 settings, 4 data, 5 model, 6 review package, 7 no result within budget, or a batch job that cannot
-go on, 8 output cannot be written, 9 a package is not installed, 130 interrupted."""
+continue, 8 output cannot be written, 9 a package is not installed, 130 interrupted."""
 
 app = typer.Typer(
     name="rslow",
@@ -65,14 +65,14 @@ def _root(
     logging.basicConfig(
         level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    # GDAL warns of odd tags in files that it reads well, once a file and reading.
+    # GDAL warns of unusual tags in valid files, once per file and read.
     logging.getLogger("rasterio._env").setLevel(logging.INFO if verbose else logging.ERROR)
 
 
 def load_settings(config: Path | None, overrides: list[str] | None) -> Settings:
-    """Read the settings and tell torch's libraries what they read when torch is imported.
+    """Read the settings and set the environment variables that torch's libraries read on import.
 
-    The commands import it after this.
+    The commands import torch after this.
     """
     hints.remember(config, overrides or ())
     settings = load(config, overrides or ())

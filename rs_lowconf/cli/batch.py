@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rs_lowconf.vocabulary import Vocabulary
 
 _CHUNK = 256
-"""Tiles of a chunk, which together take seconds."""
+"""Tiles of a chunk, so that a chunk takes seconds."""
 
 _ERRORS_SHOWN = 10
 
@@ -40,13 +40,13 @@ SchedulerOption = Annotated[
     str | None,
     typer.Option(
         "--scheduler",
-        help="Address of a Dask scheduler to work on, such as tcp://10.0.0.1:8786.",
+        help="Address of a Dask scheduler to use, such as tcp://10.0.0.1:8786.",
         show_default="none",
     ),
 ]
 FolderArgument = Annotated[
     Path | None,
-    typer.Argument(help="The job's folder; run.dir/batch/score when missing."),
+    typer.Argument(help="The job's folder; default is run.dir/batch/score."),
 ]
 
 
@@ -57,12 +57,12 @@ def score(
     scheduler: SchedulerOption = None,
     trust_code: TrustOption = False,
 ) -> None:
-    """Ask the target about every tile of a catalog, and draw a map of its confidence.
+    """Score every tile of a catalog with the target, and draw a map of its confidence.
 
-    Can be interrupted, killed and run again: what is done is kept, and only what a changed
-    setting or tile concerns is done anew. Tiles that cannot be scored are listed and stop
-    nothing. Results are in run.dir/batch/score: parts/ while it runs, at the end also
-    scores.parquet and scores.qgz.
+    Can be interrupted, killed and run again: results are kept, and only tiles affected by changed
+    settings or data are scored again. Tiles that cannot be scored are listed and do not stop the
+    job. Results are in run.dir/batch/score: parts/ while it runs, at the end also scores.parquet
+    and scores.qgz.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.batch import Job
@@ -72,7 +72,8 @@ def score(
     from rs_lowconf.runs import sha256_of
 
     catalog, folder = tiles_of(settings), job_folder(settings, "score")
-    # Quotas are for what takes people or minutes a tile; where it is unsure, only all scores tell.
+    # Quotas are for steps that take people, or minutes per tile; low confidence is only found by
+    # scoring all.
     batch = settings.batch.model_copy(update={"per_class": None, "per_region": None})
     rows = chosen_rows(catalog, batch, settings.run.seed)
     target = target_of(settings, trust_code=trust_code)
@@ -92,7 +93,7 @@ def score(
     print_classes(labels_of(catalog), "the target", target.classes)
     if is_stamped(folder, fingerprint(folder, inputs)):
         _tell(folder)
-        print("Nothing to do: no tile, target or setting has changed.")
+        print("Nothing to do: tiles, target and settings have not changed.")
     else:
         print_left_out(rows.left_out, len(catalog))
         job = Job(
@@ -115,13 +116,12 @@ def score(
 def review(
     config: ConfigOption = None, set_: SetOption = None, trust_code: TrustOption = False
 ) -> None:
-    """Write the real tiles that the target is least sure of as a package to label in QGIS.
+    """Write the real tiles with the lowest confidence as a package to label in QGIS.
 
-    Takes what `rslow batch score` found, the lowest below search.tau first, at most
-    batch.per_class of a class, batch.per_region of a region and review.max_samples. The
-    reviewer says of which class each is; its class in the catalog is suggested where there is
-    one. Tiles that were answered before are not asked again. Packages are
-    run.dir/batch/review, review-2 and so on.
+    Uses the scores of `rslow batch score`: tiles below search.tau, the lowest first, at most
+    batch.per_class per class, batch.per_region per region and review.max_samples. The reviewer
+    chooses the class of each tile; its class in the catalog, if any, is suggested. Tiles that were
+    reviewed before are not shown again. Packages are run.dir/batch/review, review-2 and so on.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.batch import status
@@ -134,7 +134,7 @@ def review(
     scores = scores_of(catalog, job, target)
     left = status(job).left
     if left:
-        print(f"{left:,} tiles are not scored yet and are left out.")
+        print(f"{left:,} tiles are not scored yet and are skipped.")
     chosen = choose(scores, settings)
     print_left_out(chosen.left_out, len(scores))
     answered = f", {chosen.answered:,} of them answered before" if chosen.answered else ""
@@ -152,7 +152,7 @@ def review(
         provenance={"tau": f"{chosen.tau:.6f}"},
     )
     print(f"Open in QGIS: {folder / 'review.qgz'}")
-    print(f"In their place, also in QGIS: {folder / 'context.qgz'}")
+    print(f"At their location, also in QGIS: {folder / 'context.qgz'}")
     hint("Then", "review import", folder)
 
 
@@ -160,7 +160,7 @@ def review(
 def show_status(
     folder: FolderArgument = None, config: ConfigOption = None, set_: SetOption = None
 ) -> None:
-    """Tell how far a job is and which tiles failed; asks its folder, not who works on it."""
+    """Show a job's progress and failed tiles: reads its folder, also while it runs elsewhere."""
     settings = load_settings(config, set_)
     from rs_lowconf.batch import status
 
@@ -175,9 +175,9 @@ def show_status(
         if told.left:
             _run_again(settings, where, told.kind)
     else:
-        print(f"Worked on by {told.running}{', asked to stop' if told.stopping else ''}.")
+        print(f"Running in {told.running}{', asked to stop' if told.stopping else ''}.")
     if told.rate is not None and told.seconds_left:
-        print(f"{told.rate:,.1f} tiles a second, {duration(told.seconds_left)} for the rest.")
+        print(f"{told.rate:,.1f} tiles per second, {duration(told.seconds_left)} left.")
     _show_errors(where)
 
 
@@ -185,13 +185,13 @@ def show_status(
 def retry(
     folder: FolderArgument = None, config: ConfigOption = None, set_: SetOption = None
 ) -> None:
-    """Have the next run of a job try its failed tiles again."""
+    """Make the next run of a job retry its failed tiles."""
     settings = load_settings(config, set_)
     from rs_lowconf.batch import forget_errors, status
 
     where = folder or job_folder(settings, "score")
     count = forget_errors(where)
-    print(f"{count:,} tiles will be tried again when the job goes on.")
+    print(f"{count:,} tiles will be tried again when the job is resumed.")
     _run_again(settings, where, status(where).kind)
 
 
@@ -199,19 +199,19 @@ def retry(
 def stop(
     folder: FolderArgument = None, config: ConfigOption = None, set_: SetOption = None
 ) -> None:
-    """Ask who works on a job to finish the chunks that are begun and end."""
+    """Request that a running job stops after the chunks in progress."""
     settings = load_settings(config, set_)
     from rs_lowconf.batch import request_stop
 
     request_stop(folder or job_folder(settings, "score"))
-    print("It will stop when the chunks that are begun are done.")
+    print("It will stop after the chunks in progress.")
 
 
 def print_classes(labels: "Vocabulary", origin: str, classes: Sequence[str]) -> None:
-    """Print which classes only a catalog or only a model names; nothing where one names none.
+    """Print which classes only a catalog or only a model has; nothing if one has none.
 
     Raises:
-        DataError: a class is written in two ways, which is told before hours of work.
+        DataError: a class is spelled in two ways, reported before hours of work.
     """
     from rs_lowconf.vocabulary import class_list, join
 
@@ -221,7 +221,7 @@ def print_classes(labels: "Vocabulary", origin: str, classes: Sequence[str]) -> 
 
 
 def labels_of(catalog: "Catalog") -> "Vocabulary":
-    """Return the classes that the labels of a catalog name."""
+    """Return the classes of a catalog's labels."""
     from rs_lowconf.vocabulary import vocabulary
 
     column = "rslow:label"
@@ -230,17 +230,17 @@ def labels_of(catalog: "Catalog") -> "Vocabulary":
 
 
 def _run_again(settings: Settings, folder: Path, kind: str) -> None:
-    """Say how a job goes on, which is with the settings that it began with."""
+    """Print how to resume a job, with the settings that it began with."""
     if folder.resolve() != job_folder(settings, kind).resolve():
-        print("It goes on with the command that began it.")
+        print("Run the original command again to resume.")
     elif kind == "score":
-        hint("To go on", "batch score")
+        hint("To resume", "batch score")
     elif kind == "generate":
-        hint("To go on", "batch generate")
+        hint("To resume", "batch generate")
 
 
 def job_folder(settings: Settings, kind: str) -> Path:
-    """Return where a job of a kind is worked on."""
+    """Return the folder of a job of a kind."""
     return settings.run.dir / "batch" / kind
 
 
@@ -268,28 +268,28 @@ def executor_of(settings: BatchSettings, scheduler: str | None) -> "Executor":
 
 
 def work_on(job: "Job", executor: "Executor") -> bool:
-    """Work on a job with progress; return whether all tiles are done or have failed."""
+    """Run a job with progress; return whether all tiles are done or have failed."""
     from rs_lowconf.batch import run_job
 
     with interrupt_between_steps() as interrupt:
         with progress(job.kind, len(job.rows)) as bar:
             for step in run_job(job, executor, stopped=lambda: interrupt.requested):
                 failed = f"{step.failed:,} failed. " if step.failed else ""
-                bar.update(step.done + step.failed, f"{failed}{step.rate:,.1f} tiles a second")
+                bar.update(step.done + step.failed, f"{failed}{step.rate:,.1f} tiles per second")
         told = _tell(job.folder)
     if told.left:
-        print(f"{told.left:,} tiles are left: the same command goes on.")
+        print(f"{told.left:,} tiles are left: run the same command again to resume.")
     if told.done == 0 and told.left == 0:
         raise JobError(
-            "no tile could be worked on, see above",
-            remedy="correct that and have the tiles tried again",
+            "no tile could be processed, see above",
+            remedy="correct that and retry the tiles",
             command=f"batch retry {shlex.quote(str(job.folder))}",
         )
     return told.left == 0
 
 
 def _tell(folder: Path) -> "Status":
-    """Print how far a job is and what went wrong."""
+    """Print progress and problems of a job."""
     from rs_lowconf.batch import status
 
     told = status(folder)
@@ -299,7 +299,7 @@ def _tell(folder: Path) -> "Status":
 
 
 def _show_errors(folder: Path) -> None:
-    """Print what went wrong, with the number of tiles and one of them."""
+    """Print the problems, each with its number of tiles and an example."""
     from rs_lowconf.batch import read_errors
 
     problems: dict[str, list[str]] = {}
@@ -313,7 +313,7 @@ def _show_errors(folder: Path) -> None:
 
 
 def target_of(settings: Settings, *, trust_code: bool) -> "TargetOf":
-    """Return the target as jobs are told of it."""
+    """Return the target in the form that jobs take."""
     from rs_lowconf.batch.jobs import TargetOf
     from rs_lowconf.places import model_path
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rs_lowconf.models import Models
 
 _CHUNK = 16
-"""Tiles of a chunk, each of which takes seconds."""
+"""Tiles of a chunk; each takes seconds."""
 
 
 @batch_app.command()
@@ -35,16 +35,14 @@ def generate(
     scheduler: SchedulerOption = None,
     trust_code: TrustOption = False,
 ) -> None:
-    """Search hard variants of every tile of a catalog, near enough to stand for it.
+    """Search for hard variants around every tile of a catalog.
 
     Each tile is inverted into the generator's latents (encoder and refinement, condition from its
-    label or mask), and searched around. Tiles that cannot be redrawn well are reported, not
-    faked. Variants carry the grid of their tile and are marked as synthetic.
-
-    Can be interrupted, killed and run again, as all batch jobs. Results are in
+    label or mask), and the search starts around them. Tiles that cannot be reconstructed well are
+    reported and get no variants. Variants have the grid of their tile and are marked as synthetic.
+    Can be interrupted, killed and run again, like all batch jobs. Results are in
     run.dir/batch/generate: parts/ while it runs, at the end report.json, tiles.parquet,
-    variants.parquet and the review packages with review.qgz and, over the real place,
-    context.qgz.
+    variants.parquet and the review packages with review.qgz and, at the real location, context.qgz.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.batch import Job
@@ -56,12 +54,12 @@ def generate(
     catalog = tiles_of(settings)
     models = load_models(_for_driver(settings), trust_code=trust_code)
     own = _for_workers(settings, models)
-    # What is missing is said before anything begins.
+    # Missing inputs are reported before anything begins.
     load_inversions(own, models)
     rows = chosen_rows(catalog, settings.batch, settings.run.seed)
     print_left_out(rows.left_out, len(catalog))
     if models.generator.bank is None:
-        # Of tiles of other classes the condition is found by inversion.
+        # For tiles of other classes the condition is found by inversion.
         print_classes(labels_of(catalog), "the generator", models.generator.net.classes)
     folder = job_folder(settings, "generate")
     student = _student(settings, models, folder)
@@ -83,7 +81,7 @@ def generate(
 
 
 def _say(written: "Written", folder: Path, settings: Settings) -> None:
-    """Print what was found."""
+    """Print the results."""
     from rs_lowconf.batch.generate import Ending
     from rs_lowconf.cli.generate import print_unanswered
 
@@ -92,8 +90,9 @@ def _say(written: "Written", folder: Path, settings: Settings) -> None:
         print(f"  {count:,} {Ending[name.upper()].value}")
     print_unanswered("around the tiles", report["unanswered"]["by_reason"])
     print(
-        f"Redrawn within the bound, the {settings.variants.inversion.quantile:.0%} quantile of "
-        f"pairs of real tiles of the class: {report['share_within_bound']:.0%} of tiles "
+        f"Reconstructed within the bound, the {settings.variants.inversion.quantile:.0%} "
+        "quantile of distances between real tiles of the class: "
+        f"{report['share_within_bound']:.0%} of tiles "
         f"({report['share_within_pixel_bound']:.0%} by pixels, "
         f"{report['share_within_feature_bound']:.0%} by features)."
     )
@@ -103,33 +102,35 @@ def _say(written: "Written", folder: Path, settings: Settings) -> None:
             f"bound, {own['variants']:,} variants"
         )
     print(f"{report['variants']:,} variants: {folder / 'variants'}, {folder / 'variants.parquet'}")
-    print(f"Real, redrawn, variants: {folder / 'sheet.png'}")
+    print(f"Real, reconstructed, variants: {folder / 'sheet.png'}")
     print(f"Report: {folder / 'report.json'}")
     if written.package is None:
         return
     if report["shown"] < report["variants"]:
-        print(f"The review package shows {report['shown']:,} of them, of as many tiles as it can.")
+        print(
+            f"The review package shows {report['shown']:,} of them, from as many tiles as possible."
+        )
     print(f"Open in QGIS: {written.package / 'review.qgz'}")
-    print(f"In their place, also in QGIS: {written.package / 'context.qgz'}")
+    print(f"At their location, also in QGIS: {written.package / 'context.qgz'}")
     hint("Then", "review import", written.package)
 
 
 def _for_driver(settings: Settings) -> Settings:
-    """Return the settings with data only where a quantile of their confidence is asked for."""
+    """Return the settings; with data only if a quantile of their confidence is needed."""
     if settings.search.tau_quantile is not None:
         return settings
     return settings.model_copy(update={"data": NoData()})
 
 
 def _for_workers(settings: Settings, models: "Models") -> Settings:
-    """Return the settings by which a worker does what the driver would.
+    """Return the settings that make a worker's results equal to the driver's.
 
     Raises:
-        SettingsError: the search goes another way than around a tile.
+        SettingsError: the search method cannot search around a tile.
     """
     if models.method == "splitting" or settings.search.mode == "sample":
         raise SettingsError(
-            "splitting searches whole conditions, not around tiles",
+            "search.method=splitting cannot search around a tile",
             remedy="set search.method=student, or leave it at auto, with search.mode=yield",
         )
     search = settings.search.model_copy(
@@ -140,7 +141,7 @@ def _for_workers(settings: Settings, models: "Models") -> Settings:
 
 
 def _student(settings: Settings, models: "Models", folder: Path) -> Path | None:
-    """Return the student that leads around tiles where the target gives no gradients."""
+    """Return the student that guides the search if the target has no gradients."""
     from rs_lowconf.workflows.search import taught
 
     if models.method != "student":

@@ -40,12 +40,12 @@ app.add_typer(catalog_app, name="catalog")
 
 
 def catalog_path(settings: Settings) -> Path:
-    """Return where the catalog is that the settings mean."""
+    """Return the path of the settings' catalog."""
     return settings.catalog.path or settings.run.dir / "catalog.parquet"
 
 
 def catalog_of(settings: Settings) -> "Catalog":
-    """Return the catalog that the settings mean.
+    """Return the settings' catalog.
 
     Raises:
         DataError: there is none, or it is damaged or of a newer format.
@@ -56,7 +56,7 @@ def catalog_of(settings: Settings) -> "Catalog":
     if not path.is_file() and settings.data.kind == "none":
         raise DataError(
             f"there is no catalog {path}",
-            remedy="name the tiles to catalog by data.kind and data.root",
+            remedy="set data.kind and data.root to the tiles to catalog",
         )
     if not path.is_file():
         raise DataError(f"there is no catalog {path}", command="catalog build")
@@ -67,8 +67,7 @@ def tiles_of(settings: Settings) -> "Catalog":
     """Return the same for commands that read its tiles.
 
     Raises:
-        DataError: see there, or two rows have one id, or the catalog lies in another folder than it
-            was written for.
+        DataError: as above, or ids are not unique, or the catalog was moved without its files.
     """
     catalog = catalog_of(settings)
     catalog.require_unique()
@@ -78,11 +77,10 @@ def tiles_of(settings: Settings) -> "Catalog":
 
 @catalog_app.command()
 def build(config: ConfigOption = None, set_: SetOption = None) -> None:
-    """Catalog the tiles of any kind of data: a row a tile, as GeoParquet that reads like STAC.
+    """Catalog the tiles of any kind of data as GeoParquet with STAC columns, one row per tile.
 
-    Images of any size are cut into tiles of data.tile_size, data.stride apart. Every tile is
-    read once. Files that cannot be used end it with exit code 4, unless data.skip_bad leaves
-    them out.
+    Images of any size are cut into tiles of data.tile_size with spacing data.stride. Every tile is
+    read once. Files that cannot be used are an error with exit code 4, unless data.skip_bad is set.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.data.catalog.scan import Account
@@ -101,14 +99,14 @@ def build(config: ConfigOption = None, set_: SetOption = None) -> None:
     try:
         number = write_catalog(path, _pieces(_rows(data, settings.catalog.collection, account)))
     finally:
-        # Also of a catalog that would hold no tile.
+        # Also for a catalog without tiles.
         for line in account.left_out.counted():
             console.print(f"left out: {line}")
     for fault in account.left_out.faults:
         show_finding(console, "warning", f"left out: {fault}", ())
     show_meanings(console, dict(account.meanings.most_common()), "image")
     print(f"{number:,} tiles: {path}")
-    hint("See whether its numbers look right", "catalog check")
+    hint("Check its digital numbers", "catalog check")
 
 
 @catalog_app.command()
@@ -138,10 +136,10 @@ def check(
         typer.Option("--json", help="Save the report here, with all tiles.", show_default="none"),
     ] = None,
 ) -> None:
-    """Read tiles of a catalog and say how sure it is that offset, bands or nodata are wrong.
+    """Check tiles of a catalog for wrong offsets, band order and nodata.
 
-    Reads catalog.sample tiles of each collection. Ends with exit code 4 when a tile cannot be
-    used or is not the one that was catalogued.
+    Reads catalog.sample tiles of each collection. Exit code 4 if a tile cannot be used or has
+    changed since it was catalogued.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.data.catalog.check import (
@@ -181,13 +179,13 @@ def check(
     if bad:
         raise DataError(
             f"{bad:,} tiles cannot be used, see above",
-            remedy="mend the files or build the catalog again",
+            remedy="fix the files or build the catalog again",
         )
 
 
 @catalog_app.command()
 def show(config: ConfigOption = None, set_: SetOption = None) -> None:
-    """Count what a catalog holds by collection, class, split and year."""
+    """Count the tiles of a catalog by collection, class, split and year."""
     catalog = catalog_of(load_settings(config, set_))
     console = open_console()
     console.print(f"{len(catalog):,} tiles in {catalog.path}\n")
@@ -195,7 +193,7 @@ def show(config: ConfigOption = None, set_: SetOption = None) -> None:
 
 
 def _rows(data: Rasters, collection: str, account: "Account") -> "Iterator[CatalogRow]":
-    """Yield the rows of all images; faults end it, or are collected where skip_bad is set."""
+    """Yield the rows of all images; errors are raised, or collected if skip_bad is set."""
     from rs_lowconf.data.catalog.scan import looked_at, masked_rows, rows_of
     from rs_lowconf.data.catalog.sources import list_images
     from rs_lowconf.data.tiles import TileError
@@ -262,4 +260,4 @@ def _show(reports: "Sequence[CollectionReport]", general: "Sequence[CatalogFindi
     for finding in general:
         show_finding(console, finding.severity, finding.text, finding.tiles)
     if not general and not any(report.findings for report in reports):
-        console.print("Nothing is wrong.")
+        console.print("No problems found.")

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from rs_lowconf.data.mask_check import MaskReport
     from rs_lowconf.settings import ClassedTiles
 
-data_app = typer.Typer(help="Look at the tiles.", no_args_is_help=True)
+data_app = typer.Typer(help="Inspect and validate the data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
 @data_app.callback()
 def _group() -> None:
-    """Keep `check` a word of its own while it is the only command."""
+    """Keep `check` a separate word while it is the only command."""
 
 
 @data_app.command()
@@ -43,11 +43,11 @@ def check(
         typer.Option("--json", help="Save the report here, with all files.", show_default="none"),
     ] = None,
 ) -> None:
-    """Read every tile and report what is there and what is wrong, before training on it.
+    """Read every tile and report counts and problems, before training on it.
 
-    Ends with exit code 4 when a class lacks tiles or a file cannot be used, unless
-    data.skip_bad leaves such files out. Of scenes and chips it counts the pixels of each
-    class and the blocks of land in each split. Each source of data.more has a report of its own.
+    Exit code 4 if a class has no tiles or a file cannot be used, unless data.skip_bad is set. For
+    scenes and chips it counts the pixels of each class and the blocks of land in each split. Each
+    source of data.more has a separate report.
     """
     settings = load_settings(config, set_)
     if isinstance(settings.data, MaskData):
@@ -83,7 +83,7 @@ def _look_through(settings: "ClassedTiles", listings: "tuple[SplitListing, ...]"
 
 
 def _check_masks(settings: MaskData, json: Path | None) -> None:
-    """Show and judge what scenes or chips hold."""
+    """Report on scenes or chips, and raise errors for problems."""
     from rs_lowconf.data.mask_check import check_masks
     from rs_lowconf.runs import write_json
 
@@ -104,14 +104,14 @@ def _check_masks(settings: MaskData, json: Path | None) -> None:
     for mixture in report.mixtures:
         show_finding(console, "warning", mixture.text, mixture.files)
     if not report.faults and not report.warnings and not report.mixtures:
-        console.print("Nothing is wrong.")
+        console.print("No problems found.")
     if json is not None:
         write_json(json, report.to_json())
         print(f"Saved as {json}.")
     if report.faults and not settings.skip_bad:
         raise DataError(
             f"{len(report.faults):,} files cannot be used, see above",
-            remedy="mend or remove them, or leave them out with data.skip_bad=true",
+            remedy="fix or remove them, or skip them with data.skip_bad=true",
         )
     if any(0 in (own.tiles, *own.pixels.values()) for own in report.splits.values()):
         raise DataError(
@@ -133,17 +133,17 @@ def _mask_counts(report: "MaskReport") -> Iterable[Sequence[str]]:
 
 
 def _judge(report: "CheckReport", *, skip_bad: bool) -> None:
-    """Raise what training would raise on these data."""
+    """Raise the errors that training would raise on these data."""
     bad = sum(report.unusable.values())
     if bad and not skip_bad:
         raise DataError(
             f"{bad:,} files cannot be used, see above",
-            remedy="mend or remove them, or leave them out with data.skip_bad=true",
+            remedy="fix or remove them, or skip them with data.skip_bad=true",
         )
     if any(0 in counts for counts in report.usable.values()):
         raise DataError(
             "a split lacks a class, see above",
-            remedy="add tiles, or name the classes to use in data.classes",
+            remedy="add tiles, or list the classes to use in data.classes",
         )
 
 
@@ -160,7 +160,7 @@ def _show(report: "CheckReport", root: Path) -> None:
     for line in report.left_out:
         console.print(f"Left out: {line}")
     if not report.findings:
-        console.print("Nothing is wrong.")
+        console.print("No problems found.")
     for finding in report.findings:
         show_finding(console, finding.severity, finding.text, finding.files)
 

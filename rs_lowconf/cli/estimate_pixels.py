@@ -69,7 +69,7 @@ def pixels(
         device=choose_device(settings.run),
     )
     if not target.pixelwise:
-        raise ModelError("the target answers for whole tiles", expected="one for every pixel")
+        raise ModelError("the target predicts one class per tile", expected="one class per pixel")
     splits = cast("tuple[Split, ...]", settings.batch.splits or ("test",))
     sources = [open_masks(settings.data, split) for split in splits]
     meeting = join(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rs_lowconf.workflows.search_report import SearchReport
 
 NameOption = Annotated[
-    str, typer.Option("--name", help="Folder of this search below run.dir; one search a folder.")
+    str, typer.Option("--name", help="Folder of this search below run.dir; one search per folder.")
 ]
 
 
@@ -30,17 +30,17 @@ def generate(
     name: NameOption = "generate",
     trust_code: TrustOption = False,
 ) -> None:
-    """Search for realistic tiles the target is unsure of and write a QGIS review package.
+    """Search for realistic tiles that the target is unsure of and write a QGIS review package.
 
-    Without --config it searches the embedded models and needs neither data nor network. Goes
-    on where an interrupted run stopped. Writes report.json, plots/, samples.parquet, tiles/ and
-    review/ into run.dir/NAME; open review/review.qgz in QGIS.
+    Without --config it searches the embedded models and needs neither data nor network. Resumes an
+    interrupted run. Writes report.json, plots/, samples.parquet, tiles/ and review/ into
+    run.dir/NAME; open review/review.qgz in QGIS.
     """
     settings = load_settings(config, set_)
     folder = settings.run.dir / name
     if (folder / "review").exists():
         raise ReviewError(
-            f"{folder / 'review'} exists already, and reviews may live in it",
+            f"{folder / 'review'} exists already and may contain reviews",
             remedy="choose another --name, or move that folder away",
         )
     from rs_lowconf.models import load_models
@@ -64,7 +64,7 @@ def run_search(
     """Run the search, or the random-latent baseline, with its progress; see `SearchRun`.
 
     Raises:
-        KeyboardInterrupt: somebody asked to stop; the journal holds what is done.
+        KeyboardInterrupt: a stop was requested; the journal has the results so far.
         ModelError: the target has no answer to most tiles.
     """
     from rs_lowconf.workflows.search import SearchRun
@@ -90,7 +90,7 @@ def _export(
     write_report(report, settings, models, folder, search=search, baseline=baseline)
     print_unanswered("of the search", report.search.unanswered.by_reason)
     if report.student is not None:
-        print_unanswered("that were to teach the student", report.student.unanswered)
+        print_unanswered("for training the student", report.student.unanswered)
     if report.random_latents is not None:
         print_unanswered("of random latents", report.random_latents.summary.unanswered.by_reason)
     if not report.search.accepted:
@@ -110,7 +110,7 @@ def _export(
 
 
 def _say_gate(report: "SearchReport") -> None:
-    """Print what the gate dropped, and what it is known to drop and to cost."""
+    """Print how many tiles the gate dropped, and its measured power and cost."""
     from rs_lowconf.search.report import gate_lines
 
     ours = report.search
@@ -128,8 +128,8 @@ def print_unanswered(what: str, reasons: "Mapping[str, int]") -> None:
     """Print how many tiles a target has no answer to, if any, and why.
 
     Args:
-        what: where these tiles come from.
-        reasons: how many they are, by reason.
+        what: origin of these tiles.
+        reasons: number of tiles by reason.
     """
     if reasons:
         print(
@@ -142,12 +142,12 @@ def _say(report: "SearchReport", folder: Path, most: int) -> None:
     ours = report.search
     print(
         f"{ours.accepted} hard samples in {ours.evaluations:,} evaluations and "
-        f"{ours.seconds:.0f} s ({report.end}); {report.evaluations_unfinished:,} more evaluations "
-        "went into latents that were still on their way."
+        f"{ours.seconds:.0f} s ({report.end}); {report.evaluations_unfinished:,} more "
+        "evaluations were spent on latents still in progress."
     )
     if report.student is not None:
         print(
-            f"{report.student.evaluations:,} of the evaluations taught the student that led "
+            f"{report.student.evaluations:,} of the evaluations trained the student that guided "
             "the search."
         )
     if report.low_confidence is not None:
@@ -157,22 +157,22 @@ def _say(report: "SearchReport", folder: Path, most: int) -> None:
     theirs = report.random_latents
     if theirs is not None and theirs.stopped_by_minutes:
         print(
-            "The comparison with random latents was cut short: search.max_minutes bounds it "
+            "The comparison with random latents was cut short: search.max_minutes limits it "
             "together with the search."
         )
     if theirs is not None and report.times_less_than_random is not None:
         times = report.times_less_than_random.evaluations_per_accepted
         print(
             f"Random latents: {theirs.summary.accepted} in {theirs.summary.evaluations:,} "
-            "evaluations" + (f", {times:.1f} times as many a sample." if times else ".")
+            "evaluations" + (f", {times:.1f} times as many per sample." if times else ".")
         )
     _say_gate(report)
     kept = ours.still_valid_after_rounding
     print(f"{kept.share:.1%} were still valid after rounding to stored numbers; only those count.")
     if ours.accepted > most:
         print(
-            f"The review package holds the {most} that differ most; samples.parquet and tiles/ "
-            "hold all."
+            f"The review package contains the {most} most different ones; samples.parquet and "
+            "tiles/ contain all."
         )
     print(f"Report: {folder / 'report.json'}")
     print(f"Open in QGIS: {folder / 'review' / 'review.qgz'}")

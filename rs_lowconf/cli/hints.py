@@ -1,7 +1,7 @@
-"""What to type next: every command that `rslow` prints comes from here.
+"""Next commands: every command that `rslow` prints comes from here.
 
-A printed command works when it is typed as it is: it has the `--config` and the `--set` that the
-user gave, quoted for a shell, and stands at the end of its line.
+A printed command can be run as printed: it has the `--config` and the `--set` that the user gave,
+quoted for a shell, and is at the end of its line.
 """
 
 import shlex
@@ -58,7 +58,7 @@ def settings_given() -> bool:
 
 
 def remember_settings(settings: Settings) -> None:
-    """Keep what was read from them, which decides what a command may be suggested for."""
+    """Keep the settings, which decide what commands may be suggested."""
     _given.settings = settings
 
 
@@ -74,14 +74,14 @@ def hint(lead: str, command: str, *words: object, set_: Sequence[str] = ()) -> N
     Args:
         lead: what comes before it in the line, such as `Next`.
         command: its name, such as `train gate`.
-        words: its arguments and options but --config and --set.
-        set_: settings to add; one that the user gave too is replaced.
+        words: its arguments and options except --config and --set.
+        set_: settings to add; they replace those of the user.
     """
     print(f"{lead}: {command_line(command, *words, set_=set_)}")
 
 
 def error_line(error: RsLowconfError) -> str:
-    """Return an error as it is printed, with the whole command that mends it."""
+    """Return an error as printed, with the complete command that fixes it."""
     if not error.command:
         return str(error)
     if _refused(error.command):
@@ -107,7 +107,7 @@ def command_line(command: str, *words: object, set_: Sequence[str] = ()) -> str:
 
 
 def _refused(command: str) -> bool:
-    """Return whether a command that mends an error is none for these settings."""
+    """Return whether a command that fixes an error does not apply to these settings."""
     settings = _given.settings
     return command == "data check" and settings is not None and settings.data.kind in _FOR_CATALOGS
 

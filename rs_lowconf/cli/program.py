@@ -70,5 +70,5 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # some versions of Typer turn Ctrl-C into this code themselves
-        print("rslow: interrupted; the same command goes on from what is saved.", file=sys.stderr)
+        print("rslow: interrupted; run the same command again to resume.", file=sys.stderr)
     sys.exit(code)

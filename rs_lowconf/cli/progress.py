@@ -30,7 +30,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class Reporter:
-    """Shows how far a piece of work is: a bar on a terminal, else a line now and then."""
+    """Shows the progress of a piece of work: a bar on a terminal, else occasional lines."""
 
     def __init__(self, label: str, total: int, done: int) -> None:
         """Start at `done` of `total`."""
@@ -53,7 +53,7 @@ class Reporter:
             self._bar.start()
 
     def update(self, done: int, text: str = "") -> None:
-        """Say that `done` of the total is done; `text` is a word on how it goes."""
+        """Show that `done` of the total is done; `text` is a short status."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, text=text)
             return
@@ -69,7 +69,7 @@ class Reporter:
             )
 
     def close(self) -> None:
-        """Leave the terminal tidy."""
+        """Finish the display."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -85,15 +85,15 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Reporter]:
 
 
 class Interrupt:
-    """Whether somebody asked to stop."""
+    """Whether a stop was requested."""
 
     requested = False
 
     def check(self) -> None:
-        """Stop here if somebody asked to.
+        """Stop here if requested.
 
         Raises:
-            KeyboardInterrupt: somebody did.
+            KeyboardInterrupt: a stop was requested.
         """
         if self.requested:
             raise KeyboardInterrupt
@@ -104,10 +104,10 @@ def interrupt_between_steps() -> Iterator[Interrupt]:
     """Turn the first Ctrl-C or SIGTERM into a request; a second one stops at once.
 
     A request always ends the command: if it came in the last step of the block, after the last
-    look at it, the block still ends with it.
+    check, it is raised at the end of the block.
 
     Raises:
-        KeyboardInterrupt: somebody asked to stop.
+        KeyboardInterrupt: a stop was requested.
     """
     interrupt = Interrupt()
 
@@ -127,10 +127,10 @@ def interrupt_between_steps() -> Iterator[Interrupt]:
 
 
 def show(work: Work[Result]) -> Result:
-    """Do the work with its progress shown, and return its result.
+    """Do the work, show its progress, and return its result.
 
     Args:
-        work: yields records; those of one title share a bar.
+        work: yields records; records with the same title share a bar.
     """
     with ExitStack() as shown:
         bar: Reporter | None = None
@@ -176,7 +176,7 @@ def print_measurement(one: "Measurement") -> None:
 
 
 class GanRecord(Protocol):
-    """What the records of our GANs' trainings have in common."""
+    """The common fields of GAN training records."""
 
     @property
     def images(self) -> int:
@@ -204,7 +204,7 @@ def checkpoints(
 ) -> Iterator[list[Record]]:
     """Run a GAN's training; whenever a checkpoint is due, yield the records since the last one.
 
-    The caller measures the checkpoint and keeps the state. A training that was interrupted
+    The caller measures the checkpoint and saves the state. A training that was interrupted
     between a step and its checkpoint begins with that checkpoint, without records.
 
     Args:
@@ -212,10 +212,10 @@ def checkpoints(
         settings: of the training.
         images: real tiles that a resumed training has shown before.
         logged: real tiles at the last checkpoint that was measured, 0 before the first.
-        save: keeps the state of an interrupted training.
+        save: saves the state of an interrupted training.
 
     Raises:
-        KeyboardInterrupt: somebody asked to stop; the state is kept.
+        KeyboardInterrupt: a stop was requested; the state is saved.
     """
     every = settings.checkpoint_images
     recent: list[Record] = []
@@ -255,7 +255,7 @@ def means(records: Sequence[object], names: Iterable[str]) -> dict[str, float]:
 
 
 def duration(seconds: float) -> str:
-    """Return hours, minutes and seconds; of infinity, that nobody knows."""
+    """Return hours, minutes and seconds as text; "unknown time" for infinity."""
     if seconds == float("inf"):
         return "unknown time"
     minutes, rest = divmod(round(seconds), 60)

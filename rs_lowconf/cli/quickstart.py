@@ -1,4 +1,4 @@
-"""`rslow quickstart`: the main job on the embedded models."""
+"""`rslow quickstart`: a search on the embedded models."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,14 +17,14 @@ def quickstart(out: OutOption = Path("runs/quickstart")) -> None:
     """Find 64 hard samples for the embedded target and write a QGIS review package.
 
     Needs no data and no network, and takes half a minute on two cores. The same as
-    `rslow generate --set run.dir=FOLDER`, but a package that is there already is left
-    alone: reviews may live in it.
+    `rslow generate --set run.dir=FOLDER`, but an existing package is kept, because it may contain
+    reviews.
     """
     review, given = out / "generate" / "review", [f"run.dir={out}"]
     if review.exists():
         load_settings(None, given)
-        print(f"The review package is there already; open in QGIS: {review / 'review.qgz'}")
+        print(f"The review package exists already; open in QGIS: {review / 'review.qgz'}")
         hint("Then", "review import", review)
     else:
         generate(set_=given)
-    print(f"Without QGIS look at the pictures in {review / 'previews'}")
+    print(f"Without QGIS: see the pictures in {review / 'previews'}")

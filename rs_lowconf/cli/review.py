@@ -1,4 +1,4 @@
-"""`rslow review plugin | status | import | agreement`: what reviewers bring back from QGIS."""
+"""`rslow review plugin | status | import | agreement`: reviews made in QGIS."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rs_lowconf.review.reading import ReviewedPackage
     from rs_lowconf.review.store import Opinion, ReviewStore
 
-review_app = typer.Typer(help="Bring reviews back from QGIS.", no_args_is_help=True)
+review_app = typer.Typer(help="Import and compare reviews from QGIS.", no_args_is_help=True)
 app.add_typer(review_app, name="review")
 
 PackagesArgument = Annotated[
@@ -34,8 +34,8 @@ def store_of(settings: Settings) -> "ReviewStore":
 def store_of_package(settings: Settings, reviewed: "ReviewedPackage") -> "ReviewStore":
     """Return the review store of the run that exported a package.
 
-    That is the run whose folder holds the package. A copy outside of it belongs to the run of
-    the settings, which also come first where the user gave some.
+    That is the run whose folder contains the package. A copy elsewhere belongs to the run of the
+    settings, which take precedence if the user gave any.
     """
     from rs_lowconf.review.store import STORE, ReviewStore
 
@@ -53,7 +53,7 @@ def store_of_package(settings: Settings, reviewed: "ReviewedPackage") -> "Review
 
 
 def settling_folder(settings: Settings) -> Path:
-    """Return where the next package of what reviewers disagree on goes."""
+    """Return the folder of the next package with samples that reviewers disagree on."""
     number, folder = 1, settings.run.dir / "settle"
     while folder.exists():
         number += 1
@@ -62,18 +62,18 @@ def settling_folder(settings: Settings) -> Path:
 
 
 def masked_package(store: "ReviewStore") -> str | None:
-    """Return a package whose samples have masks: no update and no release is made of them."""
+    """Return a package whose samples have masks: they cannot be used for updates and releases."""
     return next((one.folder for one in store.packages() if one.pixel_classes), None)
 
 
 def refuse_masks(store: "ReviewStore", command: str) -> None:
-    """Raise a ReviewError where samples have masks, from which a command cannot go on."""
+    """Raise a ReviewError if samples have masks, which a command cannot use."""
     masked = masked_package(store)
     if masked is not None:
         raise ReviewError(
             f"the samples of {masked} have masks",
             expected=f"samples of one class each for {command}",
-            remedy="the loop tells what reviewers said of them",
+            remedy="see what reviewers answered",
             command="loop",
         )
 
@@ -84,8 +84,8 @@ def plugin(
 ) -> None:
     """Write the QGIS plugin for reviewing by single keys.
 
-    In QGIS: Plugins, Manage and Install Plugins, Install from ZIP. The package can be reviewed
-    without it too.
+    In QGIS: Plugins, Manage and Install Plugins, Install from ZIP. Packages can also be reviewed
+    without it.
     """
     from rs_lowconf.review.plugin import write_plugin
 
@@ -95,7 +95,7 @@ def plugin(
 
 @review_app.command()
 def status(packages: PackagesArgument) -> None:
-    """Check packages and say how far their reviewers are."""
+    """Check packages and show the progress of their reviewers."""
     from rs_lowconf.review.reading import read_package
 
     for folder in packages:
@@ -118,14 +118,14 @@ def import_(
     set_: SetOption = None,
     reviewer: Annotated[
         str | None,
-        typer.Option(help="Name that takes the place of the names in the packages."),
+        typer.Option(help="Name that replaces the names in the packages."),
     ] = None,
 ) -> None:
     """Add the answers in packages to the review store of their run.
 
-    The run is found from where a package lies; copies of a package that lie elsewhere need
-    --config or --set run.dir=FOLDER. All packages are checked before anything is added. The
-    packages are only read; importing one again adds what is new since.
+    The run is found from the location of a package; copies elsewhere need --config or --set
+    run.dir=FOLDER. All packages are checked before anything is added. Packages are only read;
+    importing one again adds new answers.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.review.reading import read_package
@@ -150,7 +150,7 @@ def import_(
 def agreement(
     packages: Annotated[
         list[Path] | None,
-        typer.Argument(help="Copies of packages to compare; the whole store when none is named."),
+        typer.Argument(help="Copies of packages to compare; default is the whole store."),
     ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -159,10 +159,10 @@ def agreement(
         typer.Option(help="Folder for a new package of the samples that reviewers disagree on."),
     ] = None,
 ) -> None:
-    """Say how far reviewers agree, and export what they disagree on for a last word.
+    """Show the agreement of reviewers, and export disagreements for a final decision.
 
-    Krippendorff's alpha over all reviewers and Cohen's kappa for every pair, on decisions
-    alone and with the class. Answers in the exported package count alone for its samples.
+    Krippendorff's alpha over all reviewers and Cohen's kappa for every pair, on decisions only and
+    including the class. Answers in the exported package override others for its samples.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.review.reading import read_package
@@ -231,7 +231,7 @@ def _export(
     disagreed: set[str],
     folder: Path,
 ) -> None:
-    """Write the samples that reviewers disagree on as a package that settles."""
+    """Write the samples that reviewers disagree on as a package to settle them."""
     from rs_lowconf.review.settle import settling_package
 
     sources = reviewed
@@ -246,8 +246,8 @@ def _export(
     count = settling_package(store, sources, disagreed, folder, settings.data.attribution)
     if not count:
         raise ReviewError(
-            "no package with the samples that reviewers disagree on is at hand",
-            remedy="name the packages",
+            "no package with the samples that reviewers disagree on was found",
+            remedy="give the packages as arguments",
         )
     print(f"{count} samples to settle, open in QGIS: {folder / 'review.qgz'}")
     hint("Then", "review import", folder)

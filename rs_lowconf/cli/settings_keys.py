@@ -1,4 +1,4 @@
-"""`rslow settings`: every key that may be set, with its default and what it means."""
+"""`rslow settings`: every key that may be set, with its default and explanation."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ def settings(
         str | None, typer.Argument(help="A section or a key, such as search or search.tau.")
     ] = None,
     schema: Annotated[
-        bool, typer.Option("--schema", help="Print a JSON schema, which editors complete by.")
+        bool, typer.Option("--schema", help="Print a JSON schema, for completion in editors.")
     ] = False,
 ) -> None:
     """Print the keys of --config and --set: default, possible values, explanation."""

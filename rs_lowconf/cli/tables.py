@@ -1,4 +1,4 @@
-"""Tables and findings in the terminal, and as columns that grep and cut can read elsewhere."""
+"""Tables and findings in the terminal, or as plain columns for grep and cut."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ _LINES_SHOWN = 20
 
 
 def open_console() -> Console:
-    """Return where tables go: standard output."""
+    """Return the console for tables: standard output."""
     console = Console(markup=False, highlight=False, emoji=False)
     if console.is_terminal:
         return console
@@ -27,9 +27,9 @@ def open_console() -> Console:
 
 
 def show_table(console: Console, title: str, alignment: str, rows: Iterable[Sequence[str]]) -> None:
-    """Show rows, of which the first holds the heads; `alignment` is an l or r a column."""
+    """Show rows, the first of which are the headings; `alignment` is l or r per column."""
     heads, *body = rows
-    # Off a terminal no lines: columns that grep, cut and a diff can read.
+    # Without a terminal no lines: columns for grep, cut and diff.
     table = Table(box=SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
     for head, side in zip(heads, alignment, strict=True):
         table.add_column(
@@ -43,7 +43,7 @@ def show_table(console: Console, title: str, alignment: str, rows: Iterable[Sequ
 
 
 def show_finding(console: Console, severity: str, text: str, lines: Sequence[str]) -> None:
-    """Show one thing that is wrong and some of the files or tiles where it is."""
+    """Show one problem and some of the files or tiles that have it."""
     count = f" ({len(lines):,})" if lines else ""
     style = "red" if severity == "error" else "yellow"
     console.print(f"{severity.upper()}{count}: {text}", style=style, overflow="fold")
@@ -51,11 +51,11 @@ def show_finding(console: Console, severity: str, text: str, lines: Sequence[str
         console.print(Padding(line, (0, 0, 0, 4), expand=False), overflow="fold")
     rest = len(lines) - _LINES_SHOWN
     if rest > 0:
-        console.print(f"    and {rest:,} more, all in what --json saves")
+        console.print(f"    and {rest:,} more; --json saves all")
 
 
 def show_meanings(console: Console, meanings: Mapping[str, int], what: str) -> None:
-    """Show what numbers mean and who says so, with how many files or images it is true of."""
+    """Show the meanings of digital numbers with their source and number of files or images."""
     for why, number in meanings.items():
         console.print(f"{number:,} {what}{'' if number == 1 else 's'} with {why}")
     if meanings:

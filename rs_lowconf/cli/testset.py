@@ -1,4 +1,4 @@
-"""`rslow testset build | evaluate`: accepted samples as a test set, and targets on it."""
+"""`rslow testset build | evaluate`: accepted samples as a test set, and its evaluation."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from rs_lowconf.testset import Release, ReleaseTile
     from rs_lowconf.types import TargetModel
 
-testset_app = typer.Typer(help="Grow a test set from accepted samples.", no_args_is_help=True)
+testset_app = typer.Typer(
+    help="Build and use a test set of accepted samples.", no_args_is_help=True
+)
 app.add_typer(testset_app, name="testset")
 
 
@@ -25,21 +27,21 @@ def build(
     set_: SetOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The release to write; run.dir/testset/v1, v2, ... when missing."),
+        typer.Option(help="The release to write; default is run.dir/testset/v1, v2, ..."),
     ] = None,
     parent: Annotated[
         Path | None,
-        typer.Option(help="Release to go on from; the one before it in its folder when missing."),
+        typer.Option(help="Release to continue; default is the previous one in its folder."),
     ] = None,
     answers: Annotated[
         int | None,
-        typer.Option(help="Use the store's first N answers only, to build a release again."),
+        typer.Option(help="Use only the store's first N answers, to reproduce a release."),
     ] = None,
 ) -> None:
     """Write a release of all accepted samples: tiles, classes, provenance, datasheet, STAC.
 
-    A release never changes; the same answers give the same checksums. It goes on from the
-    release before it. Open its release.qgz in QGIS.
+    A release never changes; the same answers give the same checksums. It continues the previous
+    release. Open its release.qgz in QGIS.
     """
     settings = load_settings(config, set_)
     licence = settings.testset.licence
@@ -47,7 +49,7 @@ def build(
         raise SettingsError(
             "testset.licence is not set",
             expected="the licence under which you publish the tiles",
-            remedy="add --set testset.licence=CC-BY-4.0, or another identifier of SPDX",
+            remedy="add --set testset.licence=CC-BY-4.0, or another SPDX identifier",
         )
     import torch
 
@@ -60,7 +62,7 @@ def build(
     store = store_of(settings)
     refuse_masks(store, "a test set")
     number = store.answers() if answers is None else answers
-    # Tiles of a catalog, which belong to no round, are no generated ones.
+    # Tiles of a catalog, which belong to no round, are not generated.
     rounds = {one.package_id: one.classes for one in store.packages() if one.round}
     opinions = tuple(one for one in store.opinions(number) if one.package_id in rounds)
     tiles = _accepted(settings, store, opinions)
@@ -72,7 +74,7 @@ def build(
         )
     where = settings.run.dir / "testset"
     folder = out or where / f"v{len(_releases(where)) + 1}"
-    # Only earlier ones, or a release built again would go on from its successor.
+    # Only earlier ones, or a reproduced release would continue its successor.
     before = [one for one in _releases(folder.parent) if _order(one) < _order(folder)]
     going_on = parent or (before[-1] if before else None)
     gan = load_model(model_path(settings, "gan"), torch.device("cpu"))
@@ -103,20 +105,22 @@ def build(
 def evaluate(
     target: Annotated[
         Path | None,
-        typer.Argument(help="A classifier that rslow train target wrote; else the settings'."),
+        typer.Argument(
+            help="A classifier written by rslow train target; default is the settings' target."
+        ),
     ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     release: Annotated[
         Path | None,
-        typer.Option(help="Folder of a release; the newest in run.dir/testset when missing."),
+        typer.Option(help="Folder of a release; default is the newest in run.dir/testset."),
     ] = None,
     trust_code: TrustOption = False,
 ) -> None:
     """Measure a target on a release, by class and round, with exact 95 % intervals.
 
-    The tiles are synthetic and were searched for the doubts of one target: these figures say
-    nothing of accuracy in the field and are never averaged with any on real data. Writes
+    The tiles are synthetic and were searched for low confidence of one target: these figures do not
+    estimate accuracy in the field and must not be averaged with figures on real data. Writes
     run.dir/testset-RELEASE.json.
     """
     settings = load_settings(config, set_)
@@ -129,12 +133,12 @@ def evaluate(
         if not known and settings.testset.licence is None:
             raise ReviewError(
                 f"there is no release in {settings.run.dir / 'testset'}",
-                remedy="name one with --release, or set testset.licence and build one",
+                remedy="give one with --release, or set testset.licence and build one",
             )
         if not known:
             raise ReviewError(
                 f"there is no release in {settings.run.dir / 'testset'}",
-                remedy="name one with --release",
+                remedy="give one with --release",
                 command="testset build",
             )
         where = known[-1]
@@ -165,14 +169,14 @@ def _releases(folder: Path) -> list[Path]:
 
 
 def _order(release: Path) -> tuple[int, str]:
-    """Return what puts v10 after v9."""
+    """Return a sort key that puts v10 after v9."""
     return len(release.name), release.name
 
 
 def _accepted(
     settings: Settings, store: "ReviewStore", opinions: "tuple[Opinion, ...]"
 ) -> "list[ReleaseTile]":
-    """Return the generated samples that reviewers agree are real enough and of one class."""
+    """Return the generated samples that reviewers accepted with the same class."""
     from rs_lowconf.review.verdicts import verdicts
     from rs_lowconf.testset import ReleaseTile
 
@@ -211,8 +215,8 @@ def _target(
     own = settings.target
     if path is not None and not isinstance(own, OwnTarget):
         raise SettingsError(
-            f"{path} is named, but target.kind is {own.kind}",
-            remedy="leave the file out, its place is target.path",
+            f"{path} is given, but target.kind is {own.kind}",
+            remedy="omit the argument and set target.path instead",
         )
     return load_target(
         own,

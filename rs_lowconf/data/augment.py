@@ -4,9 +4,9 @@ No hue, saturation or per-band contrast: they break spectra. Brightness is one f
 all bands, and kornia's own brightness is not used because it clamps at 1, which bright
 cloud and snow exceed.
 
-Every step has kornia's own probability at 1 and draws for itself which tiles it leaves
-alone: kornia otherwise copies the batch once more a step, forward and backward, to put the
-two kinds together. That is a third of the time of the pipeline.
+Every step sets kornia's probability to 1 and draws itself which tiles to leave unchanged: otherwise
+kornia copies the batch once more per step, forward and backward, to merge changed and unchanged
+tiles, which takes a third of the pipeline's time.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ Flags = dict[str, Any]
 class RandomSymmetryAndShift(GeometricAugmentationBase2D):
     """One of the eight symmetries of the square, and a shift by whole pixels.
 
-    Both only move pixels, so they are one exact lookup; edges are reflected.
+    Both only move pixels, so together they are one exact lookup; edges are reflected.
     """
 
     def __init__(self, *, flip: bool, share: float, probability: float) -> None:
@@ -104,7 +104,7 @@ class RandomZoom(ka.RandomAffine):  # type: ignore[misc]  # kornia exports it wi
 
 
 class RandomGain(IntensityAugmentationBase2D):
-    """Scale all bands by one factor, and each band by a small one of its own."""
+    """Scale all bands by a common factor, and each band by a small additional factor."""
 
     def __init__(self, common: float, per_band: float, *, probability: float) -> None:
         """Draw factors from 1 - common .. 1 + common and 1 - per_band .. 1 + per_band."""
@@ -117,9 +117,9 @@ class RandomGain(IntensityAugmentationBase2D):
         """Draw the factor of every band of every tile."""
         tiles, bands = batch_shape[0], batch_shape[1]
         common = 1 + self._common * (2 * torch.rand(tiles, 1) - 1)
-        own = 1 + self._per_band * (2 * torch.rand(tiles, bands) - 1)
+        separate = 1 + self._per_band * (2 * torch.rand(tiles, bands) - 1)
         chosen = _chosen(tiles, self._probability)[:, None]
-        return {"gain": torch.where(chosen, common * own, 1.0)[:, :, None, None]}
+        return {"gain": torch.where(chosen, common * separate, 1.0)[:, :, None, None]}
 
     def apply_transform(
         self,
@@ -166,7 +166,7 @@ class RandomCutout(IntensityAugmentationBase2D):
 def augmentation(settings: AugmentSettings) -> Augmentation:
     """Return the pipeline as a function of a batch and a seed.
 
-    The same batch and seed give the same result anywhere; the global random state is left
+    The same batch and seed give the same result on every machine; the global random state is left
     as it was. Gradients flow through to the image.
     """
     steps = _steps(settings)
@@ -205,7 +205,7 @@ def mask_augmentation(settings: AugmentSettings) -> MaskAugmentation:
 
 
 def _steps(settings: AugmentSettings) -> list[Any]:
-    """Return the steps of the pipeline that do anything."""
+    """Return the steps of the pipeline that have an effect."""
     p = settings.probability
     steps: list[Any] = []
     if settings.flip or settings.shift > 0:
@@ -224,9 +224,9 @@ def _steps(settings: AugmentSettings) -> list[Any]:
 def augmentations_at(
     settings: AugmentSettings,
 ) -> Callable[[float], tuple[Augmentation, Augmentation]]:
-    """Return what gives, for a probability, the pipelines of real and of generated tiles.
+    """Return a function from a probability to the pipelines of real and of generated tiles.
 
-    Generated tiles go through the same, but without symmetries.
+    Generated tiles pass through the same steps without symmetries.
     """
 
     @cache
@@ -240,9 +240,9 @@ def augmentations_at(
 def mask_gan_augmentations(settings: AugmentSettings) -> tuple[MaskAugmentation, MaskAugmentation]:
     """Return the symmetries alone, and the shifts and gains alone, for tiles with masks.
 
-    A GAN needs them apart: the first for real tiles, whose turned masks the generator is given,
-    the second for real and generated ones. It does without zoom and cutout, which would leave
-    pixels between two classes and masks of what nobody sees.
+    A GAN needs them separately: the first for real tiles, whose transformed masks the generator is
+    given, the second for real and generated tiles. It uses neither zoom nor cutout, which would
+    leave pixels between two classes and mask labels for blanked pixels.
     """
     exact = settings.model_copy(update={"zoom": 1.0, "cutout": 0.0})
     still = {"shift": 0.0, "brightness": 0.0, "band_gain": 0.0}

@@ -1,7 +1,7 @@
-"""Splits land by blocks, so that no two splits see the same place, or neighbouring ones.
+"""Splits land by blocks, so that no two splits share a location or neighbouring ones.
 
 Blocks are the cells of one grid over the whole earth, whatever the files' own coordinate
-reference systems: two dates of a place, and two products of it, lie in the same block.
+reference systems: two dates or two products of a location lie in the same block.
 """
 
 import math
@@ -17,11 +17,11 @@ from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import MaskData
 
 COMMON_CRS = "EPSG:6933"
-"""EASE-Grid 2.0, of equal area, in metres. Away from latitude 30 its cells are stretched on
-the ground from north to south or from east to west, and keep their area."""
+"""EASE-Grid 2.0, an equal-area grid in metres. Away from latitude 30 its cells are stretched on the
+ground from north to south or from east to west, but keep their area."""
 
 _HALF_AROUND = 17_367_530.445
-"""Of that grid at 180 degrees, in metres."""
+"""Easting of 180 degrees in that grid, in metres."""
 
 Block = tuple[int, int]
 """Column and row of a cell of the grid."""
@@ -44,7 +44,7 @@ def blocks_at(
 
 
 def blocks_apart(blocks: Sequence[Block], size: float) -> int:
-    """Return how far apart a few blocks are at most, in blocks, the shorter way around the earth.
+    """Return the largest distance between blocks, in blocks, the shorter way around the earth.
 
     Args:
         blocks: at least one.
@@ -57,11 +57,12 @@ def blocks_apart(blocks: Sequence[Block], size: float) -> int:
 def assign(counts: Mapping[Block, int], settings: MaskData) -> dict[Block, Split]:
     """Return the split of each block.
 
-    Blocks come in an order that depends on their place and on the seed, and each goes where
-    most is lacking: shares come true to within a block, and no list's order matters.
+    Blocks are visited in an order that depends on their location and the seed, and each goes to the
+    split that lacks most tiles: shares are met to within one block, whatever the order of the
+    files.
 
     Args:
-        counts: tiles of each block; 0 where tiles only reach into it.
+        counts: tiles of each block; 0 where tiles only overlap it.
         settings: shares and seed.
 
     Raises:
@@ -84,8 +85,8 @@ def assign(counts: Mapping[Block, int], settings: MaskData) -> dict[Block, Split
             empty.discard(split)
     if empty:
         raise DataError(
-            f"the data lie in {len(counts)} blocks of {settings.block_size:g} m, which leaves "
-            f"{' and '.join(sorted(empty))} without any",
+            f"the data lie in {len(counts)} blocks of {settings.block_size:g} m, which leaves no "
+            f"block for {' and '.join(sorted(empty))}",
             expected="several blocks for each split",
             remedy="set a smaller data.block_size, or another data.block_seed",
         )

@@ -1,4 +1,4 @@
-"""Looks at every file of every split before hours of training are spent on them."""
+"""Checks every file of every split before hours of training are spent on them."""
 
 import hashlib
 import math
@@ -67,12 +67,12 @@ class FileRecord:
     errors: tuple[TileError, ...]
     """Why the file cannot be used; empty when it can."""
     meaning: str | None
-    """What its numbers mean, who says so, and what is nodata; None when nobody can tell."""
+    """What its digital numbers mean, the source of this, and what is nodata; None if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that is wrong, with all the files where it is."""
+    """One problem, with all the files that have it."""
 
     severity: Literal["error", "warning"]
     """An error keeps a file or a class from being used."""
@@ -94,7 +94,7 @@ class CheckReport:
     ranges: Mapping[str, BandRange]
     """Reflectance by band, nodata pixels not counted."""
     nodata_share: float
-    """Of the pixels of usable files."""
+    """Share of nodata among the pixels of usable files."""
     nodata_tiles: int
     crs: Mapping[str, int]
     """Tiles by coordinate reference system; "none" without georeference."""
@@ -106,12 +106,12 @@ class CheckReport:
     findings: tuple[Finding, ...]
     """Errors first."""
     left_out: tuple[str, ...]
-    """Files in the folders that are not used, with their number, a line for each reason."""
+    """Files in the folders that are not used, counted: one line per reason."""
     meanings: Mapping[str, int]
-    """Files by what their numbers mean, who says so, and what is nodata in them."""
+    """Number of files by what their digital numbers mean, the source of this, and their nodata."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return values that JSON can hold."""
         return {**asdict(self), "bands": self.bands.to_json() if self.bands else None}
 
 
@@ -175,8 +175,8 @@ def list_sources(settings: Tiles) -> list[tuple[ClassedTiles, tuple[SplitListing
 
 
 def left_out_of(listings: tuple[SplitListing, ...]) -> LeftOut:
-    """Return what the listings of all splits leave out; several may be of the same folders."""
-    by_folder = {str(own.dataset.root): own.dataset.left_out for own in listings}
+    """Return what the listings of all splits leave out; several may list the same folders."""
+    by_folder = {str(listing.dataset.root): listing.dataset.left_out for listing in listings}
     return joined(by_folder.values())
 
 
@@ -248,7 +248,7 @@ class Tally:
         mixtures = self._spectra.mixtures() if self._spectra else ()
         warnings = [
             *(_finding("warning", text, []) for text in radiometric),
-            *(_finding("warning", own.text, [*own.files]) for own in mixtures),
+            *(_finding("warning", mixture.text, [*mixture.files]) for mixture in mixtures),
             *self._absent(),
             *self._duplicates(),
             *(_finding("warning", text, files) for text, files in self._warnings.items()),
@@ -296,11 +296,11 @@ class Tally:
         reflectance = (valid + bands.dn_offset) / bands.scale
         self._statistics.add(reflectance)
         if record.profile is not None and record.profile.dtype != "uint8":
-            # Eight bits are pictures, stretched one by one: no offset of 1000 fits in.
+            # 8-bit files are pictures, each stretched by itself: an offset of 1000 does not fit.
             self._spectra.add(self._name(record.file), reflectance)
         for name, values in zip(self._statistics.bands.names, valid, strict=True):
             if values.min() == values.max():
-                self._warnings.setdefault(f"{name} has one value in the whole tile", []).append(
+                self._warnings.setdefault(f"{name} is constant over the whole tile", []).append(
                     f"{self._name(record.file)} ({values[0]:g})"
                 )
 
@@ -321,7 +321,7 @@ class Tally:
                 yield _finding(
                     "warning",
                     f"{absent:,} of the files that EuroSAT's list of the {listing.split} split "
-                    "names are not on disk; unpack the archive again unless that is a subset",
+                    "names are not on disk; unpack the archive again unless you want a subset",
                     [],
                 )
 
@@ -330,7 +330,7 @@ class Tally:
         leaks = [group for group in groups if len({split for split, _ in group}) > 1]
         within = [group for group in groups if group not in leaks]
         for text, some in (
-            ("the same pixels are in two splits, which makes scores too good", leaks),
+            ("the same pixels are in two splits, which inflates scores", leaks),
             ("the same pixels are in one split more than once", within),
         ):
             if some:
@@ -381,10 +381,7 @@ def _look_at(
 
 def _said_of_picture(bands: BandSpec) -> str:
     low, high = ((byte + bands.dn_offset) / bands.scale for byte in (0, 255))
-    return (
-        f"bytes 0 .. 255 as reflectance {low:.4g} .. {high:.4g} (data.reflectance); nothing is "
-        "nodata"
-    )
+    return f"bytes 0 .. 255 as reflectance {low:.4g} .. {high:.4g} (data.reflectance); no nodata"
 
 
 def _finding(severity: Literal["error", "warning"], text: str, files: list[str]) -> Finding:

@@ -40,7 +40,7 @@ class Chip:
             settings: of the data.
 
         Raises:
-            TileError: a file cannot be read, has no mask or one of another grid, or other
+            TileError: a file cannot be read, has no mask or a mask on another grid, or has other
                 bands than the settings say.
         """
         self.name = image.relative_to(settings.images).with_suffix("").as_posix()
@@ -54,9 +54,9 @@ class Chip:
             raise TileError(
                 image, "has no mask", detail=due, expected="a mask of each image in data.masks"
             )
-        own = read_profile(mask)
-        _require_same_grid(self.profile, own)
-        self.mask_nodata = own.nodata
+        header = read_profile(mask)
+        _require_same_grid(self.profile, header)
+        self.mask_nodata = header.nodata
         self.mask_files: tuple[Path, ...] = (mask,)
         self._side = settings.tile_size
         self._stride = settings.stride or settings.tile_size
@@ -81,18 +81,18 @@ class Chip:
 
 
 def chip_name(path: Path, pattern: str) -> str:
-    """Return what stands for the * of a pattern in a file's name."""
+    """Return the part of a file's name that matches the * of a pattern."""
     before, _, after = plain_suffix(pattern).partition("*")
     return plain_suffix(path.name).removeprefix(before).removesuffix(after)
 
 
 def _require_same_grid(image: FileProfile, mask: FileProfile) -> None:
-    size, own = (image.height, image.width), (mask.height, mask.width)
+    size, found = (image.height, image.width), (mask.height, mask.width)
     require_one_band(mask)
-    if size != own:
+    if size != found:
         raise TileError(
             mask.path,
-            f"is {own[0]} x {own[1]} pixels",
+            f"is {found[0]} x {found[1]} pixels",
             expected=f"{size[0]} x {size[1]}, as {image.path.name}",
             remedy="set data.kind=scenes for masks on another grid",
         )
@@ -102,7 +102,7 @@ def _require_same_grid(image: FileProfile, mask: FileProfile) -> None:
         if mask.grid.crs != image.grid.crs or np.abs(off).max() > pixel / 10:
             raise TileError(
                 mask.path,
-                f"lies elsewhere than {image.path.name}",
+                f"is not on the grid of {image.path.name}",
                 expected="the same CRS and transform",
                 remedy="set data.kind=scenes for masks on another grid",
             )

@@ -1,6 +1,6 @@
-"""What data say of their own numbers, and which of it counts.
+"""What the data state about their digital numbers, and which statement counts.
 
-Settings have the last word. Without one, what items, files and names of products say has to agree.
+Settings take precedence. Without a setting, items, files and product names have to agree.
 """
 
 import re
@@ -21,28 +21,28 @@ _WORDS: dict[Quantity, str] = {"level": "level", "scale": "scale", "dn_offset": 
 
 
 class ContradictionError(DataError):
-    """Data that say two things of their numbers, and no setting that decides."""
+    """The data contradict themselves about their digital numbers, and no setting decides."""
 
     def __init__(self, found: str, *, expected: str = "one value", remedy: str) -> None:
-        """Keep the parts of the line, for errors that name the file."""
+        """Keep the parts of the message, for errors that name the file."""
         self.found, self.expected, self.remedy = found, expected, remedy
         super().__init__(found, expected=expected, remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """One thing that data say of their numbers."""
+    """One statement of the data about their digital numbers."""
 
     quantity: Quantity
     value: float | str
-    """A level, digital numbers per unit of reflectance, or what is to be added to them."""
+    """A level, digital numbers per unit of reflectance, or the offset to add to them."""
     by: str
-    """Which field, tag or name says so."""
+    """The field, tag or name that states it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meaning:
-    """What digital numbers mean, and who says so."""
+    """What digital numbers mean, and the source of this."""
 
     level: Level
     scale: float
@@ -52,32 +52,40 @@ class Meaning:
 
 
 def meaning_of(settings: Rasters, statements: Iterable[Statement]) -> Meaning:
-    """Return what counts: the settings, else what the data say, else the defaults.
+    """Return the meaning that counts: of the settings, else of the data, else the defaults.
 
     Raises:
         ContradictionError: the data contradict themselves, and no setting decides.
     """
-    said = list(statements)
+    known = list(statements)
     values: dict[Quantity, float | str] = {}
     words = []
     for quantity in get_args(Quantity):
         # EuroSAT's level is known.
-        own = getattr(settings, quantity, None)
-        found = {one.value: one for one in reversed(said) if one.quantity == quantity}
-        if own is not None:
+        setting = getattr(settings, quantity, None)
+        found = {
+            statement.value: statement
+            for statement in reversed(known)
+            if statement.quantity == quantity
+        }
+        if setting is not None:
             against = " and ".join(
-                f"{_text(one.value)} by {one.by}" for one in found.values() if one.value != own
+                f"{_text(statement.value)} by {statement.by}"
+                for statement in found.values()
+                if statement.value != setting
             )
-            value, by = own, f"data.{quantity}" + (f", against {against}" if against else "")
+            value, by = setting, f"data.{quantity}" + (f", against {against}" if against else "")
         elif len(found) > 1:
-            values_by = [f"{_text(one.value)} ({one.by})" for one in found.values()]
+            values_by = [
+                f"{_text(statement.value)} ({statement.by})" for statement in found.values()
+            ]
             raise ContradictionError(
                 f"has {_WORDS[quantity]} {' and '.join(values_by)}",
                 remedy=f"set data.{quantity} to the right one",
             )
         elif found:
-            ((value, one),) = found.items()
-            by = one.by
+            ((value, statement),) = found.items()
+            by = statement.by
         else:
             value, by = _DEFAULTS[quantity], "default"
         values[quantity] = value
@@ -92,7 +100,7 @@ def meaning_of(settings: Rasters, statements: Iterable[Statement]) -> Meaning:
 
 
 def named(product: ProductName | None) -> Iterable[Statement]:
-    """Yield what the name of a product says."""
+    """Yield what the name of a product states."""
     if product is None:
         return
     by = f"product name, {product.words}"
@@ -109,18 +117,18 @@ def by_name(
     *,
     whole: bool,
 ) -> Iterator[Statement]:
-    """Yield what the name of a file's product says, beside what others say.
+    """Yield what the name of a file's product states in addition to other sources.
 
     Args:
         settings: of the data.
         path: of the file.
-        said: by the source that names the file, which knows better what was done to it.
-        tags: what the file says itself.
+        said: statements of the source that names the file, which knows later processing better.
+        tags: statements of the file itself.
         whole: whether the file holds whole numbers, as products do.
 
     Raises:
-        ContradictionError: names contradict each other, or the offset is one of numbers that have
-            been changed since.
+        ContradictionError: names contradict each other, or the offset belongs to numbers that have
+            been rescaled since.
     """
     try:
         statements = list(named(product_in(path)))
@@ -128,45 +136,46 @@ def by_name(
         if settings.level is not None and settings.dn_offset is not None:
             return
         raise ContradictionError(
-            "lies in the folder of another product, or has two names of products",
+            "lies in the folder of another product, or has two product names",
             expected="one level and one baseline",
-            remedy="set data.level and data.dn_offset to what is right",
+            remedy="set data.level and data.dn_offset to the right values",
         ) from error
-    known = {one.quantity: one.value for one in (*tags, *said)}
-    better = {one.quantity for one in said}
+    known = {statement.quantity: statement.value for statement in (*tags, *said)}
+    better = {statement.quantity for statement in said}
     scale = float(settings.scale or known.get("scale", PRODUCT_SCALE))
-    for one in statements:
-        if one.quantity in better:
+    for statement in statements:
+        if statement.quantity in better:
             continue
-        if one.quantity == "level" or not (one.value and "dn_offset" in known):
-            changed = one.value and one.quantity == "dn_offset"
+        if statement.quantity == "level" or not (statement.value and "dn_offset" in known):
+            changed = statement.value and statement.quantity == "dn_offset"
             if changed and settings.dn_offset is None and not (whole and scale == PRODUCT_SCALE):
                 raise ContradictionError(
-                    f"holds {'whole' if whole else 'fractional'} numbers of scale {scale:g}",
-                    expected=f"the whole numbers of scale {PRODUCT_SCALE:g} of its {one.by}, which "
-                    f"take an offset of {one.value:g}",
-                    remedy="set data.dn_offset: 0 if these numbers have no offset any more",
+                    f"contains {'whole' if whole else 'fractional'} numbers of scale {scale:g}",
+                    expected=f"the whole numbers of scale {PRODUCT_SCALE:g} of its "
+                    f"{statement.by}, which take an offset of {statement.value:g}",
+                    remedy="set data.dn_offset: 0 if the offset has been removed from these "
+                    "numbers",
                 )
-            yield one
+            yield statement
         else:
-            # The tags have an offset for numbers of their scale, whatever the settings say.
+            # The tags give an offset at their scale, whatever the settings say.
             unit = float(known.get("scale", scale))
-            value = round(float(one.value) * unit / PRODUCT_SCALE, 6)
-            yield Statement(quantity="dn_offset", value=value, by=one.by)
+            value = round(float(statement.value) * unit / PRODUCT_SCALE, 6)
+            yield Statement(quantity="dn_offset", value=value, by=statement.by)
 
 
 def by_file(
     settings: Rasters, tags: Mapping[str, str], scales: Sequence[tuple[float, float]]
 ) -> Iterator[Statement]:
-    """Yield what a file says in its tags.
+    """Yield what a file states in its tags.
 
     Args:
         settings: of the data.
-        tags: metadata, of which those count that GDAL copies out of products.
+        tags: metadata; only the tags that GDAL copies from products count.
         scales: the different pairs of factor and addend of its bands.
 
     Raises:
-        ContradictionError: its bands differ, or the factor is none of reflectance.
+        ContradictionError: its bands differ, or the factor does not convert to reflectance.
     """
     level = re.fullmatch(r"L(?:evel-)?(1C|2A)p?", tags.get("PROCESSING_LEVEL", ""), re.IGNORECASE)
     if level:
@@ -176,7 +185,7 @@ def by_file(
     if len(scales) > 1 and (settings.scale is None or settings.dn_offset is None):
         raise ContradictionError(
             f"has bands with {len(scales)} scales and offsets in its tags",
-            remedy="set data.scale and data.dn_offset, or data.bands to bands of one kind",
+            remedy="set data.scale and data.dn_offset, or data.bands to bands with the same tags",
         )
     factor, addend = scales[0] if len(scales) == 1 else (1.0, 0.0)
     by = "scale and offset tags"
@@ -184,7 +193,7 @@ def by_file(
         if settings.scale is not None and settings.dn_offset is not None:
             return
         raise ContradictionError(
-            f"has {factor:g} as scale tag",
+            f"has the scale tag {factor:g}",
             expected="reflectance per digital number, such as 0.0001",
             remedy="set data.scale and data.dn_offset, or correct the tag",
         )
@@ -192,7 +201,7 @@ def by_file(
         yield Statement(quantity="scale", value=round(1 / factor, 6), by=by)
         yield Statement(quantity="dn_offset", value=round(addend / factor, 6) + 0.0, by=by)
     elif addend:
-        # Beside a scale of 1 an offset may be one of digital numbers: reflectance is below 1.
+        # With a scale of 1 the offset may be in digital numbers: reflectance is below 1.
         unit = 1.0 if abs(addend) >= 1 else settings.scale or PRODUCT_SCALE
         yield Statement(quantity="dn_offset", value=round(addend * unit, 6), by=by)
     elif offset is not None:

@@ -1,4 +1,4 @@
-"""Tile files on disk: which there are, of which class, in which split.
+"""Lists tile files on disk with their class and split.
 
 Two layouts: `torchgeo.datasets.EuroSAT`, and any folder of class-named subfolders with
 multi-band GeoTIFFs. Both are torchgeo datasets with `samples`, `classes` and items.
@@ -33,9 +33,9 @@ from rs_lowconf.vocabulary import UNCLEAR, class_name, require, vocabulary
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _SUFFIX = ".tif"
-"""Of GeoTIFFs; `.tiff` means the same, in capitals and in small letters."""
+"""Suffix of GeoTIFFs; `.tiff` means the same, in upper or lower case."""
 _HIDDEN = ("__MACOSX", "@eaDir")
-"""Folders that macOS and Synology hide, beside those with a dot in front."""
+"""Folders that macOS and Synology hide, in addition to names that begin with a dot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class TileFile:
 
 
 class EuroSATSplit(EuroSAT):
-    """torchgeo's EuroSAT with the wanted classes in the wanted order."""
+    """torchgeo's EuroSAT with the requested classes in the requested order."""
 
     def __init__(self, root: Path, settings: EuroSatTiles, split: Split) -> None:
         """List the files of a split, downloading the data when asked to."""
@@ -61,7 +61,7 @@ class EuroSATSplit(EuroSAT):
         self.id_root = Path(self.root)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Return the wanted classes and their indices."""
+        """Return the requested classes and their indices."""
         return _chosen([Path(directory)], self._wanted)
 
     def make_dataset(
@@ -72,7 +72,7 @@ class EuroSATSplit(EuroSAT):
         is_valid_file: Callable[[str], bool] = bool,
         allow_empty: bool = True,  # noqa: ARG002
     ) -> list[tuple[str, int]]:
-        """List the files of the split; those of others are left out without being counted."""
+        """List the files of the split; files of other splits are left out uncounted."""
         files = class_files(Path(directory), class_to_idx, self.left_out)
         return [(str(path), label) for path, label in files if is_valid_file(str(path))]
 
@@ -86,8 +86,8 @@ class FolderSplit(NonGeoClassificationDataset):
         """List the files of a split.
 
         Subfolders `train`, `val` and `test` are the splits when they exist. Otherwise each
-        class's files are ranked by the SHA-256 of their name and the first shares become
-        test and validation: the same on every machine, and every class in each.
+        class's files are ranked by the SHA-256 of their name and the first shares become test and
+        validation: the same on every machine, with every class in each split.
 
         Raises:
             DataError: only some of the three subfolders exist.
@@ -97,7 +97,8 @@ class FolderSplit(NonGeoClassificationDataset):
             raise DataError(
                 f"{root} has subfolders {', '.join(given)} only",
                 expected="train, val and test, or none of them",
-                remedy="add the missing ones, or remove that level to have the files split by hash",
+                remedy="add the missing ones, or remove this level of folders to have the files "
+                "split by hash",
             )
         self._wanted = settings.classes
         self.left_out = LeftOut(skip_bad=settings.skip_bad)
@@ -110,17 +111,17 @@ class FolderSplit(NonGeoClassificationDataset):
         )
         self.id_root = root
         if given and split == SPLITS[0]:
-            count_beside(root, SPLITS, "beside the folders of the splits", self.left_out)
+            count_beside(root, SPLITS, "outside the folders of the splits", self.left_out)
         if not given:
             names = [Path(path).relative_to(root).as_posix() for path, _ in self.samples]
             labels = [label for _, label in self.samples]
             splits = splits_by_hash(zip(names, labels, strict=True), settings)
-            own = zip(self.samples, names, strict=True)
-            self.samples = self.imgs = sorted(tile for tile, name in own if splits[name] == split)
+            named = zip(self.samples, names, strict=True)
+            self.samples = self.imgs = sorted(tile for tile, name in named if splits[name] == split)
             self.targets = [label for _, label in self.samples]
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:  # noqa: ARG002
-        """Return the wanted classes and their indices, the same in every split."""
+        """Return the requested classes and their indices, the same in every split."""
         return _chosen(self._class_folders, self._wanted)
 
     def make_dataset(
@@ -138,7 +139,7 @@ class FolderSplit(NonGeoClassificationDataset):
             if name_fits(path, f"*{_SUFFIX}"):
                 found.append((str(path), label))
             else:
-                self.left_out.count("file", "no GeoTIFF by its name", str(path))
+                self.left_out.count("file", "not a GeoTIFF by its name", str(path))
         count_beside(folder, class_to_idx, "not in a folder of the classes used", self.left_out)
         return found
 
@@ -151,12 +152,12 @@ def require_classes(settings: Tiles) -> ClassedTiles:
     """
     if settings.kind == "none":
         raise SettingsError(
-            "real tiles are needed and none are set (data.kind is none)",
+            "this needs real tiles, but none are configured (data.kind is none)",
             expected="data.kind eurosat or folder",
             remedy="set data.kind and data.root",
         )
     if not isinstance(settings, ClassedTiles):
-        what = "a class for every pixel and none for the tile" if settings.masked else "no classes"
+        what = "classes of pixels, not of tiles" if settings.masked else "no classes"
         raise SettingsError(
             f"data.kind={settings.kind} has {what}",
             expected="data.kind eurosat or folder for this command",
@@ -174,7 +175,7 @@ def open_dataset(settings: Tiles, split: Split) -> EuroSATSplit | FolderSplit:
     labelled = require_classes(settings)
     if isinstance(labelled, PictureData):
         raise SettingsError(
-            "data.kind=pictures is for training alone",
+            "data.kind=pictures can only be used for training",
             expected="data.kind eurosat or folder for this command",
         )
     if isinstance(labelled, FolderTiles):
@@ -196,7 +197,7 @@ def _open_eurosat(settings: EuroSatTiles, split: Split) -> EuroSATSplit:
         return EuroSATSplit(root, settings, split)
     except DatasetNotFoundError as error:
         raise DataError(
-            f"{root} holds no EuroSAT ({split} split)",
+            f"{root} does not contain EuroSAT ({split} split)",
             expected=f"{EuroSAT.split_filenames[split]} and {EuroSAT.base_dir}/CLASS/*.tif in it",
             remedy="set data.download=true, or data.kind=folder for class-named subfolders",
         ) from error
@@ -208,17 +209,17 @@ def _open_eurosat(settings: EuroSatTiles, split: Split) -> EuroSATSplit:
     except (OSError, RuntimeError) as error:
         if not settings.download:
             raise
-        # torchgeo says RuntimeError when the checksum of what it fetched is wrong.
+        # torchgeo raises RuntimeError when the checksum of the download is wrong.
         raise DataError(
             f"EuroSAT could not be downloaded to {root}: {' '.join(str(error).split())}",
-            remedy="try again, or fetch it by hand and set data.download=false",
+            remedy="try again, or download it by hand and set data.download=false",
         ) from error
 
 
 def _no_folder(root: Path, otherwise: str = "") -> DataError:
     return DataError(
         f"data folder {root} does not exist",
-        remedy=f"set data.root to the folder that holds the tiles{otherwise}",
+        remedy=f"set data.root to the folder of the tiles{otherwise}",
     )
 
 
@@ -243,10 +244,10 @@ def list_files(dataset: EuroSATSplit | FolderSplit) -> tuple[TileFile, ...]:
 def require_every_class(
     files: Iterable[TileFile], classes: tuple[str, ...], split: Split, root: Path
 ) -> None:
-    """Make sure that a split has files of each class.
+    """Require that a split has files of each class.
 
     Raises:
-        DataError: there is none of some class.
+        DataError: a class has none.
     """
     present = {file.label for file in files}
     missing = [name for label, name in enumerate(classes) if label not in present]
@@ -261,7 +262,7 @@ def require_every_class(
 def absent_files(dataset: object) -> int:
     """Count the files that EuroSAT's list of a split names and the disk lacks.
 
-    torchgeo passes over them in silence, so half an unpacked archive looks like a data set.
+    torchgeo skips them silently, so a half-unpacked archive looks like a complete data set.
     """
     if not isinstance(dataset, EuroSATSplit):
         return 0
@@ -271,11 +272,11 @@ def absent_files(dataset: object) -> int:
 
 
 def files_in(folder: Path, pattern: str, what: str, left_out: LeftOut) -> list[Path]:
-    """Return the files of a name below a folder, in order.
+    """Return the files below a folder whose names match a pattern, in order.
 
     Args:
-        folder: which the setting data.WHATs names.
-        pattern: of their names, which data.WHAT_name is; see `name_fits`.
+        folder: value of the setting data.WHATs.
+        pattern: value of the setting data.WHAT_name; see `name_fits`.
         what: image or mask.
         left_out: counts the other files.
 
@@ -296,26 +297,26 @@ def files_in(folder: Path, pattern: str, what: str, left_out: LeftOut) -> list[P
     if not files:
         others = "".join(f"; {line}" for line in left_out.lines())
         raise DataError(
-            f"{root} holds no {what} named {pattern}{others}", remedy=f"correct data.{what}_name"
+            f"{root} contains no {what} named {pattern}{others}", remedy=f"correct data.{what}_name"
         )
     refuse_twins(files)
     return sorted(files)
 
 
 def files_below(folder: Path, left_out: LeftOut) -> Iterator[Path]:
-    """Yield the files below a folder: one rule for all kinds of data.
+    """Yield the files below a folder, by the same rule for all kinds of data.
 
     Links to folders and files are followed. Hidden files and folders are left out, and so are
-    links that lead nowhere or back to a folder above.
+    dangling links and links to a folder above.
 
     Raises:
-        DataError: a folder cannot be read, or, unless faults are left out, a name is not UTF-8.
+        DataError: a folder cannot be read, or, unless bad files are skipped, a name is not UTF-8.
     """
     yield from _files_below(folder, left_out, ())
 
 
 def _files_below(folder: Path, left_out: LeftOut, above: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files below a folder that lies in others, given by their paths without links."""
+    """Yield the files below a folder; `above` are its parents, with links resolved."""
     real = os.path.realpath(folder)
     if real in above:
         left_out.count("file", "a link to a folder above it", str(folder))
@@ -327,7 +328,9 @@ def _files_below(folder: Path, left_out: LeftOut, above: tuple[str, ...]) -> Ite
             left_out.fault(
                 "file",
                 TileError(
-                    path, "has a name that is not UTF-8", remedy="rename it, with convmv for many"
+                    path,
+                    "has a name that is not UTF-8",
+                    remedy="rename it; convmv renames many at once",
                 ),
             )
         elif path.is_dir():
@@ -335,7 +338,7 @@ def _files_below(folder: Path, left_out: LeftOut, above: tuple[str, ...]) -> Ite
         elif path.is_file():
             yield path
         else:
-            left_out.count("file", "a link to nothing, or no regular file", str(path))
+            left_out.count("file", "a dangling link, or not a regular file", str(path))
 
 
 def is_hidden(name: str) -> bool:
@@ -344,21 +347,21 @@ def is_hidden(name: str) -> bool:
 
 
 def name_fits(path: Path, pattern: str) -> bool:
-    """Return whether a file is named like a pattern.
+    """Return whether a file's name matches a pattern.
 
-    Suffixes are compared without regard to capitals, and `.tiff` is `.tif`.
+    Suffixes are compared regardless of case, and `.tiff` is `.tif`.
     """
     return path.with_name(plain_suffix(path.name)).match(plain_suffix(pattern))
 
 
 def plain_suffix(name: str) -> str:
-    """Return a name or pattern with its suffix in small letters, and `.tif` for `.tiff`."""
+    """Return a name or pattern with its suffix in lower case, and `.tif` for `.tiff`."""
     stem, suffix = os.path.splitext(name)  # noqa: PTH122  # a pattern is no path
     return stem + (_SUFFIX if suffix.lower() == ".tiff" else suffix.lower())
 
 
 def refuse_twins(files: Iterable[Path]) -> None:
-    """Make sure that files differ in more than their suffix, which names of tiles lack.
+    """Require that files differ in more than their suffix, which tile names lack.
 
     Raises:
         DataError: two do not.
@@ -376,8 +379,8 @@ def count_beside(folder: Path, used: Container[str], reason: str, left_out: Left
     """Count the files in a folder that are not below the folders used.
 
     Args:
-        folder: of which.
-        used: names of its folders that are used.
+        folder: where to look.
+        used: names of its subfolders that are used.
         reason: see `LeftOut.count`.
         left_out: counts them.
     """
@@ -396,10 +399,10 @@ def count_beside(folder: Path, used: Container[str], reason: str, left_out: Left
 def class_files(
     folder: Path, class_to_idx: dict[str, int], left_out: LeftOut
 ) -> Iterator[tuple[Path, int]]:
-    """Yield the files below the folders of the classes; one that does not exist has none.
+    """Yield the files below the folders of the classes; a missing folder has none.
 
     Args:
-        folder: with a folder of each class.
+        folder: contains one folder per class.
         class_to_idx: label by the name of its folder.
         left_out: see `files_below`.
 
@@ -455,25 +458,26 @@ def _chosen(
     nameless = [folder for folder, name in names.items() if name is None]
     if nameless:
         raise DataError(
-            f"folder {folders[0] / nameless[0]} names no class: {UNCLEAR} and blanks mean unknown",
+            f"folder {folders[0] / nameless[0]} is not a class name: {UNCLEAR} and blanks mean "
+            "unknown",
             expected="subfolders named after the classes",
             remedy="rename it, or move it away",
         )
     known = vocabulary(f"the folders of {folders[0]}", sorted(map(str, names.values())))
     require(vocabulary("data.classes", wanted or ()), known, remedy="correct data.classes")
     classes = list(wanted or known.names)
-    # Folders whose names differ in composition or blanks are of one class.
+    # Folders whose names differ only in Unicode composition or blanks are the same class.
     return classes, {
         folder: classes.index(str(name)) for folder, name in names.items() if name in classes
     }
 
 
 def splits_by_hash(names: Iterable[tuple[str, int]], settings: Held) -> dict[str, Split]:
-    """Return the split of every name: the same on every machine, and every class in each.
+    """Return the split of every name: the same on every machine, with every class in each split.
 
     Args:
-        names: of tiles, with their classes; each class is ranked by the SHA-256 of its names, and
-            the first shares become test and validation.
+        names: of tiles, with their classes; the names of each class are ranked by their SHA-256,
+            and the first shares become test and validation.
         settings: of the data.
     """
     by_class: dict[int, list[str]] = {}

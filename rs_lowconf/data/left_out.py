@@ -1,4 +1,4 @@
-"""What is left out of a source, counted by reason: nothing is missing without a word."""
+"""Counts by reason what is left out of a source, so that nothing goes missing silently."""
 
 from collections.abc import Iterable, Iterator
 from typing import Literal
@@ -11,7 +11,7 @@ _EXAMPLES = 3
 
 
 class LeftOut:
-    """Counts what is left out; a fault ends the work unless `data.skip_bad` leaves faults out."""
+    """Counts what is left out; a bad file is an error unless `data.skip_bad` is set."""
 
     def __init__(self, *, skip_bad: bool) -> None:
         """Start with nothing left out."""
@@ -25,8 +25,8 @@ class LeftOut:
 
         Args:
             kind: what they are.
-            reason: why, in words that stand after "1 file:".
-            name: of the first, as an example.
+            reason: text that follows "1 file:".
+            name: of the first one, as an example.
             number: how many.
         """
         key = (kind, reason)
@@ -36,17 +36,17 @@ class LeftOut:
             examples.append(name)
 
     def fault(self, kind: Kind, error: TileError) -> None:
-        """Keep a fault for the report.
+        """Keep the error of a bad file for the report.
 
         Raises:
-            TileError: faults are not to be left out.
+            TileError: bad files are not to be skipped.
         """
         if not self._skip_bad:
             raise error
         self._faults.setdefault(kind, []).append(error)
 
     def add(self, other: "LeftOut") -> None:
-        """Count what another one has counted."""
+        """Add the counts of another `LeftOut`."""
         for (kind, reason), number in other._counts.items():
             first, *more = other._examples[kind, reason]
             self.count(kind, reason, first, number)
@@ -57,21 +57,23 @@ class LeftOut:
 
     @property
     def faults(self) -> tuple[TileError, ...]:
-        """What cannot be used."""
+        """Errors of what cannot be used."""
         return tuple(error for errors in self._faults.values() for error in errors)
 
     def number(self, kind: Kind) -> int:
-        """Return how many things of a kind are left out, those with faults among them."""
-        counted = sum(number for (own, _), number in self._counts.items() if own == kind)
+        """Return how many things of a kind are left out, bad ones included."""
+        counted = sum(
+            number for (counted_kind, _), number in self._counts.items() if counted_kind == kind
+        )
         return counted + len(self._faults.get(kind, ()))
 
     def lines(self) -> Iterator[str]:
-        """Yield a line for each reason, and one for each fault."""
+        """Yield one line per reason and one per bad file."""
         yield from self.counted()
         yield from map(str, self.faults)
 
     def counted(self) -> Iterator[str]:
-        """Yield a line for each reason that is no fault."""
+        """Yield one line per reason, without bad files."""
         for (kind, reason), number in self._counts.items():
             examples = self._examples[kind, reason]
             more = ", ..." if number > len(examples) else ""
@@ -80,7 +82,7 @@ class LeftOut:
 
 
 def joined(parts: Iterable[LeftOut]) -> LeftOut:
-    """Return what several have counted."""
+    """Return the sum of several counts."""
     whole = LeftOut(skip_bad=True)
     for part in parts:
         whole.add(part)

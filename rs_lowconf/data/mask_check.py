@@ -1,4 +1,4 @@
-"""Looks at every tile with a mask of every split before hours of training are spent on them."""
+"""Checks every tile with a mask of every split before hours of training are spent on them."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ class MaskSplit:
     blocks: int
     """Blocks of land that its tiles lie in."""
     left_out: int
-    """Tiles with more nodata than `data.max_nodata`, without a pixel of known class, or after a
-    fault of their file."""
+    """Tiles with more nodata than `data.max_nodata`, without a pixel of known class, or following
+    an error in their file."""
     pixels: Mapping[str, int]
-    """Pixels by class; where training tiles overlap they count again."""
+    """Pixels by class; where training tiles overlap they count more than once."""
     unknown: int
-    """Pixels of unknown class, nodata among them."""
+    """Pixels of unknown class, nodata included."""
     nodata: int
     """Pixels without data."""
 
@@ -51,17 +51,17 @@ class MaskReport:
     """Images by coordinate reference system."""
     splits: Mapping[Split, MaskSplit]
     faults: tuple[str, ...]
-    """Why files cannot be used, a line each."""
+    """Why files cannot be used, one line per file."""
     warnings: tuple[str, ...]
     mixtures: tuple[Mixture, ...]
-    """In what images differ."""
+    """How images differ in the meaning of their numbers."""
     meanings: Mapping[str, int]
-    """Images by what their numbers mean, who says so, and what is nodata in them."""
+    """Number of images by what their digital numbers mean, the source of this, and their nodata."""
     left_out: tuple[str, ...]
-    """Files and tiles that are not used, with their number, a line for each reason."""
+    """Files and tiles that are not used, counted: one line per reason."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return values that JSON can hold."""
         return {**asdict(self), "bands": self.bands.to_json() if self.bands else None}
 
 
@@ -82,16 +82,16 @@ def check_masks(settings: MaskData) -> MaskReport:
         statistics, spectra = BandStatistics(pictures.bands), Spectra(pictures.bands)
         cuts = split_cuts(settings, pictures.usable, left_out)
         splits = {
-            split: _look_at(own, settings, (statistics, spectra), left_out)
-            for split, own in cuts.items()
+            split: _look_at(chosen, settings, (statistics, spectra), left_out)
+            for split, chosen in cuts.items()
         }
         faults += [str(fault) for fault in left_out.faults]
     ranges = statistics.ranges() if statistics else {}
     crs: dict[str, int] = {}
     for picture in pictures.usable:
-        own = picture.profile.grid
-        assert own is not None  # noqa: S101  # images without a place are not usable
-        crs[own.crs] = crs.get(own.crs, 0) + 1
+        place = picture.profile.grid
+        assert place is not None  # noqa: S101  # images without georeference are not usable
+        crs[place.crs] = crs.get(place.crs, 0) + 1
     warnings = radiometric_warnings(statistics.bands, ranges) if statistics else []
     mixtures = tuple(spectra.mixtures()) if spectra else ()
     return MaskReport(
@@ -104,7 +104,7 @@ def check_masks(settings: MaskData) -> MaskReport:
         warnings=tuple(warnings),
         mixtures=mixtures,
         meanings=dict(
-            Counter(said_of(settings, own.profile) for own in pictures.usable).most_common()
+            Counter(said_of(settings, image.profile) for image in pictures.usable).most_common()
         ),
         left_out=(*pictures.left_out.counted(), *left_out.counted()),
     )
@@ -122,9 +122,9 @@ def _look_at(
     counts = torch.zeros(UNKNOWN + 1, dtype=torch.int64)
     nodata = 0
     used: list[Cut] = []
-    for _, own in by_picture(cuts):
+    for _, chosen in by_picture(cuts):
         try:
-            for cut, content in usable_cuts(own, settings, left_out):
+            for cut, content in usable_cuts(chosen, settings, left_out):
                 used.append(cut)
                 counts += torch.bincount(content.mask.flatten(), minlength=UNKNOWN + 1)
                 nodata += int(content.tile.nodata.sum())

@@ -46,7 +46,7 @@ class Cut:
     picture: Picture
     window: Window
     block: Block
-    """The one of the tile's centre."""
+    """The block of the tile's centre."""
 
     @property
     def tile_id(self) -> str:
@@ -73,9 +73,9 @@ class Pictures:
 
 
 class WindowSource:
-    """A `MaskSource` that reads windows when asked, and keeps the first it has read.
+    """A `MaskSource` that reads windows on demand, and caches the first ones it has read.
 
-    What it keeps has a limit, so memory does not grow with the data.
+    The cache is limited, so memory does not grow with the data.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class WindowSource:
         *,
         kept_bytes: int = 2**28,
     ) -> None:
-        """Hold tiles that can be used.
+        """Keep the tiles that can be used.
 
         Args:
             cuts: where the tiles lie and what was read there.
             bands: the bands to use, in order.
             settings: of the data.
-            kept_bytes: tiles are kept until they take so much memory.
+            kept_bytes: size of the cache.
         """
         self.bands = bands
         self.classes = class_names(settings)
@@ -108,7 +108,7 @@ class WindowSource:
             self._cuts.append(cut)
         self.ids = tuple(cut.tile_id for cut in self._cuts)
         self.blocks = tuple(cut.block for cut in self._cuts)
-        """The block of each tile: tiles of one block are no independent evidence."""
+        """The block of each tile: tiles of the same block are not independent evidence."""
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -118,7 +118,7 @@ class WindowSource:
         """Return the tiles at `indices` as reflectance with their masks.
 
         Raises:
-            TileError: a file has changed since it was looked at.
+            TileError: a file has changed since it was checked.
         """
         cuts = [self._cuts[i] for i in indices]
         tiles = [self._kept[i] if i < len(self._kept) else self._read(i) for i in indices]
@@ -137,16 +137,16 @@ class WindowSource:
     def around(self, index: int, row: int, col: int) -> tuple[Float[Tensor, "c s s"], Grid]:
         """Return the surroundings of a pixel as reflectance, and where they lie.
 
-        A square of `data.tile_size` - 1 pixels with the pixel in its middle; what lies outside
-        the image, or has no data there, is 0.
+        A square of `data.tile_size` - 1 pixels centred on the pixel; outside the image and in
+        nodata it is 0.
 
         Args:
             index: of a tile.
             row: of the pixel in that tile.
-            col: likewise.
+            col: of the pixel in that tile.
 
         Raises:
-            TileError: the file has changed since it was looked at.
+            TileError: the file has changed since it was checked.
         """
         cut, side = self._cuts[index], self._settings.tile_size
         half = side // 2 - 1
@@ -159,7 +159,7 @@ class WindowSource:
         image = ((numbers + self.bands.dn_offset) / self.bands.scale).masked_fill(
             content.tile.nodata, 0.0
         )
-        # Where the square begins in what was read, negative beyond an edge of the image.
+        # First row and column of the square within the data read; negative beyond the image's edge.
         top, left = (m - half - f for m, f in zip(middle, first, strict=True))
         padded = F.pad(image, (half, half, half, half))
         square = padded[:, top + half : top + 3 * half + 1, left + half : left + 3 * half + 1]
@@ -202,7 +202,7 @@ def open_masks(settings: Tiles, split: Split) -> WindowSource:
         log.warning("left out: %s", line)
     if len(source) == 0:
         raise DataError(
-            f"the {split} split holds no tile with a known class",
+            f"no tile of the {split} split has a pixel of known class",
             remedy="a smaller data.block_size makes more blocks to split",
         )
     return source
@@ -214,7 +214,7 @@ def open_pictures(settings: MaskData) -> Pictures:
     Raises:
         DataError: a folder does not exist or holds no such file.
     """
-    # Faults are collected here, and raised by those who cannot go on with them.
+    # Errors are collected here, and raised by callers that cannot go on.
     left_out = LeftOut(skip_bad=True)
     images = files_in(settings.images, settings.image_name, "image", left_out)
     masks = files_in(settings.masks, settings.mask_name, "mask", left_out)
@@ -224,12 +224,12 @@ def open_pictures(settings: MaskData) -> Pictures:
     for picture in _opened(images, masks, settings, faults):
         path = picture.profile.path
         try:
-            own = used_bands(settings, path, picture.bands)
-            require_same_bands(path, own, bands or own)
+            used = used_bands(settings, path, picture.bands)
+            require_same_bands(path, used, bands or used)
         except TileError as error:
             faults.append(error)
             continue
-        bands = bands or own
+        bands = bands or used
         usable.append(picture)
     return Pictures(usable=tuple(usable), bands=bands, faults=tuple(faults), left_out=left_out)
 
@@ -239,13 +239,13 @@ def split_cuts(
 ) -> dict[Split, list[Cut]]:
     """Return the tiles of each split.
 
-    A tile belongs to the block of its centre. A tile that reaches into a block of another
-    split is in none: no pixel of land is in two splits.
+    A tile belongs to the block of its centre. A tile that overlaps a block of another split belongs
+    to no split, so no ground pixel is in two splits.
 
     Args:
         settings: of the data.
         pictures: to cut.
-        left_out: counts tiles that are in none.
+        left_out: counts tiles that belong to no split.
 
     Raises:
         DataError: there are too few blocks, or tiles are larger than blocks.
@@ -267,7 +267,7 @@ def split_cuts(
             if within == {split}:
                 cuts.append(cut)
             elif splits.get(cut.block) == split and left_out is not None:
-                left_out.count("tile", "reaches into another split", cut.tile_id)
+                left_out.count("tile", "overlaps another split", cut.tile_id)
     return found
 
 
@@ -295,7 +295,7 @@ def usable_cuts(
 
 
 def too_empty(settings: Rasters) -> str:
-    """Return why a tile with much nodata is left out."""
+    """Return why a tile with too much nodata is left out."""
     return f"more nodata than data.max_nodata={settings.max_nodata:g}"
 
 
@@ -310,10 +310,10 @@ def by_picture(cuts: Sequence[Cut]) -> list[tuple[Picture, list[Cut]]]:
 def _read_all(
     cuts: Sequence[Cut], settings: MaskData, left_out: LeftOut
 ) -> Iterator[tuple[Cut, Content]]:
-    """Yield the tiles that can be used, of a bad file those before the fault."""
-    for _, own in by_picture(cuts):
+    """Yield the tiles that can be used; of a bad file those before the error."""
+    for _, chosen in by_picture(cuts):
         try:
-            yield from usable_cuts(own, settings, left_out)
+            yield from usable_cuts(chosen, settings, left_out)
         except TileError as error:
             left_out.fault("file", error)
 
@@ -332,7 +332,7 @@ def _opened(
     for path in masks if settings.kind == "chips" else ():
         other = by_name.setdefault(chip_name(path, settings.mask_name), path)
         if other is not path:
-            faults.append(TileError(path, "is named like another mask", detail=str(other)))
+            faults.append(TileError(path, "has the same name as another mask", detail=str(other)))
     footprints = []
     if settings.kind == "scenes":
         for path in masks:
@@ -360,12 +360,12 @@ def _placed(
     side, size = settings.tile_size, settings.block_size
     steps = np.array([[0.5, 0.5], [0, 0], [0, 1], [1, 0], [1, 1]]) * side
     for picture, windows in grid:
-        own = picture.profile.grid
-        assert own is not None  # noqa: S101  # `require_place`
-        a, _, c, _, e, f = own.transform
+        place = picture.profile.grid
+        assert place is not None  # noqa: S101  # `require_place`
+        a, _, c, _, e, f = place.transform
         corners = np.array([[w.row, w.col] for w in windows]).reshape(-1, 1, 2) + steps  # n 5 2
         x, y = c + a * corners[..., 1], f + e * corners[..., 0]
-        blocks = blocks_at(x.ravel(), y.ravel(), own.crs, size)
+        blocks = blocks_at(x.ravel(), y.ravel(), place.crs, size)
         for i, window in enumerate(windows):
             centre, *others = blocks[5 * i : 5 * i + 5]
             _require_small(others, settings)

@@ -1,4 +1,4 @@
-"""Labelled tiles in memory, in the numbers of the files."""
+"""Labelled tiles in memory, as digital numbers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,11 +27,11 @@ class MemorySource:
         files: tuple[TileFile, ...],
         grids: tuple[Grid | None, ...],
     ) -> None:
-        """Hold tiles that have been checked.
+        """Keep tiles that have been checked.
 
         Args:
             pixels: digital numbers, n c h w.
-            bands: what the channel axis holds.
+            bands: of the channel axis.
             classes: the class list.
             files: the file of each tile.
             grids: where each tile lies.

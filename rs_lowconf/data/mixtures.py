@@ -1,18 +1,19 @@
-"""Finds files of a data set whose numbers mean something else than those of the others.
+"""Finds files of a data set whose digital numbers have another meaning than the others'.
 
-A figure over all pixels cannot find a mixture: half of the files with an offset of 1000 make a
-distribution as plausible as any. So files are compared with each other.
+Statistics over all pixels cannot find a mixture: if half of the files have an offset of 1000, the
+distribution still looks plausible. So files are compared with each other.
 
 An offset adds the same to every band and leaves the differences between bands as they are. So a
-file's level is compared with the level that its differences let one expect, by generalised least
-squares: with S the covariance of the files' dark percentiles, the weights S^-1 1 / (1' S^-1 1)
-give the estimate of an additive constant that varies least (Aitken 1935). In every set of bands
-they find what is steady: B10 of L1C, which sees no ground, or blue less red over land. Which files
-carry the offset and S are found in turn, as in k-means, and each file is left out of what it is
-compared with.
+file's level is compared with the level expected from its band differences, by generalised least
+squares: with S the covariance of the files' dark percentiles, the weights S^-1 1 / (1' S^-1 1) give
+the estimate of an additive constant that varies least (Aitken 1935). In every set of bands they
+find what is stable: B10 of L1C, which does not see the ground, or blue minus red over land. Which
+files carry the offset and S are found in turn, as in k-means, and each file is compared with
+statistics of the other files only.
 
-A factor in all bands is an offset of logarithms, so other scales are found likewise. Levels are
-told apart by B09: water vapour swallows it in L1C, and the correction of L2A makes it like B8A.
+A factor in all bands is an offset of logarithms, so other scales are found in the same way. Levels
+are distinguished by B09: water vapour absorbs it in L1C, and after the correction of L2A it is
+close to B8A.
 """
 
 from collections.abc import Iterator
@@ -29,12 +30,12 @@ OFFSET = 0.1
 """An offset of 1000 digital numbers, as reflectance."""
 
 _FEWEST = 8
-"""Files that a comparison takes."""
+"""Fewest files for a comparison."""
 _ROUNDS = 20
-"""Of the search for the files with an offset; it mostly ends after three."""
+"""Most rounds of the search for the files with an offset; it usually ends after three."""
 _RIDGES = (1e-5, 1e-4, 1e-3, 1e-2)
-"""Added to variances of reflectance. The first is what percentiles are worth, 0.003 squared; the
-others are for a start, when an unknown mixture hides which bands are steady."""
+"""Added to variances of reflectance. The first is the uncertainty of percentiles, 0.003 squared;
+the others are for the start, when an unknown mixture hides which bands are stable."""
 _FINEST = 0.003
 """Least spread of levels, as reflectance."""
 _COARSEST = 0.02
@@ -44,8 +45,8 @@ _FREEDOM = 4.0
 _NEAR, _CLEAR = 4.0, 3.0
 """In spreads: how far a file may be from its level, and how much farther the other has to be."""
 _USUAL = 15.0
-"""Files whose differences between bands are so many times as unusual as those of half the files
-are like none of them: from their differences follows nothing."""
+"""Files whose band differences are this many times as unusual as the median file's resemble no
+other file: nothing follows from their differences."""
 
 _Flags = Bool[np.ndarray, " n"]
 _Numbers = Float[np.ndarray, " n"]
@@ -54,50 +55,50 @@ _Table = Float[np.ndarray, "n c"]
 
 
 _SCALE_RATIO = 65_535 / 10_000
-"""Between numbers that fill 0 .. 65535 and those of products."""
+"""Of numbers that fill 0 .. 65535 to those of products."""
 _OTHER_SCALE = 30.0
-"""A file that is so many times brighter or darker than most has other numbers, whatever it shows:
+"""A file that is this many times brighter or darker than most has another scale, whatever it shows:
 water and snow differ by less."""
 _EXACT = 2e-8
-"""Of rounding in reflectance."""
+"""Rounding error of reflectance."""
 _LEAST = 1e-6
-"""Of reflectance in logarithms."""
+"""Least reflectance before logarithms are taken."""
 _SMOOTHER = 0.4
-"""How much less the spectra of files have to jump in their order than in the other."""
+"""By how much less the spectra of files have to jump in their band order than in the other."""
 _TOO_BRIGHT, _TOO_DARK = 0.9, 0.06
-"""Usual reflectance of the brightest band that is too much, or too little, for land and water."""
+"""Median reflectance of the brightest band that is too high, or too low, for land and water."""
 _CLOUD = 2.0
-"""Reflectance that clouds, snow and glint hardly reach: numbers that fill 0 .. 65535 go beyond."""
+"""Reflectance that clouds, snow and glint hardly reach; numbers that fill 0 .. 65535 exceed it."""
 _LEAST_SEEN, _ALIKE = 1e-3, 1e-2
 """Least reflectance that counts when orders are compared, and what is added to variances of
 logarithms of reflectance there."""
 _NEAR_INFRARED, _GROUND = ("B06", "B07", "B08"), 0.06
-"""Bands with one place in all orders that are compared, and the least that land reflects there."""
+"""Bands at the same position in all orders compared, and the least reflectance of land there."""
 _L1C_MOST, _L2A_LEAST = 0.75, 0.85
-"""Of B09 over B8A."""
+"""Ratios of B09 to B8A."""
 _LIT, _LIT_AT_ZERO = ("B02", "B03", "B04", "B05"), 2
-"""Bands that reflect something everywhere, and how many of them at 0 are too many."""
+"""Bands whose reflectance is never 0, and how many of them at 0 are too many."""
 _NEGATIVE = -0.03
-"""Dark percentiles below this are no reflectance: too much has been taken off."""
+"""Dark percentiles below this are not reflectance: too much has been subtracted."""
 _SAME_GROUND = 0.035
-"""By how much the distance of the darkest bands of both sides may differ from `OFFSET`."""
+"""By how much the difference between the darkest bands of both groups may deviate from `OFFSET`."""
 _WITH_OFFSET, _WITHOUT_TWICE = 0.085, 0.01
-"""The darkest band is brighter than this with an offset left in, and darker with one taken off."""
+"""The darkest band is above the first with an offset left in, below the second with one removed."""
 
-UNSURE = "cannot tell: no dark pixels like those of the others"
+UNSURE = "undecided: no dark pixels like those of the others"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """One way in which files differ."""
+    """One way in which the files of a data set differ."""
 
     text: str
     files: tuple[str, ...]
-    """All files with the side that they are on, the fewest first."""
+    """All files with the group that they belong to, the smallest group first."""
 
 
 class Spectra:
-    """Keeps a dark and a usual spectrum of each file, to compare files with each other."""
+    """Keeps a dark and a median spectrum of each file, to compare files with each other."""
 
     def __init__(self, bands: BandSpec) -> None:
         """Start without a file."""
@@ -123,9 +124,10 @@ class Spectra:
         if len(self._dark) < _FEWEST:
             return
         names = tuple(self._dark)
-        dark, usual = (np.stack([*own.values()]) for own in (self._dark, self._usual))
+        dark, usual = (np.stack([*spectra.values()]) for spectra in (self._dark, self._usual))
         top = np.array([*self._top.values()])
-        # Water and shadow are cut to 0 in the short wave infrared of L2A, never in all light.
+        # Water and shadow are clipped to 0 in the short-wave infrared of L2A, never in visible
+        # bands.
         lit = [
             i
             for i, name in enumerate(self._bands.names)
@@ -136,16 +138,16 @@ class Spectra:
         if cut.any():
             yield _mixture(
                 f"half the pixels of {cut.sum():,} of {len(names):,} files are 0 in several bands: "
-                "nearly certainly an offset was taken off numbers that have none, and what was "
-                "left below 0 was cut; use the files from before that",
+                "nearly certainly an offset was subtracted from numbers that have none, and "
+                "negative values were clipped; use the files from before that",
                 names,
-                {"cut at 0": cut, "above 0": ~cut},
+                {"clipped at 0": cut, "above 0": ~cut},
             )
             names = tuple(name for name, low in zip(names, cut, strict=True) if not low)
             dark, usual, top = dark[~cut], usual[~cut], top[~cut]
         if len(names) < _FEWEST:
             return
-        # Of bands in wrong places nothing else can be told.
+        # If bands are in the wrong order, nothing else can be inferred.
         if orders := list(_by_order(names, usual, self._bands)):
             yield from orders
             return
@@ -162,13 +164,13 @@ def _by_offset(names: tuple[str, ...], dark: _Table) -> Iterator[Mixture]:
         return
     if np.median(dark.min(axis=1)[found.low]) <= _NEGATIVE:
         why = (
-            "nearly certainly 1000 is taken off the numbers of the darker ones, which have no "
-            "offset or have lost it already; keep the two apart, with data.dn_offset=0 for these"
+            "nearly certainly 1000 is subtracted from the darker files, which have no offset or "
+            "had it removed already; separate the two groups and set data.dn_offset=0 for these"
         )
     else:
         why = (
-            "nearly certainly an offset of 1000 was left in the numbers of the brighter ones, as "
-            "products of processing baseline 04.00 and later have it; keep the two apart, with "
+            "nearly certainly an offset of 1000 was left in the brighter files, as products of "
+            "processing baseline 04.00 and later have it; separate the two groups and set "
             "data.dn_offset=-1000 for these"
         )
     yield _mixture(
@@ -182,7 +184,7 @@ def _by_offset(names: tuple[str, ...], dark: _Table) -> Iterator[Mixture]:
 def _by_scale(names: tuple[str, ...], usual: _Table, top: _Numbers) -> Iterator[Mixture]:
     logs = np.log(np.maximum(usual, _LEAST))
     brightest = logs.max(axis=1)
-    # A file's own value, not one between two scales.
+    # The value of a file, not one between two scales.
     off = brightest - np.sort(brightest)[len(brightest) // 2]
     far = np.abs(off) > np.log(_OTHER_SCALE)
     if far.any():
@@ -190,8 +192,8 @@ def _by_scale(names: tuple[str, ...], usual: _Table, top: _Numbers) -> Iterator[
         which = "brighter" if np.median(off[far]) > 0 else "darker"
         yield _mixture(
             f"{far.sum():,} of {len(names):,} files are about {np.median(factors):,.0f} times "
-            f"{which} than the others: nearly certainly their scale is another; keep them apart, "
-            "with their data.scale",
+            f"{which} than the others: nearly certainly their scale differs; separate them and "
+            "set their data.scale",
             names,
             {which: far, "like most": ~far},
         )
@@ -201,7 +203,7 @@ def _by_scale(names: tuple[str, ...], usual: _Table, top: _Numbers) -> Iterator[
     if found.mixed and (
         (
             np.median(bright[found.high]) >= _TOO_BRIGHT
-            # Files below clouds are as much brighter, but none of them beyond what clouds reflect.
+            # Cloudy files are as much brighter, but never brighter than clouds.
             and np.quantile(top[near][found.high], 0.75) >= _CLOUD
         )
         or np.median(bright[found.low]) <= _TOO_DARK
@@ -213,7 +215,7 @@ def _by_scale(names: tuple[str, ...], usual: _Table, top: _Numbers) -> Iterator[
         yield _mixture(
             f"{found.high.sum():,} of {len(names):,} files are {_SCALE_RATIO:.2f} times brighter "
             f"in every band than {found.low.sum():,} others: nearly certainly the numbers of some "
-            "fill 0 .. 65535; keep the two apart, with data.scale=65535 for these",
+            "fill 0 .. 65535; separate the two groups and set data.scale=65535 for these",
             names,
             sides,
         )
@@ -229,9 +231,9 @@ def _by_level(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterato
     top, corrected = sides.values()
     if top.any() and corrected.any():
         yield _mixture(
-            f"B09 is darker than B8A in {top.sum():,} files, as in L1C, and like it in "
-            f"{corrected.sum():,}, as in L2A: probably levels are mixed, or bands lie in another "
-            "order; keep the two apart, with their data.level or data.file_bands",
+            f"B09 is darker than B8A in {top.sum():,} files, as in L1C, and similar in "
+            f"{corrected.sum():,}, as in L2A: probably levels are mixed, or bands are in another "
+            "order; separate the two groups and set their data.level or data.file_bands",
             names,
             sides,
         )
@@ -242,12 +244,12 @@ def _by_order(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterato
     lit = usual[:, [name in _NEAR_INFRARED for name in bands.names]].max(axis=1, initial=0)
     ground = lit >= _GROUND
     for order in orders_of_b8a(bands.names):
-        # What the claimed bands would be if a file had this order.
+        # The bands under the declared names if a file had this order.
         other = logs[:, [order.index(name) for name in bands.names]]
         gain = smoothness(bands.names, order, logs)
         swapped, sure = _by_likeness(logs, other, gain > 0)
         sides = {"in another order": sure & swapped, "in one order": sure & ~swapped}
-        # Of water nothing but noise is left where orders differ: it is named, but says nothing.
+        # Over water only noise is left where orders differ: such files are listed, but not judged.
         another, one = (flags & ground for flags in sides.values())
         if (
             another.any()
@@ -256,9 +258,10 @@ def _by_order(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterato
             and gain[one].mean() <= -_SMOOTHER
         ):
             yield _mixture(
-                f"the bands of {sides['in another order'].sum():,} of {len(names):,} files lie in "
-                f"another order than those of the others, as if these were {' '.join(order)}: "
-                "nearly certainly orders are mixed; keep the two apart, with their data.file_bands",
+                f"the bands of {sides['in another order'].sum():,} of {len(names):,} files are "
+                f"in another order than those of the others, as if they were {' '.join(order)}: "
+                "nearly certainly orders are mixed; separate the groups and set their "
+                "data.file_bands",
                 names,
                 sides,
             )
@@ -274,7 +277,10 @@ def _by_likeness(logs: _Table, other: _Table, swapped: _Flags) -> tuple[_Flags, 
         centre = np.median(values, axis=0)
         inverse = np.linalg.inv(np.cov(values, rowvar=False) + _ALIKE * np.eye(bands))
         far = np.stack(
-            [np.einsum("ni,ij,nj->n", own - centre, inverse, own - centre) for own in (logs, other)]
+            [
+                np.einsum("ni,ij,nj->n", spectra - centre, inverse, spectra - centre)
+                for spectra in (logs, other)
+            ]
         )
         again = far[1] < far[0]
         if (again == swapped).all():
@@ -286,7 +292,7 @@ def _by_likeness(logs: _Table, other: _Table, swapped: _Flags) -> tuple[_Flags, 
 
 
 def _mixture(text: str, names: tuple[str, ...], sides: dict[str, _Flags]) -> Mixture:
-    """Name every file with its side: the fewest first, then those of neither."""
+    """Name every file with its group: the smallest first, then files of neither."""
     first, second = sorted(sides, key=lambda side: int(sides[side].sum()))
     neither = ~(sides[first] | sides[second])
     ordered = ((first, sides[first]), (UNSURE, neither), (second, sides[second]))
@@ -312,16 +318,16 @@ class Levels:
 
     @property
     def unsure(self) -> _Flags:
-        """Files that are like neither: without dark pixels, such as clouds, or of another kind."""
+        """Files that resemble neither: without dark pixels, such as clouds, or of another kind."""
         neither: _Flags = ~(self.low | self.high)
         return neither
 
 
 def compare_levels(dark: _Table) -> Levels:
-    """Sort files by whether all their bands are brighter by `OFFSET` than those of others.
+    """Sort files by whether all their bands are brighter by `OFFSET` than those of other files.
 
-    There is a mixture only where reflectance says so, too: no band of the brighter files is dark,
-    or the darker ones are below 0.
+    There is a mixture only if reflectance confirms it: no band of the brighter files is dark, or
+    the darker files are below 0.
 
     Args:
         dark: a dark percentile of reflectance by file and band.
@@ -361,7 +367,7 @@ def _two_levels(dark: _Table) -> Levels:
 
 
 def _best_split(dark: _Table) -> _Flags:
-    """Return which files carry the offset: the choice after which the files are most alike."""
+    """Return which files carry the offset: the choice that makes files most alike without it."""
     none = np.zeros(len(dark), dtype=np.bool_)
     starts = [none, _upper(dark.min(axis=1))]
     starts += [_upper(_left_out(dark, ridge)[0]) for ridge in _RIDGES]

@@ -1,8 +1,8 @@
-"""Which pixels hold no data: what the data set says of its own validity decides.
+"""Which pixels are nodata, as the data set declares it.
 
-A file may say so by a value, by a mask inside or beside it, or by an alpha band; a catalog of
-files may name a value, too. Without a mask areas of 0 in every band are taken for borders that were
-never filled, while single such pixels are dark water whose reflectance was cut at 0.
+A file may declare it by a value, by a mask inside or beside it, or by an alpha band; a catalog of
+files may name a value, too. Without a mask, areas of 0 in every band are taken for borders that
+were never filled, while single pixels of 0 are dark water whose reflectance was clipped at 0.
 """
 
 import math
@@ -15,7 +15,7 @@ from scipy.ndimage import label
 from torch import Tensor
 
 FILL_PIXELS = 9
-"""So many pixels that touch each other, 0 in every band, are no dark water."""
+"""This many connected pixels of 0 in every band are not dark water."""
 
 _NEIGHBOURS = [[1, 1, 1]] * 3
 _ULPS = 2
@@ -23,23 +23,23 @@ _ULPS = 2
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """What one file of an image holds in a window, and says of its validity."""
+    """Pixels of one file of an image in a window, and what it declares about their validity."""
 
     pixels: Float[Tensor, "c h w"]
     """Digital numbers of the bands that are used."""
     nodata: Sequence[float]
-    """Values that are declared to be nodata, which may be NaN; mostly one or none."""
+    """Values declared as nodata, which may be NaN; usually one or none."""
     masked: Bool[Tensor, "h w"] | None
-    """What a mask or an alpha band makes invalid; None without either."""
+    """Pixels that a mask or an alpha band makes invalid; None without either."""
 
 
 def no_data(parts: Sequence[Part], dn_offset: float) -> Bool[Tensor, "h w"]:
-    """Return which pixels hold no data.
+    """Return which pixels are nodata.
 
     These are the masked ones and those with a declared value in any band. But 0 counts only where
     all bands of all files have it, since a single 0 is a dark pixel: where 0 is declared, or an
     offset is to be added to the numbers (products keep 0 for nodata then), every such pixel
-    counts; else areas of `FILL_PIXELS` do, unless a mask says better.
+    counts; else areas of `FILL_PIXELS` do, unless there is a mask.
     """
     zero = torch.stack([~part.pixels.any(dim=0) for part in parts]).all(dim=0)
     values = [value for part in parts for value in part.nodata]
@@ -58,7 +58,7 @@ def no_data(parts: Sequence[Part], dn_offset: float) -> Bool[Tensor, "h w"]:
 
 
 def equal_to(pixels: Float[Tensor, "c h w"], value: float) -> Bool[Tensor, "c h w"]:
-    """Return which numbers are a declared value as GDAL sees it: within two units of rounding.
+    """Return which numbers equal a declared value as in GDAL: within two units of rounding.
 
     Tags hold text, such as -3.40282e+38 for the lowest float32.
     """

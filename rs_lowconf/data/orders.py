@@ -1,4 +1,4 @@
-"""Tells by the spectra whether bands lie in the order that a catalog says.
+"""Tells from the spectra whether bands are in the order that a catalog declares.
 
 Files in the wrong order look right in true colour, because the usual orders agree on blue, green,
 red and B08. But reflectance of land changes little from one band to the next in wavelength, and
@@ -13,15 +13,15 @@ from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, TRUE_COLOUR, WAVELENGT
 _ESA = tuple(RESOLUTION_M)
 _RED_FIRST = (*TRUE_COLOUR, *(name for name in _ESA if name not in TRUE_COLOUR))
 _ORDERS = {
-    "B8A after B08, as ESA has it": _ESA,
-    "B8A last, as torchgeo's EuroSAT has it": EUROSAT_ORDER,
+    "B8A after B08, as in ESA products": _ESA,
+    "B8A last, as in torchgeo's EuroSAT": EUROSAT_ORDER,
     "red, green and blue first": _RED_FIRST,
     "red and blue exchanged": tuple({"B02": "B04", "B04": "B02"}.get(n, n) for n in _ESA),
     "finest bands first": tuple(sorted(_ESA, key=lambda n: RESOLUTION_M[n])),
-    "the other way round": _ESA[::-1],
+    "reversed": _ESA[::-1],
 }
-#: A jump is counted up to this logarithm of a ratio: B10 of L1C is darker than its neighbours
-#: whatever lies below.
+#: A jump counts up to this logarithm of a ratio: B10 of L1C is darker than its neighbours #: over
+#: any ground.
 _MOST = 2.0
 
 
@@ -29,8 +29,8 @@ def fitting_order(names: tuple[str, ...], medians: Float[np.ndarray, " c"]) -> t
     """Return the usual order of these bands under which a tile's spectrum jumps least.
 
     Args:
-        names: the bands in the order that is claimed; it wins where it is as good as others.
-        medians: digital numbers above nothing, in the order of the file.
+        names: the bands in the declared order; it wins ties.
+        medians: digital numbers without offset, in the order of the file.
     """
     usual = [tuple(n for n in order if n in names) for order in _ORDERS.values()]
     logs = np.log(np.maximum(medians, 1.0))
@@ -38,7 +38,7 @@ def fitting_order(names: tuple[str, ...], medians: Float[np.ndarray, " c"]) -> t
 
 
 def said_of(order: tuple[str, ...]) -> str:
-    """Return how people call an order that `fitting_order` returned."""
+    """Return the description of an order that `fitting_order` returned."""
     for words, usual in _ORDERS.items():
         if tuple(n for n in usual if n in order) == order:
             return words
@@ -51,9 +51,10 @@ def _jumps(order: tuple[str, ...], logs: Float[np.ndarray, " c"]) -> float:
 
 
 def orders_of_b8a(names: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return the other places that B8A has in files: after B08 as ESA, or last as EuroSAT has it.
+    """Return the other usual orders: B8A after B08 as in ESA products, or last as in EuroSAT.
 
-    These two are mixed up most, and tell apart most surely: near infrared beside short wave.
+    These two are confused most often, and most reliably distinguished: near infrared next to
+    short-wave infrared.
     """
     orders = [tuple(n for n in order if n in names) for order in (_ESA, EUROSAT_ORDER)]
     return [order for order in orders if order != names]
@@ -62,11 +63,11 @@ def orders_of_b8a(names: tuple[str, ...]) -> list[tuple[str, ...]]:
 def smoothness(
     names: tuple[str, ...], order: tuple[str, ...], logs: Float[np.ndarray, "n c"]
 ) -> Float[np.ndarray, " n"]:
-    """Return how much less spectra jump under another order than under the one that is claimed.
+    """Return how much less spectra jump under another order than under the declared one.
 
     Args:
-        names: the bands in the order that is claimed.
+        names: the bands in the declared order.
         order: the other order.
         logs: logarithms of digital numbers by file and band.
     """
-    return np.array([_jumps(names, own) - _jumps(order, own) for own in logs])
+    return np.array([_jumps(names, spectrum) - _jumps(order, spectrum) for spectrum in logs])

@@ -1,7 +1,7 @@
 """Labelled tiles as JPEG or PNG files: bytes that stand for a range of reflectance.
 
-Pictures name no bands and no scale, so the settings have to. Layouts: class-named subfolders of
-`root`, or of `root/eurosat/2750` as torchvision.datasets.EuroSAT writes them.
+Pictures carry no band names and no scale, so the settings must give them. Layouts: class-named
+subfolders of `root`, or of `root/eurosat/2750` as torchvision.datasets.EuroSAT writes them.
 """
 
 import logging
@@ -39,7 +39,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 class PictureError(TileError):
-    """One picture that cannot be used; `data.skip_bad` leaves it out."""
+    """One picture that cannot be used; `data.skip_bad` skips it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +51,7 @@ class PictureSplit:
     files: tuple[TileFile, ...]
     """Class by class, in the order of `classes`."""
     left_out: LeftOut
-    """Of all splits of the folder; they share it."""
+    """Counts of the whole folder, shared by its splits."""
 
 
 def open_pictures(
@@ -98,13 +98,13 @@ def list_pictures(
     """List the pictures of all splits.
 
     Splits are those of the lists train.txt, val.txt and test.txt in `root` (paths below the
-    folder of classes) where there are such, else by the hash of each file's name.
+    folder of classes) if these exist, else by the hash of each file's name.
 
     Args:
         settings: of these pictures.
-        classes: the class list to use, in order; when missing, that of the settings, else the
-            names of all subfolders.
-        known: splits of names that other sources have; they override the pictures' own.
+        classes: the class list to use, in order; default is that of the settings, else the names of
+            all subfolders.
+        known: splits of tiles in other sources, by name; they override the pictures' splits.
 
     Raises:
         DataError: there is no such folder, or none of a class.
@@ -121,14 +121,14 @@ def list_pictures(
     left_out = LeftOut(skip_bad=settings.skip_bad)
     files = _listed(folder, classes, left_out)
     splits = _splits(settings, files, left_out)
-    own = {
+    assigned = {
         file.tile_id: (known or {}).get(file.path.stem, splits.get(file.tile_id)) for file in files
     }
     return {
         split: PictureSplit(
             root=settings.root,
             classes=classes,
-            files=tuple(file for file in files if own.get(file.tile_id) == split),
+            files=tuple(file for file in files if assigned.get(file.tile_id) == split),
             left_out=left_out,
         )
         for split in SPLITS
@@ -136,7 +136,7 @@ def list_pictures(
 
 
 def _listed(folder: Path, classes: tuple[str, ...], left_out: LeftOut) -> list[TileFile]:
-    """Return the pictures of the classes, and count what else lies in the folder."""
+    """Return the pictures of the classes, and count the other files in the folder."""
     labels = {name: label for label, name in enumerate(classes)}
     files = []
     for path, label in class_files(folder, labels, left_out):
@@ -144,7 +144,7 @@ def _listed(folder: Path, classes: tuple[str, ...], left_out: LeftOut) -> list[T
             tile_id = path.relative_to(folder).with_suffix("").as_posix()
             files.append(TileFile(path=path, tile_id=tile_id, label=label))
         else:
-            left_out.count("file", "no JPEG or PNG by its name", str(path))
+            left_out.count("file", "not a JPEG or PNG by its name", str(path))
     lists = (f"{split}.txt" for split in SPLITS)
     count_beside(folder, {*classes, *lists}, "not in a folder of the classes used", left_out)
     refuse_twins(file.path for file in files)
@@ -165,14 +165,14 @@ def picture_bands(settings: PictureData) -> BandSpec:
 
 
 def class_folder(settings: PictureData) -> Path:
-    """Return the folder whose subfolders are classes, fetching EuroSAT when asked to.
+    """Return the folder whose subfolders are classes, downloading EuroSAT when asked to.
 
     Raises:
         DataError: there is none.
     """
     root = settings.root
     if settings.download:
-        # It takes seconds to import, and only this needs it.
+        # torchvision takes seconds to import, and only this needs it.
         import torchvision
 
         try:
@@ -181,12 +181,12 @@ def class_folder(settings: PictureData) -> Path:
             raise DataError(
                 f"EuroSAT's pictures could not be downloaded to {root}: "
                 f"{' '.join(str(error).split())}",
-                remedy="try again, or fetch them by hand and set data.download=false",
+                remedy="try again, or download them by hand and set data.download=false",
             ) from error
     if not root.is_dir():
         raise DataError(
             f"data folder {root} does not exist",
-            remedy="set data.root to the folder that holds the class-named subfolders",
+            remedy="set data.root to the folder with the class-named subfolders",
         )
     return root / _TORCHVISION if (root / _TORCHVISION).is_dir() else root
 
@@ -203,7 +203,7 @@ def read_picture(path: Path, settings: PictureData) -> np.ndarray:
     count = len(settings.bands)
     if mode != _MODES.get(count):
         raise PictureError(
-            path, f"is a picture of mode {mode}", expected=f"{count} band(s), as data.bands says"
+            path, f"is a picture in mode {mode}", expected=f"{count} band(s), as data.bands says"
         )
     side = settings.tile_size
     pixels = pixels.reshape(*pixels.shape[:2], count)
@@ -217,7 +217,7 @@ def read_picture(path: Path, settings: PictureData) -> np.ndarray:
 
 
 def picture_tile(path: Path, settings: PictureData) -> Tile:
-    """Return a picture as a tile of eight bits without a place.
+    """Return a picture as an 8-bit tile without georeference.
 
     Raises:
         PictureError: it cannot be read, or has another size or number of bands.
@@ -249,14 +249,14 @@ def picture_tile(path: Path, settings: PictureData) -> Tile:
 def _splits(settings: PictureData, files: list[TileFile], left_out: LeftOut) -> dict[str, Split]:
     """Return the split of every tile by id: from lists in the root, else by hash.
 
-    What the lists lack, and what they name that is not on disk, is counted.
+    Files missing from the lists, and listed files missing on disk, are counted.
     """
     root = settings.root
     lists = {split: root / f"{split}.txt" for split in SPLITS}
     given = [split for split, path in lists.items() if path.is_file()]
     if given and len(given) < len(SPLITS):
         raise DataError(
-            f"{root} has lists of {', '.join(given)} only",
+            f"{root} has lists for {', '.join(given)} only",
             expected="train.txt, val.txt and test.txt, or none of them",
         )
     splits: dict[str, Split] = {}
@@ -270,6 +270,6 @@ def _splits(settings: PictureData, files: list[TileFile], left_out: LeftOut) -> 
         for tile in sorted(present - splits.keys()):
             left_out.count("file", "in none of train.txt, val.txt and test.txt", tile)
         for tile in sorted(splits.keys() - present):
-            left_out.count("file", "named in a list, but not on disk or of another class", tile)
+            left_out.count("file", "in a list, but not on disk or not of the classes used", tile)
         return splits
     return splits_by_hash(((file.tile_id, file.label) for file in files), settings)

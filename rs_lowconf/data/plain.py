@@ -1,8 +1,8 @@
 """Reads a file of a single tile without GDAL.
 
 GDAL takes most of its time to open such a file: it looks for others beside it and asks PROJ about
-its reference system. tifffile takes a quarter of that. Whether it read the same numbers is told by
-their checksum, so this needs not know every kind of TIFF: what it cannot read, GDAL reads.
+its reference system. tifffile takes a quarter of that. A checksum shows whether it read the same
+numbers, so this need not support every kind of TIFF: GDAL reads the rest.
 """
 
 import struct
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 _ORIENTATION, _NODATA = 274, 42113
 """Tags of a TIFF."""
 
-#: What tifffile raises at files that are damaged or beyond it.
+#: Raised by tifffile for files that are damaged or unsupported.
 _BEYOND = (
     OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error,
     tifffile.TiffFileError,
@@ -26,7 +26,7 @@ _BEYOND = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlainTiff:
-    """What is in a file."""
+    """Contents of a file."""
 
     numbers: NDArray[Any]
     """Bands, rows and columns, as GDAL reads them."""
@@ -36,11 +36,10 @@ class PlainTiff:
 
 
 def read_plain(path: Path, most_bytes: int) -> PlainTiff | None:
-    """Return what is in a TIFF; None where it takes GDAL.
+    """Return the contents of a TIFF; None if it needs GDAL.
 
-    That is one that is compressed, or has a mask, an alpha band or files beside it that say more.
-
-    None, too, for what is no TIFF, is damaged or missing: GDAL knows what to say of it.
+    GDAL is needed for a TIFF that is compressed, or has a mask, an alpha band or sidecar files.
+    None, too, for files that are missing, damaged or not TIFFs: GDAL reports those.
 
     Args:
         path: the file.

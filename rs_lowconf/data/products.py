@@ -1,8 +1,8 @@
-"""What the names of Sentinel-2 products say: processing level and processing baseline.
+"""Reads processing level and processing baseline from the names of Sentinel-2 products.
 
 ESA's names carry both, such as
 `S2B_MSIL2A_20230701T103629_N0509_R008_T32UPU_20230701T135112.SAFE`; those of granules, of STAC
-items and of what people download from portals often carry the level alone.
+items and of downloads from portals often carry only the level.
 """
 
 import re
@@ -25,7 +25,7 @@ _TOOLBOX = (99, 99)
 """The baseline of products that a user made with Sen2Cor, whose version decides on the offset."""
 
 _TILE = r"T?\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V]"
-#: Names that nobody gives to other things: these count in the names of folders, too.
+#: Unmistakable names: these count in the names of folders, too.
 _PRODUCTS = (
     rf"S2[A-D]_MSIL(?P<level>1C|2A)_\d{{8}}T\d{{6}}(?:_N(?P<baseline>\d{{4}}))?_R\d{{3}}_{_TILE}",
     r"S2[A-D]_\w{4}_(?:PRD|MTD)_MSIL?(?P<level>1C|2A)",
@@ -34,7 +34,7 @@ _PRODUCTS = (
     rf"S2[A-D]_{_TILE}_\d{{8}}_\d+_L(?P<level>1C|2A)",
     rf"SENTINEL2[A-D]_\d{{8}}-\d{{6}}-\d{{3}}_L(?P<level>2A)_{_TILE}",
 )
-#: Words for the level that people put into the names of files.
+#: How file names abbreviate the level.
 _WORDS = (r"(?:S2|Sentinel-?2)[_-]?(?:MSI)?[_-]?L?(?P<level>1C|2A)",)
 _BEFORE, _AFTER = r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])"
 
@@ -51,22 +51,22 @@ _IN_FILES = _compiled((*_PRODUCTS, *_WORDS))
 
 @dataclass(frozen=True, kw_only=True)
 class ProductName:
-    """What the name of a product says."""
+    """What the name of a product states."""
 
     text: str
-    """The part of the name that says so."""
+    """The part of the name that states it."""
     level: Level
     baseline: tuple[int, int] | None
-    """Major and minor number; None where the name has none."""
+    """Major and minor number; None if the name has none."""
 
     @property
     def dn_offset(self) -> float | None:
-        """What to add to the product's digital numbers; None where the name does not say."""
+        """Offset to add to the product's digital numbers; None if the name does not state it."""
         return None if self.baseline is None else offset_from(self.baseline)
 
     @property
     def words(self) -> str:
-        """Level and baseline as people say them."""
+        """Level and baseline as text."""
         if self.baseline is None:
             return self.level
         major, minor = self.baseline
@@ -74,17 +74,17 @@ class ProductName:
 
 
 def offset_from(baseline: tuple[int, int]) -> float | None:
-    """Return what to add to digital numbers of a baseline; None where it depends on the user."""
+    """Return the offset to add to digital numbers of a baseline; None if it depends on the user."""
     if baseline == _TOOLBOX:
         return None
     return _OFFSET if baseline >= _WITH_OFFSET else 0.0
 
 
 def product_in(path: PurePath | str) -> ProductName | None:
-    """Return what the name of a file says of its product, or the folders that it lies in.
+    """Return what the name of a file, or of its folders, states about its product.
 
-    Folders count by the names that ESA and archives give, files also by words such as
-    `Sentinel-2_L2A`. A name with a baseline says more than one without.
+    Folders count if named as by ESA or archives, files also by abbreviations such as
+    `Sentinel-2_L2A`. A name with a baseline takes precedence over one without.
 
     Raises:
         DataError: the names contradict each other.

@@ -1,4 +1,4 @@
-"""Which reflectances a data set holds, and whether they look like reflectance at all."""
+"""The distribution of reflectance in a data set, and whether it is plausible."""
 
 import math
 from collections.abc import Mapping
@@ -13,25 +13,25 @@ from rs_lowconf.bands import TRUE_COLOUR, BandSpec
 _STEP = 1e-4
 _LOWEST, _HIGHEST = -1.0, 7.0
 
-#: Half the pixels of a data set reflect no more in any band, unless all is cloud or snow.
+#: The median of any band of a data set is below this, unless everything is cloud or snow.
 _MOST_USUAL = 1.0
-#: What the brightest band reflects over land.
+#: Reflectance of the brightest band over land.
 _USUAL = 0.3
 _DIM = 0.03
-"""Some values of some band are above it in any data of land."""
+"""Data of any land have values above this in some band."""
 _VISIBLE_USUAL = 0.3
-"""Half the values of a visible band are rarely above it; land is brighter in near infrared."""
+"""The median of a visible band is rarely above this; land is brighter in near infrared."""
 _SCALES = {
     1.0: "1 fits files that hold reflectance",
-    100.0: "100 fits per cent",
+    100.0: "100 fits percentages",
     255.0: "255 fits some pictures",
     10_000.0: "Sentinel-2 products have 10000",
     65_535.0: "65535 fits numbers that fill 0 .. 65535",
 }
 #: Digital numbers of 1000 too many or too few, as reflectance.
 _OFFSET = 0.1
-#: Darkest per cent of the darkest band. Water and shadow reflect some 0.01 in the short wave
-#: infrared; with an offset forgotten nothing lies below 0.1.
+#: First percentile of the darkest band. Water and shadow reflect about 0.01 in the short-wave #:
+#: infrared; with a forgotten offset nothing lies below 0.1.
 _TOO_BRIGHT = 0.09
 _TOO_DARK = -0.03
 
@@ -51,7 +51,7 @@ class BandStatistics:
     """Quantiles of every band from histograms: memory does not grow with the data.
 
     Quantiles are exact to 0.0001 of reflectance, one digital number of Sentinel-2; the
-    outermost bins take what lies outside -1 .. 7.
+    outermost bins count everything outside -1 .. 7.
     """
 
     def __init__(self, bands: BandSpec) -> None:
@@ -69,9 +69,9 @@ class BandStatistics:
         self._maximum = np.maximum(self._maximum, values.max(axis=1))
         clipped = np.clip(values, _LOWEST, _HIGHEST)
         bins = np.rint((clipped - _LOWEST) / _STEP).astype(np.int64)
-        for counts, own in zip(self._counts, bins, strict=True):
-            first = own.min()
-            found = np.bincount(own - first)
+        for counts, band_bins in zip(self._counts, bins, strict=True):
+            first = band_bins.min()
+            found = np.bincount(band_bins - first)
             counts[first : first + len(found)] += found
 
     def ranges(self) -> dict[str, BandRange]:
@@ -94,14 +94,14 @@ class BandStatistics:
 
 
 def picture_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> list[str]:
-    """Say what is suspicious about the range of reflectance that bytes stand for."""
+    """Return warnings about the range of reflectance that bytes stand for."""
     if not ranges:
         return []
-    brightest = max(own.p99 for own in ranges.values())
+    brightest = max(band.p99 for band in ranges.values())
     bright = [
-        (own.median, name)
-        for name, own in ranges.items()
-        if own.median > (_VISIBLE_USUAL if name in TRUE_COLOUR else _MOST_USUAL)
+        (band.median, name)
+        for name, band in ranges.items()
+        if band.median > (_VISIBLE_USUAL if name in TRUE_COLOUR else _MOST_USUAL)
     ]
     white = (255 + bands.dn_offset) / bands.scale
     if brightest < _DIM:
@@ -120,18 +120,18 @@ def picture_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> list[s
 
 
 def radiometric_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> list[str]:
-    """Say what is suspicious about scale, offset and level, and how sure that is."""
+    """Return warnings about scale, offset and level, with their certainty."""
     if not ranges:
         return []
     found = [*_level_warnings(bands, set(ranges))]
-    brightest = max(own.p99 for own in ranges.values())
+    brightest = max(band.p99 for band in ranges.values())
     if brightest < _DIM:
         return [
             *found,
             f"99 % of all values are below {brightest:.4f}: nearly certainly data.scale="
             f"{bands.scale:g} is too large; 1 fits files that hold reflectance, 255 some pictures",
         ]
-    usual = max(own.median for own in ranges.values())
+    usual = max(band.median for band in ranges.values())
     if usual > _MOST_USUAL:
         sure = "nearly certainly" if usual > _MOST_USUAL * 2 else "probably"
         fits = min(_SCALES, key=lambda scale: abs(math.log(usual * bands.scale / scale / _USUAL)))
@@ -151,20 +151,22 @@ def radiometric_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> li
     if floor <= _TOO_DARK:
         sure = "nearly certainly" if floor <= 0.8 * -_OFFSET else "probably"
         cause = (
-            f"data.dn_offset={bands.dn_offset:g} is applied to data that had no offset or have "
-            "lost it already; try data.dn_offset=0"
+            f"data.dn_offset={bands.dn_offset:g} is applied to data that have no offset or had "
+            "it removed already; try data.dn_offset=0"
             if bands.dn_offset < 0
-            else "an offset was taken off twice before the files were written"
+            else "an offset was subtracted twice before the files were written"
         )
-        found.append(f"1 % of {darkest} is below {floor:.3f}, less than nothing: {sure} {cause}")
+        found.append(
+            f"1 % of {darkest} is below {floor:.3f}, a negative reflectance: {sure} {cause}"
+        )
     return found
 
 
 def _sureness(ranges: Mapping[str, BandRange], floor: float) -> str:
-    """Weigh a missing offset by the bands that are known to be dark somewhere."""
+    """Return how certain a missing offset is, from bands that are known to be dark somewhere."""
     if floor < 1.5 * _OFFSET:
         if "B10" in ranges:
-            return "nearly certainly (B10 sees no ground and should be about 0.00)"
+            return "nearly certainly (B10 does not see the ground and should be about 0.00)"
         if {"B11", "B12"} & set(ranges):
             return "probably (water and shadow should be below 0.02 in B11 and B12)"
     return "possibly (the tiles may just be bright)"
@@ -174,5 +176,5 @@ def _level_warnings(bands: BandSpec, names: set[str]) -> list[str]:
     if bands.level == "L2A" and "B10" in names:
         return ["B10 is among the bands, which L2A products lack: probably data.level is L1C"]
     if bands.level == "L1C" and len(names) == 12 and "B10" not in names:
-        return ["only B10 is lacking, as in L2A products: probably data.level should be L2A"]
+        return ["only B10 is missing, as in L2A products: probably data.level should be L2A"]
     return []

@@ -1,7 +1,7 @@
-"""Scenes: images and masks of any extent and CRS, matched by where they lie, through torchgeo.
+"""Scenes: images and masks of any extent and CRS, matched by location through torchgeo.
 
-An image is read on its own grid and never resampled; masks are brought onto it by nearest
-neighbour. So images of different CRSs stand side by side, each in its own.
+An image is read on its native grid and never resampled; masks are warped onto it by nearest
+neighbour. So each image of a data set keeps its CRS.
 """
 
 import math
@@ -37,8 +37,8 @@ from rs_lowconf.settings import MaskData
 Query = tuple[slice, slice, slice]
 """Ranges in x, y and time, as torchgeo's samplers give them."""
 
-#: In pixels: torchgeo's samplers pass over an image of exactly the size of a window when
-#: rounding makes it seem smaller.
+#: In pixels: torchgeo's samplers skip an image of exactly the size of a window when #: rounding
+#: makes it seem smaller.
 _SLACK = 1e-6
 
 
@@ -48,17 +48,17 @@ class Footprint:
 
     profile: FileProfile
     box: BaseGeometry
-    """In degrees, and around the mask; in two parts across 180 degrees."""
+    """Bounding box of the mask in degrees; in two parts across 180 degrees."""
 
 
 def footprint(profile: FileProfile) -> Footprint:
-    """Return where a file lies that has been found to have a georeference."""
+    """Return where a file lies; it must be georeferenced."""
     assert profile.grid is not None  # noqa: S101  # `require_place`
     return Footprint(profile=profile, box=box_around(profile.grid, profile.height, profile.width))
 
 
 class SceneImage(RasterDataset):
-    """One image as a torchgeo dataset, read pixel by pixel on its own grid."""
+    """One image as a torchgeo dataset, read on its native grid."""
 
     def __init__(self, profile: FileProfile) -> None:
         """Index a file whose header has been read."""
@@ -96,15 +96,15 @@ class SceneMasks(RasterDataset):
         x, y, _ = query
         for name in self.index.cx[x.start : x.stop, y.start : y.stop].filepath:
             path = Path(name)
-            own, there, _ = warped_mask(path, self.crs, place, height, width)
+            warped, there, _ = warped_mask(path, self.crs, place, height, width)
             new = there & ~covered
-            values[new] = own[new]
+            values[new] = warped[new]
             covered |= new
         return {"mask": torch.from_numpy(values), "covered": torch.from_numpy(covered)}
 
 
 class Scene:
-    """A `Picture` whose masks are those that lie on it."""
+    """A `Picture` whose masks are those that overlap it."""
 
     def __init__(self, image: Path, masks: Sequence[Footprint], settings: MaskData) -> None:
         """Read the header of an image and find its masks.
@@ -115,8 +115,8 @@ class Scene:
             settings: of the data.
 
         Raises:
-            TileError: the file cannot be read, no mask lies on it, too little of it is
-                covered, or its bands are not what the settings say.
+            TileError: the file cannot be read, no mask overlaps it, too little of it is covered, or
+                its bands are not those of the settings.
         """
         self.name = image.relative_to(settings.images).with_suffix("").as_posix()
         self.profile = read_profile(image)
@@ -131,22 +131,23 @@ class Scene:
         if len(declared) > 1:
             raise TileError(
                 image,
-                f"lies under masks with different nodata ({', '.join(map(str, declared))})",
-                expected="one value in all",
+                "is covered by masks with different nodata values "
+                f"({', '.join(map(str, declared))})",
+                expected="the same value in all",
             )
         self.mask_nodata = declared.pop()
         self._extent = self._covered_extent()
 
     def windows(self, *, training: bool) -> list[Window]:
-        """Return windows at random places to learn from, a grid of windows otherwise.
+        """Return windows at random positions for training, else a grid of windows.
 
-        There are as many random ones as a grid with the distance `data.stride` would have.
+        There are as many random windows as in a grid with the spacing `data.stride`.
         """
         side = self._settings.tile_size
         if not training:
             return self._grid(side)
         length = len(self._grid(self._settings.stride or side))
-        # The sampler draws from the global state also when it is given a generator.
+        # The sampler draws from the global state even when it is given a generator.
         with forked_rng(seed_of(self._settings.block_seed, "windows", self.name)):
             drawn = list(
                 RandomGeoSampler(self._image, side - _SLACK, length, roi=self._extent.polygon)
@@ -164,9 +165,11 @@ class Scene:
         return sample["image"], sample["mask"].numpy(), sample["covered"].numpy()
 
     def _join(self, masks: Sequence[Footprint]) -> tuple[IntersectionDataset, list[FileProfile]]:
-        """Return the image with the masks that lie on it, and their headers."""
+        """Return the image with the masks that overlap it, and their headers."""
         alone = TileError(
-            self.profile.path, "lies under no mask", expected="one in data.masks that overlaps it"
+            self.profile.path,
+            "is covered by no mask",
+            expected="one in data.masks that overlaps it",
         )
         around = footprint(self.profile).box
         near = [mask.profile for mask in masks if mask.box.intersects(around)]
@@ -175,7 +178,7 @@ class Scene:
         laid = SceneMasks([mask.path for mask in near], self._image)
         try:
             joined = self._image & laid
-        except RuntimeError as error:  # torchgeo's word for no intersection
+        except RuntimeError as error:  # torchgeo raises this for no intersection
             raise alone from error
         # Newer releases of torchgeo do not say which files they joined.
         shared = shapely.intersection(laid.index.geometry.to_numpy(), joined.index.union_all())
@@ -185,8 +188,8 @@ class Scene:
     def _grid(self, stride: int) -> list[Window]:
         """Return windows from the lower left corner on.
 
-        What would overhang at the upper or right edge is moved back inside, and its pixels
-        that a window before it has are not fresh.
+        Windows that would extend beyond the upper or right edge are moved back inside; pixels that
+        an earlier window covers are not fresh.
         """
         side, extent = self._settings.tile_size, self._extent
         windows = []
@@ -217,7 +220,7 @@ class Scene:
         if min(last_row - first_row, last_col - first_col) < side:
             raise TileError(
                 profile.path,
-                f"shares less than data.tile_size={side} with its masks",
+                f"overlaps its masks by less than data.tile_size={side}",
                 detail=f"{last_row - first_row} x {last_col - first_col} pixels",
                 remedy="set a smaller data.tile_size",
             )
@@ -255,7 +258,7 @@ def _to_map(profile: FileProfile, col: int, row: int) -> tuple[float, float]:
 
 
 def _to_pixels(profile: FileProfile, x: float, y: float) -> tuple[float, float]:
-    """Return column and row of a place, in pixels from the upper left corner."""
+    """Return column and row of a point, in pixels from the upper left corner."""
     assert profile.grid is not None  # noqa: S101  # `require_place`
     a, _, c, _, e, f = profile.grid.transform
     return (x - c) / a, (y - f) / e

@@ -1,4 +1,4 @@
-"""The sources of tiles that one generator learns from, with splits that agree by name."""
+"""The sources of tiles that one generator is trained on; their splits agree by tile name."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -46,7 +46,7 @@ def open_more(settings: Tiles, split: Split, classes: tuple[str, ...]) -> list[M
 
 
 def splits_by_name(listed: Iterable[tuple[Split, Iterable[TileFile]]]) -> dict[str, Split]:
-    """Return the split of every name of a source: further sources have to agree with it."""
+    """Return the split of every name of a source; further sources have to agree with it."""
     return {PurePosixPath(file.tile_id).name: split for split, files in listed for file in files}
 
 
@@ -54,16 +54,16 @@ def refuse_moved(
     ids: Iterable[str],
     split: Split,
     known: Mapping[str, Split],
-    own: ClassedTiles,
+    source: ClassedTiles,
     first: Path,
 ) -> None:
-    """Refuse a split of a further source with tiles that another split of the first one has.
+    """Reject a split of a further source with tiles that are in another split of the first.
 
     Args:
         ids: of its tiles.
         split: which.
         known: see `splits_by_name`.
-        own: settings of the further source.
+        source: settings of the further source.
         first: root of the first one.
 
     Raises:
@@ -73,7 +73,7 @@ def refuse_moved(
     moved = [name for name in names if known.get(name, split) != split]
     if moved:
         raise DataError(
-            f"the {split} split of {own.root} has {len(moved)} tiles that are in another split of "
-            f"{first}, such as {moved[0]}",
-            remedy="lay them into the same train, val and test subfolders",
+            f"the {split} split of {source.root} has {len(moved)} tiles that are in another split "
+            f"of {first}, such as {moved[0]}",
+            remedy="move them into the same train, val and test subfolders",
         )

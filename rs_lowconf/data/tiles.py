@@ -1,4 +1,4 @@
-"""One tile file: its header, its bands, its pixels, and what is wrong with it."""
+"""One tile file: its header, its bands, its pixels and its errors."""
 
 import re
 import warnings
@@ -39,14 +39,14 @@ from rs_lowconf.errors import DataError, RsLowconfError
 from rs_lowconf.grid import Grid
 from rs_lowconf.settings import OwnRasters, Rasters
 
-#: Names of bands that are not those of Sentinel-2's.
+#: Names for bands that are not Sentinel-2 bands.
 _COLOUR = re.compile(r"(coastal|aerosol|blue|green|red|nir|swir|cirrus|water|band)", re.IGNORECASE)
 
 
 class TileError(DataError):
-    """One file that cannot be used; `data.skip_bad` leaves it out."""
+    """One file that cannot be used; `data.skip_bad` skips it."""
 
-    general = "data.skip_bad=true leaves such files out"
+    general = "data.skip_bad=true skips such files"
     checked_by = "data check"
     """The command that lists them all."""
 
@@ -59,14 +59,14 @@ class TileError(DataError):
         expected: str = "",
         remedy: str = "",
     ) -> None:
-        """Compose the line.
+        """Compose the message.
 
         Args:
-            path: the file, or in words what is like a file, such as an item of a catalog.
-            problem: what is wrong, in words that are the same for every file with this problem.
-            detail: how it shows in this file.
+            path: the file, or the name of something like a file, such as an item of a catalog.
+            problem: the same text for every file with this problem.
+            detail: of this file.
             expected: what was expected instead.
-            remedy: what to do about this problem in particular.
+            remedy: for this problem in particular.
         """
         self.problem = "; ".join(filter(None, (problem, expected and f"expected {expected}")))
         self.detail = detail
@@ -80,13 +80,13 @@ class TileError(DataError):
 
     @property
     def kind(self) -> str:
-        """What is wrong and what to do, in words that are the same for every such file."""
+        """Problem and remedy, as the same text for every such file."""
         return f"{self.problem}; {self.remedy}" if self.remedy else self.problem
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileProfile:
-    """What a GeoTIFF says of itself."""
+    """The metadata of a GeoTIFF."""
 
     path: Path
     count: int
@@ -96,11 +96,11 @@ class FileProfile:
     nodata: float | None
     """The value declared as nodata, which may be NaN."""
     descriptions: tuple[str | None, ...]
-    """One a band; None where the file gives none."""
+    """One per band; None where the file gives none."""
     scales: tuple[tuple[float, float], ...]
-    """Factor and addend of each band, as tags of the file give them; 1 and 0 where none do."""
+    """Scale and offset of each band, from the file's tags; 1 and 0 without tags."""
     alpha: int | None
-    """The channel that the file calls alpha."""
+    """The channel that the file declares as alpha."""
     masked: bool
     """Whether there is a mask of valid pixels inside the file or beside it."""
     tags: Mapping[str, str]
@@ -123,20 +123,21 @@ class Tile:
     """Which pixels are nodata: see `nodata.no_data`."""
 
     def select(self, bands: BandSpec) -> Float[Tensor, "c h w"]:
-        """Return digital numbers as `bands` has them; nodata becomes zero reflectance.
+        """Return digital numbers in the order and scale of `bands`; nodata is zero reflectance.
 
-        Files of one data set may differ in scale and offset: theirs become those of `bands`.
+        Files of one data set may differ in scale and offset; they are converted to those of
+        `bands`.
         """
-        own = self.bands
-        pixels = self.pixels[list(own.index_of(bands.names))]
-        if (own.scale, own.dn_offset) != (bands.scale, bands.dn_offset):
-            pixels = (pixels + own.dn_offset) * (bands.scale / own.scale) - bands.dn_offset
+        stored = self.bands
+        pixels = self.pixels[list(stored.index_of(bands.names))]
+        if (stored.scale, stored.dn_offset) != (bands.scale, bands.dn_offset):
+            pixels = (pixels + stored.dn_offset) * (bands.scale / stored.scale) - bands.dn_offset
         return pixels.masked_fill(self.nodata, -bands.dn_offset)
 
 
 @runtime_checkable
 class Items(Protocol):
-    """A torchgeo data set, by what is read of it: torchgeo itself takes seconds to import."""
+    """The part of a torchgeo data set that is used; importing torchgeo takes seconds."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return an item with the key `image`, c h w."""
@@ -202,7 +203,7 @@ def used_pixels(
     channels: Sequence[int],
     window: Window | None,
 ) -> tuple[Float[Tensor, "c h w"], Bool[Tensor, "h w"]]:
-    """Return the bands that are used, and which pixels hold no data.
+    """Return the bands that are used, and which pixels are nodata.
 
     Args:
         pixels: of all channels of the file.
@@ -228,11 +229,11 @@ def used_pixels(
 def masked_pixels(
     file: rasterio.DatasetReader, channels: Sequence[int], **where: Any
 ) -> Bool[Tensor, "h w"] | None:
-    """Return what a file's mask or alpha band makes invalid; None when it has neither.
+    """Return the pixels that a file's mask or alpha band makes invalid; None without either.
 
     Args:
         file: opened.
-        channels: that are used: what is called alpha may well be B08 in a file of four bands.
+        channels: that are used: a band declared as alpha may be B08 in a file of four bands.
         where: window and sampling, as for `rasterio.DatasetReader.read`.
     """
     invalid = []
@@ -252,7 +253,7 @@ def _has_mask(file: rasterio.DatasetReader) -> bool:
 def read_window(path: Path, window: Window) -> NDArray[np.generic]:
     """Return the numbers of all bands in a window of a file.
 
-    The files read last stay open: GDAL then unpacks a block once for all its windows.
+    Recently read files stay open, so that GDAL decompresses a block once for all its windows.
 
     Raises:
         TileError: the file is missing or truncated.
@@ -263,16 +264,16 @@ def read_window(path: Path, window: Window) -> NDArray[np.generic]:
 
 
 def open_file(path: Path) -> rasterio.DatasetReader:
-    """Return a file that stays open with the ones opened last; within `read_errors` only.
+    """Return a file that stays open with other recent files; use only within `read_errors`.
 
-    A path that is no local file, which GDAL may still open, is taken as never changing.
+    A path that is not a local file, but that GDAL can open, is assumed never to change.
     """
     return _opened(path, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @lru_cache(maxsize=16)
 def _opened(path: Path, changed: int) -> rasterio.DatasetReader:  # noqa: ARG001
-    """Open a file, anew when it has `changed`."""
+    """Open a file, again if it has `changed`."""
     return rasterio.open(path)
 
 
@@ -289,11 +290,11 @@ def band_spec(settings: Rasters, profile: FileProfile, said: Sequence[Statement]
     Args:
         settings: of the data.
         profile: of the file.
-        said: what others than the file say of its numbers.
+        said: statements of other sources about its digital numbers.
 
     Raises:
-        TileError: the file names other bands than the settings, nobody names them, or what is
-            said of its numbers contradicts itself.
+        TileError: the file names other bands than the settings, nothing names them, or statements
+            about its digital numbers contradict each other.
     """
     every = band_names(settings, profile)
     meaning = meaning_of_files(settings, [(profile, every)], said)
@@ -311,23 +312,23 @@ def channels_in(names: Sequence[str]) -> tuple[int, ...]:
 
 
 def band_names(settings: Rasters, profile: FileProfile) -> tuple[str, ...]:
-    """Name each band of a file: canonically, or in other words where it is no band to use.
+    """Name each band of a file: canonically, or by its description if it is not used.
 
     Descriptions that are band names must agree with `data.file_bands`; with it, others
-    (such as "red") are passed over. Bands that are called alpha, or described by something that
-    is no band of Sentinel-2 (such as QA60), are not used.
+    (such as "red") are ignored. Bands declared as alpha, or described as something that is not a
+    Sentinel-2 band (such as QA60), are not used.
 
     Raises:
-        TileError: the file names other bands than the settings, or nobody names them.
+        TileError: the file names other bands than the settings, or nothing names them.
     """
     if not isinstance(settings, OwnRasters):
         if "int" not in profile.dtype:
-            # torchgeo's loader would cut reflectance down to whole numbers.
+            # torchgeo's loader would truncate reflectance to whole numbers.
             raise TileError(
                 profile.path,
-                f"holds {profile.dtype}",
+                f"contains {profile.dtype}",
                 expected="the whole numbers of EuroSAT",
-                remedy="set data.kind=folder for data of your own",
+                remedy="set data.kind=folder for your own data",
             )
         _require_count(profile, EUROSAT_ORDER)
         return EUROSAT_ORDER
@@ -346,7 +347,7 @@ def _all_names(settings: OwnRasters, profile: FileProfile) -> tuple[str, ...]:
             raise TileError(
                 profile.path,
                 f"describes its {profile.count} bands as {_listed(profile)}",
-                expected="a band name each, such as B04",
+                expected="one name per band, such as B04",
                 remedy="list their order in data.file_bands",
             )
         return names
@@ -361,16 +362,16 @@ def _all_names(settings: OwnRasters, profile: FileProfile) -> tuple[str, ...]:
         raise TileError(
             profile.path,
             f"names its bands {_listed(profile)}",
-            expected=f"{' '.join(wanted)}, as data.file_bands says",
-            remedy="drop data.file_bands (the files' own names are used) or mend the files",
+            expected=f"{' '.join(wanted)}, as in data.file_bands",
+            remedy="remove data.file_bands (then the names in the files are used) or fix the files",
         )
     return (*wanted, *filter(None, others))
 
 
 def _described(profile: FileProfile, channel: int) -> str | None:
-    """Return how a file calls a band, canonically where it is one; None where it does not.
+    """Return a file's name of a band, canonical for Sentinel-2 bands; None without a name.
 
-    Words for colours do not say which band it is, and it must not be left out for them.
+    Names of colours do not identify a band, but the band must not be left out for that.
     """
     text = (profile.descriptions[channel] or "").strip()
     if _COLOUR.match(text):
@@ -384,8 +385,8 @@ def _require_count(profile: FileProfile, names: Sequence[str]) -> None:
             profile.path,
             f"has {profile.count} bands",
             expected=f"{len(names)}: {' '.join(names)}",
-            remedy="name every band of the files in data.file_bands, those that are no band of "
-            "Sentinel-2 by other words, such as QA60"
+            remedy="name every band of the files in data.file_bands, also bands that are not "
+            "from Sentinel-2, such as QA60"
             if profile.count > len(names)
             else "",
         )
@@ -394,12 +395,12 @@ def _require_count(profile: FileProfile, names: Sequence[str]) -> None:
 def used_bands(settings: Rasters, path: Path, bands: BandSpec) -> BandSpec:
     """Return the bands of a file to use, in the order to use them.
 
-    Without `data.bands` that is `data.file_bands` or EuroSAT's order, and for files that
-    name their bands ESA's order: it must not depend on which file happens to come first.
+    Without `data.bands` this is `data.file_bands` or EuroSAT's order, and for files that name their
+    bands ESA's order: it must not depend on which file comes first.
 
     Raises:
         TileError: the file lacks one that `data.bands` names.
-        DataError: `data.bands` names something that is no band, or a band twice.
+        DataError: `data.bands` names something that is not a band, or a band twice.
     """
     if settings.bands is not None:
         wanted = replace(bands, names=settings.bands)
@@ -452,25 +453,25 @@ def problems_of(tile: Tile, side: int, max_nodata: float = 0.0) -> list[TileErro
     return problems
 
 
-def require_same_bands(path: Path, own: BandSpec, bands: BandSpec) -> None:
-    """Make sure that a file has the bands that the others have, in whatever order.
+def require_same_bands(path: Path, found: BandSpec, bands: BandSpec) -> None:
+    """Require that a file has the same bands as the others, in any order.
 
     Raises:
         TileError: it has others.
     """
-    if set(own.names) != set(bands.names):
+    if set(found.names) != set(bands.names):
         raise TileError(
             path,
-            f"has bands {' '.join(own.names)}",
+            f"has bands {' '.join(found.names)}",
             expected=f"{' '.join(bands.names)}, as the files before it",
-            remedy="name the bands that all files have in data.bands",
+            remedy="list in data.bands only bands that all files have",
         )
-    if own.level != bands.level:
+    if found.level != bands.level:
         raise TileError(
             path,
-            f"is {own.level}",
+            f"is {found.level}",
             expected=f"{bands.level}, as the files before it",
-            remedy="keep the levels apart, or set data.level to the one that is right for all",
+            remedy="separate the levels, or set data.level if one is right for all",
         )
 
 
@@ -479,19 +480,18 @@ def meaning_of_files(
     files: Sequence[tuple[FileProfile, Sequence[str]]],
     said: Sequence[Statement] = (),
 ) -> Meaning:
-    """Return what the numbers of an image mean.
+    """Return the meaning of an image's digital numbers.
 
-    The tags of its files and whoever else speaks of it have to agree. The name of its product
-    counts for what the others do not say: it tells how ESA made the numbers, not what was done to
-    them since.
+    The tags of its files and other sources have to agree. The name of its product counts for what
+    they do not state: it describes how ESA made the numbers, not later processing.
 
     Args:
         settings: of the data.
-        files: of the image, with what each band is called.
-        said: what others than the files say.
+        files: of the image, with the names of their bands.
+        said: statements of other sources than the files.
 
     Raises:
-        TileError: what is said of them contradicts itself.
+        TileError: the statements contradict each other.
     """
     first, tags, names_say = files[0][0], list[Statement](), list[Statement]()
     try:
@@ -512,10 +512,10 @@ def meaning_of_files(
 
 
 def file_meaning(settings: Rasters, profile: FileProfile) -> Meaning:
-    """Return what the numbers of a file mean, by itself and its name.
+    """Return the meaning of a file's digital numbers, from its tags and its name.
 
     Raises:
-        TileError: it contradicts itself, or nobody names its bands.
+        TileError: it contradicts itself, or nothing names its bands.
     """
     return meaning_of_files(settings, [(profile, band_names(settings, profile))])
 
@@ -523,7 +523,7 @@ def file_meaning(settings: Rasters, profile: FileProfile) -> Meaning:
 def _used_scales(
     settings: Rasters, profile: FileProfile, names: Sequence[str]
 ) -> list[tuple[float, float]]:
-    """Return the different pairs of factor and addend of the bands that are used."""
+    """Return the distinct pairs of scale and offset of the bands that are used."""
     wanted = settings.bands and {known_band(name) for name in settings.bands}
     pairs = zip(names, profile.scales, strict=True)
     used = {pair for name, pair in pairs if known_band(name) and (not wanted or name in wanted)}
@@ -531,17 +531,17 @@ def _used_scales(
 
 
 def said_of(settings: Rasters, profile: FileProfile) -> str:
-    """Return in words what is made of all that a file and its name say.
+    """Describe the meaning of a file's digital numbers, from its tags and its name.
 
     Raises:
-        TileError: it contradicts itself, or nobody names its bands.
+        TileError: it contradicts itself, or nothing names its bands.
     """
     meaning = file_meaning(settings, profile)
     return f"{meaning.why}; {said_of_pixels(profile, band_names(settings, profile))}"
 
 
 def said_of_pixels(profile: FileProfile, names: Sequence[str]) -> str:
-    """Return in words what a file says of valid pixels, and which of its bands are not used."""
+    """Describe how a file declares nodata, and which of its bands are not used."""
     ways = []
     if profile.nodata is not None:
         ways.append(f"nodata {profile.nodata:g} by its tag")
@@ -560,9 +560,9 @@ def _listed(profile: FileProfile) -> str:
 
 @contextmanager
 def read_errors(path: Path, problem: str, error: type[TileError] = TileError) -> Iterator[None]:
-    """Turn complaints of GDAL and others into a `TileError`.
+    """Turn errors of GDAL and other libraries into a `TileError`.
 
-    A file without georeference is no complaint.
+    A file without georeference is not an error.
     """
     try:
         # Inside an Env GDAL logs its warnings; outside it prints them.
@@ -574,5 +574,5 @@ def read_errors(path: Path, problem: str, error: type[TileError] = TileError) ->
     except Exception as fault:  # as in `boundary.reading`
         known = isinstance(fault, RasterioError | OSError)
         reason = " ".join(str(fault).split()) if known else in_a_line(fault)
-        # GDAL names the file with its folders, which the error does anyway.
+        # GDAL repeats the path, which the error names anyway.
         raise error(path, problem, detail=reason.replace(str(path), path.name)) from fault

@@ -1,4 +1,4 @@
-"""Windows of one size on an image with a mask, and what is read in them."""
+"""Windows of one size on an image with a mask, and reading them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,10 +40,10 @@ class Window:
     """A square of `data.tile_size` pixels inside an image."""
 
     row: int
-    """Of its upper left pixel in the image."""
+    """Row of its upper left pixel in the image."""
     col: int
     fresh_rows: tuple[int, int]
-    """First and last (exclusive) of its rows that no window before it has."""
+    """First and last (exclusive) of its rows that no earlier window covers."""
     fresh_cols: tuple[int, int]
 
 
@@ -56,16 +56,16 @@ class Picture(Protocol):
     profile: FileProfile
     """Of the image."""
     bands: BandSpec
-    """Of the image, those that are used, in the order of the file."""
+    """Bands of the image that are used, in the order of the file."""
     band_names: tuple[str, ...]
-    """What every band of the file is called, also those that are not used."""
+    """Names of all bands of the file, also of those that are not used."""
     mask_nodata: float | None
     """The value that the mask declares as nodata."""
     mask_files: tuple[Path, ...]
-    """Where several say something of a pixel, the first counts."""
+    """Where several cover a pixel, the first counts."""
 
     def windows(self, *, training: bool) -> list[Window]:
-        """Return where to cut tiles: to learn from, or so that each pixel counts once."""
+        """Return where to cut tiles: for training, or so that each pixel counts once."""
         ...
 
     def read(self, window: Window) -> Reading:
@@ -83,14 +83,14 @@ class Content:
 
     tile: Tile
     mask: Int[Tensor, "h w"]
-    """Class index a pixel, or `UNKNOWN`."""
+    """Class index of each pixel, or `UNKNOWN`."""
 
 
 def grid_windows(height: int, width: int, side: int, stride: int) -> list[Window]:
     """Return windows that cover an area of at least `side` squared, row by row.
 
-    The last window of a row or column is moved back inside; its pixels that the one before
-    it has are not fresh.
+    The last window of a row or column is moved back inside; its pixels that the previous window
+    covers are not fresh.
     """
     return [
         Window(row=row, col=col, fresh_rows=rows, fresh_cols=cols)
@@ -107,10 +107,10 @@ def whole(row: int, col: int, side: int) -> Window:
 
 def grid_at(profile: FileProfile, row: int, col: int) -> Grid:
     """Return where a window of a file lies whose upper left pixel is at `row` and `col`."""
-    own = profile.grid
-    assert own is not None  # noqa: S101  # `require_place`
-    a, b, c, d, e, f = own.transform
-    return Grid(crs=own.crs, transform=(a, b, c + a * col + b * row, d, e, f + d * col + e * row))
+    place = profile.grid
+    assert place is not None  # noqa: S101  # `require_place`
+    a, b, c, d, e, f = place.transform
+    return Grid(crs=place.crs, transform=(a, b, c + a * col + b * row, d, e, f + d * col + e * row))
 
 
 def content_of(picture: Picture, window: Window, settings: MaskData) -> Content:
@@ -156,7 +156,7 @@ def class_names(settings: MaskData) -> tuple[str, ...]:
 
 
 def require_place(profile: FileProfile) -> None:
-    """Make sure that a file says where it lies, with north up.
+    """Require that a file is georeferenced and north-up.
 
     Raises:
         TileError: it does not.
@@ -165,25 +165,25 @@ def require_place(profile: FileProfile) -> None:
         raise TileError(
             profile.path,
             "has no georeference",
-            expected="a CRS and a transform: masks are matched and tiles are split by place",
+            expected="a CRS and a transform: masks are matched and tiles are split by location",
         )
     _, b, _, d, e, _ = profile.grid.transform
     if b or d or e > 0:
-        raise TileError(profile.path, "is turned or upside down", expected="an image with north up")
+        raise TileError(profile.path, "is rotated or stored south-up", expected="a north-up image")
 
 
 def require_one_band(mask: FileProfile) -> None:
-    """Make sure that a mask has one class per pixel; an alpha band may say where it is valid.
+    """Require that a mask has one class per pixel; an alpha band may say where it is valid.
 
     Raises:
-        TileError: it has more bands, of which none may be taken in silence.
+        TileError: it has more bands, none of which may be chosen silently.
     """
     if mask.count - (mask.alpha is not None) != 1:
         raise TileError(mask.path, f"has {mask.count} bands", expected="one, of class values")
 
 
 def require_size(profile: FileProfile, side: int) -> None:
-    """Make sure that a tile fits into a file.
+    """Require that a tile fits into a file.
 
     Raises:
         TileError: it does not.
@@ -219,14 +219,14 @@ def classes_of(
 
     Args:
         values: of the mask.
-        path: what a message names.
+        path: for messages.
         covered: where there is a mask at all.
         named: the class of each value, None where a value means unknown.
         names: all classes.
         nodata: the value that the mask declares as nodata.
 
     Raises:
-        TileError: there is a value that nobody names.
+        TileError: a value is not in `named`.
     """
     mask = np.full(values.shape, UNKNOWN, dtype=np.int64)
     strange = covered.copy()
@@ -252,7 +252,7 @@ def classes_of(
 def warped_mask(
     path: Path, crs: Any, place: Affine, height: int, width: int
 ) -> tuple[Int[np.ndarray, "h w"], Bool[np.ndarray, "h w"], float | None]:
-    """Bring a mask onto a grid by nearest neighbour.
+    """Warp a mask onto a grid by nearest neighbour.
 
     Returns:
         Its values, where it has any, and the value that it declares as nodata.
@@ -279,7 +279,7 @@ def warped_mask(
 
 
 def mask_values(path: Path, read: NDArray[np.generic]) -> Int[np.ndarray, "h w"]:
-    """Return what was read in a mask as whole numbers; NaN is unknown.
+    """Return the values of a mask as whole numbers; NaN is unknown.
 
     Raises:
         TileError: there are other numbers.
@@ -289,6 +289,6 @@ def mask_values(path: Path, read: NDArray[np.generic]) -> Int[np.ndarray, "h w"]
     known = np.where(np.isnan(read), UNKNOWN, read)
     if (known != np.rint(known)).any():
         raise TileError(
-            path, f"holds {read.dtype} with fractions", expected="a class value a pixel"
+            path, f"contains {read.dtype} with fractions", expected="one class value per pixel"
         )
     return known.astype(np.int64)

@@ -1,4 +1,4 @@
-"""How real a tile looks: the discriminator's logit, freed of its arbitrary constant a class."""
+"""Realism of a tile: the discriminator's logit without its arbitrary constant per class."""
 
 import copy
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _MOST_TILES = 500
 
 
 class RealismCritic:
-    """A `Critic`: 0 means as likely real as generated, given the class."""
+    """A `Critic`: 0 means that real and generated are equally likely, given the class."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class RealismCritic:
         slope: Float[Tensor, ""],
         offset: Float[Tensor, " k"],
     ) -> None:
-        """Hold a trained discriminator and what `fit_realism` found."""
+        """Keep a trained discriminator and the calibration of `fit_realism`."""
         self.bands = discriminator.bands
         self.classes = discriminator.classes
         self.slope = slope
@@ -44,7 +44,7 @@ class RealismCritic:
         return self.slope.to(logit) * (logit - self.offset.to(logit)[label])
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        """Return what the discriminator sees in tiles: mean patch and whole-tile features."""
+        """Return the discriminator's features of tiles: mean patch and whole-tile features."""
         still = torch.zeros_like(image[:1])
         patches, whole = self.discriminator.trunk(self.discriminator.components(image, still))
         return torch.cat([patches.mean((2, 3)), whole], dim=1)
@@ -53,7 +53,7 @@ class RealismCritic:
 def critic_logit(
     discriminator: Discriminator, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
 ) -> Float[Tensor, " b"]:
-    """Return the discriminator's logit of tiles as they are: no augmentation, no dither."""
+    """Return the discriminator's logit of unchanged tiles: no augmentation, no dither."""
     logit: Tensor = discriminator(
         discriminator.components(image, torch.zeros_like(image[:1])), label
     )
@@ -69,7 +69,7 @@ def fit_realism(
         return critic_logit(discriminator, image, label)
 
     slope, offset = fit_logit(logit, generator, source, seed)
-    # A copy, because the critic freezes what training goes on with.
+    # A copy, because the critic freezes weights that training still updates.
     return RealismCritic(copy.deepcopy(discriminator), slope=slope, offset=offset)
 
 
@@ -95,15 +95,15 @@ def fit_logit(
     Returns:
         slope and offsets: slope x (logit - offset of the class) is the calibrated logit.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "gan", "realism"))
-    chosen = torch.randperm(len(source), generator=dice)[:_MOST_TILES]
+    rng = torch.Generator().manual_seed(seed_of(seed, "gan", "realism"))
+    chosen = torch.randperm(len(source), generator=rng)[:_MOST_TILES]
     device = next(generator.parameters()).device
     real, fake = [], []
     label = source.labels[chosen]
     for part in torch.split(chosen, _BATCH):
         batch_label = source.labels[part].to(device)
         image = source.batch(part.tolist()).image.to(device)
-        z = torch.randn(len(part), generator.latent_dim, generator=dice).to(device)
+        z = torch.randn(len(part), generator.latent_dim, generator=rng).to(device)
         real.append(logit(image, batch_label))
         fake.append(logit(generator(z, batch_label), batch_label))
     return _platt(torch.cat(real).cpu(), torch.cat(fake).cpu(), label, len(source.classes))

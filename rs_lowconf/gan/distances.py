@@ -1,7 +1,7 @@
-"""Generated and real tiles as two clouds of points, in a feature space or in pixel space.
+"""Distances between sets of generated and real tiles, in a feature space or in pixel space.
 
 Never called FID or KID alone: those names belong to the Inception features of photographs.
-Features here are those of the reporter, a network used for nothing else.
+Features here are those of the reporter, a network used only for these reports.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,13 +30,13 @@ _BATCH = 32
 def poly_kernel(a: Float[Tensor, "n f"], b: Float[Tensor, "m f"]) -> Float[Tensor, "n m"]:
     """Return KID's kernel, the cube of 1 + a b' / f (Binkowski et al. 2018).
 
-    As in torchmetrics, whose import would take every process of a search four seconds.
+    As in torchmetrics, whose import would cost every search process four seconds.
     """
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
 def kernel_distance(
-    own: Float[Tensor, "n f"],
+    measured: Float[Tensor, "n f"],
     reference: Float[Tensor, "m f"],
     own_weights: Weights,
     reference_weights: Weights,
@@ -44,13 +44,13 @@ def kernel_distance(
     """Return KID-S2: the unbiased squared MMD with KID's kernel (Binkowski et al. 2018).
 
     torchmetrics' metric averages it over random subsets of one size for both sets; this is
-    the same estimator over all pairs, for sets of any size whose number of tiles a class is
-    fixed. Unbiased, so it can be negative.
+    the same estimator over all pairs, for sets of any size with a fixed number of tiles per class.
+    Unbiased, so it can be negative.
     """
-    own, reference = own.double(), reference.double()
-    among_own = poly_kernel(own, own)
+    measured, reference = measured.double(), reference.double()
+    among_own = poly_kernel(measured, measured)
     among_reference = poly_kernel(reference, reference)
-    between = poly_kernel(own, reference)
+    between = poly_kernel(measured, reference)
 
     def distance(a: Float[Tensor, "r n"], b: Float[Tensor, "r m"]) -> Float[Tensor, " r"]:
         cross = ((a @ between) * b).sum(1)
@@ -64,19 +64,19 @@ def kernel_distance(
 def _pair_mean(
     kernel: Float[Tensor, "n n"], weight: Float[Tensor, "r n"], label: Int[Tensor, " n"]
 ) -> Float[Tensor, " r"]:
-    """Return the mean of the kernel over pairs of different tiles, classes weighing as they do.
+    """Return the mean of the kernel over pairs of different tiles, weighted by class.
 
-    Pairs within a class lack those of a tile with itself; the others are weighed up for
-    them, or two samples with fixed classes would seem nearer to each other than they are.
-    A class with a single tile has but the pair with itself.
+    Pairs of a tile with itself are missing within a class; the others are weighted up for them, or
+    two samples with fixed classes would seem closer to each other than they are. A class with a
+    single tile has only the pair with itself.
     """
     total = ((weight @ kernel) * weight).sum(1)
     for k in sorted(set(label.tolist())):
-        own = weight[:, label == k]
+        in_class = weight[:, label == k]
         block = kernel[label == k][:, label == k]
-        all_pairs = ((own @ block) * own).sum(1)
-        share, selves = own.sum(1).square(), own.square().sum(1)
-        distinct = (all_pairs - own.square() @ block.diagonal()) * share / (share - selves)
+        all_pairs = ((in_class @ block) * in_class).sum(1)
+        share, selves = in_class.sum(1).square(), in_class.square().sum(1)
+        distinct = (all_pairs - in_class.square() @ block.diagonal()) * share / (share - selves)
         total += torch.where(share - selves > 1e-9 * share, distinct, all_pairs) - all_pairs
     return total
 
@@ -101,7 +101,7 @@ def _root(covariance: Float[Tensor, "f f"]) -> Float[Tensor, "f f"]:
 
 
 def manifold_figures(
-    own: Float[Tensor, "n f"],
+    measured: Float[Tensor, "n f"],
     reference: Float[Tensor, "m f"],
     own_weights: Weights,
     reference_weights: Weights,
@@ -112,15 +112,15 @@ def manifold_figures(
     neighbour within the set. Precision: share of generated tiles in the real manifold;
     recall: share of real tiles in the generated one; density: real balls around a generated
     tile, over k; coverage: share of real balls with a generated tile inside. Averaged over
-    the subsets; the interval is over the tiles judged, the other set being as it is.
+    the subsets; the interval is over the tiles measured, with the other set fixed.
     """
-    distance = torch.cdist(own.double(), reference.double())
+    distance = torch.cdist(measured.double(), reference.double())
     real_reach = _reach(torch.cdist(reference.double(), reference.double()))
     inside = distance <= real_reach  # n m
     recalled = torch.zeros(len(reference), dtype=torch.float64)
     covered = torch.zeros(len(reference), dtype=torch.float64)
     for draw in own_weights.draws > 0:
-        some = own[draw].double()
+        some = measured[draw].double()
         reach = _reach(torch.cdist(some, some))
         recalled += (distance[draw] <= reach[:, None]).any(0)
         covered += inside[draw].any(0)
@@ -140,17 +140,17 @@ def _reach(distance: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
 
 def over_halves(
     figure: Callable[[Float[Tensor, "n f"]], float],
-    own: Float[Tensor, "n f"],
+    measured: Float[Tensor, "n f"],
     weights: Weights,
     seed: int,
 ) -> Estimate:
     """Return a figure's mean and spread over random halves of the subsets."""
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     half = weights.n // 2
     values = []
     for i in range(_HALVES):
         tiles = torch.nonzero(weights.draws[i % len(weights.draws)])[:, 0]
-        values.append(figure(own[tiles[torch.randperm(len(tiles), generator=dice)[:half]]]))
+        values.append(figure(measured[tiles[torch.randperm(len(tiles), generator=rng)[:half]]]))
     return spread_of(values, half)
 
 
@@ -158,7 +158,7 @@ def nearest_features(
     turned: list[Float[Tensor, "n f"]], bank: Float[Tensor, "m f"]
 ) -> Float[Tensor, " n"]:
     """Return the distance to the nearest row of `bank` over all versions of each tile."""
-    return torch.stack([torch.cdist(own, bank).amin(1) for own in turned]).amin(0)
+    return torch.stack([torch.cdist(version, bank).amin(1) for version in turned]).amin(0)
 
 
 def nearest_pixels(
@@ -169,7 +169,7 @@ def nearest_pixels(
     Args:
         source: the tiles to look up.
         bank: the tiles to look among.
-        scale: deviation of every band: differences are counted in it.
+        scale: standard deviation of each band, the unit of differences.
 
     Yields:
         root mean square differences.

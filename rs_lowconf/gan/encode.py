@@ -1,7 +1,7 @@
 """The encoder: real tiles to latents from which a finished generator draws them again.
 
-It is trained after the generator and changes nothing in it. What it finds is where the inversion
-of a tile starts; without it, that would have to be the best of many random latents.
+It is trained after the generator and does not change it. The inversion of a tile starts at its
+output; otherwise it would start at the best of many random latents.
 """
 
 import copy
@@ -28,18 +28,18 @@ Draw = Callable[[Float[Tensor, "b d"], Tensor], Float[Tensor, "b c h w"]]
 """The generator: latents and conditions (classes or masks) to reflectance."""
 
 Tiles = Callable[[int, int, torch.Generator], tuple[Float[Tensor, "b c h w"], Tensor]]
-"""Draws so many augmented training tiles with their conditions, for a step and its dice."""
+"""Draws a number of augmented training tiles with their conditions, for a step and its rng."""
 
 Project = Callable[[Float[Tensor, "b d"]], Float[Tensor, "b d"]]
 """Returns the nearest latents where the prior has its mass."""
 
 
 class Comparison:
-    """How unlike two tiles are, pixel by pixel and to the generator's own discriminator.
+    """Dissimilarity of two tiles, pixel by pixel and to the generator's own discriminator.
 
-    Whitened and compressed pixels, so that every band and dark water count; and what the
-    discriminator sees in each patch, without which the least error is a blur (Larsen et al.,
-    "Autoencoding beyond pixels using a learned similarity metric", ICML 2016).
+    Whitened and compressed pixels, so that every band and dark water count; and the discriminator's
+    features of each patch, without which a blur minimises the error (Larsen et al., "Autoencoding
+    beyond pixels using a learned similarity metric", ICML 2016).
     """
 
     def __init__(self, discriminator: Discriminator | MaskDiscriminator) -> None:
@@ -48,7 +48,7 @@ class Comparison:
         self._discriminator = discriminator
 
     def components(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return what the discriminator sees of reflectance, without dither."""
+        """Return the discriminator's input for reflectance, without dither."""
         return self._discriminator.components(image, torch.zeros_like(image[:1]))
 
     def __call__(
@@ -56,7 +56,7 @@ class Comparison:
     ) -> Float[Tensor, " b"]:
         """Return the mean absolute difference of components, and that of patches over their size.
 
-        Differentiable in `image`; `other` is taken as given.
+        Differentiable in `image`; `other` is treated as constant.
         """
         seen, known = self.components(image), self.components(other).detach()
         patches = self._discriminator.patches(seen)
@@ -67,9 +67,9 @@ class Comparison:
 
 
 class FrozenComparison:
-    """How unlike two tiles are, pixel by pixel and to the critics on frozen features.
+    """Dissimilarity of two tiles, pixel by pixel and to the critics on frozen features.
 
-    As `Comparison`, with mixed features of all composites and scales in the place of patches: a
+    As `Comparison`, with mixed features of all composites and scales instead of patches: a
     perceptual distance (Zhang et al., "The unreasonable effectiveness of deep features as a
     perceptual metric", CVPR 2018).
     """
@@ -79,10 +79,10 @@ class FrozenComparison:
         self.bands = critic.bands
         self._critic = critic
         self._native = next(
-            own.network
-            for own in critic.critics.critics
-            if isinstance(own.network, TextureCritic | Discriminator)
-            and own.network.bands.names == critic.bands.names
+            part.network
+            for part in critic.critics.critics
+            if isinstance(part.network, TextureCritic | Discriminator)
+            and part.network.bands.names == critic.bands.names
         )
 
     def components(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -94,7 +94,7 @@ class FrozenComparison:
     ) -> Float[Tensor, " b"]:
         """Return the mean absolute difference of components, and that of features over their size.
 
-        Differentiable in `image`; `other` is taken as given.
+        Differentiable in `image`; `other` is treated as constant.
         """
         with torch.no_grad():
             known, wanted = self.components(other), self._critic.scales(other)
@@ -111,7 +111,7 @@ class FrozenComparison:
 def comparison_of(
     critic: RealismCritic | MaskCritic | SourcesCritic,
 ) -> Comparison | FrozenComparison:
-    """Return how tiles are compared by the critics of a generator."""
+    """Return the comparison of tiles by the critics of a generator."""
     if isinstance(critic, SourcesCritic):
         return FrozenComparison(critic)
     return Comparison(critic.discriminator)
@@ -130,11 +130,11 @@ def train_encoder(  # noqa: PLR0917 - generator, tiles, recipe, chance, place: t
     """Train an encoder of the latents of a finished generator; the weight average counts.
 
     Half of each batch are training tiles. The other half are generated, of which the latents are
-    known: they come in any number, so that the encoder does not learn few tiles by heart.
+    known: they are unlimited, so that the encoder does not memorise few training tiles.
 
     Args:
         draw: the generator, finished and frozen.
-        unlike: compares tiles as the generator's own critics see them.
+        unlike: compares tiles as the generator's critics see them.
         tiles: draws training tiles.
         project: keeps latents where the generator has learned to draw.
         recipe: of the generator, which sets the sizes of latent and network.
@@ -152,9 +152,9 @@ def train_encoder(  # noqa: PLR0917 - generator, tiles, recipe, chance, place: t
     half = math.ceil(settings.batch_size / 2)
     steps = math.ceil(settings.images / half)
     for number in range(steps):
-        dice = torch.Generator().manual_seed(seed_of(seed, "encoder", "step", number))
-        real, condition = tiles(half, number, dice)
-        latent = project(torch.randn(half, _dim(recipe, real), generator=dice)).to(device)
+        rng = torch.Generator().manual_seed(seed_of(seed, "encoder", "step", number))
+        real, condition = tiles(half, number, rng)
+        latent = project(torch.randn(half, _dim(recipe, real), generator=rng)).to(device)
         with torch.no_grad():
             fake = draw(latent, condition)
         image = torch.cat([real, fake])

@@ -1,10 +1,9 @@
-"""Critics on frozen features, and the small one that sees spectra and texture of a few pixels.
+"""Critics on frozen features, and a small one that sees spectra and texture of a few pixels.
 
 After Sauer et al., "Projected GANs converge faster" (NeurIPS 2021): features of four scales are
 mixed by fixed random convolutions, across channels and from coarse to fine, so that no head can
-live on the few channels that are easiest; each scale has a small head of its own. Their hinge loss
-collapses here; heads are trained by the relativistic pairing loss with R1 and R2 on the mixed
-features.
+rely on the few easiest channels; each scale has its small head. Their hinge loss collapses here;
+heads are trained by the relativistic pairing loss with R1 and R2 on the mixed features.
 """
 
 import math
@@ -41,11 +40,11 @@ class FeatureMixer(nn.Module):
         """Draw the mixing convolutions from torch's global random state.
 
         Args:
-            network: gives the features; its weights are no part of this module's state.
+            network: gives the features; its weights are not part of this module's state.
             source: index of the source whose tiles it sees.
             channels: the three channels of its tiles that are shown as red, green and blue.
             white: reflectance that is shown as 255.
-            side: in pixels, to which pictures are enlarged for the network.
+            side: pictures are enlarged to this side in pixels for the network.
         """
         super().__init__()
         self.source = source
@@ -54,7 +53,7 @@ class FeatureMixer(nn.Module):
         self._side = side
         self._network = [network]  # in a list, so that torch does not count it among the weights
         self.across = nn.ModuleList(nn.Conv2d(c, MIXED, 1, bias=False) for c in network.channels)
-        # Three by three pixels, but for the finest scale, where that would cost most.
+        # 3 x 3 pixels, except at the finest scale, where that would cost most.
         sizes = [1] + [3] * (len(network.channels) - 1)
         self.down = nn.ModuleList(
             nn.Conv2d(MIXED, MIXED, size, padding=size // 2, bias=False) for size in sizes
@@ -133,7 +132,7 @@ class FeatureHeads(nn.Module):
 class TextureCritic(nn.Module):
     """Realism of spectra and of texture within 14 pixels, in all bands of a source.
 
-    It sees too little of a tile to learn a few hundred tiles by heart.
+    It sees too little of a tile to memorise a few hundred tiles.
     """
 
     def __init__(
@@ -153,13 +152,13 @@ class TextureCritic(nn.Module):
     def components(
         self, image: Float[Tensor, "b c h w"], dither: Float[Tensor, "#b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """Return what the network sees of reflectance; see `Discriminator.components`."""
+        """Return the network's input for reflectance; see `Discriminator.components`."""
         return compress(self.whiten(image + dither / self.bands.scale))
 
     def forward(
         self, components: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
-        """Return one logit per tile, the mean over its places."""
+        """Return one logit per tile, the mean over its positions."""
         hidden = self.block(self.read(F.pixel_unshuffle(components, 2)))
         hidden = F.leaky_relu(hidden, 0.2)
         known = (hidden * self.table(label)[:, :, None, None]).sum(1)

@@ -1,4 +1,4 @@
-"""A quick look at a generator during training; the full quality table is another command's."""
+"""Quick figures of a generator during training; `rslow evaluate` computes the full table."""
 
 from collections.abc import Callable
 
@@ -32,8 +32,8 @@ def sample(
         condition: labels, or masks, whichever it takes.
         seed: of the latents.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "gan", "sample"))
-    z = torch.randn(len(condition), generator.latent_dim, generator=dice)
+    rng = torch.Generator().manual_seed(seed_of(seed, "gan", "sample"))
+    z = torch.randn(len(condition), generator.latent_dim, generator=rng)
     device = next(generator.parameters()).device
     parts = zip(torch.split(z, _BATCH), torch.split(condition, _BATCH), strict=True)
     return torch.cat([generator(a.to(device), b.to(device)).cpu() for a, b in parts])
@@ -95,9 +95,9 @@ def domain_distance(
     """Return how far generated tiles are from held-out ones, to choose a checkpoint by.
 
     The squared MMD with KID's kernel (Binkowski et al., "Demystifying MMD GANs", ICLR 2018)
-    of several generated tiles for every held-out one. It is no figure to report: the
+    of several generated tiles for every held-out one. It must not be reported: the
     checkpoint with the smallest of many looks better than it is, and as both sets have the
-    same number of tiles a class, it has an offset (the same for all checkpoints).
+    same number of tiles per class, it has an offset (the same for all checkpoints).
     """
     label = val.labels.repeat(max(1, _COMPARED // len(val)))
     real = val.batch(range(len(val))).image
@@ -134,11 +134,11 @@ def overfit(
     Logits are compared within classes, whose constants differ: the training tiles are drawn
     with the classes of the validation tiles.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "gan", "overfit"))
+    rng = torch.Generator().manual_seed(seed_of(seed, "gan", "overfit"))
     some = []
     for name in (val.classes[k] for k in val.labels.tolist()):
-        own = torch.nonzero(train.labels == train.classes.index(name))[:, 0]
-        some.append(int(own[torch.randint(len(own), (1,), generator=dice)]))
+        members = torch.nonzero(train.labels == train.classes.index(name))[:, 0]
+        some.append(int(members[torch.randint(len(members), (1,), generator=rng)]))
     device = next(discriminator.parameters()).device
     means = []
     for image in (
@@ -154,7 +154,7 @@ def overfit(
 
 
 def _detail(image: Float[Tensor, "n c h w"]) -> Float[Tensor, " c"]:
-    """Return the mean squared difference of neighbouring pixels a band."""
+    """Return the mean squared difference of neighbouring pixels per band."""
     across = image.diff(dim=-1).square().mean((0, 2, 3))
     down = image.diff(dim=-2).square().mean((0, 2, 3))
     return (across + down).clamp_min(1e-12)
@@ -164,8 +164,8 @@ class FrozenDistance:
     """How far generated tiles are from held-out real ones, on features of a pretrained network.
 
     KID's squared MMD (Binkowski et al., "Demystifying MMD GANs", ICLR 2018) on `pooled` features
-    of true-colour tiles that went through the rendering of their source. To choose a checkpoint
-    by, the network must be another one than the critics see through.
+    of true-colour tiles that went through the rendering of their source. To choose a checkpoint by
+    it, the network must differ from that of the critics.
     """
 
     def __init__(
@@ -181,10 +181,10 @@ class FrozenDistance:
 
         Args:
             network: gives the features.
-            val: held-out tiles that hold `TRUE_COLOUR`.
-            rendering: how their source shows reflectance.
+            val: held-out tiles with the bands `TRUE_COLOUR`.
+            rendering: how their source stores reflectance.
             white: reflectance that is shown as 255.
-            most: tiles a side.
+            most: tiles of each set.
         """
         chosen = torch.linspace(0, len(val) - 1, min(most, len(val))).long()
         self._network, self._rendering, self._white = network, rendering, white
@@ -198,7 +198,7 @@ class FrozenDistance:
         return self.to(sample(generator, self._label, seed), generator.bands)
 
     def to(self, image: Float[Tensor, "n c h w"], bands: BandSpec) -> float:
-        """Return the squared MMD to other tiles, in bands that hold those of the rendering."""
+        """Return the squared MMD to other tiles, whose bands include those of the rendering."""
         parts = [
             self._features(self._rendering(part, bands), self._rendering.bands)
             for part in torch.split(image, _BATCH)

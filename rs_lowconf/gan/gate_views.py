@@ -1,4 +1,4 @@
-"""How the gate looks at tiles: composites, as their source would store them, to frozen features."""
+"""The gate's view of tiles: frozen features of composites, stored as their source stores them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from rs_lowconf.gan.rendering import Rendering
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSpec:
-    """What a view shows; it travels with the gate."""
+    """What a view shows; it is saved with the gate."""
 
     composite: str
     """Name of one of `COMPOSITES`."""
     picture: Rendering | None
-    """How the source's pictures show reflectance; None for a source that is no pictures."""
+    """How the source's pictures show reflectance; None if the source is not pictures."""
     network: FrozenName
     side: int
     """Pixels to which tiles are enlarged."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return values that JSON can hold."""
         picture = self.picture
         return {
             "composite": self.composite,
@@ -61,8 +61,8 @@ class FrozenView:
     """Features of a composite of tiles, by a pretrained network that nothing was trained against.
 
     Where the source is a folder of pictures, tiles become bytes as the pictures did, through JPEG
-    where colour differences have half the resolution: what writing a file takes away is taken from
-    both sides, so that it is no sign of a generated tile.
+    if colour differences have half the resolution: both real and generated tiles lose what the file
+    format loses, so that this does not reveal a generated tile.
     """
 
     def __init__(self, spec: ViewSpec, bands: BandSpec, device: torch.device) -> None:
@@ -98,7 +98,7 @@ class FrozenView:
 
     @torch.no_grad()
     def of_real(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        """Return the features of tiles of the source, which are stored in its way already."""
+        """Return the features of tiles of the source, which are stored that way already."""
         return self._features(self._view.real(image, self._bands))
 
     def _features(self, pictures: UInt8[np.ndarray, "b h w k"]) -> Float[Tensor, "b f"]:

@@ -1,7 +1,7 @@
 """The gate's critic: a discriminator of another seed, trained against the finished generator.
 
-The generator was trained to please its own discriminator, and the search's energy leans on
-that one; neither can say how real a searched tile is. This one saw none of that.
+The generator was trained to satisfy its discriminator, and the search's energy uses that
+discriminator; neither can judge how real a searched tile is. This critic took part in neither.
 """
 
 import copy
@@ -38,10 +38,10 @@ class JudgeRecord(Generic[D]):
     images: int
     """Real tiles shown so far."""
     loss: float
-    """Of a discriminator, in nats: the mean over real and generated tiles, so that log 2 is a coin,
+    """Of a discriminator, in nats: the mean over real and generated tiles, so that log 2 is chance,
     or the sum where each pixel is judged. Of an encoder: see `encode.Comparison`."""
     average: D
-    """The weight average so far; training goes on with it, so copy what is kept."""
+    """The weight average so far; training still updates it, so copy it to keep it."""
 
 
 def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order of the work
@@ -52,7 +52,7 @@ def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order 
     seed: int,
     device: torch.device,
 ) -> Iterator[JudgeRecord[Discriminator]]:
-    """Train a fresh discriminator to tell training tiles from generated ones, class by class.
+    """Train a new discriminator to distinguish training tiles from generated ones, by class.
 
     Logistic loss with both zero-centred gradient penalties; the weight average counts.
 
@@ -61,7 +61,7 @@ def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order 
         source: the training split, in the generator's bands and classes.
         settings: of network and training.
         augment: of real tiles, and of generated ones.
-        seed: the run's; the critic's stream is its own.
+        seed: the run's; the critic has a separate random stream.
         device: where to compute.
 
     Raises:
@@ -81,16 +81,16 @@ def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order 
     optimiser = torch.optim.Adam(judge.parameters(), lr=settings.learning_rate, betas=(0.0, 0.99))
     weight = settings.gamma / 2 * 3 / len(source.bands) * _PENALTY_EVERY
     for number in range(math.ceil(settings.images / settings.batch_size)):
-        dice = torch.Generator().manual_seed(seed_of(seed, "critic", "step", number))
-        label, chosen = draw(settings.batch_size, dice)
-        z = torch.randn(settings.batch_size, generator.latent_dim, generator=dice).to(device)
+        rng = torch.Generator().manual_seed(seed_of(seed, "critic", "step", number))
+        label, chosen = draw(settings.batch_size, rng)
+        z = torch.randn(settings.batch_size, generator.latent_dim, generator=rng).to(device)
         label = label.to(device)
         with torch.no_grad():
             pair = (source.batch(chosen).image.to(device), generator(z, label))
             seen = []
-            for kind, image, own in zip(("real", "fake"), pair, augment, strict=True):
-                augmented = own(image, seed_of(seed, "critic", "augment", kind, number))
-                dither = torch.rand(image.shape, generator=dice).to(device) - 0.5
+            for kind, image, augmentation in zip(("real", "fake"), pair, augment, strict=True):
+                augmented = augmentation(image, seed_of(seed, "critic", "augment", kind, number))
+                dither = torch.rand(image.shape, generator=rng).to(device) - 0.5
                 seen.append(judge.components(augmented, dither))
         both = torch.cat(seen)
         real, fake = judge(both, label.repeat(2)).chunk(2)

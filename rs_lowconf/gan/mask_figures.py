@@ -1,4 +1,4 @@
-"""A quick look at a generator of tiles with masks during training, to choose a checkpoint by."""
+"""Quick figures of a generator of tiles with masks during training, to choose a checkpoint."""
 
 import torch
 from jaxtyping import Float, Int
@@ -22,40 +22,42 @@ def mask_figures(
     """Compare tiles drawn for held-out masks with the tiles that these masks are of.
 
     Returns:
-        region_distance: squared MMD of `region_features`, with KID's kernel; the smallest of
-            many checkpoints looks better than it is, so it is no figure to report.
+        region_distance: squared MMD of `region_features`, with KID's kernel; the smallest of many
+            checkpoints looks better than it is, so it must not be reported.
         class_mean: mean over classes and principal components of the absolute difference of
             means, in deviations of real pixels.
         class_spread: mean over the same of the absolute log ratio of deviations in regions.
         detail: the same of the differences of neighbouring pixels.
         agreement_real: share of pixels of held-out tiles that the discriminator puts into
-            their class; below the training tiles' as far as it learned those by heart.
+            their class; below that of training tiles as far as it memorised those.
         agreement_generated: the same of generated tiles.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "mask figures"))
-    chosen = torch.randperm(len(val), generator=dice)[:_MOST_TILES].sort().values
+    rng = torch.Generator().manual_seed(seed_of(seed, "mask figures"))
+    chosen = torch.randperm(len(val), generator=rng)[:_MOST_TILES].sort().values
     tiles = val.batch(chosen.tolist())
     mask, k = masks_of(tiles), len(val.classes)
     seen = [
         _components(discriminator, image) for image in (tiles.image, sample(generator, mask, seed))
     ]
-    features = [region_features(own, mask, k) for own in seen]
-    told = [float(agreement(_logits(discriminator, own), mask).mean()) for own in seen]
+    features = [region_features(components, mask, k) for components in seen]
+    agreements = [
+        float(agreement(_logits(discriminator, components), mask).mean()) for components in seen
+    ]
     present = mask_layers(mask, k)[:, :k].flatten(2).any(2)  # n k
     (mean, spread, detail), (own_mean, own_spread, own_detail) = (
-        own.view(len(mask), k, 3, -1)[present].unbind(1) for own in features
+        components.view(len(mask), k, 3, -1)[present].unbind(1) for components in features
     )
     deviation = seen[0].transpose(0, 1).flatten(1).std(1).clamp_min(1e-9)
     gap = torch.stack(
         [((own_mean - mean) / deviation)[present.nonzero()[:, 1] == i].mean(0) for i in range(k)]
     )
     return {
-        "region_distance": squared_mmd(*(own.double() for own in features)),
+        "region_distance": squared_mmd(*(values.double() for values in features)),
         "class_mean": float(gap.nan_to_num().abs().mean()),
         "class_spread": _log_ratio(own_spread, spread),
         "detail": _log_ratio(own_detail, detail),
-        "agreement_real": told[0],
-        "agreement_generated": told[1],
+        "agreement_real": agreements[0],
+        "agreement_generated": agreements[1],
     }
 
 
@@ -77,8 +79,8 @@ def region_features(
     return torch.stack([mean, variance.sqrt(), share @ step.flatten(2).mT], 2).flatten(1)
 
 
-def _log_ratio(own: Float[Tensor, "r c"], wanted: Float[Tensor, "r c"]) -> float:
-    ratio = own.mean(0).clamp_min(1e-6) / wanted.mean(0).clamp_min(1e-6)
+def _log_ratio(measured: Float[Tensor, "r c"], wanted: Float[Tensor, "r c"]) -> float:
+    ratio = measured.mean(0).clamp_min(1e-6) / wanted.mean(0).clamp_min(1e-6)
     return float(ratio.log().abs().mean())
 
 
@@ -89,8 +91,8 @@ def _components(
     still = torch.zeros_like(image[:1]).to(device)
     return torch.cat(
         [
-            discriminator.components(own.to(device), still).cpu()
-            for own in torch.split(image, _BATCH)
+            discriminator.components(part.to(device), still).cpu()
+            for part in torch.split(image, _BATCH)
         ]
     )
 
@@ -100,5 +102,5 @@ def _logits(
 ) -> Float[Tensor, "n m h w"]:
     device = next(discriminator.parameters()).device
     return torch.cat(
-        [discriminator(own.to(device)).cpu() for own in torch.split(components, _BATCH)]
+        [discriminator(part.to(device)).cpu() for part in torch.split(components, _BATCH)]
     )

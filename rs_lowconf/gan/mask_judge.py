@@ -1,7 +1,7 @@
 """The gate's critic of tiles with masks: trained from another seed against the finished generator.
 
-What `rs_lowconf.gan.judge` is for tiles with labels; the losses are those of the generator's
-own discriminator.
+The counterpart of `rs_lowconf.gan.judge` for tiles with masks; the losses are those of the
+generator's discriminator.
 """
 
 import copy
@@ -41,7 +41,7 @@ def train_mask_judge(
         settings: of network and training.
         recipe: weights of penalty and consistency, as in the generator's training.
         augment: symmetries of real tiles, and shifts and gains of both.
-        seed: the run's; the critic's stream is its own.
+        seed: the run's; the critic has a separate random stream.
         device: where to compute.
 
     Raises:
@@ -62,13 +62,13 @@ def train_mask_judge(
     average = copy.deepcopy(judge).requires_grad_(requires_grad=False)
     optimiser = torch.optim.Adam(judge.parameters(), lr=settings.learning_rate, betas=(0.0, 0.99))
     for number in range(math.ceil(settings.images / settings.batch_size)):
-        dice = show.dice(number)
-        real, mask = show.draw(settings.batch_size, number, dice)
-        z = torch.randn(len(real), generator.latent_dim, generator=dice).to(device)
+        rng = show.rng(number)
+        real, mask = show.draw(settings.batch_size, number, rng)
+        z = torch.randn(len(real), generator.latent_dim, generator=rng).to(device)
         with torch.no_grad():
             fake = generator(z, mask)
-            seen_real, seen_mask = show.seen(judge, real, mask, number, dice)
-            seen_fake, _ = show.seen(judge, fake, mask, number, dice)
+            seen_real, seen_mask = show.seen(judge, real, mask, number, rng)
+            seen_fake, _ = show.seen(judge, fake, mask, number, rng)
         penalised = number % recipe.penalty_every == 0
         losses = critic_losses(
             judge,
@@ -77,14 +77,14 @@ def train_mask_judge(
             seen_mask,
             mix_weight=recipe.mix_weight,
             penalty_weight=recipe.gamma * recipe.penalty_every if penalised else 0.0,
-            dice=dice,
+            rng=rng,
         )
         optimiser.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
         optimiser.step()
         images = (number + 1) * settings.batch_size
         follow(average, judge, settings, images)
-        loss = losses.told.item()
+        loss = losses.adversarial.item()
         if not math.isfinite(loss):
             raise JobError(
                 f"training of the critic diverged after {images:,} images",

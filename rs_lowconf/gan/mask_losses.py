@@ -1,4 +1,4 @@
-"""The losses, after OASIS (see `rs_lowconf.gan.mask_networks`); pixels of no known class are out.
+"""The losses of OASIS (see `rs_lowconf.gan.mask_networks`) without pixels of unknown class.
 
 Shapes: m counts the classes and "generated", or in masks the classes and `UNKNOWN`.
 """
@@ -16,7 +16,7 @@ from rs_lowconf.masks import UNKNOWN
 
 
 def class_weights(mask: Int[Tensor, "b h w"], classes: int) -> Float[Tensor, " k"]:
-    """Return weights with which every class in a batch counts as much as any other.
+    """Return weights that make all classes in a batch count equally.
 
     Their mean over known pixels is 1; a class that the batch lacks weighs 0.
     """
@@ -29,7 +29,7 @@ def class_weights(mask: Int[Tensor, "b h w"], classes: int) -> Float[Tensor, " k
 def balanced_mean(
     values: Float[Tensor, "b h w"], mask: Int[Tensor, "b h w"], classes: int
 ) -> Float[Tensor, ""]:
-    """Return the mean over known pixels in which every class present counts as much."""
+    """Return the mean over known pixels in which all classes present count equally."""
     known = mask != UNKNOWN
     weight = class_weights(mask, classes)[torch.where(known, mask, 0).long()] * known
     return (values * weight).sum() / known.sum().clamp_min(1)
@@ -46,8 +46,8 @@ def generated_loss(
 ) -> Float[Tensor, ""]:
     """Return the discriminator's cross-entropy of generated pixels with "generated", in nats.
 
-    Weighted as real pixels are. With equal weights, as in the paper, what looks like a rare
-    class would seem more real for being rare, and the generator would overdo it.
+    Weighted like real pixels. With equal weights, as in the paper, pixels of rare classes would
+    seem more real because they are rare, and the generator would exaggerate them.
     """
     return balanced_mean(F.softplus(realness(logits)), mask, logits.shape[1] - 1)
 
@@ -57,12 +57,12 @@ def generator_loss(
     real: Float[Tensor, "b m h w"],
     mask: Int[Tensor, "b h w"],
 ) -> Float[Tensor, ""]:
-    """Return how far generated pixels are from being real, and from being as clear as real ones.
+    """Return how far generated pixels are from being real, and from being as distinct as real ones.
 
     The paper's loss is the cross-entropy with the mask: that of being real, plus that of the
-    class among the real ones. The second has no end: clearer than real is better still, and
-    classes that overlap in real tiles would come apart. So here each class is only asked to
-    be as clear as the real tiles of the same masks are to the same discriminator.
+    class among the real ones. The second is unbounded: more distinct than real is better still, and
+    classes that overlap in real tiles would be separated. So here each class only needs to be as
+    distinct as in the real tiles of the same masks, by the same discriminator.
 
     Args:
         logits: of generated tiles.
@@ -94,10 +94,10 @@ def agreement(logits: Float[Tensor, "b m h w"], mask: Int[Tensor, "b h w"]) -> F
 
 
 def random_regions(
-    mask: Int[Tensor, "b h w"], classes: int, dice: torch.Generator
+    mask: Int[Tensor, "b h w"], classes: int, rng: torch.Generator
 ) -> Bool[Tensor, "b h w"]:
     """Return, tile by tile, the pixels of a random half of the classes (LabelMix)."""
-    chosen = torch.rand(len(mask), classes + 1, generator=dice).to(mask.device) < 0.5
+    chosen = torch.rand(len(mask), classes + 1, generator=rng).to(mask.device) < 0.5
     layers = layer_of(mask, classes).flatten(1)
     return chosen.gather(1, layers).view_as(mask)
 
@@ -127,10 +127,11 @@ def realness_penalty(
     components: Float[Tensor, "b c h w"],
     mask: Int[Tensor, "b h w"],
 ) -> Float[Tensor, ""]:
-    """Return the squared gradient of the known pixels' summed realness, a pixel of the tile.
+    """Return the squared gradient of the known pixels' summed realness, per pixel of the tile.
 
-    On real and generated halves it is (R1 + R2) / 2 of R3GAN (the paper has spectral norms in
-    its place). Classes may change from one pixel to the next, so what tells them apart is free.
+    On real and generated halves it is (R1 + R2) / 2 of R3GAN (the paper has spectral norms
+    instead). Classes may change from one pixel to the next, so the logits that distinguish them are
+    not penalised.
     """
     leaf = components.detach().requires_grad_()
     total = (realness(discriminator(leaf)) * (mask != UNKNOWN)).sum()
@@ -141,15 +142,15 @@ def realness_penalty(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CriticLosses:
-    """What a discriminator is taught by one batch; losses are in nats a known pixel."""
+    """Losses of a discriminator on one batch, in nats per known pixel."""
 
     total: Float[Tensor, ""]
-    told: Float[Tensor, ""]
+    adversarial: Float[Tensor, ""]
     """Of real and of generated pixels, without consistency and penalty."""
     consistency: Float[Tensor, ""]
     """Squared inconsistency of the logits on mixed tiles, before weighting."""
     penalty: Float[Tensor, ""] | None
-    """R1 + R2 before weighting; None where it has no weight."""
+    """R1 + R2 before weighting; None if its weight is 0."""
     of_real: Float[Tensor, "b m h w"]
     """Logits of the real tiles."""
 
@@ -162,32 +163,36 @@ def critic_losses(
     *,
     mix_weight: float,
     penalty_weight: float,
-    dice: torch.Generator,
+    rng: torch.Generator,
 ) -> CriticLosses:
     """Return the losses of a discriminator on real tiles and generated ones of the same masks.
 
     Args:
-        discriminator: which is taught.
+        discriminator: to train.
         judge: its logits, in the precision of the training.
         seen: components of real and of generated tiles.
         mask: of both.
         mix_weight: of the consistency on mixed tiles.
         penalty_weight: of the gradient penalties, before scaling by 3 / bands; 0 leaves them out.
-        dice: of the regions that are mixed.
+        rng: for the regions that are mixed.
     """
     real, fake = seen
-    region = random_regions(mask, len(discriminator.classes), dice)
+    region = random_regions(mask, len(discriminator.classes), rng)
     mixed = mix(real, fake, region)
     of_real, of_fake, of_mixed = judge(torch.cat([real, fake, mixed])).chunk(3)
-    told = class_loss(of_real, mask) + generated_loss(of_fake, mask)
+    adversarial = class_loss(of_real, mask) + generated_loss(of_fake, mask)
     consistency = mix_loss(of_mixed, mix(of_real, of_fake, region), mask)
-    total = told + mix_weight * consistency
+    total = adversarial + mix_weight * consistency
     penalty = None
     if penalty_weight:
         both = torch.cat([real, fake])
         penalty = realness_penalty(discriminator, both, mask.repeat(2, 1, 1)) * 2
-        # The penalty sums over channels, so gamma is scaled from 3 bands to ours.
+        # The penalty sums over channels, so gamma is scaled from 3 bands to the number of bands.
         total = total + penalty_weight / 2 * 3 / len(discriminator.bands) * penalty
     return CriticLosses(
-        total=total, told=told, consistency=consistency, penalty=penalty, of_real=of_real
+        total=total,
+        adversarial=adversarial,
+        consistency=consistency,
+        penalty=penalty,
+        of_real=of_real,
     )

@@ -18,7 +18,7 @@ CRITIC_KIND = "mask critic"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskGanModel:
-    """What search needs of a trained GAN of tiles with masks."""
+    """The parts of a trained GAN that a search needs of tiles with masks."""
 
     generator: MaskedGenerator
     critic: MaskCritic

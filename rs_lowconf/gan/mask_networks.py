@@ -1,10 +1,10 @@
 """A generator that draws tiles of given masks, and the U-Net that judges them pixel by pixel.
 
 After Schoenfeld et al., "You only need adversarial supervision for semantic image synthesis",
-ICLR 2021 (OASIS): the discriminator is a segmenter with one class more, "generated", and the
-only teacher of the generator. Unlike there, all chance enters as an argument: a latent vector
-for the whole tile and a latent map for its places. The networks are as small as those of
-`rs_lowconf.gan.networks`, and see principal components as these do.
+ICLR 2021 (OASIS): the discriminator is a segmenter with one additional class, "generated", and the
+only loss of the generator. Unlike there, all randomness enters as an argument: a latent vector for
+the whole tile and a latent map for its positions. The networks are as small as those of
+`rs_lowconf.gan.networks`, and work on principal components, too.
 """
 
 import math
@@ -40,12 +40,12 @@ def layer_of(mask: Int[Tensor, "b h w"], classes: int) -> Int[Tensor, "b h w"]:
 
 
 def mask_layers(mask: Int[Tensor, "b h w"], classes: int) -> Float[Tensor, "b m h w"]:
-    """Return one layer of 0 and 1 a class, and a last one for `UNKNOWN`."""
+    """Return one layer of 0 and 1 per class, and a last one for `UNKNOWN`."""
     return F.one_hot(layer_of(mask, classes), classes + 1).movedim(3, 1).float()
 
 
 class MaskBlock(nn.Module):
-    """Residual block whose features are scaled and shifted by a style and, place by place, a mask.
+    """Residual block whose features are scaled and shifted by a style and, pixel by pixel, a mask.
 
     As in Park et al., "Semantic image synthesis with spatially-adaptive normalization", CVPR
     2019, without the normalisation. It starts as the identity.
@@ -79,7 +79,7 @@ class MaskBlock(nn.Module):
 class MaskGenerator(nn.Module):
     """Latents and masks to reflectance: deterministic, no hidden noise.
 
-    The latent is flat, so that a search needs to know nothing of it: first the global part,
+    The latent is flat, so that a search need not know its structure: first the global part,
     which sets the tile's appearance, then the map, which sets what the mask leaves open.
     """
 
@@ -113,7 +113,7 @@ class MaskGenerator(nn.Module):
         self.to2 = nn.Conv2d(quarter, half, 1)
         self.block2 = MaskBlock(half, style, layers)
         self.to1 = nn.Conv2d(half, FINE, 1)
-        # At full size a mask would emboss its outline; the ground knows no such edges.
+        # At full resolution a mask would emboss its outline; real ground has no such edges.
         self.block1 = FilmBlock(FINE, style)
         self.draw = nn.Conv2d(FINE, len(bands), 3, padding=1, padding_mode="replicate")
         self.unwhiten = Unwhiten(basis)
@@ -138,7 +138,7 @@ class MaskGenerator(nn.Module):
         features = self.block4(double(self.to4(features)), style, quarter)  # b 1.6w s/4 s/4
         features = self.block2(double(self.to2(features)), style, half)  # b w s/2 s/2
         features = self.block1(double(self.to1(features)), style)  # b 16 s s
-        # In mixed precision too, reflectance is computed with all its digits.
+        # Reflectance is computed in full precision, also in mixed-precision training.
         with torch.autocast(features.device.type, enabled=False):
             components = self.draw(F.leaky_relu(features.float(), 0.2))  # b c s s
             image: Tensor = self.unwhiten(components)
@@ -147,7 +147,7 @@ class MaskGenerator(nn.Module):
 
 
 class MaskDiscriminator(PatchReader):
-    """A U-Net that says of every pixel of which class it is, or that it was generated."""
+    """A U-Net that classifies each pixel into the classes or "generated"."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class MaskDiscriminator(PatchReader):
     def components(
         self, image: Float[Tensor, "b c h w"], dither: Float[Tensor, "#b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """Return what the network sees of reflectance, as `Discriminator.components` does.
+        """Return the network's input for reflectance, as `Discriminator.components` does.
 
         Args:
             image: reflectance.
@@ -200,7 +200,7 @@ class MaskDiscriminator(PatchReader):
         features = self.join8(eighth + double(self.from16(sixteenth)))  # b 3w s/8 s/8
         features = self.join4(quarter + double(self.from8(features)))  # b 1.5w s/4 s/4
         features = self.join2(half + double(self.from4(features)))  # b w s/2 s/2
-        # The lattice that a pixel shuffle leaves disturbs no one in logits.
+        # The checkerboard pattern of a pixel shuffle does not matter in logits.
         logits: Tensor = F.pixel_shuffle(self.tell(F.leaky_relu(features, 0.2)), 2)
         return logits.float()
 

@@ -1,4 +1,4 @@
-"""How well generated tiles keep to their masks, and their spectra to real ones."""
+"""How well generated tiles match their masks, and their spectra match real ones."""
 
 from typing import Any
 
@@ -34,35 +34,36 @@ def mask_fidelity(
     seed: int,
     device: torch.device,
 ) -> list[Measurement]:
-    """Return, class by class, what a segmenter finds of the masks in tiles drawn for them.
+    """Return, class by class, how well a segmenter recovers the masks from tiles drawn for them.
 
     The intersection over union of its answers with the masks, over all tiles, on generated
     tiles; as the floor, on the real tiles of the same masks; and the ratio of both, with
-    paired bootstrap intervals over tiles. A ratio of 1 is as clear as real tiles, more is
-    clearer than these.
+    paired bootstrap intervals over tiles. At a ratio of 1 classes are as distinct as in real tiles,
+    above 1 more distinct.
 
     Args:
         generator: trained.
         real: tiles with masks, with the generator's bands and classes, that neither the generator
             nor the segmenter learned from.
-        segmenter: a model that answers for every pixel and had no part in the training.
+        segmenter: a model that predicts a class per pixel and took no part in the training.
         seed: of latents and resamples.
         device: where the segmenter is.
 
     Raises:
-        ModelError: the segmenter answers for whole tiles.
-        DataError: it reads bands that the tiles lack, names none of their classes, or one nearly as
-            they do; or there are no masks.
+        ModelError: the segmenter predicts one class per tile.
+        DataError: it reads bands that the tiles lack, has none of their classes, or has a class
+            name that is nearly equal to theirs; or there are no masks.
     """
     if not segmenter.pixelwise:
         raise ModelError(
-            "the segmenter answers for whole tiles", expected="a target that answers for pixels"
+            "the segmenter predicts one class per tile",
+            expected="a target that predicts one class per pixel",
         )
     names = real.classes
     meeting = join(
         class_list("the segmenter", segmenter.classes), class_list("the masks", names)
     ).meeting()
-    # What the tiles have no such class for counts as none of theirs.
+    # Classes that the tiles do not have count as none of theirs.
     known = meeting.right.names
     index = torch.tensor([known.index(n) if n in known else UNKNOWN for n in meeting.left.names])
     channels = list(generator.bands.index_of(segmenter.bands.names))
@@ -71,11 +72,13 @@ def mask_fidelity(
         tiles = real.batch(part)
         mask = masks_of(tiles)
         drawn = sample(generator, mask, seed_of(seed, "fidelity", part[0]))
-        told = [
+        predictions = [
             index[segmenter.predict(image[:, channels].to(device)).argmax(1).cpu()]
             for image in (drawn, tiles.image)
         ]
-        counts.append(torch.stack([overlaps(own, mask, len(names)) for own in told]))
+        counts.append(
+            torch.stack([overlaps(predicted, mask, len(names)) for predicted in predictions])
+        )
     generated, wanted = torch.cat(counts, dim=1)  # n 2 k each
     found = []
     for i, name in enumerate(names):
@@ -83,17 +86,19 @@ def mask_fidelity(
             found += _fidelity(name, generated[:, :, i], wanted[:, :, i], seed)
         else:
             found.append(
-                Measurement(name=f"IoU of {name}", note="left out: the segmenter lacks the class")
+                Measurement(
+                    name=f"IoU of {name}", note="not computed: the segmenter lacks the class"
+                )
             )
     return found
 
 
 def overlaps(
-    told: Int[Tensor, "b h w"], mask: Int[Tensor, "b h w"], classes: int
+    predicted: Int[Tensor, "b h w"], mask: Int[Tensor, "b h w"], classes: int
 ) -> Float[Tensor, "b 2 k"]:
-    """Return the known pixels in intersection and union of two masks, a tile and class."""
+    """Return the known pixels in intersection and union of two masks, per tile and class."""
     known = (mask != UNKNOWN)[:, None]
-    a, b = (mask_layers(own, classes)[:, :classes] * known for own in (told, mask))
+    a, b = (mask_layers(labels, classes)[:, :classes] * known for labels in (predicted, mask))
     both = (a * b).sum((2, 3))
     return torch.stack([both, a.sum((2, 3)) + b.sum((2, 3)) - both], dim=1)
 
@@ -102,20 +107,22 @@ def _fidelity(
     name: str, generated: Float[Tensor, "n 2"], real: Float[Tensor, "n 2"], seed: int
 ) -> list[Measurement]:
     n = len(real)
-    dice = torch.Generator().manual_seed(seed_of(seed, "fidelity", name))
-    # The first row is the tiles as they are, the others are resamples of them.
-    rows = torch.cat([torch.arange(n)[None], torch.randint(n, (_RESAMPLES, n), generator=dice)])
-    ours, theirs = (own.double()[rows].sum(1) for own in (generated, real))  # r 2
+    rng = torch.Generator().manual_seed(seed_of(seed, "fidelity", name))
+    # The first row is the original tiles, the others are resamples of them.
+    rows = torch.cat([torch.arange(n)[None], torch.randint(n, (_RESAMPLES, n), generator=rng)])
+    ours, theirs = (values.double()[rows].sum(1) for values in (generated, real))  # r 2
     if ours[:, 1].min() == 0 or theirs[:, 1].min() == 0:
-        return [Measurement(name=f"IoU of {name}", note="left out: too few tiles hold the class")]
-    measured, floor = (own[:, 0] / own[:, 1] for own in (ours, theirs))
+        return [
+            Measurement(name=f"IoU of {name}", note="not computed: too few tiles contain the class")
+        ]
+    measured, floor = (values[:, 0] / values[:, 1] for values in (ours, theirs))
     fidelity = Measurement(
         name=f"mask fidelity of {name}",
         measured=_interval(measured / floor, n) if floor.min() > 0 else None,
         better="like the floor",
-        note="IoU on generated over IoU on real tiles, paired over tiles; 1 is as on real ones"
+        note="IoU on generated tiles over IoU on real tiles, paired over tiles; 1: as on real tiles"
         if floor.min() > 0
-        else "left out: the segmenter does not find the class in real tiles",
+        else "not computed: the segmenter does not find the class in real tiles",
     )
     return [
         Measurement(
@@ -123,7 +130,7 @@ def _fidelity(
             measured=_interval(measured, n),
             floor=_interval(floor, n),
             better="like the floor",
-            note="of the segmenter's answers with the masks; the floor is on real tiles",
+            note="of the segmenter's predictions with the masks; the floor is on real tiles",
         ),
         fidelity,
     ]
@@ -140,8 +147,8 @@ def mask_spectral_figures(
 ) -> tuple[list[Measurement], dict[str, Any]]:
     """Return the spectral part of the quality table, all tiles as one class.
 
-    Tiles are drawn for the masks of the training tiles, so that shares of classes do not
-    count; the floor is what these reach in their place.
+    Tiles are drawn for the masks of the training tiles, so that class shares do not matter; the
+    floor is the same for these real tiles.
     """
     masks = [masks_of(train.batch(part)) for part in _parts(len(train))]
     image = torch.cat(
@@ -161,10 +168,10 @@ def mask_spectral_figures(
     }
     limits = limits_of(sources["train"])
     spectra = {
-        name: tile_spectra(own, limits, seed_of(seed, name)) for name, own in sources.items()
+        name: tile_spectra(tiles, limits, seed_of(seed, name)) for name, tiles in sources.items()
     }
-    # No spectral figure reads features, so means of bands take their place.
-    features = {name: own.mean.float() for name, own in spectra.items()}
+    # No spectral figure reads features, so band means replace them.
+    features = {name: measured.mean.float() for name, measured in spectra.items()}
     return spectral_figures(
         matched_sets(features, spectra, bands=train.bands, classes=_ALL, seed=seed)
     )

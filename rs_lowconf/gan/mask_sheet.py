@@ -18,7 +18,7 @@ from rs_lowconf.runs import replacing
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import MaskSource
 
-#: Of classes in order, from the first again after the last; Okabe and Ito's, told apart by all.
+#: Colours of the classes, repeated after the last; the colour-blind-safe palette of Okabe and Ito.
 PALETTE = np.array(
     [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0)],
     dtype=np.uint8,
@@ -41,9 +41,9 @@ def write_mask_sheets(
     seed: int,
     images: int,
 ) -> list[Path]:
-    """Write a PNG a composite: rows of masks, their real tiles and two tiles drawn for each.
+    """Write one PNG per composite: rows of masks, their real tiles and two tiles drawn for each.
 
-    The tiles shown are those whose masks are most mixed, which show whether borders are kept.
+    The tiles with the most mixed masks are shown, because they reveal whether borders are kept.
 
     Args:
         folder: where to write `COMPOSITE_IMAGES.png`.
@@ -96,8 +96,10 @@ def _mask_row(mask: Int[Tensor, "b h w"], columns: int) -> UInt8[np.ndarray, "h 
     """Return masks side by side in colours, `UNKNOWN` black, missing tiles grey."""
     height, width = mask.shape[1:]
     row = np.full((height, columns * (width + GAP), 3), 40, dtype=np.uint8)
-    for number, own in enumerate(mask.numpy()):
-        colours = PALETTE[own % len(PALETTE)] * (own != UNKNOWN)[:, :, None].astype(np.uint8)
+    for number, indices in enumerate(mask.numpy()):
+        colours = PALETTE[indices % len(PALETTE)] * (indices != UNKNOWN)[:, :, None].astype(
+            np.uint8
+        )
         row[:, number * (width + GAP) : number * (width + GAP) + width] = colours
     return row
 

@@ -36,7 +36,7 @@ from rs_lowconf.types import MaskAugmentation, MaskSource
 
 @dataclass(frozen=True, kw_only=True)
 class MaskStepRecord:
-    """What one training step says of itself; losses are in nats a known pixel."""
+    """Figures of one training step; losses are in nats per known pixel."""
 
     images: int
     """Real tiles shown so far."""
@@ -46,13 +46,13 @@ class MaskStepRecord:
     mix_loss: float
     """Squared inconsistency of the discriminator's logits on mixed tiles, before weighting."""
     penalty: float | None
-    """R1 + R2 before weighting; None in steps that leave it out."""
+    """R1 + R2 before weighting; None in steps without it."""
     agreement: float
     """Share of known real pixels that the discriminator puts into their class."""
 
 
 class MaskShow:
-    """Training tiles and generated ones of the same masks, as a discriminator is shown them."""
+    """Training tiles and generated ones of the same masks, as shown to a discriminator."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class MaskShow:
             source: the training split.
             turn: symmetries that real tiles and their masks go through; the generator is
                 given the turned masks.
-            augment: what real and generated tiles and their masks go through, alike in both.
+            augment: the same augmentation for real and generated tiles and their masks.
             seed: the run's.
             stream: names the random stream.
             device: where to compute.
@@ -81,17 +81,17 @@ class MaskShow:
         self._name = (seed, stream)
         self._device = device
 
-    def dice(self, number: int) -> torch.Generator:
-        """Return the source of chance of a step."""
+    def rng(self, number: int) -> torch.Generator:
+        """Return the random number generator of a step."""
         seed, stream = self._name
         return torch.Generator().manual_seed(seed_of(seed, stream, "step", number))
 
     def draw(
-        self, count: int, number: int, dice: torch.Generator
+        self, count: int, number: int, rng: torch.Generator
     ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
         """Return random training tiles and their masks, turned."""
         tiles = self._source.batch(
-            torch.randint(len(self._source), (count,), generator=dice).tolist()
+            torch.randint(len(self._source), (count,), generator=rng).tolist()
         )
         mask = masks_of(tiles).to(self._device)
         seed, stream = self._name
@@ -103,10 +103,10 @@ class MaskShow:
         image: Float[Tensor, "b c h w"],
         mask: Int[Tensor, "b h w"],
         number: int,
-        dice: torch.Generator,
+        rng: torch.Generator,
     ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
-        """Return what the discriminator is shown: dithered, augmented components, and where."""
-        dither = torch.rand(image.shape, generator=dice).to(self._device) - 0.5
+        """Return the discriminator's input: dithered, augmented components, and their masks."""
+        dither = torch.rand(image.shape, generator=rng).to(self._device) - 0.5
         # One seed for real and generated tiles, so that both still have one mask and can be mixed.
         seed, stream = self._name
         moved, mask = self._augment(image, mask, seed_of(seed, stream, "augment", number))
@@ -117,11 +117,11 @@ class MaskGanTraining:
     """Networks, weight average and optimisers between steps.
 
     Every random choice of a step is derived from the run seed and the step's number, so
-    there is no random state to save: a resumed run equals the unbroken one.
+    there is no random state to save: a resumed run equals an uninterrupted one.
     """
 
     kind = "mask gan"
-    """Of what it writes."""
+    """Kind of the files that it writes."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class MaskGanTraining:
             source: the training split.
             turn: symmetries that real tiles and their masks go through; the generator is
                 given the turned masks.
-            augment: what real and generated tiles and their masks go through, alike in both,
+            augment: the same augmentation for real and generated tiles and their masks,
                 before the discriminator sees them.
             seed: the run's.
             device: where to compute.
@@ -176,13 +176,13 @@ class MaskGanTraining:
         """Show one batch to the discriminator, then improve the generator on the same batch."""
         settings, number = self.settings, self.images // self.settings.batch_size
         set_learning_rate(self._optimisers.values(), settings, self.images)
-        dice = self._show.dice(number)
-        real, mask = self._show.draw(settings.batch_size, number, dice)
-        z = torch.randn(len(real), self.generator.latent_dim, generator=dice)
+        rng = self._show.rng(number)
+        real, mask = self._show.draw(settings.batch_size, number, rng)
+        z = torch.randn(len(real), self.generator.latent_dim, generator=rng)
         with precision(settings, self._device):
             fake = self.generator(z.to(self._device), mask)
-        seen_real, seen_mask = self._show.seen(self.discriminator, real, mask, number, dice)
-        seen_fake, _ = self._show.seen(self.discriminator, fake, mask, number, dice)
+        seen_real, seen_mask = self._show.seen(self.discriminator, real, mask, number, rng)
+        seen_fake, _ = self._show.seen(self.discriminator, fake, mask, number, rng)
 
         losses = critic_losses(
             self.discriminator,
@@ -193,7 +193,7 @@ class MaskGanTraining:
             penalty_weight=settings.gamma * settings.penalty_every
             if number % settings.penalty_every == 0
             else 0.0,
-            dice=dice,
+            rng=rng,
         )
         improve([self._optimisers["discriminator"]], losses.total)
 
@@ -206,7 +206,7 @@ class MaskGanTraining:
         follow(self.average, self.generator, settings, self.images)
         return MaskStepRecord(
             images=self.images,
-            critic_loss=losses.told.item(),
+            critic_loss=losses.adversarial.item(),
             generator_loss=loss.item(),
             mix_loss=losses.consistency.item(),
             penalty=None if losses.penalty is None else losses.penalty.item(),
@@ -246,7 +246,7 @@ def train_on_masks(training: MaskGanTraining) -> Iterator[MaskStepRecord]:
     """Yield a record after each step until the set number of images has been shown.
 
     Raises:
-        JobError: a loss is no longer a number; what was saved before is still good.
+        JobError: a loss is no longer a number; earlier checkpoints remain valid.
     """
     while training.images < training.settings.images:
         record = training.step()

@@ -1,7 +1,7 @@
-"""Real masks in the place of classes, so that a search of latents needs to know of none.
+"""Real masks as conditions, so that a search of latents need not know about masks.
 
-A mask is the truth about a tile by construction and is never searched. Where the search has a
-class index, here it has the index of a real mask in a bank.
+A mask is ground truth by construction and is never searched. Instead of a class index, the search
+gets the index of a real mask in a bank.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from rs_lowconf.types import MaskSource, TileBatch
 
 _BATCH = 64
 _WORST = 0.1
-"""Share of a tile's pixels that are the worst."""
+"""Share of a tile's pixels that count as its worst part."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,14 +29,14 @@ class MaskBank:
     """Real masks with names."""
 
     masks: UInt8[Tensor, "n h w"]
-    """Class index a pixel, or `UNKNOWN`."""
+    """Class index of each pixel, or `UNKNOWN`."""
     names: tuple[str, ...]
-    """One a mask, unique: the id of the tile it comes from."""
+    """One per mask, unique: the id of the tile it comes from."""
     classes: tuple[str, ...]
-    """Of pixels."""
+    """Classes of pixels."""
 
     def __post_init__(self) -> None:
-        """Check names, and that every mask says something.
+        """Check names, and that every mask has a known pixel.
 
         Raises:
             DataError: a name comes twice, a mask has an unknown class or no known pixel.
@@ -46,10 +46,12 @@ class MaskBank:
         known = self.masks != UNKNOWN
         if (known & (self.masks >= len(self.classes))).any():
             raise DataError(
-                f"a mask holds {int(self.masks[known].max())}",
+                f"a mask contains {int(self.masks[known].max())}",
                 expected=f"indices of {len(self.classes)} classes, or {UNKNOWN}",
             )
-        empty = [n for n, own in zip(self.names, known.any(2).any(1), strict=True) if not own]
+        empty = [
+            n for n, is_known in zip(self.names, known.any(2).any(1), strict=True) if not is_known
+        ]
         if empty:
             raise DataError(f"no pixel of mask {empty[0]} is known")
 
@@ -67,7 +69,7 @@ def bank_of(source: MaskSource, *, most: int | None = None, seed: int = 0) -> Ma
 
     Args:
         source: of tiles with masks.
-        most: if there are more, so many random ones.
+        most: if there are more, this many random ones.
         seed: of the choice.
 
     Raises:
@@ -79,13 +81,15 @@ def bank_of(source: MaskSource, *, most: int | None = None, seed: int = 0) -> Ma
         mask = masks_of(tiles)
         known = (mask != UNKNOWN).any(2).any(1)
         masks.append(mask[known].to(torch.uint8))
-        names += [name for name, own in zip(tiles.ids, known.tolist(), strict=True) if own]
+        names += [
+            name for name, is_known in zip(tiles.ids, known.tolist(), strict=True) if is_known
+        ]
     if not names:
         raise DataError("there is no mask with a known pixel")
     chosen = torch.arange(len(names))
     if most is not None and len(names) > most:
-        dice = torch.Generator().manual_seed(seed_of(seed, "mask bank"))
-        chosen = torch.randperm(len(names), generator=dice)[:most].sort().values
+        rng = torch.Generator().manual_seed(seed_of(seed, "mask bank"))
+        chosen = torch.randperm(len(names), generator=rng)[:most].sort().values
     return MaskBank(
         masks=torch.cat(masks)[chosen],
         names=tuple(names[i] for i in chosen.tolist()),
@@ -107,24 +111,24 @@ def masks_of(tiles: TileBatch) -> Int[Tensor, "b h w"]:
 def main_classes(
     source: MaskSource, most: int, seed: int
 ) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
-    """Return tiles and, of each, the class of most of its known pixels.
+    """Return tiles and the most frequent class of each tile's known pixels.
 
     Args:
         source: of tiles with masks.
-        most: if there are more, so many random ones; those without a known pixel are left out.
+        most: if there are more, this many random ones; those without a known pixel are left out.
         seed: of the choice.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "main classes"))
-    chosen = torch.randperm(len(source), generator=dice)[:most].sort().values.tolist()
+    rng = torch.Generator().manual_seed(seed_of(seed, "main classes"))
+    chosen = torch.randperm(len(source), generator=rng)[:most].sort().values.tolist()
     tiles = source.batch(chosen)
     label = main_class(masks_of(tiles), len(source.classes))
     return tiles.image[label >= 0], label[label >= 0]
 
 
 def main_class(mask: Integer[Tensor, "b h w"], classes: int) -> Int[Tensor, " b"]:
-    """Return the class of most known pixels of each mask, -1 where none is known."""
+    """Return the most frequent class of each mask, -1 if no pixel is known."""
     pixels = mask.flatten(1).long()
-    counts = torch.stack([(pixels == own).sum(1) for own in range(classes)], dim=1)
+    counts = torch.stack([(pixels == index).sum(1) for index in range(classes)], dim=1)
     return torch.where(counts.any(1), counts.argmax(1), -1)
 
 
@@ -188,7 +192,7 @@ class MaskCritic:
     ) -> Float[Tensor, " b"]:
         """Return the log-odds of not being generated: mean of the whole tile and its worst part.
 
-        The mean over known pixels and the mean over the least real tenth of them count alike.
+        The mean over known pixels and the mean over their least real tenth count equally.
         """
         known = (self.bank.at(label) != UNKNOWN).flatten(1)
         real = realness(self._logits(image)).flatten(1)
@@ -206,10 +210,10 @@ class MaskCritic:
         return agreement(self._logits(image), self.bank.at(label))
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        """Return the means of what the discriminator sees at an eighth and a sixteenth."""
+        """Return the means of the discriminator's features at an eighth and a sixteenth."""
         still = torch.zeros_like(image[:1])
         coarse = self.discriminator.encode(self.discriminator.components(image, still))[2:]
-        return torch.cat([F.leaky_relu(own, 0.2).mean((2, 3)) for own in coarse], dim=1)
+        return torch.cat([F.leaky_relu(features, 0.2).mean((2, 3)) for features in coarse], dim=1)
 
     def _logits(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b m h w"]:
         still = torch.zeros_like(image[:1])
@@ -227,7 +231,7 @@ def _check(bank: MaskBank, classes: tuple[str, ...], tile_size: int) -> None:
 
 
 class LabelledTiles:
-    """A view of tiles with masks as a `TileSource`, for what asks for labels."""
+    """A view of tiles with masks as a `TileSource`, for code that needs labels."""
 
     def __init__(
         self, source: MaskSource, labels: Int[Tensor, " n"], classes: tuple[str, ...]
@@ -251,7 +255,7 @@ class LabelledTiles:
 
 
 def by_mask(source: MaskSource) -> LabelledTiles:
-    """Return tiles each of a class of its own, which is its id and the name of its mask.
+    """Return tiles with one class per tile, named by the tile's id like its mask.
 
     A gate is calibrated on these with `MaskCritic.on(bank_of(source))`: classes match by name.
     """

@@ -15,7 +15,7 @@ _DRAWS = 20
 _RESAMPLES = 1_000
 
 Distance = Callable[[Float[Tensor, "r n"], Float[Tensor, "r m"]], Float[Tensor, " r"]]
-"""From weights over two sets of tiles, row by row, to one number a row."""
+"""From weights over two sets of tiles, row by row, to one number per row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Estimate:
     """Tiles it is measured on."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for the report."""
+        """Return values for the JSON report."""
         return {"value": self.value, "interval_95": [self.low, self.high], "tiles": self.n}
 
 
@@ -39,14 +39,14 @@ class Measurement:
 
     name: str
     measured: Estimate | None = None
-    """Of generated tiles; None when the figure is left out, for the reason in `note`."""
+    """Of generated tiles; None if the figure is not computed, for the reason in `note`."""
     floor: Estimate | None = None
-    """What real tiles reach in the place of generated ones; None where that makes no sense."""
+    """The same figure of real tiles instead of generated ones; None if that makes no sense."""
     better: Literal["lower", "higher", "like the floor"] = "lower"
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for the report."""
+        """Return values for the JSON report."""
         return {
             "name": self.name,
             "measured": self.measured and self.measured.to_json(),
@@ -58,10 +58,10 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
-    """Ways to weigh the tiles of one set; in every row each class weighs the same, 1 in all."""
+    """Weights for the tiles of one set; in each row all classes weigh the same, 1 in total."""
 
     draws: Float[Tensor, "r n"]
-    """Subsets of the wanted number of tiles a class."""
+    """Subsets with the requested number of tiles per class."""
     resamples: Float[Tensor, "s n"]
     """Bootstrap resamples of such subsets, class by class."""
     label: Int[Tensor, " n"]
@@ -75,36 +75,36 @@ class Weights:
 
 
 def matched_counts(*labels: Int[Tensor, " _"], classes: int) -> Int[Tensor, " k"]:
-    """Return as many tiles a class as the smallest of several sets has."""
-    return torch.stack([torch.bincount(own, minlength=classes) for own in labels]).amin(0)
+    """Return, per class, the number of tiles in the smallest of several sets."""
+    return torch.stack([torch.bincount(label, minlength=classes) for label in labels]).amin(0)
 
 
 def weigh(label: Int[Tensor, " n"], counts: Int[Tensor, " k"], seed: int) -> Weights:
-    """Return subsets with `counts` tiles a class, and bootstrap resamples of them.
+    """Return subsets with `counts` tiles per class, and bootstrap resamples of them.
 
-    Classes weigh the same whatever their number of tiles, or sets with other class shares
-    would differ by those.
+    Classes weigh the same whatever their number of tiles; otherwise sets would differ by their
+    class shares.
 
     Args:
         label: class of every tile of the set.
         counts: tiles wanted of each class, at most what there are.
         seed: of subsets and resamples.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "weights"))
+    rng = torch.Generator().manual_seed(seed_of(seed, "weights"))
     held = int((counts > 0).sum())
-    own = [torch.nonzero(label == k)[:, 0] for k in range(len(counts))]
-    whole = all(len(a) == int(n) for a, n in zip(own, counts, strict=True))
+    members = [torch.nonzero(label == k)[:, 0] for k in range(len(counts))]
+    whole = all(len(a) == int(n) for a, n in zip(members, counts, strict=True))
     draws = torch.zeros(1 if whole else _DRAWS, len(label), dtype=torch.float64)
     resamples = torch.zeros(_RESAMPLES, len(label), dtype=torch.float64)
-    for tiles, wanted in zip(own, counts.tolist(), strict=True):
+    for tiles, wanted in zip(members, counts.tolist(), strict=True):
         if wanted == 0:
             continue
         subsets = torch.stack(
-            [tiles[torch.randperm(len(tiles), generator=dice)[:wanted]] for _ in draws]
+            [tiles[torch.randperm(len(tiles), generator=rng)[:wanted]] for _ in draws]
         )
         share = 1 / (held * wanted)
         draws.scatter_(1, subsets, share)
-        again = torch.randint(wanted, (_RESAMPLES, wanted), generator=dice)
+        again = torch.randint(wanted, (_RESAMPLES, wanted), generator=rng)
         chosen = subsets[torch.arange(_RESAMPLES) % len(draws)].gather(1, again)
         each = torch.full(chosen.shape, share, dtype=torch.float64)
         resamples.scatter_add_(1, chosen, each)
@@ -112,33 +112,33 @@ def weigh(label: Int[Tensor, " n"], counts: Int[Tensor, " k"], seed: int) -> Wei
 
 
 def estimate(
-    distance: Distance, own: Weights, reference: Weights, *, least: float = 0.0
+    distance: Distance, measured: Weights, reference: Weights, *, least: float = 0.0
 ) -> Estimate:
     """Return the mean distance of the subsets, with a bootstrap interval over tiles of both sets.
 
     A resample is further from the truth than the sample is, so distances of resamples are
-    too large on average; the interval is freed of that shift (Efron and Tibshirani, "An
+    too large on average; the interval is corrected for that shift (Efron and Tibshirani, "An
     introduction to the bootstrap", 1993, section 10.2).
 
     Args:
         distance: the figure as a function of weights.
-        own: of the set that is measured.
+        measured: weights of the set that is measured.
         reference: of the set it is compared with.
         least: the smallest value that the figure can have.
     """
-    whole = reference.draws[:1].expand(len(own.draws), -1)
-    value = distance(own.draws, whole).mean()
-    again = distance(own.resamples, reference.resamples)
+    whole = reference.draws[:1].expand(len(measured.draws), -1)
+    value = distance(measured.draws, whole).mean()
+    again = distance(measured.resamples, reference.resamples)
     low, high = torch.quantile(again, torch.tensor([0.025, 0.975], dtype=again.dtype)) - (
         again.mean() - value
     )
-    return Estimate(value=float(value), low=max(float(low), least), high=float(high), n=own.n)
+    return Estimate(value=float(value), low=max(float(low), least), high=float(high), n=measured.n)
 
 
-def mean_of(values: Float[Tensor, " n"], own: Weights) -> Estimate:
-    """Return the mean of one number a tile, with its bootstrap interval over tiles."""
+def mean_of(values: Float[Tensor, " n"], weights: Weights) -> Estimate:
+    """Return the mean of one number per tile, with its bootstrap interval over tiles."""
     values = values.double()
-    return estimate(lambda a, _: a @ values, own, own, least=-torch.inf)
+    return estimate(lambda a, _: a @ values, weights, weights, least=-torch.inf)
 
 
 def share_of(flags: Bool[Tensor, " n"]) -> Estimate:
@@ -146,14 +146,14 @@ def share_of(flags: Bool[Tensor, " n"]) -> Estimate:
     return _wilson(float(flags.double().mean()), len(flags))
 
 
-def weighted_share_of(shares: Float[Tensor, " n"], own: Weights) -> Estimate:
-    """Return the mean of one share a tile with the Wilson interval of as many yes or no.
+def weighted_share_of(shares: Float[Tensor, " n"], weights: Weights) -> Estimate:
+    """Return the mean of one share per tile with the Wilson interval of as many yes or no.
 
     A bootstrap would give no interval at all where every tile has the same share. Shares
     between 0 and 1 vary less than yes or no, so the interval is rather too wide.
     """
-    share = float((own.draws @ shares.double()).mean())
-    return _wilson(min(share, 1.0), own.n)  # weights that add up to one do so up to rounding
+    share = float((weights.draws @ shares.double()).mean())
+    return _wilson(min(share, 1.0), weights.n)  # weights sum to 1 only up to rounding
 
 
 def _wilson(share: float, n: int) -> Estimate:
@@ -167,11 +167,11 @@ def _wilson(share: float, n: int) -> Estimate:
 def ratio_of(above: Bool[Tensor, " n"], below: Bool[Tensor, " n"], seed: int) -> Estimate | None:
     """Return the ratio of two shares over the same tiles, with a paired bootstrap interval.
 
-    None when nothing is right below the line, there or in a resample.
+    None if the denominator is 0, in the sample or a resample.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "ratio"))
+    rng = torch.Generator().manual_seed(seed_of(seed, "ratio"))
     n = len(above)
-    again = torch.randint(n, (_RESAMPLES, n), generator=dice)
+    again = torch.randint(n, (_RESAMPLES, n), generator=rng)
     bottom = below[again].double().mean(1)
     if bottom.min() == 0:
         return None
@@ -194,8 +194,8 @@ def repeated_ratio(
 ) -> Estimate | None:
     """Return the ratio of two mean accuracies over the same tiles, with a bootstrap interval.
 
-    Tiles are resampled for both alike, trainings for each on its own: another run of either would
-    start elsewhere. None when nothing is right below the line, there or in a resample.
+    Tiles are resampled jointly, trainings separately: another run of either would start from other
+    weights. None if the denominator is 0, in the sample or a resample.
     """
     again = _tiles_again(above.shape[1], seed)
     top = _resampled(above, seed_of(seed, "above"), again)

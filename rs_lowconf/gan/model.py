@@ -32,7 +32,7 @@ ENCODER_KIND = "encoder"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GanModel:
-    """What search needs of a trained GAN."""
+    """The parts of a trained GAN that a search needs."""
 
     generator: ClassGenerator
     critic: RealismCritic | SourcesCritic
@@ -83,7 +83,7 @@ def weights_of(training: GanTraining | MaskGanTraining) -> dict[str, Tensor]:
 
 
 def header_of(training: GanTraining | MaskGanTraining | SourcesTraining) -> dict[str, Any]:
-    """Return what it takes to rebuild the networks, and how far they were trained."""
+    """Return all that is needed to rebuild the networks, and the training progress."""
     generator = training.average
     return {
         "settings": training.settings.model_dump(mode="json"),
@@ -98,8 +98,8 @@ def header_of(training: GanTraining | MaskGanTraining | SourcesTraining) -> dict
 def load_model(path: Path, device: torch.device) -> GanModel:
     """Read what `save_model` or `save_sources_model` wrote.
 
-    The first checkpoints of trainings from several sources have no calibration of their critics;
-    their realism is the sum of the logits as it is.
+    The first checkpoints of trainings from several sources have no calibrated critics; their
+    realism is the plain sum of the logits.
 
     Raises:
         ModelError: the file is missing, damaged or of another kind.
@@ -108,7 +108,9 @@ def load_model(path: Path, device: torch.device) -> GanModel:
     settings = GanSettings.model_validate(header["settings"])
     shape = shape_of(header)
     if settings.recipe == "frozen" and "realism.slope" not in tensors:
-        log.warning("%s: its critics are not calibrated; the end of its training does that", path)
+        log.warning(
+            "%s: its critics are not calibrated yet; this happens at the end of training", path
+        )
         no_offset = torch.zeros(len(header["classes"]))
         tensors |= {"realism.slope": torch.ones(()), "realism.offset": no_offset}
     calibration = {
@@ -122,7 +124,7 @@ def load_model(path: Path, device: torch.device) -> GanModel:
         critics = build_critics(
             settings,
             shapes,
-            [empty_basis(len(own.bands), header["tile_size"]) for own in shapes],
+            [empty_basis(len(shape.bands), header["tile_size"]) for shape in shapes],
             classes=generator.classes,
             tile_size=generator.tile_size,
             device=device,
@@ -250,9 +252,10 @@ def fill_network(module: nn.Module, tensors: Mapping[str, Tensor], name: str, pa
 
 
 def shape_of(header: dict[str, Any]) -> dict[str, Any]:
-    """Return what networks are built for, with a basis that only has the right shapes.
+    """Return the arguments to build networks, with a basis of the right shapes only.
 
-    The basis comes with the weights: tensors of its own, not views of one, to be copied into.
+    The values of the basis come with the weights; its tensors are separate, not views, so that they
+    can be copied into.
     """
     bands = BandSpec.from_json(header["bands"])
     return {
@@ -285,7 +288,7 @@ def restore_state(path: Path, training: GanTraining | MaskGanTraining | SourcesT
         ModelError: the file is damaged, or of a training with other settings or seed.
     """
     tensors, header = read_checkpoint(path, _state_kind(training))
-    # A setting that did not exist then had what is its default now.
+    # A setting that did not exist then had today's default.
     before = type(training.settings).model_validate(header["settings"]).model_dump(mode="json")
     free = ("images", "checkpoint_images", "sheet_columns", "bank")
     wanted = training.settings.model_dump(mode="json")

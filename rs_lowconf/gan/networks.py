@@ -3,7 +3,7 @@
 R3GAN is Huang et al., "The GAN is dead; long live the GAN!", NeurIPS 2024. On top of it: a
 latent *map* that enters at one eighth of the tile's side, so that layout comes from the
 latent and not from a learned constant; principal components instead of bands inside the
-networks; a per-patch head beside the whole-tile head, which makes more of few images.
+networks; a per-patch head in addition to the whole-tile head, which uses few images better.
 """
 
 import math
@@ -71,10 +71,10 @@ class PlainBlock(nn.Module):
 
 
 class ClassTable(nn.Module):
-    """One vector a class, blended with the mean of all by a share that training raises to 1.
+    """One vector per class, blended with the mean of all by a share that training raises to 1.
 
-    A generator that is told classes of a few tiles each from the start collapses to a few
-    tiles a class; one that learns land first and classes later does not (Shahbazi et al.,
+    A generator that is conditioned on classes with few tiles from the start collapses to a few
+    tiles per class; one that learns land first and classes later does not (Shahbazi et al.,
     "Collapse by conditioning", ICLR 2022).
     """
 
@@ -87,7 +87,7 @@ class ClassTable(nn.Module):
         self.register_buffer("share", torch.ones(()))
 
     def forward(self, label: Int[Tensor, " b"]) -> Float[Tensor, "b f"]:
-        """Return a vector a label."""
+        """Return one vector per label."""
         common = self.table.weight.mean(0)
         vectors: Tensor = torch.lerp(common.expand(len(label), -1), self.table(label), self.share)
         return vectors
@@ -96,7 +96,7 @@ class ClassTable(nn.Module):
 class Generator(nn.Module):
     """Latents and classes to reflectance: deterministic, no hidden noise; a `TileGenerator`.
 
-    The latent is flat, so that a search needs to know nothing of it: first the global part,
+    The latent is flat, so that a search need not know its structure: first the global part,
     which sets appearance together with the class, then the map, which sets layout.
     """
 
@@ -156,7 +156,7 @@ class Generator(nn.Module):
         style = F.leaky_relu(self.style(style), 0.2)
         layout = z[:, self._global :].reshape(-1, *self._map)
         if self.layout is not None:
-            # Every place has a latent of its own; only this can draw one line through all.
+            # Each position has a separate latent; only this can draw one line through all of them.
             layout = torch.cat([layout, self.layout(style).reshape(-1, *self._layout)], dim=1)
         features = self.spread(layout) + self.start(style)[:, :, None, None]  # b 2.4w s/8 s/8
         for block in self.block8:
@@ -166,9 +166,10 @@ class Generator(nn.Module):
             features = block(features, style)
         features = double(self.to2(features))  # b w s/2 s/2
         features = self.block2(features, style)
-        # Narrow at full size. A pixel shuffle would be cheaper and leaves a lattice.
+        # Narrow at full resolution. A pixel shuffle would be cheaper but leaves a checkerboard
+        # pattern.
         features = self.block1(double(self.to1(features)), style)  # b 16 s s
-        # In mixed precision too, reflectance is computed with all its digits.
+        # Reflectance is computed in full precision, also in mixed-precision training.
         with torch.autocast(features.device.type, enabled=False):
             components = self.draw(F.leaky_relu(features.float(), 0.2))  # b c s s
             image: Tensor = self.unwhiten(components)
@@ -242,10 +243,10 @@ class Discriminator(PatchReader):
     def components(
         self, image: Float[Tensor, "b c h w"], dither: Float[Tensor, "#b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """Return what the network sees of reflectance.
+        """Return the network's input for reflectance.
 
         Rounding to digital numbers is noise that only real tiles have and that a
-        discriminator finds, so noise is laid over real and generated tiles alike.
+        discriminator finds, so noise is added to both real and generated tiles.
 
         Args:
             image: reflectance.
@@ -267,7 +268,7 @@ class Discriminator(PatchReader):
     def forward(
         self, components: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
-        """Return one logit a tile; it has an arbitrary constant a class (relativistic loss)."""
+        """Return one logit per tile; it has an arbitrary constant per class (relativistic loss)."""
         patches, whole = self.trunk(components)
         return self.heads(patches, whole, label)
 
@@ -277,7 +278,7 @@ class Discriminator(PatchReader):
         whole: Float[Tensor, "b f"],
         label: Int[Tensor, " b"],
     ) -> Float[Tensor, " b"]:
-        """Return the logit of what the trunk returned."""
+        """Return the logit of the trunk's features."""
         conditioned = (patches * self.patch_class(label)[:, :, None, None]).sum(1)
         patch_logit = (self.patch(patches)[:, 0] + conditioned).mean((1, 2))
         whole_logit = self.whole(whole)[:, 0] + (whole * self.whole_class(label)).sum(1)
@@ -292,7 +293,7 @@ def compress(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 class _Asinh(torch.autograd.Function):
-    """Its derivative is written down, because the formula's own is undefined at 0."""
+    """Its derivative is given explicitly, because that of the formula is undefined at 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Generated tiles as pictures: what a source of pictures would have stored of them.
+"""Generated tiles as pictures, as a source of pictures would have stored them.
 
-A judge that compares files compares how they were made as well, so generated tiles go through the
+Comparing files also compares how they were made, so generated tiles go through the
 same steps as real ones: the source's rendering and, where it holds JPEGs, one JPEG pass.
 """
 
@@ -46,8 +46,8 @@ class StoredView:
     ) -> UInt8[np.ndarray, "b h w 3"]:
         """Return generated tiles as the source would have stored them.
 
-        Colour differences at half resolution mean JPEG: the tiles go through one pass of quality
-        100, as EuroSAT's did.
+        Colour differences at half resolution indicate JPEG: the tiles go through one pass of
+        quality 100, like EuroSAT's.
         """
         pictures = self.real(image, bands)
         return through_jpeg(pictures) if self.rendering.chroma == "half" else pictures
@@ -62,7 +62,7 @@ class CompositeView:
     def real(
         self, image: Float[Tensor, "b c h w"], bands: BandSpec
     ) -> UInt8[np.ndarray, "b h w 3"]:
-        """Return the three bands as bytes; brighter pixels are cut off."""
+        """Return the three bands as bytes; brighter pixels are clipped."""
         picked = image[:, list(bands.index_of(self.composite.bands))]
         return _bytes(picked * (BYTE / self.composite.network_white))
 
@@ -91,7 +91,7 @@ def through_jpeg(pictures: UInt8[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b
 def random_tiles(
     generator: ClassGenerator, label: int, seed: int
 ) -> Iterator[Float[Tensor, "b c h w"]]:
-    """Yield batches of tiles of one class without end, in the numbers of the generator's bands.
+    """Yield batches of tiles of one class endlessly, as digital numbers of the generator's bands.
 
     Args:
         generator: draws them.

@@ -1,9 +1,9 @@
-"""The probe: can a plain classifier on features that nobody trained against tell real from made?
+"""The probe: can a plain classifier on independent features distinguish real and generated tiles?
 
 Logistic regression on mean and deviation of the features of a pretrained network, cross-fitted.
 The network must be one that neither training, nor the choice of a checkpoint, nor the gate has
-seen through; then a high area under the curve says that tiles look generated, whatever figures of
-the training say. Two disjoint halves of real tiles give the floor.
+used; then a high area under the curve shows that tiles look generated, whatever the figures of the
+training. Two disjoint halves of real tiles give the floor.
 """
 
 from dataclasses import dataclass
@@ -29,18 +29,18 @@ _BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """How well generated tiles are told from real ones; intervals are 95 %, over tiles."""
+    """How well generated tiles are distinguished from real ones; 95 % intervals over tiles."""
 
     real: int
     """Number of real tiles."""
     generated: int
     """Number of generated tiles."""
     auc: float
-    """Area under the curve; 0.5 is a coin, 1 tells all apart."""
+    """Area under the curve; 0.5 is chance, 1 is perfect separation."""
     auc_low: float
     auc_high: float
     kept: float
-    """Share of generated tiles that pass where 5 % of real tiles are rejected."""
+    """Share of generated tiles that pass at a threshold that rejects 5 % of real tiles."""
     kept_low: float
     kept_high: float
 
@@ -57,7 +57,7 @@ class ProbeResult:
 def probe(
     real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"], *, seed: int
 ) -> tuple[ProbeResult, Float[np.ndarray, " t"]]:
-    """Tell generated tiles from real ones by cross-fitted logistic regression.
+    """Distinguish generated tiles from real ones by cross-fitted logistic regression.
 
     Args:
         real: features of real tiles, see `probe_features`.
@@ -88,11 +88,13 @@ def _keep_twins_together(
 ) -> None:
     """Move generated tiles into the fold of the real tile that they copy bit by bit.
 
-    A classifier that was fitted on one of the two would know the other, by the wrong name.
+    A classifier fitted on one of the two would recognise the other with the wrong label.
     """
-    home = {row.tobytes(): int(own) for row, own in zip(features[truth], fold[truth], strict=True)}
+    home = {
+        row.tobytes(): int(number) for row, number in zip(features[truth], fold[truth], strict=True)
+    }
     for index in np.nonzero(~truth)[0]:
-        # One for one: all copies of a single tile in one fold would leave the others none.
+        # One by one: all copies of a single tile in one fold would leave none for the others.
         fold[index] = home.pop(features[index].tobytes(), fold[index])
 
 
@@ -136,10 +138,10 @@ def result_of(
 def probe_features(
     network: FrozenNetwork, pictures: UInt8[np.ndarray, "n h w 3"]
 ) -> Float[Tensor, "n f"]:
-    """Return what the probe sees of pictures: mean and deviation of four scales at 128 pixels.
+    """Return the probe's features of pictures: mean and deviation of four scales at 128 pixels.
 
     Args:
-        network: one that nothing has been trained, chosen or gated by.
+        network: not used for training, choice of checkpoints or gate.
         pictures: bytes as they are stored; see `gan.pictures` for generated ones.
     """
     parts = []

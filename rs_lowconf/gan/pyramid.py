@@ -2,8 +2,8 @@
 
 Residual blocks whose batch normalisation is scaled and shifted by class and latent (Brock et al.,
 "Large scale GAN training for high fidelity natural image synthesis", ICLR 2019). Statistics of
-the batch keep the tiles of a batch apart in training; in a search they are fixed numbers, so that
-a tile is the same alone and in any batch.
+the batch keep the tiles of a batch apart in training; in a search they are fixed, so that a tile
+does not depend on its batch.
 """
 
 import math
@@ -86,8 +86,8 @@ class PyramidGenerator(nn.Module):
     """Latents and classes to reflectance: deterministic, no hidden noise; a `TileGenerator`.
 
     The latent is flat: first the global part, which sets appearance and the coarse layout
-    together with the class, then a map of one eighth of the tile's side, which varies it from
-    place to place.
+    together with the class, then a map of one eighth of the tile's side, which varies it across the
+    tile.
     """
 
     def __init__(
@@ -160,8 +160,8 @@ ClassGenerator = Generator | PyramidGenerator
 def settle(generator: PyramidGenerator, *, batches: int, batch_size: int, seed: int) -> None:
     """Set the fixed statistics of a generator's normalisation from fresh random latents.
 
-    Those of a weight average are nobody's: they are measured anew, as the plain mean over
-    batches (Brock et al., 2019, "standing statistics"). The same for the same weights and seed.
+    A weight average has no statistics: they are measured anew, as the plain mean over batches
+    (Brock et al., 2019, "standing statistics"). The same for the same weights and seed.
     """
     norms = [part for part in generator.modules() if isinstance(part, StyledNorm)]
     device = next(generator.parameters()).device

@@ -1,4 +1,4 @@
-"""The quality table of a generator: which figures, of which tiles, against which floor."""
+"""The quality table of a generator: figures, the tiles they are measured on, and their floor."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,15 +34,15 @@ from rs_lowconf.seeds import seed_of
 QUANTILE = 0.01
 
 Right = Mapping[tuple[str, str], Bool[Tensor, " n"]]
-"""Which test tiles a classifier has right, by what it read and what it was trained on."""
+"""Which test tiles a classifier gets right, by its input and its training tiles."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureSet:
-    """One set of tiles as a network sees it."""
+    """A network's features of one set of tiles."""
 
     features: Float[Tensor, "n f"]
-    """Of a network that nothing was trained, chosen or gated by."""
+    """Of a network that is not used for training, choice of checkpoints or gate."""
     labels: Int[Tensor, " n"]
     weights: Weights
     """Of subsets of the size at which the set is compared."""
@@ -57,10 +57,10 @@ class TileSet(FeatureSet):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sets:
-    """Generated tiles, real training tiles in their place, and the test tiles for both.
+    """Generated tiles, real training tiles as their floor, and the test tiles for both.
 
-    Generated and training tiles are compared with the test tiles at the same number a
-    class, so that what the second reach is the floor for the first.
+    Generated and training tiles are compared with the test tiles at the same number per class, so
+    that the figures of training tiles are the floor for generated ones.
     """
 
     generated: TileSet
@@ -80,8 +80,8 @@ def matched_sets(
     classes: tuple[str, ...],
     seed: int,
 ) -> Sets:
-    """Join what was measured of the tiles called `generated`, `train` and `test`."""
-    labels = {name: own.labels for name, own in spectra.items()}
+    """Join the measurements of the tiles named `generated`, `train` and `test`."""
+    labels = {name: measured.labels for name, measured in spectra.items()}
     k = len(classes)
     counts = matched_counts(labels["generated"], labels["train"], classes=k)
     wanted = {
@@ -94,17 +94,17 @@ def matched_sets(
             features=features[name],
             spectra=spectra[name],
             labels=labels[name],
-            weights=weigh(labels[name], own, seed_of(seed, name)),
+            weights=weigh(labels[name], count, seed_of(seed, name)),
         )
-        for name, own in wanted.items()
+        for name, count in wanted.items()
     }
     return Sets(**sets, bands=bands, classes=classes, seed=seed)
 
 
 def distribution_figures(sets: Sets) -> list[Measurement]:
     """Return `feature_figures` in the reporter's feature space."""
-    own = sets.generated, sets.train, sets.test
-    return feature_figures(*own, seed=sets.seed, suffix="-S2")
+    compared = sets.generated, sets.train, sets.test
+    return feature_figures(*compared, seed=sets.seed, suffix="-S2")
 
 
 def feature_figures(
@@ -117,11 +117,11 @@ def feature_figures(
         train: real tiles in their place, for the floor, at the same number per class.
         test: real tiles that both are compared with.
         seed: of half-samples.
-        suffix: of KID and FD, which says whose features these are.
+        suffix: of KID and FD, naming the features.
     """
     kernel, floor = (
-        kernel_distance(own.features, test.features, own.weights, test.weights)
-        for own in (generated, train)
+        kernel_distance(measured.features, test.features, measured.weights, test.weights)
+        for measured in (generated, train)
     )
     return [
         Measurement(
@@ -130,7 +130,7 @@ def feature_figures(
             floor=floor,
             note="unbiased: its floor is around 0, on either side",
         ),
-        _frechet(generated, train, test, seed, f"FD{suffix}"),
+        _frechet(generated, train, test, seed, f"FD{suffix}f"),
         *_manifolds(generated, train, test),
         _vendi(generated, train, seed),
     ]
@@ -144,23 +144,23 @@ def _frechet(
     if n < 2 * width:
         return Measurement(
             name=name,
-            note=f"left out: covariances of {width} features take at least {2 * width} tiles of "
-            f"each kind; {n} are there",
+            note=f"not computed: covariances of {width} features need at least {2 * width} tiles "
+            f"of each kind; there are {n}",
         )
     measured, floor = (
         over_halves(
             lambda some: frechet_distance(some, test.features),
-            own.features,
-            own.weights,
+            measured.features,
+            measured.weights,
             seed_of(seed, "frechet"),
         )
-        for own in (generated, train)
+        for measured in (generated, train)
     )
     return Measurement(
         name=name,
         measured=measured,
         floor=floor,
-        note="grows as tiles become fewer; compare it with its floor alone",
+        note="grows with fewer tiles; compare it only with its floor",
     )
 
 
@@ -168,15 +168,15 @@ def _manifolds(generated: FeatureSet, train: FeatureSet, test: FeatureSet) -> li
     notes = {
         "precision": "generated tiles within the real tiles' reach",
         "recall": "real tiles within the generated tiles' reach",
-        "density": "real tiles within whose reach a generated one is, over k; may exceed 1",
+        "density": "real tiles that have a generated one within reach, over k; may exceed 1",
         "coverage": "real tiles with a generated one within reach",
     }
     if min(generated.weights.n, test.weights.n) <= NEIGHBOURS:
-        reason = f"left out: it takes more than {NEIGHBOURS} tiles of each kind"
+        reason = f"not computed: needs more than {NEIGHBOURS} tiles of each kind"
         return [Measurement(name=name, note=reason) for name in notes]
     measured, floor = (
-        manifold_figures(own.features, test.features, own.weights, test.weights)
-        for own in (generated, train)
+        manifold_figures(measured.features, test.features, measured.weights, test.weights)
+        for measured in (generated, train)
     )
     return [
         Measurement(
@@ -188,10 +188,10 @@ def _manifolds(generated: FeatureSet, train: FeatureSet, test: FeatureSet) -> li
 
 def _vendi(generated: FeatureSet, train: FeatureSet, seed: int) -> Measurement:
     if generated.weights.n < 4:
-        return Measurement(name="Vendi score", note="left out: it takes at least 4 tiles")
+        return Measurement(name="Vendi score", note="not computed: needs at least 4 tiles")
     measured, floor = (
-        over_halves(vendi_score, own.features, own.weights, seed_of(seed, "vendi"))
-        for own in (generated, train)
+        over_halves(vendi_score, measured.features, measured.weights, seed_of(seed, "vendi"))
+        for measured in (generated, train)
     )
     return Measurement(
         name="Vendi score",
@@ -207,8 +207,8 @@ def classification_figures(right: Right, classes: int, seed: int) -> list[Measur
 
     Args:
         right: for `real`, `generated` and `gaussian` training tiles, each read in several
-            ways: as they are; standardised, without colour; decorrelated, without anything
-            that a Gaussian of the bands can tell, who must fall to chance there.
+            ways: unchanged; standardised, without colour; decorrelated, without anything that a
+                Gaussian of the bands contains, whose accuracy must drop to chance there.
         classes: number of classes, for the level of chance.
         seed: of the resamples.
     """
@@ -228,7 +228,7 @@ def classification_figures(right: Right, classes: int, seed: int) -> list[Measur
             ratio = ratio_of(right[view, name], real, seed)
             note = "paired over test tiles"
             if ratio is None:
-                note = "left out: the classifier trained on real tiles is too often wrong"
+                note = "not computed: the classifier trained on real tiles is wrong too often"
             found.append(
                 Measurement(
                     name=f"{title}, {view}, ratio to real",
@@ -246,7 +246,7 @@ def repeated_figures(
     """Return the same of classifiers that were trained from several seeds each.
 
     Args:
-        right: which test tiles each seed has right, by view and by `real`, `generated` and
+        right: which test tiles each seed gets right, by view and by `real`, `generated` and
             `gaussian`.
         classes: number of classes, for the level of chance.
         seed: of the resamples.
@@ -255,19 +255,19 @@ def repeated_figures(
     for view in dict.fromkeys(view for view, _ in right):
         real = right[view, "real"]
         for name, title in (("generated", "CAS"), ("gaussian", "CAS of tiles without texture")):
-            own = right[view, name]
+            seeds = right[view, name]
             found += [
                 Measurement(
                     name=f"{title}, {view}",
-                    measured=repeated_share(own, seed),
+                    measured=repeated_share(seeds, seed),
                     floor=repeated_share(real, seed),
                     better="higher",
-                    note=f"the floor is trained on real tiles; mean of {len(own)} seeds; chance is "
-                    f"{1 / classes:.0%}",
+                    note=f"the floor is trained on real tiles; mean of {len(seeds)} seeds; "
+                    f"chance is {1 / classes:.0%}",
                 ),
                 Measurement(
                     name=f"{title}, {view}, ratio to real",
-                    measured=repeated_ratio(own, real, seed),
+                    measured=repeated_ratio(seeds, real, seed),
                     better="higher",
                     note="paired over test tiles; the interval is over tiles and seeds",
                 ),
@@ -282,17 +282,17 @@ def memorisation_figures(
 
     Args:
         generated: distance to the nearest training tile, by the space it is measured in.
-        held_out: the same of real tiles that were not trained on.
+        held_out: the same for real tiles outside the training set.
     """
     found = []
-    for space, own in generated.items():
+    for space, distances in generated.items():
         others = held_out[space]
         for what, limit in (("1 % quantile", threshold(others)), ("smallest", float(others.min()))):
             below = share_of(others < limit)
             found.append(
                 Measurement(
                     name=f"copies, {space}, below the {what}",
-                    measured=share_of(own < limit),
+                    measured=share_of(distances < limit),
                     floor=below,
                     better="like the floor",
                     note=f"nearer to a training tile than {limit:.3g}; the floor is held-out tiles",

@@ -1,4 +1,4 @@
-"""Pictures of the quality table, and the sheet that a person looks at without a key."""
+"""Plots of the quality table, and the sheet for a blind look."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,9 +36,9 @@ def write_plots(
     Args:
         folder: where to.
         sets: of tiles, as the table compares them.
-        right: which test tiles each classifier has right.
+        right: which test tiles each classifier gets right.
         generated: distances of generated tiles to the nearest training tile, by space.
-        held_out: the same of real tiles that were not trained on.
+        held_out: the same for real tiles outside the training set.
     """
     figures = {
         "radial_power": _power_figure(sets),
@@ -53,15 +53,15 @@ def write_plots(
 def write_mixed_sheet(path: Path, source: TileSource, seed: int) -> dict[str, Any]:
     """Write generated tiles of shuffled classes without labels, in true colour.
 
-    Without red, green and blue another composite is shown, or the first band in grey.
+    Without red, green and blue bands another composite is shown, or the first band in grey.
 
     Returns:
-        the key: what is shown, and the class and id of the tile at every place.
+        the key: the composite, and the class and id of the tile at each position.
     """
     composite = composites_or_grey(source.bands)[0]
     names, white = composite.bands, composite.white
-    dice = torch.Generator().manual_seed(seed_of(seed, "mixed sheet"))
-    chosen = torch.randperm(len(source), generator=dice)[: _COLUMNS * _ROWS].tolist()
+    rng = torch.Generator().manual_seed(seed_of(seed, "mixed sheet"))
+    chosen = torch.randperm(len(source), generator=rng)[: _COLUMNS * _ROWS].tolist()
     tiles = source.batch(chosen)
     shown = (tiles.image[:, list(source.bands.index_of(names))] / white).clamp(0, 1)
     pixels = (shown * 255).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
@@ -97,12 +97,12 @@ def _power_figure(sets: Sets) -> Figure:
     figure = Figure(figsize=(2.7 * columns, 2.3 * rows + 0.6), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
     for i, (name, axes) in enumerate(zip(bands, panels, strict=False)):
-        for own, title, colour, style in (
+        for tiles, title, colour, style in (
             (sets.test, "real, test", _REAL, "-"),
             (sets.train, "real, training", _OTHER, "--"),
             (sets.generated, "generated", _GENERATED, "-"),
         ):
-            power = mean_power(own)[i].numpy()
+            power = mean_power(tiles)[i].numpy()
             axes.loglog(
                 range(1, len(power) + 1), power, color=colour, ls=style, lw=1.5, label=title
             )
@@ -111,7 +111,7 @@ def _power_figure(sets: Sets) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(bands) :]:
         axes.set_visible(False)
-    figure.supxlabel("cycles a tile", fontsize=10)
+    figure.supxlabel("cycles per tile", fontsize=10)
     figure.supylabel("power", fontsize=10)
     lines, titles = panels[0].get_legend_handles_labels()
     figure.legend(lines, titles, loc="outside upper center", ncols=3, frameon=False)
@@ -125,11 +125,11 @@ def _index_figure(sets: Sets) -> Figure:
     edges = GRID[::step].numpy()
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for name, axes in zip(names, panels, strict=True):
-        for own, title, colour in (
+        for tiles, title, colour in (
             (sets.test, "real, test", _REAL),
             (sets.generated, "generated", _GENERATED),
         ):
-            average = (own.weights.draws @ own.spectra.indices[name]).mean(0)
+            average = (tiles.weights.draws @ tiles.spectra.indices[name]).mean(0)
             share = average[::step].diff().numpy()
             axes.stairs(share, edges, color=colour, fill=True, alpha=0.25)
             axes.stairs(share, edges, color=colour, lw=1.5, label=title)
@@ -170,8 +170,10 @@ def _accuracy_figure(right: Right, sets: Sets) -> Figure:
 
 
 def _class_shares(right: Bool[Tensor, " n"], sets: Sets) -> list[float]:
-    own = [right[sets.test.labels == k].double().mean().item() for k in range(len(sets.classes))]
-    return [right.double().mean().item(), *own]
+    by_class = [
+        right[sets.test.labels == k].double().mean().item() for k in range(len(sets.classes))
+    ]
+    return [right.double().mean().item(), *by_class]
 
 
 def _memorisation_figure(
@@ -179,13 +181,13 @@ def _memorisation_figure(
 ) -> Figure:
     figure = Figure(figsize=(4.5 * len(generated), 3.4), layout="constrained")
     panels = figure.subplots(1, len(generated), squeeze=False)[0]
-    for (space, own), axes in zip(generated.items(), panels, strict=True):
+    for (space, distances), axes in zip(generated.items(), panels, strict=True):
         others = held_out[space]
-        both = torch.cat([own, others])
+        both = torch.cat([distances, others])
         bins = np.linspace(0, float(torch.quantile(both, 0.995)) * 1.02, 41).tolist()
         for values, title, colour in (
             (others, f"held-out real (n = {len(others):,})", _REAL),
-            (own, f"generated (n = {len(own):,})", _GENERATED),
+            (distances, f"generated (n = {len(distances):,})", _GENERATED),
         ):
             weights = np.full(len(values), 1 / len(values))
             axes.hist(

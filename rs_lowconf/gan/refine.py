@@ -1,4 +1,4 @@
-"""Reviews into networks: rejected tiles become fakes that the gate's critic has to tell."""
+"""Learning from reviews: rejected tiles become fakes that the gate's critic has to recognise."""
 
 import copy
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from rs_lowconf.settings import UpdateSettings
 from rs_lowconf.types import Augmentation, TileSource
 
 LAST_STAGE = ("patch", "patch_class", "to16", "block16", "pool", "whole", "whole_class")
-"""What is trained: a few hundred tiles would spoil what reads textures."""
+"""Modules that are trained: a few hundred tiles would spoil the texture layers."""
 
 
 def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the order of the work
@@ -33,12 +33,12 @@ def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the or
     augment: tuple[Augmentation, Augmentation],
     seed: int,
 ) -> Iterator[JudgeRecord[Discriminator]]:
-    """Train the last stage of a critic on, with rejected tiles as half of the fakes.
+    """Continue training the last stage of a critic, with rejected tiles as half of the fakes.
 
-    Both halves are drawn by class; a class without rejects is taught by generated tiles alone.
+    Both halves are drawn by class; a class without rejected tiles uses generated tiles only.
 
     Args:
-        critic: what to start from; it stays as it is.
+        critic: to start from; it is not changed.
         generator: draws the other half.
         source: training tiles, in the generator's bands and classes.
         rejected: tiles that reviewers took for fakes, in the generator's bands.
@@ -60,21 +60,21 @@ def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the or
     draw, size = BalancedDraw(source), settings.batch_size
     by_class = [torch.nonzero(label == k)[:, 0] for k in range(len(source.classes))]
     for number in count():
-        dice = torch.Generator().manual_seed(seed_of(seed, "refine", number))
-        chosen_label, chosen = draw(size, dice)
-        z = torch.randn(size, generator.latent_dim, generator=dice).to(device)
+        rng = torch.Generator().manual_seed(seed_of(seed, "refine", number))
+        chosen_label, chosen = draw(size, rng)
+        z = torch.randn(size, generator.latent_dim, generator=rng).to(device)
         with torch.no_grad():
             fake = generator(z, chosen_label.to(device))
             for row in range(0, size, 2):
-                own = by_class[int(chosen_label[row])]
-                if len(own):
-                    pick = own[torch.randint(len(own), (1,), generator=dice)]
+                rejected_here = by_class[int(chosen_label[row])]
+                if len(rejected_here):
+                    pick = rejected_here[torch.randint(len(rejected_here), (1,), generator=rng)]
                     fake[row] = rejected[pick][0].to(device)
             pair = (source.batch(chosen).image.to(device), fake)
             seen = []
             for kind, image, change in zip(("real", "fake"), pair, augment, strict=True):
                 augmented = change(image, seed_of(seed, "refine", kind, number))
-                dither = torch.rand(image.shape, generator=dice).to(device) - 0.5
+                dither = torch.rand(image.shape, generator=rng).to(device) - 0.5
                 seen.append(judge.components(augmented, dither))
         logit = judge(torch.cat(seen), chosen_label.repeat(2).to(device))
         real, unreal = logit.chunk(2)

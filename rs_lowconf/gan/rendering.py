@@ -1,8 +1,8 @@
-"""How a source of tiles shows reflectance: which bands, in which numbers, at which sharpness.
+"""How a source of tiles stores reflectance: its bands, digital numbers and sharpness.
 
 A generator draws all bands as reflectance. Its tiles are compared with those of a source after
-the same steps that made the source's files, all of them differentiable, so that nothing of the
-source has to be inverted: what a JPEG has lost is lost for both sides.
+the same steps that made the source's files, all of them differentiable, so that the source's steps
+need not be inverted: what JPEG loses is lost for both.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Rendering:
     bands: BandSpec
     """The source's bands; their scale and offset give the numbers of its files."""
     eight_bits: bool = False
-    """Whether the numbers are bytes: what is outside 0 .. 255 was cut off."""
+    """Whether the numbers are bytes: values outside 0 .. 255 were clipped."""
     chroma: Chroma = "full"
     """`half`: colour differences at half resolution, as in most JPEGs."""
 

@@ -1,4 +1,4 @@
-"""The sample sheet: real tiles beside generated ones, a row a class, all with one stretch."""
+"""The sample sheet: real tiles beside generated ones, one row per class, all with one stretch."""
 
 from pathlib import Path
 
@@ -31,16 +31,16 @@ def write_sheets(
     rendering: Rendering | None = None,
     name: str = "",
 ) -> list[Path]:
-    """Write a PNG a composite, real tiles left and generated ones right.
+    """Write one PNG per composite, real tiles left and generated ones right.
 
     Args:
         folder: where to write `COMPOSITE_IMAGES.png`.
         generator: draws the right half, with the same latents at every call.
         source: gives the left half, the first tiles of each class.
-        columns: tiles a class in each half.
+        columns: tiles per class in each half.
         seed: of the latents.
         images: training progress, for caption and file name.
-        rendering: how the source shows reflectance; its tiles are shown as they are, when missing.
+        rendering: how the source stores reflectance; without it its tiles are shown unchanged.
         name: of the source, in caption and file name, where there are several.
 
     Returns:
@@ -48,7 +48,7 @@ def write_sheets(
         first band in grey.
     """
     per_class = [torch.nonzero(source.labels == k)[:columns, 0] for k in range(len(source.classes))]
-    real = [source.batch(own.tolist()).image for own in per_class]
+    real = [source.batch(members.tolist()).image for members in per_class]
     label = torch.arange(len(source.classes)).repeat_interleave(columns)
     drawn = sample(generator, label, seed)
     if rendering is not None:

@@ -18,13 +18,13 @@ from rs_lowconf.gan.spectral import SpectralBasis
 from rs_lowconf.settings import GanSettings
 
 WHOLE_FROM = 2_000
-"""Tiles from which a source's native critic sees whole tiles; fewer would be learned by heart, so
-it sees a few pixels at a time."""
+"""Number of tiles from which a source's native critic sees whole tiles; with fewer it would
+memorise them, so it sees a few pixels at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceShape:
-    """What critics of a source are built for."""
+    """The shape of a source for which its critics are built."""
 
     name: str
     rendering: Rendering
@@ -59,7 +59,7 @@ class SourceShape:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceCritic:
-    """One critic of one source: what it sees of tiles, and the network that judges that."""
+    """One critic of one source: its input and its network."""
 
     name: str
     """Unique among the critics of a training."""
@@ -68,25 +68,25 @@ class SourceCritic:
     bands: BandSpec
     """Of its source."""
     network: FeatureHeads | TextureCritic | Discriminator
-    """What it sees, and labels, to logits."""
+    """From its input and labels to logits."""
     mixer: FeatureMixer | None
-    """Gives what it sees; None for a native critic, which sees whitened reflectance."""
+    """Computes its input; None for a native critic, which sees whitened reflectance."""
     gamma: float
-    """Weight of R1 and R2 on what it sees."""
+    """Weight of R1 and R2 on its input."""
     weight: float
     """In the generator's loss."""
     turn: tuple[int, int]
-    """(k, n): it judges every n-th step, from the k-th on."""
+    """(k, n): it is used in every n-th step, from the k-th on."""
 
     def see(
         self, image: Float[Tensor, "b c h w"], dither: Float[Tensor, "b c h w"]
     ) -> tuple[Tensor, ...]:
-        """Return what it judges.
+        """Return its input.
 
         Args:
-            image: reflectance in the bands of its source, rendered as that shows it.
+            image: reflectance in the bands of its source, rendered like its source.
             dither: uniform noise in -0.5 .. 0.5 digital numbers. Files hold whole numbers and
-                generated tiles do not, so noise of one step is laid over both.
+                generated tiles do not, so noise of one step is added to both.
         """
         if isinstance(self.network, FeatureHeads):
             assert self.mixer is not None  # noqa: S101  # heads judge mixed features
@@ -105,7 +105,7 @@ class SourceCritic:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Critics:
-    """All critics of a training, with what they share."""
+    """All critics of a training, with their shared mixers."""
 
     shapes: tuple[SourceShape, ...]
     mixers: dict[str, FeatureMixer]
@@ -114,7 +114,7 @@ class Critics:
     """The first is the one on the features of most tiles."""
 
     def modules(self) -> dict[str, nn.Module]:
-        """Return what has weights, by name."""
+        """Return the modules with weights, by name."""
         return {
             **{critic.name: critic.network for critic in self.critics},
             **{f"mixer {name}": mixer for name, mixer in self.mixers.items()},
@@ -134,7 +134,7 @@ def build_critics(
 
     Every composite is seen in the tiles of the source that has most of them; every source has a
     native critic. Critics of the source with most tiles judge every step, the others less often,
-    with as much more weight.
+    with proportionally larger weight.
 
     Args:
         settings: of the networks.
@@ -230,7 +230,7 @@ class SourcesCritic:
         slope: Float[Tensor, ""],
         offset: Float[Tensor, " k"],
     ) -> None:
-        """Hold trained critics and what `critic.fit_realism` found.
+        """Keep trained critics and the calibration of `critic.fit_realism`.
 
         Args:
             critics: trained; they are frozen.

@@ -1,7 +1,7 @@
-"""How generated tiles look to a network that nobody trained against, by source of tiles.
+"""How generated tiles look to a network that was not used in training, by source of tiles.
 
 Two kinds of figures on the same features: distances between sets of tiles (KID, FD, precision,
-recall), and the probe, which tries to tell single tiles apart.
+recall), and the probe, which tries to distinguish single tiles.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,28 +19,28 @@ from rs_lowconf.gan.quality import FeatureSet, feature_figures
 from rs_lowconf.seeds import seed_of
 
 NETWORK: Literal["efficientnet_lite2"] = "efficientnet_lite2"
-"""The probe's network. Critics, the choice of checkpoints and the gate must never see through it:
-what a training looks at is no judge of it any more."""
+"""The probe's network. Critics, the choice of checkpoints and the gate must never use it: a network
+used in training cannot judge its result."""
 SUFFIX = " (EfficientNet-Lite2)"
 LEAST = 20
 """Tiles on each side below which there is no probe."""
 _LEAST_OF_CLASS = 5
 
 MEANING = """\
-The *probe* is a logistic regression that learns to tell generated tiles from real ones by what
-EfficientNet-Lite2 sees of them, and is tested on tiles it has not learned from. Nothing else in
-this package looks through that network. The AUC is the probability that of a real and a generated
-tile the probe finds the real one more real: at 0.5 it tosses a coin, so the tiles cannot be told
-apart by these means; at 1 it is always right. *Kept* is the share of generated tiles that would
-pass a threshold at which 5 % of real tiles are rejected: about 95 % if they look real, 0 % if each
-is recognised. Intervals are 95 %, over tiles. The *floor* is real tiles in the place of generated
-ones: no generator can be expected to come nearer than that.
+The *probe* is a logistic regression on EfficientNet-Lite2 features that learns to distinguish
+generated tiles from real ones, and is tested on tiles it was not trained on. Nothing else in this
+package uses that network. The AUC is the probability that, of a real and a generated tile, the
+probe rates the real one as more real: 0.5 is chance, so these features cannot distinguish the
+tiles; at 1 it is always right. *Kept* is the share of generated tiles that would pass a threshold
+at which 5 % of real tiles are rejected: about 95 % if they look real, 0 % if each is recognised.
+Intervals are 95 %, over tiles. The *floor* is measured on real tiles instead of generated ones: no
+generator can be expected to do better.
 """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Looks:
-    """What the network sees of one set of tiles."""
+    """The network's features of one set of tiles."""
 
     features: Float[Tensor, "n f"]
     labels: Int[Tensor, " n"]
@@ -61,26 +61,26 @@ class Probed:
 
     whole: ProbeResult
     by_class: Mapping[str, ProbeResult]
-    """Of the classes with enough tiles, from the same fits."""
+    """Results for the classes with enough tiles, from the same fits."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the report."""
         return {
             "all": self.whole.to_json(),
-            "by_class": {name: own.to_json() for name, own in self.by_class.items()},
+            "by_class": {name: result.to_json() for name, result in self.by_class.items()},
         }
 
 
 def probe_kind(
     real: Looks, other: Looks, classes: Sequence[str], *, per_class: int | None, seed: int
 ) -> Probed | None:
-    """Tell one kind of tiles from real ones, with as many of each class on both sides.
+    """Distinguish one kind of tiles from real ones, with as many of each class on both sides.
 
     Args:
         real: real tiles.
         other: generated ones, or real ones for the floor.
         classes: the names that labels index.
-        per_class: most tiles of a class; all that both sides have, when missing.
+        per_class: most tiles of a class; default is all that both sides have.
         seed: of the choice of tiles, folds and resamples.
 
     Returns:
@@ -92,8 +92,8 @@ def probe_kind(
     if int(counts.sum()) < LEAST:
         return None
     a, b = (
-        own.at(some_of_each(own.labels, counts, seed_of(seed, name)))
-        for name, own in (("real", real), ("other", other))
+        looks.at(some_of_each(looks.labels, counts, seed_of(seed, name)))
+        for name, looks in (("real", real), ("other", other))
     )
     whole, scores = probe(a.features, b.features, seed=seed)
     truth = np.arange(len(a) + len(b)) < len(a)
@@ -101,15 +101,15 @@ def probe_kind(
     by_class = {}
     for k, name in enumerate(classes):
         if counts[k] >= _LEAST_OF_CLASS:
-            own = label == k
-            by_class[name] = result_of(scores[own], truth[own], seed=seed_of(seed, name))
+            members = label == k
+            by_class[name] = result_of(scores[members], truth[members], seed=seed_of(seed, name))
     return Probed(whole=whole, by_class=by_class)
 
 
 def some_of_each(
     labels: Int[Tensor, " n"], counts: Int[Tensor, " k"], seed: int
 ) -> Int[Tensor, " m"]:
-    """Return random tiles, so many of each class."""
+    """Return random tiles, a given number of each class."""
     rng = torch.Generator().manual_seed(seed)
     chosen = []
     for k, wanted in enumerate(counts.tolist()):
@@ -119,7 +119,7 @@ def some_of_each(
 
 
 def first_of_each(labels: Int[Tensor, " n"], most: Int[Tensor, " k"]) -> Int[Tensor, " m"]:
-    """Return the first tiles of each class, at most so many."""
+    """Return the first tiles of each class, at most `most`."""
     chosen = [torch.nonzero(labels == k)[:wanted, 0] for k, wanted in enumerate(most.tolist())]
     return torch.cat(chosen)
 
@@ -130,7 +130,7 @@ def halves(real: Looks, classes: int, *, per_class: int | None, seed: int) -> tu
     if per_class is not None:
         counts = counts.clamp_max(per_class)
     chosen = some_of_each(real.labels, 2 * counts, seed)
-    # In turn within each class, whose numbers are even.
+    # Alternating within each class, whose counts are even.
     return real.at(chosen[::2]), real.at(chosen[1::2])
 
 
@@ -143,24 +143,24 @@ def probe_measurements(
     """Return the lines of the report: AUC and share kept of each kind of tiles.
 
     Args:
-        kinds: of tiles, in the order of the lines, so that reports can be put side by side.
+        kinds: of tiles, in the order of the lines, so that reports can be compared.
         probes: the result of each kind; None where there were too few tiles.
-        floor: of real tiles in their place.
+        floor: result of real tiles instead of generated ones.
         missing: why there are no tiles of a kind at all.
     """
     found = []
     for kind in kinds:
-        own = probes.get(kind)
+        probed = probes.get(kind)
         for name, value_of, better, note in _PROBE_LINES:
-            if own is None:
-                why = missing.get(kind, f"fewer than {LEAST} tiles on a side")
+            if probed is None:
+                why = missing.get(kind, f"fewer than {LEAST} tiles on one side")
                 line = Measurement(
                     name=f"probe, {kind}: {name}", better=better, note=f"left out: {why}"
                 )
             else:
                 line = Measurement(
                     name=f"probe, {kind}: {name}",
-                    measured=value_of(own.whole),
+                    measured=value_of(probed.whole),
                     floor=None if floor is None else value_of(floor.whole),
                     better=better,
                     note=note,
@@ -169,23 +169,30 @@ def probe_measurements(
     return found
 
 
-def _auc(own: ProbeResult) -> Estimate:
-    return Estimate(value=own.auc, low=own.auc_low, high=own.auc_high, n=own.generated)
+def _auc(result: ProbeResult) -> Estimate:
+    return Estimate(value=result.auc, low=result.auc_low, high=result.auc_high, n=result.generated)
 
 
-def _kept(own: ProbeResult) -> Estimate:
-    return Estimate(value=own.kept, low=own.kept_low, high=own.kept_high, n=own.generated)
+def _kept(result: ProbeResult) -> Estimate:
+    return Estimate(
+        value=result.kept, low=result.kept_low, high=result.kept_high, n=result.generated
+    )
 
 
 _PROBE_LINES: tuple[
     tuple[str, Callable[[ProbeResult], Estimate], Literal["higher", "like the floor"], str], ...
 ] = (
-    ("AUC", _auc, "like the floor", "0.5: cannot be told from real tiles; 1: always"),
+    (
+        "AUC",
+        _auc,
+        "like the floor",
+        "0.5: indistinguishable from real tiles; 1: always distinguished",
+    ),
     (
         "kept at 5 % false rejection",
         _kept,
         "higher",
-        "share that passes where 5 % of real tiles do not",
+        "share that passes at a threshold that rejects 5 % of real tiles",
     ),
 )
 
@@ -194,7 +201,7 @@ def probe_table(
     probes: Mapping[str, Probed | None], floor: Probed | None, classes: Sequence[str]
 ) -> str:
     """Return the results by class as a Markdown table: AUC and share kept, with intervals."""
-    columns = {kind: own for kind, own in probes.items() if own is not None}
+    columns = {kind: probed for kind, probed in probes.items() if probed is not None}
     if floor is not None:
         columns["real tiles (floor)"] = floor
     if not columns:
@@ -205,18 +212,18 @@ def probe_table(
     ]
     for name in ("all", *classes):
         cells = []
-        for own in columns.values():
-            result = own.whole if name == "all" else own.by_class.get(name)
+        for probed in columns.values():
+            result = probed.whole if name == "all" else probed.by_class.get(name)
             cells += ["", "", ""] if result is None else _cells(result)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cells(own: ProbeResult) -> list[str]:
+def _cells(result: ProbeResult) -> list[str]:
     return [
-        f"{own.auc:.3f} ({own.auc_low:.3f} .. {own.auc_high:.3f})",
-        f"{own.kept:.1%} ({own.kept_low:.1%} .. {own.kept_high:.1%})",
-        f"{own.generated:,}",
+        f"{result.auc:.3f} ({result.auc_low:.3f} .. {result.auc_high:.3f})",
+        f"{result.kept:.1%} ({result.kept_low:.1%} .. {result.kept_high:.1%})",
+        f"{result.generated:,}",
     ]
 
 
@@ -225,7 +232,7 @@ def likeness_figures(
 ) -> list[Measurement]:
     """Return KID, FD, precision, recall and diversity, each beside its floor.
 
-    Training tiles take the place of generated ones for the floor; every class weighs the same.
+    For the floor, training tiles replace generated ones; all classes weigh the same.
     """
     counts = matched_counts(generated.labels, train.labels, classes=classes)
     wanted = {
@@ -235,11 +242,11 @@ def likeness_figures(
     }
     sets = {
         name: FeatureSet(
-            features=own.features,
-            labels=own.labels,
-            weights=weigh(own.labels, number, seed_of(seed, name)),
+            features=looks.features,
+            labels=looks.labels,
+            weights=weigh(looks.labels, number, seed_of(seed, name)),
         )
-        for name, (own, number) in wanted.items()
+        for name, (looks, number) in wanted.items()
     }
     return feature_figures(**sets, seed=seed, suffix=SUFFIX)
 
@@ -250,5 +257,6 @@ def passed_figure(passed: Bool[Tensor, " n"]) -> Measurement:
         name="random tiles that the gate passes",
         measured=share_of(passed),
         better="higher",
-        note="says nothing alone: the probe shows whether passed tiles look more real than others",
+        note="not meaningful alone: the probe shows whether passed tiles look more real than "
+        "others",
     )

@@ -1,6 +1,6 @@
 """Spectra, band statistics, indices and texture of generated tiles, against real ones.
 
-Everything is measured once a tile; a figure is a function of the weighted mean over tiles,
+Everything is measured once per tile; a figure is a function of the weighted mean over tiles,
 so that subsets and bootstrap resamples cost a matrix product.
 """
 
@@ -25,7 +25,7 @@ PIXELS = 20
 """Pixels of a tile that are compared with the spectra of others."""
 _BANK = 4_000
 _BATCH = 64
-#: One digital number: what is darker has no shape of spectrum.
+#: One digital number: darker pixels have no spectral shape.
 _DARKEST = 1e-4
 #: The range of the real training pixels is widened by this share on both sides.
 _WIDENED = 0.05
@@ -35,7 +35,7 @@ Statistic = Callable[[Float[Tensor, "r s"], Float[Tensor, "r s"]], Float[Tensor,
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Limits:
-    """What reflectance real training tiles have, a band."""
+    """Range of reflectance of real training tiles, per band."""
 
     low: Float[Tensor, " c"]
     high: Float[Tensor, " c"]
@@ -43,14 +43,14 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TileSpectra:
-    """What is measured of every tile of a source, in float64."""
+    """Measurements of every tile of a source, in float64."""
 
     mean: Float[Tensor, "n c"]
     """Mean reflectance."""
     second: Float[Tensor, "n c c"]
     """Mean product of the reflectance of two bands."""
     power: Float[Tensor, "n c r"]
-    """Mean power in rings of whole cycles a tile, from 1 to half the side."""
+    """Mean power in rings of whole cycles per tile, from 1 to half the side."""
     indices: dict[str, Float[Tensor, "n g"]]
     """Share of pixels with an index of at most the values of `GRID`."""
     impossible: Float[Tensor, " n"]
@@ -90,14 +90,14 @@ def band_deviations(source: TileSource) -> Float[Tensor, " c"]:
 
 def tile_spectra(source: TileSource, limits: Limits, seed: int) -> TileSpectra:
     """Measure every tile of a source; `seed` chooses the pixels."""
-    dice = torch.Generator().manual_seed(seed_of(seed, "pixels"))
+    rng = torch.Generator().manual_seed(seed_of(seed, "pixels"))
     parts: dict[str, list[Tensor]] = {}
     index_parts: dict[str, list[Tensor]] = {name: [] for name in known_indices(source.bands)}
     low, high = limits.low[:, None, None], limits.high[:, None, None]
     for first in range(0, len(source), _BATCH):
         image = source.batch(range(first, min(first + _BATCH, len(source)))).image
         flat = image.double().flatten(2)  # b c hw
-        place = torch.randint(flat.shape[2], (len(flat), 1, PIXELS), generator=dice)
+        place = torch.randint(flat.shape[2], (len(flat), 1, PIXELS), generator=rng)
         outside = ((image < low) | (image > high)).any(1)
         measured = {
             "mean": flat.mean(2),
@@ -109,11 +109,11 @@ def tile_spectra(source: TileSource, limits: Limits, seed: int) -> TileSpectra:
         }
         for name, value in measured.items():
             parts.setdefault(name, []).append(value)
-        for name, own in index_parts.items():
-            own.append(_distribution(index_of(flat, source.bands, name)))
+        for name, distributions in index_parts.items():
+            distributions.append(_distribution(index_of(flat, source.bands, name)))
     return TileSpectra(
-        **{name: torch.cat(own) for name, own in parts.items()},
-        indices={name: torch.cat(own) for name, own in index_parts.items()},
+        **{name: torch.cat(values) for name, values in parts.items()},
+        indices={name: torch.cat(values) for name, values in index_parts.items()},
         labels=source.labels,
     )
 
@@ -152,8 +152,8 @@ def spectral_divergence(a: Float[Tensor, "n c"], b: Float[Tensor, "m c"]) -> Flo
     """
     p, q = _as_distribution(a), _as_distribution(b)
     log_p, log_q = p.log(), q.log()
-    own = (p * log_p).sum(1)[:, None] + (q * log_q).sum(1)
-    return (own - p @ log_q.T - log_p @ q.T).clamp_min(0)
+    entropies = (p * log_p).sum(1)[:, None] + (q * log_q).sum(1)
+    return (entropies - p @ log_q.T - log_p @ q.T).clamp_min(0)
 
 
 def _as_distribution(spectra: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
@@ -162,22 +162,22 @@ def _as_distribution(spectra: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
 
 
 def nearest_spectra(
-    own: TileSpectra, bank: TileSpectra, seed: int
+    tiles: TileSpectra, bank: TileSpectra, seed: int
 ) -> dict[str, Float[Tensor, " n"]]:
     """Return each tile's mean angle and divergence to the nearest spectra of its class.
 
     Args:
-        own: the tiles whose pixels are looked up.
-        bank: the tiles whose pixels are looked among, a few thousand a class.
+        tiles: whose pixels are looked up.
+        bank: the tiles whose pixels are looked among, a few thousand per class.
         seed: chooses them.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "bank"))
-    angle, divergence = torch.zeros(2, len(own.labels), dtype=torch.float64)
-    for k in sorted(set(own.labels.tolist())):
+    rng = torch.Generator().manual_seed(seed_of(seed, "bank"))
+    angle, divergence = torch.zeros(2, len(tiles.labels), dtype=torch.float64)
+    for k in sorted(set(tiles.labels.tolist())):
         known = bank.pixels[bank.labels == k].flatten(0, 1)
-        known = known[torch.randperm(len(known), generator=dice)[:_BANK]]
-        for part in torch.split(torch.nonzero(own.labels == k)[:, 0], _BATCH):
-            pixels = own.pixels[part].flatten(0, 1)
+        known = known[torch.randperm(len(known), generator=rng)[:_BANK]]
+        for part in torch.split(torch.nonzero(tiles.labels == k)[:, 0], _BATCH):
+            pixels = tiles.pixels[part].flatten(0, 1)
             shape = (len(part), PIXELS)
             angle[part] = spectral_angle(pixels, known).amin(1).view(shape).mean(1)
             divergence[part] = spectral_divergence(pixels, known).amin(1).view(shape).mean(1)
@@ -186,12 +186,12 @@ def nearest_spectra(
 
 def compare(
     statistic: Statistic,
-    own: Float[Tensor, "n s"],
+    measured: Float[Tensor, "n s"],
     reference: Float[Tensor, "m s"],
     weights: tuple[Weights, Weights],
 ) -> Estimate:
     """Return a function of the mean statistic of both sets, with its bootstrap interval."""
-    return estimate(lambda a, b: statistic(a @ own, b @ reference), *weights)
+    return estimate(lambda a, b: statistic(a @ measured, b @ reference), *weights)
 
 
 def mean_error(bands: int) -> Statistic:
@@ -211,8 +211,8 @@ def deviation_error(bands: int) -> Statistic:
     """Mean over bands of the absolute log ratio of the pixels' deviations."""
 
     def error(a: Float[Tensor, "r s"], b: Float[Tensor, "r s"]) -> Float[Tensor, " r"]:
-        own, wanted = (deviation_of(mean_and_covariance(each, bands)[1]) for each in (a, b))
-        return (own / wanted).log().abs().mean(1)
+        measured, wanted = (deviation_of(mean_and_covariance(each, bands)[1]) for each in (a, b))
+        return (measured / wanted).log().abs().mean(1)
 
     return error
 
@@ -221,8 +221,8 @@ def correlation_error(bands: int) -> Statistic:
     """Root mean square difference of the band correlations of all pixels."""
 
     def error(a: Float[Tensor, "r s"], b: Float[Tensor, "r s"]) -> Float[Tensor, " r"]:
-        own, wanted = (_correlation(mean_and_covariance(each, bands)[1]) for each in (a, b))
-        return (own - wanted).square().mean((1, 2)).sqrt()
+        measured, wanted = (_correlation(mean_and_covariance(each, bands)[1]) for each in (a, b))
+        return (measured - wanted).square().mean((1, 2)).sqrt()
 
     return error
 
@@ -244,12 +244,12 @@ def power_error(a: Float[Tensor, "r s"], b: Float[Tensor, "r s"]) -> Float[Tenso
 
 
 def moments(spectra: TileSpectra) -> Float[Tensor, "n s"]:
-    """Return what the errors of means, deviations and correlations are functions of."""
+    """Return the moments that determine errors of means, deviations and correlations."""
     return torch.cat([spectra.mean, spectra.second.flatten(1)], dim=1)
 
 
 def class_divergences(
-    own: TileSpectra,
+    measured: TileSpectra,
     reference: TileSpectra,
     labels: Sequence[int],
     own_weight: Float[Tensor, "r n"],
@@ -258,23 +258,25 @@ def class_divergences(
     """Return the divergence of the mean spectra of some classes, for rows of weights."""
     columns = []
     for k in labels:
-        p = _as_distribution(_class_mean(own_weight, own.mean, own.labels == k))
+        p = _as_distribution(_class_mean(own_weight, measured.mean, measured.labels == k))
         q = _as_distribution(_class_mean(reference_weight, reference.mean, reference.labels == k))
         columns.append(((p - q) * (p.log() - q.log())).sum(1))
     return torch.stack(columns, dim=1)
 
 
-def class_mean(values: Float[Tensor, " n"], own: Bool[Tensor, " n"], weights: Weights) -> Estimate:
-    """Return the mean of one number a tile over one class, with its bootstrap interval."""
+def class_mean(
+    values: Float[Tensor, " n"], members: Bool[Tensor, " n"], weights: Weights
+) -> Estimate:
+    """Return the mean of one number per tile over one class, with its bootstrap interval."""
     column = values.double()[:, None]
-    found = estimate(lambda a, _: _class_mean(a, column, own)[:, 0], weights, weights)
-    return replace(found, n=weights.count(own))
+    found = estimate(lambda a, _: _class_mean(a, column, members)[:, 0], weights, weights)
+    return replace(found, n=weights.count(members))
 
 
 def _class_mean(
-    weight: Float[Tensor, "r n"], values: Float[Tensor, "n s"], own: Bool[Tensor, " n"]
+    weight: Float[Tensor, "r n"], values: Float[Tensor, "n s"], members: Bool[Tensor, " n"]
 ) -> Float[Tensor, "r s"]:
-    return weight[:, own] @ values[own] / weight[:, own].sum(1, keepdim=True)
+    return weight[:, members] @ values[members] / weight[:, members].sum(1, keepdim=True)
 
 
 def mean_and_covariance(

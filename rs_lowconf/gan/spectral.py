@@ -20,7 +20,7 @@ class SpectralBasis:
     """Robust scaling and tempered principal components of a training set's pixels."""
 
     centre: Float[Tensor, " c"]
-    """Median reflectance a band."""
+    """Median reflectance of each band."""
     forward: Float[Tensor, "c c"]
     """Rows map centred reflectance to components of about unit variance."""
     inverse: Float[Tensor, "c c"]
@@ -40,11 +40,11 @@ def spectral_basis(
 
     Args:
         image: reflectance, at least as many pixels as bands.
-        bands: what the channel axis holds.
+        bands: of the channel axis.
         whitening: positive tempering share.
     """
     pixels = image.permute(0, 2, 3, 1).flatten(0, 2).double()
-    # torch.quantile takes no more than 16 million numbers; every so many pixels will do.
+    # torch.quantile takes at most 16 million numbers, so every n-th pixel is used.
     pixels = pixels[:: math.ceil(len(pixels) / _PIXELS)]
     low, centre, high = torch.quantile(
         pixels, torch.tensor([0.25, 0.5, 0.75], dtype=pixels.dtype), dim=0
@@ -70,7 +70,7 @@ class Whiten(nn.Module):
     forward_matrix: Tensor
 
     def __init__(self, basis: SpectralBasis) -> None:
-        """Hold the basis as buffers, so that it travels with the weights."""
+        """Keep the basis as buffers, so that it is saved with the weights."""
         super().__init__()
         self.register_buffer("centre", basis.centre)
         self.register_buffer("forward_matrix", basis.forward)
@@ -89,26 +89,26 @@ class Unwhiten(nn.Module):
     resample: Tensor
 
     def __init__(self, basis: SpectralBasis) -> None:
-        """Hold the basis as buffers, so that it travels with the weights."""
+        """Keep the basis as buffers, so that it is saved with the weights."""
         super().__init__()
         self.register_buffer("centre", basis.centre)
         self.register_buffer("inverse_matrix", basis.inverse)
         self.register_buffer("resample", basis.resample)
 
     def forward(self, components: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Unmix the bands, then blur each as much as its real tiles are."""
+        """Unmix the bands, then blur each band as much as in real tiles."""
         image = F.conv2d(components, self.inverse_matrix[:, :, None, None], self.centre)
         return self.resample @ image @ self.resample.mT
 
 
 def measured_blur(image: Float[Tensor, "n c h w"], bands: BandSpec) -> Float[Tensor, "c h h"]:
-    """Return the matrix a band that blurs a row as much as real tiles of that band are blurred.
+    """Return, per band, the matrix that blurs a row as much as real tiles of that band.
 
     Products deliver 20 m and 60 m bands upsampled to 10 m. A generator that draws them at
-    10 m is unmasked by frequency alone and shows reviewers a sharpness that does not exist.
-    How much less of each frequency such a band holds than the finest bands do is measured in
-    its cosine spectrum (whose tiles have no edge to wrap around); what it holds at low
-    frequencies counts as one, and no frequency may be stronger than a lower one.
+    10 m is revealed by its spectrum alone and shows reviewers a sharpness that does not exist.
+    The attenuation of each frequency relative to the finest bands is measured in its cosine
+    spectrum (where tiles have no edge to wrap around); low frequencies count as one, and no
+    frequency may be stronger than a lower one.
     """
     spectra = torch.stack([_cosine_power(image[:, c]) for c in range(len(bands))])  # c h
     side = spectra.shape[1]
@@ -124,7 +124,7 @@ def measured_blur(image: Float[Tensor, "n c h w"], bands: BandSpec) -> Float[Ten
 
 
 def _cosine_power(image: Float[Tensor, "n h w"]) -> Float[Tensor, " h"]:
-    """Return the mean power of rows and columns by frequency, in half cycles a tile."""
+    """Return the mean power of rows and columns by frequency, in half cycles per tile."""
     rows, columns = (dct(image.double().numpy(), axis=axis, norm="ortho") for axis in (1, 2))
     power = (rows**2).mean((0, 2)) + (columns**2).mean((0, 1))
     return torch.from_numpy(power)

@@ -1,4 +1,4 @@
-"""The part of the quality table that speaks of spectra, bands and texture."""
+"""The part of the quality table on spectra, bands and texture."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -38,8 +38,8 @@ _Part = Callable[[TileSpectra], Float[Tensor, "n s"]]
 def spectral_figures(sets: Sets) -> tuple[list[Measurement], dict[str, Any]]:
     """Return the figures over all tiles, and those of single classes and bands as JSON values."""
     nearest = {
-        name: nearest_spectra(own.spectra, sets.train.spectra, seed_of(sets.seed, name))
-        for name, own in (("generated", sets.generated), ("test", sets.test))
+        name: nearest_spectra(tiles.spectra, sets.train.spectra, seed_of(sets.seed, name))
+        for name, tiles in (("generated", sets.generated), ("test", sets.test))
     }
     details = {"by_class": _by_class(sets, nearest), "by_band": _by_band(sets)}
     return [
@@ -114,7 +114,7 @@ def _index_figures(sets: Sets) -> list[Measurement]:
             found.append(_against(sets, title, partial(_index, name=name), wasserstein, note))
         else:
             found.append(
-                Measurement(name=title, note=f"left out: it takes the bands {' and '.join(pair)}")
+                Measurement(name=title, note=f"not computed: needs the bands {' and '.join(pair)}")
             )
     return found
 
@@ -141,24 +141,26 @@ def _range_figures(sets: Sets) -> list[Measurement]:
 def _against(sets: Sets, name: str, part: _Part, statistic: Statistic, note: str) -> Measurement:
     """Compare a part of the spectra of generated and of training tiles with the test tiles'."""
     measured, floor = (
-        compare(statistic, part(own.spectra), part(sets.test.spectra), _pair(own, sets.test))
-        for own in (sets.generated, sets.train)
+        compare(
+            statistic, part(compared.spectra), part(sets.test.spectra), _pair(compared, sets.test)
+        )
+        for compared in (sets.generated, sets.train)
     )
     return Measurement(name=name, measured=measured, floor=floor, note=note)
 
 
-def _pair(own: TileSet, reference: TileSet) -> tuple[Weights, Weights]:
-    return own.weights, reference.weights
+def _pair(compared: TileSet, reference: TileSet) -> tuple[Weights, Weights]:
+    return compared.weights, reference.weights
 
 
-def _class_means(own: TileSet, reference: TileSet, labels: Sequence[int]) -> Estimate:
+def _class_means(compared: TileSet, reference: TileSet, labels: Sequence[int]) -> Estimate:
     """Return the mean divergence of the mean spectra of some classes."""
 
     def distance(a: Float[Tensor, "r n"], b: Float[Tensor, "r m"]) -> Float[Tensor, " r"]:
-        return class_divergences(own.spectra, reference.spectra, labels, a, b).mean(1)
+        return class_divergences(compared.spectra, reference.spectra, labels, a, b).mean(1)
 
-    held = torch.isin(own.labels, torch.tensor(labels))
-    return replace(estimate(distance, *_pair(own, reference)), n=own.weights.count(held))
+    held = torch.isin(compared.labels, torch.tensor(labels))
+    return replace(estimate(distance, *_pair(compared, reference)), n=compared.weights.count(held))
 
 
 def _by_class(sets: Sets, nearest: dict[str, dict[str, Float[Tensor, " _"]]]) -> dict[str, Any]:
@@ -167,19 +169,20 @@ def _by_class(sets: Sets, nearest: dict[str, dict[str, Float[Tensor, " _"]]]) ->
     found: dict[str, Any] = {}
     for k, name in enumerate(sets.classes):
         ours, theirs = sets.generated.labels == k, sets.test.labels == k
-        own: dict[str, tuple[Estimate, Estimate]] = {
+        figures: dict[str, tuple[Estimate, Estimate]] = {
             title: (
                 class_mean(nearest["generated"][key], ours, everything),
                 class_mean(nearest["test"][key], theirs, sets.test.weights),
             )
             for title, key in (("SAM", "angle"), ("SID", "divergence"))
         }
-        own["SID of class means"] = (
+        figures["SID of class means"] = (
             _class_means(sets.generated, sets.test, [k]),
             _class_means(sets.train, sets.test, [k]),
         )
         found[name] = {
-            title: {"measured": a.to_json(), "floor": b.to_json()} for title, (a, b) in own.items()
+            title: {"measured": a.to_json(), "floor": b.to_json()}
+            for title, (a, b) in figures.items()
         }
     return found
 
@@ -188,9 +191,9 @@ def _by_band(sets: Sets) -> dict[str, Any]:
     """Return error of the mean, ratio of deviations and log ratio of power, band by band."""
     wanted, deviation = _mean_and_deviation(sets.test)
     found: dict[str, Any] = {name: {} for name in sets.bands.names}
-    for title, own in (("measured", sets.generated), ("floor", sets.train)):
-        mean, spread = _mean_and_deviation(own)
-        ratio = log_ratio(mean_power(own), mean_power(sets.test))
+    for title, tiles in (("measured", sets.generated), ("floor", sets.train)):
+        mean, spread = _mean_and_deviation(tiles)
+        ratio = log_ratio(mean_power(tiles), mean_power(sets.test))
         for i, name in enumerate(sets.bands.names):
             found[name][title] = {
                 "mean_error": float((mean[i] - wanted[i]) / deviation[i]),
@@ -200,12 +203,12 @@ def _by_band(sets: Sets) -> dict[str, Any]:
     return found
 
 
-def _mean_and_deviation(own: TileSet) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-    average = (own.weights.draws @ moments(own.spectra)).mean(0, keepdim=True)
-    mean, covariance = mean_and_covariance(average, own.spectra.mean.shape[1])
+def _mean_and_deviation(tiles: TileSet) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    average = (tiles.weights.draws @ moments(tiles.spectra)).mean(0, keepdim=True)
+    mean, covariance = mean_and_covariance(average, tiles.spectra.mean.shape[1])
     return mean[0], deviation_of(covariance)[0]
 
 
-def mean_power(own: TileSet) -> Float[Tensor, "c r"]:
+def mean_power(tiles: TileSet) -> Float[Tensor, "c r"]:
     """Return the radial power spectrum of the average tile of a set."""
-    return torch.einsum("rn,ncs->rcs", own.weights.draws, own.spectra.power).mean(0)
+    return torch.einsum("rn,ncs->rcs", tiles.weights.draws, tiles.spectra.power).mean(0)

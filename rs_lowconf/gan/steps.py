@@ -1,4 +1,4 @@
-"""What the trainings of our GANs share: optimiser, learning rate, weight average and state."""
+"""Shared by all GAN trainings: optimiser, learning rate, weight average and state."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -23,12 +23,12 @@ def optimiser(module: nn.Module, settings: GeneratorSettings) -> torch.optim.Ada
 def set_learning_rate(
     optimisers: Iterable[torch.optim.Adam], settings: GeneratorSettings, images: int
 ) -> None:
-    """Set the learning rate after so many images: a cosine down to its final share."""
+    """Set the learning rate for a number of images: a cosine down to its final share."""
     done = min(images / settings.images, 1.0)
     low = settings.final_rate
     share = low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
-    for own in optimisers:
-        for group in own.param_groups:
+    for each in optimisers:
+        for group in each.param_groups:
             group["lr"] = settings.learning_rate * share
 
 
@@ -40,11 +40,11 @@ def precision(settings: GeneratorSettings, device: torch.device) -> torch.autoca
 def improve(optimisers: Iterable[torch.optim.Adam], loss: Float[Tensor, ""]) -> None:
     """Take one step down the gradient of a loss."""
     chosen = tuple(optimisers)
-    for own in chosen:
-        own.zero_grad(set_to_none=True)
+    for each in chosen:
+        each.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
-    for own in chosen:
-        own.step()
+    for each in chosen:
+        each.step()
 
 
 @torch.no_grad()
@@ -54,7 +54,7 @@ def follow(
     settings: GeneratorSettings | GateSettings | EncoderSettings,
     images: int,
 ) -> None:
-    """Let the average follow with the set half-life; faster at first, from no images."""
+    """Update the weight average with the set half-life; faster during the first images."""
     half_life = min(settings.ema_images, max(images, 1) / 4)
     keep = 0.5 ** (settings.batch_size / half_life)
     for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
@@ -68,8 +68,8 @@ def tensors_of(
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-    for name, own in optimisers.items():
-        for number, moments in own.state_dict()["state"].items():
+    for name, each in optimisers.items():
+        for number, moments in each.state_dict()["state"].items():
             tensors |= {f"adam.{name}.{number}.{key}": moments[key] for key in moments}
     return tensors
 
@@ -79,7 +79,7 @@ def fill(
     optimisers: Mapping[str, torch.optim.Adam],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Put back what `tensors_of` returned.
+    """Restore what `tensors_of` returned.
 
     Raises:
         ModelError: the tensors are of networks with other settings or data.
@@ -92,14 +92,14 @@ def fill(
             "the saved training state is of a generator with other settings or bands",
             remedy="train in another folder (run.dir), or restore the settings",
         ) from error
-    for name, own in optimisers.items():
+    for name, each in optimisers.items():
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors_below(tensors, f"adam.{name}").items():
             number, _, part = key.partition(".")
             moments.setdefault(int(number), {})[part] = value.clone()
-        state = own.state_dict()
+        state = each.state_dict()
         state["state"] = moments
-        own.load_state_dict(state)
+        each.load_state_dict(state)
 
 
 def tensors_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -110,5 +110,5 @@ def tensors_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tenso
 
 def some_tiles(source: TileSource | MaskSource, seed: int) -> Float[Tensor, "n c h w"]:
     """Return random tiles, enough to fit the spectral basis."""
-    dice = torch.Generator().manual_seed(seed_of(seed, "gan", "basis"))
-    return source.batch(torch.randperm(len(source), generator=dice)[:_BASIS_TILES].tolist()).image
+    rng = torch.Generator().manual_seed(seed_of(seed, "gan", "basis"))
+    return source.batch(torch.randperm(len(source), generator=rng)[:_BASIS_TILES].tolist()).image

@@ -21,13 +21,13 @@ Change = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b c h w"]]
 
 
 def rounded(image: Float[Tensor, "b c h w"], bands: BandSpec) -> Float[Tensor, "b c h w"]:
-    """Return reflectance in the steps of the digital numbers that a file would store."""
+    """Return reflectance rounded to the digital numbers of a file."""
     numbers = (image * bands.scale - bands.dn_offset).round()
     return (numbers + bands.dn_offset) / bands.scale
 
 
 class _HeldTiles(ABC):
-    """A `TileSource` in memory; what is held, and how it becomes reflectance, differs."""
+    """A `TileSource` in memory; subclasses define the stored values and their reflectance."""
 
     def __init__(
         self, labels: Int[Tensor, " n"], *, bands: BandSpec, classes: tuple[str, ...], name: str
@@ -57,7 +57,7 @@ class _HeldTiles(ABC):
 
 
 class DrawnTiles(_HeldTiles):
-    """Tiles made of nothing but chance and a class; a `TileSource` in memory."""
+    """Random tiles of given classes; a `TileSource` in memory."""
 
     def __init__(
         self,
@@ -68,14 +68,14 @@ class DrawnTiles(_HeldTiles):
         classes: tuple[str, ...],
         name: str,
     ) -> None:
-        """Round to the digital numbers that a file would store, as real tiles are rounded.
+        """Round to the digital numbers of a file, like real tiles.
 
         Args:
             image: reflectance.
             labels: class of every tile.
-            bands: what the channel axis holds.
+            bands: of the channel axis.
             classes: the class list.
-            name: what the tiles' ids start with.
+            name: prefix of the tiles' ids.
         """
         super().__init__(labels, bands=bands, classes=classes, name=name)
         self._image = rounded(image, bands)
@@ -85,7 +85,7 @@ class DrawnTiles(_HeldTiles):
 
 
 class PictureTiles(_HeldTiles):
-    """Pictures as a `TileSource` in memory, in bytes: a quarter of what reflectance would take."""
+    """Pictures as a `TileSource` in memory, as bytes: a quarter of the size of reflectance."""
 
     def __init__(
         self,
@@ -96,14 +96,14 @@ class PictureTiles(_HeldTiles):
         classes: tuple[str, ...],
         name: str,
     ) -> None:
-        """Hold pictures.
+        """Keep pictures.
 
         Args:
             pictures: bytes as a file stores them.
             labels: class of every picture.
             bands: of the channels; scale and offset turn bytes into reflectance.
             classes: the class list.
-            name: what the pictures' ids start with.
+            name: prefix of the pictures' ids.
         """
         super().__init__(labels, bands=bands, classes=classes, name=name)
         self._pictures = pictures
@@ -130,7 +130,7 @@ class ChangedTiles:
         return len(self._source)
 
     def batch(self, indices: Sequence[int]) -> TileBatch:
-        """Return the changed tiles; where they lie on the ground is no longer said."""
+        """Return the changed tiles, without their location."""
         tiles = self._source.batch(indices)
         return replace(tiles, image=self._change(tiles.image), grids=None)
 
@@ -158,18 +158,18 @@ class SomeTiles:
 
 def at_most(source: TileSource, per_class: int, seed: int) -> SomeTiles:
     """Return up to `per_class` random tiles of every class, in the order of the source."""
-    dice = torch.Generator().manual_seed(seed_of(seed, "some"))
+    rng = torch.Generator().manual_seed(seed_of(seed, "some"))
     chosen = []
     for k in range(len(source.classes)):
-        own = torch.nonzero(source.labels == k)[:, 0]
-        chosen.append(own[torch.randperm(len(own), generator=dice)[:per_class]])
+        members = torch.nonzero(source.labels == k)[:, 0]
+        chosen.append(members[torch.randperm(len(members), generator=rng)[:per_class]])
     return SomeTiles(source, torch.cat(chosen).sort().values)
 
 
 def standardise(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Return tiles with mean 0 and deviation 1 in every band; a constant band becomes 0.
 
-    Colour is gone; how the bands vary together is left beside texture.
+    Colour is removed; covariance of the bands and texture remain.
     """
     spread, mean = torch.std_mean(image, dim=(2, 3), correction=0, keepdim=True)
     return (image - mean) / spread.clamp_min(1e-6)
@@ -178,13 +178,13 @@ def standardise(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
 def decorrelate(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Return tiles whose bands are standardised and uncorrelated within the tile.
 
-    All first and second moments of the pixels are gone, so nothing but texture is left. The
-    root is the symmetric (ZCA) one: channel i still is about band i.
+    All first and second moments of the pixels are removed, so only texture is left. The root is the
+    symmetric (ZCA) one, so that channel i still represents band i.
     """
     pixels = image.double().flatten(2)
     pixels = pixels - pixels.mean(2, keepdim=True)
     variance, direction = torch.linalg.eigh(pixels @ pixels.mT / pixels.shape[2])
-    gain = variance.clamp_min(1e-12).rsqrt()  # a hundredth of a digital number and less is noise
+    gain = variance.clamp_min(1e-12).rsqrt()  # below a hundredth of a digital number is noise
     whitened: Tensor = (direction * gain[:, None, :]) @ direction.mT @ pixels
     return whitened.view_as(image).to(image)
 
@@ -196,32 +196,32 @@ def all_turns(source: TileSource) -> list[ChangedTiles]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GaussianTiles:
-    """A generator that knows a class by its band statistics alone, without texture.
+    """A generator that only reproduces a class's band statistics, without texture.
 
-    What a classifier learns from its tiles is what colour tells; a GAN has to tell more.
+    A classifier can learn only colour from its tiles; a GAN has to add to that.
     """
 
     mean: Float[Tensor, "k c"]
-    """Mean of the tiles' band means, a class."""
+    """Mean of the tiles' band means, per class."""
     between: Float[Tensor, "k c c"]
-    """Covariance of the tiles' band means, a class."""
+    """Covariance of the tiles' band means, per class."""
     within: Float[Tensor, "k c c"]
-    """Mean over tiles of the covariance of a tile's pixels, a class."""
+    """Mean over tiles of the covariance of a tile's pixels, per class."""
 
     def draw(self, label: Int[Tensor, " n"], tile_size: int, seed: int) -> Float[Tensor, "n c h w"]:
         """Return tiles whose means are Gaussian and whose pixels are white around them."""
-        dice = torch.Generator().manual_seed(seed_of(seed, "gaussian"))
+        rng = torch.Generator().manual_seed(seed_of(seed, "gaussian"))
         between, within = _root(self.between), _root(self.within)
         bands = self.mean.shape[1]
-        offset = torch.randn(len(label), bands, generator=dice, dtype=torch.float64)
+        offset = torch.randn(len(label), bands, generator=rng, dtype=torch.float64)
         centre = self.mean[label] + torch.einsum("bij,bj->bi", between[label], offset)
         parts = []
-        for own, middle in zip(
+        for classes_of_part, middle in zip(
             torch.split(label, _BATCH), torch.split(centre, _BATCH), strict=True
         ):
-            shape = (len(own), bands, tile_size, tile_size)
-            noise = torch.randn(shape, generator=dice).flatten(2)
-            pixels = within[own].float() @ noise + middle.float()[:, :, None]
+            shape = (len(classes_of_part), bands, tile_size, tile_size)
+            noise = torch.randn(shape, generator=rng).flatten(2)
+            pixels = within[classes_of_part].float() @ noise + middle.float()[:, :, None]
             parts.append(pixels.view(shape))
         return torch.cat(parts)
 
@@ -230,9 +230,9 @@ def fit_gaussian(source: TileSource) -> GaussianTiles:
     """Measure the statistics of each class; every class has at least one tile."""
     mean, between, within = [], [], []
     for k in range(len(source.classes)):
-        own = torch.nonzero(source.labels == k)[:, 0]
+        members = torch.nonzero(source.labels == k)[:, 0]
         centres, covariances = [], []
-        for part in torch.split(own, _BATCH):
+        for part in torch.split(members, _BATCH):
             pixels = source.batch(part.tolist()).image.double().flatten(2)  # b c hw
             centre = pixels.mean(2)
             pixels = pixels - centre[:, :, None]
@@ -241,7 +241,7 @@ def fit_gaussian(source: TileSource) -> GaussianTiles:
         centre = torch.cat(centres)
         mean.append(centre.mean(0))
         spread = centre - mean[-1]
-        between.append(spread.T @ spread / max(len(own) - 1, 1))
+        between.append(spread.T @ spread / max(len(members) - 1, 1))
         within.append(torch.cat(covariances).mean(0))
     return GaussianTiles(
         mean=torch.stack(mean), between=torch.stack(between), within=torch.stack(within)

@@ -33,18 +33,18 @@ from rs_lowconf.types import Augmentation, TileSource
 AugmentationsAt = Callable[[float], tuple[Augmentation, Augmentation]]
 
 CONTROL_IMAGES = 4_000
-"""The strength of augmentation is reconsidered every so many images."""
+"""Images between adjustments of the strength of augmentation."""
 CONTROL_STEP = 0.05
 REDRAW_EVERY = 2
-"""Real tiles are redrawn every so many steps, with their weight times as large."""
+"""Real tiles are redrawn in every n-th step, with n times the weight."""
 PRIOR_WEIGHT = 0.02
-"""Weight of the mean divergence of a real tile's latents from the prior, in nats a number,
+"""Weight of the mean divergence of a real tile's latents from the prior, in nats per latent number,
 against the redrawn tile's mean error in deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """What one training step says of itself."""
+    """Figures of one training step."""
 
     images: int
     """Real tiles shown so far."""
@@ -54,9 +54,9 @@ class StepRecord:
     """Mean logit of the batch's real tiles."""
     logit_fake: float
     penalty: float | None
-    """R1 + R2 before weighting; None in steps that leave it out."""
+    """R1 + R2 before weighting; None in steps without it."""
     strength: float
-    """Chance of each augmentation."""
+    """Probability of each augmentation."""
     losses: Mapping[str, float] | None = None
     """Loss of every critic of this step by name, where there are several; `critic_loss` is then
     that of the first."""
@@ -66,11 +66,11 @@ class GanTraining:
     """Networks, weight average and optimisers between steps.
 
     Every random choice of a step is derived from the run seed and the step's number, so
-    there is no random state to save: a resumed run equals the unbroken one.
+    there is no random state to save: a resumed run equals an uninterrupted one.
     """
 
     kind = "gan"
-    """Of what it writes."""
+    """Kind of the files that it writes."""
 
     def __init__(
         self,
@@ -88,16 +88,15 @@ class GanTraining:
         Args:
             settings: of networks and training.
             source: the training split.
-            augment_at: gives, for a chance of each augmentation, what real tiles go through
-                before the discriminator sees them, and what generated tiles go through: the
-                same, but without symmetries that are drawn uniformly. If both went through
-                those, a generator that draws every field in one direction would look perfect
-                (Karras et al., "Training generative adversarial networks with limited data",
-                2020, section 2.2).
-            strength: the chance to start with, and to stay with unless overfitting drives it.
+            augment_at: gives, for a probability, the augmentations of real tiles before the
+                discriminator sees them, and those of generated tiles: the same without symmetries,
+                which are drawn uniformly. If both went through those, a generator that draws every
+                field in one direction would look perfect (Karras et al., "Training generative
+                adversarial networks with limited data", 2020, section 2.2).
+            strength: the probability to start with, constant unless overfitting adjusts it.
             seed: the run's.
             device: where to compute.
-            val: held-out tiles, needed where overfitting drives the strength.
+            val: held-out tiles, needed if overfitting adjusts the strength.
 
         Raises:
             DataError: a class has no tile.
@@ -132,9 +131,9 @@ class GanTraining:
         }
 
     def adopt(self, generator: Generator, discriminator: Discriminator) -> None:
-        """Go on from finished networks of the same settings instead of from scratch."""
-        for own in (self.generator, self.average):
-            own.load_state_dict(generator.state_dict())
+        """Continue from finished networks of the same settings instead of from scratch."""
+        for network in (self.generator, self.average):
+            network.load_state_dict(generator.state_dict())
         self.discriminator.load_state_dict(discriminator.state_dict())
 
     def step(self) -> StepRecord:
@@ -142,16 +141,16 @@ class GanTraining:
         settings, number = self.settings, self.images // self.settings.batch_size
         set_learning_rate(self._optimisers.values(), settings, self.images)
         self._control(number)
-        dice = torch.Generator().manual_seed(seed_of(self.seed, "gan", "step", number))
-        label, chosen = self._draw(settings.batch_size, dice)
+        rng = torch.Generator().manual_seed(seed_of(self.seed, "gan", "step", number))
+        label, chosen = self._draw(settings.batch_size, rng)
         real = self._source.batch(chosen).image.to(self._device)
-        z = torch.randn(settings.batch_size, self.generator.latent_dim, generator=dice)
+        z = torch.randn(settings.batch_size, self.generator.latent_dim, generator=rng)
         label = label.to(self._device)
         with precision(self.settings, self._device):
             fake = self.generator(z.to(self._device), label)
         # One generated batch serves both steps: half the generator's and augmentation's work.
-        seen_real = self._seen(real, dice, number, "real")
-        seen_fake = self._seen(fake, dice, number, "fake")
+        seen_real = self._seen(real, rng, number, "real")
+        seen_fake = self._seen(fake, rng, number, "fake")
 
         both = torch.cat([seen_real, seen_fake.detach()])
         patches, logits = self._judge(both, label.repeat(2))
@@ -160,7 +159,8 @@ class GanTraining:
         penalty = None
         total = critic_loss
         if number % settings.penalty_every == 0:
-            # The penalty sums over channels, so gamma is scaled from 3 bands to ours.
+            # The penalty sums over channels, so gamma is scaled from 3 bands to the number of
+            # bands.
             weight = settings.gamma / 2 * 3 / len(self._source.bands) * settings.penalty_every
             penalty = gradient_penalty(self.discriminator, both, label.repeat(2)) * 2
             total = total + weight * penalty
@@ -176,7 +176,7 @@ class GanTraining:
         total = generator_loss
         if settings.reconstruction and number % REDRAW_EVERY == 0:
             weight = settings.reconstruction * REDRAW_EVERY
-            total = total + weight * self._redrawing_loss(real, label, dice)
+            total = total + weight * self._redrawing_loss(real, label, rng)
         improve((self._optimisers[name] for name in ("generator", "encoder")), total)
         self.discriminator.requires_grad_(requires_grad=True)
 
@@ -216,7 +216,7 @@ class GanTraining:
             "discriminator": self.discriminator,
             "average": self.average,
         }
-        # A state holds the helpers that its settings use.
+        # A state contains the auxiliary networks that its settings use.
         if self.settings.reconstruction:
             modules["encoder"] = self._encoder
         if self.settings.self_supervision:
@@ -242,10 +242,10 @@ class GanTraining:
         self._augment = {"real": real, "fake": fake}
 
     def _seen(
-        self, image: Float[Tensor, "b c h w"], dice: torch.Generator, number: int, kind: str
+        self, image: Float[Tensor, "b c h w"], rng: torch.Generator, number: int, kind: str
     ) -> Float[Tensor, "b c h w"]:
-        """Return what the discriminator is shown: dithered, augmented components."""
-        dither = torch.rand(image.shape, generator=dice).to(self._device) - 0.5
+        """Return the discriminator's input: dithered, augmented components."""
+        dither = torch.rand(image.shape, generator=rng).to(self._device) - 0.5
         augment = self._augment[kind]
         augmented = augment(image, seed_of(self.seed, "gan", "augment", kind, number))
         components: Tensor = self.discriminator.components(augmented, dither)
@@ -263,9 +263,9 @@ class GanTraining:
     def _memory_loss(
         self, seen: Float[Tensor, "b c h w"], patches: Float[Tensor, "b p v u"]
     ) -> Float[Tensor, ""]:
-        """Return how badly the discriminator's features of real tiles describe these.
+        """Return how badly real tiles are reconstructed from the discriminator's features of them.
 
-        Features that must tell what is where cannot be a list of known tiles (Liu et al.,
+        Features that must describe layout cannot be a list of known tiles (Liu et al.,
         "Towards faster and stabilized GAN training for high-fidelity few-shot image
         synthesis", ICLR 2021).
         """
@@ -275,21 +275,21 @@ class GanTraining:
         return loss
 
     def _redrawing_loss(
-        self, real: Float[Tensor, "b c h w"], label: Int[Tensor, " b"], dice: torch.Generator
+        self, real: Float[Tensor, "b c h w"], label: Int[Tensor, " b"], rng: torch.Generator
     ) -> Float[Tensor, ""]:
-        """Return how far tiles that are drawn from real tiles' latents are from these.
+        """Return how far tiles drawn from real tiles' latents are from the real tiles.
 
         A generator that must be able to draw every real tile cannot forget kinds of them, and
-        learns edges and roofs from where they are. Tiles are compared by their components and
+        learns edges and roofs from real examples. Tiles are compared by their components and
         by the discriminator's features; the latents are drawn towards the prior (Larsen et
         al., "Autoencoding beyond pixels using a learned similarity metric", ICML 2016).
         """
-        real = turn(real, int(torch.randint(SYMMETRIES, (), generator=dice)))
+        real = turn(real, int(torch.randint(SYMMETRIES, (), generator=rng)))
         still = torch.zeros_like(real[:1])
         seen = self.discriminator.components(real, still)
         with precision(self.settings, self._device):
             mean, log_variance = self._encoder(seen)
-        noise = torch.randn(mean.shape, generator=dice).to(self._device)
+        noise = torch.randn(mean.shape, generator=rng).to(self._device)
         with precision(self.settings, self._device):
             drawn = self.generator(mean + (log_variance / 2).exp() * noise, label)
         again = self.discriminator.components(drawn, still)
@@ -302,7 +302,7 @@ class GanTraining:
 
 
 class BalancedDraw:
-    """Draws tiles so that every class comes equally often."""
+    """Draws tiles so that all classes are equally frequent."""
 
     def __init__(self, source: TileSource, name: str = "") -> None:
         """Sort the tiles by class.
@@ -317,25 +317,27 @@ class BalancedDraw:
         self._by_class = [
             torch.nonzero(source.labels == label)[:, 0] for label in range(len(source.classes))
         ]
-        empty = [n for n, own in zip(source.classes, self._by_class, strict=True) if not len(own)]
+        empty = [
+            n for n, members in zip(source.classes, self._by_class, strict=True) if not len(members)
+        ]
         if empty:
             raise DataError(
                 f"{f'source {name} has ' if name else ''}no training tile of class "
                 f"{', '.join(empty)}",
-                remedy="add some, or leave the class out with data.classes",
+                remedy="add some, or omit the class from data.classes",
             )
 
-    def __call__(self, count: int, dice: torch.Generator) -> tuple[Int[Tensor, " b"], list[int]]:
+    def __call__(self, count: int, rng: torch.Generator) -> tuple[Int[Tensor, " b"], list[int]]:
         """Return random classes and a random tile of each."""
-        label = torch.randint(len(self._by_class), (count,), generator=dice)
-        return label, self.of(label, dice)
+        label = torch.randint(len(self._by_class), (count,), generator=rng)
+        return label, self.of(label, rng)
 
-    def of(self, label: Int[Tensor, " b"], dice: torch.Generator) -> list[int]:
+    def of(self, label: Int[Tensor, " b"], rng: torch.Generator) -> list[int]:
         """Return a random tile of each class."""
         chosen = []
         for one in label.tolist():
-            own = self._by_class[one]
-            chosen.append(int(own[torch.randint(len(own), (1,), generator=dice)]))
+            members = self._by_class[one]
+            chosen.append(int(members[torch.randint(len(members), (1,), generator=rng)]))
         return chosen
 
 
@@ -350,10 +352,10 @@ def penalty_on(
     judge: Callable[[tuple[Tensor, ...]], Float[Tensor, "b *s"]],
     seen: tuple[Float[Tensor, "b _ _ _"], ...],
 ) -> Float[Tensor, ""]:
-    """Return the mean squared gradient norm of logits, summed over all that is judged.
+    """Return the mean squared gradient norm of logits, summed over all inputs.
 
     Args:
-        judge: what is seen of a batch to its logits, which may be several per tile.
+        judge: from the inputs of a batch to its logits, which may be several per tile.
         seen: parts of one batch, such as features of several scales.
     """
     leaves = tuple(part.detach().requires_grad_() for part in seen)
@@ -363,7 +365,7 @@ def penalty_on(
 
 @runtime_checkable
 class Training(Protocol):
-    """What `train` needs of a training."""
+    """The part of a training that `train` needs."""
 
     images: int
     settings: GanSettings
@@ -377,7 +379,7 @@ def train(training: Training) -> Iterator[StepRecord]:
     """Yield a record after each step until the set number of images has been shown.
 
     Raises:
-        JobError: a loss is no longer a number; what was saved before is still good.
+        JobError: a loss is no longer a number; earlier checkpoints remain valid.
     """
     while training.images < training.settings.images:
         record = training.step()

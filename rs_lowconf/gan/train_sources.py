@@ -1,8 +1,8 @@
-"""Training on several sources of tiles, with critics on frozen features beside native ones.
+"""Training on several sources of tiles, with critics on frozen features and native critics.
 
-One generator draws all bands; what it draws is rendered as each source would show it, and every
-source has its own critics. Layout is learned from the many tiles that show three bands, spectra
-from the few that show all.
+One generator draws all bands; its tiles are rendered like each source, and every source has
+separate critics. Layout is learned from the many tiles with three bands, spectra from the few with
+all bands.
 """
 
 import copy
@@ -48,7 +48,7 @@ _MEASURED = 256
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingSource:
-    """Tiles to learn from, and how they show reflectance."""
+    """Training tiles, and how they store reflectance."""
 
     name: str
     """Short and unique among the sources of a training."""
@@ -59,7 +59,7 @@ class TrainingSource:
 
     @property
     def shape(self) -> SourceShape:
-        """Return what critics are built for."""
+        """Return the shape for which critics are built."""
         return SourceShape(name=self.name, rendering=self.rendering, tiles=len(self.tiles))
 
 
@@ -71,7 +71,7 @@ class SourcesTraining:
     """
 
     kind = "gan"
-    """Of what it writes."""
+    """Kind of the files that it writes."""
 
     def __init__(
         self,
@@ -87,15 +87,14 @@ class SourcesTraining:
 
         Args:
             settings: of networks and training.
-            sources: what to learn from; the first has all bands that the generator draws.
+            sources: of training tiles; the first has all bands that the generator draws.
             augment_at: see `train.GanTraining`.
-            strength: the chance of each augmentation.
+            strength: the probability of each augmentation.
             seed: the run's.
             device: where to compute.
 
         Raises:
-            DataError: a source lacks a class, or no source has a composite that features can be
-                taken of.
+            DataError: a source lacks a class, or no source has a composite for the frozen features.
         """
         self.settings = settings
         self.sources = tuple(sources)
@@ -227,7 +226,7 @@ class SourcesTraining:
         self.images = int(tensors["images"])
 
     def modules(self) -> dict[str, nn.Module]:
-        """Return what has weights, by name."""
+        """Return the modules with weights, by name."""
         return {
             "generator": self.generator,
             "average": self.average,
@@ -242,7 +241,7 @@ class SourcesTraining:
         number: int,
         rng: torch.Generator,
     ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b k h w"]]:
-        """Return real tiles of a source and the generated ones as it shows them, augmented."""
+        """Return real tiles of a source and generated ones rendered like it, augmented."""
         source = self.sources[k]
         real = source.tiles.batch(self._draws[k].of(label, rng)).image.to(self._device)
         rendered = source.rendering(fake, self.generator.bands)

@@ -1,4 +1,4 @@
-"""Packages that people judge in QGIS: GeoTIFFs, a contact sheet, a layer of decisions.
+"""Packages that people review in QGIS: GeoTIFFs, a contact sheet, a layer of decisions.
 
-Nothing is imported here: what reads a package back needs neither torch nor GDAL.
+Nothing is imported here: reading a package needs neither torch nor GDAL.
 """

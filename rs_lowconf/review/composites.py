@@ -1,8 +1,7 @@
 """Three bands shown as red, green and blue, always with the same stretch.
 
-A stretch fitted to each tile would hide exactly what a reviewer looks for: a generated tile
-that is too bright or too flat. The law below is also what the contact sheet's lookup tables
-compute inside GDAL.
+A stretch fitted to each tile would hide exactly what a reviewer looks for: a generated tile that is
+too bright or too flat. The contact sheet's lookup tables apply the same stretch in GDAL.
 """
 
 import numpy as np
@@ -14,16 +13,16 @@ from rs_lowconf.errors import DataError, ReviewError
 
 
 def composites_of(bands: BandSpec) -> tuple[Composite, ...]:
-    """Return the composites whose bands the data has, true colour first.
+    """Return the composites whose bands the data have, true colour first.
 
     Raises:
-        ReviewError: the data has the bands of none of them.
+        ReviewError: the data lack the bands of all composites.
     """
     found = allowed_by(bands)
     if not found:
         raise ReviewError(
             f"bands {', '.join(bands.names)} cannot be shown in colour",
-            expected=" or ".join(", ".join(own.bands) for own in COMPOSITES.values()),
+            expected=" or ".join(", ".join(each.bands) for each in COMPOSITES.values()),
             remedy="use data with the bands of at least one composite",
         )
     return found

@@ -1,4 +1,4 @@
-"""The map of samples that have a place: what was generated around real tiles, or real tiles.
+"""The map of georeferenced samples: tiles generated around real tiles, or real tiles.
 
 ```
 context.qgz   outlines and names of the samples, their rasters, and those of their anchors
@@ -6,11 +6,11 @@ context.gpkg  the outlines
 context/      the rasters, straight from the tiles (see `mosaics`)
 ```
 
-A sample has the grid of its anchor, so its raster has the very corners of its anchor's. Of several
-samples in one place, which would hide each other, each is in a group of its own: the first of
-every place can be switched on at once, then the second. Whatever holds or outlines generated
-pixels is called SYNTHETIC, in the list of layers as well as on the map, and the pixels are
-switched off at first.
+A sample has the grid of its anchor, so its raster has exactly the corners of its anchor's. Several
+samples at the same location, which would hide each other, are in separate groups: group 1 holds the
+first sample of every location, group 2 the second, and so on. Layers with generated pixels or their
+outlines are labelled SYNTHETIC, in the list of layers and on the map, and the pixels are switched
+off at first.
 
 Rasters are drawn only where tiles are large enough to be seen: five hundred at once would take
 seconds and gigabytes.
@@ -47,12 +47,12 @@ _NEAR = 100_000
 """At 1 : 100 000 a tile of 64 pixels of 10 m is 6 mm wide."""
 _COLOUR = "220,0,130"
 _MARGIN, _LEAST_MARGIN_M = 0.1, 1_000.0
-"""Around what the project opens with: a share of it, and metres."""
+"""Margin around the initial map view: as a share of it, and the least in metres."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Placed:
-    """A sample that has a place."""
+    """A georeferenced sample."""
 
     sample: ReviewSample
     grid: Grid
@@ -73,16 +73,16 @@ class _Group:
 def write_context(
     folder: Path, samples: Sequence[ReviewSample], files: Sequence[Mapping[str, str]]
 ) -> None:
-    """Write the map into a package, unless no sample has a place.
+    """Write the map into a package, unless no sample is georeferenced.
 
     Args:
         folder: the package, with its tiles.
         samples: of the package.
-        files: for each its entry of the manifest.
+        files: the manifest's entry of each.
     """
     placed = [
-        _Placed(sample=sample, grid=sample.grid, files=own)
-        for sample, own in zip(samples, files, strict=True)
+        _Placed(sample=sample, grid=sample.grid, files=entry)
+        for sample, entry in zip(samples, files, strict=True)
         if sample.grid is not None
     ]
     if not placed:
@@ -102,7 +102,7 @@ def write_context(
     west, south, east, north = bounds_of(frame)
     margin = max(_LEAST_MARGIN_M, _MARGIN * (east - west), _MARGIN * (north - south))
     if samples[0].observed:
-        title = "Real tiles to judge, in their place"
+        title = "Real tiles to review, at their location"
     else:
         title = "SYNTHETIC tiles (not observations) over the real ones they were generated around"
     write_map(
@@ -114,19 +114,19 @@ def write_context(
 
 
 def _groups(placed: Sequence[_Placed]) -> list[_Group]:
-    """Return what is drawn, from the top: the samples, then what they were generated around."""
+    """Return the groups of layers from the top: the samples, then their anchors."""
     turns: Counter[Grid] = Counter()
     samples: dict[int, _Group] = {}
     anchors: dict[tuple[str, Grid], str] = {}
     for one in placed:
         turns[one.grid] += 1
         kind: Kind = "REAL" if one.sample.observed else "SYNTHETIC"
-        name = f"{kind} {turns[one.grid]} of each place"
+        name = f"{kind} {turns[one.grid]} of each location"
         group = samples.setdefault(turns[one.grid], _Group(kind=kind, name=name, tiles={}))
         group.tiles[one.files["tile"]] = (one.sample.sample_id, one.grid)
         if one.sample.neighbour is not None and not one.sample.observed:
             anchors.setdefault((one.sample.neighbour.tile_id, one.grid), one.files["anchor"])
-    below = _Group(kind="REAL", name="REAL", tiles={file: own for own, file in anchors.items()})
+    below = _Group(kind="REAL", name="REAL", tiles={file: grid for grid, file in anchors.items()})
     return [*samples.values(), *([below] if anchors else [])]
 
 
@@ -140,15 +140,15 @@ def _rasters(
         number: of the group.
         group: the tiles.
         frames: of their grids.
-        like: a sample with the bands and size of all.
+        like: any sample; all have its bands and size.
     """
     _, height, width = like.pixels.shape
     composite = composites_of(like.bands)[0]
     red, green, blue = (position + 1 for position in like.bands.index_of(composite.bands))
     tiles = [(file, grid) for file, (_, grid) in group.tiles.items()]
     layers = []
-    for own, mosaic in enumerate(mosaics_of(tiles, frames, width, height), start=1):
-        path = f"context/{number:02d}_{own:03d}.vrt"
+    for index, mosaic in enumerate(mosaics_of(tiles, frames, width, height), start=1):
+        path = f"context/{number:02d}_{index:03d}.vrt"
         write_text(folder / path, mosaic_vrt(mosaic, "..", like.bands, width, height))
         (first, _), *others = mosaic.tiles
         more = f" and {len(others)} more" if others else ""
@@ -166,26 +166,25 @@ def _rasters(
 
 
 def _places(*, observed: bool) -> MapLayer:
-    """Return the layer of outlines, which names all samples of a place in one title."""
+    """Return the layer of outlines, which labels all samples of a location together."""
     name, before, place = "REAL", "", '"sample_id"'
     if not observed:
-        # Theirs would hide each other.
+        # Separate labels would hide each other.
         place = 'concatenate("sample_id", group_by:="anchor", concatenator:=\' \')'
-        name, before = "SYNTHETIC", "'place of SYNTHETIC ' || "
+        name, before = "SYNTHETIC", "'location of SYNTHETIC ' || "
     return MapLayer(
-        name=f"places of {name} tiles",
+        name=f"locations of {name} tiles",
         provider="ogr",
         source="./context.gpkg|layername=samples",
         crs="EPSG:4326",
-        style=places(_COLOUR, f"place of a {name} tile", before + place, near=_NEAR),
+        style=places(_COLOUR, f"location of a {name} tile", before + place, near=_NEAR),
     )
 
 
 def _outlines(placed: Sequence[_Placed], width: int, height: int) -> geopandas.GeoDataFrame:
-    """Return a row a sample with its outline in degrees.
+    """Return one row per sample with its outline in degrees.
 
-    Of an observed tile no more than its name is told: what its class may be is not to be read off
-    the map.
+    Only the name of observed tiles is included: the map must not reveal their class.
     """
     corners = np.array([one.grid.corners(height, width) for one in placed], dtype=np.float64)
     shapes = outlines(corners, [one.grid.crs for one in placed])

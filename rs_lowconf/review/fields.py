@@ -1,25 +1,25 @@
-"""The columns of the layer `review`: one list from which the table, the form and the enums come.
+"""The columns of the layer `review`: one list that defines the table, the form and the enums.
 
-What a decision means: `accept` says the tile could be an observation and `true_class` is
-its class; `reject` says that it could not; `mixed` says that none of the classes describes
-it; `unsure` says that the reviewer cannot tell; NULL is pending. So `true_class` belongs to
-`accept` alone, and the rules below hold that in the form and in every other edit in QGIS:
+Decisions: `accept` means that the tile could be an observation and `true_class` is its class;
+`reject` that it could not; `mixed` that none of the classes describes it; `unsure` that the
+reviewer cannot decide; NULL is pending. So `true_class` belongs to `accept` only, and the rules
+below enforce that in the form and in every other edit in QGIS:
 
 * In a `confirm` package accepting with no class chosen confirms the suggested one: it is
-  copied into `true_class`, where the reviewer sees it and may still change it. It is not
-  filled in beforehand, because a class that nobody looked at must not read like a label.
-* In a `blind` package there is no suggestion, so accepting demands a class.
+  copied into `true_class`, where the reviewer sees it and may still change it. It is not filled in
+  beforehand, because a class that nobody has checked must not look like a label.
+* In a `blind` package there is no suggestion, so accepting requires a class.
 * Any other decision empties `true_class`.
 
-Of an observed tile, which is a real one and said to be, the question is its class alone: nobody
-asks for realism, `reject` says that it cannot be used, and where its data set has no class there
-is nothing to confirm, so that accepting demands one.
+For an observed tile, which is shown as a real one, only the class is asked for, not realism:
+`reject` means that it cannot be used, and if its data set has no class there is nothing to confirm,
+so that accepting requires one.
 
-With masks there is no class to choose: `accept` says that the tile could be an observation and
-that the mask says what it shows; `mask wrong` that it could be one, but that the mask does not.
+With masks there is no class to choose: `accept` means that the tile could be an observation and
+that its mask is right; `mask wrong` that it could be one, but its mask is wrong.
 
-The suggestion is the class that the generator was asked for. What the model under test says
-is on a tab of its own, to be looked at after deciding, so that it does not anchor anyone.
+The suggestion is the class that the tile was generated for. The prediction of the model under test
+is on a separate tab, to be opened after deciding, so that it does not bias reviewers.
 """
 
 from collections.abc import Sequence
@@ -30,17 +30,17 @@ Label = Literal["confirm", "blind"]
 Decision = Literal["accept", "reject", "unsure", "mixed", "mask wrong"]
 
 FORMAT: Final = 1
-"""Of packages."""
+"""Format of packages."""
 FORMAT_OF_MASKS: Final = 2
-"""Of packages with masks, which older readers and plugins would misread."""
+"""Format of packages with masks, which older readers and plugins would misread."""
 FORMAT_OF_OBSERVED: Final = 3
-"""Of packages of observed tiles, which older ones would call SYNTHETIC."""
+"""Format of packages of observed tiles, which older versions would label SYNTHETIC."""
 
 LAYER: Final = "review"
 GEOMETRY: Final = "geom"
 DECISIONS: Final[tuple[Decision, ...]] = ("accept", "reject", "unsure", "mixed")
 MASK_DECISIONS: Final[tuple[Decision, ...]] = ("accept", "mask wrong", "reject", "unsure")
-"""Of tiles with masks; realistic ones first."""
+"""Decisions on tiles with masks; realistic ones first."""
 
 JUDGE: Final = "Judge"
 AFTER: Final = "Look after deciding"
@@ -48,12 +48,12 @@ AFTER: Final = "Look after deciding"
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """One column and its place in the form."""
+    """One column and its position in the form."""
 
     name: str
     sql: Literal["TEXT", "INTEGER", "REAL"]
     alias: str
-    """What the form calls it."""
+    """Its label in the form."""
 
     tab: str | None = None
     """The tab that shows it; None keeps it out of the form and of the table view."""
@@ -73,13 +73,13 @@ class Field:
     """QGIS expression without which the form does not save; empty when there is none."""
 
     complaint: str = ""
-    """What the form says when `constraint` does not hold."""
+    """Message of the form when `constraint` does not hold."""
 
 
 def fields_of(
     label: Label, classes: Sequence[str], *, masks: bool = False, observed: bool = False
 ) -> tuple[Field, ...]:
-    """Return the columns of a package; a blind one has none that tells of the model.
+    """Return the columns of a package; a blind one has no column on the model.
 
     Args:
         label: of the package.
@@ -93,13 +93,13 @@ def fields_of(
     suggestion = Field(name="cond_class", sql="TEXT", alias="Suggested class", tab=JUDGE)
     if masks:
         suggestion = Field(name="mask_name", sql="TEXT", alias="Mask of", tab=JUDGE)
-    said = (
-        Field(name="pred_class", sql="TEXT", alias="Model says", tab=AFTER),
+    predictions = (
+        Field(name="pred_class", sql="TEXT", alias="Model's prediction", tab=AFTER),
         Field(name="second_class", sql="TEXT", alias="Model's second choice", tab=AFTER),
     )
     score = Field(name="d_score", sql="REAL", alias="Critic's realism score", tab=AFTER)
     model = (
-        *(() if masks else said),
+        *(() if masks else predictions),
         Field(name="confidence", sql="REAL", alias="Model's confidence", tab=AFTER),
         *(() if observed else (score,)),
     )

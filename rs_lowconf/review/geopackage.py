@@ -1,8 +1,8 @@
 """The GeoPackage of a sheet's cells, written with plain SQL: version 1.2, no spatial index.
 
-A spatial index would need functions that only GDAL's SQLite has, so that a plain UPDATE on
-the table fails; GeoPackage 1.4, the default of newer writers, makes older GDALs warn. The
-sheet has no coordinate system: srs_id -1, undefined Cartesian.
+A spatial index would need functions that only GDAL's SQLite has, so that a plain UPDATE of the
+table would fail; GeoPackage 1.4, the default of newer writers, makes older GDALs warn. The sheet
+has no coordinate system: srs_id -1, undefined Cartesian.
 """
 
 import sqlite3
@@ -81,10 +81,10 @@ def write_geopackage(
         cells: the frame of each row's cell on the contact sheet.
         style: the QML document that QGIS applies when the layer is added to any project.
         layer: the layer's name.
-        changed: when the content is from, in UTC; None is now.
+        changed: time of the content, in UTC; None is now.
     """
     time = f"{changed or datetime.now(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
-    # In memory first, because SQLite hides a full disk behind an error of its own.
+    # In memory first, because SQLite hides a full disk behind another error.
     # isolation_level None: the whole file is one transaction, begun here.
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
         database.execute("PRAGMA application_id = 1196444487")  # 'GPKG'

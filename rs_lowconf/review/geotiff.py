@@ -1,13 +1,13 @@
-"""Single tiles and masks as GeoTIFFs that say what they are wherever they are copied to.
+"""Single tiles and masks as GeoTIFFs that state what they are, even if copied elsewhere.
 
 Pixels are reflectance x 10000 without scale and offset tags: with such tags QGIS shows
 0.0486 where the fixed stretch of the package expects 486. Colour interpretation is left
 alone, because QGIS ignores it beyond three bands; the .qml beside each tile chooses bands.
 
-Masks are bytes with a colour table. TIFF has no place for names of classes: GDAL and QGIS read
-them from the .aux.xml beside the file, and rasterio, which has no access to those, from the tag
-RSLOW_CLASSES, a list in JSON. Confidence is float32, so that every reader shows the probability
-itself; 16-bit numbers would need the scale that QGIS shows and rasterio does not apply.
+Masks are bytes with a colour table. TIFF cannot store class names: GDAL and QGIS read them from the
+.aux.xml beside the file, and rasterio, which cannot access that, from the tag RSLOW_CLASSES, a list
+in JSON. Confidence is float32, so that every reader shows the probability itself; 16-bit numbers
+would need the scale that QGIS shows and rasterio does not apply.
 """
 
 import json
@@ -46,7 +46,7 @@ _AI_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMe
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tile:
-    """What `read_tile` found."""
+    """A tile as read by `read_tile`."""
 
     pixels: UInt16[np.ndarray, "c h w"]
     """Reflectance x 10000; 0 means no data."""
@@ -88,7 +88,7 @@ def synthetic_tags(attribution: str) -> dict[str, str]:
 
 
 def undisclosed_tags(attribution: str) -> dict[str, str]:
-    """Return the one mark of every judged tile in a blind package, generated or not."""
+    """Return the tags of every reviewed tile in a blind package, generated or not."""
     return {
         "TIFFTAG_IMAGEDESCRIPTION": "MAY BE SYNTHETIC, NOT TO BE USED AS AN OBSERVATION "
         "(tile of a blind review)",
@@ -98,7 +98,7 @@ def undisclosed_tags(attribution: str) -> dict[str, str]:
 
 
 def observed_tags(attribution: str) -> dict[str, str]:
-    """Return the tags of a real tile, shown for comparison or to be judged."""
+    """Return the tags of a real tile, shown for comparison or for review."""
     return {
         "TIFFTAG_IMAGEDESCRIPTION": "Real Sentinel-2 tile of a review",
         "TIFFTAG_COPYRIGHT": attribution,
@@ -120,8 +120,8 @@ def write_tile(
         pixels: reflectance x 10000; zeros are raised to 1, because nodata is 0.
         bands: names of the channels, kept as band descriptions.
         tags: namespaced RSLOW_* and TIFFTAG_* tags.
-        grid: the true place of the tile. None writes no georeference at all: coordinates
-            are never invented for a tile that shows no place.
+        grid: the true location of the tile. None writes no georeference at all: coordinates are
+            never invented.
     """
     channels, height, width = pixels.shape
     if channels != len(bands):
@@ -149,7 +149,7 @@ def write_classes(
     tags: Mapping[str, str],
     grid: Grid | None = None,
 ) -> None:
-    """Write the classes of a tile's pixels, as `write_tile` does, with their names beside it.
+    """Write the classes of a tile's pixels like `write_tile`, with their names in a sidecar file.
 
     Args:
         path: the file, replaced when it exists; so is PATH.aux.xml with the names.
@@ -200,7 +200,7 @@ def write_confidence(
 
 
 def category_names(classes: Mapping[str, Colour]) -> ET.Element:
-    """Return the names of classes as GDAL has them beside a file or in a VRT."""
+    """Return class names in GDAL's XML for sidecar files and VRTs."""
     names = ET.Element("CategoryNames")
     for name in classes:
         ET.SubElement(names, "Category").text = name
@@ -211,12 +211,12 @@ def read_tile(path: Path) -> Tile:
     """Return the pixels, band names, tags and grid of a tile.
 
     Raises:
-        ReviewError: the file is missing or no raster, or does not hold 16-bit numbers.
+        ReviewError: the file is missing or not a raster, or does not contain 16-bit numbers.
     """
     try:
         with _without_georeference(), rasterio.open(path) as file:
             if set(file.dtypes) != {"uint16"}:
-                raise ReviewError(f"{path} holds {file.dtypes[0]}", expected="a tile of uint16")
+                raise ReviewError(f"{path} contains {file.dtypes[0]}", expected="a tile of uint16")
             grid = None
             if file.crs is not None:
                 a, b, c, d, e, f = tuple(file.transform)[:6]
@@ -235,7 +235,7 @@ def read_classes(path: Path) -> UInt8[np.ndarray, "h w"]:
     """Return what `write_classes` wrote.
 
     Raises:
-        ReviewError: the file is missing or no raster, or does not hold bytes.
+        ReviewError: the file is missing or not a raster, or does not contain bytes.
     """
     return _read(path, "uint8")
 
@@ -244,7 +244,8 @@ def read_confidence(path: Path) -> Float32[np.ndarray, "h w"]:
     """Return what `write_confidence` wrote.
 
     Raises:
-        ReviewError: the file is missing or no raster, or does not hold floating-point numbers.
+        ReviewError: the file is missing or not a raster, or does not contain floating-point
+            numbers.
     """
     return _read(path, "float32")
 
@@ -253,7 +254,7 @@ def _read(path: Path, dtype: str) -> Shaped[np.ndarray, "h w"]:
     try:
         with _without_georeference(), rasterio.open(path) as file:
             if set(file.dtypes) != {dtype}:
-                raise ReviewError(f"{path} holds {file.dtypes[0]}", expected=dtype)
+                raise ReviewError(f"{path} contains {file.dtypes[0]}", expected=dtype)
             values: Shaped[np.ndarray, "h w"] = file.read(1)
             return values
     except RasterioError as error:
@@ -262,9 +263,9 @@ def _read(path: Path, dtype: str) -> Shaped[np.ndarray, "h w"]:
 
 @contextmanager
 def _written(path: Path, profile: Mapping[str, Any], grid: Grid | None) -> Iterator[DatasetWriter]:
-    """Yield a deflated GeoTIFF to fill, which then takes the place of the file."""
+    """Yield a deflated GeoTIFF to write to, which then replaces the file."""
     place = {} if grid is None else {"crs": grid.crs, "transform": Affine(*grid.transform)}
-    # In memory first, because GDAL hides a full disk behind an error of its own.
+    # In memory first, because GDAL hides a full disk behind another error.
     with MemoryFile() as memory:
         with (
             _without_georeference(),
@@ -277,7 +278,7 @@ def _written(path: Path, profile: Mapping[str, Any], grid: Grid | None) -> Itera
 
 @contextmanager
 def _without_georeference() -> Iterator[None]:
-    """Silence rasterio's warning about files that have no place: ours have none on purpose."""
+    """Silence rasterio's warning about files without georeference, which is intended here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield

@@ -1,4 +1,4 @@
-"""The files of one sample: tiles, what is shown beside their composites, and the preview."""
+"""The files of one sample: tiles, panels beside their composites, and the preview."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def write_images(
     label: Label,
     attribution: str,
 ) -> dict[str, str]:
-    """Write one sample's files into a package; a blind one shows no place of hidden origin.
+    """Write one sample's files into a package; a blind one has no georeference that reveals origin.
 
     Returns:
         the manifest's entry: id, files by kind relative to the package, and checksums.
@@ -54,7 +54,7 @@ def write_images(
         blocks.append(_real_block(sample.neighbour, label, attribution))
     names: dict[str, str] = {}
     for block in blocks:
-        # All after the sample's id, because a tile's own name may tell its class.
+        # All named by the sample's id, because a tile's name may reveal its class.
         names[block.kind] = f"{block.kind}s/{sample.sample_id}.tif"
         path = folder / names[block.kind]
         geotiff.write_tile(path, block.pixels, sample.bands, block.tags, block.grid)
@@ -98,10 +98,10 @@ def write_maps(
     tags: Mapping[str, str],
     grid: Grid | None = None,
 ) -> None:
-    """Write what is known of a sample's pixels, a folder a kind; nothing without masks.
+    """Write the maps of a sample's pixels, one folder per kind; nothing without masks.
 
     Args:
-        folder: above the folders of kinds.
+        folder: parent of the folders of kinds.
         sample: whose masks they are.
         panels: the kinds to write.
         tags: as of the tile.
@@ -127,14 +127,14 @@ def _sample_block(sample: ReviewSample, label: Label, attribution: str) -> _Bloc
         kind="tile",
         pixels=sample.pixels,
         masks=sample.masks,
-        # The mark comes last: no entry of the provenance can replace it.
+        # The tag comes last, so that no entry of the provenance can replace it.
         tags=tags if label == "blind" else sample_tags(sample) | tags,
         grid=sample.grid if sample.observed or label == "confirm" else None,
     )
 
 
 def _real_block(neighbour: RealNeighbour, label: Label, attribution: str) -> _Block:
-    """Return a real tile; when blind, place and mask would tell as much as its name and class."""
+    """Return a real tile; when blind, without location and mask, which would reveal its class."""
     tags = geotiff.observed_tags(attribution)
     if label == "blind":
         return _Block(kind="anchor", pixels=neighbour.pixels, masks=None, tags=tags)
@@ -150,7 +150,7 @@ def _real_block(neighbour: RealNeighbour, label: Label, attribution: str) -> _Bl
 def _values(
     masks: TileMasks | None, panels: Sequence[Panel]
 ) -> list[tuple[Panel, UInt8[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]]]:
-    """Return what is shown of a tile beside its composites."""
+    """Return the values of a tile's panels."""
     if masks is None:
         return []
     known = {"mask": masks.mask, "predicted": masks.predicted, "confidence": masks.confidence}

@@ -1,4 +1,4 @@
-"""QGIS projects that show tiles in their place on Earth, unlike the sheets of a review package."""
+"""QGIS projects that show tiles at their location on Earth, unlike contact sheets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from rs_lowconf.review.style import QGIS_VERSION, set_properties
 from rs_lowconf.runs import replacing
 
 MAP_CRS = "EPSG:3857"
-"""Of the map on the screen; layers keep their own and are brought onto it by QGIS."""
+"""CRS of the map view; layers keep theirs and are reprojected by QGIS."""
 
 Bounds = tuple[float, float, float, float]
 """West, south, east and north."""
@@ -23,7 +23,7 @@ Bounds = tuple[float, float, float, float]
 _MERCATOR: Bounds = (-180.0, -85.06, 180.0, 85.06)
 """Where `MAP_CRS` is defined, in degrees."""
 
-#: From unsure to sure: ColorBrewer's RdYlGn for five classes.
+#: From low to high confidence: ColorBrewer's RdYlGn for five classes.
 _RAMP = ("215,25,28", "253,174,97", "255,255,191", "166,217,106", "26,150,65")
 
 
@@ -41,7 +41,7 @@ class MapLayer:
     shown: bool = True
     """Whether it is switched on when the project opens."""
     nearer_than: int | None = None
-    """The number N of the scale 1 : N from which on it is drawn; None draws it at every scale."""
+    """Drawn at scales larger than 1 : N; None draws it at every scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class MapGroup:
 def write_features(path: Path, frame: geopandas.GeoDataFrame, layer: str) -> None:
     """Write a GeoPackage of one layer that older QGIS reads too, atomically."""
     with replacing(path) as temporary:
-        # GDAL wants a name that ends so, and makes the file itself.
+        # GDAL requires this suffix, and creates the file itself.
         beside = temporary.with_name(f"{temporary.name}.gpkg")
         try:
             frame.to_file(beside, layer=layer, driver="GPKG", VERSION="1.2")
@@ -120,7 +120,7 @@ def graduated(attribute: str, edges: Sequence[float]) -> ET.Element:
 
     Args:
         attribute: the column.
-        edges: six values that rise; the outermost take what lies beyond.
+        edges: six ascending values; values outside get the outermost colours.
     """
     renderer = ET.Element(
         "renderer-v2",
@@ -161,18 +161,18 @@ def graduated(attribute: str, edges: Sequence[float]) -> ET.Element:
 
 
 def places(colour: str, name: str, title: str, *, near: int) -> list[ET.Element]:
-    """Return outlines with titles above them where tiles are in view, and dots farther away.
+    """Return outlines with titles above them at large scales, and dots at small scales.
 
     Args:
         colour: red, green and blue.
-        name: what the legend calls them.
+        name: in the legend.
         title: a QGIS expression.
-        near: the number N of the scale 1 : N that parts them.
+        near: the number N of the scale 1 : N between the two.
     """
     renderer = ET.Element("renderer-v2", type="RuleRenderer", symbollevels="0")
     rules = ET.SubElement(renderer, "rules", key="{places}")
     ET.SubElement(rules, "rule", key="{near}", symbol="0", scalemaxdenom=str(near), label=name)
-    far = f"{name}, from afar"
+    far = f"{name} (dot)"
     ET.SubElement(rules, "rule", key="{far}", symbol="1", scalemindenom=str(near), label=far)
     symbols = ET.SubElement(renderer, "symbols")
     outline = ET.SubElement(symbols, "symbol", type="fill", name="0", alpha="1")
@@ -192,7 +192,7 @@ def places(colour: str, name: str, title: str, *, near: int) -> list[ET.Element]
     style = ET.SubElement(
         settings,
         "text-style",
-        # No font family: QGIS then takes its own, which is never missing.
+        # No font family: QGIS then uses its default, which always exists.
         fieldName=title,
         isExpression="1",
         fontSize="9",
@@ -235,7 +235,7 @@ def places(colour: str, name: str, title: str, *, near: int) -> list[ET.Element]
 
 
 def _dot(name: str, colour: str) -> ET.Element:
-    """Return a dot in the middle of a polygon, which shows where whole countries are in view."""
+    """Return a dot in the middle of a polygon, visible at the scale of countries."""
     layer = ET.Element("layer", {"class": "CentroidFill", "enabled": "1"})
     marker = ET.SubElement(layer, "symbol", type="marker", name=name, alpha="1")
     shape = ET.SubElement(marker, "layer", {"class": "SimpleMarker", "enabled": "1"})
@@ -263,7 +263,7 @@ def _append_tree(root: ET.Element, content: Sequence[MapLayer | MapGroup]) -> di
                 tree, "layer-tree-group", name=entry.name, expanded="0", checked=_checked(entry)
             )
         for layer in entry.layers if isinstance(entry, MapGroup) else [entry]:
-            # QGIS ignores layers whose id has ten characters or fewer, without a word.
+            # QGIS silently ignores layers whose id has ten characters or fewer.
             identifier = f"layer_{len(layers):05d}_of_the_map"
             layers[identifier] = layer
             ET.SubElement(

@@ -1,14 +1,14 @@
-"""Tiles in their place on Earth as few rasters: VRTs straight from the files, pixel by pixel.
+"""Georeferenced tiles as few rasters: VRTs straight from the files, without resampling.
 
-Tiles share a raster when their pixels coincide, as those cut out of Sentinel-2 images of one zone
-do: then it shows every tile at its own corners and none is resampled. What has pixels of another
-size, phase or CRS would have to be, and gets a raster of its own; so does what would be covered.
-Rasters of the same pixels have the same corners, so that those of real tiles and of what is
-generated around them differ in nothing but pixels.
+Tiles share a raster if their pixel grids coincide, as for tiles cut out of Sentinel-2 images of one
+UTM zone: then every tile is at its exact corners and none is resampled. Tiles with another pixel
+size, phase or CRS get a separate raster, and so do tiles that would be covered. Rasters on the same
+pixel grid have the same corners, so that rasters of real tiles and of their variants differ only in
+their pixels.
 
-One file a tile would be as exact, but QGIS keeps every raster of a project open: a thousand layers
-reach the limit of files of a process and fill the list of layers, and of several tiles in
-one place each would have to be found in it. A VRT opens its tiles when they are drawn.
+One raster per tile would be as exact, but QGIS keeps every raster of a project open: a thousand
+layers reach the limit of open files and fill the list of layers, where overlapping tiles would be
+hard to find. A VRT opens its tiles only when they are drawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ from rs_lowconf.grid import Grid
 from rs_lowconf.review.sheet import picture_source
 
 _ROUNDING = 1e-6
-"""Pixels by which corners may differ from whole ones, where pixel sizes are no round numbers."""
+"""Tolerance of corners in pixels, for pixel sizes that are not round numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """The extent that all rasters of the same pixels have."""
+    """The common extent of all rasters on the same pixel grid."""
 
     grid: Grid
     width: int
@@ -50,21 +50,21 @@ def frames_of(grids: Sequence[Grid], width: int, height: int) -> dict[Grid, Fram
     """Return the frame of each grid, for tiles of one size."""
     members: list[dict[Grid, tuple[int, int]]] = []
     for grid in dict.fromkeys(grids):
-        for own in members:
-            corner = _offset(grid, next(iter(own)))
+        for member in members:
+            corner = _offset(grid, next(iter(member)))
             if corner is not None:
-                own[grid] = corner
+                member[grid] = corner
                 break
         else:
             members.append({grid: (0, 0)})
     found: dict[Grid, Frame] = {}
-    for own in members:
-        columns, rows = zip(*own.values(), strict=True)
+    for member in members:
+        columns, rows = zip(*member.values(), strict=True)
         left, top = min(columns), min(rows)
-        # From those at its edges, because sums of numbers that are not whole would be rounded.
+        # From the tiles at its edges, because sums of fractional numbers would be rounded.
         outermost = (
-            next(grid for grid in own if own[grid][0] == left),
-            next(grid for grid in own if own[grid][1] == top),
+            next(grid for grid in member if member[grid][0] == left),
+            next(grid for grid in member if member[grid][1] == top),
         )
         a, b, c, d, e, _ = outermost[0].transform
         transform = (a, b, c, d, e, outermost[1].transform[5])
@@ -72,39 +72,39 @@ def frames_of(grids: Sequence[Grid], width: int, height: int) -> dict[Grid, Fram
             grid=Grid(crs=outermost[0].crs, transform=transform),
             width=max(columns) - left + width,
             height=max(rows) - top + height,
-            corners={grid: (column - left, row - top) for grid, (column, row) in own.items()},
+            corners={grid: (column - left, row - top) for grid, (column, row) in member.items()},
         )
-        found |= dict.fromkeys(own, frame)
+        found |= dict.fromkeys(member, frame)
     return found
 
 
 def mosaics_of(
     tiles: Sequence[tuple[str, Grid]], frames: Mapping[Grid, Frame], width: int, height: int
 ) -> list[Mosaic]:
-    """Return few mosaics that show all tiles, each in the first where no other covers it."""
+    """Return few mosaics that show all tiles, each in the first mosaic where it is not covered."""
     found: list[tuple[Frame, list[tuple[str, Grid]]]] = []
     for file, grid in tiles:
         frame = frames[grid]
         column, row = frame.corners[grid]
-        for own_frame, own in found:
-            corners = (frame.corners.get(other, (0, 0)) for _, other in own)
-            if own_frame is frame and all(
+        for placed_frame, placed in found:
+            corners = (frame.corners.get(other, (0, 0)) for _, other in placed)
+            if placed_frame is frame and all(
                 abs(column - x) >= width or abs(row - y) >= height for x, y in corners
             ):
-                own.append((file, grid))
+                placed.append((file, grid))
                 break
         else:
             found.append((frame, [(file, grid)]))
-    return [Mosaic(frame=frame, tiles=tuple(own)) for frame, own in found]
+    return [Mosaic(frame=frame, tiles=tuple(placed)) for frame, placed in found]
 
 
 def mosaic_vrt(mosaic: Mosaic, folder: str, bands: BandSpec, width: int, height: int) -> str:
-    """Return a VRT of all bands; what no tile covers is nodata (0).
+    """Return a VRT of all bands; gaps between tiles are nodata (0).
 
     Args:
         mosaic: the tiles.
         folder: to which their files are relative, itself relative to the VRT.
-        bands: what the channels of the files hold.
+        bands: of the files.
         width: of a tile.
         height: of a tile.
     """

@@ -1,8 +1,8 @@
-"""What is shown of a tile right of its composites: mask, the target's mask, its confidence.
+"""Panels right of a tile's composites: its mask, the target's prediction, its confidence.
 
-Each kind has files of its own, one VRT of the whole sheet and one layer in QGIS, and is painted
-by the same law everywhere: classes in the colours of `colours_of`, confidence in greys from
-black, which is 0, to white, which is 1. What has no class is transparent.
+Each kind has separate files, one VRT of the whole sheet and one layer in QGIS, with the same
+colours everywhere: classes in the colours of `colours_of`, confidence in grey from black (0) to
+white (1). Pixels without class are transparent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ YELLOW: Colour = (240, 228, 66)
 VERMILION: Colour = (213, 94, 0)
 SKY_BLUE: Colour = (86, 180, 233)
 PALETTE = (BLUE, ORANGE, BLUISH_GREEN, REDDISH_PURPLE, YELLOW, VERMILION, SKY_BLUE)
-"""Okabe and Ito's (2008), which people of every colour vision tell apart."""
+"""The colour-blind-safe palette of Okabe and Ito (2008)."""
 
 _DARKER, _PALER = 0.5, 0.55
 _FOLDERS: Mapping[Kind, str] = {
@@ -47,10 +47,10 @@ _FOLDERS: Mapping[Kind, str] = {
 
 
 def colours_of(names: Sequence[str]) -> dict[str, Colour]:
-    """Return a colour for each name, the same wherever it comes in a list.
+    """Return a colour for each name, by its position in the list.
 
-    After the palette its colours follow darker, then paler, and after those 21 from the first
-    again: so many cannot be told apart by colour, and their names are in the files.
+    After the palette come darker and then paler versions, and after these 21 the first again: so
+    many cannot be distinguished by colour, but their names are in the files.
     """
     unique = tuple(dict.fromkeys(names))
     return {name: _colour(number) for number, name in enumerate(unique)}
@@ -73,13 +73,13 @@ class Panel:
     """One kind of picture."""
 
     kind: Kind
-    """Names its VRT and its layer, and stands above its pictures."""
+    """Name of its VRT and its layer, and caption of its pictures."""
 
     classes: Mapping[str, Colour]
     """Colours of its classes by name, in the order of indices; empty for confidence."""
 
     def file(self, sample_id: str) -> str:
-        """Return where the package has a sample's."""
+        """Return the path of a sample's file in the package."""
         return f"{_FOLDERS[self.kind]}/{sample_id}.tif"
 
     def write(
@@ -89,7 +89,7 @@ class Panel:
         tags: Mapping[str, str],
         grid: Grid | None = None,
     ) -> None:
-        """Write one tile's, with the .qml by which QGIS shows it as in the package."""
+        """Write the file of one tile, with a .qml so that QGIS shows it as in the package."""
         if self.classes:
             geotiff.write_classes(path, values, self.classes, tags, grid)
         else:
@@ -99,7 +99,7 @@ class Panel:
     def paint(
         self, values: UInt8[np.ndarray, "h w"] | Float32[np.ndarray, "h w"]
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the colours in which QGIS shows one tile's."""
+        """Return the colours in which QGIS shows one tile."""
         if not self.classes:
             grey = (values.astype(np.float64) * 255).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=-1)
@@ -138,7 +138,7 @@ class Panel:
 def panels_of(
     label: Label, pixel_classes: Sequence[str], target_classes: Sequence[str]
 ) -> tuple[Panel, ...]:
-    """Return what a package shows, from left to right; a blind one shows nothing of the target.
+    """Return the panels of a package, from left to right; a blind one shows none of the target.
 
     Args:
         label: of the package.
@@ -169,8 +169,8 @@ def panel_vrt(sheet: Sheet, panel: Panel, cells: Sequence[Sequence[str | None]])
     Args:
         sheet: the places.
         panel: the kind.
-        cells: for each cell its files in the order of blocks, relative to the VRT; None where a
-            block has none.
+        cells: the files of each cell in the order of blocks, relative to the VRT; None for a block
+            without file.
     """
     width, height = sheet.size
     data_type, nodata = ("Byte", UNKNOWN) if panel.classes else ("Float32", NO_CONFIDENCE)

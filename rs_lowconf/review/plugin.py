@@ -1,4 +1,4 @@
-"""Packs the QGIS plugin for reviewers, which lies beside this file as its source."""
+"""Packs the QGIS plugin for reviewers, whose source is in the subfolder `qgis_plugin`."""
 
 import zipfile
 from importlib import metadata

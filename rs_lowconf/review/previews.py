@@ -1,4 +1,4 @@
-"""Pictures for the form: one tile a row, the one to judge last, one picture a column."""
+"""Pictures for the form: one row per tile, the one to review last; one column per composite."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Row:
     """Reflectance x 10000."""
 
     panels: Mapping[str, UInt8[np.ndarray, "h w 3"]]
-    """Pictures right of the composites by caption, of the tile's size."""
+    """Panels right of the composites, by caption, of the tile's size."""
 
     marked: bool = False
     """Whether the pixel in the middle is framed."""
@@ -54,14 +54,14 @@ def write_preview(
     description: str,
     legend: Mapping[str, Colour],
 ) -> None:
-    """Write a PNG with one captioned row a tile.
+    """Write a PNG with one captioned row per tile.
 
     Args:
         path: the file, replaced when it exists.
         rows: the tiles, from top to bottom.
-        bands: what the channels of the pixels hold.
+        bands: of the pixels' channels.
         composites: the first columns.
-        description: text stored in the file, for when it is copied elsewhere.
+        description: text stored in the file, in case it is copied elsewhere.
         legend: what the colours of the panels mean; empty when there are no panels.
     """
     _, height, width = rows[0].pixels.shape
@@ -69,7 +69,7 @@ def write_preview(
     zoom = max(1, side // width)
     cell_width, cell_height = width * zoom, height * zoom
     row_height = 2 * _LINE + cell_height + _GAP
-    # The widest heading decides when a single composite makes the picture narrow.
+    # The widest heading counts if a single composite makes the picture narrow.
     heading, caption = ImageFont.load_default(17), ImageFont.load_default(14)
     widest = max(int(heading.getlength(row.title)) for row in rows)
     columns = len(composites) + max(len(row.panels) for row in rows)
@@ -109,14 +109,14 @@ def write_preview(
 
 
 def _frame(draw: ImageDraw.ImageDraw, corner: tuple[int, int], zoom: int) -> None:
-    """Draw a frame around a pixel, light and dark so that it shows on any ground."""
+    """Draw a frame around a pixel, light and dark so that it is visible on any background."""
     x, y = corner
     for far, colour in ((3, _INK), (2, _PAPER), (1, _INK)):
         draw.rectangle((x - far, y - far, x + zoom - 1 + far, y + zoom - 1 + far), outline=colour)
 
 
 def _lines(names: Iterable[str], font: Font, room: int) -> list[list[str]]:
-    """Return the legend's names in lines that fit into this width."""
+    """Return the legend's names broken into lines of this width."""
     lines: list[list[str]] = []
     for name in names:
         if lines and sum(_width(one, font) for one in [*lines[-1], name]) <= room:

@@ -1,8 +1,8 @@
 """The QGIS project: one layer of cells over sheets of pictures, without a coordinate system.
 
-Written as text, because no library that pip installs can write projects. With no CRS at all
-QGIS draws the sheet in its own pixels and warns of nothing; an invented one would show a
-"no transform" warning and suggest a place on Earth.
+Written as XML, because no library on PyPI can write projects. Without a CRS QGIS draws the sheet in
+its pixels without any warning; an invented one would show a "no transform" warning and suggest a
+location on Earth.
 """
 
 import zipfile
@@ -14,7 +14,7 @@ from rs_lowconf.review.fields import LAYER
 from rs_lowconf.review.style import DOCTYPE, QGIS_VERSION, raster_style
 from rs_lowconf.runs import replacing
 
-# QGIS ignores layers whose id has ten characters or fewer, without a word.
+# QGIS silently ignores layers whose id has ten characters or fewer.
 _SHEET_ID = "contact_sheet_of_the_tiles"
 _SHEET_NAME = "contact sheet"
 _SHOWN = "Qt::Checked"
@@ -39,7 +39,7 @@ def write_project(
         style: symbols, labels and form of the layer of cells.
         title: of the project's window.
         layer: the name of that layer and of its GeoPackage.
-        read_only: whether QGIS refuses to edit that layer.
+        read_only: whether that layer is read-only in QGIS.
         panels: styles of further sheets by name, each NAME.vrt of the same size; None or
             empty without any.
     """
@@ -62,7 +62,7 @@ def write_project(
             name=name,
             providerKey=provider,
             checked=_SHOWN,
-            # An open legend tells the colours; that of the contact sheet tells nothing.
+            # An open legend explains the colours; that of the contact sheet is useless.
             expanded="0" if name == _SHEET_NAME else "1",
         )
     canvas = ET.SubElement(root, "mapcanvas", name="theMapCanvas", annotationsVisible="1")
@@ -89,7 +89,7 @@ def write_qgz(path: Path, root: ET.Element) -> None:
     """Write a project's document as a .qgz, atomically."""
     ET.indent(root, " ")
     text = DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
-    # A fixed date: the same package gives the same bytes.
+    # A fixed date, so that the same package gives the same bytes.
     entry = zipfile.ZipInfo(f"{path.stem}.qgs", date_time=(2000, 1, 1, 0, 0, 0))
     entry.compress_type = zipfile.ZIP_DEFLATED
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -145,7 +145,7 @@ def _properties() -> ET.Element:
 
 
 def _append_crs(parent: ET.Element) -> None:
-    """Say that there is no coordinate system."""
+    """Declare that there is no coordinate system."""
     reference = ET.SubElement(parent, "spatialrefsys")
     ET.SubElement(reference, "wkt")
 

@@ -1,4 +1,4 @@
-"""Reading a reviewed package back: everything is checked, and nothing is written into it.
+"""Reads a reviewed package: everything is checked, and nothing is written into it.
 
 QGIS may have the package open, or may have been killed while it had: then decisions are in a
 write-ahead log beside the GeoPackage, which `copied` copies too.
@@ -37,52 +37,52 @@ _COLUMNS = (
 )
 
 _LATEST_MS = 253_402_300_800_000
-"""The year 10000: later times are none."""
+"""The year 10000: later times are invalid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a reviewer said of a sample."""
+    """A reviewer's answer for a sample."""
 
     sample_id: str
 
     decision: Decision | None
-    """None is pending, or withdrawn if there was a decision before."""
+    """None if pending, or withdrawn if there was a decision before."""
 
     true_class: str | None
-    """The class of an accepted sample, else None; always None where masks are reviewed."""
+    """The class of an accepted sample, else None; always None if masks are reviewed."""
 
     realism: int | None
-    """1 to 5; None when the reviewer gave no mark."""
+    """1 to 5; None without a score."""
 
     comment: str
 
     reviewer: str
-    """Empty when the row names nobody."""
+    """Empty if the row has no name."""
 
     reviewed_ms: int
-    """Milliseconds since 1970, UTC; 0 when the row does not say."""
+    """Milliseconds since 1970, UTC; 0 if the row has no time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewedPackage:
-    """A package as its reviewer left it; valid throughout."""
+    """A package as its reviewer left it, fully validated."""
 
     folder: Path
     package_id: str
     label: Label
     classes: tuple[str, ...]
     pixel_classes: tuple[str, ...]
-    """Of masks; empty when tiles have none."""
+    """Classes of masks; empty without masks."""
     answers: tuple[Answer, ...]
-    """One a sample, pending ones included, in the order of the layer."""
+    """One per sample, pending ones included, in the order of the layer."""
 
     manifest: Mapping[str, Any]
     """As written at export."""
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """Return what the form offers."""
+        """Return the decisions that the form offers."""
         return MASK_DECISIONS if self.pixel_classes else DECISIONS
 
     @property
@@ -95,8 +95,8 @@ def read_package(folder: Path) -> ReviewedPackage:
     """Read and check a package.
 
     Raises:
-        ReviewError: it is no package, of a newer format, or damaged: a file is missing or
-            edited, a sample is missing or foreign, or an answer is none that the form allows.
+        ReviewError: it is not a package, has a newer format, or is damaged: a file is missing or
+            edited, a sample is missing or foreign, or the form does not allow an answer.
     """
     manifest = _manifest(folder)
     expected = {entry["sample_id"]: entry for entry in manifest["samples"]}
@@ -127,13 +127,13 @@ def read_package(folder: Path) -> ReviewedPackage:
 
 
 class _Sample(BaseModel, strict=True):
-    """What has to be known of a sample."""
+    """Required fields of a sample."""
 
     sample_id: str
 
 
 class _Manifest(BaseModel, strict=True):
-    """What has to be in a manifest; there is more."""
+    """Required fields of a manifest."""
 
     package_id: str
     label: Label
@@ -148,13 +148,13 @@ def _manifest(folder: Path) -> dict[str, Any]:
         text = path.read_bytes()
     except OSError as error:
         raise ReviewError(
-            f"{folder} is no review package (manifest.json: {error.strerror})",
-            remedy="name the folder that holds review.qgz",
+            f"{folder} is not a review package (manifest.json: {error.strerror})",
+            remedy="give the folder that contains review.qgz",
         ) from error
     with reading(
         path,
         problem="is damaged",
-        remedy="take the package from where it was exported",
+        remedy="copy the package again from where it was exported",
         error=ReviewError,
     ):
         manifest: dict[str, Any] = json.loads(text)
@@ -165,13 +165,13 @@ def _manifest(folder: Path) -> dict[str, Any]:
                 expected=f"at most {FORMAT_OF_OBSERVED}",
                 remedy="upgrade rs_lowconf",
             )
-        # Whatever is missing is missing now, not in the middle of the work.
+        # Missing fields are reported now, not in the middle of the work.
         _Manifest.model_validate(manifest)
     return manifest
 
 
 def _check_tiles(folder: Path, entries: Mapping[str, Mapping[str, str]]) -> None:
-    """Compare tiles and masks with their checksums: an edited one is not what was generated."""
+    """Compare tiles and masks with their checksums, to reject edited ones."""
     faults = []
     for entry in entries.values():
         for kind in entry:
@@ -192,9 +192,9 @@ def _refuse(folder: Path, faults: list[str], expected: str, remedy: str = "") ->
 
 
 def _rows(path: Path, *, masks: bool) -> list[dict[str, Any]]:
-    # Who reviews masks is not asked for a class.
+    # Reviews of masks have no class.
     columns = ", ".join(
-        # No quotes: SQLite takes the name of a column that is not there for text in them.
+        # No quotes: SQLite takes a quoted name of a missing column for text.
         "NULL AS true_class" if masks and name == "true_class" else name
         for name in _COLUMNS
     )
@@ -216,7 +216,7 @@ def _rows(path: Path, *, masks: bool) -> list[dict[str, Any]]:
 
 
 def _faults(row: Mapping[str, Any], classes: tuple[str, ...], *, masks: bool) -> list[str]:
-    """Return what is wrong with a row, in words."""
+    """Return the problems of a row as text."""
     name, decision, true_class = row["sample_id"], row["decision"], row["true_class"]
     faults = []
     if decision not in (None, *(MASK_DECISIONS if masks else DECISIONS)):
@@ -244,7 +244,7 @@ def _answer(row: Mapping[str, Any]) -> Answer:
     return Answer(
         sample_id=row["sample_id"],
         decision=row["decision"],
-        # A class chosen before any decision is not an answer yet.
+        # A class without a decision is not an answer yet.
         true_class=row["true_class"] if row["decision"] == "accept" else None,
         realism=None if row["realism"] is None else int(row["realism"]),
         comment=row["comment"] or "",

@@ -1,4 +1,4 @@
-"""What each round of reviews says of the generator, the gate and the reviewers."""
+"""Figures of each round of reviews on the generator, the gate and the reviewers."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from rs_lowconf.review.verdicts import Verdict, verdicts
 from rs_lowconf.shares import share_of
 
 _BREAK_S = 120
-"""A longer time between two answers was a break, not work on a sample."""
+"""A longer time between two answers is a break."""
 _RESAMPLES = 2_000
 
 
@@ -27,9 +27,9 @@ class Judged:
 
 
 def judged_samples(store: ReviewStore, opinions: Iterable[Opinion]) -> dict[int, list[Judged]]:
-    """Return the samples that have a verdict by these answers, by round, each once.
+    """Return the samples with a verdict from these answers, by round, each once.
 
-    Tiles of a catalog are in no round.
+    Tiles of a catalog belong to no round.
     """
     found = verdicts(opinions)
     rounds: dict[int, dict[str, Judged]] = defaultdict(dict)
@@ -39,13 +39,13 @@ def judged_samples(store: ReviewStore, opinions: Iterable[Opinion]) -> dict[int,
                 rounds[package.round][sent.sample_id] = Judged(
                     sent=sent, verdict=found[sent.sample_id]
                 )
-    return {number: list(own.values()) for number, own in sorted(rounds.items())}
+    return {number: list(samples.values()) for number, samples in sorted(rounds.items())}
 
 
 def round_report(
     judged: Sequence[Judged], opinions: Iterable[Opinion], sent: int
 ) -> dict[str, Any]:
-    """Return the figures of a round; the values of those that nothing was answered for are None.
+    """Return the figures of a round; those without answers are None.
 
     Args:
         judged: the round's samples with a verdict.
@@ -82,7 +82,7 @@ def round_report(
 
 
 def round_reports(store: ReviewStore) -> dict[int, dict[str, Any]]:
-    """Return a report a round that something was exported in."""
+    """Return one report per round with an exported package."""
     opinions = store.opinions()
     judged = judged_samples(store, opinions)
     sent: dict[int, set[str]] = defaultdict(set)
@@ -101,16 +101,16 @@ def round_reports(store: ReviewStore) -> dict[int, dict[str, Any]]:
 
 
 def _share(judged: Sequence[Judged], decision: str) -> dict[str, Any]:
-    """Return the share among those that reviewers agreed on and were not unsure of."""
+    """Return the share among samples that reviewers agreed on and were not unsure of."""
     decided = [one for one in judged if one.verdict.decision not in (None, "unsure")]
     return share_of(sum(one.verdict.decision == decision for one in decided), len(decided))
 
 
 def _gate_auc(judged: Sequence[Judged]) -> dict[str, Any] | None:
-    """Return how well the score of the gate that was in use tells accepts from rejects.
+    """Return how well the score of the gate in use separates accepted and rejected samples.
 
-    It did not know these answers. What it rejected is among them by the audit slice only, so
-    without one this speaks of tiles that it let through.
+    It was not trained on these answers. Tiles that it rejected are only in the audit share, so
+    without one this describes tiles that passed.
     """
     decided = [one for one in judged if one.verdict.decision in ("accept", "reject")]
     accepted = np.array([one.verdict.decision == "accept" for one in decided], dtype=bool)
@@ -127,14 +127,14 @@ def _gate_auc(judged: Sequence[Judged]) -> dict[str, Any] | None:
 
 
 def _auc_interval(accepted: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"]) -> list[float]:
-    """Return a 95 % interval by resampling accepts and rejects apart."""
+    """Return a 95 % interval by resampling accepted and rejected samples separately."""
     yes, no = score[accepted], score[~accepted]
     # The area is the share of pairs in the right order; a resample weighs rows and columns.
     order = (np.sign(yes[:, None] - no) + 1) / 2
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     rows, columns = (
-        dice.multinomial(len(own), np.full(len(own), 1 / len(own)), _RESAMPLES) / len(own)
-        for own in (yes, no)
+        rng.multinomial(len(group), np.full(len(group), 1 / len(group)), _RESAMPLES) / len(group)
+        for group in (yes, no)
     )
     areas = ((rows @ order) * columns).sum(1)
     return [float(value) for value in np.quantile(areas, (0.025, 0.975))]
@@ -146,6 +146,6 @@ def _seconds(opinions: Iterable[Opinion]) -> float | None:
     for one in opinions:
         if one.reviewed_ms:
             times[one.reviewer].append(one.reviewed_ms)
-    gaps = [gap / 1_000 for own in times.values() for gap in np.diff(sorted(own))]
+    gaps = [gap / 1_000 for answered in times.values() for gap in np.diff(sorted(answered))]
     worked = [gap for gap in gaps if 0 < gap <= _BREAK_S]
     return float(np.median(worked)) if worked else None

@@ -1,8 +1,8 @@
-"""The contact sheet: where each picture lies, and the VRT that takes it from the tiles.
+"""The contact sheet: the position of each picture, and the VRT that reads it from the tiles.
 
-One VRT instead of a layer a tile: 500 raster layers take QGIS seconds and gigabytes, one
-VRT 0.3 s. The sheet has no coordinate system; x counts its pixels to the right, y counts
-them upwards from 0 at the top edge, so that y is negative.
+One VRT instead of one layer per tile: 500 raster layers take QGIS seconds and gigabytes, one VRT
+0.3 s. The sheet has no coordinate system; x counts its pixels to the right, y counts them upwards
+from 0 at the top edge, so that y is negative.
 """
 
 import math
@@ -21,7 +21,7 @@ _ASPECT = 1.1  # width by height of a map canvas that has the form beside it
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """Cells of one size in rows; each shows one tile a block: composites, then panels."""
+    """Cells of one size in rows; each shows one block per tile: composites, then panels."""
 
     count: int
     """Cells, filled row by row."""
@@ -33,18 +33,18 @@ class Sheet:
     """Height of a tile in pixels."""
 
     blocks: int
-    """Tiles in a cell: 2 with a real tile left of or above the one to judge, else 1."""
+    """Tiles in a cell: 2 with a real tile left of or above the one to review, else 1."""
 
     composites: tuple[Composite, ...]
-    """What is shown of each tile, from left to right."""
+    """Pictures of each tile, from left to right."""
 
     panels: tuple[tuple[str, ...], ...] = ()
-    """For each block the captions of what is right of its composites. Such blocks are wide, and
-    stand below each other; empty when no block has any."""
+    """For each block the captions of its panels. Such blocks are wide, so they are below each
+    other; empty if no block has panels."""
 
     @property
     def line(self) -> int:
-        """Height of one line of text; the sheet's only measure beside the tile's size."""
+        """Height of one line of text; the sheet's only dimension besides the tile's size."""
         return max(4, self.width // 8)
 
     @property
@@ -56,9 +56,9 @@ class Sheet:
         width = self.blocks * self._block_width + (self.blocks + 1) * self.line
         return width, self.height + 5 * self.line
 
-    @cached_property  # asked for by every cell
+    @cached_property  # used for every cell
     def columns(self) -> int:
-        """Cells in a row: what brings the sheet closest to the shape of a map canvas."""
+        """Cells in a row, so that the sheet's shape is closest to that of a map canvas."""
         width, height = self.cell_size
 
         def distance(columns: int) -> float:
@@ -91,12 +91,12 @@ class Sheet:
         return float(left), -float(bottom), float(right), -float(top)
 
     def captions(self, block: int) -> tuple[str, ...]:
-        """Return what is shown of a block, from left to right."""
+        """Return the captions of a block's pictures, from left to right."""
         beside = self.panels[block] if self.panels else ()
         return (*(composite.caption for composite in self.composites), *beside)
 
     def picture(self, index: int, block: int, place: int) -> Box:
-        """Return where one picture of a block is; the sample is the last block."""
+        """Return the position of a picture of a block; the sample is the last block."""
         cell_left, cell_top, _, _ = self.cell(index)
         offset_x, offset_y = self.offset(block, place)
         left, top = cell_left + offset_x, cell_top + offset_y
@@ -119,12 +119,12 @@ class Sheet:
 def contact_vrt(sheet: Sheet, bands: BandSpec, cells: Sequence[Sequence[str]]) -> str:
     """Return a VRT of three byte bands that shows the tiles straight from their files.
 
-    Gaps are nodata (0). Pictures are stretched by lookup tables, which clip by themselves.
+    Gaps are nodata (0). Pictures are stretched by lookup tables, which also clip.
 
     Args:
         sheet: the places.
-        bands: what the channels of the files hold.
-        cells: for each cell its files in the order of blocks, relative to the VRT.
+        bands: of the files.
+        cells: the files of each cell in the order of blocks, relative to the VRT.
     """
     width, height = sheet.size
     root = ET.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
@@ -156,7 +156,7 @@ def picture_source(
         file: relative to the VRT.
         corner: column and row of the VRT where the tile begins.
         band: of the file, counted from 1.
-        data_type: of the file, as GDAL calls it.
+        data_type: of the file, as named by GDAL.
     """
     width, height = map(str, size)
     source = ET.Element("ComplexSource")

@@ -1,8 +1,9 @@
-"""The tool's own memory of reviews: which samples went out, and every answer that came back.
+"""The database of reviews: exported samples, and every imported answer.
 
-One SQLite file beside the runs. A package never holds where a blind sample came from or what
-the models thought of it; this file does. Answers are only ever added: who said what and when
-stays, also when the answer changes. Every call is one transaction, on disk when it returns.
+One SQLite file in the run folder. A package never contains the origin of a blind sample or the
+models' predictions for it; this file does. Answers are only ever added: all answers with reviewer
+and time are kept, also when an answer changes. Every call is one transaction, on disk when it
+returns.
 """
 
 import json
@@ -21,16 +22,16 @@ from rs_lowconf.runs import output_errors
 STORE = "reviews.sqlite"
 """Its usual name, in run.dir."""
 FORMAT = 3
-"""2 since packages may have masks, 3 since they may be of a catalog's tiles: a reader of less would
+"""2 since packages may have masks, 3 since they may be of a catalog's tiles: older readers would
 misread them."""
 _ALL = 5
-"""So many answers that are all given anew are those of another person."""
+"""From this many answers, if all differ in time, they are from another person."""
 _APPLICATION = 0x72736C77  # 'rslw'
 
 Origin = Literal["found", "audit", "real", "catalog"]
 """`found` passed the gate, `audit` was rejected by it, `real` is an observation hidden among them.
-`catalog` is an observation shown as one, whose class was asked for: it tells nothing of generator,
-gate or how reviewers judge realism."""
+`catalog` is an observation shown as one, to be classified: it has no information on generator, gate
+or how reviewers judge realism."""
 
 _TABLES = """
 CREATE TABLE package (package_id TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT;
@@ -61,32 +62,33 @@ class SentPackage:
     exported: str
     """ISO 8601, UTC."""
     pixel_classes: tuple[str, ...] = ()
-    """Of masks; empty when tiles have none. Then there is no class to accept a sample as."""
+    """Classes of masks; empty without masks. With masks, samples are accepted without a class."""
     settles: bool = False
-    """Whether it asks again about samples that reviewers disagree on: then its answers win."""
+    """Whether it repeats samples that reviewers disagree on: then its answers decide."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentSample:
-    """A sample as it was exported, with what a blind package does not tell."""
+    """An exported sample, including data that a blind package does not contain."""
 
     sample_id: str
     origin: Origin
     condition: str
-    """Class that the generator was asked for; of a real tile, its class in the data set, empty when
-    it has none; where masks are reviewed, the name of the sample's mask."""
+    """Class that the tile was generated for; for a real tile its class in the data set, empty
+    without one; if masks are reviewed, the name of the sample's mask."""
     predicted: str
     second: str
     confidence: float
     realism: float | None
-    """The critic's logit when the sample was exported; None when it was not asked."""
+    """The critic's logit when the sample was exported; None if not computed."""
     gate_score: float | None
-    """The gate's p-value when the sample was exported; None when it was not asked."""
+    """The gate's p-value when the sample was exported; None if not computed."""
     tile: str
-    """GeoTIFF with all that is known of it, relative to the store's folder; of a catalog's tile its
-    id there, because its pixels stay where they are."""
+    """GeoTIFF with all its metadata, relative to the store's folder; for a tile of a catalog its id
+    there, because its pixels are not copied."""
     sha256: str
-    """Of that GeoTIFF; of a catalog's tile, of its digital numbers as the catalog has it."""
+    """Checksum of that GeoTIFF; for a tile of a catalog, the catalog's checksum of its digital
+    numbers."""
     neighbour: Mapping[str, Any] | None = None
     """Name, class and distance of the real tile that was shown beside it."""
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -94,15 +96,15 @@ class SentSample:
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What an import added."""
+    """Counts of an import."""
 
     new: int
     """First answers of a reviewer to a sample."""
     changed: int
     withdrawn: int
-    """Answers taken back: the sample is pending again."""
+    """Answers reverted: the sample is pending again."""
     older: int
-    """Answers from before one that the store has of the same reviewer: kept as history."""
+    """Answers that are older than one of the same reviewer in the store: kept as history."""
     known: int
     """Answers that were in the store already."""
     pending: int
@@ -122,23 +124,23 @@ class Opinion:
     realism: int | None
     comment: str
     settles: bool
-    """Whether it was asked to settle a disagreement."""
+    """Whether it settles a disagreement."""
 
 
 class ReviewStore:
-    """The store in one file, made when the first package is registered."""
+    """The store in one file, created when the first package is registered."""
 
     def __init__(self, path: Path) -> None:
-        """Name the file; nothing is opened yet."""
+        """Set the path; nothing is opened yet."""
         self.path = path
 
     def register(self, package: SentPackage, samples: Sequence[SentSample]) -> None:
-        """Note a package that is about to be written.
+        """Register a package that is about to be written.
 
-        Doing so again changes nothing, so that an interrupted export can be repeated.
+        Repeating this changes nothing, so that an interrupted export can be repeated.
 
         Raises:
-            ReviewError: another package of that id is known, or the file is damaged.
+            ReviewError: another package with that id is registered, or the file is damaged.
             OutputError: the file cannot be written.
         """
         with self._writing() as database:
@@ -148,7 +150,7 @@ class ReviewStore:
             if known:
                 if {name for (name,) in known} != {sample.sample_id for sample in samples}:
                     raise ReviewError(
-                        f"{self.path} knows package {package.package_id} with other samples",
+                        f"{self.path} has package {package.package_id} with other samples",
                         remedy="give this search another --name",
                     )
                 return
@@ -169,12 +171,12 @@ class ReviewStore:
         A second time nothing is added.
 
         Args:
-            reviewed: the package as it came back.
-            reviewer: takes the place of the names in the package.
+            reviewed: the returned package.
+            reviewer: replaces the names in the package.
 
         Raises:
-            ReviewError: the package is foreign, two people answered under one name, or the file is
-                damaged.
+            ReviewError: the package is from another run, two people answered under one name, or the
+                file is damaged.
             OutputError: the file cannot be written.
         """
         self._check_ours(reviewed)
@@ -201,7 +203,7 @@ class ReviewStore:
         return tuple(SentSample(**json.loads(content)) for (content,) in rows)
 
     def answers(self) -> int:
-        """Return how many answers were ever added."""
+        """Return the number of all answers ever added."""
         with self._reading() as database:
             (count,) = database.execute("SELECT count(*) FROM answer").fetchone()
         return int(count)
@@ -210,7 +212,7 @@ class ReviewStore:
         """Return every reviewer's current answers: the newest to each sample, not withdrawn.
 
         Args:
-            first: leaves out what was added after that many answers.
+            first: use only this many answers, in the order in which they were added.
         """
         settling = {package.package_id: package.settles for package in self.packages()}
         current: dict[tuple[str, str, bool], Any] = {}
@@ -254,16 +256,17 @@ class ReviewStore:
         package = known.get(reviewed.package_id)
         if package is None:
             raise ReviewError(
-                f"{reviewed.folder} is foreign: package {reviewed.package_id} was not exported "
+                f"{reviewed.folder} is from another run: package {reviewed.package_id} was not "
+                "exported "
                 f"from the run whose store is {self.path}",
                 expected=f"one of {', '.join(known) or 'none, nothing was exported yet'}",
-                remedy="name its run with --config or --set run.dir=FOLDER",
+                remedy="select its run with --config or --set run.dir=FOLDER",
             )
         sent = {sample.sample_id for sample in self.samples(reviewed.package_id)}
         if sent != {answer.sample_id for answer in reviewed.answers}:
             raise ReviewError(
-                f"{reviewed.folder} holds other samples than package {reviewed.package_id} "
-                "was exported with"
+                f"{reviewed.folder} has other samples than the exported package "
+                f"{reviewed.package_id}"
             )
 
     @contextmanager
@@ -273,7 +276,7 @@ class ReviewStore:
                 database.executescript(_TABLES)
                 yield database
             return
-        # Not read-only: what a killed import left half-written has to be rolled back first.
+        # Not read-only: an unfinished transaction of a killed import has to be rolled back first.
         uri = f"{self.path.resolve().as_uri()}?mode=rw"
         with self._errors(), closing(sqlite3.connect(uri, uri=True, timeout=30)) as database:
             self._check(database)
@@ -283,7 +286,7 @@ class ReviewStore:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with output_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        # isolation_level None: a call is one transaction, begun here.
+        # isolation_level None: each call is one transaction, begun here.
         with (
             self._errors(),
             closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as database,
@@ -310,7 +313,7 @@ class ReviewStore:
         (application,) = database.execute("PRAGMA application_id").fetchone()
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if application != _APPLICATION:
-            raise ReviewError(f"{self.path} is no review store", remedy="move it away")
+            raise ReviewError(f"{self.path} is not a review store", remedy="move it away")
         if version > FORMAT:
             raise ReviewError(
                 f"{self.path} has format {version}",
@@ -335,12 +338,12 @@ class ReviewStore:
 
 
 def _refuse_two_people(database: sqlite3.Connection, reviewed: ReviewedPackage) -> None:
-    """Refuse a copy of a package in which somebody else answered under a name that is known.
+    """Reject a copy of a package that another person answered under a known name.
 
-    The names are those of accounts, which are alike on many machines. A copy that the same person
-    went on with has all answers that are known, as they are or later ones; an earlier one has
-    nothing that is new. What is neither was answered apart, and so, very probably, was a copy
-    that has none of the known answers as it was.
+    Names are those of accounts, which may be equal on many machines. If the same person continued a
+    copy, it has all known answers, unchanged or with a later time; an earlier copy has no new
+    answers. Any other copy was answered separately, and so, very probably, was one in which every
+    known answer has changed.
 
     Raises:
         ReviewError: there is such a name.
@@ -352,7 +355,7 @@ def _refuse_two_people(database: sqlite3.Connection, reviewed: ReviewedPackage) 
         (reviewed.package_id,),
     ):
         known.setdefault(name, {}).setdefault(sample, []).append(tuple(content))
-    # A pending sample names nobody: it is one that whoever answered in this copy left.
+    # A pending sample has no name: the reviewer of this copy left it out.
     named = {one.reviewer for one in reviewed.answers if one.decision is not None}
     for name in sorted(named & known.keys()):
         kept = later = earlier = 0
@@ -360,26 +363,28 @@ def _refuse_two_people(database: sqlite3.Connection, reviewed: ReviewedPackage) 
             before = known[name].get(one.sample_id, [])
             if one.reviewer != name and one.decision is not None:
                 continue
-            own = (one.reviewed_ms, one.decision, one.true_class, one.realism, one.comment)
-            kept += own in before
-            if own not in before:
+            content = (one.reviewed_ms, one.decision, one.true_class, one.realism, one.comment)
+            kept += content in before
+            if content not in before:
                 later += one.reviewed_ms > (before[-1][0] if before else 0)
                 earlier += bool(before) and one.reviewed_ms < before[-1][0]
         apart = later and earlier
         if apart or (later >= _ALL and not kept and later >= len(known[name])):
             raise ReviewError(
-                f"{reviewed.folder}: {name or 'somebody without a name'} answered in another copy "
+                f"{reviewed.folder}: {name or 'a reviewer without a name'} answered in another "
+                "copy "
                 f"of package {reviewed.package_id} too, and {'both have' if apart else 'all'} "
                 f"answers {'that the other lacks' if apart else 'differ in time'}",
-                expected="a name for each person",
-                remedy="import it with --reviewer NAME; the name as it is if it was one person",
+                expected="one name per person",
+                remedy="import it with --reviewer NAME; use the same name if it was the same "
+                "person",
             )
 
 
 def _add(
     database: sqlite3.Connection, package_id: str, answer: Answer, reviewer: str | None
 ) -> Literal["new", "changed", "withdrawn", "older", "known", "pending"]:
-    """Add an answer unless the store has it or a newer one; return what it was."""
+    """Add an answer unless the store has it or a newer one; return its kind."""
     name = reviewer if reviewer is not None else answer.reviewer
     key = (package_id, answer.sample_id, name)
     values = (answer.decision, answer.true_class, answer.realism, answer.comment)
@@ -392,7 +397,7 @@ def _add(
     if answer.decision is None and (
         newest is None or newest[1] is None or answer.reviewed_ms <= newest[0]
     ):
-        # Nobody decided yet, or this copy was made before somebody did.
+        # No decision yet, or this copy was made before there was one.
         return "pending"
     twice = database.execute(
         "SELECT 1 FROM answer WHERE package_id = ? AND sample_id = ? AND reviewer = ?"

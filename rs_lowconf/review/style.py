@@ -1,8 +1,8 @@
-"""How QGIS draws the cells and asks for decisions, as elements of its style format (QML).
+"""Symbols, labels and the form of the cells in QGIS, as elements of its style format (QML).
 
-The same elements go into the project and into the GeoPackage's `layer_styles`, so that the
-form is there however the layer is opened. No Python is used, because QGIS asks before it
-trusts a project that holds some. Attributes that equal QGIS's defaults are left out.
+The same elements go into the project and into the GeoPackage's `layer_styles`, so that the form is
+available however the layer is opened. No Python is used, because QGIS asks before it trusts a
+project with macros. Attributes that equal QGIS's defaults are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from rs_lowconf.review.previews import LEGEND, PANEL_ROW
 from rs_lowconf.review.sheet import Sheet
 
 QGIS_VERSION = "3.22.16-Białowieża"
-"""The version whose format is written; newer ones read it."""
+"""The version whose format is written; newer versions read it."""
 
 DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
@@ -66,7 +66,7 @@ def raster_style(bands: tuple[int, int, int], white: int | None) -> list[ET.Elem
 
     Args:
         bands: channels shown as red, green and blue, counted from 1.
-        white: the value shown at full brightness; None shows bytes as they are.
+        white: the value shown at full brightness; None shows bytes unchanged.
     """
     pipe = ET.Element("pipe")
     red, green, blue = (str(band) for band in bands)
@@ -91,7 +91,7 @@ def raster_style(bands: tuple[int, int, int], white: int | None) -> list[ET.Elem
 
 
 def tile_style(bands: BandSpec, composite: Composite) -> str:
-    """Return the QML beside a tile; without one QGIS stretches each file by itself."""
+    """Return the QML sidecar of a tile; without it QGIS stretches each file individually."""
     red, green, blue = (position + 1 for position in bands.index_of(composite.bands))
     return document(raster_style((red, green, blue), composite.white_number))
 
@@ -102,12 +102,12 @@ def outlines(attribute: str, colours: Mapping[str, str], *, other: str) -> ET.El
     Args:
         attribute: the column, or QGIS expression, that decides on a cell's colour.
         colours: red, green, blue and opacity by value.
-        other: what the legend calls cells of any other value, which are grey.
+        other: legend text for all other values, which are grey.
     """
     renderer = ET.Element("renderer-v2", type="categorizedSymbol", attr=attribute)
     categories = ET.SubElement(renderer, "categories")
     symbols = ET.SubElement(renderer, "symbols")
-    # The empty value stands for NULL and for whatever else is not listed.
+    # The empty value stands for NULL and for all values that are not listed.
     for number, (value, colour) in enumerate([*colours.items(), ("", _GREY)]):
         ET.SubElement(
             categories,
@@ -133,13 +133,13 @@ def outlines(attribute: str, colours: Mapping[str, str], *, other: str) -> ET.El
 
 
 def set_properties(layer: ET.Element, properties: Mapping[str, str]) -> None:
-    """Say how a layer of a symbol is drawn."""
+    """Set the properties of a symbol layer."""
     for name, text in properties.items():
         ET.SubElement(layer, "prop", k=name, v=text)
 
 
 def headings(sheet: Sheet, first: str, above: Sequence[str]) -> ET.Element:
-    """Return headings that scale with the pictures, the pictures' captions among them.
+    """Return headings that scale with the pictures, including their captions.
 
     Args:
         sheet: the places.
@@ -149,7 +149,7 @@ def headings(sheet: Sheet, first: str, above: Sequence[str]) -> ET.Element:
     labeling = ET.Element("labeling", type="rule-based")
     rules = ET.SubElement(labeling, "rules", key="{all}")
     line = sheet.line
-    # Alone, a sample has half the width, which not every name fits; nor does that of each mask.
+    # A sample alone has half the width, into which not every name of a class or mask fits.
     narrow = sheet.blocks == 1 or bool(sheet.panels)
     room = sheet.cell_size[0] - 2 * line if narrow else None
     _add_rule(rules, first, x=line, y=round(1.55 * line), size=1.1 * line, bold=True, room=room)
@@ -168,10 +168,10 @@ def headings(sheet: Sheet, first: str, above: Sequence[str]) -> ET.Element:
 def _headings(label: Label, sheet: Sheet, *, observed: bool) -> tuple[str, list[str]]:
     """Return expressions for a cell's first line and for the lines above its blocks.
 
-    With a real tile the cell is wide enough to say all of the sample in the first line. Alone,
-    the sample's title joins its name; suggestion and decision are on the second line, where
-    the class of an accepted sample takes the place of the suggested one. With panels there is
-    room, too, and no class.
+    With a real tile the cell is wide enough for all of the sample's text in the first line.
+    Otherwise the sample's title follows its name, and suggestion and decision are on the second
+    line, where the class of an accepted sample replaces the suggested one. With panels there is
+    enough room, too, and no class.
     """
     titles = block_titles(label, sheet.blocks, observed=observed)
     if sheet.panels:
@@ -192,12 +192,12 @@ def _headings(label: Label, sheet: Sheet, *, observed: bool) -> tuple[str, list[
 
 
 def block_titles(label: Label, blocks: int, *, observed: bool = False) -> tuple[str, ...]:
-    """Return what stands above each block: above the tile to judge and a real one, if any.
+    """Return the titles of the blocks: of the tile to review and of a real one, if any.
 
     Args:
         label: of the package.
         blocks: 1 or 2.
-        observed: whether the tile to judge is shown as a real one.
+        observed: whether the tile to review is shown as a real one.
     """
     judged = "SYNTHETIC" if label == "confirm" else "TO JUDGE"
     return ("REAL", "REAL" if observed else judged)[-blocks:]
@@ -213,7 +213,7 @@ def _add_rule(
     bold: bool,
     room: int | None = None,
 ) -> None:
-    """Add one label a cell, its left end `x` right of and `y` below the cell's corner.
+    """Add one label per cell, its left end `x` right of and `y` below the cell's corner.
 
     Text that would be wider than `room` is drawn smaller; with None it keeps its size.
     """
@@ -222,7 +222,7 @@ def _add_rule(
     style = ET.SubElement(
         settings,
         "text-style",
-        # No font family: QGIS then takes its own, which is never missing.
+        # No font family: QGIS then uses its default, which always exists.
         fieldName=text,
         isExpression="1",
         fontSize=f"{size:g}",
@@ -249,7 +249,7 @@ def _add_rule(
         drawLabels="1",
         displayAll="1",
         obstacle="0",
-        # Letters below six pixels cannot be read: the sheet is tidier without them.
+        # Text below six pixels cannot be read, so it is hidden.
         fontLimitPixelSize="1",
         fontMinPixelSize="6",
         fontMaxPixelSize="10000",
@@ -332,7 +332,7 @@ def _widget(field: Field, sheet: Sheet) -> tuple[str, dict[str, Any]]:
                 "UseLink": False,
             }
         case "text":
-            # In one of several lines QGIS shows an empty value as NULL and types after it.
+            # In a multi-line field QGIS would show an empty value as the text NULL.
             return "TextEdit", {"IsMultiline": False, "UseHtml": False}
 
 
@@ -352,7 +352,7 @@ def _form(fields: Sequence[Field]) -> list[ET.Element]:
             form, "attributeEditorContainer", name=tab, columnCount="1", groupBox="0", showLabel="1"
         )
         # Pictures last: in a low window, or a panel below the map, sample, class and decision are
-        # seen without scrolling.
+        # visible without scrolling.
         for field in sorted(shown, key=lambda field: field.widget == "picture"):
             ET.SubElement(
                 container,
@@ -363,7 +363,7 @@ def _form(fields: Sequence[Field]) -> list[ET.Element]:
             )
     for field in fields:
         ET.SubElement(editable, "field", name=field.name, editable=str(int(field.editable)))
-        # The table beside the form is for finding one's way: decisions, not the model's view.
+        # The table beside the form is for orientation: decisions, not the model's prediction.
         hidden = field.tab != JUDGE or field.widget == "picture"
         ET.SubElement(
             columns, "column", type="field", name=field.name, hidden=str(int(hidden)), width="-1"

@@ -1,4 +1,4 @@
-"""From the answers of several reviewers to one verdict a sample, and how far they agree."""
+"""Combines the answers of several reviewers into one verdict per sample, and their agreement."""
 
 import warnings
 from collections import defaultdict
@@ -17,54 +17,54 @@ from rs_lowconf.review.store import Opinion
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the reviewers of a sample say together."""
+    """The joint verdict of a sample's reviewers."""
 
     sample_id: str
     decision: Decision | None
-    """None while they disagree."""
+    """None if they disagree."""
     true_class: str | None
     """The class of an accepted sample, else None; always None where masks are reviewed."""
     reviewers: tuple[str, ...]
-    """Whose answers these are."""
+    """Names of the reviewers."""
     reviewed_ms: int
-    """When the last of them answered; milliseconds since 1970, UTC."""
+    """Time of the last answer; milliseconds since 1970, UTC."""
     realism: int | None
-    """Median of their marks, rounded down; None without any."""
+    """Median of their realism scores, rounded down; None without any."""
 
 
 def verdicts(opinions: Iterable[Opinion]) -> dict[str, Verdict]:
-    """Return a verdict for every sample that has an answer.
+    """Return a verdict for every sample with an answer.
 
-    Reviewers agree when all decide the same, class included; one who is unsure leaves it to
-    the others. An answer that was asked for to settle a disagreement counts alone.
+    Reviewers agree if all decide the same, class included; an *unsure* vote abstains. If an answer
+    settles a disagreement, only that counts.
     """
     by_sample: dict[str, list[Opinion]] = defaultdict(list)
     for opinion in opinions:
         by_sample[opinion.sample_id].append(opinion)
-    return {name: _verdict(name, own) for name, own in by_sample.items()}
+    return {name: _verdict(name, answered) for name, answered in by_sample.items()}
 
 
-def _verdict(sample_id: str, own: Sequence[Opinion]) -> Verdict:
-    own = [one for one in own if one.settles] or own
-    own = [one for one in own if one.decision != "unsure"] or own
-    answers = {(one.decision, one.true_class) for one in own}
+def _verdict(sample_id: str, opinions: Sequence[Opinion]) -> Verdict:
+    opinions = [one for one in opinions if one.settles] or opinions
+    opinions = [one for one in opinions if one.decision != "unsure"] or opinions
+    answers = {(one.decision, one.true_class) for one in opinions}
     agreed = answers.pop() if len(answers) == 1 else (None, None)
-    marks = [one.realism for one in own if one.realism is not None]
+    marks = [one.realism for one in opinions if one.realism is not None]
     return Verdict(
         sample_id=sample_id,
         decision=agreed[0],
         true_class=agreed[1],
-        reviewers=tuple(sorted({one.reviewer for one in own})),
-        reviewed_ms=max(one.reviewed_ms for one in own),
+        reviewers=tuple(sorted({one.reviewer for one in opinions})),
+        reviewed_ms=max(one.reviewed_ms for one in opinions),
         realism=int(np.median(marks)) if marks else None,
     )
 
 
 def agreement(opinions: Iterable[Opinion]) -> dict[str, Any]:
-    """Return how far reviewers agree, on decisions alone and with the class.
+    """Return the agreement of reviewers, on decisions only and including the class.
 
     Krippendorff's alpha for all of them (missing answers allowed), Cohen's kappa for every
-    pair; 1 is complete agreement, 0 what chance would give. None where it is undefined: no
+    pair; 1 is complete agreement, 0 is chance. None if it is undefined: no
     sample answered twice, or all answers the same. Answers that settle disagreements are left
     out.
     """
@@ -75,11 +75,13 @@ def agreement(opinions: Iterable[Opinion]) -> dict[str, Any]:
     reviewers = sorted(table)
     shared = [
         name
-        for name in sorted({name for own in table.values() for name in own})
-        if sum(name in own for own in table.values()) > 1
+        for name in sorted({name for answered in table.values() for name in answered})
+        if sum(name in answered for answered in table.values()) > 1
     ]
     disagreed = [
-        name for name in shared if len({own[name] for own in table.values() if name in own}) > 1
+        name
+        for name in shared
+        if len({answered[name] for answered in table.values() if name in answered}) > 1
     ]
 
     def answers(reviewer: str, name: str, *, whole: bool) -> str | None:
@@ -114,10 +116,10 @@ def agreement(opinions: Iterable[Opinion]) -> dict[str, Any]:
 
 
 def _alpha(rows: Sequence[Sequence[str | None]]) -> float | None:
-    values = sorted({said for row in rows for said in row if said is not None})
+    values = sorted({answer for row in rows for answer in row if answer is not None})
     if len(values) < 2:
         return None
-    codes = [[np.nan if said is None else values.index(said) for said in row] for row in rows]
+    codes = [[np.nan if answer is None else values.index(answer) for answer in row] for row in rows]
     return float(krippendorff.alpha(np.array(codes), level_of_measurement="nominal"))
 
 
@@ -126,7 +128,7 @@ def _kappa(rows: Sequence[Sequence[str | None]]) -> float | None:
     if len({*first, *second}) < 2:
         return None
     with warnings.catch_warnings():
-        # Chance agreement of 1 gives nan, which is said by None.
+        # Chance agreement of 1 gives nan, which is reported as None.
         warnings.simplefilter("ignore", RuntimeWarning)
         kappa = float(cohen_kappa_score(first, second))
     return None if np.isnan(kappa) else kappa

@@ -1,4 +1,4 @@
-"""Search around real tiles: hard variants that are near enough to their anchor to stand for it."""
+"""Search around real tiles: hard variants that are close enough to their anchor to represent it."""
 
 import math
 from collections.abc import Callable
@@ -17,13 +17,14 @@ from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import TileGenerator
 
 _SPREAD = 0.05
-"""Of the penalty beyond the distance budget, in budgets."""
+"""Scale of the penalty beyond the distance budget, in budgets."""
 
 
 class AroundAnchors:
-    """A `TileGenerator` whose conditions are anchors, each of a condition of another one.
+    """A `TileGenerator` whose conditions are anchors, each with a condition of another generator.
 
-    So a search needs to know of no anchor: it searches conditions, and has so many of each.
+    So a search need not know about anchors: it searches conditions, and finds several per
+    condition.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Anchors:
     label: Int[Tensor, " n"]
     """Their conditions."""
     budget: Float[Tensor, "n 2"]
-    """How far a variant may be at most, in pixels and in features."""
+    """Largest distance of a variant, in pixels and in features."""
 
     def distance(
         self, distances: RealDistances, features: Features
@@ -73,12 +74,12 @@ class Anchors:
         def apart(
             image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
         ) -> Float[Tensor, "b 2"]:
-            own = label.cpu()
+            anchor = label.cpu()
             return distances.between(
                 image,
                 features(image),
-                self.image[own].to(image),
-                self.features[own].to(image),
+                self.image[anchor].to(image),
+                self.features[anchor].to(image),
             )
 
         return apart
@@ -95,10 +96,10 @@ class Anchors:
     def start(
         self, shell: PriorShell, *, reach: float, run_seed: int
     ) -> Callable[[int], Float[Tensor, " d"]]:
-        """Return where a search's seeds start: first at each anchor, then around them.
+        """Return the start of each seed of a search: first at each anchor, then around them.
 
-        The steps away from an anchor keep the prior (preconditioned Crank-Nicolson), and are
-        those of the anchor whatever others it is searched with.
+        The steps away from an anchor keep the prior (preconditioned Crank-Nicolson), and do not
+        depend on the other anchors of the search.
 
         Args:
             shell: of the prior.
@@ -107,14 +108,14 @@ class Anchors:
         """
 
         def draw(seed_id: int) -> Float[Tensor, " d"]:
-            attempt, own = divmod(seed_id, len(self.names))
-            z = self.z[own]
+            attempt, anchor = divmod(seed_id, len(self.names))
+            z = self.z[anchor]
             if attempt == 0:
                 return shell.project(z[None])[0]
-            dice = torch.Generator().manual_seed(
-                seed_of(run_seed, "variant", self.names[own], attempt)
+            rng = torch.Generator().manual_seed(
+                seed_of(run_seed, "variant", self.names[anchor], attempt)
             )
-            noise = torch.randn(len(z), generator=dice)
+            noise = torch.randn(len(z), generator=rng)
             return shell.project((math.sqrt(1 - reach**2) * z + reach * noise)[None])[0]
 
         return draw
@@ -124,13 +125,13 @@ class Anchors:
 
         Args:
             evaluator: of the conditions that the anchors have.
-            nearness: see `nearness`; a tile that is farther than the budget does not pass.
+            nearness: see `nearness`; a tile beyond the budget does not pass.
             weight: of a penalty in the energy, before the budget is spent.
         """
         label = self.label
 
         def of_condition(part: GatePart) -> GatePart:
-            return lambda image, own: part(image, label.to(own.device)[own])
+            return lambda image, anchor: part(image, label.to(anchor.device)[anchor])
 
         penalty = Penalty(part=nearness, floor=-1 + _SPREAD, spread=_SPREAD, weight=weight)
         return evaluator.around(
@@ -139,8 +140,11 @@ class Anchors:
                 evaluator.gate.changed(lambda name, part: of_condition(part)), conditions=label
             ),
             penalties=[
-                *(replace(own, part=of_condition(own.part)) for own in evaluator.penalties),
+                *(
+                    replace(penalty, part=of_condition(penalty.part))
+                    for penalty in evaluator.penalties
+                ),
                 penalty,
             ],
-            limit=lambda image, own: nearness(image, own) >= -1,
+            limit=lambda image, anchor: nearness(image, anchor) >= -1,
         )

@@ -1,4 +1,4 @@
-"""Keeps what is found diverse and new: no copies, no duplicates, no condition that takes all.
+"""Keeps found tiles diverse and new: no copies, no duplicates, no class dominates.
 
 Everything is decided in the order of seeds, so it does not depend on slots or interruptions.
 """
@@ -20,13 +20,13 @@ from rs_lowconf.seeds import seed_of
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Looks:
-    """How real tiles lie in feature space: what counts as near, and which regions there are."""
+    """Distribution of real tiles in feature space: distance scales and clusters."""
 
     copy_distance: float
     """A tile nearer than this to a training tile, in any orientation, is a copy: the 1 %
     quantile of the distances of held-out real tiles."""
     novelty_radius: float
-    """Two tiles nearer than this show the same: a quantile of the distances of real tiles to
+    """Two tiles nearer than this count as duplicates: a quantile of the distances of real tiles to
     their nearest other one; 0 keeps duplicates."""
     centres: Float[Tensor, "m f"]
     """Centres of the clusters of real tiles."""
@@ -73,7 +73,7 @@ def learn_looks(
 
 
 class Archive:
-    """Judges found tiles in the order of seeds and tells which conditions have enough."""
+    """Decides on found tiles in the order of seeds, and knows which conditions have enough."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Archive:
             likeness: the gate's part that is minus the log distance to the training tiles.
             labels: the conditions searched.
             per_condition: most tiles of a condition; no limit when missing.
-            per_cell: most tiles of a condition, second class and cluster; likewise.
+            per_cell: most tiles of a condition, second class and cluster; no limit when missing.
         """
         self._looks = looks
         self._likeness = likeness
@@ -105,7 +105,7 @@ class Archive:
         self.closed: set[int] = set()
         """Conditions that have enough: `search` starts no more of their seeds."""
         self.discarded = 0
-        """Evaluations of trajectories that were on their way when their condition closed."""
+        """Evaluations of trajectories that were in progress when their condition closed."""
 
     @property
     def full(self) -> bool:
@@ -113,11 +113,11 @@ class Archive:
         return self.closed == self._labels
 
     def judge(self, trajectory: Trajectory) -> Trajectory:
-        """Return the trajectory, found or not: without its tile where it is not wanted."""
+        """Return the trajectory, without its tile if that is not accepted."""
         if trajectory.label in self.closed:
             gone = replace(trajectory, outcome=Outcome.SKIPPED, found=None, audit=None)
             if trajectory.population_probability is not None:
-                # Its population had to climb down together, wanted or not.
+                # Its population had to descend as a whole, also for surplus tiles.
                 return gone
             self.discarded += trajectory.evaluations
             return replace(gone, evaluations=0, unanswered={})
@@ -147,7 +147,7 @@ class Archive:
         return Outcome.FOUND
 
     def _keep(self, features: Float[Tensor, " f"]) -> None:
-        """Remember an accepted tile's features; room is doubled, so that little is copied."""
+        """Store an accepted tile's features in an array that doubles in size when full."""
         if self._accepted == len(self._kept):
             self._kept = torch.cat(
                 [self._kept, torch.empty(max(64, len(self._kept)), len(features))]
@@ -157,7 +157,7 @@ class Archive:
 
 
 def most_diverse(features: Float[Tensor, "n f"], count: int) -> list[int]:
-    """Return up to `count` rows such that any first few of them cover all rows well.
+    """Return up to `count` rows of which any first few cover all rows well.
 
     Each next row is the one farthest from those chosen: greedy k-centre (Gonzalez, "Clustering
     to minimize the maximum intercluster distance", 1985: within twice the best radius).
@@ -169,6 +169,6 @@ def most_diverse(features: Float[Tensor, "n f"], count: int) -> list[int]:
         farthest = int(distance.argmax())
         chosen.append(farthest)
         distance = torch.minimum(distance, torch.cdist(features, features[farthest][None])[:, 0])
-        # Rows that are alike lie at distance 0, but none comes twice.
+        # Equal rows are at distance 0, but none is chosen twice.
         distance[chosen] = -1
     return chosen

@@ -1,4 +1,4 @@
-"""What the gate knows of real tiles, measured once, so that a search needs no data."""
+"""The gate's statistics of real tiles, measured once, so that a search needs no data."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ CRITIC, LIKENESS, SPECTRA, AGREEMENT, REVIEWS = (
 )
 
 _LIKENESS_COLUMN, _SPECTRA_COLUMN = 1, 2
-"""Of a calibration's scores: behind the critic, before what not every gate has."""
+"""Columns of a calibration's scores: after the critic, before optional parts."""
 
 Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
 """Features of tiles whose channels are in the order of the gate's bands."""
@@ -44,23 +44,23 @@ Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Calibration:
-    """Training tiles as the parts of the gate know them, and scores of held-out ones."""
+    """Statistics of training tiles for the parts of the gate, and scores of held-out tiles."""
 
     bank: Float[Tensor, "8 n f"]
-    """Features of the training tiles in their eight orientations, as they are first."""
+    """Features of the training tiles in their eight orientations, the original one first."""
     spectra: Spectra
     """Relations between bands in training tiles."""
     reference: Float[Tensor, "m p"]
-    """What every part of the gate says of the held-out tiles."""
+    """Scores of the held-out tiles by every part of the gate."""
     energy: Float[Tensor, " m"]
-    """What the critic of the search's energy says of them."""
+    """Realism of the held-out tiles by the critic of the search's energy."""
     models: Mapping[str, str]
     """Checksums of the models that were calibrated, by name."""
     head: ReviewHead | None = None
-    """What reviewers taught; None before the first reviews, and where `fitted` holds it."""
+    """Head learned from reviews; None before the first reviews, and where `fitted` contains it."""
     fitted: FittedGate | None = None
-    """What decides in the place of all these parts, which then are recorded only; None for a gate
-    of the recipe `native`."""
+    """The gate that decides instead of all these parts, which are then only recorded; None for a
+    gate of the recipe `native`."""
 
     def gate(
         self,
@@ -78,13 +78,15 @@ class Calibration:
             views: by which the fitted parts see tiles, by name.
 
         Raises:
-            DataError: too few held-out tiles for a share so small.
+            DataError: too few held-out tiles for so small a share.
         """
         parts = parts_of(critic, features, self)
         if self.fitted is None:
             return single_stage(parts, self.reference, false_rejection)
         recorded = Stage(parts=parts, reference=self.reference, false_rejection=0.0)
-        stages = tuple(own.stage(views, false_rejection) for own in self.fitted.stages)
+        stages = tuple(
+            fitted_stage.stage(views, false_rejection) for fitted_stage in self.fitted.stages
+        )
         return Gate(stages=(*stages, recorded), power=self.fitted.power)
 
     def penalties(
@@ -97,15 +99,15 @@ class Calibration:
         review_weight: float,
         share: float,
     ) -> tuple[Penalty, ...]:
-        """Return what the energy of a search adds, without terms of no weight.
+        """Return the penalties of a search's energy, without terms of weight 0.
 
         Args:
             energy: the critic of the search's energy, which is not the gate's.
             critic: the gate's, on whose features reviews were learned.
-            realism_weight: of what the energy's critic finds unreal.
-            spectra_weight: of spectra that real pixels do not have. The gate's own part: it is
-                no network that could be fooled, but a fixed quadratic form of the pixels.
-            review_weight: of what reviewers would reject, as far as they have taught it.
+            realism_weight: of tiles that the energy's critic rates as unreal.
+            spectra_weight: of spectra that real pixels do not have. It uses the gate's part itself:
+                not a network that could be fooled, but a fixed quadratic form of the pixels.
+            review_weight: of tiles that reviewers would reject, as learned from their reviews.
             share: the share of real tiles that lie below a penalty's floor.
         """
         spectra = self.reference[:, _SPECTRA_COLUMN]
@@ -128,7 +130,7 @@ class Calibration:
             penalties.append(
                 Penalty(
                     part=self.head.part(critic.features),
-                    # Half the real tiles are liked less; up to there liking is worth something.
+                    # The median of real tiles: a higher score lowers the energy no further.
                     floor=float(reviews.median()),
                     spread=float(centre_and_spread(reviews, 0)[1]),
                     weight=review_weight,
@@ -154,8 +156,8 @@ class Calibration:
         if self.head is not None:
             tensors |= {"head.weight": self.head.weight, "head.bias": self.head.bias}
         if self.fitted is not None:
-            own, header["fitted"] = self.fitted.to_checkpoint()
-            tensors |= {f"fitted.{name}": tensor for name, tensor in own.items()}
+            weights, header["fitted"] = self.fitted.to_checkpoint()
+            tensors |= {f"fitted.{name}": tensor for name, tensor in weights.items()}
         write_checkpoint(path, KIND, tensors, header)
 
 
@@ -173,7 +175,7 @@ def load_calibration(path: Path, models: Mapping[str, str]) -> Calibration:
     changed = [name for name, checksum in models.items() if header["models"][name] != checksum]
     if changed:
         raise ModelError(
-            f"{path} was calibrated for another {' and '.join(changed)}",
+            f"{path} was calibrated for a different {' and '.join(changed)}",
             command="train gate",
         )
     head = None
@@ -181,12 +183,12 @@ def load_calibration(path: Path, models: Mapping[str, str]) -> Calibration:
         head = ReviewHead(weight=tensors["head.weight"], bias=tensors["head.bias"])
     fitted = None
     if "fitted" in header:
-        own = {
+        weights = {
             name.removeprefix("fitted."): tensor
             for name, tensor in tensors.items()
             if name.startswith("fitted.")
         }
-        fitted = FittedGate.from_checkpoint(own, header["fitted"])
+        fitted = FittedGate.from_checkpoint(weights, header["fitted"])
     return Calibration(
         head=head,
         fitted=fitted,
@@ -218,14 +220,14 @@ def calibrate(
         critic: the gate's.
         energy: the critic of the search's energy, with the same bands and classes.
         features: of the extractor.
-        train: the tiles that everything was trained on.
+        train: the training tiles of all models.
         val: held-out tiles; those of classes that the critic lacks are left out.
         bank: features of the training tiles in their eight orientations.
         seed: of the choice of pixels.
         models: checksums of critic, generator and extractor, by name.
         device: where the models compute.
-        head: what reviewers taught, if they did.
-        fitted: what decides in the place of all that is measured here, if something does.
+        head: learned from reviews, if there are any.
+        fitted: the gate that decides instead of the parts measured here, if any.
     """
     blank = torch.empty(0)
     calibration = Calibration(
@@ -250,12 +252,12 @@ def calibrate(
 
 def parts_of(critic: Critic, features: Features, calibration: Calibration) -> dict[str, GatePart]:
     """Return the parts of the gate in the order of a calibration's columns."""
-    said = critic_parts(critic)
+    critic_scores = critic_parts(critic)
     parts: dict[str, GatePart] = {
-        CRITIC: said.pop(CRITIC),
+        CRITIC: critic_scores.pop(CRITIC),
         LIKENESS: Likeness(features, calibration.bank.flatten(0, 1)),
         SPECTRA: calibration.spectra,
-        **said,
+        **critic_scores,
     }
     if calibration.head is not None:
         parts[REVIEWS] = calibration.head.part(critic.features)
@@ -263,7 +265,7 @@ def parts_of(critic: Critic, features: Features, calibration: Calibration) -> di
 
 
 def critic_parts(critic: Critic) -> dict[str, GatePart]:
-    """Return what a critic says of tiles: how real one is, and how well it agrees with its mask."""
+    """Return a critic's scores as parts: realism, and agreement of a tile with its mask."""
     parts: dict[str, GatePart] = {CRITIC: critic.realism}
     if isinstance(critic, MaskJudge):
         parts[AGREEMENT] = _agreement(critic)
@@ -271,7 +273,7 @@ def critic_parts(critic: Critic) -> dict[str, GatePart]:
 
 
 def _agreement(critic: MaskJudge) -> GatePart:
-    """Return the log-odds of agreement, one pixel added to either side.
+    """Return the log-odds of agreement, with one pixel added to both counts.
 
     Shares crowd below 1, so that the few real tiles with a smaller one would lie a hundred
     deviations out and the worst part of a tile would always be this one.

@@ -1,8 +1,8 @@
-"""How far apart real tiles of a class are: what it means that two tiles show the same.
+"""Distances between real tiles of a class, as the measure for "two tiles show the same".
 
-Measured once on training tiles, so that an inversion needs no data. Two distances, neither of
-which an inversion descends: of pixels, and of an extractor's features. A tile is as near as a
-quantile of real pairs only if it is so by both.
+Measured once on training tiles, so that an inversion needs no data. There are two distances,
+neither of which an inversion minimises: of pixels, and of an extractor's features. A tile is as
+near as a quantile of real pairs only if it is so by both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ STEPS = 100
 """Quantiles are kept at multiples of 1 / STEPS."""
 
 _PAIRS = 2_000
-"""Of a class at most: the 5 % quantile is then known to half a per cent."""
+"""Most pairs of a class: the 5 % quantile is then known to half a per cent."""
 _BATCH = 32
 
 
@@ -38,7 +38,7 @@ class RealDistances:
     quantiles: Float[Tensor, "k q 2"]
     """For each class, at 0, 1 / STEPS .. 1, of pixels and of features."""
     models: Mapping[str, str]
-    """Checksums of the models that belong to them, by name."""
+    """Checksums of the models that they belong to, by name."""
 
     def bound(self, label: Int[Tensor, " b"], quantile: float) -> Float[Tensor, "b 2"]:
         """Return a quantile of the distances of pixels and features, interpolated."""
@@ -85,7 +85,7 @@ def load_distances(path: Path, models: Mapping[str, str]) -> RealDistances:
     tensors, header = read_checkpoint(path, KIND)
     if header["models"] != dict(models):
         raise ModelError(
-            f"{path} belongs to another generator, extractor or critic",
+            f"{path} belongs to a different generator, extractor or critic",
             command="train encoder",
         )
     return RealDistances(
@@ -107,8 +107,7 @@ def measure_distances(  # noqa: PLR0917 - tiles, their classes, the measure, cha
 ) -> RealDistances:
     """Measure pairs of different tiles of the same class, random ones where there are many.
 
-    Of a class with fewer than two tiles nothing is known: it gets the smallest quantiles of the
-    others.
+    A class with fewer than two tiles has no pairs: it gets the smallest quantiles of the others.
 
     Args:
         image: reflectance of training tiles in the generator's bands.
@@ -116,7 +115,7 @@ def measure_distances(  # noqa: PLR0917 - tiles, their classes, the measure, cha
         classes: that `label` indexes.
         features: of the extractor.
         seed: of the choice of pairs.
-        models: checksums to know the measurement by.
+        models: checksums that identify the measurement.
 
     Raises:
         DataError: no class has two tiles.
@@ -127,8 +126,8 @@ def measure_distances(  # noqa: PLR0917 - tiles, their classes, the measure, cha
         classes=tuple(classes), spread=spread, quantiles=torch.empty(0, 0, 2), models=models
     )
     rows = torch.full((len(classes), STEPS + 1, 2), torch.inf)
-    for own, name in enumerate(classes):
-        members = torch.nonzero(label == own)[:, 0]
+    for index, name in enumerate(classes):
+        members = torch.nonzero(label == index)[:, 0]
         if len(members) < 2:
             continue
         pairs = _pairs(members, seed_of(seed, "distances", name))
@@ -138,19 +137,19 @@ def measure_distances(  # noqa: PLR0917 - tiles, their classes, the measure, cha
                 for a, b in (part.T for part in torch.split(pairs, _BATCH))
             ]
         )
-        rows[own] = apart.quantile(torch.linspace(0, 1, STEPS + 1), dim=0)
+        rows[index] = apart.quantile(torch.linspace(0, 1, STEPS + 1), dim=0)
     if rows.isinf().all():
-        raise DataError("no class has two training tiles, to know how far apart they are")
+        raise DataError("no class has two training tiles, so their distances cannot be measured")
     rows = rows.where(rows.isfinite(), rows.amin(0))
     return RealDistances(classes=tuple(classes), spread=spread, quantiles=rows, models=models)
 
 
 def _pairs(members: Int[Tensor, " m"], seed: int) -> Int[Tensor, "p 2"]:
-    """Return all pairs of tiles, or so many random ones."""
+    """Return all pairs of tiles, or a random choice of them."""
     count = len(members)
     if count * (count - 1) // 2 <= _PAIRS:
         return torch.combinations(members)
-    dice = torch.Generator().manual_seed(seed)
-    first = torch.randint(count, (_PAIRS,), generator=dice)
-    step = torch.randint(1, count, (_PAIRS,), generator=dice)
+    rng = torch.Generator().manual_seed(seed)
+    first = torch.randint(count, (_PAIRS,), generator=rng)
+    step = torch.randint(1, count, (_PAIRS,), generator=rng)
     return torch.stack([members[first], members[(first + step) % count]], dim=1)

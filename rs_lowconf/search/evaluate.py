@@ -1,9 +1,9 @@
 """Latents to scores: generator, target and gate in padded micro-batches of one fixed size.
 
 Kernels depend on the batch's shape, so a sample computed in a batch of 3 differs in its last
-bits from the same sample in a batch of 16. A fixed, padded shape makes it the same in any
-company (at any place in the batch, with what `rs_lowconf.cli.app` asks of the matrix library);
-a stored tile is always scored alone.
+bits from the same sample in a batch of 16. A fixed, padded shape makes it independent of what else
+is in the batch (and of its position, with the settings of the matrix library in
+`rs_lowconf.determinism`); a stored tile is always scored alone.
 """
 
 import copy
@@ -25,7 +25,7 @@ EXPORT_SCALE = 10_000.0
 
 
 Limit = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Bool[Tensor, " b"]]
-"""Whether tiles may be found at all, given the index of their condition."""
+"""Whether tiles are eligible at all, given the index of their condition."""
 
 Guide = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Float[Tensor, " b"]]
 """A differentiable guess of the log-odds of a target's confidence, given the index of the
@@ -34,19 +34,19 @@ conditioned class. The channels are in the generator's order."""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
-    """What the target, or a guide in its place, says of a batch of tiles."""
+    """Predictions of the target, or of a guide instead, for a batch of tiles."""
 
     confidence: Float[Tensor, " b"]
     log_odds: Float[Tensor, " b"]
-    """Of the confidence, where that rounds to 1."""
+    """Log-odds of the confidence, finite where that rounds to 1."""
     evaluations: int
-    """Evaluations of the target that each tile cost: none where a guide answered."""
+    """Evaluations of the target that each tile cost: 0 if a guide answered."""
     pixels: UInt16[Tensor, "b c h w"]
-    """The tiles as they would be stored: reflectance x 10,000."""
+    """The tiles as stored in a file: reflectance x 10,000."""
     gradient: Float[Tensor, "b d"] | None
     """Gradient of the energy with respect to the latent; None when not asked for."""
     unanswered: Mapping[int, str]
-    """Rows of the tiles that the target has no answer to, and why: their confidence is 1, their
+    """Rows of the tiles that the target has no answer for, and why: their confidence is 1, their
     log-odds infinite, their gradient 0."""
 
     @property
@@ -57,21 +57,21 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What the gate says of a tile as it is stored, scored alone."""
+    """The gate's scores of a stored tile, scored alone."""
 
     parts: dict[str, float]
-    """What every part says."""
+    """Score of each part."""
     p_value: float
     """The joint p-value."""
     passes: bool
     dropped_by: str | None = None
-    """The part of the gate that dropped it; None where it passes, or where the limit of the search
-    is what it fails."""
+    """The part of the gate that dropped it; None if it passes, or only exceeds the limit of the
+    search."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Penalty:
-    """What the energy of a latent rises by where its tile is unlike real ones."""
+    """Increase of a latent's energy where its tile is unlike real tiles."""
 
     part: GatePart
     """Differentiable; its channels are in the generator's order."""
@@ -111,7 +111,7 @@ class Evaluator:
             target: the model under test.
             gate: judges stored tiles, their channels in the generator's order.
             penalties: terms of the energy besides the target's confidence.
-            reading: what counts as the target's confidence.
+            reading: how the target's confidence is computed.
             features: of tiles with the generator's channels.
             target_channels: the generator's channels that the target reads, in its order.
             micro_batch: the fixed batch size.
@@ -133,23 +133,23 @@ class Evaluator:
     def watched(self, before_batch: Callable[[], None]) -> "Evaluator":
         """Return the same that calls `before_batch` before each micro-batch and stored tile.
 
-        What it raises ends the work between two of them, whatever search they belong to.
+        An exception of it ends the work between two of them, in any search.
         """
         watched = copy.copy(self)
         watched._before_batch = before_batch
         return watched
 
     def guided_by(self, guide: Guide) -> "Evaluator":
-        """Return the same with a guide that leads in the target's place.
+        """Return the same with a guide that provides gradients instead of the target.
 
-        What it leads to is put to the target as it is stored.
+        The tiles it leads to are shown to the target as stored.
         """
         guided = copy.copy(self)
         guided._guide = guide
         return guided
 
     def by_confidence_alone(self) -> "Evaluator":
-        """Return the same without penalties of the energy."""
+        """Return the same without the penalties of the energy."""
         other = copy.copy(self)
         other.penalties = ()
         return other
@@ -162,13 +162,13 @@ class Evaluator:
         penalties: Sequence[Penalty],
         limit: Limit,
     ) -> "Evaluator":
-        """Return the same for other conditions, such as the surroundings of real tiles.
+        """Return the same for other conditions, such as surroundings of real tiles.
 
         Args:
             generator: draws tiles of these conditions.
-            gate: that knows them.
-            penalties: of the energy, which know them too.
-            limit: tiles outside do not pass, whatever the gate says.
+            gate: for these conditions.
+            penalties: of the energy, for these conditions.
+            limit: tiles outside do not pass, whatever their gate scores.
         """
         other = copy.copy(self)
         other.generator, other.gate = generator, gate
@@ -188,8 +188,8 @@ class Evaluator:
 
         Args:
             generator: draws tiles of these masks.
-            gate: that knows them.
-            penalties: of the energy, which know them too.
+            gate: for these conditions.
+            penalties: of the energy, for these conditions.
             regions: the pixels of each over which the target's confidence is read.
         """
         other = copy.copy(self)
@@ -204,13 +204,13 @@ class Evaluator:
         return regions is None or bool(regions[label].any())
 
     def score(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], *, gradient: bool) -> Scores:
-        """Score tiles of latents, with the energy's gradient when asked for.
+        """Score tiles of latents, with the energy's gradient on request.
 
         The energy of a latent is the log-odds of the target's confidence, which do not
         saturate as the confidence does, plus the penalties.
 
         Raises:
-            ModelError: the target has no answer to any of the tiles, which are not just a few.
+            ModelError: the target has no answer for any of the tiles, and they are not just a few.
         """
         parts = [
             self._micro(
@@ -244,28 +244,28 @@ class Evaluator:
             AnswerError: it has none.
         """
         self._before_batch()
-        told = self.target.predict(self._image(pixels)[:, self._target_channels])
-        said = self._reading(told, torch.tensor([label], device=told.device))
+        prediction = self.target.predict(self._image(pixels)[:, self._target_channels])
+        answer = self._reading(prediction, torch.tensor([label], device=prediction.device))
         return Answer(
-            log_probability=said.log_probability.cpu(),
-            confidence=said.confidence.cpu(),
-            log_odds=said.log_odds.cpu(),
+            log_probability=answer.log_probability.cpu(),
+            confidence=answer.confidence.cpu(),
+            log_odds=answer.log_odds.cpu(),
         )
 
     @torch.no_grad()
     def judge_stored(
         self, pixels: UInt16[Tensor, "c h w"], label: int, *, thorough: bool = False
     ) -> Judgement:
-        """Return what the gate says of a stored tile, scored alone.
+        """Return the gate's scores of a stored tile, scored alone.
 
         Args:
             pixels: of the tile, in the generator's bands.
             label: index of its condition.
-            thorough: whether to ask all parts of the gate, also after one that drops it.
+            thorough: whether to compute all parts of the gate, also after one drops it.
         """
-        image, own = self._image(pixels), torch.tensor([label], device=self._device)
-        gate = self.gate.score(image, own, thorough=thorough)
-        inside = self._limit is None or bool(self._limit(image, own)[0])
+        image, condition = self._image(pixels), torch.tensor([label], device=self._device)
+        gate = self.gate.score(image, condition, thorough=thorough)
+        inside = self._limit is None or bool(self._limit(image, condition)[0])
         return Judgement(
             parts={name: float(values[0]) for name, values in gate.parts.items()},
             p_value=float(gate.p_value[0]),
@@ -279,12 +279,12 @@ class Evaluator:
     ) -> tuple[Int[Tensor, "h w"], Float[Tensor, "h w"]]:
         """Return class and confidence of every pixel of a stored tile, on the CPU.
 
-        Only of a target that answers for pixels. Nothing new is learned, so it counts as no
-        evaluation.
+        Only of a target that predicts one class per pixel. It does not count as an evaluation, as
+        the tile was evaluated before.
         """
-        said = self.target.predict(self._image(pixels)[:, self._target_channels])
+        prediction = self.target.predict(self._image(pixels)[:, self._target_channels])
         self.target.evaluations -= 1
-        best = said[0].max(dim=0)
+        best = prediction[0].max(dim=0)
         return best.indices.cpu(), best.values.exp().cpu()
 
     @torch.no_grad()
@@ -313,14 +313,14 @@ class Evaluator:
             else:
                 before = self.target.evaluations
                 asked = ask(self.target.predict, image[:, self._target_channels], count)
-                # Padding is work for the machine, and to ask again without some is, too: neither
-                # is a question to the target.
+                # Padding, and repeating a batch without unanswered tiles, cost time but are not
+                # counted as evaluations of the target.
                 self.target.evaluations = before + count
-                rows, said = asked.rows, asked.log_probability
+                rows, prediction = asked.rows, asked.log_probability
                 unanswered = {tile: why.reason for tile, why in asked.without.items()}
                 log_odds = confidence = torch.empty(0, device=self._device)
-                if said is not None:
-                    answer = self._reading(said, labels[asked.filled].to(said.device))
+                if prediction is not None:
+                    answer = self._reading(prediction, labels[asked.filled].to(prediction.device))
                     log_odds, confidence = answer.log_odds, answer.confidence
             slope = None
             if gradient:
@@ -343,14 +343,14 @@ class Evaluator:
 def _placed(
     values: Float[Tensor, " n"], rows: Sequence[int], count: int, other: float
 ) -> Float[Tensor, " count"]:
-    """Return the first values in their rows, on the CPU, and another value in all other rows."""
+    """Return the first values in their rows, on the CPU, and a fill value in all other rows."""
     placed = torch.full((count,), other)
     placed[list(rows)] = values.detach()[: len(rows)].cpu()
     return placed
 
 
 def _nothing() -> None:
-    """Let the work go on."""
+    """Do nothing."""
 
 
 def stored_numbers(image: Float[Tensor, "b c h w"]) -> UInt16[Tensor, "b c h w"]:

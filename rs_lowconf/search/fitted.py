@@ -1,10 +1,9 @@
 """Parts of the gate that are fitted on real and on generated tiles: linear scores on features.
 
-A critic that learned from a few hundred tiles takes held-out real tiles for no more real than
-generated ones, so a threshold on it drops nothing. A linear score on features that were there
-before (of a pretrained network, or of pixels) can be cross-fitted instead: every real tile is
-judged by a score that has not seen it, so the held-out tiles are no novelty to it and the
-threshold lies close to them.
+A critic trained on a few hundred tiles rates held-out real tiles no more real than generated ones,
+so a threshold on it drops nothing. A linear score on existing features (of a pretrained network, or
+of pixels) can be cross-fitted instead: every real tile is scored by a function that was fitted
+without it, so held-out tiles are not unusual and the threshold lies close to them.
 """
 
 from collections import Counter
@@ -30,7 +29,7 @@ Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
 FOLDS = 5
 _STRENGTH = 300.0
 """Inverse weight of the ridge penalty, relative to the mean loss over tiles on standardised
-features. A weaker penalty separates the kinds at hand better and kinds never seen worse."""
+features. A weaker penalty separates the kinds at hand better and unseen kinds worse."""
 _SPLIT_FROM = 8
 """Held-out tiles, in units of the fewest that can bound the false rejection, from which a stage is
 fitted on training tiles and calibrated on these; with fewer all tiles are cross-fitted."""
@@ -53,14 +52,14 @@ class LinearScore:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedPart:
-    """A linear score on what one view shows."""
+    """A linear score on the features of one view."""
 
     name: str
     view: str
     score: LinearScore
 
     def part(self, features: Features) -> GatePart:
-        """Return it as a part of the gate.
+        """Return this score as a part of the gate.
 
         Args:
             features: its view.
@@ -73,16 +72,16 @@ class FittedStage:
     """Parts that are fitted and calibrated on the real tiles of one source."""
 
     name: str
-    """Of the source."""
+    """Name of the source."""
     share: float
-    """Of the permitted false rejection."""
+    """Its share of the permitted false rejection."""
     parts: tuple[FittedPart, ...]
     reference: Float[Tensor, "n p"]
-    """Scores of real tiles, each by a score that has not seen it."""
+    """Scores of real tiles, each by a function fitted without it."""
     folds: Int[Tensor, " n"] | None
-    """Fold of each of these tiles; None where they were held out altogether."""
+    """Fold of each of these tiles; None if they were held out of all fits."""
     labels: Int[Tensor, " n"] | None = None
-    """Class of each of these tiles, where classes have thresholds of their own."""
+    """Class of each of these tiles, if each class has a separate threshold."""
 
     def stage(self, views: Mapping[str, Features], false_rejection: float) -> Stage:
         """Return the stage of a gate.
@@ -95,7 +94,7 @@ class FittedStage:
             DataError: too few held-out tiles for a share so small.
         """
         return Stage(
-            parts={own.name: own.part(views[own.view]) for own in self.parts},
+            parts={fitted.name: fitted.part(views[fitted.view]) for fitted in self.parts},
             reference=self.reference,
             false_rejection=false_rejection * self.share,
             folds=self.folds,
@@ -103,22 +102,22 @@ class FittedStage:
         )
 
     def scores(self, seen: Seen) -> Float[Tensor, "b p k"]:
-        """Return the scores of tiles whose features are at hand, as `Stage.score` does."""
-        said = [own.score(seen[own.view]) for own in self.parts]
-        models = max(own.shape[1] for own in said)
-        return torch.stack([own.expand(-1, models) for own in said], 1)
+        """Return the scores of tiles with known features, as `Stage.score` does."""
+        scores = [part.score(seen[part.view]) for part in self.parts]
+        models = max(column.shape[1] for column in scores)
+        return torch.stack([column.expand(-1, models) for column in scores], 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kind:
-    """Tiles of one kind that are not real, as the views show them."""
+    """Tiles of one kind that are not real, by their features in each view."""
 
     seen: Seen
     labels: Int[Tensor, " n"]
-    """Class that each is meant to show."""
+    """Class that each was made for."""
     origin: Int[Tensor, " n"] | None = None
-    """Training tile that each was made of, of the source whose `RealTiles.origin` is set; None
-    where they were made of none."""
+    """Training tile from which each was made, in the source whose `RealTiles.origin` is set; None
+    if they were not made from any."""
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -127,45 +126,47 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RealTiles:
-    """Real tiles of one source, as its views show them."""
+    """Real tiles of one source, by their features in each view."""
 
     name: str
-    """Of the source."""
+    """Name of the source."""
     share: float
-    """Of the permitted false rejection that its stage gets."""
+    """Share of the permitted false rejection for its stage."""
     train: Seen
     train_labels: Int[Tensor, " n"]
     val: Seen
     val_labels: Int[Tensor, " m"]
     origin: bool = False
-    """Whether other kinds were made of its training tiles."""
+    """Whether other kinds were made from its training tiles."""
 
 
 def fit_stage(
     real: RealTiles, kinds: Mapping[str, Kind], *, false_rejection: float, seed: int
 ) -> FittedStage:
-    """Fit the parts of a source and calibrate them on real tiles that they have not seen.
+    """Fit the parts of a source and calibrate them on real tiles that were not used in the fit.
 
     Args:
         real: tiles of the source.
-        kinds: what is not real.
-        false_rejection: of the whole gate, for which there should be enough held-out tiles.
+        kinds: of tiles that are not real.
+        false_rejection: of the whole gate; held-out tiles should suffice for it.
         seed: of the folds.
     """
     needed = least_tiles(false_rejection * real.share)
     labels = None
     if len(real.val_labels) >= _SPLIT_FROM * needed:
         parts = _fit_parts(real.train, kinds, None)
-        reference = [own.score(real.val[own.view])[:, 0] for own in parts]
+        reference = [part.score(real.val[part.view])[:, 0] for part in parts]
         folds = None
         classes = torch.bincount(real.val_labels, minlength=int(real.train_labels.max()) + 1)
         if int(classes.min()) >= _BY_CLASS_FROM * needed:
             labels = real.val_labels
     else:
-        both = {name: torch.cat([own, real.val[name]]) for name, own in real.train.items()}
+        both = {
+            name: torch.cat([features, real.val[name]]) for name, features in real.train.items()
+        }
         folds = folds_of(torch.cat([real.train_labels, real.val_labels]), seed)
         parts = _fit_parts(both, kinds, folds, origin=real.origin)
-        reference = [out_of_fold(own.score, both[own.view], folds) for own in parts]
+        reference = [out_of_fold(part.score, both[part.view], folds) for part in parts]
     return FittedStage(
         name=real.name,
         share=real.share,
@@ -189,10 +190,13 @@ def _fit_parts(
             name=view,
             view=view,
             score=fit_linear(
-                own, {name: kind.seen[view] for name, kind in kinds.items()}, folds, origins
+                real_features,
+                {name: kind.seen[view] for name, kind in kinds.items()},
+                folds,
+                origins,
             ),
         )
-        for view, own in real.items()
+        for view, real_features in real.items()
     )
 
 
@@ -218,17 +222,17 @@ def fit_linear(
 ) -> LinearScore:
     """Fit by logistic regression with a ridge penalty; real and other tiles weigh the same.
 
-    Kinds weigh by the root of their number: a few found tiles count for more than they are, and
-    for less than a thousand generated ones.
+    Kinds are weighted by the root of their number of tiles: few found tiles count more than
+    proportionally, but less than a thousand generated ones.
 
     Args:
         real: features of real tiles.
         kinds: features of tiles that are not real.
         folds: of the real tiles; one function is fitted per fold, without the real tiles of it.
-            One in all when missing.
-        origins: the real tiles that a kind was made of: what was made of a tile shares its fold.
-        also_real: tiles that count as real in every fold; all of them weigh as much as the others
-            together.
+            A single function when missing.
+        origins: the real tiles from which a kind was made; it shares their folds.
+        also_real: tiles that count as real in every fold; together they weigh as much as the
+            others.
     """
     fits = []
     for fold in range(1 if folds is None else FOLDS):
@@ -236,20 +240,20 @@ def fit_linear(
         rows = [real[kept]]
         if also_real is not None and len(also_real):
             rows.append(also_real)
-        weights = [torch.full((len(own),), 0.5 / len(rows) / len(own)) for own in rows]
+        weights = [torch.full((len(part),), 0.5 / len(rows) / len(part)) for part in rows]
         positive = sum(map(len, rows))
-        for name, own in kinds.items():
+        for name, part in kinds.items():
             origin = (origins or {}).get(name)
             if folds is not None and origin is not None:
-                rows.append(own[folds[origin] != fold])
+                rows.append(part[folds[origin] != fold])
             else:
-                rows.append(own)
+                rows.append(part)
         others = rows[-len(kinds) :]
-        total = sum(len(own) ** 0.5 for own in others)
-        weights += [torch.full((len(own),), 0.5 / total / len(own) ** 0.5) for own in others]
+        total = sum(len(part) ** 0.5 for part in others)
+        weights += [torch.full((len(part),), 0.5 / total / len(part) ** 0.5) for part in others]
         x, weight = torch.cat(rows).double(), torch.cat(weights).double()
         centre, spread = rows[0].double().mean(0), rows[0].double().std(0)
-        # A feature that is constant in real tiles is left as it is.
+        # A feature that is constant in real tiles is not scaled.
         spread = torch.where(spread > 1e-9, spread, torch.ones_like(spread))
         model = LogisticRegression(C=_STRENGTH, max_iter=_ITERATIONS)
         truth = np.arange(len(x)) < positive
@@ -265,15 +269,15 @@ def fit_linear(
 def out_of_fold(
     score: LinearScore, features: Float[Tensor, "n f"], folds: Int[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Return the score of every tile by the function that has not seen it."""
+    """Return the score of every tile by the function that was fitted without it."""
     return score(features).gather(1, folds[:, None])[:, 0]
 
 
 def judged(stages: tuple[FittedStage, ...], kind: Kind, false_rejection: float) -> GateScores:
-    """Return what a gate of some stages says of tiles whose features are at hand."""
-    views: dict[str, Features] = {own.view: _no_view for one in stages for own in one.parts}
-    gate = Gate(stages=tuple(own.stage(views, false_rejection) for own in stages))
-    return gate.judge([own.scores(kind.seen) for own in stages], kind.labels)
+    """Return the gate scores of tiles with known features, for a gate of some stages."""
+    views: dict[str, Features] = {part.view: _no_view for stage in stages for part in stage.parts}
+    gate = Gate(stages=tuple(stage.stage(views, false_rejection) for stage in stages))
+    return gate.judge([stage.scores(kind.seen) for stage in stages], kind.labels)
 
 
 def false_rejection_by_class(
@@ -290,15 +294,15 @@ def false_rejection_by_class(
         classes: which the labels index.
         false_rejection: of the whole gate.
     """
-    views: dict[str, Features] = {own.view: _no_view for own in stage.parts}
+    views: dict[str, Features] = {part.view: _no_view for part in stage.parts}
     built = stage.stage(views, false_rejection)
     joint = built.standardised(stage.reference).amin(1)
     rejects = torch.zeros(len(joint), dtype=torch.bool)
     groups = torch.zeros_like(labels) if stage.labels is None else labels
     for k in set(groups.tolist()):
-        own = torch.nonzero(groups == k)[:, 0]
-        rank = rank_of(built.false_rejection, len(own))
-        rejects[own[joint[own].argsort()[:rank]]] = True
+        members = torch.nonzero(groups == k)[:, 0]
+        rank = rank_of(built.false_rejection, len(members))
+        rejects[members[joint[members].argsort()[:rank]]] = True
     return {
         name: share_of(int(rejects[labels == k].sum()), int((labels == k).sum()))
         for k, name in enumerate(classes)
@@ -307,7 +311,7 @@ def false_rejection_by_class(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredFeatures:
-    """Real tiles that no score was fitted on, as one view shows them, in few numbers.
+    """Real tiles that no score was fitted on, by compressed features of one view.
 
     From them and from rejected tiles a score can be fitted without any data.
     """
@@ -315,12 +319,13 @@ class StoredFeatures:
     view: str
     centre: Float[Tensor, " f"]
     projection: Float[Tensor, "f d"]
-    """Onto principal components of real and generated tiles, scaled to unit deviation."""
+    """Projection onto principal components of real and generated tiles, scaled to unit
+    deviation."""
     real: Float[Tensor, "n d"]
     """One row per tile of the stage's reference, in its order."""
 
     def of(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
-        """Return what is stored of tiles."""
+        """Return the compressed features of tiles."""
         return (features - self.centre) @ self.projection
 
 
@@ -330,9 +335,9 @@ def store_features(
     """Reduce features to principal components and half precision.
 
     Args:
-        view: that shows them.
+        view: of the tiles.
         real: of the tiles of a stage's reference.
-        generated: of generated tiles, so that what tells these from real ones is kept.
+        generated: of generated tiles, so that their differences from real tiles are kept.
         most: components.
     """
     both = torch.cat([real, generated]).double()
@@ -348,20 +353,20 @@ def store_features(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedGate:
-    """All fitted stages, with what it takes to see as they do and to fit another part."""
+    """All fitted stages, with their views and the stored features to fit another part."""
 
     stages: tuple[FittedStage, ...]
-    """In the order in which tiles are shown to them."""
+    """In the order of their use."""
     views: Mapping[str, Any]
-    """What each view shows, as JSON values, by name."""
+    """Definition of each view, as JSON values, by name."""
     power: Mapping[str, Any]
     """Figures of the fit, as JSON values: see `power_of`."""
     stored: StoredFeatures
 
     def describe(self, false_rejection: float) -> dict[str, Any]:
-        """Say what the gate costs in real tiles, what is guaranteed of it, and what it drops."""
+        """Describe the gate's cost in real tiles, its guarantee, and what it drops."""
         views: dict[str, Features] = dict.fromkeys(self.views, _no_view)
-        stages = tuple(own.stage(views, false_rejection) for own in self.stages)
+        stages = tuple(fitted_stage.stage(views, false_rejection) for fitted_stage in self.stages)
         return Gate(stages=stages, power=self.power).describe()
 
     def to_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -372,17 +377,17 @@ class FittedGate:
             "stored.real": self.stored.real.half(),
         }
         stages = []
-        for number, own in enumerate(self.stages):
-            tensors[f"{number}.reference"] = own.reference
-            if own.folds is not None:
-                tensors[f"{number}.folds"] = own.folds.to(torch.uint8)
-            if own.labels is not None:
-                tensors[f"{number}.labels"] = own.labels.to(torch.int16)
-            for part, fitted in enumerate(own.parts):
+        for number, stage in enumerate(self.stages):
+            tensors[f"{number}.reference"] = stage.reference
+            if stage.folds is not None:
+                tensors[f"{number}.folds"] = stage.folds.to(torch.uint8)
+            if stage.labels is not None:
+                tensors[f"{number}.labels"] = stage.labels.to(torch.int16)
+            for part, fitted in enumerate(stage.parts):
                 tensors[f"{number}.{part}.weight"] = fitted.score.weight
                 tensors[f"{number}.{part}.bias"] = fitted.score.bias
-            parts = [{"name": fitted.name, "view": fitted.view} for fitted in own.parts]
-            stages.append({"name": own.name, "share": own.share, "parts": parts})
+            parts = [{"name": fitted.name, "view": fitted.view} for fitted in stage.parts]
+            stages.append({"name": stage.name, "share": stage.share, "parts": parts})
         return tensors, {
             "stages": stages,
             "views": dict(self.views),
@@ -396,7 +401,7 @@ class FittedGate:
     ) -> "FittedGate":
         """Return what `to_checkpoint` described."""
         stages = []
-        for number, own in enumerate(header["stages"]):
+        for number, described in enumerate(header["stages"]):
             folds = tensors.get(f"{number}.folds")
             labels = tensors.get(f"{number}.labels")
             parts = tuple(
@@ -408,12 +413,12 @@ class FittedGate:
                         bias=tensors[f"{number}.{place}.bias"],
                     ),
                 )
-                for place, part in enumerate(own["parts"])
+                for place, part in enumerate(described["parts"])
             )
             stages.append(
                 FittedStage(
-                    name=own["name"],
-                    share=own["share"],
+                    name=described["name"],
+                    share=described["share"],
                     parts=parts,
                     reference=tensors[f"{number}.reference"],
                     folds=None if folds is None else folds.long(),
@@ -436,7 +441,7 @@ class FittedGate:
 def _no_view(
     image: Float[Tensor, "b c h w"],  # noqa: ARG001  # it stands for a view
 ) -> Float[Tensor, "b f"]:
-    raise AssertionError("features are at hand")
+    raise AssertionError("features are known already")
 
 
 def dropped(stages: tuple[FittedStage, ...], kind: Kind, false_rejection: float) -> dict[str, Any]:
@@ -445,5 +450,5 @@ def dropped(stages: tuple[FittedStage, ...], kind: Kind, false_rejection: float)
     parts = Counter(name for name in scores.dropped_by if name is not None)
     return {
         **share_of(int((~scores.passes).sum()), len(scores.passes)),
-        "by_part": {own.name: parts[own.name] for one in stages for own in one.parts},
+        "by_part": {part.name: parts[part.name] for stage in stages for part in stage.parts},
     }

@@ -1,10 +1,10 @@
 """The gate: tiles that look unlike real ones are dropped, at a known joint cost in real tiles.
 
-Several parts look at a tile, each in its own way. Parts that are calibrated on the same held-out
-tiles form a stage with one threshold on the worst of them: five parts that each reject 5 % of real
+Several parts score a tile in different ways. Parts that are calibrated on the same held-out
+tiles form a stage with one threshold on the worst score: five parts that each reject 5 % of real
 tiles would together reject up to 23 %. Stages share the permitted false rejection between them, so
 their joint bound holds however they depend on each other (Bonferroni). A tile that one stage drops
-is not shown to the next, so the dearest parts come last.
+is not shown to the next, so the most expensive parts come last.
 """
 
 import logging
@@ -28,9 +28,9 @@ _MAD_TO_DEVIATION = 1.4826
 
 
 GatePart = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Float[Tensor, " b *k"]]
-"""One way of looking at tiles: a score, higher for more real, given the index of the
+"""A score of tiles, higher for more real, given the index of the
 conditioned class. The channels are in the order of the gate's bands. A cross-fitted part returns
-one score per fold, of the model that has not seen the held-out tiles of that fold."""
+one score per fold, by the model fitted without the held-out tiles of that fold."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,11 +50,11 @@ class Stage:
     """Scores of the held-out real tiles, one column per part; each by the model of its fold."""
     false_rejection: float
     """Share of real tiles that may be rejected, over all parts together; 0 rejects none: the parts
-    are recorded and decide nothing."""
+    are recorded but decide nothing."""
     folds: Int[Tensor, " n"] | None = None
-    """Fold of every held-out tile, from 0; None where no part is cross-fitted."""
+    """Fold of every held-out tile, from 0; None if no part is cross-fitted."""
     labels: Int[Tensor, " n"] | None = None
-    """Class of every held-out tile, where each class has a threshold of its own, so that none pays
+    """Class of every held-out tile, if each class has a separate threshold, so that no class pays
     for the others (Vovk, "Conditional validity of inductive conformal predictors", 2012); None for
     one threshold."""
 
@@ -62,7 +62,7 @@ class Stage:
         """Check that there are enough held-out tiles.
 
         Raises:
-            DataError: they are too few for a share so small.
+            DataError: they are too few for so small a share.
         """
         if self.false_rejection:
             require_enough(self.fewest, self.false_rejection)
@@ -70,20 +70,20 @@ class Stage:
     def score(
         self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
     ) -> Float[Tensor, "b p k"]:
-        """Return what every part says, by the model of each fold."""
-        said = [part(image, label).cpu() for part in self.parts.values()]
-        said = [own if own.ndim == 2 else own[:, None] for own in said]
-        models = max(own.shape[1] for own in said)
-        return torch.stack([own.expand(-1, models) for own in said], 1)
+        """Return the score of every part, by the model of each fold."""
+        scores = [part(image, label).cpu() for part in self.parts.values()]
+        scores = [score if score.ndim == 2 else score[:, None] for score in scores]
+        models = max(score.shape[1] for score in scores)
+        return torch.stack([score.expand(-1, models) for score in scores], 1)
 
     def p_value(
         self, scores: Float[Tensor, "b p *k"], label: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, " b"]:
-        """Return the share of real tiles, the judged one included, that look at most as real.
+        """Return the share of real tiles, including the scored one, that look at most as real.
 
         Args:
             scores: see `score`.
-            label: class of each tile, where classes have thresholds of their own.
+            label: class of each tile, if classes have separate thresholds.
         """
         scores = scores if scores.ndim == 3 else scores[:, :, None]
         if self.labels is None:
@@ -117,13 +117,13 @@ class Stage:
         return (scores - centre) / spread
 
     def passes(self, p_value: Float[Tensor, " b"]) -> Bool[Tensor, " b"]:
-        """Return which tiles the stage lets through."""
+        """Return which tiles pass the stage."""
         # A share such as 3/60 is not exact in binary.
         return p_value > self.false_rejection + 1e-6
 
     @property
     def fewest(self) -> int:
-        """Return how many held-out tiles there are, of the class with fewest where it matters."""
+        """Return the number of held-out tiles; of the smallest class if each has a threshold."""
         if self.labels is None:
             return len(self.reference)
         return int(torch.bincount(self.labels).min())
@@ -137,7 +137,7 @@ class Stage:
         return max(rank_of(self.false_rejection, size) / (size + 1) for size in sizes)
 
     def describe(self) -> dict[str, Any]:
-        """Say what the calibration guarantees, and what so few tiles cannot."""
+        """Describe what the calibration guarantees, and what so few tiles cannot."""
         n, rank = self.fewest, rank_of(self.false_rejection, self.fewest)
         crossed = self.folds is not None
         return {
@@ -153,17 +153,17 @@ class Stage:
 
 
 def rank_of(false_rejection: float, tiles: int) -> int:
-    """Return how many of some held-out tiles and a judged one a threshold rejects."""
+    """Return how many of the held-out tiles plus the scored one a threshold rejects."""
     return math.floor(false_rejection * (tiles + 1) + 1e-9)
 
 
 def least_tiles(false_rejection: float) -> int:
-    """Return how many held-out tiles it takes to bound a share of falsely rejected ones."""
+    """Return the number of held-out tiles needed to bound a share of falsely rejected ones."""
     return math.ceil(1 / false_rejection - 1e-9) - 1
 
 
 def require_enough(tiles: int, false_rejection: float) -> None:
-    """Refuse a number of held-out tiles that cannot bound a share of falsely rejected ones.
+    """Reject a number of held-out tiles that cannot bound a share of falsely rejected ones.
 
     Raises:
         DataError: they are too few.
@@ -180,14 +180,14 @@ def require_enough(tiles: int, false_rejection: float) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GateScores:
-    """What the gate says of tiles."""
+    """The gate's scores of tiles and its decision."""
 
     parts: dict[str, Float[Tensor, " b"]]
-    """Raw score of every part that was asked, the mean over the models of its folds."""
+    """Raw score of every computed part, the mean over the models of its folds."""
     p_value: Float[Tensor, " b"]
     """Joint p-value: a tile is rejected where it is at most the permitted false rejection."""
     passes: Bool[Tensor, " b"]
-    """Which tiles the gate lets through."""
+    """Which tiles pass the gate."""
     dropped_by: tuple[str | None, ...]
     """The part by which each tile was dropped: the worst one of the first stage that rejects it;
     None for tiles that pass."""
@@ -195,14 +195,14 @@ class GateScores:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Gate:
-    """Stages in the order in which tiles are shown to them."""
+    """Stages in the order of their use."""
 
     stages: tuple[Stage, ...]
     power: Mapping[str, Any] = field(default_factory=dict)
-    """Share dropped of every kind of tile that is not real, as it was measured when the gate was
-    fitted; empty where nobody measured it."""
+    """Share dropped of every kind of tile that is not real, measured when the gate was fitted;
+    empty if not measured."""
     conditions: Int[Tensor, " m"] | None = None
-    """Class index of every condition that it is asked about; None where conditions are classes."""
+    """Class index of every condition; None if conditions are classes."""
 
     @property
     def parts(self) -> dict[str, GatePart]:
@@ -227,19 +227,19 @@ class Gate:
     def score(
         self, image: Float[Tensor, "b c h w"], label: Int[Tensor, " b"], *, thorough: bool = True
     ) -> GateScores:
-        """Return what the parts say of tiles, and what follows.
+        """Return the scores of tiles by the parts, and the decision.
 
         Args:
             image: reflectance in the gate's bands.
             label: index of the conditioned class.
-            thorough: whether to ask every stage; if not, none is asked after one that has
-                rejected all the tiles.
+            thorough: whether to compute every stage; if not, stages after one that rejects all
+                tiles are skipped.
         """
         seen = []
         for stage in self.stages:
             seen.append(stage.score(image, label))
-            own = self._classes(label)
-            if not thorough and not stage.passes(stage.p_value(seen[-1], own)).any():
+            classes = self._classes(label)
+            if not thorough and not stage.passes(stage.p_value(seen[-1], classes)).any():
                 break
         return self.judge(seen, label)
 
@@ -250,7 +250,7 @@ class Gate:
     def judge(
         self, scores: Sequence[Float[Tensor, "b _ _"]], label: Int[Tensor, " b"]
     ) -> GateScores:
-        """Return what follows from the scores of the first stages, or all of them.
+        """Return the decision from the scores of the first stages, or all of them.
 
         Args:
             scores: see `Stage.score`, one per stage.
@@ -261,13 +261,13 @@ class Gate:
         p_value = torch.ones(count)
         parts: dict[str, Tensor] = {}
         dropped: list[str | None] = [None] * count
-        for stage, said in zip(self.stages, scores, strict=False):
-            mean = said.mean(2)
+        for stage, stage_scores in zip(self.stages, scores, strict=False):
+            mean = stage_scores.mean(2)
             parts |= dict(zip(stage.parts, mean.unbind(1), strict=True))
             if not stage.false_rejection:
                 continue
-            own = stage.p_value(said, self._classes(label))
-            rejects = ~stage.passes(own)
+            stage_p_value = stage.p_value(stage_scores, self._classes(label))
+            rejects = ~stage.passes(stage_p_value)
             names = list(stage.parts)
             worst = stage.standardised(mean).argmin(1)
             for row in torch.nonzero(rejects & passes)[:, 0].tolist():
@@ -275,20 +275,20 @@ class Gate:
             passes &= ~rejects
             # Each stage counts by its share, so that the smallest one is a joint p-value.
             weight = self.false_rejection / stage.false_rejection
-            p_value = torch.minimum(p_value, own * weight)
+            p_value = torch.minimum(p_value, stage_p_value * weight)
         return GateScores(parts=parts, p_value=p_value, passes=passes, dropped_by=tuple(dropped))
 
     def joint(self, parts: Mapping[str, float]) -> float:
         """Return the worst standardised score, which ranks tiles more finely than the p-value.
 
         Args:
-            parts: raw scores by name; those of stages that were not asked may be missing.
+            parts: raw scores by name; those of skipped stages may be missing.
         """
         worst = math.inf
         for stage in self.stages:
             if stage.false_rejection and stage.parts.keys() <= parts.keys():
-                said = torch.tensor([[parts[name] for name in stage.parts]])
-                worst = min(worst, float(stage.standardised(said).amin()))
+                scores = torch.tensor([[parts[name] for name in stage.parts]])
+                worst = min(worst, float(stage.standardised(scores).amin()))
         return worst
 
     def describe(self) -> dict[str, Any]:
@@ -307,14 +307,14 @@ class Gate:
             "power": dict(self.power),
             "note": (
                 f"On average over draws of the held-out tiles ({counts}) at most {bound:.1%} of "
-                "real tiles are rejected; one draw may be worse, as the chances above say. "
-                "Mirrored and turned copies would add no information. Nothing is guaranteed for "
-                "a single class, nor for tiles from elsewhere."
+                "real tiles are rejected; a single calibration may exceed this with the "
+                "probabilities above. Mirrored and rotated copies would add no information. "
+                "There is no guarantee for single classes or for tiles from elsewhere."
             )
             + (
                 ""
                 if self.power
-                else " What share of generated tiles the gate drops was not measured."
+                else " The share of generated tiles that the gate drops was not measured."
             ),
         }
 
@@ -354,8 +354,8 @@ def scores_one_by_one(
     """
     rows = [torch.empty(0, len(parts))]
     left_out: Counter[str] = Counter()
-    for index, own in enumerate(source.labels.tolist()):
-        name = source.classes[own]
+    for index, class_index in enumerate(source.labels.tolist()):
+        name = source.classes[class_index]
         if name in classes:
             image = source.batch([index]).image[:, list(channels)].to(device)
             label = torch.tensor([classes.index(name)], device=device)

@@ -1,9 +1,10 @@
-"""What reviewers taught: a linear head that tells rejects from accepts.
+"""A linear head learned from reviews, which separates rejected from accepted tiles.
 
-A critic learned to tell generated tiles from real ones; people mind some differences and not
-others. A few dozen of their decisions are too few to train a network, and enough for a line
-through features that are there already: the critic's, or the texture, that is, the power of each
-band by frequency, which a critic's means hardly tell of. Which of them, the decisions say.
+A critic learned to distinguish generated tiles from real ones; people mind some differences and not
+others. A few dozen of their decisions are too few to train a network, but enough for a linear
+classifier on existing features: the critic's, or texture, that is, the power of each band by
+frequency, which a critic's mean features hardly contain. The decisions determine which of them is
+used.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,17 +24,17 @@ from rs_lowconf.errors import ReviewError
 from rs_lowconf.measures import radial_power
 
 MIN_REVIEWS = 10
-"""Accepts and rejects, of each, below which nothing can be learned and cross-validated."""
+"""Fewest accepted and fewest rejected samples to learn from and cross-validate with."""
 
 _FOLDS = 5
 _CHOOSING_FOLDS = 3
 _BATCH = 32
 _STRENGTHS = np.logspace(-1, 2, 4)
-"""Inverse penalties to choose from."""
+"""Choices for the inverse penalty."""
 _MIXTURES = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
-"""Weights of the critic's features and of texture to choose from."""
+"""Choices for the weights of the critic's features and of texture."""
 _OCTAVES = (1, 2, 4, 8, 16)
-"""Lower ends of the octaves of frequency, in cycles a tile; the last one is open."""
+"""Lower ends of the octaves of frequency, in cycles per tile; the last one is open."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,20 +59,20 @@ class ReviewHead:
         ) -> Float[Tensor, " b"]:
             texture = texture_of(image)
             critics, textures = self.weight.to(image).tensor_split([-texture.shape[1]])
-            told = texture @ textures + self.bias.to(image)
-            # The dearest part of a step, where texture alone decides.
-            return told + features(image) @ critics if critics.any() else told
+            by_texture = texture @ textures + self.bias.to(image)
+            # The most expensive part of a step, skipped where only texture counts.
+            return by_texture + features(image) @ critics if critics.any() else by_texture
 
         return score
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedHead:
-    """A head and how well its like tell reviews that they have not seen."""
+    """A head and its cross-validated accuracy on unseen reviews."""
 
     head: ReviewHead
     auc: float
-    """Area under the ROC curve, cross-validated, the choice of the penalty included."""
+    """Area under the ROC curve, cross-validated, including the choice of the penalty."""
     accepted: int
     rejected: int
 
@@ -81,7 +82,7 @@ def texture_of(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t"]:
     power = radial_power(image)  # b c r
     ends = [low - 1 for low in _OCTAVES if low <= power.shape[2]]
     octaves = [part.mean(2) for part in power.tensor_split(ends[1:], dim=2)]
-    # Digital numbers are rounded, so nothing below their noise means anything.
+    # Digital numbers are rounded, so power below their noise is meaningless.
     return torch.stack(octaves, 2).clamp_min(1e-12).log().flatten(1).float()
 
 
@@ -92,7 +93,7 @@ def fit_head(
     accepted: Bool[Tensor, " n"],
     seed: int,
 ) -> FittedHead:
-    """Fit by logistic regression; both answers weigh the same, however rare one is.
+    """Fit by logistic regression; accepted and rejected tiles weigh the same, however rare.
 
     Whether the critic's features, texture or both count, and how strong the penalty is, is
     chosen by cross-validation.
@@ -100,7 +101,7 @@ def fit_head(
     Args:
         image: reviewed tiles as they are stored, in the critic's bands.
         features: the critic's.
-        accepted: what the reviewers said of them.
+        accepted: the reviewers' decision on each.
         seed: of the folds.
 
     Raises:
@@ -111,7 +112,7 @@ def fit_head(
         raise ReviewError(
             f"{yes} accepted and {no} rejected samples",
             expected=f"at least {MIN_REVIEWS} of each to learn from",
-            remedy="review more samples, and import them",
+            remedy="review more samples and import the reviews",
         )
     parts = torch.split(image, _BATCH)
     blocks = [
@@ -133,11 +134,11 @@ def fit_head(
             "mix__kw_args": [{"factor": _mixture(sizes, weights)} for weights in _MIXTURES],
             "line__C": _STRENGTHS,
         },
-        # Fewer than outside: hundreds of fits are most of what an update takes.
+        # Fewer folds than in the outer loop: an update spends most of its time on these fits.
         cv=StratifiedKFold(_CHOOSING_FOLDS, shuffle=True, random_state=seed % 2**32),
         scoring="roc_auc",
     )
-    told = cross_val_predict(choice, x, y, cv=folds, method="decision_function")
+    predicted = cross_val_predict(choice, x, y, cv=folds, method="decision_function")
     best = choice.fit(x, y).best_estimator_
     scaler, mix, regression = best[0], best[1].kw_args["factor"], best[2]
     weight = regression.coef_[0] * mix / scaler.scale_
@@ -146,7 +147,7 @@ def fit_head(
         head=ReviewHead(
             weight=torch.from_numpy(weight).float(), bias=torch.tensor(bias, dtype=torch.float32)
         ),
-        auc=float(roc_auc_score(y, told)),
+        auc=float(roc_auc_score(y, predicted)),
         accepted=yes,
         rejected=no,
     )

@@ -1,7 +1,7 @@
-"""Inversion: the latent from which the generator draws a real tile again, as well as it can.
+"""Inversion: the latent from which the generator reproduces a real tile as well as it can.
 
-An encoder's guess, refined by Adam within the prior's shell: a latent outside may redraw the tile
-better, but its surroundings hold nothing that the generator has learned to draw.
+An encoder's guess is refined by Adam within the prior's shell: a latent outside may reproduce the
+tile better, but the generator was not trained to draw its neighbourhood.
 """
 
 from collections.abc import Callable
@@ -20,23 +20,23 @@ Encode = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b d"]]
 """Reflectance in the generator's bands to latents."""
 
 Unlike = Callable[[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]], Float[Tensor, " b"]]
-"""How unlike the first tiles are to the second, differentiable in the first."""
+"""Dissimilarity of two sets of tiles, differentiable in the first."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inversion:
-    """What the inversion of tiles found."""
+    """Result of the inversion of tiles."""
 
     z: Float[Tensor, "b d"]
     label: Int[Tensor, " b"]
-    """The condition of each, found too where it was not known."""
+    """The condition of each; estimated where it was unknown."""
     image: Float[Tensor, "b c h w"]
-    """The tiles redrawn, as they would be stored."""
+    """The reconstructed tiles, as stored in a file."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inverter:
-    """Inverts tiles, each as if it were alone: in padded batches of one size."""
+    """Inverts tiles independently of each other, in padded batches of one size."""
 
     generator: TileGenerator
     encode: Encode
@@ -51,16 +51,16 @@ class Inverter:
 
         Args:
             image: reflectance in the generator's bands.
-            label: the condition of each; where it is negative, the one is taken by which the
-                encoder's latent comes nearest.
+            label: the condition of each; where it is negative, the condition is chosen for which
+                the encoder's latent reproduces the tile best.
         """
         found = []
         for start in range(0, len(image), self.micro_batch):
             some = image[start : start + self.micro_batch]
             padding = self.micro_batch - len(some)
             row = torch.cat([torch.arange(len(some)), torch.zeros(padding, dtype=torch.long)])
-            own = label[start : start + self.micro_batch]
-            found.append(self._batch(some[row].to(self.device), own[row].to(self.device)))
+            labels = label[start : start + self.micro_batch]
+            found.append(self._batch(some[row].to(self.device), labels[row].to(self.device)))
             found[-1] = tuple(part[: len(some)].cpu() for part in found[-1])
         z, conditions, drawn = (torch.cat(parts) for parts in zip(*found, strict=True))
         return Inversion(z=z, label=conditions, image=drawn)
@@ -71,7 +71,7 @@ class Inverter:
         z = self.encode(image)
         label = self._conditions(z, image, label)
         best, least = z.clone(), torch.full((len(z),), torch.inf, device=self.device)
-        # Adam moves every number by itself, so no tile depends on another.
+        # Adam updates every number separately, so no tile depends on another.
         leaf = z.clone().requires_grad_()
         adam = torch.optim.Adam([leaf], lr=self.settings.learning_rate, betas=(0.9, 0.99))
         for step in range(self.settings.steps + 1):
@@ -98,8 +98,8 @@ class Inverter:
             return label
         apart = torch.stack(
             [
-                self.unlike(self.generator(z, torch.full_like(label, own)), image)
-                for own in range(len(self.generator.classes))
+                self.unlike(self.generator(z, torch.full_like(label, index)), image)
+                for index in range(len(self.generator.classes))
             ]
         )
         return torch.where(label >= 0, label, apart.argmin(0))

@@ -1,4 +1,4 @@
-"""What a search has done so far, on disk, so that an interrupted one goes on."""
+"""The progress of a search on disk, so that an interrupted search can be resumed."""
 
 import json
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ KIND = "found tile"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Past:
-    """What an earlier run left."""
+class JournalState:
+    """The state that an earlier run left."""
 
     trajectories: dict[int, Trajectory]
     """By seed: all seeds from 0 up to their number."""
     seconds: float
-    """Time that run had spent when it wrote its last trajectory."""
+    """Time spent by that run when it wrote its last trajectory."""
 
 
 class Journal:
-    """A folder with a line a trajectory and a file a found tile."""
+    """A folder with one line per trajectory and one file per found tile."""
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
         """Open or create the journal of a search with these settings and models.
@@ -41,13 +41,13 @@ class Journal:
             changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
             if changed:
                 raise SettingsError(
-                    f"{folder} holds an unfinished search with other {', '.join(changed)}",
+                    f"{folder} contains an unfinished search with other {', '.join(changed)}",
                     remedy="restore them, give this run another --name, or delete the folder",
                 )
         else:
             write_json(about, fingerprint)
 
-    def read(self) -> Past:
+    def read(self) -> JournalState:
         """Return the trajectories written so far; a torn last line is dropped."""
         trajectories: dict[int, Trajectory] = {}
         seconds = 0.0
@@ -60,18 +60,18 @@ class Journal:
                 try:
                     trajectory = self._trajectory(values)
                 except ModelError:
-                    # Its tile did not reach the disk before the crash: searched again.
+                    # Its tile was not written before the crash: searched again.
                     break
                 trajectories[trajectory.seed_id] = trajectory
                 seconds = spent
             self._rewrite(len(trajectories))
-        return Past(trajectories=trajectories, seconds=seconds)
+        return JournalState(trajectories=trajectories, seconds=seconds)
 
     def write(self, trajectory: Trajectory, seconds: float) -> None:
         """Append a trajectory, its tile first.
 
         Args:
-            trajectory: the next one in seed order; if it found a tile, with that.
+            trajectory: the next one in seed order, with its tile if it found one.
             seconds: time spent by the whole search so far.
         """
         for kind, kept in (("found", trajectory.found), ("audit", trajectory.audit)):
@@ -144,7 +144,7 @@ class Journal:
         return self._folder / kind / f"{seed_id:08d}.safetensors"
 
     def _rewrite(self, count: int) -> None:
-        """Keep the first `count` lines, so that the next one starts on a line of its own."""
+        """Keep the first `count` lines, so that the next one starts on a new line."""
         lines = self._lines.read_text(encoding="utf-8").splitlines(keepends=True)
         if len(lines) > count:
             write_text(self._lines, "".join(lines[:count]))

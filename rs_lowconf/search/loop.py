@@ -1,9 +1,9 @@
-"""The search: many latents move at once, each finds a hard tile or is given up, slots refill.
+"""The search: many latents move at once; each ends with a hard tile or is abandoned.
 
-A trajectory is a function of its seed alone. Trajectories are handed out in the order of
-their seeds, and counting, budget and stopping go by that order, so on the same machine with the
-same number of threads results do not depend on how many slots there are or on where an earlier
-run was interrupted.
+The slot of an ended latent is reused. A trajectory is a function of its seed only. Trajectories are
+handed out in the order of their seeds, and counting, budget and stopping follow that order, so on
+the same machine with the same number of threads results do not depend on how many slots there are
+or on where an earlier run was interrupted.
 """
 
 import enum
@@ -32,23 +32,23 @@ class Outcome(enum.Enum):
     AGED = "aged"
     """None within the allowed steps."""
     REJECTED = "rejected"
-    """Low confidence, but the gate or the rounding took it away (random latents and splitting)."""
+    """Low confidence, but lost to the gate or to rounding (random latents and splitting)."""
     DIVERGED = "diverged"
     """The gradient was not finite."""
     UNANSWERED = "no answer"
-    """The target has no answer to its tile, such as NaN."""
+    """The target has no valid answer for its tile, such as NaN."""
     COPY = "copy of a training tile"
     """Found, but nearer to a training tile than real tiles are to each other."""
     DUPLICATE = "duplicate"
     """Found, but too near to a tile found before."""
     FULL = "cell full"
-    """Found, but there are enough of its condition, second class and looks."""
+    """Found, but there are enough of its condition, second class and cluster."""
     SKIPPED = "skipped"
     """Not searched, or not counted: there are enough of its condition."""
 
 
 class SearchEnd(enum.Enum):
-    """Why the search stopped; the text says what to do about it."""
+    """Why the search stopped; the text gives the remedy."""
 
     COUNT = "as many samples as asked for were found"
     EVALUATIONS = "the budget of target evaluations is spent; raise search.max_evaluations"
@@ -58,7 +58,7 @@ class SearchEnd(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tile:
-    """A latent with its tile as it is stored."""
+    """A latent with its tile as stored."""
 
     z: Float[Tensor, " d"]
     pixels: UInt16[Tensor, "c h w"]
@@ -66,30 +66,31 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """What is known of a hard tile; all scores are of the stored tile, alone."""
+    """A hard tile with its scores, all of the stored tile, scored alone."""
 
     log_probability: Float[Tensor, " k"]
-    """Of the target's classes; for a target that answers for every pixel, of their mean."""
+    """Probabilities of the target's classes; their mean for a target that predicts a class per
+    pixel."""
     confidence: float
-    """What the target's confidence was read as."""
+    """The target's confidence as read by the search."""
     parts: dict[str, float]
-    """What every part of the gate said."""
+    """Scores of the gate's parts."""
     p_value: float
     """The gate's joint p-value."""
     passes: bool
-    """Whether the gate lets it through; of what is found, only what was kept for audit is not."""
+    """Whether it passes the gate; False only for tiles kept for audit."""
     features: Float[Tensor, " f"]
     confidence_before: float
-    """Before rounding to digital numbers."""
+    """Confidence before rounding to digital numbers."""
     tile: Tile | None
-    """None once the journal holds it: ten thousand tiles would take a gigabyte."""
+    """None once the journal has it: ten thousand tiles would take a gigabyte."""
     dropped_by: str | None = None
-    """The part of the gate that dropped it; None where it passes."""
+    """The part of the gate that dropped it; None if it passes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trajectory:
-    """What became of one seed."""
+    """The course and result of one seed."""
 
     seed_id: int
     label: int
@@ -105,13 +106,13 @@ class Trajectory:
     confidence: float
     """At the last step, before rounding."""
     dropped_by: Mapping[str, int] = field(default_factory=dict)
-    """How often each part of the gate did so, without tiles beyond the limit of a search."""
+    """How often each part of the gate rejected one, without tiles beyond the limit of a search."""
     found: Found | None = None
     audit: Found | None = None
-    """The first tile that the gate rejected, where the rules ask to keep it."""
+    """The first tile that the gate rejected, if the rules ask to keep it."""
     population_probability: float | None = None
-    """Splitting: what its population says of P(low confidence) given the condition, the same
-    for the whole population."""
+    """Splitting: its population's estimate of P(low confidence) given the condition, the same for
+    the whole population."""
     unanswered: Mapping[str, int] = field(default_factory=dict)
     """How many of the evaluations gave no answer, by reason."""
 
@@ -122,7 +123,7 @@ class SearchRules:
 
     mode: Mode
     """`yield` descends the energy and stops at the first hit, `random` evaluates each latent once:
-    the baseline. First hits are no fair draw of what is of low confidence; see `splitting`."""
+    the baseline. First hits are not a random sample of low-confidence tiles; see `splitting`."""
     tau: float
     max_age: int
     slots: int
@@ -132,7 +133,7 @@ class SearchRules:
     """Conditions; seed i searches labels[i mod n]."""
     run_seed: int
     stream: str
-    """Names the random stream, so that search and baseline start from other latents."""
+    """Name of the random stream, so that search and baseline start from different latents."""
     patience: int = 3
     """`yield`: steps after a rejected tile before the next is shown to the gate."""
     audit: bool = False
@@ -141,7 +142,7 @@ class SearchRules:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class State:
-    """A tile as it would be stored, and the target's confidence before rounding."""
+    """A tile as stored, and the target's confidence before rounding."""
 
     tile: Tile
     confidence: float
@@ -149,18 +150,18 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """Why a tile of low confidence is not found."""
+    """Why a tile of low confidence is not accepted."""
 
     flipped: bool = False
-    """Whether its confidence is not low once it is rounded to digital numbers; if not, the gate
+    """Whether its confidence is no longer low after rounding to digital numbers; if False, the gate
     rejected it."""
     dropped_by: str | None = None
-    """The part of the gate that did."""
+    """The part of the gate that rejected it."""
 
 
 @dataclass(kw_only=True, eq=False)
 class _Slot:
-    """A latent on its way, with Adam's moments."""
+    """A latent in progress, with Adam's moments."""
 
     seed_id: int
     label: int
@@ -204,10 +205,10 @@ def search(
         shell: keeps latents where the prior has its mass.
         rules: what to accept and how to move.
         done: trajectories of an earlier, interrupted search, by seed: not searched again.
-        closed: conditions of which there are enough. The caller may add to it; a seed of a
+        closed: conditions with enough tiles. The caller may add to it; a seed of a
             closed condition that has not started is skipped.
         start: where a seed starts, inside the shell; at a random latent when missing.
-        seeds: how many to search; for ever when missing, until the caller stops.
+        seeds: how many to search; without it the caller stops the search.
     """
     done = done or {}
     flow = _Flow()
@@ -246,7 +247,7 @@ def search(
 
 
 def without_tile(trajectory: Trajectory) -> Trajectory:
-    """Return what is kept of a trajectory in memory once the journal has it."""
+    """Return the trajectory without its tile, which the journal has."""
     found, audit = (
         None if kept is None else replace(kept, tile=None)
         for kept in (trajectory.found, trajectory.audit)
@@ -274,7 +275,7 @@ def _start(  # noqa: PLR0917 - models, rules, seed: as the search has them
 
 
 def skipped(seed_id: int, label: int) -> Trajectory:
-    """Return a seed that was not searched, because there is enough of its condition."""
+    """Return the trajectory of a seed that was skipped, because its condition has enough tiles."""
     return Trajectory(
         seed_id=seed_id,
         label=label,
@@ -295,7 +296,7 @@ def _judge(
     slot.evaluations += scores.evaluations
     tile = Tile(z=slot.z, pixels=scores.pixels[row])
     state = State(tile=tile, confidence=float(scores.confidence[row]))
-    # The energy's critic only leads the way: as a condition it would be a second gate.
+    # The energy's critic only guides the search: as a condition it would be a second gate.
     inside = state.confidence < rules.tau
     outcome, found = None, None
     if row in scores.unanswered:
@@ -334,7 +335,7 @@ def _judge(
 
 
 def _store(evaluator: Evaluator, rules: SearchRules, slot: _Slot, state: State) -> Found | Outcome:
-    """Judge a tile, count what came of it, and return it, or why it is not found."""
+    """Judge a tile, count the outcome, and return the tile or why it is not accepted."""
     keep = rules.audit and slot.audit is None
     judged = judge_stored(evaluator, rules.tau, slot.label, state, keep_rejected=keep)
     slot.evaluations += 1
@@ -356,10 +357,10 @@ def _store(evaluator: Evaluator, rules: SearchRules, slot: _Slot, state: State) 
 def judge_stored(
     evaluator: Evaluator, tau: float, label: int, state: State, *, keep_rejected: bool = False
 ) -> Found | Refusal | AnswerError:
-    """Judge a tile as it would be stored; it is found if it is unsure and passes the gate.
+    """Judge a tile as stored; it is accepted if its confidence is low and it passes the gate.
 
     Costs one evaluation of the target. With `keep_rejected` a tile that the gate rejects is
-    returned too, marked so. Where the target has no answer, it is returned why.
+    returned too, marked as such. If the target has no valid answer, the reason is returned.
     """
     pixels = state.tile.pixels
     try:
@@ -403,14 +404,14 @@ def _in_order(flow: _Flow) -> Iterator[Trajectory]:
 
 
 class TimeIsUpError(Exception):
-    """A search has spent its minutes: raised by what looks at the clock, between two steps."""
+    """The time budget of a search is spent; raised between two steps."""
 
 
 class Budget:
-    """Decides after each trajectory, in seed order, whether the search goes on.
+    """Decides after each trajectory, in seed order, whether the search continues.
 
-    Of time that is not for trajectories to decide: those of an earlier run are counted again
-    without spending any, and a slow one may never end. So `late` is asked between steps.
+    Time cannot be checked per trajectory: those of an earlier run are counted again without
+    spending any, and a slow one may never end. So `late` is checked between steps.
     """
 
     def __init__(

@@ -52,6 +52,6 @@ def same_class(
     """
     rows = []
     for name in label:
-        own = labels == source_classes.index(name) if name in source_classes else labels < 0
-        rows.append(own if own.any() else torch.ones_like(own))
+        same = labels == source_classes.index(name) if name in source_classes else labels < 0
+        rows.append(same if same.any() else torch.ones_like(same))
     return torch.stack(rows)

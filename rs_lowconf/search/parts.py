@@ -1,4 +1,4 @@
-"""What the gate looks at: the critic's logit, likeness to real tiles, and plausible spectra."""
+"""Parts of the gate: the critic's logit, likeness to real tiles, and plausible spectra."""
 
 from collections.abc import Callable
 
@@ -17,10 +17,10 @@ _KEPT_VARIANCE = 0.99
 
 
 class Likeness:
-    """How near a tile is to its nearest real training tile, in any orientation of that.
+    """Closeness of a tile to its nearest real training tile, in any orientation.
 
-    The score is minus the logarithm of the distance: low is unlike anything real, very high
-    is a copy.
+    The score is minus the logarithm of the distance: low is unlike any real tile, very high is a
+    copy.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Likeness:
 
         Args:
             features: of tiles whose channels are in the order of the gate's bands.
-            bank: features of the training tiles in all orientations, a row each.
+            bank: features of the training tiles in all orientations, one row each.
         """
         self._features = features
         self._bank = bank
@@ -48,14 +48,14 @@ class Likeness:
 
 
 class Spectra:
-    """How well pixels keep to the relations between bands that real pixels have.
+    """How well pixels follow the relations between bands of real pixels.
 
-    Principal components beyond 99 % of the variance hold hardly anything in real tiles; the
+    Principal components beyond 99 % of the variance are nearly 0 in real tiles; the
     score is minus the logarithm of a tile's mean energy there, in real standard deviations.
     """
 
     def __init__(self, matrix: Float[Tensor, "r c"], centre: Float[Tensor, " c"]) -> None:
-        """Hold what `fit_spectra` found: the small components, scaled, and the mean pixel."""
+        """Keep the result of `fit_spectra`: the small components, scaled, and the mean pixel."""
         self.matrix = matrix
         self.centre = centre
 
@@ -71,17 +71,17 @@ class Spectra:
 
 
 def pixel_features(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-    """Return spectra and texture of a few pixels, which no composite of three bands shows.
+    """Return statistics of spectra and fine texture, which three-band composites do not show.
 
     Of each band the mean, the logarithm of the deviation, and that of the power in octaves of
-    frequency (which means of a network's features hardly tell of); of each pair of bands the
+    frequency (which mean network features hardly contain); of each pair of bands the
     correlation.
     """
     pixels = image.double().flatten(2)
     mean = pixels.mean(2)
     pixels = pixels - mean[:, :, None]
     covariance = pixels @ pixels.mT / pixels.shape[2]
-    # Below a tenth of a digital number there is nothing but rounding.
+    # Below a tenth of a digital number there is only rounding noise.
     deviation = covariance.diagonal(dim1=1, dim2=2).clamp_min(1e-10).sqrt()
     correlation = covariance / (deviation[:, :, None] * deviation[:, None])
     first, second = torch.triu_indices(image.shape[1], image.shape[1], 1)
@@ -97,14 +97,14 @@ def fit_spectra(source: TileSource, channels: tuple[int, ...], seed: int) -> Spe
         channels: the source's channels in the order that tiles will have.
         seed: of the choice of pixels.
     """
-    dice = torch.Generator().manual_seed(seed_of(seed, "search", "spectra"))
-    tiles = torch.randperm(len(source), generator=dice)[:1000].tolist()
+    rng = torch.Generator().manual_seed(seed_of(seed, "search", "spectra"))
+    tiles = torch.randperm(len(source), generator=rng)[:1000].tolist()
     image = source.batch(tiles).image[:, list(channels)]
     pixels = image.permute(0, 2, 3, 1).flatten(0, 2).double()
-    chosen = torch.randint(len(pixels), (min(_PIXELS, len(pixels)),), generator=dice)
+    chosen = torch.randint(len(pixels), (min(_PIXELS, len(pixels)),), generator=rng)
     pixels = pixels[chosen]
     values, vectors = torch.linalg.eigh(torch.cov(pixels.T).reshape(len(channels), -1))
-    # Ascending; a component belongs to the rest while it and all smaller ones are small.
+    # Ascending: components are small as long as their cumulative variance is.
     small = values.cumsum(0) <= (1 - _KEPT_VARIANCE) * values.sum()
     small[0] = True
     scale = values[small].clamp_min(1e-12).sqrt()

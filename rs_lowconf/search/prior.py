@@ -13,16 +13,16 @@ from rs_lowconf.seeds import seed_of
 
 def draw_latent(run_seed: int, stream: str, seed_id: int, dim: int) -> Float[Tensor, " d"]:
     """Return the latent called `seed_id`: the same alone, in any batch, after a resume."""
-    dice = torch.Generator().manual_seed(seed_of(run_seed, "search", stream, seed_id))
-    return torch.randn(dim, generator=dice)
+    rng = torch.Generator().manual_seed(seed_of(run_seed, "search", stream, seed_id))
+    return torch.randn(dim, generator=rng)
 
 
 class PriorShell:
-    """In high dimension a standard normal lives in a thin shell; a search must not leave it.
+    """In high dimensions a standard normal concentrates in a thin shell; a search must stay in it.
 
-    A search that shortens or lengthens its latents finds tiles that the generator would
-    never draw. Each independent part of the latent has a shell of its own: the central
-    `1 - tail` of the chi distribution of its norm.
+    A search that shortens or lengthens its latents finds tiles that the generator would never draw.
+    Each independent part of the latent has a separate shell: the central `1 - tail` of the chi
+    distribution of its norm.
     """
 
     def __init__(self, parts: Sequence[int], tail: float) -> None:

@@ -1,4 +1,4 @@
-"""What a search reads of a target's answer: how sure it is of a tile, and what it says of it."""
+"""What a search reads from a target's answer: its confidence in a tile, and its prediction."""
 
 import math
 from collections.abc import Sequence
@@ -15,27 +15,28 @@ from rs_lowconf.vocabulary import class_list, require
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answer:
-    """A target's answer to tiles, a row each."""
+    """A target's answers to tiles, one row per tile."""
 
     log_probability: Float[Tensor, "b k"]
-    """Of the classes; for a target that answers for every pixel, of their mean probability."""
+    """Log-probabilities of the classes; of their mean for a target that predicts a class per
+    pixel."""
     confidence: Float[Tensor, " b"]
-    """Mean of the largest probability over the pixels that are read; a tile that is answered
-    for as a whole counts as one pixel."""
+    """Mean of the largest probability over the pixels that are read; a class for the whole tile
+    counts as one pixel."""
     log_odds: Float[Tensor, " b"]
-    """Logarithm of confidence / (1 - confidence), where confidence itself rounds to 1."""
+    """Logarithm of confidence / (1 - confidence), finite where confidence rounds to 1."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reading:
-    """How to read: over which pixels a target has to be unsure."""
+    """Over which pixels the confidence of a target is read."""
 
     share: float = 0.2
-    """Of a tile's pixels, those of least confidence that are read, in 0 .. 1; at least one.
-    Few enough that the sure background does not hide an unsure place, and so many that one
-    pixel at an edge is no find."""
+    """Share of a tile's pixels, those of lowest confidence, that is read, in 0 .. 1; at least one
+    pixel. Small enough that a confident background does not hide an uncertain area, and large
+    enough that a single edge pixel is not a find."""
     regions: Bool[Tensor, "n h w"] | None = None
-    """Pixels that count, a map for each label; None for all. A map without any counts as all."""
+    """Pixels that count, one map per label; None for all. An empty map counts as all."""
 
     def __call__(
         self, log_probability: Float[Tensor, "b k *pixels"], label: Int[Tensor, " b"]
@@ -43,7 +44,7 @@ class Reading:
         """Read answers.
 
         Args:
-            log_probability: what the target returned, one distribution a tile or a pixel.
+            log_probability: of the target, one distribution per tile or per pixel.
             label: the condition of each tile, which selects its region.
         """
         if log_probability.ndim == 2:
@@ -83,8 +84,8 @@ class Reading:
 def log_odds(log_probability: Float[Tensor, "b k *n"]) -> Float[Tensor, "b *n"]:
     """Return the logarithm of p / (1 - p) for the largest probability p.
 
-    The margin between the two largest logits would do as well down to p = 1/2; for less, more
-    than two classes have to compete, and it is these odds that have to fall.
+    Down to p = 1/2 the margin between the two largest logits would serve as well; for less, more
+    than two classes have to compete, and these odds have to fall.
     """
     ordered = log_probability.sort(dim=1, descending=True).values
     odds: Tensor = ordered[:, 0] - ordered[:, 1:].logsumexp(1)
@@ -97,7 +98,7 @@ def regions_of(
     """Return the pixels of each mask over which a target's confidence counts.
 
     Args:
-        masks: class index a pixel, or `UNKNOWN`.
+        masks: class index of each pixel, or `UNKNOWN`.
         classes: of pixels.
         region: the class whose pixels count; all known ones when missing.
 

@@ -1,4 +1,4 @@
-"""What a search cost and found, beside what random latents cost under the same gate."""
+"""Cost and yield of a search, compared with random latents under the same gate."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ _HITS = (Outcome.FOUND, Outcome.COPY, Outcome.DUPLICATE, Outcome.FULL)
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What an accepted sample costs."""
+    """Cost of an accepted sample."""
 
     value: float | None
-    """None where nothing was accepted."""
+    """None if no sample was accepted."""
     interval_95: tuple[float, float | None] | None
-    """Of a bootstrap over trajectories; the upper end is None where some resamples accept none."""
+    """Bootstrap interval over trajectories; the upper end is None if some resamples accept none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +40,17 @@ class Yield:
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
-    """How many tiles of low confidence were so still when rounded to digital numbers."""
+    """How many low-confidence tiles kept low confidence after rounding to digital numbers."""
 
     kept: int
     lost: int
     share: float | None
-    """Of those kept; None where there were none."""
+    """Share of those kept; None if there were none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoAnswer:
-    """Evaluations to which the target gave no answer."""
+    """Evaluations without a valid answer of the target."""
 
     tiles: int
     by_reason: dict[str, int]
@@ -63,11 +63,11 @@ class Summary:
     trajectories: int
     """Seeds that were searched."""
     outcomes: dict[str, int]
-    """How many seeds ended in each way, with those that were not searched."""
+    """How many seeds ended in each way, skipped seeds included."""
     accepted: int
     accepted_by_condition: dict[str, Yield]
     evaluations: int
-    """Of the target, with those that taught a student."""
+    """Evaluations of the target, including those to train a student."""
     seconds: float
     evaluations_per_accepted: Cost
     seconds_per_accepted: float | None
@@ -75,19 +75,19 @@ class Summary:
     rejected_by_gate: int
     """Stored tiles of low confidence that the gate dropped."""
     passed_gate: int
-    """Stored tiles of low confidence that it did not."""
+    """Stored tiles of low confidence that passed the gate."""
     dropped_by_part: dict[str, int]
     """How many tiles each part of the gate dropped."""
     unanswered: NoAnswer
     vendi_score: float | None
-    """How many different tiles the accepted ones are worth; None where there are none."""
+    """Effective number of different accepted tiles; None if there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How many times less an accepted sample costs than with random latents.
+    """How many times cheaper an accepted sample is than with random latents.
 
-    None where random latents found nothing to compare with.
+    None if random latents found nothing to compare with.
     """
 
     evaluations_per_accepted: float | None
@@ -103,7 +103,7 @@ def summarise(
         trajectories: in seed order.
         seconds: wall time of the search.
         classes: names of the conditions.
-        taught: evaluations that taught a student, which every accepted sample shares.
+        taught: evaluations to train a student, shared by all accepted samples.
     """
     searched = [one for one in trajectories if one.outcome is not Outcome.SKIPPED]
     accepted = [one for one in trajectories if one.found is not None]
@@ -111,7 +111,7 @@ def summarise(
     lost = sum(one.flips for one in trajectories)
     rejected = sum(one.gate_rejections for one in trajectories)
     passed = sum(one.outcome in _HITS for one in trajectories)
-    # Every stored tile that was still unsure was accepted, doubled, or rejected by the gate.
+    # Every stored tile of low confidence was accepted, a duplicate, or rejected by the gate.
     kept = passed + rejected
     by_class = Counter(classes[one.label] for one in accepted)
     tried = Counter(classes[one.label] for one in searched)
@@ -139,10 +139,10 @@ def summarise(
 
 
 def gate_lines(gate: Mapping[str, Any]) -> list[str]:
-    """Return what a gate costs and drops, in a line per kind of tile that is not real.
+    """Return the cost of a gate and what it drops, one line per kind of tile that is not real.
 
     Args:
-        gate: what `Gate.describe` says.
+        gate: result of `Gate.describe`.
     """
     lines = [
         f"The gate rejects at most {gate['joint_false_rejection_at_most']:.1%} of real tiles on "
@@ -150,17 +150,17 @@ def gate_lines(gate: Mapping[str, Any]) -> list[str]:
     ]
     kinds = gate["power"].get("kinds", {})
     if not kinds:
-        lines.append("What share of generated tiles it drops was not measured.")
-    for name, own in kinds.items():
-        line = f"It drops {_percent(own)} of {name}"
-        if "left_out_of_the_fit" in own:
-            line += f"; {_percent(own['left_out_of_the_fit'])} where they are left out of its fit"
-        lines.append(line + ("." if own["fitted"] else ", which it was never fitted on."))
+        lines.append("The share of generated tiles that it drops was not measured.")
+    for name, share in kinds.items():
+        line = f"It drops {_percent(share)} of {name}"
+        if "left_out_of_the_fit" in share:
+            line += f"; {_percent(share['left_out_of_the_fit'])} if they are left out of its fit"
+        lines.append(line + ("." if share["fitted"] else ", a kind that was not used in its fit."))
     measured_at = gate["power"].get("at_false_rejection")
     if measured_at is not None and abs(measured_at - gate["false_rejection"]) > 1e-6:
         lines.append(f"These shares were measured with search.false_rejection={measured_at:g}.")
     if gate["power"].get("before_reviews"):
-        lines.append("These shares were measured before it learned from reviews.")
+        lines.append("These shares were measured before the gate learned from reviews.")
     return lines
 
 
@@ -170,7 +170,7 @@ def _percent(share: Mapping[str, Any]) -> str:
 
 
 def no_answers(trajectories: Sequence[Trajectory]) -> NoAnswer:
-    """Return how many evaluations gave no answer, in all and by reason."""
+    """Return how many evaluations gave no answer, in total and by reason."""
     reasons = Counter[str]()
     for one in trajectories:
         reasons.update(one.unanswered)
@@ -181,8 +181,8 @@ def low_confidence_share(baseline: Sequence[Trajectory], tau: float) -> dict[str
     """Return the shares of random latents below tau, and of those that are accepted as well.
 
     Each share is under the generator's prior at equal class shares; with its 95 %
-    Clopper-Pearson interval. Latents of conditions that had enough count for the first only
-    if they were evaluated; those that the target has no answer to count for neither.
+    Clopper-Pearson interval. Latents of conditions with enough tiles count for the first only if
+    they were evaluated; those without an answer of the target count for neither.
     """
     looked = _answered(baseline)
     low = [one.confidence < tau for one in looked]
@@ -194,7 +194,7 @@ def low_confidence_share(baseline: Sequence[Trajectory], tau: float) -> dict[str
 
 
 def compare(search: Summary, baseline: Summary) -> Comparison:
-    """Return how many times less an accepted sample costs than with random latents."""
+    """Return how many times cheaper an accepted sample is than with random latents."""
 
     def times(ours: float | None, theirs: float | None) -> float | None:
         return theirs / ours if ours and theirs else None
@@ -236,13 +236,13 @@ def _cost(trajectories: Sequence[Trajectory], taught: int) -> Cost:
     found = np.array([one.found is not None for one in trajectories], dtype=float)
     if not found.sum():
         return Cost(value=None, interval_95=None)
-    dice = np.random.default_rng(0)
-    weight = dice.multinomial(
+    rng = np.random.default_rng(0)
+    weight = rng.multinomial(
         len(spent), np.full(len(spent), 1 / len(spent)), size=_RESAMPLES
     ).astype(float)
     with np.errstate(divide="ignore"):
         ratio = (weight @ spent + taught) / (weight @ found)
-    # No interpolation: resamples without a find cost infinitely much.
+    # No interpolation: resamples without a find have infinite cost.
     low, high = np.quantile(ratio, [0.025, 0.975], method="inverted_cdf")
     return Cost(
         value=float((spent.sum() + taught) / found.sum()),

@@ -1,15 +1,15 @@
-"""Populations of latents climb down the target's confidence: fair draws, and their probability.
+"""Populations of latents move to ever lower confidence: unbiased draws, and their probability.
 
 Adaptive multilevel splitting (Cerou and Guyader, "Adaptive multilevel splitting for rare event
 analysis", 2007), also known as subset simulation. A population starts as draws of the prior of
-one condition; the half of most confidence is replaced by copies of the other half, which move
-by steps that leave the prior below the level as it is; and so on, until most of the population
-is of low confidence. The product of the shares that survived estimates P(low confidence given
-the condition), without bias for any size of population (Brehier et al., "Unbiasedness of some
+one condition; the half with the highest confidence is replaced by copies of the other half, which
+move by steps that preserve the prior below the level; and so on, until most of the population is of
+low confidence. The product of the shares that survived estimates P(low confidence given the
+condition), without bias for any size of population (Brehier et al., "Unbiasedness of some
 generalized adaptive multilevel splitting algorithms", 2016).
 
-Gradients are not needed. Where the target gives them, steps may drift along them; a Metropolis
-test makes up for that.
+Gradients are not needed. If the target has them, steps may drift along them; a Metropolis test
+corrects for that.
 """
 
 import math
@@ -53,17 +53,17 @@ class SplittingRules:
     """Conditions; population u searches labels[u mod n]."""
     run_seed: int
     stream: str
-    """Names the random stream, as in `SearchRules`."""
+    """Name of the random stream, as in `SearchRules`."""
     particles: int
     """Latents of a population."""
     moves: int
-    """Proposals to each copy on a level."""
+    """Proposals for each copy per level."""
     final_moves: int
-    """Proposals to each latent once its population has arrived, so that it forgets its copies."""
+    """Proposals for each latent once its population has arrived, to decorrelate copies."""
     max_levels: int
-    """Levels, each of half the probability of the one above, after which to give up."""
+    """Most levels, each with half the probability of the level above."""
     replicates: int = 0
-    """Populations of each condition that are searched also when there is enough of it."""
+    """Populations of each condition that are searched even if it has enough tiles."""
     drift: float = 0.0
     """Weight of the gradient of the confidence's log-odds in a step; 0 asks for no gradients."""
     audit: bool = False
@@ -76,16 +76,16 @@ def split(
     done: Mapping[int, Trajectory] | None = None,
     closed: Container[int] = (),
 ) -> Iterator[Trajectory]:
-    """Yield a trajectory for each latent of each population, for ever; the caller stops.
+    """Yield a trajectory for each latent of each population, endlessly; the caller stops.
 
-    Seed i is latent i mod n of population i div n, of n latents each. What a population does
-    is a function of its number alone.
+    Seed i is latent i mod n of population i div n, of n latents each. The course of a population is
+    a function of its number only.
 
     Args:
         evaluator: scores latents.
         rules: what to accept and how to move.
         done: trajectories of an earlier, interrupted search, by seed.
-        closed: conditions of which there are enough: their next populations are skipped.
+        closed: conditions with enough tiles: their next populations are skipped.
     """
     done = done or {}
     number = 0
@@ -107,12 +107,12 @@ def split(
 
 
 class _Population:
-    """The latents of one condition on their way down."""
+    """The latents of one condition, descending."""
 
     def __init__(
         self, evaluator: Evaluator, rules: SplittingRules, number: int, label: int
     ) -> None:
-        # Only the target's confidence says where to go: nothing else may tilt what is drawn.
+        # Only the target's confidence guides the draws: anything else would bias them.
         self._evaluator = evaluator.by_confidence_alone()
         self._rules = rules
         self._first = number * rules.particles
@@ -136,7 +136,7 @@ class _Population:
         )
 
     def run(self) -> Iterator[Trajectory]:
-        """Climb down, then judge what arrived."""
+        """Descend, then judge the latents that arrived."""
         rules = self._rules
         goal = math.log(rules.tau) - math.log1p(-rules.tau)
         half = max(1, rules.particles // 2)
@@ -166,7 +166,7 @@ class _Population:
             if i in arrived:
                 latent = self._z[i].numpy().tobytes()
                 if latent in seen:
-                    # A copy that never moved: what is known of it need not be asked again.
+                    # A copy that never moved: its scores are known.
                     outcome = Outcome.DUPLICATE
                 else:
                     seen.add(latent)
@@ -207,13 +207,13 @@ class _Population:
         )
 
     def _copy(self, lost: list[int], parents: list[int]) -> None:
-        for own in (self._z, self._odds, self._confidence, self._drift):
-            own[lost] = own[parents]
+        for values in (self._z, self._odds, self._confidence, self._drift):
+            values[lost] = values[parents]
         for row, parent in zip(lost, parents, strict=True):
             self._pixels[row] = self._pixels[parent]
 
     def _move(self, rows: list[int], level: float) -> None:
-        """Propose a step to each row that leaves the prior as it is; take those below the level.
+        """Propose a step for each row that preserves the prior; accept those below the level.
 
         Preconditioned Crank-Nicolson, or with a drift its Langevin variant (Cotter et al., "MCMC
         methods for functions", Statistical Science 2013).
@@ -236,15 +236,15 @@ class _Population:
         self._drift[moved] = there[taken]
         for row, place in zip(moved, taken, strict=True):
             self._pixels[row] = scores.pixels[place]
-        # Robbins and Monro on the logarithm, from what is past only.
+        # Robbins and Monro on the logarithm, from past steps only.
         factor = math.exp(len(taken) / len(rows) - _ACCEPTANCE)
         self._step = min(_LARGEST_STEP, max(_SMALLEST_STEP, self._step * factor))
 
     def _drift_of(self, scores: Scores) -> Float[Tensor, "b d"]:
-        """Return the weighted gradients, 0 where none are asked for."""
+        """Return the weighted gradients, 0 if not requested."""
         if scores.gradient is None:
             return torch.zeros(len(scores.log_odds), self._z.shape[1])
-        # Where a gradient is not finite, the step does without.
+        # Where a gradient is not finite, the step has no drift.
         return self._rules.drift * scores.gradient.nan_to_num(0.0, 0.0, 0.0)
 
     def _score(self, z: Float[Tensor, "b d"], rows: Sequence[int]) -> Scores:
@@ -255,7 +255,7 @@ class _Population:
             torch.full((len(z),), self._label, dtype=torch.long),
             gradient=self._rules.drift > 0,
         )
-        # Their log-odds are infinite, so they are above any level: given up, and never moved to.
+        # Their log-odds are infinite, so they are above any level: abandoned, and never moved to.
         for place, reason in scores.unanswered.items():
             self._unanswered[rows[place]][reason] += 1
         return scores
@@ -267,10 +267,10 @@ def _tilt(
     drift: Float[Tensor, "b d"],
     keep: float,
 ) -> Float[Tensor, " b"]:
-    """Return by how much a drift makes steps from here to there less likely, as a logarithm.
+    """Return the log ratio by which a drift makes a step less likely.
 
     Cotter et al. (2013), equation 4.8, whose delta is 2 (1 - keep) / (1 + keep), for a drift that
-    need not be that of the density which is drawn from.
+    need not be the one of the sampled density.
     """
     delta = 2 * (1 - keep) / (1 + keep)
     along = ((there - here) * drift).sum(1) / 2
@@ -282,9 +282,9 @@ def probability(
 ) -> dict[str, Any]:
     """Return P(low confidence) under the generator's prior, from whole populations.
 
-    Conditions weigh the same. The interval comes from the scatter between populations, which
-    are independent of each other; that of latents within one would be far too short. It is
-    the t interval of Welch and Satterthwaite on the logarithm.
+    Conditions weigh the same. The interval comes from the variance between populations, which are
+    independent; from latents within a population it would be far too short. It is the t interval of
+    Welch and Satterthwaite on the logarithm.
 
     Args:
         trajectories: of `split`, in the order of their seeds.
@@ -297,18 +297,28 @@ def probability(
             estimates.setdefault(one.label, []).append(one.population_probability)
     result: dict[str, Any] = {
         "by_condition": {
-            classes[label]: {"value": float(np.mean(own)), "populations": len(own)}
-            for label, own in estimates.items()
+            classes[label]: {
+                "value": float(np.mean(by_population)),
+                "populations": len(by_population),
+            }
+            for label, by_population in estimates.items()
         },
         "value": None,
         "interval_95": None,
     }
     if not estimates:
         return result
-    result["value"] = value = float(np.mean([np.mean(own) for own in estimates.values()]))
-    if value > 0 and min(len(own) for own in estimates.values()) > 1:
-        parts = np.array([np.var(own, ddof=1) / len(own) for own in estimates.values()])
-        freedom = np.array([len(own) - 1 for own in estimates.values()])
+    result["value"] = value = float(
+        np.mean([np.mean(by_population) for by_population in estimates.values()])
+    )
+    if value > 0 and min(len(by_population) for by_population in estimates.values()) > 1:
+        parts = np.array(
+            [
+                np.var(by_population, ddof=1) / len(by_population)
+                for by_population in estimates.values()
+            ]
+        )
+        freedom = np.array([len(by_population) - 1 for by_population in estimates.values()])
         error = math.sqrt(parts.sum()) / len(estimates)
         if error > 0:
             degrees = parts.sum() ** 2 / (parts**2 / freedom).sum()

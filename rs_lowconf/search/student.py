@@ -1,8 +1,8 @@
-"""A student that learns how sure a black box is of tiles, and leads the search by its gradients.
+"""A student that learns a black box's confidence in tiles, and guides the search by its gradients.
 
-It is taught in rounds: first with tiles of random latents, then with tiles at which it expects
-low confidence itself, because that is where the search goes and where random latents hardly
-come. It never judges: what it leads to is put to the target.
+It is trained in rounds: first on tiles of random latents, then on tiles where it expects low
+confidence, because the search goes there and random latents rarely do. It never decides: the tiles
+it leads to are shown to the target.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ KIND = "student"
 _BATCH = 32
 _RATE = 2e-3
 _NEAR = 3.0
-"""Log-odds up to which the student learns differences as they are; beyond, their logarithms."""
+"""Log-odds up to which the student learns plain differences; beyond, their logarithms."""
 
 
 class Student(nn.Module):
@@ -34,7 +34,7 @@ class Student(nn.Module):
     centre: Tensor
     spread: Tensor
     level: Tensor
-    """Mean and standard deviation of the compressed log-odds first learned from."""
+    """Mean and standard deviation of the compressed log-odds of the first round."""
 
     def __init__(self, channels: int) -> None:
         """Build for the generator's channels."""
@@ -55,13 +55,13 @@ class Student(nn.Module):
         label: Int[Tensor, " b"],  # noqa: ARG002  # it sees what the target sees
     ) -> Float[Tensor, " b"]:
         """Return log-odds."""
-        # Roofs and glints lie far out and would drown everything else.
+        # Roofs and glints are outliers and would dominate everything else.
         features = F.pixel_unshuffle(((image - self.centre) / self.spread).asinh(), 2)
         for place, layer in enumerate(self.layers):
             features = F.leaky_relu(layer(features), 0.2)
             if place < len(self.layers) - 1:
                 features = F.avg_pool2d(features, 2)
-        # The least certain place decides as much as the whole.
+        # The least certain position counts as much as the whole.
         pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
         odds: Tensor = self.level[0] + self.level[1] * self.head(pooled)[:, 0]
         return _NEAR * (odds / _NEAR).clamp(-8, 8).sinh()
@@ -79,38 +79,38 @@ class Student(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Lessons:
-    """What a student has been taught so far."""
+    """The training of a student so far."""
 
     evaluations: int
     """Of the target."""
     correlation: float | None
-    """Between its guesses and the answers to the tiles of the last round, before it learned
-    from them; None where either is constant."""
+    """Correlation of its predictions with the target's answers for the tiles of the last round,
+    before it learned from them; None if either is constant."""
     unanswered: Mapping[str, int] = field(default_factory=dict)
-    """How many of the evaluations gave no answer, by reason; nothing is learned from these."""
+    """How many of the evaluations gave no answer, by reason; these are not used for training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeachingRules:
-    """What a student is taught with."""
+    """How a student is trained."""
 
     tau: float
     labels: tuple[int, ...]
-    """Conditions, which take turns."""
+    """Conditions, used in turn."""
     run_seed: int
     stream: str
     first: int
     """Random latents of the first round."""
     rounds: int
-    """Rounds at tiles of the student's own choice."""
+    """Rounds with tiles that the student chose."""
     each: int
-    """Tiles of each of these."""
+    """Tiles per such round."""
     learning_rate: float
-    """Step size of Adam on the latent on the way to them."""
+    """Step size of Adam on the latents that lead to them."""
     max_age: int
-    """Steps on the way."""
+    """Most steps of such a latent."""
     steps: int
-    """Of learning after each round."""
+    """Training steps after each round."""
 
 
 def teach(
@@ -121,11 +121,11 @@ def teach(
     Args:
         evaluator: asks the target.
         shell: keeps latents where the prior has its mass.
-        rules: how much to teach.
-        device: where the student learns.
+        rules: of the training.
+        device: of the student.
 
     Raises:
-        ModelError: the target has no answer to any tile of a round.
+        ModelError: the target has no valid answer for any tile of a round.
     """
     with forked_rng(seed_of(rules.run_seed, "search", rules.stream, "student")):
         student = Student(len(evaluator.generator.bands)).to(device)
@@ -190,7 +190,7 @@ def _descend(
     z: Float[Tensor, "n d"],
     label: Int[Tensor, " n"],
 ) -> Float[Tensor, "n d"]:
-    """Return latents at which the student just expects low confidence, as the search does."""
+    """Return latents at which the student just expects low confidence, as in a search."""
     z = shell.project(z)
     adam = torch.optim.Adam([z], lr=rules.learning_rate)
     waiting = torch.ones(len(z), dtype=torch.bool)
@@ -224,18 +224,18 @@ def _fit(
         student.level.copy_(torch.stack([odds.mean(), odds.std().clamp_min(1e-3)]))
     student.requires_grad_(requires_grad=True)
     adam = torch.optim.Adam(student.parameters(), lr=_RATE)
-    dice = torch.Generator().manual_seed(
+    rng = torch.Generator().manual_seed(
         seed_of(rules.run_seed, "search", rules.stream, "lesson", round_)
     )
     cosine = torch.optim.lr_scheduler.OneCycleLR(adam, _RATE, total_steps=rules.steps)
     label = torch.zeros(_BATCH, dtype=torch.long, device=device)
     for _ in range(rules.steps):
-        rows = torch.randint(len(odds), (_BATCH,), generator=dice)
+        rows = torch.randint(len(odds), (_BATCH,), generator=rng)
         batch = image[rows]
-        # Mirrored and turned: no target has a reason to read north from south otherwise.
-        if torch.rand((), generator=dice) < 0.5:
+        # Mirrored and rotated: a target should not depend on orientation.
+        if torch.rand((), generator=rng) < 0.5:
             batch = batch.flip(3)
-        batch = torch.rot90(batch, int(torch.randint(4, (), generator=dice)), (2, 3))
+        batch = torch.rot90(batch, int(torch.randint(4, (), generator=rng)), (2, 3))
         guess = compressed(student(batch.to(device), label))
         loss = F.smooth_l1_loss(guess, odds[rows].to(device))
         adam.zero_grad()
@@ -246,7 +246,7 @@ def _fit(
 
 
 def compressed(odds: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Return log-odds as the student learns them."""
+    """Return log-odds on the scale that the student learns."""
     return _NEAR * (odds / _NEAR).asinh()
 
 

@@ -1,8 +1,8 @@
-"""What reviewers rejected becomes a part of a fitted gate, without the data it was fitted on.
+"""Adds a part learned from rejected tiles to a fitted gate, without the data it was fitted on.
 
-The gate holds features of real tiles that none of its scores has seen. Ten rejected tiles and these
-are enough for one more linear score, whether or not anything was accepted, and the same real tiles
-calibrate it.
+The gate contains features of real tiles that none of its scores was fitted on. These and ten
+rejected tiles are enough for one more linear score, even if nothing was accepted, and the same real
+tiles calibrate it.
 """
 
 from dataclasses import dataclass, replace
@@ -35,13 +35,13 @@ REVIEWS = "reviews"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Taught:
-    """A gate that knows what reviewers rejected."""
+    """A gate with a part learned from rejected tiles."""
 
     gate: FittedGate
     rejected: int
     accepted: int
     dropped: dict[str, Any]
-    """Share of the rejected tiles that a gate drops which was not taught with them."""
+    """Share of the rejected tiles dropped by a gate that was not fitted on them."""
 
 
 def teach_gate(
@@ -52,12 +52,12 @@ def teach_gate(
     false_rejection: float,
     seed: int,
 ) -> Taught:
-    """Fit a score that tells rejected tiles from real ones, as a part of the gate's first stage.
+    """Fit a score that separates rejected from real tiles, as a part of the gate's first stage.
 
     Args:
-        gate: fitted; what it learned of earlier reviews is replaced.
+        gate: fitted; its part from earlier reviews is replaced.
         rejected: generated tiles that reviewers rejected, by the views of the first stage.
-        accepted: generated tiles that they accepted, if any; they count as real.
+        accepted: generated tiles that they accepted, if any, which count as real.
         false_rejection: of the whole gate.
         seed: of the folds.
 
@@ -70,16 +70,16 @@ def teach_gate(
         raise ReviewError(
             f"{count} rejected samples",
             expected=f"at least {MIN_REVIEWS} to learn from",
-            remedy="review more samples, and import them",
+            remedy="review more samples and import the reviews",
         )
     parts, hits = torch.arange(count) % FOLDS, 0
     for part in range(FOLDS):
-        own = _taught(gate, rejected.seen[view][parts != part], also_real, seed)
+        refitted = _taught(gate, rejected.seen[view][parts != part], also_real, seed)
         left = Kind(
             seen={name: features[parts == part] for name, features in rejected.seen.items()},
             labels=rejected.labels[parts == part],
         )
-        hits += int((~judged(own.stages[:1], left, false_rejection).passes).sum())
+        hits += int((~judged(refitted.stages[:1], left, false_rejection).passes).sum())
     return Taught(
         gate=_taught(gate, rejected.seen[view], also_real, seed),
         rejected=count,
@@ -101,7 +101,7 @@ def _taught(
     score = fit_linear(
         stored.real, {REVIEWS: stored.of(rejected)}, folds, also_real=stored.of(accepted)
     )
-    kept = [k for k, own in enumerate(first.parts) if own.name != REVIEWS]
+    kept = [k for k, part in enumerate(first.parts) if part.name != REVIEWS]
     stage = replace(
         first,
         parts=(
@@ -113,12 +113,12 @@ def _taught(
         ),
         folds=folds,
     )
-    # The figures are of the gate as it was fitted; reviews move its threshold a little.
+    # The figures are of the original gate; reviews move its threshold a little.
     power = {**gate.power, "before_reviews": True}
     return replace(gate, stages=(stage, *gate.stages[1:]), power=power)
 
 
 def _unfolded(score: LinearScore, stored: StoredFeatures) -> LinearScore:
-    """Return the same function of features as the view gives them."""
+    """Return the same function for the uncompressed features of the view."""
     weight = score.weight @ stored.projection.T
     return LinearScore(weight=weight, bias=score.bias - weight @ stored.centre)

@@ -13,62 +13,62 @@ class Tiles(Section):
     """What all kinds of data have in common."""
 
     masked: ClassVar[bool] = False
-    """Whether these are tiles with a class for every pixel."""
+    """Whether these are tiles with one class per pixel."""
     kind: str
     tile_size: PositiveInt = Field(default=64, multiple_of=16)
-    """Side in pixels that every tile must have, or that is cut out of larger images."""
+    """Side of every tile in pixels; tiles of this size are cut out of larger images."""
     attribution: str = "Contains modified Copernicus Sentinel data"
-    """Notice written into every exported tile, as the licence of Sentinel data asks."""
+    """Notice written into every exported tile, as the licence of Sentinel data requires."""
 
 
 class NoData(Tiles):
     """No real tiles at hand."""
 
     kind: Literal["none"] = "none"
-    """`none`: no real tiles at hand; the embedded models need none, but then no real tile is
-    shown beside a generated one."""
+    """`none`: no real tiles; the embedded models need none, but then no real tile is shown beside a
+    generated one."""
 
 
 class Rasters(Tiles):
     """GeoTIFFs and what their digital numbers mean."""
 
     bands: tuple[str, ...] | None = None
-    """The bands to use, by name, in the order to use them; all the files have when missing."""
+    """The bands to use, by name and in this order; default is all bands of the files."""
     scale: PositiveFloat | None = None
-    """Digital numbers per unit of reflectance. When missing, what the data say, else 10000."""
+    """Digital numbers per unit of reflectance. Default is the scale in the metadata, else 10000."""
     dn_offset: float | None = None
-    """Added to digital numbers before division: -1000 from processing baseline 04.00 on. When
-    missing, what the data say, else 0."""
+    """Added to digital numbers before division: -1000 from processing baseline 04.00 on. Default is
+    the offset in the metadata, else 0."""
     max_nodata: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Largest share of a tile's pixels that may be nodata, by tags or masks of the files, or 0 in
-    every band over an area where files say nothing; tiles cut out of larger images are left out
-    above it."""
+    """Largest share of a tile's pixels that may be nodata: declared by tags or masks, or 0 in every
+    band over an area if files declare nothing; tiles with more are left out where tiles are cut out
+    of larger images."""
     skip_bad: bool = False
-    """Leave out files that cannot be used instead of stopping at the first."""
+    """Skip files that cannot be used instead of stopping at the first."""
     stride: PositiveInt | None = None
-    """Pixels from one tile to the next, `tile_size` when missing: in catalogs, and where tiles to
-    train on are cut out of scenes and chips; in scenes as many lie at random places. Tiles to
-    validate and test on never overlap."""
+    """Spacing of tiles in pixels, default `tile_size`: of all tiles in catalogs, of training tiles
+    in scenes and chips; in scenes as many tiles lie at random positions. Validation and test tiles
+    never overlap."""
 
 
 class OwnRasters(Rasters):
     """GeoTIFFs of the user."""
 
     file_bands: tuple[str, ...] | None = None
-    """The order of the bands in files that carry no band descriptions. Words that name no band of
-    Sentinel-2, such as QA60, stand for bands that are not used."""
+    """The order of the bands in files without band descriptions. Names that are not Sentinel-2
+    bands, such as QA60, stand for bands that are not used."""
     level: Level | None = None
-    """Processing level of the files. When missing, what the data say, else L1C."""
+    """Processing level of the files. Default is the level in their metadata, else L1C."""
 
 
 class Held(Section):
     """Shares of the tiles that are held out."""
 
     val_share: float = Field(default=0.15, ge=0.0, lt=0.5)
-    """Share held out for validation: of scenes and chips by block, of a folder without
-    train/val/test subfolders by file."""
+    """Share held out for validation: by block for scenes and chips, by file for a folder without
+    train/val/test subfolders."""
     test_share: float = Field(default=0.15, ge=0.0, lt=0.5)
-    """Share held out for the test, likewise."""
+    """Share held out for testing, in the same way."""
 
 
 class EuroSatTiles(Rasters):
@@ -81,7 +81,7 @@ class EuroSatTiles(Rasters):
     download: bool = False
     """Let torchgeo fetch the 2 GB archive when it is not in `root`."""
     classes: ClassNames | None = None
-    """The classes to use, in order; all when missing."""
+    """The classes to use, in order; default is all."""
 
 
 class FolderTiles(OwnRasters, Held):
@@ -92,7 +92,7 @@ class FolderTiles(OwnRasters, Held):
     root: Path = Path("data")
     """The folder with the class-named subfolders, or with train, val and test above them."""
     classes: ClassNames | None = None
-    """The classes to use, in order; all when missing."""
+    """The classes to use, in order; default is all."""
 
 
 class PictureData(Tiles, Held):
@@ -106,7 +106,7 @@ class PictureData(Tiles, Held):
     download: bool = False
     """Let torchvision fetch EuroSAT's pictures when they are not in `root`."""
     classes: ClassNames | None = None
-    """The classes to use, in order; all when missing."""
+    """The classes to use, in order; default is all."""
     bands: tuple[str, ...]
     """The band of each channel, by name: pictures do not name them."""
     level: Level | None = None
@@ -114,9 +114,9 @@ class PictureData(Tiles, Held):
     reflectance: tuple[float, float]
     """The reflectance that bytes 0 and 255 stand for."""
     chroma: Literal["full", "half"] = "half"
-    """Resolution of their colour differences, half in most JPEGs."""
+    """Resolution of their colour differences (chroma), half in most JPEGs."""
     skip_bad: bool = False
-    """Leave out files that cannot be used instead of stopping at the first."""
+    """Skip files that cannot be used instead of stopping at the first."""
 
     @model_validator(mode="after")
     def _rising(self) -> "PictureData":
@@ -135,9 +135,9 @@ class First(Section):
     """The first of several sources of tiles."""
 
     more: tuple[Annotated[ClassedTiles, Field(discriminator="kind")], ...] = ()
-    """Further tiles that the generator learns from (gan.recipe=frozen), with fewer bands or in
-    other numbers; a picture whose name is in a split above belongs to the same split here, and
-    other kinds with one in another split are refused."""
+    """Further tiles to train the generator on (gan.recipe=frozen), with fewer bands or another
+    scale; a picture whose name is in a split above belongs to the same split here, while other
+    kinds of data with a tile in another split are an error."""
 
 
 class EuroSatData(EuroSatTiles, First):
@@ -149,7 +149,7 @@ class FolderData(FolderTiles, First):
 
 
 class MaskData(OwnRasters, Held):
-    """Images and masks with a class for every pixel."""
+    """Images and masks with one class per pixel."""
 
     masked: ClassVar[bool] = True
     images: Path
@@ -157,17 +157,17 @@ class MaskData(OwnRasters, Held):
     masks: Path
     """The folder of the masks, with subfolders."""
     image_name: str = "*.tif"
-    """Which files of `images` to use. Of chips, what stands for the * is the name by which image
-    and mask find each other; several dates may share a mask."""
+    """Which files of `images` to use. For chips, the part that matches * is the name by
+    which image and mask are paired; several dates may share a mask."""
     mask_name: str = "*.tif"
     """Which files of `masks` to use."""
     mask_classes: MaskClasses
-    """The class of each value of a mask, or null where a value means unknown. 255 and the file's
+    """The class of each value of a mask, or null if a value means unknown. 255 and the file's
     declared nodata are unknown unless they are named here; so is `?`."""
     block_size: PositiveFloat = 2_000.0
     """Side in metres of the blocks of land that are split as a whole."""
     block_seed: NonNegativeInt = 0
-    """Another seed puts other blocks on other sides."""
+    """Seed that assigns blocks to splits."""
 
     @model_validator(mode="after")
     def _complete(self) -> "MaskData":
@@ -182,14 +182,14 @@ class SceneData(MaskData):
     """Images and masks of any extent and CRS."""
 
     kind: Literal["scenes"] = "scenes"
-    """`scenes`: images and masks of any extent and CRS, matched by where they lie."""
+    """`scenes`: images and masks of any extent and CRS, matched by location."""
 
 
 class ChipData(MaskData):
     """Images and masks in pairs."""
 
     kind: Literal["chips"] = "chips"
-    """`chips`: an image and a mask of the same grid each, matched by name."""
+    """`chips`: pairs of image and mask on the same grid, matched by name."""
 
     @model_validator(mode="after")
     def _paired(self) -> "ChipData":
@@ -203,7 +203,7 @@ class ImageData(OwnRasters):
     """Images without classes, for catalogs."""
 
     kind: Literal["images"] = "images"
-    """`images`: a folder of GeoTIFFs without classes, for catalogs alone."""
+    """`images`: a folder of GeoTIFFs without classes, only for catalogs."""
     images: Path
     """The folder of the images, with subfolders."""
     image_name: str = "*.tif"
@@ -214,18 +214,18 @@ class GeoPackageData(OwnRasters):
     """Images that a layer names, for catalogs."""
 
     kind: Literal["geopackage"] = "geopackage"
-    """`geopackage`: a layer that names GeoTIFFs, for catalogs alone."""
+    """`geopackage`: a layer that names GeoTIFFs, only for catalogs."""
     root: Path = Path("data")
     """The GeoPackage."""
     layer: str | None = None
-    """The layer to read; the first when missing."""
+    """The layer to read; default is the first."""
 
 
 class StacData(OwnRasters):
     """Images that a STAC names, for catalogs."""
 
     kind: Literal["stac"] = "stac"
-    """`stac`: a STAC in files, for catalogs alone."""
+    """`stac`: a static STAC, only for catalogs."""
     root: Path = Path("data")
     """The catalog.json, collection.json or items of a STAC."""
 
@@ -242,7 +242,7 @@ DataSettings = Annotated[
     | StacData,
     Field(discriminator="kind"),
 ]
-"""The tiles to learn from and to be measured on."""
+"""The real tiles for training and evaluation."""
 
 
 def further_sources(data: Tiles) -> tuple[ClassedTiles, ...]:

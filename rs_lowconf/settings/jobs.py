@@ -9,42 +9,42 @@ from rs_lowconf.settings.section import Section
 
 
 class CatalogSettings(Section):
-    """The catalog of tiles that jobs work on."""
+    """The catalog of tiles for batch jobs."""
 
     path: Path | None = None
-    """The GeoParquet file; run.dir/catalog.parquet when missing."""
+    """The GeoParquet file; default is run.dir/catalog.parquet."""
     collection: str = Field(default="tiles", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """What `rslow catalog build` calls these tiles: their ids begin with it."""
+    """Name of these tiles in `rslow catalog build`; prefix of their ids."""
     sample: PositiveInt = 1_000
     """Tiles of each collection that `rslow catalog check` reads, evenly spread."""
 
 
 class BatchSettings(Section):
-    """Jobs over a catalog: on which tiles, and how they are worked on."""
+    """Jobs over a catalog: on which tiles, and how they run."""
 
     splits: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Work on tiles of these splits alone, such as val and test; on all when missing."""
+    """Process only tiles of these splits, such as val and test; default is all."""
     collections: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Work on tiles of these collections alone."""
+    """Process only tiles of these collections; default is all."""
 
     executor: Literal["serial", "process", "dask"] = "process"
-    """`serial`: one process; `process`: several of this machine; `dask`: a cluster on this
-    machine, or the one that --scheduler names."""
+    """`serial`: one process; `process`: several on this machine; `dask`: a cluster on this machine,
+    or the one of --scheduler."""
     workers: NonNegativeInt = 0
-    """Processes of this machine; 0 is one a core."""
+    """Processes on this machine; 0 is one per core."""
     chunk: PositiveInt | None = None
-    """Tiles that are worked on and stored at once, on average; when missing 256 to score and 16
-    to generate, which takes seconds a tile."""
+    """Tiles that are processed and stored together, on average; default is 256 to score and 16 to
+    generate, which takes seconds per tile."""
     seconds: PositiveFloat | None = 1_200.0
-    """Time limit of a chunk, after which its process is killed and the tile that hangs is looked
-    for; null sets none."""
+    """Time limit of a chunk, after which its process is killed and the hanging tile is searched
+    for; null: no limit."""
     per_class: PositiveInt | None = None
-    """Generate and review: most tiles of one class that are chosen, by label or else, in reviews,
-    by prediction; null sets no limit."""
+    """Generate and review: most tiles of one class, by label or else, in reviews, by prediction;
+    null: no limit."""
     per_region: PositiveInt | None = None
-    """Generate and review: most tiles of one region that are chosen; null sets no limit."""
+    """Generate and review: most tiles of one region; null: no limit."""
     region_degrees: PositiveFloat = 1.0
-    """Side of the cells of longitude and latitude that are regions."""
+    """Regions are cells of longitude and latitude with this side in degrees."""
     regions: Path | None = None
-    """A vector file of polygons with a column `name`, which are the regions instead; what lies in
-    none of them is one more."""
+    """A vector file of polygons with a column `name` to use as regions instead; tiles outside form
+    one more region."""

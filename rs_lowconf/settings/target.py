@@ -22,49 +22,48 @@ class EmbeddedTarget(OwnTarget):
     """A target that comes with the package."""
 
     kind: Literal["embedded"] = "embedded"
-    """`embedded`: one that is inside the package."""
+    """`embedded`: a model in the package."""
     embedded: Literal["visible", "multispectral"] = "multispectral"
-    """Which one: that of the three visible bands, which learned from 17,471 tiles, or that of all
-    13 bands, which learned from 273."""
+    """Which model in the package: the one for the three visible bands, trained on 17,471 tiles, or
+    the one for all 13 bands, trained on 273."""
 
 
 class TrainedTarget(OwnTarget):
     """A target that `rslow train target` made."""
 
     kind: Literal["trained"] = "trained"
-    """`trained`: one that `rslow train target` made."""
+    """`trained`: the model that `rslow train target` trained."""
     path: Path | None = None
-    """Its checkpoint; that in run.dir when missing."""
+    """Its checkpoint; default is the one in run.dir."""
 
 
 class ModelFormat(Section):
-    """What a foreign model reads and returns."""
+    """Input and output of an external model."""
 
     bands: tuple[str, ...]
-    """The bands the model reads, in its order."""
+    """The bands that the model reads, in its order."""
     level: Level = "L1C"
     """The processing level that the model was made for."""
     input: Literal["reflectance", "digital_numbers"] = "reflectance"
-    """What the model reads, before `mean` and `std`; digital numbers are
+    """Input of the model, before `mean` and `std`; digital numbers are
     10 000 times reflectance, without the offset of processing baseline 04.00."""
     mean: tuple[float, ...] | None = None
     """Subtracted per band (or one value for all), in the unit of `input`."""
     std: tuple[float, ...] | None = None
     """Divided by per band (or one value for all)."""
     input_size: PositiveInt | None = None
-    """Side of the square that the model takes; missing means tiles as they
-    are."""
+    """Side of the model's square input in pixels; default is unchanged tiles."""
     input_fit: Literal["resize", "mirror"] = "resize"
-    """How a tile becomes `input_size` pixels wide: resized (bilinear), or at its own resolution
-    with its mirror images around it, a fifth of the window before it. Answers for pixels are
-    brought back to the tile."""
+    """How a tile becomes `input_size` pixels wide: `resize` (bilinear), or `mirror`: at its
+    original resolution, padded with its mirror images, a fifth of the window before it. Pixel
+    predictions are transformed back to the tile."""
     classes: ClassNames
-    """The model's own class list, in the order of its outputs. One that returns
-    a single number, for or against, has two: the one against comes first."""
+    """The model's class list, in the order of its outputs. A binary model with a single output has
+    two: the negative class comes first."""
     output: Literal["logits", "probabilities", "sigmoid"] = "logits"
-    """What the model returns. `probabilities` sum to 1, or to 100 as per cent;
-    they may be rounded. `sigmoid` is one number from 0 to 1 for each class, as models for several
-    labels return: its log-odds are taken as logits."""
+    """What the model returns. `probabilities` sum to 1, or to 100 as percentages; they may be
+    rounded. `sigmoid` is one number from 0 to 1 per class, as in multi-label models: its log-odds
+    are taken as logits."""
     temperature: PositiveFloat = 1.0
     """Logits are divided by this."""
     batch_size: PositiveInt = 32
@@ -86,21 +85,21 @@ class ModelFormat(Section):
 
 
 class ForeignModel(ModelFormat):
-    """A model from elsewhere."""
+    """An external model."""
 
     kind: str
 
 
 class FileTarget(ForeignModel):
-    """A foreign model in a file."""
+    """An external model in a file."""
 
     path: Path
-    """Checkpoint, program or model file; `package:NAME/FILE` is FILE inside the installed package
-    NAME, which is not imported for that."""
+    """Checkpoint, program or model file; `package:NAME/FILE` is FILE in the installed package NAME,
+    which is not imported."""
 
 
 class WholeFileTarget(FileTarget):
-    """A foreign model whose file says how it is built."""
+    """An external model whose file says how it is built."""
 
     kind: Literal["torchgeo", "export", "torchscript", "onnx"]
     """`torchgeo`: a checkpoint of one of its tasks. `export`: what torch.export.save wrote.
@@ -136,9 +135,9 @@ class TableTarget(FileTarget):
     """What the model is asked for: raw scores and decision_function as logits, or
     probabilities."""
     rows: Literal["pixel", "tile", "statistics"] = "pixel"
-    """What a row of its table is. `pixel`: the bands of one pixel, so that the target answers for
-    every pixel; `tile`: all pixels of a tile, band after band, line after line; `statistics`: the
-    means of all bands of a tile, then their standard deviations."""
+    """The rows of its table. `pixel`: the bands of one pixel, so that the target predicts a class
+    per pixel; `tile`: all pixels of a tile, band by band, line by line; `statistics`: the means of
+    all bands of a tile, then their standard deviations."""
 
 
 class NamedTarget(ForeignModel):
@@ -158,11 +157,11 @@ class ProcessTarget(ForeignModel):
     """`process`: a program that reads tiles and writes answers."""
     command: Annotated[tuple[str, ...], Field(min_length=1)]
     """The program that answers, and its arguments, without a shell; an argument
-    `package:NAME/FILE` is FILE inside the installed package NAME."""
+    `package:NAME/FILE` is FILE in the installed package NAME."""
     startup_seconds: PositiveFloat = 120.0
-    """Time until the program says that it is ready."""
+    """Seconds until the program reports that it is ready."""
     batch_seconds: PositiveFloat = 60.0
-    """Time for the answer to one batch."""
+    """Seconds for the answer to one batch."""
 
     @field_validator("command")
     @classmethod
@@ -181,4 +180,4 @@ TargetSettings = Annotated[
     | ProcessTarget,
     Field(discriminator="kind"),
 ]
-"""The model under test: embedded, trained by `rslow train target`, or from elsewhere."""
+"""The model under test: in the package, trained by `rslow train target`, or external."""

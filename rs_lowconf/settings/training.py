@@ -21,7 +21,7 @@ class AugmentSettings(Section):
     """One augmentation pipeline for target, extractor and discriminator."""
 
     flip: bool = True
-    """The eight symmetries of the square, for real tiles: they have no preferred direction."""
+    """The eight symmetries of the square, for real tiles, which have no preferred direction."""
     shift: float = Field(default=0.125, ge=0.0, lt=0.5)
     """Largest shift in whole pixels, as a share of the side; edges are reflected."""
     zoom: float = Field(default=1.2, ge=1.0, le=2.0)
@@ -29,24 +29,24 @@ class AugmentSettings(Section):
     cutout: float = Field(default=0.25, ge=0.0, lt=1.0)
     """Side of the square that is blanked, as a share of the tile's side."""
     brightness: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Range of the one factor common to all bands."""
+    """Range of the factor common to all bands."""
     band_gain: float = Field(default=0.02, ge=0.0, lt=0.5)
     """Range of the independent gain of each band: 2 % is the calibration uncertainty."""
     probability: float = Field(default=0.8, ge=0.0, le=1.0)
-    """Chance of each of shift, zoom, cutout and gains."""
+    """Probability of each of shift, zoom, cutout and gains."""
 
 
 class ClassifierSettings(Section):
-    """How a classifier of ours is trained; for the target and for the extractor."""
+    """How our classifiers are trained: target and extractor."""
 
     architecture: Architecture = "small_cnn"
     """`small_cnn`, `resnet`, `residual_cnn`, or `timm:NAME` for any timm backbone."""
     width: PositiveInt = 48
-    """Channels of the first stage of the CNNs of ours."""
+    """Channels of the first stage of our CNNs."""
     epochs: PositiveInt = 60
-    """Times that every training tile is shown."""
+    """Passes over the training tiles."""
     average_epochs: NonNegativeFloat = 3.0
-    """Half-life of the running average of the weights, in epochs; 0 averages nothing."""
+    """Half-life of the running average of the weights, in epochs; 0: no averaging."""
     batch_size: PositiveInt = 32
     """Tiles in one step of training."""
     learning_rate: PositiveFloat = 2e-3
@@ -58,16 +58,16 @@ class ClassifierSettings(Section):
 
 
 class SegmenterSettings(Section):
-    """How a segmentation network of ours is trained, where the data have masks."""
+    """How our segmentation network is trained, for data with masks."""
 
     encoder: str = "resnet18"
     """Encoder of the U-Net, by its name in segmentation_models_pytorch; not pretrained."""
     width: PositiveInt = 32
     """Channels of the decoder at full resolution; coarser stages are wider."""
     epochs: PositiveInt = 60
-    """Times that every training tile is shown."""
+    """Passes over the training tiles."""
     average_epochs: NonNegativeFloat = 3.0
-    """Half-life of the running average of the weights, in epochs; 0 averages nothing."""
+    """Half-life of the running average of the weights, in epochs; 0: no averaging."""
     batch_size: PositiveInt = 32
     """Tiles in one step of training."""
     learning_rate: PositiveFloat = 2e-3
@@ -75,19 +75,19 @@ class SegmenterSettings(Section):
     weight_decay: NonNegativeFloat = 0.05
     """Decoupled weight decay (AdamW)."""
     class_weight: float = Field(default=0.5, ge=0.0, le=1.0)
-    """A class counts by its share of the pixels to the power of minus this: 0 weights nothing,
-    1 makes all classes count the same, which finds more of a rare one and claims too much."""
+    """A class is weighted by its share of the pixels to the power of minus this: 0 weights all
+    pixels equally, 1 all classes, which finds more of a rare class but overestimates it."""
 
 
 class ExtractorSettings(ClassifierSettings):
-    """The extractor: another architecture than the target."""
+    """The extractor: a different architecture from the target."""
 
     architecture: Architecture = "residual_cnn"
     width: PositiveInt = 24
 
 
 class GeneratorSettings(Section):
-    """What a generator of labelled tiles and one of tiles with masks have in common."""
+    """Settings shared by generators of labelled tiles and of tiles with masks."""
 
     latent_global: PositiveInt = 64
     """Length of the latent vector that sets a tile's overall appearance."""
@@ -102,8 +102,8 @@ class GeneratorSettings(Section):
     batch_size: PositiveInt = 8
     """Tiles in one step of training."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the networks' inner layers in training: bfloat16 is twice as fast where the processor
-    knows it (avx512_bf16, amx or a recent GPU) and slower where it does not."""
+    """Precision of the networks' inner layers in training: bfloat16 is twice as fast if the
+    processor supports it (avx512_bf16, amx or a recent GPU) and slower if not."""
     learning_rate: PositiveFloat = 4e-4
     """Step size of Adam."""
     final_rate: float = Field(default=0.25, gt=0.0, le=1.0)
@@ -111,11 +111,11 @@ class GeneratorSettings(Section):
     gamma: PositiveFloat = 100.0
     """Weight of the R1 and R2 gradient penalties, before scaling by 3 / bands."""
     penalty_every: PositiveInt = 16
-    """The penalties are computed every so many steps, with their weight times as large."""
+    """The penalties are computed every n-th step, with n times the weight."""
     ema_images: PositiveInt = 5_000
     """Half-life of the generator's weight average, in images."""
     checkpoint_images: PositiveInt = 10_000
-    """A checkpoint, a sample sheet and a metrics line every so many images."""
+    """Images between checkpoints, each with a sample sheet and a metrics line."""
     sheet_columns: PositiveInt = 8
     """Real and generated tiles in a row of the sample sheet."""
     whitening: float = Field(default=0.01, gt=0.0)
@@ -126,32 +126,32 @@ class GanSettings(GeneratorSettings):
     """The class-conditional generator and its critics."""
 
     recipe: Literal["native", "frozen"] = "native"
-    """`native`: one discriminator that learns to see from the tiles of data alone. `frozen`:
-    critics on the features of a network that was pretrained on photographs, beside small native
-    ones; it needs far fewer images, and reads the tiles of data.more too."""
+    """`native`: one discriminator trained from scratch on the tiles of data. `frozen`: critics on
+    the features of a network that was pretrained on photographs, and small native critics; it needs
+    far fewer images, and also uses the tiles of data.more."""
     features: Literal["efficientnet_lite0", "efficientnet_lite1"] = "efficientnet_lite0"
-    """Frozen: the pretrained network that the critics see through. efficientnet_lite2 is none of
-    them: it is kept for the probe of `rslow evaluate`."""
+    """Frozen: the pretrained network of the critics. efficientnet_lite2 is not allowed: it is
+    reserved for the probe of `rslow evaluate`."""
     feature_side: PositiveInt = 96
     """Frozen: side in pixels to which tiles are enlarged for it."""
     feature_gamma: PositiveFloat = 50.0
     """Frozen: weight of the gradient penalties on features."""
 
     latent_layout: NonNegativeInt = 0
-    """Channels of a map of the latent map's size that is computed from class and latent vector,
-    for what has to agree over the whole tile, such as a road; 0 leaves it out."""
+    """Channels of a map, of the latent map's size, computed from class and latent vector, for
+    structures across the whole tile such as a road; 0: none."""
     depth: PositiveInt = 1
-    """Residual blocks of the generator at an eighth of the resolution; one less at a quarter."""
+    """Residual blocks of the generator at an eighth of the resolution; one fewer at a quarter."""
     overfit_target: float | None = Field(default=None, ge=0.0, lt=1.0)
-    """Overfitting of the discriminator (0 none, 1 complete) at which the chance of augmentation
-    is held; it starts at augment.probability and, when this is missing, stays there."""
+    """Overfitting of the discriminator (0 none, 1 complete) at which the probability of
+    augmentation is held; it starts at augment.probability and, without this target, stays there."""
     blend_images: NonNegativeInt = 0
-    """Images over which the classes come apart, from one for all."""
+    """Images over which class embeddings blend from a common one to separate ones."""
     reconstruction: NonNegativeFloat = 0.0
-    """Weight of redrawing real tiles from latents that an encoder finds; 0 leaves it out."""
+    """Weight of reconstructing real tiles from an encoder's latents; 0: none."""
     self_supervision: NonNegativeFloat = 0.0
-    """Weight of redrawing real tiles from the discriminator's features, which keeps it from
-    learning few tiles by heart; 0 leaves it out."""
+    """Weight of reconstructing real tiles from the discriminator's features, which keeps it from
+    memorising few tiles; 0: none."""
 
     @model_validator(mode="after")
     def _effective(self) -> "GanSettings":
@@ -172,12 +172,12 @@ _OF_RECIPE = {
 
 
 class MaskGanSettings(GeneratorSettings):
-    """The generator of tiles with given masks, for data with masks in place of labels."""
+    """The generator conditioned on masks, for data with masks instead of labels."""
 
     learning_rate: PositiveFloat = 1e-3
     """Step size of Adam."""
     gamma: PositiveFloat = 0.02
-    """Weight of the gradient penalties, a pixel, before scaling by 3 / bands."""
+    """Weight of the gradient penalties, per pixel, before scaling by 3 / bands."""
     mix_weight: NonNegativeFloat = 1.0
     """Weight of the discriminator's consistency on tiles that are part real, part generated."""
     bank: PositiveInt = 500
@@ -185,27 +185,28 @@ class MaskGanSettings(GeneratorSettings):
 
 
 class GateSettings(Section):
-    """What drops unrealistic tiles, fitted against the finished generator."""
+    """The gate, which drops unrealistic tiles; fitted against the finished generator."""
 
     recipe: Literal["native", "frozen"] = "frozen"
-    """What decides. `frozen`: linear scores on features of a pretrained network and on spectra and
-    texture, fitted on real and on generated tiles. `native`: the critic, the likeness to training
-    tiles and the spectra together; it drops little, and is the only one for tiles with masks."""
+    """What the gate decides on. `frozen`: linear scores on features of a pretrained network and on
+    spectra and texture, fitted on real and on generated tiles. `native`: the critic, the likeness
+    to training tiles and the spectra together; it drops few tiles, and is the only recipe for tiles
+    with masks."""
     tiles: PositiveInt = 1_000
-    """Recipe `frozen`: tiles of each generated kind that the scores are fitted on, and as many
-    others on which the share that the gate drops is measured."""
+    """Recipe `frozen`: tiles of each generated kind to fit the scores on, and as many others to
+    measure which share the gate drops."""
     most_real: PositiveInt = 6_000
-    """Recipe `frozen`: real training tiles of each source that the scores are fitted on at most."""
+    """Recipe `frozen`: most real training tiles of each source to fit the scores on."""
     side: PositiveInt = 128
     """Recipe `frozen`: pixels to which tiles are enlarged for the pretrained network."""
     generators: tuple[Path, ...] = ()
-    """Recipe `frozen`: checkpoints of other generators whose tiles the scores are fitted on too;
+    """Recipe `frozen`: checkpoints of other generators whose tiles are also used in the fit;
     the more kinds of generated tiles they know, the more unknown ones they drop."""
     held_out: tuple[Path, ...] = ()
-    """Recipe `frozen`: checkpoints of generators on which the power is measured alone."""
+    """Recipe `frozen`: checkpoints of generators used only to measure the gate's power."""
     leave_out: bool = True
-    """Recipe `frozen`: whether to measure also what share of each kind is dropped by scores that
-    were fitted without it."""
+    """Recipe `frozen`: whether to also measure the share of each kind that is dropped by scores
+    fitted without it."""
     width: PositiveInt = 32
     """Channels of the critic at half resolution; coarser stages are wider."""
     images: PositiveInt = 20_000
@@ -226,20 +227,22 @@ class EncoderSettings(Section):
     images: PositiveInt = 16_000
     """Real tiles shown before training ends, and as many generated ones."""
     batch_size: PositiveInt = 16
-    """Half of them are real."""
+    """Tiles in one step of training; half of them are real."""
     learning_rate: PositiveFloat = 1e-3
     """Step size of Adam."""
     latent_weight: NonNegativeFloat = 0.1
-    """Weight of finding the very latent of a generated tile, beside one that redraws it."""
+    """Weight of recovering the exact latent of a generated tile, relative to reconstructing the
+    tile."""
     ema_images: PositiveInt = 2_000
     """Half-life of the weight average, in images."""
 
 
 class UpdateSettings(Section):
-    """What reviews change: a head on the critic's features, then the critic, then the GAN."""
+    """Updates from reviews: a head on the critic's features, then the critic, then the GAN."""
 
     refine_from: PositiveInt = 200
-    """Rejected samples from which the critic's last stage is trained on, with them as fakes."""
+    """Number of rejected samples from which the critic's last stage is also trained, with them as
+    fakes."""
     images: PositiveInt = 10_000
     """Real tiles shown in that training."""
     batch_size: PositiveInt = 16
@@ -249,4 +252,5 @@ class UpdateSettings(Section):
     ema_images: PositiveInt = 2_000
     """Half-life of the weight average, in images."""
     generator_images: NonNegativeInt = 0
-    """Real tiles shown in training the generator on against the updated critic; 0 leaves it."""
+    """Real tiles shown when the generator is trained further against the updated critic; 0: not
+    trained."""

@@ -35,20 +35,20 @@ from rs_lowconf.settings.training import (
 
 
 class RunSettings(Section):
-    """Where results go and what makes them repeatable."""
+    """Where results go and what makes them reproducible."""
 
     dir: Path = Path("runs/default")
     """Folder of the run; each stage writes a subfolder named after itself."""
     models: Literal["embedded", "trained"] = "embedded"
-    """Generator, gate and extractor: those inside the package (EuroSAT's bands and classes), or
-    those that `rslow train` wrote into `dir`."""
+    """Generator, gate and extractor: those in the package (EuroSAT's bands and classes), or those
+    that `rslow train` wrote into `dir`."""
     seed: NonNegativeInt = 0
-    """Of every random choice: the same seed and settings give the same results on the same kind of
-    machine."""
+    """Seed of every random choice: the same seed and settings give the same results on the same
+    kind of machine."""
     device: Device = "auto"
-    """`auto` is cuda where there is one; in a batch job each worker chooses for itself."""
+    """`auto` is cuda if available; in a batch job each worker chooses for itself."""
     threads: NonNegativeInt = 0
-    """CPU threads of torch; 0 leaves torch's own choice."""
+    """CPU threads of torch; 0: torch's default."""
 
 
 class Settings(Section):
@@ -60,9 +60,9 @@ class Settings(Section):
     augment: AugmentSettings = AugmentSettings()
     target: TargetSettings = EmbeddedTarget()
     classifier: ClassifierSettings = ClassifierSettings()
-    """What `rslow train target` makes of labelled tiles."""
+    """The classifier that `rslow train target` trains on labelled tiles."""
     segmenter: SegmenterSettings = SegmenterSettings()
-    """What `rslow train target` makes of scenes and chips."""
+    """The network that `rslow train target` trains on scenes and chips."""
     extractor: ExtractorSettings = ExtractorSettings()
     gan: GanSettings = GanSettings()
     mask_gan: MaskGanSettings = MaskGanSettings()

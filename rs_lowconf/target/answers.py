@@ -1,8 +1,8 @@
-"""What counts as an answer to a tile. Nothing else gets any further, whatever the kind of target.
+"""Checks the outputs of a target, whatever its kind; anything invalid is rejected here.
 
 A target may return logits, probabilities or one sigmoid per class. Probabilities come in several
-number formats: as float32 they sum to 1 within 1e-3, rounded to bfloat16 or to two decimals they
-do not, and as per cent they sum to 100.
+number formats: as float32 they sum to 1 within 1e-3, rounded to bfloat16 or to two decimals they do
+not, and as percentages they sum to 100.
 """
 
 import torch
@@ -12,23 +12,23 @@ from torch import Tensor
 from rs_lowconf.errors import AnswerError
 
 WHOLES = (1.0, 100.0)
-"""What the probabilities of a tile may sum to."""
+"""Permitted sums of the probabilities of a tile."""
 
 _ROUNDING = 1e-6
 _SUM = 1e-3
 _MOST = 0.1
-"""How far the sum of any probabilities may be off."""
+"""Largest deviation of a sum of probabilities."""
 _GRIDS = (100, 255, 256, 1_000, 10_000)
-"""Steps from 0 to 1 of rounded probabilities: decimals, or the bytes of quantised models."""
+"""Steps between 0 and 1 of rounded probabilities: decimals, or bytes of quantised models."""
 
 
 def log_probabilities(
     logits: Float[Tensor, "b k *pixels"], temperature: float
 ) -> Float[Tensor, "b k *pixels"]:
-    """Return the logarithms of the distributions that logits mean.
+    """Return the log-probabilities of logits.
 
     Raises:
-        AnswerError: of some tiles these are not finite.
+        AnswerError: they are not finite for some tiles.
     """
     answer = torch.log_softmax(logits / temperature, dim=1)
     require_finite(answer)
@@ -36,13 +36,13 @@ def log_probabilities(
 
 
 def require_finite(output: Float[Tensor, "b *rest"], *, remedy: str = "") -> None:
-    """Refuse tiles with NaN or infinity in what a network returned for them.
+    """Reject tiles with NaN or infinity in the output of a network.
 
     Raises:
         AnswerError: there are such tiles.
     """
     output = output.detach()
-    if not torch.isfinite(output.sum()):  # one pass where all is well
+    if not torch.isfinite(output.sum()):  # a single pass if all are finite
         require(torch.isfinite(output), "the target returns NaN or infinity", remedy=remedy)
 
 
@@ -54,7 +54,7 @@ def require(
     remedy: str = "",
     reason: str = "",
 ) -> None:
-    """Refuse the tiles of which anything is not good.
+    """Reject the tiles with any invalid value.
 
     Raises:
         AnswerError: there are such tiles.
@@ -67,7 +67,7 @@ def require(
 def are_distributions(
     output: Float[Tensor, "b k *pixels"], whole: float
 ) -> Bool[Tensor, "b *pixels"]:
-    """Return where outputs are the parts of a whole, as exactly as their number format allows."""
+    """Return where outputs are distributions, within the precision of their number format."""
     value = output.detach() / whole
     off = (value.sum(dim=1) - 1).abs()
     sums = off <= _SUM
@@ -97,7 +97,7 @@ def log_odds_of(share: Float[Tensor, "b k *pixels"]) -> Float[Tensor, "b k *pixe
 
 
 def _slack(value: Float[Tensor, "b k *pixels"]) -> Float[Tensor, "b *pixels"]:
-    """Return how far from 1 probabilities may sum that are as coarse as these."""
+    """Return how far from 1 the sum of such coarse probabilities may be."""
     slack = torch.full_like(value.sum(dim=1), _SUM)
     for dtype in (torch.float16, torch.bfloat16):
         coarse = (value == value.to(dtype)).all(dim=1)

@@ -1,10 +1,10 @@
 """Models without gradients, as functions from tensors to tensors.
 
-What needs `--trust-code`, and why: `sklearn` unpickles a file, `callable` imports a module,
+Kinds that need `--trust-code`, and why: `sklearn` unpickles a file, `callable` imports a module,
 `process` runs a program. `onnx` and `lightgbm` read data: an ONNX graph cannot name code outside
 onnxruntime, and a Booster's text file holds trees.
 
-A time limit needs the kind `process`: what hangs inside this process cannot be stopped.
+A time limit needs the kind `process`: code that hangs inside this process cannot be stopped.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,8 +51,8 @@ def load_black_box(
 ) -> Callable[[Tensor], object]:
     """Return the foreign model as a function of float32 tiles b c h w.
 
-    It returns a tensor of float64 scores on `device`, or, for `ForeignTarget` to refuse, what the
-    model returned where that is not made of numbers.
+    It returns a tensor of float64 scores on `device`, or the model's output if that is not numeric,
+    which `ForeignTarget` rejects.
 
     Raises:
         ModelError: a file or library is missing, the model is damaged, does not fit the
@@ -98,7 +98,7 @@ def _onnx(path: Path, settings: ModelFormat, device: torch.device) -> Callable[[
     runtime = library("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what fails is raised as well
+    options.log_severity_level = 4  # errors are raised anyway
     on_gpu = device.type == "cuda"
     wanted = ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"]
     available = runtime.get_available_providers()
@@ -111,9 +111,9 @@ def _onnx(path: Path, settings: ModelFormat, device: torch.device) -> Callable[[
     inputs = session.get_inputs()
     shape = inputs[0].shape
     if len(inputs) != 1 or len(shape) != 4 or inputs[0].type not in _FLOATS:
-        told = ", ".join(f"{one.type} {one.shape}" for one in inputs)
+        inputs_read = ", ".join(f"{entry.type} {entry.shape}" for entry in inputs)
         raise ModelError(
-            f"{path} reads {told}", expected="one input of floating-point numbers, b c h w"
+            f"{path} reads {inputs_read}", expected="one input of floating-point numbers, b c h w"
         )
     if isinstance(shape[0], int) and settings.batch_size != shape[0]:
         if shape[0] > 1:
@@ -136,7 +136,7 @@ def _onnx_output(path: Path, outputs: Sequence[Any], classes: int) -> str:
     """Return the name of the one output that may hold a number per class.
 
     Raises:
-        ModelError: there is none, or more than one: which is the answer nobody knows.
+        ModelError: there is none, or more than one, so that the right one is unknown.
     """
     numbers = [one for one in outputs if one.type in _FLOATS]
     if not numbers:
@@ -145,15 +145,15 @@ def _onnx_output(path: Path, outputs: Sequence[Any], classes: int) -> str:
     fitting = [
         one
         for one in numbers
-        # A length that is left open is a name or None.
+        # A dynamic length is a name or None.
         if len(one.shape) < 2 or not isinstance(one.shape[1], int) or one.shape[1] in allowed
     ]
     if len(fitting) > 1:
         shown = ", ".join(f"{one.name} {one.shape}" for one in fitting)
         raise ModelError(
-            f"{path} has several outputs that may be scores: {shown}",
+            f"{path} has several outputs that could be scores: {shown}",
             expected=f"one with {classes} numbers",
-            remedy="keep the one that is meant with onnx.utils.extract_model",
+            remedy="keep only the right one with onnx.utils.extract_model",
         )
     return str((fitting or numbers)[0].name)
 
@@ -165,7 +165,7 @@ def _lightgbm(path: Path, settings: TableTarget) -> Callable[[Numbers], Numbers]
     objective = model.objective
     if raw and objective != "binary sigmoid:1" and not objective.startswith("multiclass "):
         raise ModelError(
-            f"the raw scores of {path} are no logits, its objective is {objective}",
+            f"the raw scores of {path} are not logits, its objective is {objective}",
             remedy="set target.output=probabilities",
         )
     with reading(path, error=ModelError):
@@ -192,14 +192,14 @@ def _sklearn(
     if not hasattr(estimator, asked):
         other = "logits" if settings.output == "probabilities" else "probabilities"
         raise ModelError(
-            f"{path} holds a {type(estimator).__name__}, which has no {asked}",
+            f"{path} contains a {type(estimator).__name__}, which has no {asked}",
             expected="a fitted classifier of scikit-learn",
             remedy=f"set target.output={other} if it is one",
         )
-    said, wanted = tuple(getattr(estimator, "classes_", ())), settings.classes
-    names = tuple(class_name(name) or UNCLEAR for name in said)
-    # Numbers may be those of outputs, to which target.classes gives names.
-    named = all(isinstance(name, str) for name in said) or bool({*names} & {*wanted})
+    declared, wanted = tuple(getattr(estimator, "classes_", ())), settings.classes
+    names = tuple(class_name(name) or UNCLEAR for name in declared)
+    # Numbers may be output indices, which target.classes names.
+    named = all(isinstance(name, str) for name in declared) or bool({*names} & {*wanted})
     if names and named and names != wanted:
         raise ModelError(
             f"the classes of {path} are {', '.join(names)} and target.classes lists "
@@ -214,7 +214,7 @@ def _sklearn(
 def _in_rows(
     score: Callable[[Numbers], Numbers], rows: str, columns: int | None
 ) -> Callable[[Numbers], Numbers]:
-    """Return a function of tiles for one of a table that has `columns`, if that is known."""
+    """Return a function of tiles from one of tables; `columns` is their width, if known."""
 
     def predict(image: Numbers) -> Numbers:
         b, c, h, w = image.shape

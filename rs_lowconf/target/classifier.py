@@ -1,4 +1,4 @@
-"""A trained classifier: the target model of ours and the extractor of features."""
+"""A classifier trained by this package: a target, or the extractor of features."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -23,7 +23,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSpec:
-    """What it takes, beside the weights, to rebuild a classifier."""
+    """All that is needed, besides the weights, to rebuild a classifier."""
 
     architecture: str
     """`small_cnn`, `resnet`, `residual_cnn` or `timm:NAME`."""
@@ -38,7 +38,7 @@ class ClassifierSpec:
     """Class names in the order of its outputs."""
 
     tile_size: int
-    """Side in pixels of the tiles it was trained on, and the only one it takes."""
+    """Side in pixels of the tiles it was trained on, the only size it accepts."""
 
     def build(self) -> Network:
         """Return the network with random weights."""
@@ -69,7 +69,7 @@ class Classifier:
         figures: Mapping[str, Any] | None = None,
         batch_size: int = 32,
     ) -> None:
-        """Freeze the network, which the classifier owns from here on.
+        """Freeze the network; the classifier takes ownership of it.
 
         Args:
             spec: what `network` was built from.
@@ -92,7 +92,7 @@ class Classifier:
 
         Raises:
             ModelError: the tiles have another number of bands or another size.
-            AnswerError: of some of them the network makes NaN or infinity.
+            AnswerError: the network returns NaN or infinity for some of them.
         """
         return log_probabilities(self._run(self.network, image), self.temperature)
 
@@ -101,7 +101,7 @@ class Classifier:
 
         Raises:
             ModelError: the tiles have another number of bands or another size.
-            AnswerError: of some of them the network makes NaN or infinity.
+            AnswerError: the network returns NaN or infinity for some of them.
         """
         features = self._run(self.network.features, image)
         require_finite(features)
@@ -134,8 +134,8 @@ def load_classifier(path: Path, device: torch.device, *, batch_size: int = 32) -
     """Read what `save_classifier` wrote.
 
     Raises:
-        ModelError: the file is missing, damaged, no classifier, or its architecture is
-            another one in the installed timm.
+        ModelError: the file is missing, damaged, not a classifier, or its architecture differs in
+            the installed timm.
     """
     tensors, header = read_checkpoint(path, _KIND)
     spec = spec_in(header, ClassifierSpec)
@@ -158,7 +158,7 @@ def write_trained(  # noqa: PLR0917 - where, what, and what is known of it
     temperature: float,
     figures: Mapping[str, Any],
 ) -> None:
-    """Write a network of ours as one file, atomically; `spec_in` reads its specification back.
+    """Write one of our networks as one file, atomically; `spec_in` reads its specification.
 
     Args:
         path: the file.
@@ -199,7 +199,7 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
     try:
         module.load_state_dict(dict(tensors))
     except RuntimeError as error:
-        # torch lists every key on its own line; the first lines say what kind of misfit it is.
+        # torch lists every key on a separate line; the first lines show the kind of mismatch.
         lines = " ".join(str(error).split())
         raise ModelError(
             f"the weights in {path} do not fit the architecture ({lines[:300]})",

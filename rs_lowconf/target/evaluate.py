@@ -18,13 +18,13 @@ from rs_lowconf.vocabulary import class_list, require
 _BATCH = 64
 _BINS = 15
 _DRAWS = 200
-#: Below this many tiles a bin holds a dozen or fewer, and chance alone makes an ECE of several %.
+#: Below this many tiles a bin has a dozen or fewer, and chance alone gives an ECE of several %.
 _FEW_TILES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierReport:
-    """Figures of one model on one labelled split. Shares, not percent."""
+    """Figures of one model on one labelled split, as shares, not percentages."""
 
     tiles: int
     accuracy: float
@@ -41,9 +41,9 @@ class ClassifierReport:
     ece: float
     """Expected calibration error over 15 bins of equal width."""
     ece_equal_count: float
-    """The same over 15 bins of equal numbers of tiles, which no empty bins favour."""
+    """The same over 15 bins of equal numbers of tiles, so that no bin is empty."""
     ece_by_chance: float
-    """What a perfectly calibrated model with these confidences shows over such bins on average."""
+    """Mean of this error for a perfectly calibrated model with the same confidences."""
     mean_confidence: float
     """Mean of the largest probability."""
     confusion: dict[str, dict[str, int]]
@@ -52,7 +52,7 @@ class ClassifierReport:
     """A reservation about the figures; empty when there is none."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for a metrics file or a checkpoint's header."""
+        """Return JSON values for a metrics file or a checkpoint's header."""
         return asdict(self)
 
 
@@ -64,7 +64,7 @@ def evaluate_classifier(model: TargetModel, source: TileSource) -> ClassifierRep
         ModelError: bands, level or classes of model and split do not fit.
     """
     if len(source) == 0:
-        raise DataError("the split to evaluate on holds no tile", expected="at least one")
+        raise DataError("the split to evaluate on has no tile", expected="at least one")
     places = require(
         class_list("the data", source.classes),
         class_list("the target", model.classes),
@@ -131,7 +131,7 @@ def expected_calibration_error(
 def equal_count_error(confidence: Float[Tensor, " n"], right: Tensor, bins: int = _BINS) -> float:
     """Return the calibration error over bins of equal numbers of tiles, in order of confidence.
 
-    A good model's tiles nearly all lie in the last bins of equal width; these tell more of them
+    A good model's tiles nearly all lie in the last bins of equal width; these bins resolve them
     (Nguyen and O'Connor 2015, "Posterior calibration and exploratory analysis").
     """
     order = confidence.argsort(stable=True)
@@ -140,14 +140,14 @@ def equal_count_error(confidence: Float[Tensor, " n"], right: Tensor, bins: int 
 
 
 def error_by_chance(confidence: Float[Tensor, " n"], bins: int = _BINS) -> float:
-    """Return the mean `equal_count_error` of a model whose confidences are exactly true.
+    """Return the mean `equal_count_error` of a perfectly calibrated model.
 
-    Its answers are drawn, right with the probability that it states; so few tiles never agree
-    with it to the last digit.
+    Whether it is right is drawn with the stated confidence; with so few tiles the error is never
+    exactly 0.
     """
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     confidence = confidence.double().sort().values
-    right = torch.rand(_DRAWS, len(confidence), generator=dice, dtype=torch.float64) < confidence
+    right = torch.rand(_DRAWS, len(confidence), generator=rng, dtype=torch.float64) < confidence
     gaps = (right.double() - confidence).tensor_split(bins, 1)
     return float(torch.stack([gap.sum(1).abs() for gap in gaps]).sum(0).mean()) / len(confidence)
 

@@ -1,4 +1,4 @@
-"""The adapter that makes any model from elsewhere a `TargetModel`."""
+"""The adapter that makes any external model a `TargetModel`."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ _DN_PER_REFLECTANCE = 10_000.0
 
 
 class ForeignTarget:
-    """Feeds a model what it was trained on and turns what it returns into log-probabilities.
+    """Converts tiles to a model's input and its output to log-probabilities.
 
     The caller selects and orders bands (`check_fit`); here reflectance becomes the model's
     input: unit, size, mean and std. A model of two classes may return one number, for or against
@@ -48,12 +48,12 @@ class ForeignTarget:
             function: a module in eval mode on `device`, or anything else that takes and returns
                 tensors there.
             settings: bands, classes, input and output of the model.
-            tile_size: side in pixels of the tiles that will come.
+            tile_size: side in pixels of the tiles to predict.
             device: where the model computes.
 
         Raises:
             ModelError: the model fails on such tiles, returns something other than `settings`
-                says, or mixes up the tiles of a batch.
+                states, or mixes the tiles of a batch.
         """
         self.bands = BandSpec(names=settings.bands, level=settings.level)
         self.classes = settings.classes
@@ -64,7 +64,7 @@ class ForeignTarget:
         self._mean = _per_band(settings.mean, 0.0, device)
         self._std = _per_band(settings.std, 1.0, device)
         self._whole = 1.0
-        """What the model's probabilities sum to; the probe tells."""
+        """The sum of the model's probabilities, found by the probe."""
         self._fit = mirrored if settings.input_fit == "mirror" else resized
         self.differentiable = False
         self.pixelwise, self.differentiable = self._probe(tile_size)
@@ -73,9 +73,9 @@ class ForeignTarget:
         """Return log-probabilities at the set temperature, on the target's device.
 
         Raises:
-            ModelError: the model fails, or its output is not one number per tile and class (or
-                per tile, class and pixel, whichever it was at first).
-            AnswerError: for some tiles it is not finite, or not what `target.output` says.
+            ModelError: the model fails, or its output is not one number per tile and class (or per
+                tile, class and pixel, whichever the probe found).
+            AnswerError: for some tiles it is not finite, or does not match `target.output`.
         """
         self.evaluations += len(image)
         size, answers = self._settings.batch_size, []
@@ -92,14 +92,14 @@ class ForeignTarget:
         output = self._numbers(image)
         if (output.ndim == 4) != self.pixelwise:
             raise ModelError(
-                f"the target returns shape {tuple(output.shape)}, at first it answered for "
-                f"{'every pixel' if self.pixelwise else 'whole tiles'}",
-                expected="the same form of answer to every batch",
+                f"the target returns shape {tuple(output.shape)}, but at first predicted one "
+                f"class per {'pixel' if self.pixelwise else 'tile'}",
+                expected="outputs of the same form for every batch",
             )
         return log_probabilities(self._logits(output, image.shape[-1]), self._settings.temperature)
 
     def _numbers(self, image: Tensor) -> Tensor:
-        """Return the model's own output for reflectance: finite and of an allowed shape."""
+        """Return the model's raw output for reflectance: finite and of an allowed shape."""
         settings = self._settings
         image = image.to(self._device)
         side = settings.input_size or image.shape[-1]
@@ -110,11 +110,11 @@ class ForeignTarget:
         return _checked(output, (len(image), len(self.classes)), (side, side))
 
     def _logits(self, output: Tensor, size: int) -> Tensor:
-        """Return logits of all classes on `size` pixels for the model's own output."""
+        """Return logits of all classes on `size` pixels for the model's raw output."""
         kind, one = self._settings.output, output.shape[1] < len(self.classes)
         if kind == "probabilities":
             good = are_shares(output) if one else are_distributions(output, self._whole)
-            _require_as_said(good, output, "probabilities, at least 0 and of sum 1 or 100")
+            _require_as_said(good, output, "probabilities that are at least 0 and sum to 1 or 100")
             output = output / self._whole
             output = torch.cat([1 - output, output], dim=1) if one else output
         elif kind == "sigmoid":
@@ -140,14 +140,14 @@ class ForeignTarget:
             ) from error
 
     def _probe(self, tile_size: int) -> tuple[bool, bool]:
-        """Check the model on made-up tiles.
+        """Check the model on synthetic tiles.
 
         Returns:
-            Whether it answers for every pixel, and whether gradients reach the image.
+            Whether it predicts a class per pixel, and whether gradients reach the image.
         """
         generator = torch.Generator().manual_seed(0)
         shape = (_PROBE_TILES, len(self.bands), tile_size, tile_size)
-        # Unlike each other in brightness, so that batch statistics would show.
+        # Of different brightness, so that batch statistics would show.
         brightness = torch.tensor([0.05, 0.2, 0.8])[:, None, None, None]
         image = brightness * (0.5 + torch.rand(shape, generator=generator))
         with torch.enable_grad():
@@ -161,7 +161,8 @@ class ForeignTarget:
         ):
             raise ModelError(
                 "the target answers differently for a tile alone and in a batch",
-                expected="the same answer in any company, without dropout or batch statistics",
+                expected="answers independent of what else is in the batch, without dropout or "
+                "batch statistics",
             )
         self._whole = self._scale_of(torch.cat(parts).detach())
         if not first.requires_grad:
@@ -170,7 +171,7 @@ class ForeignTarget:
         return first.ndim == 4, gradient is not None
 
     def _scale_of(self, output: Tensor) -> float:
-        """Return what probabilities sum to, after a look at whether the outputs are what is said.
+        """Return the sum of probabilities, after checking that outputs match `target.output`.
 
         Raises:
             ModelError: they look like something else.
@@ -181,20 +182,20 @@ class ForeignTarget:
         if whole is not None:
             if kind != "probabilities":
                 raise ModelError(
-                    f"the target returns probabilities of sum {whole:g} where target.output says "
-                    f"{kind}",
+                    f"the target returns probabilities that sum to {whole:g}, but target.output "
+                    f"is {kind}",
                     remedy="set target.output=probabilities",
                 )
             return whole
         if kind == "logits" and are_shares(output).all():
             raise ModelError(
-                f"all outputs of the target are in 0 .. 1 ({_range(output)}), as probabilities "
-                "are, where target.output says logits",
-                remedy="set target.output=probabilities if those of a tile sum to 1, or sigmoid if "
-                "each class has its own; logits that only happen to lie there may be shifted by "
-                "any number, such as -1",
+                f"all outputs of the target are in 0 .. 1 ({_range(output)}), like "
+                "probabilities, but target.output is logits",
+                remedy="set target.output=probabilities if they sum to 1 per tile, or sigmoid if "
+                "classes are independent; if they are logits in this range by "
+                "coincidence, shift them by any number, such as -1",
             )
-        self._logits(output, output.shape[-1])  # says what is wrong
+        self._logits(output, output.shape[-1])  # raises the precise error
         return 1.0
 
 
@@ -228,7 +229,7 @@ def _checked(output: object, shape: tuple[int, int], pixels: tuple[int, int]) ->
 
 
 def _require_as_said(good: Tensor, output: Tensor, expected: str) -> None:
-    """Refuse the tiles whose outputs are not what `target.output` says."""
+    """Reject the tiles whose outputs do not match `target.output`."""
     if not good.all():
         bad = output[~good.reshape(len(good), -1).all(dim=1)].detach()
         require(
@@ -236,7 +237,7 @@ def _require_as_said(good: Tensor, output: Tensor, expected: str) -> None:
             f"the target's outputs are {_range(bad)} and sum to {_range(bad.sum(dim=1))}",
             expected=expected,
             remedy="set target.output to what the model returns: logits, probabilities or sigmoid",
-            reason=f"the target's outputs are not what target.output says: {expected}",
+            reason=f"the target's outputs do not match target.output: {expected}",
         )
 
 

@@ -1,4 +1,4 @@
-"""The epochs that classifiers and segmenters of ours learn in: one schedule, any loss."""
+"""The training epochs of our classifiers and segmenters: one schedule, any loss."""
 
 import math
 import time
@@ -17,12 +17,12 @@ from rs_lowconf.settings import ClassifierSettings, SegmenterSettings
 from rs_lowconf.types import MaskSource, TileSource
 
 Step = tuple[Tensor, Tensor, int]
-"""Augmented tiles, their truth, and a seed for dropout."""
+"""Augmented tiles, their true classes, and a seed for dropout."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learned:
-    """One epoch, before it is measured."""
+class TrainedEpoch:
+    """One epoch, before validation."""
 
     epoch: int
     """From 1 on."""
@@ -42,17 +42,17 @@ def learn(
     per_epoch: int,
     steps_of: Callable[[int], Iterable[Step]],
     loss_of: Callable[[Float[Tensor, "b k *pixels"], Any], Float[Tensor, ""]],
-) -> Iterator[Learned]:
+) -> Iterator[TrainedEpoch]:
     """Yield after each epoch; AdamW with cosine decay to zero.
 
     Args:
-        network: learns; on the device to compute on.
-        average: follows it, and is what counts (Izmailov et al., "Averaging weights leads to
+        network: to train, on the device to compute on.
+        average: of its weights; this is the result (Izmailov et al., "Averaging weights leads to
             wider optima and better generalization", UAI 2018, as an exponential one).
         schedule: how long and how fast.
         per_epoch: steps of an epoch.
         steps_of: the steps of an epoch, given its number.
-        loss_of: logits and truth to a loss.
+        loss_of: from logits and true classes to a loss.
     """
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
@@ -72,11 +72,11 @@ def learn(
             learning_rate = float(optimizer.param_groups[0]["lr"])
             decay.step()
             steps += 1
-            # Faster at first, or the average would long remember the random start.
+            # Faster at first, or the average would remember the random start for long.
             half_life = min(schedule.average_epochs * per_epoch, steps / 4)
             _follow(average, network, 0.5 ** (1 / half_life) if half_life else 0.0)
             losses.append(loss.detach())
-        yield Learned(
+        yield TrainedEpoch(
             epoch=epoch,
             train_loss=torch.stack(losses).mean().item(),
             learning_rate=learning_rate,
@@ -84,11 +84,11 @@ def learn(
         )
 
 
-def require_finite(learned: Learned, val_loss: float) -> None:
-    """Refuse to go on where a loss is no number.
+def require_finite(learned: TrainedEpoch, val_loss: float) -> None:
+    """Stop training if a loss is not finite.
 
     Raises:
-        JobError: one is not.
+        JobError: a loss is not finite.
     """
     if not math.isfinite(learned.train_loss + val_loss):
         raise JobError(
@@ -99,21 +99,21 @@ def require_finite(learned: Learned, val_loss: float) -> None:
 
 
 def require_alike(train: TileSource | MaskSource, val: TileSource | MaskSource) -> None:
-    """Refuse splits that do not belong together.
+    """Reject splits that do not belong together.
 
     Raises:
         DataError: one is empty, or they differ in bands or classes.
     """
     for name, source in (("training", train), ("validation", val)):
         if len(source) == 0:
-            raise DataError(f"the {name} split holds no tile", expected="at least one")
+            raise DataError(f"the {name} split has no tile", expected="at least one")
     if train.bands != val.bands or train.classes != val.classes:
         raise DataError("training and validation split differ in their bands or classes")
 
 
 @torch.no_grad()
 def _follow(average: Module, network: Module, keep: float) -> None:
-    """Move the average towards the network; the statistics of batch norms follow too."""
+    """Move the average towards the network, including the statistics of batch norms."""
     for slow, fast in zip(
         average.state_dict().values(), network.state_dict().values(), strict=True
     ):

@@ -1,4 +1,4 @@
-"""Loads the model under test, whatever its origin, and fits it to the data."""
+"""Loads the model under test from any origin, and fits it to the data."""
 
 from pathlib import Path
 
@@ -30,12 +30,11 @@ def load_target(
         settings: which target.
         trained: the checkpoint of a target of kind `embedded` or `trained`.
         trust_code: whether files that can run code may be read.
-        tile_size: side in pixels of the tiles that will come.
+        tile_size: side in pixels of the tiles to predict.
         device: where to compute.
 
     Raises:
-        ModelError: the target is missing, damaged, needs trust or does not do what the
-            settings say.
+        ModelError: the target is missing, damaged, needs trust or does not match the settings.
         SettingsError: timm or segmentation_models_pytorch has no such architecture.
     """
     if isinstance(settings, OwnTarget):
@@ -51,12 +50,12 @@ def check_fit(reads: BandSpec, data: BandSpec, *, model: str = "target") -> tupl
     """Return the data's channel of each band a model reads, in the model's order.
 
     Args:
-        reads: what the model was made for.
-        data: what the channel axis of the data holds.
-        model: what to call it in a message.
+        reads: bands of the model.
+        data: bands of the data's channel axis.
+        model: its name in messages.
 
     Raises:
-        ModelError: the data lack a band, or are of another processing level.
+        ModelError: the data lack a band, or have another processing level.
     """
     missing = [name for name in reads.names if name not in data.names]
     if missing:

@@ -1,4 +1,4 @@
-"""The networks behind a classifier: three convolutional ones of ours and any timm backbone.
+"""The networks of a classifier: three of our convolutional networks and any timm backbone.
 
 All take reflectance; the normalisation they were trained with is part of their weights.
 """
@@ -17,8 +17,8 @@ from rs_lowconf.errors import SettingsError
 class Network(nn.Module):
     """Normalises reflectance, maps it to features with a body and to logits with a linear head.
 
-    Bands of one tile are nearly multiples of each other, and what tells vegetation from
-    soil is their small difference; so the bands are not only scaled but decorrelated.
+    Bands of one tile are nearly multiples of each other, and only small differences distinguish
+    vegetation from soil; so the bands are not only scaled but decorrelated.
     """
 
     mean: Float[Tensor, " c"]
@@ -28,7 +28,7 @@ class Network(nn.Module):
     """Applied to reflectance minus mean; see `rs_lowconf.target.normalise`."""
 
     def __init__(self, body: nn.Module, *, bands: int, features: int, classes: int) -> None:
-        """Join a body that gives `features` numbers a tile with a head for `classes`."""
+        """Join a body that returns `features` numbers per tile with a head for `classes`."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(bands))
         self.register_buffer("decorrelation", torch.eye(bands))
@@ -55,7 +55,7 @@ def build_network(
 
     Args:
         architecture: `small_cnn`, `resnet`, `residual_cnn` or `timm:NAME`.
-        width: channels of the first stage; timm backbones have their own.
+        width: channels of the first stage; timm backbones ignore it.
         bands: channels of the tiles.
         classes: number of logits.
         tile_size: side of the tiles in pixels; some timm backbones are built for one size.
@@ -81,11 +81,11 @@ def build_network(
 
 
 class _SmallCnn(nn.Module):
-    """Plain 3x3 convolutions with max pooling; every scale speaks to the head directly.
+    """Plain 3x3 convolutions with max pooling; every scale is connected to the head.
 
     Land cover differs in texture as much as in colour, so each scale, the input included,
     is pooled to the mean and the standard deviation of every channel over the tile. Nothing
-    is convolved at full size, which would take four fifths of the time and told no more.
+    is convolved at full resolution, which would take four fifths of the time without any benefit.
     """
 
     def __init__(self, bands: int, width: int) -> None:
@@ -123,7 +123,7 @@ class _SmallCnn(nn.Module):
 
 def _mean_and_spread(x: Float[Tensor, "b f h w"]) -> Float[Tensor, "b g"]:
     mean = x.mean((2, 3))
-    # Half the time of torch.var, and normalised inputs have no digits to lose.
+    # Half the time of torch.var, and normalised inputs lose no precision.
     variance = (x.square().mean((2, 3)) - mean.square()).clamp_min(0)
     # The small constant keeps the gradient of the root finite on a constant tile.
     return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)
@@ -193,7 +193,7 @@ class _Residual(nn.Module):
 
 
 def _residual_cnn(bands: int, width: int) -> nn.Sequential:
-    """Patches by strided convolutions, GroupNorm, GELU, mean pooling: nothing of small_cnn."""
+    """Patches by strided convolutions, GroupNorm, GELU, mean pooling: unlike small_cnn."""
     return nn.Sequential(
         nn.Conv2d(bands, width, 2, stride=2),  # b width h/2 w/2
         nn.GroupNorm(1, width),
@@ -231,12 +231,12 @@ def _timm_body(name: str, bands: int, tile_size: int) -> tuple[nn.Module, int]:
 
 
 def require_timm_name(name: str) -> None:
-    """Refuse names that the installed timm does not have, among them those of a model hub.
+    """Reject names that the installed timm does not have, including names of a model hub.
 
     Raises:
         SettingsError: the name is unknown.
     """
-    # Late, because it takes seconds to import, which every process of a batch job would pay.
+    # Imported late, because it takes seconds in every process of a batch job.
     models = importlib.import_module("timm.models")
     if not models.is_model(models.split_model_name_tag(name)[0]):
         raise SettingsError(

@@ -9,7 +9,7 @@ from torch import Tensor
 from rs_lowconf.types import TileSource
 
 #: Added to every principal variance of the standardised bands, whose mean is 1: directions
-#: with less than that are mostly sensor noise and are not blown up to full size.
+#: with less than that are mostly sensor noise and are not amplified to unit variance.
 _RIDGE = 0.03
 
 _BATCH = 64
@@ -42,7 +42,7 @@ def pixel_statistics(
 def decorrelation(covariance: Float[Tensor, "c c"]) -> Float[Tensor, "c c"]:
     """Return the matrix that scales bands to deviation 1 and then decorrelates them.
 
-    The decorrelation is the symmetric (ZCA) one, so that channel i still is about band i. A
+    The decorrelation is the symmetric (ZCA) one, so that channel i still represents band i. A
     constant band counts as having a deviation of 1e-4 (one digital number).
     """
     std = covariance.diagonal().clamp_min(1e-8).sqrt()

@@ -28,7 +28,7 @@ def target_file(settings: FileTarget) -> Path:
 
 
 def model_file(settings: OwnTarget | ForeignModel, trained: Path) -> Path | None:
-    """Return the file that any target is read from; None for one that has none.
+    """Return the file that a target is read from; None if it has none.
 
     Args:
         settings: which target.
@@ -43,7 +43,7 @@ def model_file(settings: OwnTarget | ForeignModel, trained: Path) -> Path | None
 
 
 def inside_package(text: str) -> str:
-    """Return the path that `package:NAME/FILE` means, and any other text as it is.
+    """Return the path of `package:NAME/FILE`, and any other text unchanged.
 
     The package is looked up without being imported: its own dependencies may be missing.
 
@@ -82,17 +82,17 @@ def library(name: str, kind: str) -> ModuleType:
 
 
 def require_trust(what: str, *, trust_code: bool) -> None:
-    """Refuse what runs foreign code, unless the user trusts it.
+    """Reject code from elsewhere unless the user trusts it.
 
     Raises:
-        ModelError: the user does not; `what` says what it is.
+        ModelError: the user does not; `what` describes it.
     """
     if not trust_code:
         raise ModelError(what, remedy="if you trust its origin, add --trust-code")
 
 
 def import_named(name: str, *, trust_code: bool) -> Any:
-    """Return what `module:name` means, where the current directory counts as installed.
+    """Return the object `module:name`; the current directory is searched, too.
 
     Raises:
         ModelError: the module needs trust, cannot be imported, or has nothing of that name.
@@ -100,17 +100,17 @@ def import_named(name: str, *, trust_code: bool) -> Any:
     require_trust(f"target.python {name} runs foreign code", trust_code=trust_code)
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
-        raise ModelError(f"target.python is {name!r}", expected="module:factory or module:function")
+        raise ModelError(f"target.python={name!r} is not of the form module:function")
     if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds text
-        # Last, so that a file here cannot take the place of an installed package; it stays,
-        # because the model may import more of its files when it runs.
+        # Last, so that a file here cannot replace an installed package; it stays, because the model
+        # may import more of its files later.
         sys.path.append(os.getcwd())  # noqa: PTH109
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (Exception, SystemExit) as error:  # a foreign module may raise anything
         raise ModelError(
             f"cannot import target.python {name} ({in_a_line(error)})",
-            remedy="start in the folder that holds the module, or install it",
+            remedy="run in the folder of the module, or install it",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A model in a process of its own, which can be from another environment and can be killed.
+"""A model in a separate process, which can use another environment and can be killed.
 
 The protocol is described in `serve.py`, which is also the program for models in Python.
 """
@@ -24,16 +24,15 @@ _LONGEST_LINE = 1_000
 _TAIL = 600
 """Bytes of standard error that an error shows."""
 _GRACE_SECONDS = 1.0
-"""For a process whose output ended to end as well, and its last words to arrive."""
+"""Time for a process to exit after its output ended, and for its last messages to arrive."""
 
 T = TypeVar("T")
 
 
 class ProcessModel:
-    """Called with tiles, it has a process answer within a time limit.
+    """A function of tiles that a process answers within a time limit.
 
-    The process, and what it started, is killed when it fails, with this object, and when Python
-    ends.
+    The process and its children are killed when it fails, with this object, and when Python exits.
     """
 
     def __init__(
@@ -42,12 +41,12 @@ class ProcessModel:
         """Start `command`, without a shell, and wait until it is ready.
 
         Raises:
-            ModelError: it cannot be started, ends, says something else, or takes too long.
+            ModelError: it cannot be started, exits, sends something else, or takes too long.
         """
         self._batch_seconds = batch_seconds
         try:
-            # A group of its own, so that Ctrl-C reaches us alone and what it starts is killed
-            # with it. It stays in our session, by which whoever kills us finds it.
+            # A separate group, so that Ctrl-C reaches only this process and its children are killed
+            # with it. It stays in our session, by which a parent that kills us finds it.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -76,7 +75,7 @@ class ProcessModel:
             ModelError: it has ended, breaks the protocol or takes longer than its limit.
         """
         if not self._end.alive:
-            raise ModelError("the target's process has ended", remedy="run the same command again")
+            raise ModelError("the target's process has exited", remedy="run the same command again")
         return self._within(
             self._batch_seconds, "target.batch_seconds", lambda: self._exchange(image)
         )
@@ -127,7 +126,7 @@ class ProcessModel:
         late, process = threading.Event(), self._process
 
         def expire() -> None:
-            # Nothing of `self`, which a timer that has not ended yet would keep alive.
+            # No reference to `self`, which a pending timer would keep alive.
             late.set()
             _kill(process)
 
@@ -151,23 +150,23 @@ class ProcessModel:
 
     def _failure(self, limit: str | None) -> ModelError:
         words = " ".join(self._words.decode(errors="replace").split())
-        said = f"its standard error ends with: {words}" if words else "it wrote no error"
+        message = f"its standard error ends with: {words}" if words else "it wrote no error"
         if limit is not None:
             return ModelError(
-                f"the target's process was killed after {limit}, {said}",
-                expected="an answer in that time",
+                f"the target's process was killed after {limit}, {message}",
+                expected="an answer within that time",
                 remedy="raise the limit, or find out what takes so long",
             )
         return ModelError(
-            f"the target's process ended with exit code {self._process.returncode}, {said}",
+            f"the target's process ended with exit code {self._process.returncode}, {message}",
             expected="an answer to every batch",
-            remedy="mend it, or correct target.command",
+            remedy="fix it, or correct target.command",
         )
 
 
 def _listen(stderr: IO[bytes], words: bytearray) -> None:
-    """Keep the end of what the process says, so that it never waits for a reader."""
-    with suppress(ValueError, OSError):  # closed, because a grandchild kept it open too long
+    """Keep the end of the process's messages, and read them so that it never blocks."""
+    with suppress(ValueError, OSError):  # closed, because a grandchild kept it open
         while chunk := os.read(stderr.fileno(), 4096):
             words += chunk
             del words[:-_TAIL]
@@ -177,7 +176,7 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
     with suppress(ProcessLookupError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
-        else:  # Windows has no groups of processes: what it started is left to end by itself
+        else:  # Windows has no process groups: its children are left to exit by themselves
             process.kill()
 
 
@@ -186,7 +185,7 @@ def _end(process: "subprocess.Popen[bytes]", listener: threading.Thread) -> None
     process.wait()
     listener.join(_GRACE_SECONDS)
     for pipe in (process.stdin, process.stdout, process.stderr):
-        # What is left in the buffer of stdin has no reader any more.
+        # Nothing reads the rest of the buffer of stdin any more.
         with suppress(OSError):
             if pipe is not None:
                 pipe.close()

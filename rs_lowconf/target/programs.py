@@ -1,6 +1,6 @@
-"""Reads models made elsewhere as torch modules, and asks for trust where a file is a program.
+"""Reads external models as torch modules, and requires trust if a file is a program.
 
-What needs `--trust-code`, and why:
+Kinds that need `--trust-code`, and why:
 
 * `python` imports a module, `torchscript` runs the code inside the file;
 * `export`: torch.export.load reads weights with torch.load(weights_only=False) where the
@@ -101,7 +101,7 @@ def _torchgeo(path: Path, settings: ModelFormat, *, trust_code: bool) -> nn.Modu
         checkpoint = {}
     options, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     if not isinstance(options, Mapping) or not isinstance(weights, Mapping):
-        raise ModelError(f"{path} is no Lightning checkpoint with its hyper-parameters")
+        raise ModelError(f"{path} is not a Lightning checkpoint with hyperparameters")
     outputs = _torchgeo_outputs(path, options)
     for setting, name, found, listed in (
         ("bands", "in_channels", options.get("in_channels"), settings.bands),
@@ -117,7 +117,7 @@ def _torchgeo(path: Path, settings: ModelFormat, *, trust_code: bool) -> nn.Modu
     if "backbone" not in options:
         module = _create(name, settings, outputs)
     elif name == "fcn":
-        # Late, because torchgeo's models take seconds to import.
+        # Imported late, because torchgeo's models take seconds to import.
         models = importlib.import_module("torchgeo.models")
         module = models.FCN(
             in_channels=len(settings.bands),
@@ -141,12 +141,12 @@ def _torchgeo(path: Path, settings: ModelFormat, *, trust_code: bool) -> nn.Modu
 
 
 def _torchgeo_outputs(path: Path, options: Mapping[str, Any]) -> int:
-    """Return the number of outputs of a torchgeo task that tells classes apart."""
+    """Return the number of outputs of a torchgeo classification or segmentation task."""
     task = options.get("task", "multiclass")
     count = 1 if task == "binary" else options.get("num_classes")
     if task not in ("binary", "multiclass") or not isinstance(count, int):
         raise ModelError(
-            f"{path} is no binary or multiclass task of torchgeo",
+            f"{path} is not a binary or multiclass task of torchgeo",
             expected="a ClassificationTask or SemanticSegmentationTask with task=multiclass and "
             "num_classes, or task=binary",
         )
@@ -161,7 +161,7 @@ def _timm(path: Path, settings: TimmTarget, *, trust_code: bool) -> nn.Module:
 
 def _smp(path: Path, settings: SmpTarget, *, trust_code: bool) -> nn.Module:
     weights = _weights(path, trust_code=trust_code)
-    # A net of two classes may have one output; its last layer tells.
+    # A network for two classes may have one output; its last layer shows it.
     last = weights.get("segmentation_head.0.bias")
     binary = last is not None and len(last) == 1 and len(settings.classes) == 2
     outputs = 1 if binary else len(settings.classes)
@@ -191,9 +191,9 @@ def _create_smp(architecture: str, encoder: str, settings: ModelFormat, outputs:
         )
     except (KeyError, ValueError, RuntimeError) as error:
         raise SettingsError(
-            f"segmentation_models_pytorch makes no {architecture} with the encoder {encoder} "
+            f"segmentation_models_pytorch has no {architecture} with the encoder {encoder} "
             f"({in_a_line(error)})",
-            expected="names that its create_model knows, such as unet and resnet34",
+            expected="names for its create_model, such as unet and resnet34",
         ) from error
     return module
 
@@ -211,7 +211,7 @@ def _weights(path: Path, *, trust_code: bool) -> Mapping[str, Tensor]:
     if not isinstance(weights, Mapping) or not all(
         isinstance(value, Tensor) for value in weights.values()
     ):
-        raise ModelError(f"{path} holds no weights", expected="a state_dict")
+        raise ModelError(f"{path} contains no weights", expected="a state_dict")
     return weights
 
 
@@ -219,7 +219,7 @@ def _unpickle(path: Path, *, trust_code: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        what = f"{path} holds more than tensors; reading such a pickle runs foreign code"
+        what = f"{path} contains more than tensors; reading such a pickle runs foreign code"
         if not trust_code:
             raise ModelError(what, remedy="if you trust its origin, add --trust-code") from error
     except Exception as error:  # see `reading`
@@ -234,7 +234,9 @@ def _export(path: Path, *, trust_code: bool, device: torch.device) -> nn.Module:
         trust_code=trust_code,
     )
     if not zipfile.is_zipfile(path):
-        raise ModelError(f"{path} is no exported program", expected="what torch.export.save wrote")
+        raise ModelError(
+            f"{path} is not an exported program", expected="output of torch.export.save"
+        )
     with reading(path, error=ModelError):
         program = torch.export.load(path)
     if device.type != "cpu":
@@ -245,8 +247,7 @@ def _export(path: Path, *, trust_code: bool, device: torch.device) -> nn.Module:
 def _torchscript(path: Path, *, trust_code: bool, device: torch.device) -> nn.Module:
     require_trust(f"{path} is a TorchScript file and runs foreign code", trust_code=trust_code)
     with warnings.catch_warnings():
-        # torch deprecates writing new TorchScript; people's existing files are read as long
-        # as torch can read them.
+        # torch deprecates TorchScript; existing files are read as long as torch can.
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is", FutureWarning)
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is", DeprecationWarning)
         with reading(path, error=ModelError):

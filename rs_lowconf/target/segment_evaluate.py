@@ -24,25 +24,25 @@ _FEW_BLOCKS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationReport:
-    """Figures of one model on one split with masks. Shares, not percent.
+    """Figures of one model on one split with masks, as shares, not percentages.
 
     Intervals are percentiles of a bootstrap that draws whole blocks of land, because pixels
-    and tiles of a block are no independent evidence.
+    and tiles of a block are not independent evidence.
     """
 
     tiles: int
     blocks: int
     pixels: int
-    """Of known class; only these count."""
+    """Pixels of known class; only these count."""
     iou: dict[str, float | None]
     """Intersection over union of each class; None for one neither present nor predicted."""
     iou_95: dict[str, list[float] | None]
     """Its interval."""
     mean_iou: float
-    """Mean over the classes that have one."""
+    """Mean over the classes with an IoU."""
     mean_iou_95: list[float]
     floor_class: str
-    """The commonest class: what a map of this class everywhere reaches is the floor."""
+    """The most frequent class: a map of this class everywhere is the floor."""
     floor_iou: dict[str, float | None]
     floor_mean_iou: float
     pixel_accuracy: float
@@ -75,10 +75,10 @@ def evaluate_segmenter(
 
     Raises:
         DataError: no pixel's class is known.
-        ModelError: the model answers for whole tiles, or bands, level or classes do not fit.
+        ModelError: the model predicts one class per tile, or bands, level or classes do not fit.
     """
     if not model.pixelwise:
-        raise ModelError("the target answers for whole tiles", expected="one for every pixel")
+        raise ModelError("the target predicts one class per tile", expected="one class per pixel")
     places = require(
         class_list("the masks", source.classes),
         class_list("the target", model.classes),
@@ -101,8 +101,8 @@ def evaluate_segmenter(
         largest, predicted = log_probability.max(1)
         mask = to_model[batch.mask]
         known = mask != UNKNOWN
-        for i, own in enumerate(known):
-            counts = confusion_of(mask[i][own], predicted[i][own], k)
+        for i, is_known in enumerate(known):
+            counts = confusion_of(mask[i][is_known], predicted[i][is_known], k)
             confusion[names.index(blocks[indices[i]])] += counts
         confidence = largest[known].double().exp()
         gaps = gaps + calibration_gaps(confidence, (predicted == mask)[known])
@@ -135,7 +135,7 @@ def iou_of(confusion: Float[Tensor, "*n k k"]) -> Float[Tensor, "*n k"]:
 def resampled(
     confusion: Int[Tensor, "n k k"], seed: int, resamples: int = _RESAMPLES
 ) -> Float[Tensor, "r k k"]:
-    """Return the summed confusion of as many blocks drawn with replacement, again and again."""
+    """Return the summed confusion of bootstrap resamples of blocks."""
     n, k = confusion.shape[:2]
     drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
     times = torch.zeros(resamples, n, dtype=torch.float64)

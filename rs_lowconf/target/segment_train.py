@@ -23,7 +23,7 @@ from rs_lowconf.target.train import best_temperature
 from rs_lowconf.types import MaskAugmentation, MaskSource
 
 _BATCH = 64
-#: Pixels that determine the temperature; more tell no more.
+#: Pixels to fit the temperature; more would not change it.
 _CALIBRATION_PIXELS = 200_000
 
 
@@ -64,12 +64,12 @@ def train_segmenter(  # noqa: PLR0917 - data, recipe, chance, place: the order o
 ) -> Iterator[MaskEpoch]:
     """Train epoch by epoch; the last record with a `best` holds the one to calibrate.
 
-    As `train_classifier`: the running average of the weights is what counts, and the best
+    As `train_classifier`: the running average of the weights is the result, and the best
     epoch is the one of the lowest `val_loss`. Every epoch sees each tile once. Pixels of
     unknown class count nowhere.
 
     Args:
-        train: the tiles to learn from.
+        train: the training tiles.
         val: the tiles that choose the epoch.
         settings: architecture and schedule.
         augment: applied to every training batch.
@@ -130,7 +130,7 @@ def calibrate_segmenter(segmenter: Segmenter, val: MaskSource) -> Segmenter:
 def class_weights(source: MaskSource, power: float) -> Float[Tensor, " k"]:
     """Return the weight of each class: its share of the known pixels to the power of -`power`.
 
-    They are scaled so that a pixel weighs 1 on average.
+    They are scaled so that the mean weight of a pixel is 1.
 
     Raises:
         DataError: a class has no pixel.
@@ -211,7 +211,7 @@ def _batches(
 ) -> Iterator[tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"], int]]:
     """Yield an epoch's augmented tiles, masks and a seed; every tile once, the last batch filled.
 
-    A batch is filled up with the first tiles, because batch norm minds a small one.
+    The last batch is filled up with the first tiles, because batch norm needs full batches.
     """
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     steps = math.ceil(len(train) / settings.batch_size)

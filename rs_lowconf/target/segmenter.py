@@ -1,4 +1,4 @@
-"""A trained segmentation network: a target that answers for every pixel."""
+"""A trained segmentation network: a target that predicts one class per pixel."""
 
 import importlib
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _STEP = 2**_DEPTH
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterSpec:
-    """What it takes, beside the weights, to rebuild a segmenter."""
+    """All that is needed, besides the weights, to rebuild a segmenter."""
 
     encoder: str
     """Name in segmentation_models_pytorch."""
@@ -41,7 +41,7 @@ class SegmenterSpec:
     """Class names in the order of its outputs."""
 
     tile_size: int
-    """Side in pixels of the tiles it was trained on; it takes any multiple of 16."""
+    """Side in pixels of the tiles it was trained on; it accepts any multiple of 16."""
 
     def build(self) -> "SegmentationNetwork":
         """Return the network with random weights.
@@ -57,8 +57,8 @@ class SegmenterSpec:
 class SegmentationNetwork(nn.Module):
     """A U-Net on decorrelated bands, beside a small network that sees each pixel alone.
 
-    Encoders halve the resolution at once, so nothing of a U-Net sees full resolution; what a
-    single pixel's spectrum tells, such as healthy or red crowns, would be blurred.
+    Encoders halve the resolution in their first layer, so no part of a U-Net sees full resolution;
+    information in a single pixel's spectrum, such as healthy or red crowns, would be blurred.
     """
 
     mean: Float[Tensor, " c"]
@@ -74,7 +74,7 @@ class SegmentationNetwork(nn.Module):
             SettingsError: there is no such encoder.
         """
         super().__init__()
-        # Late, because it takes seconds to import.
+        # Imported late, because it takes seconds.
         smp = importlib.import_module("segmentation_models_pytorch")
         self.register_buffer("mean", torch.zeros(bands))
         self.register_buffer("decorrelation", torch.eye(bands))
@@ -123,7 +123,7 @@ class Segmenter:
         figures: Mapping[str, Any] | None = None,
         batch_size: int = 32,
     ) -> None:
-        """Freeze the network, which the segmenter owns from here on.
+        """Freeze the network; the segmenter takes ownership of it.
 
         Args:
             spec: what `network` was built from.
@@ -147,7 +147,7 @@ class Segmenter:
         Raises:
             ModelError: the tiles have another number of bands, or sides that are no multiple
                 of 16.
-            AnswerError: of some of them the network makes NaN or infinity.
+            AnswerError: the network returns NaN or infinity for some of them.
         """
         bands, height, width = image.shape[1:]
         if bands != len(self.bands) or height % _STEP or width % _STEP:
@@ -177,8 +177,8 @@ def load_segmenter(path: Path, device: torch.device, *, batch_size: int = 32) ->
     """Read what `save_segmenter` wrote.
 
     Raises:
-        ModelError: the file is missing, damaged, no segmenter, or its encoder is another one
-            in the installed segmentation_models_pytorch.
+        ModelError: the file is missing, damaged, not a segmenter, or its encoder differs in the
+            installed segmentation_models_pytorch.
     """
     tensors, header = read_checkpoint(path, SEGMENTER)
     spec = spec_in(header, SegmenterSpec)

@@ -1,4 +1,4 @@
-"""Answers for a model in an environment of its own, which needs numpy and Python 3.7 or newer.
+"""Serves a model from a separate environment, which needs numpy and Python 3.7 or newer.
 
     python serve.py module:function
 
@@ -9,16 +9,16 @@ every pixel. As a target of rslow:
       kind: process
       command: [/environments/old/bin/python, "package:rs_lowconf/target/serve.py", "mine:predict"]
 
-Any program that speaks the following over standard input and output will do, in any language:
+Any program, in any language, can serve a model by this protocol on standard input and output:
 
 1. It writes the line {"protocol": 1} when it is ready.
 2. For every batch it reads one line, {"shape": [b, c, h, w]}, and b c h w float32 numbers
    (little-endian, the last axis runs fastest), and writes its answer in the same form: one
    line, {"shape": [b, k]}, and b k numbers.
-3. It ends when its standard input does.
+3. It exits when its standard input ends.
 
-Nothing else may be written to standard output. Standard error is free; its end is shown when
-the program fails.
+Nothing else may be written to standard output. Standard error may be used freely; its end is shown
+when the program fails.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PROTOCOL = 1
 def serve(predict: Callable[[np.ndarray], Any]) -> None:
     """Answer batches until standard input ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    # Whatever the model prints, also from C, goes to standard error from here on.
+    # From here on all output of the model, also from C, goes to standard error.
     os.dup2(2, 1)
     _write_line(answers, {"protocol": PROTOCOL})
     while True:
@@ -65,7 +65,7 @@ def _write_line(file: BinaryIO, value: dict[str, Any]) -> None:
 def main() -> None:
     """Serve the `module:function` named on the command line; it may be in the current folder."""
     module, _, function = sys.argv[1].partition(":")
-    # Python put the folder of this file here, whose modules would hide the model's own.
+    # Python put the folder of this file here, whose modules would shadow the model's.
     sys.path[0] = os.getcwd()  # noqa: PTH109 - sys.path holds text
     serve(getattr(importlib.import_module(module), function))
 

@@ -24,8 +24,8 @@ from rs_lowconf.types import Augmentation, TileSource
 
 log = logging.getLogger(__name__)
 
-#: Temperatures outside are never a calibration: a network that makes no mistake on the
-#: validation split would be sharpened without end.
+#: Range of calibrated temperatures: without it, a network without mistakes on the #: validation
+#: split would be sharpened endlessly.
 TEMPERATURES = (0.2, 5.0)
 
 
@@ -67,14 +67,13 @@ def train_classifier(  # noqa: PLR0917 - data, recipe, chance, place: the order 
     """Train epoch by epoch; the last record with a `best` holds the one to `calibrate`.
 
     Every epoch draws as many tiles as the training split has (rounded up to full batches),
-    each class equally often on average. What counts is the running average of the weights
-    (`rs_lowconf.target.learning`). The best epoch is the one of the lowest `val_loss`: on a few
-    dozen tiles accuracy moves in steps of percents, and its maximum picks lucky early epochs.
-    The result depends on the arguments only, bit for bit on one machine with a fixed number of
-    threads.
+    each class equally often on average. The result is the running average of the weights
+    (`rs_lowconf.target.learning`). The best epoch is the one with the lowest `val_loss`: on a few
+    dozen tiles accuracy moves in steps of percents, and its maximum picks lucky early epochs. The
+    result depends on the arguments only, bit for bit on one machine with a fixed number of threads.
 
     Args:
-        train: the tiles to learn from.
+        train: the training tiles.
         val: the tiles that choose the epoch.
         settings: architecture and schedule.
         augment: applied to every training batch.
@@ -122,7 +121,7 @@ def train_classifier(  # noqa: PLR0917 - data, recipe, chance, place: the order 
 
 
 def calibrate(classifier: Classifier, val: TileSource) -> Classifier:
-    """Return the same classifier at the temperature that suits the validation split best."""
+    """Return the same classifier at the temperature with the lowest validation NLL."""
     logits, labels = _logits(classifier.network, val, classifier.batch_size)
     return Classifier(
         classifier.spec,
@@ -162,7 +161,7 @@ def _spec(train: TileSource, val: TileSource, settings: ClassifierSettings) -> C
     if absent:
         raise DataError(
             f"no training tile of class {', '.join(absent)}",
-            remedy="leave it out with --set data.classes=[...]",
+            remedy="choose the classes with --set data.classes=[...]",
         )
     return ClassifierSpec(
         architecture=settings.architecture,

@@ -1,4 +1,4 @@
-"""Brings tiles to the side that a model takes, and its answers for pixels back."""
+"""Resizes tiles to a model's input size, and its pixel predictions back."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from rs_lowconf.errors import ModelError
 
 
 def resized(image: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c s s"]:
-    """Return the image at `side` pixels, bilinear; itself where it has that side."""
+    """Return the image resampled bilinearly to `side` pixels; unchanged if it has that side."""
     if image.shape[-2:] == (side, side):
         return image
     return F.interpolate(image, (side, side), mode="bilinear", antialias=True)
@@ -18,9 +18,9 @@ def resized(image: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c s 
 def mirrored(image: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c s s"]:
     """Return a window of `side` pixels with the tile in it and its mirror images around.
 
-    A fifth of the window lies before the tile, as where windows slide over a scene with that
-    overlap, or half of what is free where that is less. The border pixels are repeated, as in
-    numpy's mode `symmetric`.
+    A fifth of the window lies before the tile, as for windows that slide over a scene with that
+    overlap, or half of the margin if that is less. The border pixels are repeated, as in numpy's
+    mode `symmetric`.
 
     Raises:
         ModelError: the tile is larger than the window.

@@ -1,4 +1,4 @@
-"""SHA256SUMS: one line a file, as `sha256sum -c` reads it."""
+"""SHA256SUMS: one line per file, for `sha256sum -c`."""
 
 import re
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
 
 
 def verify(folder: Path, sums: Mapping[str, str]) -> None:
-    """Compare every file with its checksum. Files beside them, such as QGIS's, do not matter.
+    """Compare every file with its checksum. Additional files, such as those of QGIS, are ignored.
 
     Raises:
         DataError: a file is missing or was edited.

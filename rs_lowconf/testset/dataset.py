@@ -1,4 +1,4 @@
-"""A release as a dataset of torchgeo."""
+"""A release as a torchgeo dataset."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,9 +19,9 @@ _WHITE = 0.3
 
 
 class ReviewedTiles(NonGeoDataset):
-    """Reviewed synthetic tiles with their classes: for testing, beside real test data.
+    """Reviewed synthetic tiles with their classes: for testing, in addition to real test data.
 
-    Accuracy on them is no estimate of accuracy in the field: see DATASHEET.md.
+    Accuracy on them does not estimate accuracy in the field: see DATASHEET.md.
     """
 
     def __init__(
@@ -36,14 +36,13 @@ class ReviewedTiles(NonGeoDataset):
 
         Args:
             root: its folder.
-            split: `test`, which is what torchgeo's data modules ask for; there is no other.
+            split: `test`, as torchgeo's data modules call it; there is no other.
             bands: names of the bands to return, in this order; all when missing.
             transforms: applied to each sample.
             checksum: whether to compare every file with its checksum first.
 
         Raises:
-            DataError: it is no release, is damaged, lacks a band, or another split is asked
-                for.
+            DataError: it is not a release, is damaged, lacks a band, or another split is requested.
         """
         if split != "test":
             raise DataError(

@@ -14,12 +14,12 @@ def datasheet(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -> s
 
     Args:
         tiles: its tiles.
-        description: what release.json holds.
+        description: content of release.json.
     """
     parts = [
         f"# Datasheet of test set {description['version']}",
         f"**{description['warning']}**",
-        'The questions are those of Gebru et al., "Datasheets for datasets" (2021).',
+        'The questions follow Gebru et al., "Datasheets for datasets" (2021).',
         _motivation(),
         *_composition(tiles, description),
         *_collection(tiles, description),
@@ -54,28 +54,28 @@ def _composition(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -
         "## Composition",
         f"{len(tiles)} synthetic tiles of {width} x {height} pixels with the bands "
         f"{', '.join(bands['names'])} ({bands['level']}), each with one class. There is no "
-        "split: all are for testing. Nothing observed is inside, no tile shows a place on Earth, "
-        "and none has coordinates.",
+        "split: all are for testing. They contain no observation, show no place on Earth and "
+        "have no coordinates.",
         "Tiles by class and round of review:",
         _by_class_and_round(description["counts"]),
         f"The searched target was wrong on {wrong} of {len(tiles)}, with confidences from "
         f"{min(confidences):.2f} to {max(confidences):.2f} (median {median(confidences):.2f}). "
-        f"Reviewers named another class than the generator was asked for on {changed}.",
-        "Marks for realism, 1 to 5:",
+        f"Reviewers chose another class than that of generation for {changed}.",
+        "Realism scores, 1 to 5:",
         _table(("mark", "tiles"), sorted(marks.items())),
-        "Reviewers who agreed on a tile's class:",
+        "Number of reviewers who agreed on a tile's class:",
         _table(("reviewers", "tiles"), sorted(reviewers.items())),
         *_agreement(description["agreement"]),
-        "The tiles are no sample of any landscape: what is frequent here is what the generator "
-        "makes, the search finds and reviewers accept. The generator may repeat what it learned "
-        f"from. {LABELS} names the reviewers.",
+        "The tiles are not a sample of any landscape: frequencies depend on what the generator "
+        "makes, the search finds and reviewers accept. The generator may repeat its training "
+        f"data. {LABELS} names the reviewers.",
     ]
 
 
 def _by_class_and_round(numbers: Mapping[str, Any]) -> str:
     rows = [
-        (name, *own.values(), numbers["class"][name])
-        for name, own in numbers["class_and_round"].items()
+        (name, *by_round.values(), numbers["class"][name])
+        for name, by_round in numbers["class_and_round"].items()
     ]
     rows.append(("all", *numbers["round"].values(), sum(numbers["class"].values())))
     return _table(("class", *(f"round {one}" for one in numbers["round"]), "all"), rows)
@@ -83,12 +83,12 @@ def _by_class_and_round(numbers: Mapping[str, Any]) -> str:
 
 def _agreement(figures: Mapping[str, float | None] | None) -> list[str]:
     if figures is None:
-        return ["How far reviewers agree was not measured."]
+        return ["The agreement of reviewers was not measured."]
     rows = [
         (name.replace("_", " "), "undefined" if value is None else f"{value:.4g}")
         for name, value in figures.items()
     ]
-    return ["How far reviewers agree:", _table(("figure", "value"), rows)]
+    return ["Agreement of reviewers:", _table(("figure", "value"), rows)]
 
 
 def _collection(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -> list[str]:
@@ -96,11 +96,11 @@ def _collection(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) ->
     return [
         "## Collection process",
         "A conditional generative model of Sentinel-2 tiles was sampled by moving its latents "
-        "until the target's largest probability fell below a threshold. A gate dropped what "
-        "looks unlike real tiles, except for a few kept to audit it, and an archive dropped "
-        "copies. People judged the rest in QGIS "
+        "until the target's largest probability fell below a threshold. A gate dropped tiles "
+        "that look unlike real ones, except for a few kept to audit it, and an archive dropped "
+        "copies. People reviewed the rest in QGIS "
         f"between {times[0]:%Y-%m-%d} and {times[-1]:%Y-%m-%d} (UTC); only accepted tiles on "
-        "whose class they agree are here. What made them:",
+        "whose class they agree are included. They were made by:",
         _table(("what", "value"), description["provenance"].items()),
     ]
 
@@ -112,7 +112,7 @@ def _labelling() -> str:
         "occur. The tiles are the files that were reviewed, byte by byte. A label is the "
         "reviewers' class of the whole tile: what a generated tile shows is defined by what "
         "people see in it, as there is no ground to visit. Rejected, mixed and undecided tiles "
-        f"are left out. {LABELS} holds all that is known of a tile, the target's answer included."
+        f"are left out. {LABELS} contains all data on each tile, including the target's prediction."
     )
 
 
@@ -120,31 +120,31 @@ def _uses() -> str:
     return (
         "## Uses\n\n"
         "For comparing a target with its successors on inputs that the target found hard, class "
-        "by class, beside real test data.\n\n"
+        "by class, in addition to real test data.\n\n"
         "Not for:\n\n"
         "- estimating accuracy in the field. The tiles are synthetic and were selected for low "
         "confidence of one target, so that accuracy here is lower than elsewhere by "
         "construction, for that target more than for any other;\n"
-        "- averaging with accuracy on real test data, in whatever proportion;\n"
-        "- training or choosing a model, after which it is no test set any more;\n"
-        "- maps, or anything that takes a tile for an observation of the Earth."
+        "- averaging with accuracy on real test data, in any proportion;\n"
+        "- training or choosing a model, after which it is no longer a test set;\n"
+        "- maps, or any use of a tile as an observation of the Earth."
     )
 
 
 def _maintenance(description: Mapping[str, Any]) -> list[str]:
     parent = description["parent"]
-    history = "It is a first release."
+    history = "This is the first release."
     if parent is not None:
         history = (
-            f"It goes on from {parent['version']} (SHA-256 of its {CHECKSUMS}: "
+            f"It continues {parent['version']} (SHA-256 of its {CHECKSUMS}: "
             f"{parent['checksum']}): {len(parent['added'])} tiles added, "
             f"{len(parent['removed'])} removed, {len(parent['relabelled'])} with another class."
         )
     return [
         "## Maintenance",
-        "A release never changes: corrections and new tiles make another one. "
-        f"`sha256sum -c {CHECKSUMS}` shows that this one is as it was built, and building it "
-        "again from the same reviews gives the same checksums.",
+        "A release never changes: corrections and new tiles make a new one. "
+        f"`sha256sum -c {CHECKSUMS}` shows that this one is unchanged, and building it again "
+        "from the same reviews gives the same checksums.",
         history,
     ]
 

@@ -1,4 +1,4 @@
-"""How a target does on a release: kept apart from real test data, never averaged with it."""
+"""Evaluates a target on a release: separate from real test data, never averaged with it."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -30,12 +30,12 @@ def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
         accuracy, class_accuracy, round_accuracy: each `value`, `interval_95` (exact: Clopper
             and Pearson 1934), `count` and `n`; value and interval are None without tiles.
         mean_confidence: mean of the largest probability.
-        confusion: tiles by class, then by what the target says.
-        note: what these figures are not.
+        confusion: tiles by class, then by the target's prediction.
+        note: what these figures do not mean.
 
     Raises:
-        ModelError: the target lacks a band, is of another level, knows no class here, or writes one
-            in another way.
+        ModelError: the target lacks a band, has another level, knows none of the classes, or spells
+            one differently.
         ReviewError: a tile is missing or damaged.
     """
     channels = _channels(release, target)
@@ -53,9 +53,9 @@ def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
             expected=f"some of {', '.join(target.classes)}",
         )
     log_probability = _predict(known, channels, target)
-    said = [target.classes[k] for k in log_probability.argmax(1).tolist()]
-    right = [(tile, tile.class_name == name) for tile, name in zip(known, said, strict=True)]
-    pairs = Counter(zip((tile.class_name for tile in known), said, strict=True))
+    predicted = [target.classes[k] for k in log_probability.argmax(1).tolist()]
+    right = [(tile, tile.class_name == name) for tile, name in zip(known, predicted, strict=True)]
+    pairs = Counter(zip((tile.class_name for tile in known), predicted, strict=True))
     classes = [name for name in release.classes if name in target.classes]
     rounds = sorted({tile.round for tile in known})
     return {
@@ -117,5 +117,5 @@ def _predict(
 def _note(unknown: Counter[str]) -> str:
     if not unknown:
         return WARNING
-    told = ", ".join(f"{name} ({number})" for name, number in sorted(unknown.items()))
-    return f"{WARNING} Left out, as the target does not know their classes: {told}."
+    counts = ", ".join(f"{name} ({number})" for name, number in sorted(unknown.items()))
+    return f"{WARNING} Left out, as the target does not know their classes: {counts}."

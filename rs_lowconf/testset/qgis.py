@@ -1,4 +1,4 @@
-"""A look at a release in QGIS: one sheet of all tiles, under a layer of labels."""
+"""A QGIS project of a release: one sheet of all tiles, below a layer of labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ _FIELDS = (
     Field(name="sample_id", sql="TEXT", alias="Sample"),
     Field(name="class_name", sql="TEXT", alias="Class"),
     Field(name="condition", sql="TEXT", alias="Generated as"),
-    Field(name="predicted", sql="TEXT", alias="Target says"),
+    Field(name="predicted", sql="TEXT", alias="Target's prediction"),
     Field(name="confidence", sql="REAL", alias="Target's confidence"),
     Field(name="round", sql="INTEGER", alias="Round"),
     Field(name="reviewers", sql="TEXT", alias="Reviewers"),
@@ -62,7 +62,7 @@ def write_sheet(
         [sheet.extent(index) for index in range(sheet.count)],
         style.document(elements),
         layer=LAYER,
-        # Not the time of writing: the same release gives the same bytes.
+        # Not the time of writing: the same release must give the same bytes.
         changed=max(reviewed(tile) for tile in tiles),
     )
     write_project(

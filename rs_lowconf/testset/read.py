@@ -1,4 +1,4 @@
-"""Reading a release: everything is checked, and nothing is written into it."""
+"""Reads a release: everything is checked, and nothing is written."""
 
 import json
 from pathlib import Path
@@ -25,15 +25,15 @@ def read_release(folder: Path, *, checksum: bool = True) -> Release:
 
     Args:
         folder: the release.
-        checksum: whether to compare the tiles and all else with their checksums; the
+        checksum: whether to compare all files with their checksums; the
             description and the labels always are.
 
     Raises:
-        DataError: it is no release, of a newer format, or damaged: a file is missing or
+        DataError: it is not a release, has a newer format, or is damaged: a file is missing or
             was edited.
     """
     if folder.name.endswith(UNFINISHED):
-        raise DataError(f"{folder} is what an interrupted build left", remedy="build again")
+        raise DataError(f"{folder} was left by an interrupted build", remedy="build again")
     values = _description(folder)
     sums = read_checksums(folder)
     verify(folder, sums if checksum else {name: sums[name] for name in (DESCRIPTION, LABELS)})
@@ -66,12 +66,12 @@ def _description(folder: Path) -> dict[str, Any]:
         form = values["format"]
     except OSError as error:
         raise DataError(
-            f"{folder} is no release of a test set ({DESCRIPTION}: {error.strerror})",
+            f"{folder} is not a release of a test set ({DESCRIPTION}: {error.strerror})",
             expected="a folder that `rslow testset build` wrote",
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged", remedy="restore the release from a copy") from error
-    # Before the checksums, because a newer format may have others.
+    # Before the checksums, which a newer format may compute differently.
     if form != FORMAT:
         raise DataError(
             f"release {folder} has format {form}",

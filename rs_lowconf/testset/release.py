@@ -1,18 +1,18 @@
-"""A release of the test set: tiles that people accepted, with what is known of each.
+"""A release of the test set: tiles that people accepted, with all data on each.
 
 ```
 release.json      format, version, classes, bands, counts, licence, provenance, parent
-labels.parquet    a row a tile: class, reviewers, round, what the target said, checksum
+labels.parquet    one row per tile: class, reviewers, round, target's prediction, checksum
 tiles/            the GeoTIFFs as they were reviewed, byte by byte, each with a .qml
 stac/             collection.json, items/ and labels/ of the label extension
-DATASHEET.md      what it is for, and what it must not be used for
+DATASHEET.md      intended uses, and misuses
 release.qgz       project for QGIS: contact.vrt and the layer labels.gpkg, not to be edited
-SHA256SUMS        of every other file, for `sha256sum -c`
+SHA256SUMS        checksums of all other files, for `sha256sum -c`
 ```
 
-A release never changes. Its content is a function of what it is made from: no clock, no
-path, no host, so the same tiles and answers give the same checksums (with the same versions
-of SQLite, zlib and Arrow, which leave their mark in the files they write).
+A release never changes. Its content depends only on its inputs: no clock, no path, no host, so the
+same tiles and reviews give the same checksums (with the same versions of SQLite, zlib and Arrow,
+which affect the files they write).
 """
 
 import re
@@ -53,37 +53,37 @@ class ReleaseTile:
     """Its GeoTIFF: uint16 reflectance x 10000, marked SYNTHETIC, without georeference."""
 
     sha256: str
-    """Of that GeoTIFF, as it was shown to the reviewers."""
+    """Checksum of that GeoTIFF, as shown to the reviewers."""
 
     class_name: str
     """The reviewers' class: the label."""
 
     condition: str
-    """The class that the generator was asked for."""
+    """The class for which the tile was generated."""
 
     predicted: str
     """The class that the searched target found most likely."""
 
     confidence: float
-    """The probability that it gave to `predicted`."""
+    """The target's probability of `predicted`."""
 
     round: int
-    """The round of search and review that brought it, from 1."""
+    """The round of search and review that the tile is from, starting at 1."""
 
     reviewers: tuple[str, ...]
     """Who agreed on the label, in alphabetical order."""
 
     reviewed_ms: int
-    """When the deciding answer was given; milliseconds since 1970, UTC."""
+    """Time of the deciding review; milliseconds since 1970, UTC."""
 
     realism: int | None
-    """The reviewers' mark, 1 to 5; None without any."""
+    """The reviewers' realism score, 1 to 5; None without one."""
 
     provenance: Mapping[str, str] = field(default_factory=dict)
-    """Where it comes from, such as the seed of its latent."""
+    """Its origin, such as the seed of its latent."""
 
     def __post_init__(self) -> None:
-        """Check once; after that the value is trusted."""
+        """Check the fields."""
         if not _SAFE_ID.fullmatch(self.sample_id):
             raise DataError(
                 f"sample id {self.sample_id!r} cannot name a file",
@@ -101,13 +101,13 @@ class ReleaseTile:
                 raise DataError(
                     f"tile {self.sample_id} has the {name} {getattr(self, name)!r}",
                     expected=expected,
-                    remedy="correct its review, or leave the tile out",
+                    remedy="correct its review, or omit the tile",
                 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParentRelease:
-    """The release that another one goes on from."""
+    """The release that another one continues."""
 
     version: str
 
@@ -115,10 +115,10 @@ class ParentRelease:
     """SHA-256 of its SHA256SUMS."""
 
     added: tuple[str, ...]
-    """Sample ids that it did not have."""
+    """Sample ids that are new."""
 
     removed: tuple[str, ...]
-    """Sample ids that it alone had."""
+    """Sample ids that were removed."""
 
     relabelled: tuple[str, ...]
     """Sample ids whose class differs."""
@@ -137,19 +137,19 @@ class Release:
     """SHA-256 of SHA256SUMS, which stands for every file."""
 
     classes: tuple[str, ...]
-    """The classes among which reviewers chose, in the order of label indices."""
+    """The classes that reviewers could choose, in the order of label indices."""
 
     bands: BandSpec
-    """What the channels of the tiles hold; digital numbers are reflectance x 10000."""
+    """Bands of the tiles; digital numbers are reflectance x 10000."""
 
     attribution: str
-    """Notice that the licence of the real data asks for."""
+    """Notice that the licence of the real data requires."""
 
     licence: str
     """SPDX identifier or text."""
 
     provenance: Mapping[str, str]
-    """What made the tiles, such as checksums of models."""
+    """Origin of the tiles, such as checksums of models."""
 
     parent: ParentRelease | None
     """None for a first release."""
@@ -159,7 +159,7 @@ class Release:
 
 
 def check_version(version: str) -> str:
-    """Return a name of a release.
+    """Return the name of a release, checked.
 
     Raises:
         DataError: it cannot name a folder and a STAC collection.
@@ -173,7 +173,7 @@ def check_version(version: str) -> str:
 
 
 def counts(tiles: Sequence[ReleaseTile], classes: Sequence[str]) -> dict[str, Any]:
-    """Return numbers of tiles: a class, a round, and a class in each round."""
+    """Return numbers of tiles: per class, per round, and per class and round."""
     rounds = sorted({tile.round for tile in tiles})
     both = Counter((tile.class_name, tile.round) for tile in tiles)
     return {
@@ -188,7 +188,7 @@ def counts(tiles: Sequence[ReleaseTile], classes: Sequence[str]) -> dict[str, An
 def compare(
     version: str, checksum: str, before: Iterable[ReleaseTile], now: Iterable[ReleaseTile]
 ) -> ParentRelease:
-    """Return the parent of a release that holds `now`."""
+    """Return the comparison of the tiles `now` with their parent release."""
     old = {tile.sample_id: tile.class_name for tile in before}
     new = {tile.sample_id: tile.class_name for tile in now}
     return ParentRelease(

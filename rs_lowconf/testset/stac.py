@@ -1,12 +1,12 @@
 """A release as STAC 1.1, with the label, file, processing and version extensions.
 
-Plain JSON, because what pystac writes differs from version to version, and with it the
-checksums of a release. Tiles show no place, so items have no geometry, and the extent of the
-collection, which must have one, is the whole Earth. Their time is that of the review. No
-platform or instrument is named: no satellite took them.
+Plain JSON, because pystac's output, and with it the checksums of a release, would depend on its
+version. Tiles have no location, so items have no geometry, and the extent of the collection, which
+must have one, is the whole Earth. Their time is the time of the review. No platform or instrument
+is named: no satellite took them.
 
 An item is a label item of the extension (a class for the whole tile: `vector`, because there
-is no raster of labels) and holds the tile itself too, as there is no other item to link to.
+is no raster of labels) and also contains the tile itself, as there is no other item to link to.
 """
 
 import json
@@ -63,7 +63,7 @@ def _collection(
         "title": f"Reviewed synthetic tiles, {description['version']}",
         "description": f"{WARNING} {description['attribution']}",
         "version": description["version"],
-        # STAC takes SPDX identifiers only; release.json holds any other text.
+        # STAC accepts SPDX identifiers only; any other text is in release.json.
         "license": licence if _SPDX.fullmatch(licence) else "other",
         "extent": {
             "spatial": {"bbox": [[-180, -90, 180, 90]]},

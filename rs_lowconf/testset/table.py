@@ -1,4 +1,4 @@
-"""labels.parquet: a row a tile, with everything that is known of it."""
+"""labels.parquet: one row per tile, with all data on it."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -30,12 +30,12 @@ _SCHEMA = pa.schema(
 
 
 def tile_name(tile: ReleaseTile) -> str:
-    """Return the place of a tile in the release."""
+    """Return the path of a tile in the release."""
     return f"tiles/{tile.sample_id}.tif"
 
 
 def reviewed(tile: ReleaseTile) -> datetime:
-    """Return when the deciding answer was given."""
+    """Return the time of the deciding review."""
     return datetime.fromtimestamp(tile.reviewed_ms / 1000, UTC)
 
 

@@ -1,4 +1,4 @@
-"""From reviewed tiles to a release."""
+"""Writes a release of reviewed tiles."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -43,22 +43,22 @@ def write_release(
     parent: Path | None = None,
     agreement: Mapping[str, float | None] | None = None,
 ) -> None:
-    """Write a release; it appears whole or not at all.
+    """Write a release, completely or not at all.
 
     Args:
         folder: the release, which must not exist yet; its name is the version.
         tiles: accepted tiles of the same bands and size, in any order.
-        classes: the classes among which reviewers chose.
-        bands: what the channels of the tiles hold.
-        attribution: notice that the licence of the real data asks for.
+        classes: the classes that reviewers could choose.
+        bands: of the tiles.
+        attribution: notice that the licence of the real data requires.
         licence: SPDX identifier or text.
-        provenance: what made the tiles, such as checksums of models.
-        parent: folder of the release that this one goes on from.
-        agreement: figures of how far reviewers agree, by name; a figure of None is undefined.
+        provenance: origin of the tiles, such as checksums of models.
+        parent: folder of the release that this one continues.
+        agreement: figures of the agreement of reviewers, by name; None is undefined.
 
     Raises:
-        DataError: a tile is not what was reviewed or does not fit the others, or the parent
-            is damaged.
+        DataError: a tile was changed since its review or does not fit the others, or the parent is
+            damaged.
         OutputError: the folder exists or cannot be written.
     """
     version = check_version(folder.name)
@@ -66,7 +66,7 @@ def write_release(
     _check(tiles, classes)
     ordered = sorted(tiles, key=lambda tile: (classes.index(tile.class_name), tile.sample_id))
     before = None if parent is None else read_release(parent)
-    # Whatever the source's scale and offset were, the tiles hold x 10000.
+    # Tiles are stored as x 10000, whatever the scale and offset of the source.
     bands = replace(bands, scale=float(DN_SCALE), dn_offset=0.0)
     exists = OutputError(
         f"{folder} exists already; a release never changes", remedy="name the next version"
@@ -108,7 +108,7 @@ def _check(tiles: Sequence[ReleaseTile], classes: Sequence[str]) -> None:
         )
     seen: set[str] = set()
     for tile in tiles:
-        # Windows and macOS take names that differ in case only for the same file.
+        # Windows and macOS treat names that differ only in case as the same file.
         if tile.sample_id.lower() in seen:
             raise DataError(f"sample id {tile.sample_id} occurs more than once")
         seen.add(tile.sample_id.lower())
@@ -145,7 +145,7 @@ def _copy_tiles(building: Path, tiles: Sequence[ReleaseTile], bands: BandSpec) -
         raise DataError(
             f"the tiles have the sizes {', '.join(f'{w} x {h}' for h, w in sorted(shapes))}",
             expected="one size",
-            remedy="make a release of each",
+            remedy="make one release per size",
         )
     height, width = shapes.pop()
     return height, width
@@ -157,15 +157,15 @@ def _content(tile: ReleaseTile) -> bytes:
     except OSError as error:
         raise DataError(
             f"tile {tile.path} cannot be read ({error.strerror})",
-            remedy="restore it, or leave it out",
+            remedy="restore it, or omit it",
         ) from error
 
 
 def _refuse_edited(tile: ReleaseTile, path: Path) -> None:
-    """Compare the copy, and so the original too, with what was reviewed."""
+    """Compare the copy, and thereby the original, with the reviewed file."""
     if sha256_of(path) != tile.sha256:
         raise DataError(
             f"tile {tile.path} was edited after its review (its checksum differs)",
             expected=tile.sha256,
-            remedy="restore it, or leave it out",
+            remedy="restore it, or omit it",
         )

@@ -1,1 +1,1 @@
-"""Catalogs of tiles: GeoParquet, a row a window of some image, whatever it came from."""
+"""Catalogs of tiles: GeoParquet with one row per window of an image, from any source."""

@@ -1,4 +1,4 @@
-"""Which assets of an item hold its bands: of several, the one with the finest pixels."""
+"""Chooses the assets of an item that contain its bands: the finest pixels first."""
 
 import re
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from rs_lowconf.data.catalog.items import Asset, Item, ItemError
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.errors import DataError
 
-#: Sentinel-2's bands by the common names of STAC's eo extension, and by Earth Search's keys, of
-#: which `nir` is B08 and `nir08` B8A. `rededge` is three of them.
+#: Sentinel-2's bands by the common names of STAC's eo extension, and by Earth Search's keys, where
+#: `nir` is B08 and `nir08` B8A. `rededge` stands for three bands.
 _COMMON = {
     "coastal": "B01",
     "blue": "B02",
@@ -31,7 +31,7 @@ _COMMON = {
     "swir22": "B12",
 }
 _SUFFIXES = ("", ".tif", ".tiff", ".jp2", ".vrt")
-"""Of rasters without a media type."""
+"""Suffixes of rasters without a media type."""
 _PICTURES = {"visual", "overview", "thumbnail"}
 _PICTURE_KEY = re.compile(r"(visual|tci|preview|overview|thumbnail)(?![a-z])", re.IGNORECASE)
 _RESOLUTION = re.compile(r"(?:gsd:|.*_)(\d+)m", re.IGNORECASE)
@@ -39,7 +39,7 @@ _RESOLUTION = re.compile(r"(?:gsd:|.*_)(\d+)m", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class BandAsset:
-    """An asset that holds bands."""
+    """An asset with bands."""
 
     key: str
     asset: Asset
@@ -48,19 +48,19 @@ class BandAsset:
 
     @property
     def is_jp2(self) -> bool:
-        """Whether it is a file as ESA made it, no Cloud Optimized GeoTIFF."""
+        """Whether it is ESA's original file instead of a Cloud Optimized GeoTIFF."""
         return "jp2" in (self.asset.type or self.asset.href).lower()
 
     @property
     def pixel(self) -> float:
-        """The side of a pixel in metres as far as it is told, else the bands' native one."""
+        """The side of a pixel in metres if the item gives it, else that of the bands."""
         for text in (self.key, *(self.asset.roles or ())):
             if found := _RESOLUTION.fullmatch(text):
                 return float(found[1])
         bands = (*self.asset.named, *(self.asset.raster_bands or ()))
-        told = [band.resolution for band in bands if band.resolution]
+        resolutions = [band.resolution for band in bands if band.resolution]
         native = [float(RESOLUTION_M[name]) for name in self.bands]
-        return min(told or ([self.asset.gsd] if self.asset.gsd else native))
+        return min(resolutions or ([self.asset.gsd] if self.asset.gsd else native))
 
 
 def assets_with_bands(item: Item, where: str, left_out: LeftOut) -> list[BandAsset]:
@@ -68,51 +68,53 @@ def assets_with_bands(item: Item, where: str, left_out: LeftOut) -> list[BandAss
 
     Args:
         item: whose assets.
-        where: what to call it in a message.
+        where: its name in messages.
         left_out: counts the other assets.
 
     Raises:
-        ItemError: there is none, or bands cannot be had once each.
+        ItemError: there is none, or a band cannot be read exactly once.
     """
     found = []
     for key, asset in item.assets.items():
-        own = BandAsset(key=key, asset=asset, bands=_names(key, asset))
-        if not own.bands or not _is_raster(asset):
-            left_out.count("asset", "no bands of Sentinel-2", f"{item.id}: {key}")
+        candidate = BandAsset(key=key, asset=asset, bands=_names(key, asset))
+        if not candidate.bands or not _is_raster(asset):
+            left_out.count("asset", "no Sentinel-2 bands", f"{item.id}: {key}")
         elif _is_picture(key, asset):
             left_out.count("asset", "a picture", f"{item.id}: {key}")
         else:
-            found.append(own)
+            found.append(candidate)
     if not found:
         raise ItemError(
             where,
             "has no asset of Sentinel-2 bands",
             expected="assets with bands named B01 .. B12, or by the eo extension's common names",
         )
-    # A file of one band says more surely what it is than one of several.
-    found.sort(key=lambda own: (own.pixel, len(own.bands) > 1, own.is_jp2))
+    # A file of one band identifies its band more reliably than a file of several.
+    found.sort(key=lambda candidate: (candidate.pixel, len(candidate.bands) > 1, candidate.is_jp2))
     chosen: dict[str, BandAsset] = {}
-    for own in found:
-        taken = [name for name in own.bands if name in chosen]
+    for candidate in found:
+        taken = [name for name in candidate.bands if name in chosen]
         if not taken:
-            chosen.update(dict.fromkeys(own.bands, own))
-        elif len(taken) < len(own.bands):
+            chosen.update(dict.fromkeys(candidate.bands, candidate))
+        elif len(taken) < len(candidate.bands):
             raise ItemError(
                 where,
                 f"has bands named more than once: {', '.join(taken)}",
-                detail=f"{own.key} and {chosen[taken[0]].key}",
+                detail=f"{candidate.key} and {chosen[taken[0]].key}",
             )
         else:
-            left_out.count("asset", _why(own, chosen[taken[0]]), f"{item.id}: {own.key}")
-    return list({own.key: own for own in chosen.values()}.values())
+            left_out.count(
+                "asset", _why(candidate, chosen[taken[0]]), f"{item.id}: {candidate.key}"
+            )
+    return list({candidate.key: candidate for candidate in chosen.values()}.values())
 
 
-def _why(own: BandAsset, better: BandAsset) -> str:
-    if own.pixel > better.pixel:
+def _why(candidate: BandAsset, better: BandAsset) -> str:
+    if candidate.pixel > better.pixel:
         return "coarser pixels than another of the same bands"
-    if own.is_jp2 and not better.is_jp2:
-        return "JP2 beside a GeoTIFF of the same bands"
-    return "bands that other assets hold"
+    if candidate.is_jp2 and not better.is_jp2:
+        return "JP2, also available as a GeoTIFF"
+    return "bands that other assets have"
 
 
 def _names(key: str, asset: Asset) -> tuple[str, ...]:
@@ -124,13 +126,13 @@ def _names(key: str, asset: Asset) -> tuple[str, ...]:
     return (alone,) if alone and len(names) <= 1 else ()
 
 
-def _name(*told: str | None) -> str | None:
-    for name in told:
+def _name(*texts: str | None) -> str | None:
+    for name in texts:
         try:
             return canonical_name(name or "")
         except DataError:
             continue
-    return next((_COMMON[name.lower()] for name in told if name and name.lower() in _COMMON), None)
+    return next((_COMMON[name.lower()] for name in texts if name and name.lower() in _COMMON), None)
 
 
 def _is_raster(asset: Asset) -> bool:

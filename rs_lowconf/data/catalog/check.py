@@ -1,6 +1,6 @@
-"""Looks at the tiles of a catalog for faults of offset, band order and nodata.
+"""Checks the tiles of a catalog for wrong offsets, band order and nodata.
 
-Statistics cannot prove a fault; each finding says how sure it is.
+Statistics cannot prove an error; each finding states its certainty.
 """
 
 from collections import Counter, defaultdict
@@ -21,16 +21,16 @@ from rs_lowconf.data.orders import fitting_order, said_of
 from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
 from rs_lowconf.data.tiles import TileError
 
-#: Shares of tiles that an order has to fit better to be mentioned, and to be nearly certain.
+#: Shares of tiles that another order has to fit better to be reported, and to be nearly certain.
 _PROBABLE, _CERTAIN = 0.5, 0.9
 _FEWEST = 10
-#: One number in every band of so many pixels of a tile is no ground.
+#: The same number in every band of this many pixels of a tile is not ground.
 _FILL_SHARE = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogFinding:
-    """One thing that is wrong, with some of the tiles where it is."""
+    """One problem, with some of the tiles that have it."""
 
     severity: Literal["error", "warning"]
     """With an error, tiles cannot be used."""
@@ -40,28 +40,28 @@ class CatalogFinding:
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionReport:
-    """What the tiles of one meaning have in common."""
+    """Findings about the tiles whose digital numbers have one meaning."""
 
     collection: str
     bands: BandSpec
     tiles: int
-    """In the catalog."""
+    """Number of tiles in the catalog."""
     read: int
-    """Of these looked at."""
+    """Number of tiles read for the check."""
     ranges: dict[str, BandRange]
     """Reflectance by band, nodata pixels not counted."""
     findings: tuple[CatalogFinding, ...]
     """Errors first."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return values that JSON can hold."""
         return {**asdict(self), "bands": self.bands.to_json()}
 
 
 _MEANING = ("collection", "rslow:bands", "processing:level", "rslow:scale", "rslow:dn_offset")
 
 Group = tuple[str, BandSpec]
-"""Collection and meaning of the digital numbers: what can be wrong as a whole."""
+"""Collection and meaning of the digital numbers; tiles of a group share their errors."""
 
 
 class CatalogTally:
@@ -94,18 +94,18 @@ class CatalogTally:
         reflectance = (valid + row.bands.dn_offset) / row.bands.scale
         self._statistics.add(reflectance)
         if content.bits != 8:
-            # Eight bits are pictures, stretched one by one: no offset of 1000 fits in.
+            # 8-bit files are pictures, each stretched by itself: an offset of 1000 does not fit.
             self._spectra.add(Path(row.files[0].href).name, reflectance)
         self._orders[fitting_order(row.bands.names, np.median(numbers, axis=1))] += 1
-        for name, own in zip(row.bands.names, valid, strict=True):
-            if own.min() == own.max():
-                self._warnings[f"{name} has one value in the whole tile"].append(row.tile_id)
+        for name, band in zip(row.bands.names, valid, strict=True):
+            if band.min() == band.max():
+                self._warnings[f"{name} is constant over the whole tile"].append(row.tile_id)
         same = (valid == valid[0]).all(dim=0)
         if len(valid) > 1 and float(same.float().mean()) > _FILL_SHARE:
             value = float(valid[0][same].mode().values)
             self._warnings[
-                f"pixels hold {value:g} in every band, which is not declared as nodata: nearly "
-                "certainly it is"
+                f"pixels hold {value:g} in every band, which is nearly certainly nodata but not "
+                "declared as such"
             ].append(row.tile_id)
 
     def report(self) -> CollectionReport:
@@ -118,8 +118,8 @@ class CatalogTally:
             ),
             *self._order(),
             *(
-                CatalogFinding(severity="warning", text=own.text, tiles=own.files)
-                for own in self._spectra.mixtures()
+                CatalogFinding(severity="warning", text=mixture.text, tiles=mixture.files)
+                for mixture in self._spectra.mixtures()
             ),
             *_listed("warning", self._warnings),
         ]
@@ -142,14 +142,14 @@ class CatalogTally:
             sure = "nearly certainly" if share >= _CERTAIN else "probably"
             yield CatalogFinding(
                 severity="warning",
-                text=f"the order of the bands is {sure} {said_of(order)} ({' '.join(order)}): so "
-                f"the spectra of {share:.0%} of {counted:,} tiles are smoothest; correct "
+                text=f"the band order is {sure} {said_of(order)} ({' '.join(order)}): it makes "
+                f"the spectra of {share:.0%} of {counted:,} tiles smoothest; correct "
                 "data.file_bands and build the catalog again",
             )
 
 
 def groups_of(catalog: Catalog) -> dict[Group, int]:
-    """Return the tiles of each collection and meaning."""
+    """Return the number of tiles by collection and meaning."""
     counts: Counter[Group] = Counter()
     for table in catalog.tables(_MEANING):
         counts.update(_keys(table))
@@ -157,7 +157,7 @@ def groups_of(catalog: Catalog) -> dict[Group, int]:
 
 
 def said_in(catalog: Catalog) -> dict[str, int]:
-    """Return the tiles by what their numbers mean and who says so, as the build noted it."""
+    """Return the number of tiles by the meaning of their digital numbers and its source."""
     counts: Counter[str] = Counter()
     for table in catalog.tables(("rslow:said",)):
         counts.update(filter(None, table["rslow:said"].to_pylist()))
@@ -165,16 +165,16 @@ def said_in(catalog: Catalog) -> dict[str, int]:
 
 
 def sampled(catalog: Catalog, groups: dict[Group, int], most: int) -> Iterator[CatalogRow]:
-    """Yield at most so many tiles of each group, spread evenly over the catalog."""
+    """Yield at most `most` tiles of each group, spread evenly over the catalog."""
     taken: Counter[Group] = Counter()
     passed: Counter[Group] = Counter()
     for table in catalog.tables():
         keys = _keys(table)
         chosen = []
         for index, key in enumerate(keys):
-            own = groups[key]
+            in_group = groups[key]
             passed[key] += 1
-            if taken[key] < passed[key] * min(most, own) // own:
+            if taken[key] < passed[key] * min(most, in_group) // in_group:
                 taken[key] += 1
                 chosen.append(index)
         yield from from_table(table.take(pa.array(chosen, pa.int64())))
@@ -196,7 +196,7 @@ def same_pixels(catalog: Catalog) -> Iterator[CatalogFinding]:
             text = f"{tile_id} = {other}"
             (twice if split == others_split else leaks).append(text)
     if leaks:
-        text = "the same pixels are in two splits, which makes scores too good"
+        text = "the same pixels are in two splits, which inflates scores"
         yield CatalogFinding(severity="warning", text=text, tiles=tuple(leaks))
     if twice:
         text = "the same pixels are catalogued more than once"
@@ -207,7 +207,7 @@ def _keys(table: pa.Table) -> list[Group]:
     known: dict[tuple[Any, ...], Group] = {}
     keys = []
     for name, bands, level, scale, offset in zip(
-        *(table[own].to_pylist() for own in _MEANING), strict=True
+        *(table[column].to_pylist() for column in _MEANING), strict=True
     ):
         plain = (name, tuple(bands), level, scale, offset)
         if plain not in known:

@@ -1,7 +1,7 @@
-"""Items of STACs as they are in the world: static catalogs, item collections, GeoParquet.
+"""Reads STAC items as providers publish them: static catalogs, item collections, GeoParquet.
 
 Documents of STAC 1.0 and 1.1 are read as plain JSON and checked by models. A reader that resolves
-links by itself ends at the first that is dead; here each bad item is one line.
+links automatically stops at the first dead one; here each bad item is one line.
 """
 
 import datetime as dt
@@ -25,16 +25,16 @@ from rs_lowconf.data.tiles import TileError
 from rs_lowconf.errors import DataError
 
 _SECONDS = 60
-"""That a server may take to answer."""
+"""Timeout of a server in seconds."""
 
-#: What GDAL calls files of object stores.
+#: GDAL's prefixes for files in object stores.
 _STORES = {"s3": "/vsis3/", "gs": "/vsigs/"}
 
 
 class ItemError(TileError):
-    """One item that cannot be used; `data.skip_bad` leaves it out."""
+    """One item that cannot be used; `data.skip_bad` skips it."""
 
-    general = "data.skip_bad=true leaves such items out"
+    general = "data.skip_bad=true skips such items"
     checked_by = ""
 
 
@@ -43,7 +43,7 @@ class _Model(BaseModel):
 
 
 class Numbers(_Model):
-    """What STAC may say of numbers: of a band, of an asset, or of all assets of an item."""
+    """What STAC may state about the numbers of a band, an asset, or all assets of an item."""
 
     scale: FiniteFloat | None = Field(None, validation_alias=AliasChoices("raster:scale", "scale"))
     offset: FiniteFloat | None = Field(
@@ -76,7 +76,7 @@ class Asset(_Model):
     bands: tuple[Band, ...] | None = None
     eo_bands: tuple[Band, ...] | None = Field(None, alias="eo:bands")
     raster_bands: tuple[Band, ...] | None = Field(None, alias="raster:bands")
-    # Of the raster extension alone: `scale` of an asset may mean anything.
+    # Only of the raster extension: `scale` of an asset may mean anything.
     scale: FiniteFloat | None = Field(None, alias="raster:scale")
     offset: FiniteFloat | None = Field(None, alias="raster:offset")
     nodata: float | None = None
@@ -89,8 +89,8 @@ class Asset(_Model):
 
     @property
     def numbers(self) -> tuple[Numbers, ...]:
-        """What is said of the numbers of each band; where bands say nothing, of all."""
-        own = self.raster_bands or self.bands or (Numbers.model_validate({}),)
+        """Statements about the numbers of each band; if bands have none, those of the asset."""
+        described_bands = self.raster_bands or self.bands or (Numbers.model_validate({}),)
         mine = ("scale", "offset", "nodata", "data_type")
         return tuple(
             Numbers.model_validate(
@@ -99,7 +99,7 @@ class Asset(_Model):
                     for name, value in ((name, getattr(self, name)) for name in mine)
                 }
             )
-            for band in own
+            for band in described_bands
         )
 
 
@@ -147,25 +147,25 @@ _REMEDY = "set data.root to that file"
 
 
 def read_items(path: Path, left_out: LeftOut) -> Iterator[tuple[str, Item]]:
-    """Yield the items of a STAC, each with the address that its relative paths start from.
+    """Yield the items of a STAC, each with the base address of its relative paths.
 
     Args:
         path: a catalog, a collection, an item, an item collection, or items as GeoParquet.
         left_out: counts items that cannot be read.
 
     Raises:
-        DataError: it is none of these, or, unless faults are left out, an item is bad.
+        DataError: it is none of these, or, unless bad items are skipped, an item is bad.
     """
     found = _table_items(path) if path.suffix.lower() == ".parquet" else _linked(path, left_out)
     for address, where, values in found:
         try:
             yield address, Item.model_validate(values)
         except ValidationError as error:
-            left_out.fault("item", ItemError(where, "is no STAC item", detail=described(error)))
+            left_out.fault("item", ItemError(where, "is not a STAC item", detail=described(error)))
 
 
 def location(href: str, address: str) -> str:
-    """Return the path by which GDAL opens what an item's href names.
+    """Return the path by which GDAL opens the file of an item's href.
 
     Args:
         href: absolute, or relative to `address`.
@@ -188,18 +188,18 @@ def location(href: str, address: str) -> str:
 
 
 def described(error: ValidationError) -> str:
-    """Return the first fault that a model finds, in words."""
+    """Return the first error of a pydantic model as text."""
     first, *more = error.errors()
     where = ".".join(map(str, first["loc"]))
     return f"{where}: {first['msg']}" + (f" and {len(more)} more" if more else "")
 
 
 _Found = tuple[str, str, Any]
-"""Address that relative paths start from, what to call the item in a message, its values."""
+"""Base address of relative paths, the item's name in messages, its values."""
 
 
 def _linked(path: Path, left_out: LeftOut) -> Iterator[_Found]:
-    """Yield what may be items, in the order of the links."""
+    """Yield candidates for items, in the order of the links."""
     root = str(path.absolute())
     try:
         waiting, seen = [(root, _document(root))], {root}
@@ -230,7 +230,7 @@ def _linked(path: Path, left_out: LeftOut) -> Iterator[_Found]:
 
 
 def _leads_on(link: Link, target: str, left_out: LeftOut) -> bool:
-    """Return whether there are items behind a link, and count pages that are not fetched."""
+    """Return whether a link leads to items, and count pages that are not fetched."""
     if link.rel in ("item", "child"):
         return True
     if link.rel not in ("next", "items"):
@@ -244,10 +244,10 @@ def _leads_on(link: Link, target: str, left_out: LeftOut) -> bool:
 def _features(href: str, document: Any, left_out: LeftOut) -> Iterator[_Found]:
     for number, values in enumerate(_list_in(document, "features")):
         name = values.get("id", number) if isinstance(values, Mapping) else number
-        # A static copy of an answer: relative paths start where the item came from.
+        # A static copy of an API response: relative paths start at the item's original address.
         links = _links(href, values, left_out) if isinstance(values, Mapping) else ()
-        own = [link.href for link in links if link.rel == "self"]
-        address = next((own for own in own if _is_url(own) or own.startswith("/")), href)
+        addresses = [link.href for link in links if link.rel == "self"]
+        address = next((base for base in addresses if _is_url(base) or base.startswith("/")), href)
         yield address, f"{href}, item {name},", values
 
 
@@ -256,7 +256,7 @@ def _links(href: str, document: Any, left_out: LeftOut) -> Iterator[Link]:
         try:
             link = Link.model_validate(values)
         except ValidationError as error:
-            fault = ItemError(href, "has a link that is none", detail=described(error))
+            fault = ItemError(href, "has an invalid link", detail=described(error))
             left_out.fault("item", fault)
         else:
             yield link
@@ -269,7 +269,7 @@ def _list_in(document: Any, name: str) -> list[Any]:
 
 def _table_items(path: Path) -> Iterator[_Found]:
     """Yield items of a table that stac-geoparquet or geopandas wrote."""
-    with reading(path, problem="is no STAC", expected=_EXPECTED, remedy=_REMEDY):
+    with reading(path, problem="is not a STAC", expected=_EXPECTED, remedy=_REMEDY):
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
         missing = [name for name in ("id", "assets", "geometry") if name not in names]
@@ -278,7 +278,7 @@ def _table_items(path: Path) -> Iterator[_Found]:
         if "rslow:window" in names:
             raise DataError(
                 f"{path} is a catalog of tiles already",
-                remedy="set catalog.path to it; nothing has to be built",
+                remedy="set catalog.path to it; it need not be built",
             )
         for batch in file.iter_batches(batch_size=1000):
             for record in pa.Table.from_batches([batch]).to_pylist():
@@ -297,11 +297,11 @@ def _as_item(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Return records without the fields that Parquet adds to make all records alike."""
+    """Return records without the null fields that Parquet adds to give all the same schema."""
     if isinstance(value, dict):
-        return {name: _without_nulls(own) for name, own in value.items() if own is not None}
+        return {name: _without_nulls(child) for name, child in value.items() if child is not None}
     if isinstance(value, list):
-        return [_without_nulls(own) for own in value]
+        return [_without_nulls(child) for child in value]
     return value
 
 
@@ -337,7 +337,7 @@ def _is_url(href: str) -> bool:
 
 def _no_stac(path: Path, reason: str) -> DataError:
     return DataError(
-        f"{path} is no STAC ({' '.join(reason.split())})",
+        f"{path} is not a STAC ({' '.join(reason.split())})",
         expected=_EXPECTED,
         remedy=_REMEDY,
     )

@@ -1,9 +1,8 @@
-"""What an item says of its numbers: level, scale, offset, nodata.
+"""What an item states about its digital numbers: level, scale, offset, nodata.
 
-The raster extension tells how files become reflectance, as number * scale + offset. Other fields
-tell how ESA made the product: from processing baseline 04.00 on with numbers 1000 too high. Earth
-Search takes that off again in some of its GeoTIFFs, says so, and leaves the field of the raster
-extension as it was.
+The raster extension defines reflectance as number * scale + offset. Other fields describe ESA's
+product: from processing baseline 04.00 on, numbers are 1000 too high. Earth Search subtracts that
+in some of its GeoTIFFs, states so, and leaves the field of the raster extension unchanged.
 """
 
 import math
@@ -27,30 +26,30 @@ _APPLIED = re.compile(r"\w+:boa_offset_applied")
 def statements_of(
     item: Item, chosen: Sequence[BandAsset], where: str, scale: float | None
 ) -> tuple[Statement, ...]:
-    """Return what an item says of the numbers of its bands.
+    """Return the statements of an item about the numbers of its bands.
 
     Args:
         item: with its properties.
         chosen: the assets that are read.
-        where: what to call the item in a message.
+        where: the item's name in messages.
         scale: the setting, for offsets that come without a scale.
 
     Raises:
-        ItemError: it says what cannot be.
+        ItemError: its statements are impossible or contradict each other.
     """
     _require_sentinel_2(item, where)
     try:
         product = [*_levels(item), *_baselines(item), *_named(item, chosen)]
     except DataError as error:
         raise ItemError(where, "contradicts itself", detail=str(error)) from error
-    of_level = [one for one in product if one.quantity == "level"]
-    of_offset = [one for one in product if one.quantity == "dn_offset"]
+    of_level = [statement for statement in product if statement.quantity == "level"]
+    of_offset = [statement for statement in product if statement.quantity == "dn_offset"]
     applied = _applied(item)
     found = list(of_level)
-    for own in chosen:
-        rasters = list(_rasters(item, own, where, scale))
-        if applied is not None and not own.is_jp2:
-            rasters = [one for one in rasters if one.quantity != "dn_offset"]
+    for band_asset in chosen:
+        rasters = list(_rasters(item, band_asset, where, scale))
+        if applied is not None and not band_asset.is_jp2:
+            rasters = [statement for statement in rasters if statement.quantity != "dn_offset"]
             found += [*rasters, Statement(quantity="dn_offset", value=0.0, by=applied)]
         else:
             found += [*rasters, *of_offset]
@@ -58,15 +57,15 @@ def statements_of(
 
 
 def nodata_of(chosen: Sequence[BandAsset], where: str) -> float | None:
-    """Return the value that an item says is nodata; None where it says nothing.
+    """Return the nodata value that an item declares; None if it declares none.
 
     Raises:
         ItemError: its assets have several.
     """
     values = {
         numbers.nodata
-        for own in chosen
-        for numbers in own.asset.numbers
+        for band_asset in chosen
+        for numbers in band_asset.asset.numbers
         if numbers.nodata is not None
     }
     known = {"nan" if math.isnan(value) else value for value in values}
@@ -74,7 +73,7 @@ def nodata_of(chosen: Sequence[BandAsset], where: str) -> float | None:
         raise ItemError(
             where,
             f"has several values of nodata: {', '.join(map(str, sorted(known, key=str)))}",
-            expected="one for all bands",
+            expected="one value for all bands",
         )
     return next(iter(values), None)
 
@@ -98,43 +97,45 @@ def _baselines(item: Item) -> Iterator[Statement]:
 
 def _named(item: Item, chosen: Sequence[BandAsset]) -> Iterator[Statement]:
     names = (item.id, *(item.properties.text(name) for name in _NAMES))
-    for name in (*names, *(own.asset.href for own in chosen)):
+    for name in (*names, *(band_asset.asset.href for band_asset in chosen)):
         yield from named(product_in(name or ""))
 
 
 def _applied(item: Item) -> str | None:
-    """Return the property that says that the offset has been added already, if one does."""
+    """Return the property that states that the offset has been applied already, or None."""
     extra = item.properties.model_extra or {}
     return next((name for name in extra if _APPLIED.fullmatch(name) and extra[name] is True), None)
 
 
-def _rasters(item: Item, own: BandAsset, where: str, scale: float | None) -> Iterator[Statement]:
-    """Yield what the raster extension says of the bands of an asset, or of all assets."""
+def _rasters(
+    item: Item, band_asset: BandAsset, where: str, scale: float | None
+) -> Iterator[Statement]:
+    """Yield statements of the raster extension about the bands of an asset, or all assets."""
     common = item.properties
-    several = len(own.bands) > 1
-    for number, numbers in enumerate(own.asset.numbers):
+    several = len(band_asset.bands) > 1
+    for number, numbers in enumerate(band_asset.asset.numbers):
         factor = common.scale if numbers.scale is None else numbers.scale
         offset = common.offset if numbers.offset is None else numbers.offset
-        by = f"raster extension, {own.key}" + (f", band {number + 1}" if several else "")
+        by = f"raster extension, {band_asset.key}" + (f", band {number + 1}" if several else "")
         real = (numbers.data_type or "").startswith("float")
         if factor is not None and (factor != 1 or real):
             if not 0 < factor <= 1:
                 raise ItemError(
                     where,
                     f"has raster:scale {factor:g}",
-                    detail=own.key,
+                    detail=band_asset.key,
                     expected="reflectance per digital number, such as 0.0001",
                     remedy="correct the item",
                 )
             unit = round(1 / factor, 6)
             yield Statement(quantity="scale", value=unit, by=by)
         else:
-            # A scale of 1 is what writers give that know of none.
+            # Writers that know no scale give 1.
             unit = scale or PRODUCT_SCALE
             if factor == 1 and offset == 0:
                 continue
         if offset is not None:
-            # Beside no scale an offset may be one of digital numbers: reflectance is below 1.
+            # Without a scale the offset may be in digital numbers: reflectance is below 1.
             whole = abs(offset) >= 1 and (factor is None or factor == 1)
             value = offset if whole else offset * unit
             yield Statement(quantity="dn_offset", value=round(value, 6) + 0.0, by=by)

@@ -1,4 +1,4 @@
-"""Reads the tile of a catalog row, and makes sure that it is still the one catalogued."""
+"""Reads the tile of a catalog row, and verifies that it has not changed since."""
 
 import hashlib
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from rs_lowconf.vocabulary import class_list, require, vocabulary
 Numbers = NDArray[Any]
 
 _HEADER_BYTES = 65_536
-"""Of a file of a single tile, at most."""
+"""Largest header of a file of a single tile."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,14 +38,14 @@ class Content:
     nodata: Bool[Tensor, "h w"]
     sha256: str
     bits: int
-    """Of a digital number in the first file."""
+    """Bits per digital number in the first file."""
 
 
 def read_row(row: CatalogRow) -> Content:
     """Read a tile and check that nothing has changed.
 
     Raises:
-        TileError: a file is missing or damaged, or the pixels are others than catalogued.
+        TileError: a file is missing or damaged, or the pixels differ from those catalogued.
     """
     path = Path(row.files[0].href)
     content = _plain_content(row)
@@ -70,15 +70,15 @@ def reflectance(row: CatalogRow, content: Content, bands: BandSpec) -> Float[Ten
     Raises:
         DataError: the tile lacks a band.
     """
-    # Step by step in place: a new array a step takes twice the time.
-    own = content.pixels.index_select(0, torch.tensor(row.bands.index_of(bands.names)))
-    own += row.bands.dn_offset
-    own /= row.bands.scale
-    return own.masked_fill_(content.nodata, 0.0) if content.nodata.any() else own
+    # In place: a new array per step takes twice the time.
+    pixels = content.pixels.index_select(0, torch.tensor(row.bands.index_of(bands.names)))
+    pixels += row.bands.dn_offset
+    pixels /= row.bands.scale
+    return pixels.masked_fill_(content.nodata, 0.0) if content.nodata.any() else pixels
 
 
 def read_content(row: CatalogRow) -> Content:
-    """Read a tile, whatever its checksum.
+    """Read a tile without checking its checksum.
 
     Raises:
         TileError: a file is missing or damaged.
@@ -107,7 +107,7 @@ def read_content(row: CatalogRow) -> Content:
 def _plain_content(row: CatalogRow) -> Content | None:
     """Return a tile that is a whole plain file, None for any other.
 
-    Its checksum, which was taken when GDAL read it, tells whether this was right.
+    The checksum, taken when GDAL read the tile, shows whether this read the same numbers.
     """
     top, left, height, width = row.window
     if len(row.files) > 1 or top or left:
@@ -126,8 +126,8 @@ def _content(
     """Join the numbers of the files of a tile.
 
     Args:
-        parts: numbers of the bands that are used, with what each file declares as nodata and
-            what its mask makes invalid.
+        parts: numbers of the bands that are used, each with the nodata value of its file and the
+            pixels that its mask makes invalid.
         row: of the tile.
     """
     files = [
@@ -150,7 +150,7 @@ def _content(
 def read_mask(row: CatalogRow, classes: Sequence[str]) -> Int[Tensor, "h w"]:
     """Return the class of every pixel as an index into `classes`, or `UNKNOWN`.
 
-    Masks are brought onto the tile's grid by nearest neighbour.
+    Masks are warped onto the tile's grid by nearest neighbour.
 
     Raises:
         DataError: the masks have a class that is not among `classes`.
@@ -171,7 +171,7 @@ def read_mask(row: CatalogRow, classes: Sequence[str]) -> Int[Tensor, "h w"]:
             path, row.grid.crs, Affine(*row.grid.transform), height, width
         )
         new = there & ~covered
-        own = classes_of(
+        classes_here = classes_of(
             values,
             path=path,
             covered=new,
@@ -179,7 +179,7 @@ def read_mask(row: CatalogRow, classes: Sequence[str]) -> Int[Tensor, "h w"]:
             names=classes,
             nodata=nodata,
         )
-        mask[new] = own[new]
+        mask[new] = classes_here[new]
         covered |= new
     return torch.from_numpy(mask)
 

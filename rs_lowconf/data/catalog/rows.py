@@ -1,4 +1,4 @@
-"""One row of a catalog: a window of an image, where it lies, and what its numbers mean."""
+"""One row of a catalog: a window of an image, its location, and what its numbers mean."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ STAC_EXTENSIONS = (
     "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
 )
 IMAGE = "image"
-"""The asset of an image whose bands lie in one file; else there is one a band."""
+"""The asset of an image whose bands are in one file; else there is one asset per band."""
 
 _ASSET = pa.struct(
     [
@@ -38,10 +38,10 @@ _ASSET = pa.struct(
 )
 _TIME = pa.timestamp("us", tz="UTC")
 _LAUNCH = datetime(2015, 6, 23, tzinfo=UTC)
-"""Of Sentinel-2A: no image is older."""
+"""Launch of Sentinel-2A: no image is older."""
 _BOX = ("xmin", "ymin", "xmax", "ymax")
 
-#: Own columns carry a prefix, as STAC asks of fields that no extension defines.
+#: Columns of this package carry a prefix, as STAC asks of fields that no extension defines.
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -75,16 +75,16 @@ SCHEMA = pa.schema(
     ]
 )
 PLACE = ("proj:code", "proj:transform", "proj:shape")
-"""Columns that tell where a tile lies."""
+"""Columns with the location of a tile."""
 OUTLINES = ("geometry", "bbox")
-"""Columns that follow from `PLACE`: geopandas drops one, and brings the other into any CRS."""
+"""Columns that follow from `PLACE`: geopandas drops one, and reprojects the other."""
 SAME = {
     "type": "Feature",
     "stac_version": STAC_VERSION,
     "stac_extensions": list(STAC_EXTENSIONS),
     "links": [],
 }
-"""Columns of which all rows have the same value."""
+"""Columns with the same value in all rows."""
 _OPTIONAL = (
     *OUTLINES,
     *SAME,
@@ -98,7 +98,7 @@ _OPTIONAL = (
     "rslow:mask_classes",
 )
 _SAID = ("id", "collection", "rslow:sha256")
-"""Text that each row has; other columns without a value are found where they are used."""
+"""Text that each row must have; other missing values are found where they are used."""
 REQUIRED = tuple(name for name in SCHEMA.names if name not in _OPTIONAL)
 
 
@@ -107,9 +107,9 @@ class BandFile:
     """A file that holds bands of an image."""
 
     href: str
-    """A path, absolute once the catalog is read, or whatever GDAL opens."""
+    """A path, absolute once the catalog is read, or anything that GDAL opens."""
     bands: tuple[str, ...]
-    """Names of all bands in the order of the file: canonical, or other words for those not used."""
+    """Names of all bands in the order of the file: canonical, or other names for unused bands."""
 
     @property
     def used(self) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ class BandFile:
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Where these lie in the file."""
+        """Positions of the used bands in the file."""
         return tuple(channel for channel, name in enumerate(self.bands) if known_band(name))
 
 
@@ -129,18 +129,18 @@ class SourceImage:
     name: str
     """Unique within the source; ids of tiles begin with it."""
     files: tuple[BandFile, ...]
-    """One without band names where the file itself or the settings name them."""
+    """A single one without band names if the file or the settings name its bands."""
     label: str | None = None
     split: str | None = None
     taken: datetime | None = None
     area: BaseGeometry | None = None
-    """Only tiles with their centre in it; None takes all."""
+    """Only tiles with their centre inside are used; None uses all."""
     area_crs: str = WGS84
     """Of `area`: authority code or WKT."""
     said: tuple[Statement, ...] = ()
-    """What the source says of the numbers."""
+    """Statements of the source about the numbers."""
     nodata: float | None = None
-    """The value that the source says is nodata."""
+    """The nodata value that the source declares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,11 +151,11 @@ class CatalogRow:
     """Unique within the catalog."""
     collection: str
     files: tuple[BandFile, ...]
-    """All on the same ground; the first has the finest pixels, and the tile has its grid."""
+    """All cover the same ground; the first has the finest pixels, and its grid is the tile's."""
     window: tuple[int, int, int, int]
     """First row and column, height and width in the first file."""
     bands: BandSpec
-    """All bands, in the order of the files, and how their numbers become reflectance."""
+    """All bands in the order of the files, and how to convert their numbers to reflectance."""
     grid: Grid
     """Of the window; north is up."""
     valid: float
@@ -163,22 +163,22 @@ class CatalogRow:
     sha256: str
     """Of the digital numbers in the window, see `reading.checksum`."""
     nodata: float | None = None
-    """The value of nodata that a catalog of the images declares, beside what files declare."""
+    """Nodata value declared by a catalog of the images, in addition to those of the files."""
     said: str | None = None
-    """In words what the numbers mean and who says so."""
+    """Text on what the digital numbers mean and the source of this."""
     taken: datetime | None = None
-    """When the image was taken, in UTC; None when nobody says."""
+    """When the image was taken, in UTC; None if unknown."""
     before: datetime | None = None
-    """Before this it was taken: when the file was last changed. None when `taken` is known."""
+    """The image was taken before this: the file's last change. None when `taken` is known."""
     label: str | None = None
     split: str | None = None
     masks: tuple[str, ...] = ()
-    """Files with a class a pixel, on any grid; where several say something, the first counts."""
+    """Files with one class per pixel, on any grid; where several overlap, the first counts."""
     mask_classes: Mapping[int, str | None] | None = None
     """The class of each value of a mask, None where a value means unknown."""
 
     def __post_init__(self) -> None:
-        """Check once."""
+        """Check the fields."""
         named = tuple(name for file in self.files for name in file.used)
         if named != self.bands.names:
             raise DataError(
@@ -241,7 +241,7 @@ def from_table(table: pa.Table) -> list[CatalogRow]:
     """Return the rows of a table that `to_table` wrote, or another tool with its columns.
 
     Raises:
-        DataError: a value is missing or makes no sense.
+        DataError: a value is missing or invalid.
     """
     rows: list[CatalogRow] = []
     name = "a row"
@@ -271,7 +271,7 @@ def _row(record: dict[str, Any]) -> CatalogRow:
     before: datetime | None = record.get("end_datetime")
     a, b, c, d, e, f = record["proj:transform"][:6]
     row, col, height, width = record["rslow:window"]
-    # Whoever wrote the table may have put the assets into another order.
+    # Another program may have written the assets in another order.
     names = tuple(record["rslow:bands"])
     files = tuple(sorted(files, key=lambda file: names.index(file.used[0])))
     return CatalogRow(
@@ -302,7 +302,7 @@ def _row(record: dict[str, Any]) -> CatalogRow:
 
 
 def centres(table: pa.Table) -> Float[np.ndarray, "n 2"]:
-    """Return longitude and latitude of each tile's centre, by way of its own CRS.
+    """Return longitude and latitude of each tile's centre, transformed from its CRS.
 
     Args:
         table: with the columns of `PLACE`.
@@ -314,7 +314,7 @@ def centres(table: pa.Table) -> Float[np.ndarray, "n 2"]:
 
 
 def with_outlines(table: pa.Table) -> pa.Table:
-    """Return the table with the columns `OUTLINES` as the tiles' places have them.
+    """Return the table with the columns `OUTLINES` computed from the tiles' grids.
 
     Args:
         table: with the columns of `PLACE` and `OUTLINES`.

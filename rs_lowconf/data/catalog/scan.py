@@ -29,17 +29,17 @@ from rs_lowconf.data.tiles import (
 from rs_lowconf.data.windows import grid_at, grid_windows, require_place, require_size
 from rs_lowconf.settings import MaskData, Rasters
 
-#: In pixels: where files of other resolutions may begin beside the first.
+#: In pixels: by how much the corners of files of other resolutions may differ from the first's.
 _SLACK = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """What a build uses and what it leaves out."""
+    """Counts what a build uses and what it leaves out."""
 
     left_out: LeftOut
     meanings: Counter[str] = field(default_factory=Counter)
-    """Images by what their numbers mean and who says so."""
+    """Number of images by what their digital numbers mean and the source of this."""
 
 
 def rows_of(
@@ -50,14 +50,14 @@ def rows_of(
     Args:
         image: to cut.
         settings: of the data.
-        collection: with which the tiles' names begin.
-        account: counts the other tiles, and what the image's numbers mean.
+        collection: prefix of the tiles' names.
+        account: counts the other tiles, and the meaning of the image's digital numbers.
 
     Raises:
         TileError: a file cannot be used.
     """
-    first, files, bands, said = _opened(image, settings)
-    account.meanings[said] += 1
+    first, files, bands, meaning = _opened(image, settings)
+    account.meanings[meaning] += 1
     side = settings.tile_size
     require_size(first, side)
     for window in grid_windows(first.height, first.width, side, settings.stride or side):
@@ -71,7 +71,7 @@ def rows_of(
             valid=0.0,
             sha256="",
             nodata=image.nodata,
-            said=said,
+            said=meaning,
             taken=image.taken,
             before=None if image.taken else _changed(first.path),
             label=image.label,
@@ -84,11 +84,11 @@ def rows_of(
 
 
 def masked_rows(settings: MaskData, collection: str, left_out: LeftOut) -> list[CatalogRow]:
-    """Return the tiles of scenes or chips that training and tests see, unread.
+    """Return the tiles of scenes or chips that training and tests use, without reading them.
 
     Args:
         settings: of the data.
-        collection: with which the tiles' names begin.
+        collection: prefix of the tiles' names.
         left_out: counts the other files and tiles.
 
     Raises:
@@ -105,7 +105,7 @@ def masked_rows(settings: MaskData, collection: str, left_out: LeftOut) -> list[
 
 
 def looked_at(row: CatalogRow, settings: Rasters, left_out: LeftOut) -> Iterator[CatalogRow]:
-    """Yield a row with checksum and valid share, or count it where it has too much nodata.
+    """Yield a row with checksum and valid share, or count it if it has too much nodata.
 
     Raises:
         TileError: a file cannot be read.
@@ -143,7 +143,7 @@ def _masked_row(cut: Cut, split: str, settings: MaskData, collection: str) -> Ca
 def _opened(
     image: SourceImage, settings: Rasters
 ) -> tuple[FileProfile, tuple[BandFile, ...], BandSpec, str]:
-    """Return the header of the file with the finest pixels, all files, the bands, who says what."""
+    """Return the header of the file with the finest pixels, all files, bands and statements."""
     opened = []
     for file in image.files:
         profile = read_profile(Path(file.href))
@@ -154,8 +154,10 @@ def _opened(
     first = opened[0][0]
     for profile, _ in opened[1:]:
         _require_same_ground(first, profile)
-    meaning = meaning_of_files(settings, [(own, file.bands) for own, file in opened], image.said)
-    pixels = dict.fromkeys(said_of_pixels(own, file.bands) for own, file in opened)
+    meaning = meaning_of_files(
+        settings, [(header, file.bands) for header, file in opened], image.said
+    )
+    pixels = dict.fromkeys(said_of_pixels(header, file.bands) for header, file in opened)
     files = tuple(file for _, file in opened)
     spec = BandSpec(
         names=tuple(name for file in files for name in file.used),
@@ -204,13 +206,13 @@ def _require_same_ground(first: FileProfile, other: FileProfile) -> None:
     ):
         raise TileError(
             other.path,
-            f"lies elsewhere than {first.path.name}, or is finer",
-            expected="the bands of an image on the same ground",
+            f"does not cover the same ground as {first.path.name}, or is finer",
+            expected="all bands of an image to cover the same ground",
         )
 
 
 def _changed(path: Path) -> datetime:
-    """Return when a local file was last changed; of others nobody knows, but not later than now."""
+    """Return when a local file was last changed; for other files, now as the latest time."""
     stamp = path.stat().st_mtime if path.exists() else time.time()
     return datetime.fromtimestamp(stamp, tz=UTC).replace(microsecond=0)
 

@@ -1,4 +1,4 @@
-"""Where the tiles of a catalog come from: files on disk, a GeoPackage of files, a static STAC."""
+"""Sources of a catalog's tiles: files on disk, a GeoPackage of files, a static STAC."""
 
 import math
 import re
@@ -43,7 +43,7 @@ _STAMPS = (
 
 
 def list_images(settings: Rasters, left_out: LeftOut) -> Iterator[SourceImage]:
-    """Yield the images of a source without masks, in an order that does not change.
+    """Yield the images of a source without masks, in a stable order.
 
     Args:
         settings: of the data.
@@ -64,7 +64,7 @@ def list_images(settings: Rasters, left_out: LeftOut) -> Iterator[SourceImage]:
 
 
 def date_in(name: str) -> datetime | None:
-    """Return the time that a file's name tells, as Sentinel-2 products' do; else None."""
+    """Return the time in a file's name, as in Sentinel-2 products; else None."""
     for pattern, form in _STAMPS:
         found = pattern.search(name)
         if found:
@@ -106,7 +106,7 @@ def _geopackage(settings: GeoPackageData, left_out: LeftOut) -> Iterator[SourceI
         raise DataError(f"there is no GeoPackage {path}", remedy="correct data.root")
     named = f" with layer {settings.layer}" if settings.layer else ""
     with reading(path, expected=f"a GeoPackage{named}"):
-        # Not as a data frame, which makes 1.0 of a 1 beside a missing value.
+        # Not as a data frame, which turns 1 into 1.0 in columns with missing values.
         meta, layer = pyogrio.read_arrow(path, layer=settings.layer)
         records = layer.to_pylist()
     shape = meta["geometry_name"] or "wkb_geometry"
@@ -122,7 +122,7 @@ def _geopackage(settings: GeoPackageData, left_out: LeftOut) -> Iterator[SourceI
             image = _image(path.parent, record, column, record.get(shape), meta["crs"])
         except (ValueError, ShapelyError) as error:
             fault = TileError(
-                f"row {number} of {path}:", str(error), remedy="correct it, or empty that cell"
+                f"row {number} of {path}:", str(error), remedy="correct it, or clear that cell"
             )
             left_out.fault("image", fault)
             continue
@@ -132,10 +132,10 @@ def _geopackage(settings: GeoPackageData, left_out: LeftOut) -> Iterator[SourceI
 def _image(
     folder: Path, record: Mapping[str, Any], column: str, outline: bytes | None, crs: str | None
 ) -> SourceImage:
-    """Return what a row says of its image.
+    """Return the image that a row describes.
 
     Raises:
-        ValueError: it names no file, or a cell makes no sense.
+        ValueError: it names no file, or a cell is invalid.
     """
     named = _text(record[column])
     if named is None:

@@ -27,7 +27,7 @@ def items_of(settings: StacData, left_out: LeftOut) -> Iterator[SourceImage]:
         left_out: counts items and assets that are not used.
 
     Raises:
-        DataError: it cannot be read, has no items, or, unless faults are left out, one is bad.
+        DataError: it cannot be read, has no items, or, unless bad items are skipped, one is bad.
     """
     path = settings.root
     seen: dict[str, str] = {}
@@ -51,19 +51,20 @@ def _image(
 ) -> SourceImage:
     chosen = assets_with_bands(item, where, left_out)
     taken = item.properties.datetime or item.properties.start_datetime
-    said = statements_of(item, chosen, where, settings.scale)
+    statements = statements_of(item, chosen, where, settings.scale)
     try:
-        meaning_of(settings, said)
+        meaning_of(settings, statements)
     except ContradictionError as error:
         raise ItemError(where, error.found, expected="one value", remedy=error.remedy) from error
     return SourceImage(
         name=item.id,
         files=tuple(
-            BandFile(href=location(own.asset.href, address), bands=own.bands) for own in chosen
+            BandFile(href=location(band_asset.asset.href, address), bands=band_asset.bands)
+            for band_asset in chosen
         ),
         taken=None if taken is None else _in_utc(taken),
         area=_area(item, where),
-        said=said,
+        said=statements,
         nodata=nodata_of(chosen, where),
     )
 
@@ -75,7 +76,7 @@ def _area(item: Item, where: str) -> BaseGeometry | None:
         return split_at_180(shapely.from_geojson(json.dumps(item.geometry)))
     except (ShapelyError, ValueError) as error:
         raise ItemError(
-            where, "has a geometry that is none", detail=" ".join(str(error).split())
+            where, "has an invalid geometry", detail=" ".join(str(error).split())
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Catalog files: GeoParquet written piece by piece, so that a million rows need little memory."""
+"""Catalog files: GeoParquet written in chunks, so that a million rows need little memory."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from rs_lowconf.runs import replacing
 
 FORMAT = 2
 """2: `rslow:nodata`, `rslow:said`, and bands of files that are not used."""
-#: Rows of a row group: what a reader has to unpack for a single row.
+#: Rows of a row group: what a reader has to decompress for a single row.
 GROUP = 20_000
 _OWN = b"rs_lowconf"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -29,8 +29,8 @@ _EXPECTED = "the columns that `rslow catalog build` writes"
 def write_catalog(path: Path, tables: Iterable[pa.Table]) -> int:
     """Write tables of `SCHEMA` one after another as one catalog, and return the rows.
 
-    Paths below the catalog's folder are written relative to it, also where links lead there: they
-    move with it.
+    Paths below the catalog's folder are written relative to it, also behind links, so that the
+    folder can be moved.
 
     Raises:
         DataError: two rows have the same id, or there is none.
@@ -48,26 +48,26 @@ def write_catalog(path: Path, tables: Iterable[pa.Table]) -> int:
             _widen(bounds, table)
             writer.write_table(_with_paths(table.cast(SCHEMA), relative))
         if not seen:
-            raise DataError("the catalog would hold no tile")
+            raise DataError("the catalog would contain no tile")
         writer.add_key_value_metadata({"geo": _geo(bounds), _OWN.decode(): _header()})
     return len(seen)
 
 
 class Catalog:
-    """A catalog on disk, read piece by piece."""
+    """A catalog on disk, read in chunks."""
 
     def __init__(self, path: Path) -> None:
         """Read the header.
 
         Raises:
-            DataError: the file is missing, damaged, no catalog, or of a newer format.
+            DataError: the file is missing, damaged, not a catalog, or of a newer format.
         """
         self.path = path
         if not path.is_file():
             raise DataError(f"there is no catalog {path}")
         with reading(
             path,
-            problem="is no Parquet file, or a damaged one",
+            problem="is damaged or not a Parquet file",
             remedy="restore it, or build the catalog again",
         ):
             self._file = pq.ParquetFile(path, page_checksum_verification=True)
@@ -94,7 +94,7 @@ class Catalog:
         return rows
 
     def require_unique(self) -> None:
-        """Refuse a catalog with two rows of one id, which another program may have written.
+        """Reject a catalog with duplicate ids, which another program may have written.
 
         Raises:
             DataError: there are such rows.
@@ -106,18 +106,18 @@ class Catalog:
             raise DataError(
                 f"{len(twice)} ids of catalog {self.path} occur more than once, such as {twice[0]}",
                 expected="one row per tile",
-                remedy="leave one of them out",
+                remedy="remove the duplicates",
             )
 
     def require_files(self) -> None:
-        """Refuse a catalog that another program wrote into another folder.
+        """Reject a catalog that another program copied to another folder.
 
-        Paths below the catalog's folder are relative to it, and such a program keeps them as they
-        are. Single files may be missing, which is told tile by tile.
+        Paths below the catalog's folder are relative to it, and such a program keeps them
+        unchanged. Single files may be missing, which is reported tile by tile.
 
         Raises:
             DataError: all paths of the first thousands of tiles are relative, and none of them
-                leads to a file; one path alone is a file that is missing.
+                leads to a file; a single path only counts as a missing file.
         """
         home = f"{self.path.parent.resolve()}{os.sep}"
         table = next(self.tables(["assets"]), None)
@@ -131,8 +131,7 @@ class Catalog:
         )
         if len(paths) > 1 and not any(lead):
             raise DataError(
-                f"no file of catalog {self.path} is where its relative paths lead, such as "
-                f"{paths[0]}",
+                f"no file of catalog {self.path} exists at its relative paths, such as {paths[0]}",
                 expected="the catalog in the folder that it was written for",
                 remedy="move it back there, or build it again",
             )
@@ -156,8 +155,8 @@ class Catalog:
                 rows += len(table)
                 yield _with_paths(table.select(wanted), partial(_absolute, home=home))
             if rows != len(self):
-                # Damaged pages of files without checksums: the library ends in silence there.
-                raise ValueError(f"{rows:,} of its {len(self):,} rows can be read")
+                # At damaged pages of files without checksums the library stops silently.
+                raise ValueError(f"only {rows:,} of its {len(self):,} rows can be read")
 
 
 def merge(path: Path, catalogs: Sequence[Catalog]) -> int:
@@ -167,7 +166,7 @@ def merge(path: Path, catalogs: Sequence[Catalog]) -> int:
         DataError: two rows have the same id.
         OutputError: the file cannot be written.
     """
-    return write_catalog(path, (table for one in catalogs for table in one.tables()))
+    return write_catalog(path, (table for catalog in catalogs for table in catalog.tables()))
 
 
 def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -189,16 +188,16 @@ def _add_ids(seen: set[str], table: pa.Table) -> None:
         if tile_id in seen:
             raise DataError(
                 f"two tiles of the catalog are called {tile_id}",
-                remedy="give the catalogs different catalog.collection names, or leave one out",
+                remedy="give the catalogs different catalog.collection names, or omit one",
             )
         seen.add(tile_id)
 
 
 def _widen(bounds: list[float], table: pa.Table) -> None:
     for index, side in enumerate(_SIDES):
-        own = pc.min_max(pc.struct_field(table["bbox"], side)).as_py()
+        extent = pc.min_max(pc.struct_field(table["bbox"], side)).as_py()
         bounds[index] = (
-            min(bounds[index], own["min"]) if index < 2 else max(bounds[index], own["max"])
+            min(bounds[index], extent["min"]) if index < 2 else max(bounds[index], extent["max"])
         )
 
 
@@ -225,7 +224,7 @@ def _relative(hrefs: pa.Array, home: Path, folders: dict[str, str]) -> pa.Array:
     Args:
         hrefs: absolute.
         home: the catalog's folder.
-        folders: of files, without links; those seen before are not looked up again.
+        folders: cache of the files' folders with links resolved.
     """
     real = f"{home.resolve()}{os.sep}"
     places = (f"{home.absolute()}{os.sep}", real)
@@ -258,7 +257,7 @@ def _absolute(hrefs: pa.Array, home: Path) -> pa.Array:
 def _conformed(table: pa.Table, wanted: Sequence[str]) -> pa.Table:
     """Return columns in the types of `SCHEMA`, whatever library wrote them.
 
-    Columns that the table lacks are null, or what they are in all catalogs.
+    Missing columns are null, or the value that they have in all catalogs.
     """
     for name in wanted:
         field = SCHEMA.field(name)
@@ -272,14 +271,14 @@ def _conformed(table: pa.Table, wanted: Sequence[str]) -> pa.Table:
         if isinstance(column.type, pa.BaseExtensionType):
             column = column.combine_chunks().storage
         if pa.types.is_nested(field.type):
-            # Parts of records may be missing, in another order or null throughout.
+            # Fields of records may be missing, in another order or null throughout.
             column = pa.array(column.to_pylist(), field.type)
         table = table.set_column(index, field, column.cast(field.type, safe=False))
     return table
 
 
 def _said(metadata: dict[bytes, bytes], key: bytes, *names: str) -> Any:
-    """Return a value of the JSON in a file's metadata; None where there is none."""
+    """Return a value of the JSON in a file's metadata; None if there is none."""
     try:
         value = json.loads(metadata.get(key, b"{}"))
     except ValueError:
@@ -290,7 +289,7 @@ def _said(metadata: dict[bytes, bytes], key: bytes, *names: str) -> Any:
 
 
 def _in_degrees(metadata: dict[bytes, bytes]) -> bool:
-    """Return whether the outlines are in degrees; without a word on it they are."""
+    """Return whether the outlines are in degrees, which is the default."""
     column = _said(metadata, b"geo", "columns", "geometry")
     if not isinstance(column, dict) or "crs" not in column:
         return True

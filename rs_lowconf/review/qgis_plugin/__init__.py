@@ -1,7 +1,7 @@
 """A QGIS plugin that reviews packages with single keys.
 
-It runs under QGIS's own Python, 3.9 or newer, with nothing of rs_lowconf beside it: only
-QGIS and the standard library are imported here, and only relatively.
+It runs in QGIS's Python, 3.9 or newer, without the rest of rs_lowconf: only QGIS and the standard
+library are imported here, and its modules only relatively.
 """
 
 from __future__ import annotations

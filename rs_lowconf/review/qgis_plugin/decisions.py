@@ -1,7 +1,7 @@
-"""Reads and writes the rows of the layer `review`, one commit a change.
+"""Reads and writes the rows of the layer `review`, one commit per change.
 
-What decisions mean is in rs_lowconf/review/fields.py. Values are written past the form's
-rules for updates, because they are complete here and an undo must bring back the old ones.
+Decisions are explained in rs_lowconf/review/fields.py. Values bypass the form's rules for updates,
+because they are complete here and an undo must restore the old ones.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One sample as the layer has it; None is NULL."""
+    """One sample of the layer; None is NULL."""
 
     fid: int
     sample_id: str
     suggestion: str | None
-    """The class that the generator was asked for or that a real tile has, or whose mask; None where
-    nothing is suggested."""
+    """The class that a tile was generated for or that a real tile has, or the name of its mask;
+    None without a suggestion."""
 
     decision: str | None
     true_class: str | None
-    """Always None where masks are reviewed."""
+    """Always None if masks are reviewed."""
 
     comment: str
     reviewer: str | None
@@ -41,11 +41,11 @@ class Row:
     """Time of the last change, UTC, since 1970."""
 
     cell: QgsRectangle
-    """The sample's place on the sheet."""
+    """The sample's position on the sheet."""
 
 
 class Decisions:
-    """The rows, and what was decided in this session."""
+    """The rows, and the decisions of this session."""
 
     def __init__(self, layer: QgsVectorLayer) -> None:
         """Begin with nothing to undo."""
@@ -57,7 +57,7 @@ class Decisions:
         """In the order of review."""
 
     def row(self, fid: int) -> Row:
-        """Return a sample as it is now, edits in the form included."""
+        """Return the current state of a sample, edits in the form included."""
         feature = self._layer.getFeature(fid)
         names = self._layer.fields().names()
         # An absent value is None in newer versions of QGIS, and a null QVariant in older ones.
@@ -85,7 +85,7 @@ class Decisions:
         return sorted(row.id() for row in rows if row["decision"] == NULL)
 
     def decide(self, fid: int, decision: str, true_class: str | None, reviewer: str) -> None:
-        """Store a decision; `undo` takes it back."""
+        """Store a decision; `undo` reverts it."""
         before = self.row(fid)
         values = {"decision": decision, "true_class": true_class, "reviewer": reviewer}
         self._write(fid, {**values, "reviewed_ms": _now()})
@@ -96,10 +96,10 @@ class Decisions:
         self._write(fid, {"comment": text or None, "reviewer": reviewer, "reviewed_ms": _now()})
 
     def undo(self) -> Row:
-        """Take back the last decision of this session; return the row as it was before.
+        """Revert the last decision of this session; return the row as it was before.
 
-        The row gets a new time, and one that was pending before keeps its reviewer: whoever
-        read the decision in the meantime sees by them that it was taken back.
+        The row gets a new time, and one that was pending before keeps its reviewer, so that a later
+        import recognises that the decision was reverted.
         """
         if not self._made:
             raise RefusedError("There is nothing to undo.")
@@ -107,7 +107,7 @@ class Decisions:
         now = self.row(before.fid)
         if (now.decision, now.true_class) != (after.decision, after.true_class):
             self._made.pop()
-            raise RefusedError(f"{before.sample_id} was changed since, so that is not undone.")
+            raise RefusedError(f"{before.sample_id} has changed since, so it was not undone.")
         values = {"decision": before.decision, "true_class": before.true_class}
         if before.decision is not None:
             values["reviewer"] = before.reviewer
@@ -116,10 +116,10 @@ class Decisions:
         return before
 
     def checkpoint(self) -> bool:
-        """Move what was committed from the journal into the file; return whether all of it is.
+        """Move commits from the journal into the file; return whether all were moved.
 
-        QGIS reads from the same file to draw the map. Then some stays in the journal, which
-        loses nothing unless someone copies the file without it.
+        While QGIS reads the file to draw the map, some commits stay in the journal, which loses
+        nothing unless the file is copied without it.
         """
         try:
             with closing(sqlite3.connect(self._file, timeout=_PATIENCE_S)) as database:
@@ -130,10 +130,10 @@ class Decisions:
         return not busy or bool(logged == moved)
 
     def _write(self, fid: int, values: dict[str, Any]) -> None:
-        """Commit values of one row, and leave editing switched on or off as it was."""
+        """Commit values of one row, without changing the layer's edit mode."""
         layer = self._layer
         editing = layer.isEditable()
-        # Asking this also lets an open form hand over what was typed into it.
+        # Asking this also makes an open form pass on what was typed into it.
         if editing and layer.isModified():
             raise RefusedError("The form has unsaved edits: save or discard them first.")
         if not editing and not layer.startEditing():

@@ -1,7 +1,7 @@
-"""Where the pictures lie in a cell of the contact sheet.
+"""Positions of the pictures in a cell of the contact sheet.
 
-The same law as in rs_lowconf/review/sheet.py, from the size of a cell instead of that of a
-tile, because a row of the layer `review` tells only where its cell is. A test compares them.
+The same layout as in rs_lowconf/review/sheet.py, from the size of a cell instead of a tile, because
+a row of the layer `review` only contains its cell. A test compares them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """The pictures of one cell: composites of one tile a block, then panels."""
+    """The pictures of one cell: one block per tile with its composites, then panels."""
 
     width: int
     """Width of a tile in pixels of the sheet."""
@@ -20,7 +20,7 @@ class Layout:
     """Height of a tile."""
 
     blocks: int
-    """Tiles: 2 with a real one left of or above the one to judge, else 1."""
+    """Tiles: 2 with a real one left of or above the one to review, else 1."""
 
     composites: int
     """Pictures of each tile, from left to right."""

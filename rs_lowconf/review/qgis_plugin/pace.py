@@ -1,4 +1,4 @@
-"""How long the rest will take, from the decisions just made."""
+"""Estimates the remaining time from recent decisions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import deque
 from statistics import median
 
 BREAK_S = 300.0
-"""Whoever decides nothing for longer was away."""
+"""A longer time between decisions is a break."""
 
 RECENT = 20
 ENOUGH = 3
@@ -16,18 +16,18 @@ class Pace:
     """Times between decisions, without breaks."""
 
     def __init__(self) -> None:
-        """Begin without knowing anything."""
+        """Begin without decisions."""
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._last: float | None = None
 
     def decided(self, now: float) -> None:
-        """Note a decision at this time in seconds."""
+        """Record a decision at this time in seconds."""
         if self._last is not None and now - self._last <= BREAK_S:
             self._seconds.append(now - self._last)
         self._last = now
 
     def left(self, pending: int) -> str:
-        """Return the time left in words; empty when done or before there is a pace to tell of."""
+        """Return the time left as text; empty when done or without enough decisions."""
         if not pending or len(self._seconds) < ENOUGH:
             return ""
         minutes = round(pending * median(self._seconds) / 60)

@@ -1,4 +1,4 @@
-"""Whether the open project is a review package, and what is in it."""
+"""Recognises whether the open project is a review package, and reads it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from qgis.core import QgsProject, QgsRasterLayer, QgsVectorLayer
 
 FORMAT = 3
-"""The newest format of packages that this plugin knows."""
+"""The newest package format that this plugin supports."""
 
 
 class UnusableError(Exception):
@@ -26,32 +26,32 @@ class Package:
     """Whether tiles have masks instead of classes."""
 
     classes: list[str]
-    """Among which the reviewer chooses; empty with masks."""
+    """Classes that the reviewer can choose; empty with masks."""
 
     blind: bool
     """Whether no class is suggested."""
 
     observed: bool
-    """Whether the tiles are real ones, whose class is asked for."""
+    """Whether the tiles are real ones, to be classified."""
 
     captions: list[str]
     """The composites of each tile, from left to right."""
 
     panels: list[str]
-    """What is right of those of the tile to judge; the mask is the first, if there are any."""
+    """Panels right of the composites of the tile to review; the mask is the first, if any."""
 
     titles: list[str]
-    """What stands above each block of a cell, the tile to judge last."""
+    """Title of each block of a cell, the tile to review last."""
 
     layer: QgsVectorLayer
-    """The decisions, one row a sample, the most informative sample first."""
+    """The decisions, one row per sample, the most informative sample first."""
 
     sheets: list[QgsRasterLayer]
     """The pictures: of composites, and of each panel."""
 
 
 def find_package(project: QgsProject) -> Package | None:
-    """Return the review package that the open project is; None when it is something else.
+    """Return the open review package; None if the project is something else.
 
     Raises:
         UnusableError: it is a package, but not one that can be reviewed.
@@ -66,16 +66,16 @@ def find_package(project: QgsProject) -> Package | None:
         return None
     if not isinstance(manifest["format"], int) or manifest["format"] > FORMAT:
         raise UnusableError(
-            f"This package has format {manifest['format']}, and this plugin knows up to {FORMAT}: "
-            "install its newer version."
+            f"This package has format {manifest['format']}, but this plugin supports up to "
+            f"{FORMAT}: install a newer version of the plugin."
         )
     if not all(one.isValid() for one in (layer, *sheets)):
         raise UnusableError("Files of this package are missing: copy its whole folder again.")
-    # The database keeps a journal beside it: the folder must be writable, too.
+    # The database creates a journal beside it, so the folder must be writable, too.
     if not layer.supportsEditing() or not os.access(folder, os.W_OK):
         raise UnusableError(
             "This package is read-only, so decisions could not be saved: "
-            "copy its folder to where you may write."
+            "copy its folder to a place where you have write access."
         )
     observed = bool(manifest.get("observed"))
     titles = ["REAL", "REAL" if observed else "TO JUDGE" if blind else "SYNTHETIC"]

@@ -1,4 +1,4 @@
-"""What the reviewer sees in the dock: widgets, which decide nothing."""
+"""The widgets of the dock, without logic."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ class Command:
 class Panel(QWidget):
     """The dock's content while a package is open.
 
-    Beside the panel itself only text fields take the focus, so that whatever is typed
-    elsewhere in it is a command.
+    Besides the panel itself only text fields take the focus, so that all other typing is a command.
     """
 
     def __init__(
@@ -76,10 +75,10 @@ class Panel(QWidget):
 
         Args:
             decide: the decisions that need no class.
-            choose: one command a class; empty when classes are searched, or there are none.
+            choose: one command per class; empty when classes are searched, or there are none.
             move: what changes the sample or the view.
             searched: classes to be searched by name; empty when each has a key.
-            suggested: what the suggestion is called.
+            suggested: label of the suggestion.
         """
         super().__init__()
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
@@ -100,7 +99,7 @@ class Panel(QWidget):
 
     @property
     def name(self) -> str:
-        """Who decides."""
+        """Name of the reviewer."""
         return self.reviewer.text().strip() or _user()
 
     def show_row(self, row: Row, position: int, count: int) -> None:
@@ -116,14 +115,14 @@ class Panel(QWidget):
         self._decision.setStyleSheet(f"font-weight: bold; color: {colour}")
 
     def show_progress(self, done: int, count: int, left: str) -> None:
-        """Show how much is done, and how long the rest will take."""
+        """Show the progress and the remaining time."""
         self._progress.setRange(0, count)
         self._progress.setValue(done)
         self._progress.setFormat(f"{done} of {count} decided")
         self._left.setText(left)
 
     def say(self, message: str) -> None:
-        """Show one line below the sample; an empty one takes the last away."""
+        """Show one line below the sample; an empty one clears it."""
         self._message.setText(message)
 
     def _arrange(
@@ -174,7 +173,7 @@ class Panel(QWidget):
         column.addStretch(1)
 
     def _remember(self) -> None:
-        """Take name and habit from the last session, and keep changes for the next."""
+        """Restore name and options from the last session, and save changes for the next."""
         settings = QgsSettings()
         self.reviewer.setText(settings.value(_REVIEWER, "") or _user())
         self.reviewer.editingFinished.connect(lambda: settings.setValue(_REVIEWER, self.name))
@@ -193,11 +192,11 @@ def _add_row(grid: QGridLayout, widget: QWidget) -> None:
 
 
 def _add_buttons(grid: QGridLayout, commands: Sequence[Command]) -> None:
-    """Add two buttons a row, or one if any has a long text."""
+    """Add two buttons per row, or one if any has a long text."""
     columns = 1 if max(len(command.text) for command in commands) > _LONG else 2
     first = grid.rowCount()
     for number, command in enumerate(commands):
-        # A class may be called "A & B": a single & would underline the next letter.
+        # A class may be named "A & B": a single & would underline the next letter.
         button = QPushButton(f"{command.hint}   {command.text}".replace("&", "&&"))
         button.setStyleSheet("text-align: left; padding: 4px 8px")
         button.setFocusPolicy(Qt.FocusPolicy.NoFocus)

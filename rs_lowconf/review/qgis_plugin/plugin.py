@@ -13,11 +13,11 @@ from .package import UnusableError, find_package
 from .review import Review
 
 MENU = "rs_lowconf"
-NO_PACKAGE = "The open project is no review package. Open a package's review.qgz."
+NO_PACKAGE = "The open project is not a review package. Open a package's review.qgz."
 
 
 class ReviewPlugin:
-    """What QGIS loads: a dock that opens by itself with a review package."""
+    """The plugin: a dock that opens automatically with a review package."""
 
     def __init__(self, iface: Any) -> None:
         """Remember QGIS's interface; `initGui` does the rest."""
@@ -36,7 +36,7 @@ class ReviewPlugin:
         self._open()
 
     def unload(self) -> None:
-        """Take everything away; QGIS calls this when the plugin is switched off."""
+        """Remove everything; QGIS calls this when the plugin is switched off."""
         self._iface.projectRead.disconnect(self._open)
         self._iface.newProjectCreated.disconnect(self._close)
         self._close()

@@ -17,23 +17,23 @@ from .panel import Command, Panel
 from .view import CellView
 
 MAX_KEYS = 10
-"""Classes that have a digit each; more are searched by name."""
+"""Most classes with one digit key each; more are searched by name."""
 
 _RETRY_MS = 1000
 
 
 class Review(QObject):
-    """Leads through the samples of a package until it is closed.
+    """Guides through the samples of a package until it is closed.
 
-    Keys are caught on their way to the map and to the panel, before QGIS can take them for
-    shortcuts of its own, and only while the panel is visible.
+    Keys are intercepted on their way to the map and to the panel, before QGIS can treat them as its
+    shortcuts, and only while the panel is visible.
     """
 
     def __init__(self, package: Package, canvas: QgsMapCanvas) -> None:
         """Show the first pending sample."""
         super().__init__()
         self.layers = (package.layer, *package.sheets)
-        """Without which there is no review."""
+        """Layers that the review needs."""
         self._package = package
         self._canvas = canvas
         self._decisions = Decisions(package.layer)
@@ -58,20 +58,20 @@ class Review(QObject):
         self._show()
 
     def close(self) -> None:
-        """Save a comment being typed, then let go of map, keys and layer."""
+        """Save a comment being typed, then release map, keys and layer."""
         self._attempt(self._keep_comment)
         self._retry.stop()
         self._package.layer.afterCommitChanges.disconnect(self._edited)
         self._package.layer.afterRollBack.disconnect(self._edited)
         for watched in (self._canvas, self.panel, *self._texts):
             watched.removeEventFilter(self)
-        # A field that is removed while it has the focus would report that it was left.
+        # A field that is removed while it has the focus would signal that it lost it.
         for field in self._texts:
             field.blockSignals(True)
         self._view.close()
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Run the command of a key, and keep the key from everybody else."""
+        """Run the command of a key, and consume the key."""
         if event.type() not in (QEvent.Type.ShortcutOverride, QEvent.Type.KeyPress):
             return False
         pressed = event.type() == QEvent.Type.KeyPress
@@ -81,7 +81,7 @@ class Review(QObject):
                 return True
             return False
         run = self._keys.get(event.key())
-        # Keys that a text field does not want come to the panel, too.
+        # Keys that a text field ignores come to the panel, too.
         focused = watched == QApplication.focusWidget()
         plain = not event.modifiers() & (
             Qt.KeyboardModifier.ControlModifier
@@ -99,7 +99,7 @@ class Review(QObject):
         return True
 
     def _commands(self) -> tuple[list[Command], list[Command], list[Command]]:
-        """Return what decides, what names a class, and what moves on."""
+        """Return the commands to decide, to choose a class, and to navigate."""
 
         def command(key: int, hint: str, text: str, run: Callable[[], None]) -> Command:
             return Command(key, hint, text, partial(self._attempt, run))
@@ -141,7 +141,7 @@ class Review(QObject):
         self._package.layer.afterRollBack.connect(self._edited)
 
     def _attempt(self, run: Callable[[], None]) -> None:
-        """Run a command, or say why not."""
+        """Run a command, or show why it failed."""
         self.panel.say("")
         try:
             run()
@@ -164,12 +164,12 @@ class Review(QObject):
             self.panel.say("Which class? Press its digit.")
 
     def _choose(self) -> None:
-        """Accept as the class that was typed: of this name, or else the first that matches."""
+        """Accept as the class that was typed: of this name, or else the first match."""
         typed = self.panel.search.text().strip()
         names = [name for name in self._package.classes if typed.lower() in name.lower()]
         exact = [name for name in names if name.lower() == typed.lower()]
         if not typed or not names:
-            raise RefusedError(f"No class is called {typed!r}.")
+            raise RefusedError(f"There is no class {typed!r}.")
         self.panel.search.completer().popup().hide()
         self.panel.search.clear()
         self._decide("accept", (exact or names)[0])
@@ -210,14 +210,14 @@ class Review(QObject):
         self.panel.comment.setFocus()
 
     def _keep_comment(self) -> None:
-        """Save what was typed for the current sample, however the field was left."""
+        """Save the comment typed for the current sample, however the field was left."""
         comment = self.panel.comment
         if comment.isModified():
             self._decisions.comment(self._current, comment.text().strip(), self.panel.name)
             comment.setModified(False)
 
     def _discard(self, field: QLineEdit) -> None:
-        """Take back what was typed in a field, and leave it."""
+        """Discard what was typed in a field, and leave it."""
         if field == self.panel.comment:
             field.setModified(False)
         elif field == self.panel.search:
@@ -231,7 +231,7 @@ class Review(QObject):
         self._to_map()
 
     def _refresh(self) -> None:
-        """Show the current sample and the progress as they are in the layer now."""
+        """Show the current sample and the progress from the layer."""
         fids = self._decisions.fids
         row = self._decisions.row(self._current)
         pending = len(self._decisions.pending())
@@ -239,17 +239,17 @@ class Review(QObject):
         self.panel.show_progress(len(fids) - pending, len(fids), self._pace.left(pending))
 
     def _edited(self) -> None:
-        """Show what was saved or discarded, here or in QGIS's own form, and secure it."""
+        """Show changes saved or discarded here or in QGIS's form, and write them to the file."""
         self._checkpoint()
         self.panel.say("")
         self._refresh()
 
     def _to_map(self) -> None:
-        """Let the next keys be commands."""
+        """Give the map the focus, so that the next keys are commands."""
         self._canvas.activateWindow()
         self._canvas.setFocus()
 
     def _checkpoint(self) -> None:
-        """Move what was saved into the file itself, now or soon."""
+        """Move saved changes from the journal into the file, now or soon."""
         if not self._decisions.checkpoint():
             self._retry.start(_RETRY_MS)

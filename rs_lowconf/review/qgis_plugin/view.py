@@ -1,8 +1,7 @@
 """Shows the current sample on the map: its whole cell, or one composite large.
 
-On the sheet the composites of one tile are side by side. To compare, the same composite of
-the real tile and of the one to judge should be, and the mask that has to fit: those are painted
-over the cell.
+On the sheet the composites of one tile are side by side. For a comparison, the same composite of
+the real tile and of the one to review is needed, and the mask: those are painted over the cell.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _LETTERS = 18  # width of a picture by height of its caption's letters, so that 
 
 
 class CellView:
-    """The frame around the current cell, and what is shown of it."""
+    """The frame around the current cell, and the view of it."""
 
     def __init__(self, canvas: QgsMapCanvas, package: Package) -> None:
         """Begin with whole cells."""
@@ -47,9 +46,9 @@ class CellView:
         self._pictures = _Pictures(canvas)
 
     def show(self, cell: QgsRectangle) -> None:
-        """Go to a cell, without changing what is shown of it."""
+        """Go to a cell, without changing the view."""
         self._cell = cell
-        # Around the cell's own frame, whose colour tells the decision.
+        # Around the cell's frame, whose colour shows the decision.
         around = cell.buffered(cell.height() / 40)
         self._frame.setToGeometry(QgsGeometry.fromRect(around), None)
         self._draw()
@@ -62,7 +61,7 @@ class CellView:
         self._draw()
 
     def close(self) -> None:
-        """Take everything off the map."""
+        """Remove everything from the map."""
         for item in (self._frame, self._pictures):
             self._canvas.scene().removeItem(item)
 
@@ -95,7 +94,7 @@ class CellView:
 def _render(
     sheets: list[QgsRasterLayer], cell: QgsRectangle, layout: Layout, block: int, place: int
 ) -> QImage:
-    """Return one picture of the sheets, pixel by pixel, as their layers draw it."""
+    """Return one picture of the sheets, as rendered by their layers."""
     x, y = layout.offset(block, place)
     left, top = cell.xMinimum() + x, cell.yMaximum() - y
     settings = QgsMapSettings()
@@ -110,7 +109,7 @@ def _render(
 
 
 class _Pictures(QgsMapCanvasItem):
-    """Pictures side by side in the middle of a cell, over what the sheet has there."""
+    """Pictures side by side in the middle of a cell, above the sheet."""
 
     def __init__(self, canvas: QgsMapCanvas) -> None:
         super().__init__(canvas)
@@ -120,7 +119,7 @@ class _Pictures(QgsMapCanvasItem):
     def arrange(
         self, cell: QgsRectangle, layout: Layout, images: list[QImage], captions: list[str]
     ) -> QgsRectangle:
-        """Take new pictures; return what to zoom to."""
+        """Set new pictures; return the extent to zoom to."""
         step = layout.width + layout.line
         left = cell.center().x() - (len(images) * step - layout.line) / 2
         top = cell.yMaximum() - layout.offset(0, 0)[1]
