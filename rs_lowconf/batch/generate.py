@@ -26,7 +26,6 @@ from rs_lowconf.search.invert import Inversion
 from rs_lowconf.search.loop import Found, Outcome, SearchRules, Trajectory, search
 from rs_lowconf.search.loop import Tile as StoredTile
 from rs_lowconf.search.student import load_student
-from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
 from rs_lowconf.types import TileGenerator
 
@@ -461,9 +460,9 @@ class Maker:
             distance = apart(image, torch.tensor([one.label], device=models.device))[0].tolist()
         first, second = found.log_probability.topk(2).indices.tolist()
         parts = [found.parts[name] for name in evaluator.gate.parts]
-        name = seed_of(self.settings.run.seed, "variant", tile.row.tile_id, attempt) % 16**10
+        names = ("variant", tile.row.tile_id, attempt)
         return {
-            "sample_id": f"v{name:010x}",
+            "sample_id": sample_id(self.settings.run.seed, *names, letter="v"),
             "attempt": attempt,
             "predicted": models.target.classes[first],
             "second": models.target.classes[second],
