@@ -18,7 +18,6 @@ from rs_lowconf.review.publish import publish
 from rs_lowconf.review.samples import (
     Generated,
     Observed,
-    ObservedPixel,
     Prediction,
     RealNeighbour,
     ReviewSample,
@@ -119,18 +118,10 @@ def observed(
     )
 
 
-def pixel(number: int) -> ObservedPixel:
-    """Return the pixel of this number with its surroundings."""
-    one = sample(number, real=False)
-    return ObservedPixel(
-        sample_id=one.sample_id,
-        pixels=one.pixels[:, 1:, 1:],
-        bands=one.bands,
-        grid=GRID,
-        tile=f"real/{number}",
-        row=number,
-        col=7,
-    )
+def pixel(number: int) -> Observed:
+    """Return the pixel of this number with its surroundings; no model was asked about it."""
+    one = observed(number, labelled=False, asked=False)
+    return replace(one, pixels=one.pixels[:, 1:, 1:], pixel=(number, 7), sha256=None, provenance={})
 
 
 def mask_of(number: int, classes: int = len(PIXEL_CLASSES)) -> UInt8[np.ndarray, "h w"]:

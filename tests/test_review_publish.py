@@ -22,7 +22,6 @@ from rs_lowconf.review.samples import (
     Generated,
     Prediction,
     ReviewSample,
-    prediction_of,
     suggestion_of,
 )
 from rs_lowconf.review.settle import settling_package
@@ -69,7 +68,7 @@ def test_what_was_published_is_read_back(
     assert reviewed.decided == 0
     kept = store.samples(package.package_id)
     assert [one.sample_id for one in kept] == names
-    assert [one.prediction for one in kept] == [prediction_of(one) for one in samples]
+    assert [one.prediction for one in kept] == [one.prediction for one in samples]
     assert [one.condition or None for one in kept] == [suggestion_of(one) for one in samples]
     for entry, one in zip(reviewed.manifest["samples"], samples, strict=True):
         np.testing.assert_array_equal(read_tile(folder / entry["tile"]).pixels, one.pixels)
@@ -123,7 +122,7 @@ def test_who_was_not_asked_has_said_nothing(
     """Of a sample that no model was asked about, store, layer and tags have no answer of one."""
     samples = [make(number) for number in range(2)]
     folder = published(store, tmp_path / "review", samples)
-    asked = prediction_of(samples[0]) is not None
+    asked = samples[0].prediction is not None
     with closing(sqlite3.connect(store.path)) as database:
         rows = [json.loads(text) for (text,) in database.execute("SELECT content FROM sample")]
     assert [row["confidence"] for row in rows] == [0.31 if asked else None] * 2

@@ -212,7 +212,7 @@ def write_pixel_packages(
     from rs_lowconf.review.ids import package_id, sample_ids
     from rs_lowconf.review.package import place_for
     from rs_lowconf.review.publish import publish
-    from rs_lowconf.review.samples import ObservedPixel
+    from rs_lowconf.review.samples import Observed
     from rs_lowconf.review.store import STORE, ReviewStore
 
     places = _places(settings, ids)
@@ -230,14 +230,15 @@ def write_pixel_packages(
             source, index, row, col = places[name]
             image, grid = source.around(index, row, col)
             samples.append(
-                ObservedPixel(
+                Observed(
                     sample_id=names[name],
                     pixels=to_digital_numbers(image.numpy()),
                     bands=source.bands,
+                    label=None,
+                    prediction=None,
                     grid=grid,
                     tile=source.ids[index],
-                    row=row,
-                    col=col,
+                    pixel=(row, col),
                 )
             )
         publish(

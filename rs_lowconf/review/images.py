@@ -16,7 +16,7 @@ from rs_lowconf.review.panels import Panel, legend_of
 from rs_lowconf.review.previews import Row, write_preview
 from rs_lowconf.review.samples import (
     Generated,
-    ObservedPixel,
+    Observed,
     RealNeighbour,
     ReviewSample,
     TileMasks,
@@ -72,7 +72,8 @@ def write_images(
     checksums = {f"{kind}_sha256": sha256_of(folder / name) for kind, name in names.items()}
     names["preview"] = f"previews/{sample.sample_id}.png"
     shown = blocks[::-1]
-    observed, marked = not isinstance(sample, Generated), isinstance(sample, ObservedPixel)
+    observed = not isinstance(sample, Generated)
+    marked = isinstance(sample, Observed) and sample.pixel is not None
     titles = style.block_titles(label, len(shown), observed=observed)
     write_preview(
         folder / names["preview"],

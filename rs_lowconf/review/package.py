@@ -70,7 +70,6 @@ from rs_lowconf.review.samples import (
     ReviewSample,
     check_masks,
     neighbour_of,
-    prediction_of,
     suggestion_of,
 )
 from rs_lowconf.review.sheet import Sheet, contact_vrt
@@ -249,7 +248,7 @@ def _check(
             )
         if masks:
             continue
-        prediction = prediction_of(sample)
+        prediction = sample.prediction
         said = () if prediction is None else (prediction.class_name, prediction.second)
         for name, known in (
             (suggestion_of(sample), classes),
@@ -292,7 +291,7 @@ def _write_layer(
 
 def _row(sample: ReviewSample, files: Mapping[str, str]) -> dict[str, str | float | None]:
     """Return what the layer can tell of a sample; which columns it has, `fields_of` says."""
-    suggestion, prediction = suggestion_of(sample), prediction_of(sample)
+    suggestion, prediction = suggestion_of(sample), sample.prediction
     row: dict[str, str | float | None] = {
         "sample_id": sample.sample_id,
         "preview": files["preview"],

@@ -11,15 +11,8 @@ from pathlib import Path
 
 from rs_lowconf.review.fields import Label
 from rs_lowconf.review.package import write_package
-from rs_lowconf.review.samples import (
-    Generated,
-    Observed,
-    ObservedPixel,
-    ReviewSample,
-    prediction_of,
-    suggestion_of,
-)
-from rs_lowconf.review.store import Origin, ReviewStore, SentPackage, SentSample
+from rs_lowconf.review.samples import Observed, ReviewSample
+from rs_lowconf.review.store import ReviewStore, SentPackage, SentSample
 from rs_lowconf.runs import sha256_of
 
 
@@ -91,34 +84,30 @@ def _place(store: ReviewStore, folder: Path) -> str:
 
 def _sent(store: ReviewStore, sample: ReviewSample) -> SentSample:
     """Return what the store keeps of a sample."""
-    realism, gate_score, neighbour = None, None, None
-    origin: Origin
-    match sample:
-        case Generated():
-            origin, tile, provenance = sample.origin, sample.tile, sample.provenance
-            realism, gate_score = sample.realism, sample.gate_score
-            sha256 = sample.sha256 or sha256_of(store.path.parent / tile)
-            if (beside := sample.neighbour) is not None:
-                neighbour = {
-                    "tile_id": beside.tile_id,
-                    "class_name": beside.class_name,
-                    "distance": beside.distance,
-                }
-        case Observed():
-            origin, tile, sha256 = "catalog", sample.tile, sample.sha256
-            provenance = sample.provenance
-        case ObservedPixel():
-            origin, tile = "pixel", f"{sample.tile}/{sample.row}/{sample.col}"
-            sha256, provenance = hashlib.sha256(sample.pixels.tobytes()).hexdigest(), {}
+    if isinstance(sample, Observed):
+        place = "" if sample.pixel is None else "/{}/{}".format(*sample.pixel)
+        return SentSample(
+            sample_id=sample.sample_id,
+            origin="catalog" if sample.pixel is None else "pixel",
+            condition=sample.label or "",
+            prediction=sample.prediction,
+            realism=None,
+            gate_score=None,
+            tile=sample.tile + place,
+            sha256=sample.sha256 or hashlib.sha256(sample.pixels.tobytes()).hexdigest(),
+            provenance=sample.provenance,
+        )
+    beside = sample.neighbour
+    names = ("tile_id", "class_name", "distance")
     return SentSample(
         sample_id=sample.sample_id,
-        origin=origin,
-        condition=suggestion_of(sample) or "",
-        prediction=prediction_of(sample),
-        realism=realism,
-        gate_score=gate_score,
-        tile=tile,
-        sha256=sha256,
-        neighbour=neighbour,
-        provenance=provenance,
+        origin=sample.origin,
+        condition=sample.condition,
+        prediction=sample.prediction,
+        realism=sample.realism,
+        gate_score=sample.gate_score,
+        tile=sample.tile,
+        sha256=sample.sha256 or sha256_of(store.path.parent / sample.tile),
+        neighbour=None if beside is None else {name: getattr(beside, name) for name in names},
+        provenance=sample.provenance,
     )

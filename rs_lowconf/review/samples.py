@@ -179,31 +179,35 @@ class Generated:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Observed:
-    """A real tile that is shown as one: the question is its class, not its realism."""
+    """A real tile that is shown as one: the question is its class, or that of one of its pixels."""
 
     sample_id: str
     """As of a generated tile."""
 
     pixels: UInt16[np.ndarray, "c h w"]
-    """Reflectance x 10000, at least 1."""
+    """Reflectance x 10000, at least 1: of the tile, or of the surroundings of `pixel`."""
 
     bands: BandSpec
     """What the channels of `pixels` hold."""
 
     label: str | None
-    """Its class in its data set, which is suggested; None when it has none."""
+    """The class that its data set gives it, which is suggested; None when there is none."""
 
     prediction: Prediction | None
     """None when no model was asked."""
 
     grid: Grid | None
-    """Where it lies; None when its file has no georeference."""
+    """Where `pixels` lie; None when their file has no georeference."""
 
     tile: str
-    """Its id in the catalog, because its pixels stay where they are."""
+    """Id of the tile in the catalog, because its pixels stay where they are."""
 
-    sha256: str
-    """Checksum of its digital numbers, as the catalog has it."""
+    pixel: tuple[int, int] | None = None
+    """Row and column in the tile of the pixel whose class is asked for, which the preview frames:
+    it is in the middle of `pixels`, whose sides are odd. None asks for the class of the tile."""
+
+    sha256: str | None = None
+    """Checksum of the tile's digital numbers as the catalog has it; None takes that of `pixels`."""
 
     provenance: Mapping[str, str] = field(default_factory=dict)
     """As of a generated tile."""
@@ -211,45 +215,14 @@ class Observed:
     def __post_init__(self) -> None:
         """Check once; after that the value is trusted."""
         _check_tile(self)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ObservedPixel:
-    """One pixel of a real tile, whose class is asked for, in the middle of its surroundings."""
-
-    sample_id: str
-    """As of a generated tile."""
-
-    pixels: UInt16[np.ndarray, "c h w"]
-    """The surroundings, of odd sides: reflectance x 10000, at least 1. The preview frames the
-    pixel in the middle."""
-
-    bands: BandSpec
-    """What the channels of `pixels` hold."""
-
-    grid: Grid | None
-    """Where the surroundings lie; None when the file has no georeference."""
-
-    tile: str
-    """Id of the tile that has the pixel."""
-
-    row: int
-    """Of the pixel in that tile, from 0 at the top."""
-
-    col: int
-    """Of the pixel in that tile, from 0 at the left."""
-
-    def __post_init__(self) -> None:
-        """Check once; after that the value is trusted."""
-        _check_tile(self)
-        if not all(side % 2 for side in self.pixels.shape[1:]):
+        if self.pixel is not None and not all(side % 2 for side in self.pixels.shape[1:]):
             raise ReviewError(
                 f"sample {self.sample_id} asks for the pixel in the middle of {self.pixels.shape}",
                 expected="odd sides",
             )
 
 
-ReviewSample = Generated | Observed | ObservedPixel
+ReviewSample = Generated | Observed
 """What a reviewer judges."""
 
 
@@ -265,25 +238,13 @@ def masks_of(sample: ReviewSample) -> TileMasks | None:
 
 def suggestion_of(sample: ReviewSample) -> str | None:
     """Return the class to confirm, or the name of the mask; None where there is none."""
-    match sample:
-        case Generated():
-            return sample.condition
-        case Observed():
-            return sample.label
-        case ObservedPixel():
-            return None
-
-
-def prediction_of(sample: ReviewSample) -> Prediction | None:
-    """Return what the model under test says; None when it was not asked."""
-    return None if isinstance(sample, ObservedPixel) else sample.prediction
+    return sample.condition if isinstance(sample, Generated) else sample.label
 
 
 def sample_tags(sample: ReviewSample) -> dict[str, str]:
     """Return what is known of a sample as tags of its tile."""
-    suggestion, prediction = suggestion_of(sample), prediction_of(sample)
-    provenance = {} if isinstance(sample, ObservedPixel) else sample.provenance
-    tags = {f"RSLOW_{key.upper()}": value for key, value in provenance.items()}
+    suggestion, prediction = suggestion_of(sample), sample.prediction
+    tags = {f"RSLOW_{key.upper()}": value for key, value in sample.provenance.items()}
     tags["RSLOW_SAMPLE_ID"] = sample.sample_id
     if suggestion is not None:
         key = "RSLOW_CONDITION" if isinstance(sample, Generated) else "RSLOW_CLASS"

@@ -10,14 +10,7 @@ from rs_lowconf.errors import ReviewError
 from rs_lowconf.review.geotiff import read_classes, read_confidence, read_tile
 from rs_lowconf.review.publish import publish
 from rs_lowconf.review.reading import ReviewedPackage
-from rs_lowconf.review.samples import (
-    Generated,
-    Observed,
-    ObservedPixel,
-    RealNeighbour,
-    ReviewSample,
-    TileMasks,
-)
+from rs_lowconf.review.samples import Generated, Observed, RealNeighbour, ReviewSample, TileMasks
 from rs_lowconf.review.store import ReviewStore, SentPackage, SentSample
 
 
@@ -95,30 +88,20 @@ def settling_package(
 def _again(source: ReviewedPackage, sent: SentSample, entry: dict[str, Any]) -> ReviewSample:
     """Return a sample as it was published, from its package and the store."""
     tile, bands = read_tile(source.folder / entry["tile"]), source.manifest["bands"]
-    match sent.origin:
-        case "pixel":
-            name, row, col = sent.tile.rsplit("/", 2)
-            return ObservedPixel(
-                sample_id=sent.sample_id,
-                pixels=tile.pixels,
-                bands=BandSpec.from_json(bands),
-                grid=tile.grid,
-                tile=name,
-                row=int(row),
-                col=int(col),
-            )
-        case "catalog":
-            return Observed(
-                sample_id=sent.sample_id,
-                pixels=tile.pixels,
-                bands=BandSpec.from_json(bands),
-                label=sent.condition or None,
-                prediction=sent.prediction,
-                grid=tile.grid,
-                tile=sent.tile,
-                sha256=sent.sha256,
-                provenance=sent.provenance,
-            )
+    if sent.origin in ("catalog", "pixel"):
+        name, *pixel = sent.tile.rsplit("/", 2) if sent.origin == "pixel" else [sent.tile]
+        return Observed(
+            sample_id=sent.sample_id,
+            pixels=tile.pixels,
+            bands=BandSpec.from_json(bands),
+            label=sent.condition or None,
+            prediction=sent.prediction,
+            grid=tile.grid,
+            tile=name,
+            pixel=(int(pixel[0]), int(pixel[1])) if pixel else None,
+            sha256=sent.sha256,
+            provenance=sent.provenance,
+        )
     # Models were asked about every generated sample.
     assert sent.prediction is not None  # noqa: S101
     assert sent.realism is not None  # noqa: S101
