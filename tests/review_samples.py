@@ -1,5 +1,6 @@
 """Textured tiles of four classes, or with masks, for the tests of review packages, from a seed."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,19 @@ from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.review.composites import composites_of
 from rs_lowconf.review.fields import Label
 from rs_lowconf.review.package import write_package
-from rs_lowconf.review.samples import RealNeighbour, ReviewSample, TileMasks
+from rs_lowconf.review.publish import publish
+from rs_lowconf.review.samples import (
+    Generated,
+    Observed,
+    Prediction,
+    RealNeighbour,
+    ReviewSample,
+    TileMasks,
+    masks_of,
+    neighbour_of,
+)
 from rs_lowconf.review.sheet import Sheet
-from rs_lowconf.review.store import SentSample
+from rs_lowconf.review.store import ReviewStore
 
 CLASSES = ("Forest", "Field", "Town", "Water")
 PIXEL_CLASSES = ("Water", "Wood & more", "Town")
@@ -45,7 +56,7 @@ def sample(
     grid: Grid | None = GRID,
     *,
     real: bool = True,
-) -> ReviewSample:
+) -> Generated:
     """Return the sample of this number, with a real neighbour or without.
 
     Its tiles depend on the number alone.
@@ -59,31 +70,58 @@ def sample(
         grid=grid,
         distance=1.5,
     )
-    return ReviewSample(
+    return Generated(
         sample_id=f"s{number:04d}",
+        origin="found",
         pixels=tile(2 * number, kind, len(names)),
         bands=bands,
         condition=CLASSES[kind],
-        predicted=CLASSES[(kind + 1) % len(CLASSES)],
-        second=CLASSES[kind],
-        confidence=0.31,
+        prediction=prediction(kind),
         realism=-0.25,
+        gate_score=0.1,
+        tile=f"generate/tiles/s{number:04d}.tif",
+        sha256="0" * 64,
         neighbour=neighbour if real else None,
         provenance={"seed": str(number)},
     )
 
 
-def observed(number: int, grid: Grid | None = GRID, *, labelled: bool = True) -> ReviewSample:
-    """Return the real tile of this number, to be judged; its pixels depend on the number alone."""
-    one = sample(number, real=False)
-    return replace(
-        one,
-        condition=one.condition if labelled else "",
-        realism=None,
-        observed=True,
+def prediction(kind: int) -> Prediction:
+    """Return what a model that errs says of a tile of the class of this number."""
+    return Prediction(
+        class_name=CLASSES[(kind + 1) % len(CLASSES)], second=CLASSES[kind], confidence=0.31
+    )
+
+
+def observed(
+    number: int, grid: Grid | None = GRID, *, labelled: bool = True, asked: bool = True
+) -> Observed:
+    """Return the real tile of this number, to be judged; its pixels depend on the number alone.
+
+    Args:
+        number: of the tile.
+        grid: where it lies.
+        labelled: whether its data set has a class for it.
+        asked: whether a model was asked about it.
+    """
+    one, kind = sample(number, real=False), number % len(CLASSES)
+    return Observed(
+        sample_id=one.sample_id,
+        pixels=one.pixels,
+        bands=one.bands,
+        label=CLASSES[kind] if labelled else None,
+        prediction=prediction(kind) if asked else None,
         grid=grid,
+        tile=f"real/{number}",
+        sha256="0" * 64,
         provenance={"tile_id": f"real/{number}"},
     )
+
+
+def pixel(number: int) -> Observed:
+    """Return the pixel of this number with its surroundings; no model was asked about it."""
+    one = observed(number, labelled=False, asked=False)
+    return replace(one, pixels=one.pixels[:, 1:, 1:], pixel=(number, 7), sha256=None, provenance={})
 
 
 def mask_of(number: int, classes: int = len(PIXEL_CLASSES)) -> UInt8[np.ndarray, "h w"]:
@@ -95,7 +133,7 @@ def mask_of(number: int, classes: int = len(PIXEL_CLASSES)) -> UInt8[np.ndarray,
     return mask
 
 
-def masked(number: int, *, real: bool = True) -> ReviewSample:
+def masked(number: int, *, real: bool = True) -> Generated:
     """Return the sample of this number with masks, a corner of whose own is not known."""
     one = sample(number, real=real)
     mask = mask_of(number)
@@ -111,11 +149,11 @@ def masked(number: int, *, real: bool = True) -> ReviewSample:
 
 def blocks_of(one: ReviewSample) -> list[UInt16[np.ndarray, "c h w"]]:
     """Return the tiles of a sample's cell from left to right."""
-    real = [] if one.neighbour is None else [one.neighbour.pixels]
-    return [*real, one.pixels]
+    beside = neighbour_of(one)
+    return [one.pixels] if beside is None else [beside.pixels, one.pixels]
 
 
-def sheet_of(samples: list[ReviewSample]) -> Sheet:
+def sheet_of(samples: Sequence[ReviewSample]) -> Sheet:
     """Return the places on the sheet of these samples, in a confirm package."""
     kinds = [("mask",), ("mask", "predicted", "confidence")]
     blocks = len(blocks_of(samples[0]))
@@ -125,45 +163,43 @@ def sheet_of(samples: list[ReviewSample]) -> Sheet:
         height=SIZE,
         blocks=blocks,
         composites=composites_of(samples[0].bands),
-        panels=tuple(kinds[-blocks:]) if samples[0].masks is not None else (),
+        panels=tuple(kinds[-blocks:]) if masks_of(samples[0]) is not None else (),
     )
 
 
 def package(
     folder: Path,
-    samples: list[ReviewSample],
+    samples: Sequence[ReviewSample],
     label: Label = "confirm",
     package_id: str = "0123456789abcdef",
 ) -> Path:
     """Write a package of these samples and return its folder."""
-    masks = samples and samples[0].masks is not None
-    write_package(
-        folder,
-        samples,
-        package_id=package_id,
-        classes=() if masks else CLASSES,
-        target_classes=TARGET_CLASSES if masks else CLASSES,
-        label=label,
-        attribution=ATTRIBUTION,
-        provenance={"generator": "0123abcd"},
-        pixel_classes=PIXEL_CLASSES if masks else (),
-    )
+    write_package(folder, samples, **about(samples, label, package_id))
     return folder
 
 
-def sent_of(one: ReviewSample, neighbour: dict[str, Any] | None) -> SentSample:
-    """Return what the store knows of a sample that a search found."""
-    return SentSample(
-        sample_id=one.sample_id,
-        origin="found",
-        condition=one.condition,
-        predicted=one.predicted,
-        second=one.second,
-        confidence=one.confidence,
-        realism=one.realism,
-        gate_score=0.1,
-        tile=f"generate/tiles/{one.sample_id}.tif",
-        sha256="0" * 64,
-        neighbour=neighbour,
-        provenance=one.provenance,
-    )
+def published(
+    store: ReviewStore,
+    folder: Path,
+    samples: Sequence[ReviewSample],
+    label: Label = "confirm",
+    package_id: str = "0123456789abcdef",
+) -> Path:
+    """Publish a package of these samples, of round 1 or of observed tiles; return its folder."""
+    number = 1 if isinstance(samples[0], Generated) else 0
+    publish(store, folder, samples, round=number, **about(samples, label, package_id))
+    return folder
+
+
+def about(samples: Sequence[ReviewSample], label: Label, package_id: str) -> dict[str, Any]:
+    """Return what a package of these samples is written with."""
+    masks = bool(samples) and masks_of(samples[0]) is not None
+    return {
+        "package_id": package_id,
+        "classes": () if masks else CLASSES,
+        "target_classes": TARGET_CLASSES if masks else CLASSES,
+        "label": label,
+        "attribution": ATTRIBUTION,
+        "provenance": {"generator": "0123abcd"},
+        "pixel_classes": PIXEL_CLASSES if masks else (),
+    }

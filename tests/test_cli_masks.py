@@ -14,7 +14,6 @@ import rasterio
 import torch
 from PIL import Image
 
-from rs_lowconf.batch.review import sample_ids
 from rs_lowconf.cli.estimate_pixels import pixel_scores
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.errors import AnswerError
@@ -22,6 +21,7 @@ from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
 from rs_lowconf.gan.masks import masks_of
 from rs_lowconf.models import held_out, load_models
 from rs_lowconf.review.geotiff import read_tile
+from rs_lowconf.review.ids import sample_ids
 from rs_lowconf.runs import kind_of, read_checkpoint, write_checkpoint
 from rs_lowconf.settings import load
 from rs_lowconf.target.segmenter import load_segmenter

@@ -25,9 +25,9 @@ from rs_lowconf.review.fields import Label
 from rs_lowconf.review.geotiff import read_confidence, read_tile
 from rs_lowconf.review.mosaics import frames_of, mosaics_of
 from rs_lowconf.review.reading import read_package
-from rs_lowconf.review.samples import ReviewSample
+from rs_lowconf.review.samples import Generated, Observed
 from rs_lowconf.review.settle import settling_package
-from rs_lowconf.review.store import ReviewStore, SentPackage
+from rs_lowconf.review.store import ReviewStore
 from tests.review_samples import (
     ATTRIBUTION,
     CLASSES,
@@ -35,8 +35,8 @@ from tests.review_samples import (
     masked,
     observed,
     package,
+    published,
     sample,
-    sent_of,
 )
 
 SCRIPT = Path(__file__).parent / "qgis" / "open_context.py"
@@ -63,12 +63,12 @@ GRIDS = (
 )
 
 
-def variants() -> list[ReviewSample]:
+def variants() -> list[Generated]:
     """Return a sample around the real tile on each grid."""
-    samples: dict[Grid, ReviewSample] = {}
+    samples: dict[Grid, Generated] = {}
     made = []
     for number, grid in enumerate(GRIDS):
-        one = replace(sample(number, grid=grid), grid=grid)
+        one = replace(sample(number, grid=grid), anchored=True)
         anchor = samples.setdefault(grid, one)
         made.append(replace(one, neighbour=anchor.neighbour))
     return made
@@ -84,7 +84,7 @@ def test_files_of_variants_have_the_grid_of_their_anchor(tmp_path: Path) -> None
     """Tile, mask, predicted mask and confidence lie where the anchor lies, and say SYNTHETIC."""
     one = masked(0)
     assert one.neighbour is not None
-    folder = package(tmp_path / "review", [replace(one, grid=one.neighbour.grid)])
+    folder = package(tmp_path / "review", [replace(one, anchored=True)])
     places = []
     for kind in ("tiles", "masks", "predicted", "confidence", "anchors"):
         with rasterio.open(folder / kind / "s0000.tif") as file:
@@ -110,12 +110,12 @@ def test_only_packages_with_a_place_have_a_map(tmp_path: Path) -> None:
     assert b"32633" not in told
 
 
-@pytest.mark.parametrize("beside", ["none", "elsewhere"])
-def test_a_place_is_that_of_the_anchor(beside: str) -> None:
-    """A sample with a grid that no real tile beside it has is refused."""
-    one = sample(0, grid=GRIDS[1], real=beside != "none")
-    with pytest.raises(ReviewError, match="place of its own"):
-        replace(one, grid=GRIDS[0])
+@pytest.mark.parametrize("real", [True, False], ids=["without a place", "none"])
+def test_a_place_is_that_of_the_anchor(real: bool) -> None:
+    """A sample has no place but that of a real tile beside it."""
+    one = sample(0, grid=None, real=real)
+    with pytest.raises(ReviewError, match="expected an anchor with a place"):
+        replace(one, anchored=True)
 
 
 def test_outlines_are_those_of_the_tiles(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_outlines_are_those_of_the_tiles(tmp_path: Path) -> None:
     folder = package(tmp_path / "review", variants())
     rows = geopandas.read_file(folder / "context.gpkg")
     assert list(rows["sample_id"]) == [one.sample_id for one in variants()]
-    assert list(rows["confidence"]) == [one.confidence for one in variants()]
+    assert list(rows["confidence"]) == [one.prediction.confidence for one in variants()]
     assert list(rows["anchor"][:4]) == ["Forest_0", "Field_1", "Forest_0", "Forest_0"]
     for grid, outline in zip(GRIDS, rows.geometry, strict=True):
         own = geopandas.GeoSeries([outline], crs=rows.crs).to_crs(grid.crs).iloc[0]
@@ -156,34 +156,11 @@ def test_real_tiles_are_on_the_map_as_such(tmp_path: Path, label: Label) -> None
 @pytest.mark.parametrize("real", [True, False], ids=["real", "variants"])
 def test_disagreements_are_settled_in_their_place(tmp_path: Path, label: Label, real: bool) -> None:
     """What is shown again has the tags, the place and the map that it had."""
-    samples = [observed(n, grid) for n, grid in enumerate(GRIDS)] if real else variants()
-    first = package(tmp_path / "first", samples, label)
+    samples: list[Generated] | list[Observed] = variants()
+    if real:
+        samples = [observed(number, grid) for number, grid in enumerate(GRIDS)]
     store = ReviewStore(tmp_path / "reviews.sqlite")
-    sent = SentPackage(
-        package_id="0123456789abcdef",
-        label=label,
-        round=0 if real else 1,
-        folder="first",
-        classes=CLASSES,
-        exported="2026-11-24T12:00:00+00:00",
-    )
-    anchors = [
-        None
-        if one.neighbour is None
-        else {
-            "tile_id": one.neighbour.tile_id,
-            "class_name": one.neighbour.class_name,
-            "distance": one.neighbour.distance,
-        }
-        for one in samples
-    ]
-    store.register(
-        sent,
-        [
-            replace(sent_of(one, anchor), origin="catalog" if real else "found")
-            for one, anchor in zip(samples, anchors, strict=True)
-        ],
-    )
+    first = published(store, tmp_path / "first", samples, label)
     names = [one.sample_id for one in samples]
     settle = tmp_path / "settle"
     assert settling_package(store, [read_package(first)], names, settle, ATTRIBUTION) == len(names)

@@ -26,9 +26,9 @@ from rs_lowconf.review.geotiff import observed_tags, read_classes, read_confiden
 from rs_lowconf.review.panels import PALETTE, PAPER, colours_of
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.rounds import round_reports
-from rs_lowconf.review.samples import ReviewSample, TileMasks
+from rs_lowconf.review.samples import Generated, Prediction, TileMasks
 from rs_lowconf.review.settle import settling_package
-from rs_lowconf.review.store import FORMAT, ReviewStore, SentPackage, SentSample
+from rs_lowconf.review.store import FORMAT, ReviewStore
 from rs_lowconf.review.verdicts import agreement, verdicts
 from rs_lowconf.runs import sha256_of
 from tests.conftest import Run
@@ -41,8 +41,8 @@ from tests.review_samples import (
     mask_of,
     masked,
     package,
+    published,
     sample,
-    sent_of,
     sheet_of,
 )
 from tests.test_review_package import files_in, without_times
@@ -54,7 +54,7 @@ without_place = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeorefere
 both_kinds = pytest.mark.parametrize("real", [True, False], ids=["beside real", "alone"])
 
 
-def masks_of(one: ReviewSample) -> TileMasks:
+def masks_of(one: Generated) -> TileMasks:
     assert one.masks is not None
     return one.masks
 
@@ -242,9 +242,9 @@ def test_blind_package_leaks_nothing(tmp_path: Path, real: bool) -> None:
         replace(
             one,
             condition=f"LEAKED-SCENE-{number}",
-            predicted="LEAKED-CLASS",
-            second="LEAKED-CLASS",
-            confidence=0.777777,
+            prediction=Prediction(
+                class_name="LEAKED-CLASS", second="LEAKED-CLASS", confidence=0.777777
+            ),
             realism=5.4321,
             provenance={"secret": "LEAKED-PROVENANCE"},
             masks=TileMasks(mask=masks_of(one).mask),
@@ -273,14 +273,14 @@ def test_blind_package_leaks_nothing(tmp_path: Path, real: bool) -> None:
             assert file.tags()["RSLOW_SYNTHETIC"] == "undisclosed"
 
 
-def edited(one: ReviewSample, **change: UInt8[np.ndarray, "h w"]) -> ReviewSample:
+def edited(one: Generated, **change: UInt8[np.ndarray, "h w"]) -> Generated:
     return replace(one, masks=replace(masks_of(one), **change))
 
 
 def test_misfits_are_named(tmp_path: Path) -> None:
     """Masks for some samples only, or of classes that there are not, are refused in one line."""
     one, many = masked(0), np.full((SIZE, SIZE), 3, dtype=np.uint8)
-    cases: list[tuple[list[ReviewSample], str]] = [
+    cases: list[tuple[list[Generated], str]] = [
         ([one, sample(1)], "1 of 2 samples have masks, and there are 3 classes of pixels"),
         ([sample(1), one], "1 of 2 samples have masks, and there are 0 classes of pixels"),
         ([edited(one, mask=many)], r"holds the class 3; expected 0 to 2 \(Water, Wood"),
@@ -309,36 +309,6 @@ def test_impossible_masks_are_refused(make: Callable[[Any], TileMasks], message:
         replace(masked(0), masks=make(masked(0).masks))
 
 
-def sent(one: ReviewSample) -> SentSample:
-    known = None
-    if one.neighbour is not None:
-        names = {"tile_id": one.neighbour.tile_id, "class_name": one.neighbour.class_name}
-        known = {**names, "distance": 1.5}
-    return sent_of(one, known)
-
-
-def registered(
-    folder: Path,
-    samples: list[ReviewSample],
-    label: Any = "confirm",
-    package_id: str = "0123456789abcdef",
-) -> ReviewStore:
-    store = ReviewStore(folder / "reviews.sqlite")
-    store.register(
-        SentPackage(
-            package_id=package_id,
-            label=label,
-            round=1,
-            folder="generate/review",
-            classes=(),
-            pixel_classes=PIXEL_CLASSES,
-            exported="2026-11-24T12:00:00+00:00",
-        ),
-        [sent(one) for one in samples],
-    )
-    return store
-
-
 def decide(folder: Path, *decisions: str | None, reviewer: str = "Ada") -> None:
     """Decide as QGIS does: a plain UPDATE of the layer's table."""
     with closing(sqlite3.connect(folder / "review.gpkg")) as database, database:
@@ -351,9 +321,8 @@ def decide(folder: Path, *decisions: str | None, reviewer: str = "Ada") -> None:
 
 def test_answers_come_back(rslow: Run, tmp_path: Path) -> None:
     """Decisions about masks are read, counted, imported and reported; there is no class."""
-    samples = [masked(number) for number in range(6)]
-    folder = package(tmp_path / "review", samples)
-    store = registered(tmp_path, samples)
+    store = ReviewStore(tmp_path / "reviews.sqlite")
+    folder = published(store, tmp_path / "review", [masked(number) for number in range(6)])
     assert store.packages()[0].pixel_classes == PIXEL_CLASSES
     decide(folder, "accept", "mask wrong", "reject", "accept", "unsure")
     said = rslow("review", "status", folder)
@@ -403,9 +372,8 @@ def test_answers_of_other_packages_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", ["confirm", "blind"])
 def test_disagreements_are_shown_again_with_their_masks(tmp_path: Path, label: Any) -> None:
     """A package that settles shows what the first one showed, and its answer counts alone."""
-    samples = [masked(number) for number in range(3)]
-    folder = package(tmp_path / "review", samples, label)
-    store = registered(tmp_path, samples, label)
+    store = ReviewStore(tmp_path / "reviews.sqlite")
+    folder = published(store, tmp_path / "review", [masked(n) for n in range(3)], label)
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     decide(folder, "accept", "accept", "reject")
     decide(other, "accept", "mask wrong", "reject", reviewer="Bo")
@@ -435,7 +403,8 @@ def test_what_needs_classes_refuses_masks(
     rslow: Run, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     """Commands that go on from accepted classes say in one line that these samples have none."""
-    registered(tmp_path, [masked(0)])
+    store = ReviewStore(tmp_path / "reviews.sqlite")
+    published(store, tmp_path / "generate" / "review", [masked(0)])
     ran = rslow(*command, "--set", f"run.dir={tmp_path}")
     assert ran.code == 6
     assert "the samples of generate/review have masks" in ran.err
@@ -444,7 +413,8 @@ def test_what_needs_classes_refuses_masks(
 
 def test_stores_from_before_masks_go_on(tmp_path: Path) -> None:
     """A store of format 1 is read; once it takes another package it is of the newest."""
-    store = registered(tmp_path, [masked(0)])
+    store = ReviewStore(tmp_path / "reviews.sqlite")
+    published(store, tmp_path / "first", [masked(0)])
     with closing(sqlite3.connect(store.path)) as database, database:
         (content,) = database.execute("SELECT content FROM package").fetchone()
         old = json.loads(content)
@@ -452,7 +422,7 @@ def test_stores_from_before_masks_go_on(tmp_path: Path) -> None:
         database.execute("UPDATE package SET content = ?", (json.dumps(old),))
         database.execute("PRAGMA user_version = 1")
     assert store.packages()[0].pixel_classes == ()
-    registered(tmp_path, [masked(1)], package_id="f" * 16)
+    published(store, tmp_path / "second", [masked(1)], package_id="f" * 16)
     assert [one.pixel_classes for one in store.packages()] == [(), PIXEL_CLASSES]
     with closing(sqlite3.connect(store.path)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (FORMAT,)

@@ -23,7 +23,7 @@ from rs_lowconf.grid import Grid
 from rs_lowconf.review.composites import composites_of, stretch
 from rs_lowconf.review.fields import DECISIONS, FORMAT, FORMAT_OF_OBSERVED, Label
 from rs_lowconf.review.geotiff import read_tile
-from rs_lowconf.review.samples import ReviewSample
+from rs_lowconf.review.samples import Prediction, ReviewSample
 from rs_lowconf.runs import sha256_of
 from tests.review_samples import CLASSES, GRID, SIZE, blocks_of, observed, package, sample, sheet_of
 
@@ -217,13 +217,6 @@ def test_real_and_generated_tiles_are_not_mixed(tmp_path: Path) -> None:
         package(tmp_path / "review", [sample(0, real=False), observed(1)])
 
 
-@pytest.mark.parametrize("change", [{"realism": None}, {"condition": ""}])
-def test_generated_tiles_have_condition_and_realism(change: dict[str, Any]) -> None:
-    """What is not said to be observed is not let through without them."""
-    with pytest.raises(ReviewError, match="has no realism or condition"):
-        replace(sample(0), **change)
-
-
 @both_kinds
 def test_previews_show_the_tiles(tmp_path: Path, real: bool) -> None:
     """The preview has a row a tile, ends with the sample's last composite and says SYNTHETIC."""
@@ -332,9 +325,7 @@ def test_blind_package_leaks_nothing(tmp_path: Path, real: bool) -> None:
         replace(
             one,
             condition=CLASSES[-1 - number],
-            predicted=CLASSES[0],
-            second=CLASSES[1],
-            confidence=0.777777,
+            prediction=Prediction(class_name=CLASSES[0], second=CLASSES[1], confidence=0.777777),
             realism=5.4321,
             provenance={"secret": "LEAKED-PROVENANCE"},
             neighbour=one.neighbour
@@ -401,7 +392,10 @@ def test_misfits_are_named(tmp_path: Path) -> None:
         ([one, sample(1, TEN_METRES)], "differs from s0000 in bands"),
         ([one, sample(1, real=False)], "1 of 2 samples have no real neighbour, such as s0001"),
         ([replace(one, condition="Tundra")], "unknown class 'Tundra'"),
-        ([replace(one, second="Tundra")], "unknown class 'Tundra'"),
+        (
+            [replace(one, prediction=replace(one.prediction, second="Tundra"))],
+            "unknown class 'Tundra'",
+        ),
     ]
     for samples, message in cases:
         with pytest.raises(ReviewError, match=message):
@@ -413,8 +407,8 @@ def test_misfits_are_named(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"sample_id": "../s"}, "cannot name a file"),
-        ({"confidence": 1.5}, "confidence 1.5"),
         ({"realism": float("nan")}, "realism nan"),
+        ({"condition": ""}, "has the condition ''"),
         ({"pixels": sample(0, TEN_METRES).pixels}, "has 4 channels"),
         ({"neighbour": sample(0, TEN_METRES).neighbour}, r"expected the sample's \(13"),
     ],
@@ -423,3 +417,10 @@ def test_impossible_samples_are_refused(change: dict[str, Any], message: str) ->
     """A sample is checked when it is made."""
     with pytest.raises(ReviewError, match=message):
         replace(sample(0), **change)
+
+
+@pytest.mark.parametrize("confidence", [1.5, -0.1, float("nan")])
+def test_a_confidence_is_a_probability(confidence: float) -> None:
+    """A prediction is checked when it is made."""
+    with pytest.raises(ReviewError, match="expected a probability"):
+        Prediction(class_name="a", second="b", confidence=confidence)

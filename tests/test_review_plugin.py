@@ -31,6 +31,7 @@ from rs_lowconf.review.panels import colours_of
 from rs_lowconf.review.plugin import write_plugin
 from rs_lowconf.review.qgis_plugin.layout import layout_of
 from rs_lowconf.review.qgis_plugin.pace import Pace
+from rs_lowconf.review.samples import Prediction
 from rs_lowconf.review.sheet import Sheet
 from tests.qgis.desktop import Desktop, Form, desktop
 from tests.review_samples import (
@@ -82,13 +83,14 @@ def write_packages(folder: Path) -> None:
     """Write the packages that the script asks for."""
     samples = [sample(number) for number in range(COUNT)]
     package(folder / "confirm", samples)
-    package(folder / "observed", [observed(number, labelled=number == 0) for number in range(3)])
+    package(folder / "observed", [observed(n, labelled=n == 0, asked=n < 2) for n in range(3)])
     package(folder / "masks", [masked(number) for number in range(5)])
     package(folder / "blind masks", [masked(number, real=False) for number in range(2)], "blind")
     package(folder / "blind", [sample(number, real=False) for number in range(3)], "blind")
+    among_many = Prediction(class_name=MANY[2], second=MANY[3], confidence=0.31)
     write_package(
         folder / "many",
-        [replace(one, condition=MANY[3], predicted=MANY[2], second=MANY[3]) for one in samples[:3]],
+        [replace(one, condition=MANY[3], prediction=among_many) for one in samples[:3]],
         package_id="fedcba9876543210",
         classes=MANY,
         target_classes=MANY,

@@ -21,7 +21,7 @@ from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.rounds import judged_samples, round_reports
 from rs_lowconf.review.samples import ReviewSample
 from rs_lowconf.review.sheet import Sheet
-from rs_lowconf.review.store import ReviewStore, SentPackage
+from rs_lowconf.review.store import ReviewStore
 from tests.review_samples import (
     PIXEL_CLASSES,
     SIZE,
@@ -30,8 +30,8 @@ from tests.review_samples import (
     masked,
     observed,
     package,
+    published,
     sample,
-    sent_of,
     sheet_of,
 )
 
@@ -117,8 +117,14 @@ def masks(
 def real(
     request: pytest.FixtureRequest, qgis_python: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Session:
-    """Real tiles to judge, of which the first has a class in its data set or not."""
-    samples = [observed(number, labelled=request.param and not number) for number in range(COUNT)]
+    """Real tiles to judge, of which the first has a class in its data set or not.
+
+    A model was asked about all of them, or about the first alone.
+    """
+    samples = [
+        observed(n, labelled=request.param and not n, asked=request.param or not n)
+        for n in range(COUNT)
+    ]
     return run(qgis_python, tmp_path_factory.mktemp("real"), "confirm", samples)
 
 
@@ -344,16 +350,7 @@ def test_real_tiles_are_answers_of_no_round(real: Session) -> None:
     """The store takes them, and no figure of generator, gate or reviewers knows of them."""
     reviewed = read_package(real.pictures / "review")
     store = ReviewStore(real.pictures / "reviews.sqlite")
-    package = SentPackage(
-        package_id=reviewed.package_id,
-        label="confirm",
-        round=0,
-        folder="review",
-        classes=reviewed.classes,
-        exported="2024-05-01T12:00:00+00:00",
-    )
-    sent = [replace(sent_of(one, None), origin="catalog") for one in real.samples]
-    store.register(package, sent)
+    published(store, real.pictures / "again", real.samples)
     added = store.add(reviewed, "Ada")
     assert added.new == reviewed.decided
     assert len(store.opinions()) == reviewed.decided

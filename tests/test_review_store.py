@@ -22,46 +22,27 @@ from rs_lowconf.review.fields import Decision
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.reading import Answer, read_package
 from rs_lowconf.review.settle import settling_package
-from rs_lowconf.review.store import Opinion, ReviewStore, SentPackage, SentSample
+from rs_lowconf.review.store import Opinion, ReviewStore
 from rs_lowconf.review.verdicts import agreement, verdicts
 from rs_lowconf.runs import sha256_of
-from tests.review_samples import CLASSES, package, sample, sent_of
+from tests.review_samples import published, sample
 
 COUNT = 6
 PACKAGE_ID = "0123456789abcdef"
 NOW = 1_790_000_000_000
 
 
-def sent(number: int) -> SentSample:
-    neighbour = {"tile_id": "Forest_1", "class_name": "Forest", "distance": 1.5}
-    return sent_of(replace(sample(number), provenance={}), neighbour)
-
-
-def register(store: ReviewStore, package_id: str = PACKAGE_ID, *, settles: bool = False) -> None:
-    store.register(
-        SentPackage(
-            package_id=package_id,
-            label="confirm",
-            round=1,
-            folder="generate/review",
-            classes=CLASSES,
-            exported="2026-11-24T12:00:00+00:00",
-            settles=settles,
-        ),
-        [sent(number) for number in range(COUNT)],
-    )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return package(tmp_path / "review", [sample(number) for number in range(COUNT)])
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> ReviewStore:
-    own = ReviewStore(tmp_path / "run" / "reviews.sqlite")
-    register(own)
-    return own
+    """Return a store that knows the package in `folder`."""
+    store = ReviewStore(tmp_path / "run" / "reviews.sqlite")
+    published(store, tmp_path / "review", [sample(number) for number in range(COUNT)])
+    return store
+
+
+@pytest.fixture
+def folder(tmp_path: Path, store: ReviewStore) -> Path:
+    return tmp_path / "review"
 
 
 def decide(
@@ -418,12 +399,13 @@ def test_alpha_is_one_in_agreement_and_tells_class_from_decision() -> None:
 def test_a_package_is_registered_once(store: ReviewStore) -> None:
     """Registering again is nothing new; other samples under the same id are refused."""
     before = sha256_of(store.path)
-    register(store)
+    (known,), samples = store.packages(), store.samples(PACKAGE_ID)
+    store.register(known, samples)
     assert sha256_of(store.path) == before
     assert len(store.samples(PACKAGE_ID)) == COUNT
-    other = [replace(sent(number), sample_id=f"x{number}") for number in range(COUNT)]
+    other = [replace(one, sample_id=f"x{one.sample_id}") for one in samples]
     with pytest.raises(ReviewError, match="with other samples"):
-        store.register(store.packages()[0], other)
+        store.register(known, other)
 
 
 def test_a_foreign_or_newer_store_is_refused(tmp_path: Path, store: ReviewStore) -> None:
@@ -436,7 +418,7 @@ def test_a_foreign_or_newer_store_is_refused(tmp_path: Path, store: ReviewStore)
     with closing(sqlite3.connect(foreign)) as database, database:
         database.execute("CREATE TABLE theirs (x)")
     with pytest.raises(ReviewError, match="not a review store"):
-        register(ReviewStore(foreign))
+        ReviewStore(foreign).register(store.packages()[0], [])
     with closing(sqlite3.connect(store.path)) as database:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(ReviewError, match=r"format 99.*upgrade"):

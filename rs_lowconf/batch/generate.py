@@ -20,13 +20,13 @@ from rs_lowconf.errors import AnswerError, DataError
 from rs_lowconf.gan.masks import MaskBank, main_class
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.models import Inversions, Models, load_inversions, load_models, of_masks
+from rs_lowconf.review.ids import sample_id
 from rs_lowconf.search.anchors import Anchors
 from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, stored_numbers
 from rs_lowconf.search.invert import Inversion
 from rs_lowconf.search.loop import Found, Outcome, SearchRules, Trajectory, search
 from rs_lowconf.search.loop import Tile as StoredTile
 from rs_lowconf.search.student import load_student
-from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
 from rs_lowconf.types import TileGenerator
 
@@ -468,9 +468,9 @@ class Maker:
             distance = apart(image, torch.tensor([one.label], device=models.device))[0].tolist()
         first, second = found.log_probability.topk(2).indices.tolist()
         parts = [found.parts[name] for name in evaluator.gate.parts]
-        name = seed_of(self.settings.run.seed, "variant", tile.row.tile_id, attempt) % 16**10
+        names = ("variant", tile.row.tile_id, attempt)
         return {
-            "sample_id": f"v{name:010x}",
+            "sample_id": sample_id(self.settings.run.seed, *names, letter="v"),
             "attempt": attempt,
             "predicted": models.target.classes[first],
             "second": models.target.classes[second],

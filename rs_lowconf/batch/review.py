@@ -5,9 +5,8 @@ says would lead people to say the same, so it is on the second tab of the form. 
 as the observations they are, and `context.qgz` shows them in their place.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import geopandas
@@ -26,9 +25,11 @@ from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import DataError, JobError
 from rs_lowconf.review.geotiff import to_digital_numbers
-from rs_lowconf.review.package import ReviewSample, place_for, write_package
-from rs_lowconf.review.store import STORE, ReviewStore, SentPackage, SentSample
-from rs_lowconf.seeds import seed_of
+from rs_lowconf.review.ids import package_id, sample_ids
+from rs_lowconf.review.package import place_for
+from rs_lowconf.review.publish import publish
+from rs_lowconf.review.samples import Observed, Prediction
+from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.settings import Settings
 from rs_lowconf.vocabulary import class_list, class_name, join, vocabulary
 
@@ -125,11 +126,6 @@ def classes_of(scores: geopandas.GeoDataFrame) -> list[str]:
     return [str(own) for own in scores["label"].where(scores["label"].notna(), scores["predicted"])]
 
 
-def sample_ids(run_seed: int, tile_ids: Iterable[str]) -> list[str]:
-    """Return the names by which reviewers know tiles: the same in every package of a run."""
-    return [f"s{seed_of(run_seed, 'catalog', name) % 16**10:010x}" for name in tile_ids]
-
-
 def write_real(
     settings: Settings,
     catalog: Catalog,
@@ -164,8 +160,8 @@ def write_real(
     if blind:
         # Their order would tell how sure the target is.
         scores = scores.sort_values("sample_id")
-    package_id = f"{seed_of(settings.run.seed, 'catalog', blind, *scores['sample_id']):016x}"
-    folder = place_for(into, package_id)
+    package = package_id(settings.run.seed, "catalog", blind, *scores["sample_id"])
+    folder = place_for(into, package)
     if folder.exists():
         return folder
     rows = rows_of(catalog, [*scores["id"]])
@@ -180,23 +176,15 @@ def write_real(
     offered = join(
         class_list("the target", model.classes), vocabulary("the catalog", [*labels, *own])
     ).either
-    package = SentPackage(
-        package_id=package_id,
+    publish(
+        ReviewStore(settings.run.dir / STORE),
+        folder,
+        [*_samples(scores, rows)],
+        package_id=package,
         label=settings.review.label,
         round=0,
-        folder=folder.relative_to(settings.run.dir).as_posix(),
         classes=offered,
-        exported=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    pairs = list(_samples(scores, rows))
-    ReviewStore(settings.run.dir / STORE).register(package, [sent for _, sent in pairs])
-    write_package(
-        folder,
-        [sample for sample, _ in pairs],
-        package_id=package_id,
-        classes=package.classes,
         target_classes=model.classes,
-        label=package.label,
         attribution=settings.data.attribution,
         provenance={"catalog": catalog.path.name, **provenance},
     )
@@ -212,44 +200,28 @@ def rows_of(catalog: Catalog, ids: Sequence[str]) -> list[CatalogRow]:
     return [found[name] for name in ids]
 
 
-def _samples(
-    scores: geopandas.GeoDataFrame, rows: Sequence[CatalogRow]
-) -> Iterator[tuple[ReviewSample, SentSample]]:
-    """Yield tiles as reviewers see them and as the review store knows them."""
+def _samples(scores: geopandas.GeoDataFrame, rows: Sequence[CatalogRow]) -> Iterator[Observed]:
+    """Yield tiles with what the catalog and the target say of them."""
     bands = _common(rows)
     for row, score in zip(rows, scores.to_dict("records"), strict=True):
-        sample = ReviewSample(
+        yield Observed(
             sample_id=score["sample_id"],
             pixels=to_digital_numbers(reflectance(row, read_row(row), bands).numpy()),
             bands=bands,
-            condition=row.label or "",
-            predicted=score["predicted"],
-            second=score["second"],
-            confidence=score["confidence"],
-            realism=None,
-            observed=True,
+            label=row.label or None,
+            prediction=Prediction(
+                class_name=score["predicted"],
+                second=score["second"],
+                confidence=score["confidence"],
+            ),
             grid=row.grid,
+            tile=row.tile_id,
+            sha256=row.sha256,
             provenance={
                 "tile_id": row.tile_id,
                 "collection": row.collection,
                 **({} if row.taken is None else {"taken": row.taken.isoformat()}),
             },
-        )
-        yield (
-            sample,
-            SentSample(
-                sample_id=sample.sample_id,
-                origin="catalog",
-                condition=sample.condition,
-                predicted=sample.predicted,
-                second=sample.second,
-                confidence=sample.confidence,
-                realism=None,
-                gate_score=None,
-                tile=row.tile_id,
-                sha256=row.sha256,
-                provenance=sample.provenance,
-            ),
         )
 
 

@@ -39,18 +39,14 @@ from rs_lowconf.gan.masks import MaskBank
 from rs_lowconf.gan.sheet import GAP, tiles_row
 from rs_lowconf.models import Models, of_masks
 from rs_lowconf.review.geotiff import synthetic_tags, write_tile
-from rs_lowconf.review.package import (
-    RealNeighbour,
-    ReviewSample,
-    TileMasks,
-    place_for,
-    write_package,
-)
-from rs_lowconf.review.store import STORE, ReviewStore, SentPackage, SentSample
+from rs_lowconf.review.ids import package_id
+from rs_lowconf.review.package import place_for
+from rs_lowconf.review.publish import publish
+from rs_lowconf.review.samples import Generated, Prediction, RealNeighbour, TileMasks
+from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.runs import output_errors, replacing, sha256_of, write_json
 from rs_lowconf.search.calibration import CRITIC
 from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
-from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
 from rs_lowconf.version import __version__
 
@@ -295,36 +291,26 @@ class _Writer:
         settings, models = self._settings, self._models
         # With the files' checksums: other pixels of the same seeds are other variants.
         content = [(one.own["sample_id"], sha256_of(one.file)) for one in chosen]
-        package_id = f"{seed_of(settings.run.seed, 'variants', repr(content)):016x}"
-        review = place_for(self._folder, package_id)
+        package = package_id(settings.run.seed, "variants", repr(content))
+        review = place_for(self._folder, package)
         if review.exists():
             return review, len(chosen)
-        package = SentPackage(
-            package_id=package_id,
+        publish(
+            ReviewStore(settings.run.dir / STORE),
+            review,
+            [self._sample(one) for one in chosen],
+            package_id=package,
             label="confirm",
             round=models.round,
-            folder=review.relative_to(settings.run.dir).as_posix(),
             classes=() if models.generator.bank is not None else models.generator.net.classes,
-            pixel_classes=models.pixel_classes,
-            exported=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        samples = [self._sample(one) for one in chosen]
-        store = ReviewStore(settings.run.dir / STORE)
-        store.register(package, [self._sent(*pair) for pair in zip(chosen, samples, strict=True)])
-        write_package(
-            review,
-            samples,
-            package_id=package_id,
-            classes=package.classes,
             target_classes=models.target.classes,
-            label="confirm",
             attribution=models.generator.attribution,
             provenance={name: str(value) for name, value in models.fingerprint.items()},
             pixel_classes=models.pixel_classes,
         )
         return review, len(chosen)
 
-    def _sample(self, one: _Variant) -> ReviewSample:
+    def _sample(self, one: _Variant) -> Generated:
         models, own, row = self._models, one.own, one.row
         bands = models.generator.net.bands
         content = reflectance(row, read_row(row), bands)
@@ -340,15 +326,18 @@ class _Writer:
                 predicted=predicted.to(torch.uint8).numpy(),
                 confidence=confidence.clamp(0, 1).numpy(),
             )
-        return ReviewSample(
+        return Generated(
             sample_id=own["sample_id"],
+            origin="found",
             pixels=pixels,
             bands=bands,
             condition=one.record["condition"] or row.tile_id,
-            predicted=own["predicted"],
-            second=own["second"],
-            confidence=own["confidence"],
+            prediction=Prediction(
+                class_name=own["predicted"], second=own["second"], confidence=own["confidence"]
+            ),
             realism=self._part(own, CRITIC),
+            gate_score=own["gate_score"],
+            tile=one.file.relative_to(self._settings.run.dir).as_posix(),
             neighbour=RealNeighbour(
                 tile_id=row.tile_id,
                 pixels=stored_numbers(content[None])[0].numpy(),
@@ -357,33 +346,13 @@ class _Writer:
                 grid=row.grid,
                 distance=own["feature_distance"],
             ),
-            grid=row.grid,
+            anchored=True,
             provenance=_known(one, models),
             masks=masks,
         )
 
     def _part(self, own: Mapping[str, Any], name: str) -> float:
         return float(own["parts"][list(self._models.evaluator.gate.parts).index(name)])
-
-    def _sent(self, one: _Variant, sample: ReviewSample) -> SentSample:
-        return SentSample(
-            sample_id=sample.sample_id,
-            origin="found",
-            condition=sample.condition,
-            predicted=sample.predicted,
-            second=sample.second,
-            confidence=sample.confidence,
-            realism=self._part(one.own, CRITIC),
-            gate_score=one.own["gate_score"],
-            tile=one.file.relative_to(self._settings.run.dir).as_posix(),
-            sha256=sha256_of(one.file),
-            neighbour={
-                "tile_id": one.row.tile_id,
-                "class_name": one.row.label or "",
-                "distance": one.own["feature_distance"],
-            },
-            provenance=sample.provenance,
-        )
 
 
 def _known(one: _Variant, models: Models) -> dict[str, str]:

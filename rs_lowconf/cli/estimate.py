@@ -299,9 +299,10 @@ def _export_pixels(
 def _export_packages(
     settings: Settings, folder: DrawFolder, wave: int, ids: list[str], *, trust_code: bool
 ) -> None:
-    from rs_lowconf.batch.review import sample_ids, scores_of, write_real
+    from rs_lowconf.batch.review import scores_of, write_real
     from rs_lowconf.cli.batch import job_folder, target_of
     from rs_lowconf.cli.catalog import tiles_of
+    from rs_lowconf.review.ids import sample_ids
 
     catalog = tiles_of(settings)
     target = target_of(settings, trust_code=trust_code)

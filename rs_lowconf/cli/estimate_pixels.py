@@ -1,6 +1,5 @@
 """`rslow estimate pixels`: what a target says of every pixel of tiles with masks, as a table."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -209,72 +208,48 @@ def write_pixel_packages(
         ReviewError: the surroundings have no bands that can be shown.
         OutputError: a package or the store cannot be written.
     """
-    from datetime import UTC, datetime
-
-    from rs_lowconf.batch.review import sample_ids
     from rs_lowconf.review.geotiff import to_digital_numbers
-    from rs_lowconf.review.package import ReviewSample, place_for, write_package
-    from rs_lowconf.review.store import STORE, ReviewStore, SentPackage, SentSample
-    from rs_lowconf.seeds import seed_of
+    from rs_lowconf.review.ids import package_id, sample_ids
+    from rs_lowconf.review.package import place_for
+    from rs_lowconf.review.publish import publish
+    from rs_lowconf.review.samples import Observed
+    from rs_lowconf.review.store import STORE, ReviewStore
 
     places = _places(settings, ids)
     names = dict(zip(ids, sample_ids(settings.run.seed, ids), strict=True))
     ordered, most, written = sorted(ids, key=names.__getitem__), settings.review.max_samples, []
     for first in range(0, len(ordered), most):
-        own = ordered[first : first + most]
-        package_id = f"{seed_of(settings.run.seed, 'pixels', *own):016x}"
-        path = place_for(folder, package_id)
+        shown = ordered[first : first + most]
+        package = package_id(settings.run.seed, "pixels", *shown)
+        path = place_for(folder, package)
         written.append(path)
         if path.exists():
             continue
-        samples, sent = [], []
-        for name in own:
+        samples = []
+        for name in shown:
             source, index, row, col = places[name]
             image, grid = source.around(index, row, col)
-            sample = ReviewSample(
-                sample_id=names[name],
-                pixels=to_digital_numbers(image.numpy()),
-                bands=source.bands,
-                condition="",
-                predicted=classes[0],
-                second=classes[0],
-                confidence=1.0,
-                realism=None,
-                observed=True,
-                marked=True,
-                grid=grid,
-            )
-            samples.append(sample)
-            sent.append(
-                SentSample(
-                    sample_id=sample.sample_id,
-                    origin="catalog",
-                    condition="",
-                    predicted="",
-                    second="",
-                    confidence=1.0,
-                    realism=None,
-                    gate_score=None,
-                    tile=name,
-                    sha256=hashlib.sha256(sample.pixels.tobytes()).hexdigest(),
+            samples.append(
+                Observed(
+                    sample_id=names[name],
+                    pixels=to_digital_numbers(image.numpy()),
+                    bands=source.bands,
+                    label=None,
+                    prediction=None,
+                    grid=grid,
+                    tile=source.ids[index],
+                    pixel=(row, col),
                 )
             )
-        package = SentPackage(
-            package_id=package_id,
-            label="blind",
-            round=0,
-            folder=path.relative_to(settings.run.dir).as_posix(),
-            classes=tuple(classes),
-            exported=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        ReviewStore(settings.run.dir / STORE).register(package, sent)
-        write_package(
+        publish(
+            ReviewStore(settings.run.dir / STORE),
             path,
             samples,
-            package_id=package_id,
-            classes=classes,
-            target_classes=classes,
+            package_id=package,
             label="blind",
+            round=0,
+            classes=classes,
+            target_classes=(),
             attribution=settings.data.attribution,
             provenance={},
         )

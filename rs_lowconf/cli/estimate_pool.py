@@ -280,9 +280,9 @@ def write_report(folder: Path, page: "Page", values: Mapping[str, Any]) -> None:
 
 def _reviewed(settings: Settings, ids: Sequence[str], where: str) -> dict[str, str | None]:
     """Return what reviewers say of tiles."""
-    from rs_lowconf.batch.review import sample_ids
     from rs_lowconf.cli.review import settling_folder, store_of
     from rs_lowconf.estimate.stored import check_complete
+    from rs_lowconf.review.ids import sample_ids
     from rs_lowconf.review.verdicts import verdicts
 
     found = verdicts(store_of(settings).opinions())

@@ -187,14 +187,16 @@ def _accepted(
             verdict = found.get(sent.sample_id)
             if sent.origin == "real" or verdict is None or verdict.decision != "accept":
                 continue
+            # Samples of the rounds that these opinions are of are generated.
+            assert sent.prediction is not None  # noqa: S101
             tiles[sent.sample_id] = ReleaseTile(
                 sample_id=sent.sample_id,
                 path=settings.run.dir / sent.tile,
                 sha256=sent.sha256,
                 class_name=str(verdict.true_class),
                 condition=sent.condition,
-                predicted=sent.predicted,
-                confidence=sent.confidence,
+                predicted=sent.prediction.class_name,
+                confidence=sent.prediction.confidence,
                 round=package.round,
                 reviewers=tuple(name or "unnamed" for name in verdict.reviewers),
                 reviewed_ms=verdict.reviewed_ms,

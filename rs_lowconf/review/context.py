@@ -37,7 +37,7 @@ from rs_lowconf.review.maps import (
     write_map,
 )
 from rs_lowconf.review.mosaics import Frame, frames_of, mosaic_vrt, mosaics_of
-from rs_lowconf.review.samples import ReviewSample
+from rs_lowconf.review.samples import Generated, ReviewSample
 from rs_lowconf.review.style import raster_style
 from rs_lowconf.runs import write_text
 
@@ -101,13 +101,14 @@ def write_context(
     ]
     west, south, east, north = bounds_of(frame)
     margin = max(_LEAST_MARGIN_M, _MARGIN * (east - west), _MARGIN * (north - south))
-    if samples[0].observed:
+    observed = not isinstance(samples[0], Generated)
+    if observed:
         title = "Real tiles to review, at their location"
     else:
         title = "SYNTHETIC tiles (not observations) over the real ones they were generated around"
     write_map(
         folder / "context.qgz",
-        [_places(observed=samples[0].observed), *groups],
+        [_places(observed=observed), *groups],
         (west - margin, south - margin, east + margin, north + margin),
         title,
     )
@@ -120,11 +121,11 @@ def _groups(placed: Sequence[_Placed]) -> list[_Group]:
     anchors: dict[tuple[str, Grid], str] = {}
     for one in placed:
         turns[one.grid] += 1
-        kind: Kind = "REAL" if one.sample.observed else "SYNTHETIC"
+        kind: Kind = "SYNTHETIC" if isinstance(one.sample, Generated) else "REAL"
         name = f"{kind} {turns[one.grid]} of each location"
         group = samples.setdefault(turns[one.grid], _Group(kind=kind, name=name, tiles={}))
         group.tiles[one.files["tile"]] = (one.sample.sample_id, one.grid)
-        if one.sample.neighbour is not None and not one.sample.observed:
+        if isinstance(one.sample, Generated) and one.sample.neighbour is not None:
             anchors.setdefault((one.sample.neighbour.tile_id, one.grid), one.files["anchor"])
     below = _Group(kind="REAL", name="REAL", tiles={file: grid for grid, file in anchors.items()})
     return [*samples.values(), *([below] if anchors else [])]
@@ -193,12 +194,12 @@ def _outlines(placed: Sequence[_Placed], width: int, height: int) -> geopandas.G
 
 
 def _row(sample: ReviewSample) -> dict[str, Any]:
-    if sample.observed or sample.neighbour is None:
+    if not isinstance(sample, Generated) or sample.neighbour is None:
         return {"sample_id": sample.sample_id}
     return {
         "sample_id": sample.sample_id,
         "condition": sample.condition,
-        "predicted": sample.predicted,
-        "confidence": sample.confidence,
+        "predicted": sample.prediction.class_name,
+        "confidence": sample.prediction.confidence,
         "anchor": sample.neighbour.tile_id,
     }

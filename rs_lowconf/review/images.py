@@ -15,9 +15,13 @@ from rs_lowconf.review.fields import Label
 from rs_lowconf.review.panels import Panel, legend_of
 from rs_lowconf.review.previews import Row, write_preview
 from rs_lowconf.review.samples import (
+    Generated,
+    Observed,
     RealNeighbour,
     ReviewSample,
     TileMasks,
+    masks_of,
+    neighbour_of,
     neighbour_tags,
     sample_tags,
 )
@@ -49,9 +53,9 @@ def write_images(
     Returns:
         the manifest's entry: id, files by kind relative to the package, and checksums.
     """
-    blocks = [_sample_block(sample, label, attribution)]
-    if sample.neighbour is not None:
-        blocks.append(_real_block(sample.neighbour, label, attribution))
+    blocks, beside = [_sample_block(sample, label, attribution)], neighbour_of(sample)
+    if beside is not None:
+        blocks.append(_real_block(beside, label, attribution))
     names: dict[str, str] = {}
     for block in blocks:
         # All named by the sample's id, because a tile's name may reveal its class.
@@ -68,14 +72,16 @@ def write_images(
     checksums = {f"{kind}_sha256": sha256_of(folder / name) for kind, name in names.items()}
     names["preview"] = f"previews/{sample.sample_id}.png"
     shown = blocks[::-1]
-    titles = style.block_titles(label, len(shown), observed=sample.observed)
+    observed = not isinstance(sample, Generated)
+    marked = isinstance(sample, Observed) and sample.pixel is not None
+    titles = style.block_titles(label, len(shown), observed=observed)
     write_preview(
         folder / names["preview"],
         [
             Row(
-                title=f"{title}: class of the framed pixel" if sample.marked else title,
+                title=f"{title}: class of the framed pixel" if marked else title,
                 pixels=block.pixels,
-                marked=sample.marked,
+                marked=marked,
                 panels={
                     panel.kind: panel.paint(values)
                     for panel, values in _values(block.masks, panels)
@@ -107,29 +113,31 @@ def write_maps(
         tags: as of the tile.
         grid: as of the tile.
     """
-    for panel, values in _values(sample.masks, panels):
+    for panel, values in _values(masks_of(sample), panels):
         panel.write(folder / panel.file(sample.sample_id), values, tags, grid)
 
 
 def shows_real_mask(samples: Sequence[ReviewSample], label: Label) -> bool:
     """Return whether a package shows the mask of a real tile."""
-    neighbours = [sample.neighbour for sample in samples if sample.neighbour is not None]
-    return label == "confirm" and any(neighbour.mask is not None for neighbour in neighbours)
+    neighbours = [neighbour_of(sample) for sample in samples]
+    return label == "confirm" and any(
+        one is not None and one.mask is not None for one in neighbours
+    )
 
 
 def _sample_block(sample: ReviewSample, label: Label, attribution: str) -> _Block:
-    tags = geotiff.undisclosed_tags(attribution)
-    if sample.observed:
+    observed, tags = not isinstance(sample, Generated), geotiff.undisclosed_tags(attribution)
+    if observed:
         tags = geotiff.observed_tags(attribution)
     elif label == "confirm":
         tags = geotiff.synthetic_tags(attribution)
     return _Block(
         kind="tile",
         pixels=sample.pixels,
-        masks=sample.masks,
+        masks=masks_of(sample),
         # The tag comes last, so that no entry of the provenance can replace it.
         tags=tags if label == "blind" else sample_tags(sample) | tags,
-        grid=sample.grid if sample.observed or label == "confirm" else None,
+        grid=sample.grid if observed or label == "confirm" else None,
     )
 
 

@@ -66,24 +66,14 @@ from rs_lowconf.review.fields import (
 from rs_lowconf.review.images import shows_real_mask, write_images
 from rs_lowconf.review.panels import Panel, panel_vrt, panels_of
 from rs_lowconf.review.samples import (
-    RealNeighbour,
+    Generated,
     ReviewSample,
-    TileMasks,
     check_masks,
-    sample_tags,
+    neighbour_of,
+    suggestion_of,
 )
 from rs_lowconf.review.sheet import Sheet, contact_vrt
 from rs_lowconf.runs import write_json, write_text
-
-__all__ = [
-    "MAX_SAMPLES",
-    "RealNeighbour",
-    "ReviewSample",
-    "TileMasks",
-    "place_for",
-    "sample_tags",
-    "write_package",
-]
 
 MAX_SAMPLES = 500
 """More make the review long and QGIS slow."""
@@ -125,7 +115,7 @@ def write_package(
     composites = composites_of(samples[0].bands)
     _, height, width = samples[0].pixels.shape
     panels = panels_of(label, pixel_classes, target_classes)
-    blocks = 1 if samples[0].neighbour is None else 2
+    blocks = 1 if neighbour_of(samples[0]) is None else 2
     captions = (
         ("mask",) if shows_real_mask(samples, label) else (),
         tuple(panel.kind for panel in panels),
@@ -159,7 +149,7 @@ def write_package(
             kinds = (f"anchor_{panel.kind}", panel.kind)[-sheet.blocks :]
             cells = [[names.get(kind) for kind in kinds] for names in files]
             write_text(building / f"{panel.kind}.vrt", panel_vrt(sheet, panel, cells))
-        observed = samples[0].observed
+        observed = not isinstance(samples[0], Generated)
         if label == "confirm" or observed:
             write_context(building, samples, files)
         fields = fields_of(label, classes, masks=bool(panels), observed=observed)
@@ -232,13 +222,13 @@ def _check(
             if samples
             else "search for samples first",
         )
-    alone = [sample.sample_id for sample in samples if sample.neighbour is None]
+    alone = [sample.sample_id for sample in samples if neighbour_of(sample) is None]
     if 0 < len(alone) < len(samples):
         raise ReviewError(
             f"{len(alone)} of {len(samples)} samples have no real neighbour, such as {alone[0]}",
             expected="one for every sample or for none",
         )
-    observed = sum(sample.observed for sample in samples)
+    observed = sum(not isinstance(sample, Generated) for sample in samples)
     if 0 < observed < len(samples):
         raise ReviewError(
             f"{observed} of {len(samples)} samples are shown as real tiles",
@@ -256,13 +246,15 @@ def _check(
                 f"sample {sample.sample_id} differs from {first.sample_id} in bands or size",
                 expected=f"{first.bands} and shape {first.pixels.shape} throughout",
             )
+        if masks:
+            continue
+        prediction = sample.prediction
+        said = () if prediction is None else (prediction.class_name, prediction.second)
         for name, known in (
-            (sample.condition, classes),
-            (sample.predicted, target_classes),
-            (sample.second, target_classes),
+            (suggestion_of(sample), classes),
+            *((name, target_classes) for name in said),
         ):
-            unlabelled = sample.observed and not name and known is classes
-            if name not in known and not masks and not unlabelled:
+            if name is not None and name not in known:
                 raise ReviewError(
                     f"sample {sample.sample_id} has the unknown class {name!r}",
                     expected=f"one of {', '.join(known)}",
@@ -280,21 +272,9 @@ def _write_layer(
     label: Label,
 ) -> None:
     """Write the GeoPackage and the project that shows it, with the same style."""
-    rows: list[dict[str, str | float | None]] = [
-        {
-            "sample_id": sample.sample_id,
-            "preview": names["preview"],
-            "cond_class": sample.condition or None,
-            "mask_name": sample.condition,
-            "pred_class": sample.predicted,
-            "second_class": sample.second,
-            "confidence": sample.confidence,
-            "d_score": sample.realism,
-        }
-        for sample, names in zip(samples, files, strict=True)
-    ]
+    rows = [_row(sample, names) for sample, names in zip(samples, files, strict=True)]
     cells = [sheet.extent(index) for index in range(sheet.count)]
-    observed = samples[0].observed
+    observed = not isinstance(samples[0], Generated)
     elements = style.review_style(fields, sheet, label, observed=observed)
     geopackage.write_geopackage(
         building / "review.gpkg", fields, rows, cells, style.document(elements)
@@ -307,3 +287,21 @@ def _write_layer(
         title = "Review of tiles that may be SYNTHETIC"
     styles: dict[str, list[ET.Element]] = {panel.kind: panel.style() for panel in panels}
     project.write_project(building / "review.qgz", sheet.size, elements, title, panels=styles)
+
+
+def _row(sample: ReviewSample, files: Mapping[str, str]) -> dict[str, str | float | None]:
+    """Return what the layer can tell of a sample; which columns it has, `fields_of` says."""
+    suggestion, prediction = suggestion_of(sample), sample.prediction
+    row: dict[str, str | float | None] = {
+        "sample_id": sample.sample_id,
+        "preview": files["preview"],
+        "cond_class": suggestion,
+        "mask_name": suggestion,
+    }
+    if prediction is not None:
+        row["pred_class"] = prediction.class_name
+        row["second_class"] = prediction.second
+        row["confidence"] = prediction.confidence
+    if isinstance(sample, Generated):
+        row["d_score"] = sample.realism
+    return row

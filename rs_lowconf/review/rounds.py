@@ -29,13 +29,15 @@ class Judged:
 def judged_samples(store: ReviewStore, opinions: Iterable[Opinion]) -> dict[int, list[Judged]]:
     """Return the samples with a verdict from these answers, by round, each once.
 
-    Tiles of a catalog belong to no round.
+    Observed tiles and pixels are in no round.
     """
     found = verdicts(opinions)
     rounds: dict[int, dict[str, Judged]] = defaultdict(dict)
     for package in store.packages():
+        if package.round == 0:
+            continue
         for sent in store.samples(package.package_id):
-            if sent.origin != "catalog" and sent.sample_id in found:
+            if sent.sample_id in found:
                 rounds[package.round][sent.sample_id] = Judged(
                     sent=sent, verdict=found[sent.sample_id]
                 )

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
@@ -72,12 +73,36 @@ class RealNeighbour:
     """Distance to the sample in the feature space that chose it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model under test says of a tile."""
+
+    class_name: str
+    """The class that it finds most likely; not shown where a sample has masks."""
+
+    second: str
+    """The class that it finds second most likely; not shown where a sample has masks."""
+
+    confidence: float
+    """The probability of `class_name`, 0..1; with masks the mean over pixels of the largest."""
+
+    def __post_init__(self) -> None:
+        """Check once; after that the value is trusted."""
+        if not 0 <= self.confidence <= 1:
+            raise ReviewError(
+                f"a prediction has the confidence {self.confidence}", expected="a probability"
+            )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ReviewSample:
-    """A tile to judge, with what is known of it."""
+class Generated:
+    """A generated tile to judge; or a real tile hidden among them, shown as they are."""
 
     sample_id: str
     """Names its files and finds its decision again: letters, digits, - and _, at most 40."""
+
+    origin: Literal["found", "audit", "real"]
+    """`found` passed the gate, `audit` was rejected by it, `real` is a hidden observation."""
 
     pixels: UInt16[np.ndarray, "c h w"]
     """Reflectance x 10000, at least 1 (see `geotiff.to_digital_numbers`)."""
@@ -87,29 +112,21 @@ class ReviewSample:
 
     condition: str
     """The class that the generator was asked for: the suggestion to confirm or correct. With
-    `masks` the name of the mask instead, such as the id of the real tile that it is from. Of an
-    observed tile the class in its data set; empty when it has none."""
+    `masks` the name of the mask instead, such as the id of the real tile that it is from."""
 
-    predicted: str
-    """The class that the model under test finds most likely; not told of with `masks`."""
+    prediction: Prediction
 
-    second: str
-    """The class that it finds second most likely; not told of with `masks`."""
+    realism: float
+    """The critic's realism logit, higher for more real."""
 
-    confidence: float
-    """The probability that it gives to `predicted`; with `masks` a mean over pixels."""
+    gate_score: float
+    """The gate's p-value."""
 
-    realism: float | None
-    """The critic's realism logit, higher for more real; None for an observed tile that no critic
-    judged."""
+    tile: str
+    """Its GeoTIFF with all that is known of it, relative to the folder of the review store."""
 
-    observed: bool = False
-    """Whether it is shown as what it is, a real tile: then the question is its class, not its
-    realism. False also for a real tile that is hidden among generated ones."""
-
-    marked: bool = False
-    """Whether the question is the class of the pixel in its middle alone, which the preview
-    frames; its sides are odd then."""
+    sha256: str | None = None
+    """Checksum of that file when it was first published; None takes that of the file as it is."""
 
     masks: TileMasks | None = None
     """The classes of its pixels; None for a tile that has one class."""
@@ -117,84 +134,133 @@ class ReviewSample:
     neighbour: RealNeighbour | None = None
     """The real tile shown beside it; None shows it alone."""
 
-    grid: Grid | None = None
-    """Where it lies: an observed tile, or one that was generated around the real tile beside it,
-    its anchor, whose own grid it has. None shows no place."""
+    anchored: bool = False
+    """Whether it was generated around the real tile beside it, in whose grid it then lies."""
 
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Where it comes from; each entry becomes a tag RSLOW_<KEY> of a confirm package."""
 
+    @property
+    def grid(self) -> Grid | None:
+        """Return where it lies; None shows no place."""
+        return self.neighbour.grid if self.anchored and self.neighbour is not None else None
+
     def __post_init__(self) -> None:
         """Check once; after that the value is trusted."""
-        if not _SAFE_ID.fullmatch(self.sample_id):
+        _check_tile(self)
+        beside = self.neighbour
+        if beside is not None and beside.pixels.shape != self.pixels.shape:
             raise ReviewError(
-                f"sample id {self.sample_id!r} cannot name a file",
-                expected="at most 40 letters, digits, - and _, not starting with - or _",
-            )
-        if self.marked and not (self.observed and all(n % 2 for n in self.pixels.shape[1:])):
-            raise ReviewError(
-                f"sample {self.sample_id} asks for the pixel in its middle",
-                expected="an observed tile with odd sides",
-            )
-        if len(self.pixels) != len(self.bands):
-            raise ReviewError(
-                f"sample {self.sample_id} has {len(self.pixels)} channels",
-                expected=f"{len(self.bands)} ({', '.join(self.bands.names)})",
-            )
-        if self.neighbour is not None and self.neighbour.pixels.shape != self.pixels.shape:
-            raise ReviewError(
-                f"neighbour {self.neighbour.tile_id} of sample {self.sample_id} has shape "
-                f"{self.neighbour.pixels.shape}",
+                f"neighbour {beside.tile_id} of sample {self.sample_id} has shape "
+                f"{beside.pixels.shape}",
                 expected=f"the sample's {self.pixels.shape}",
             )
-        anchored = self.neighbour is not None and self.neighbour.grid == self.grid
-        if not (self.grid is None or self.observed or anchored):
+        if self.anchored and self.grid is None:
             raise ReviewError(
-                f"sample {self.sample_id} has a place of its own",
-                expected="that of the real tile beside it, or none",
+                f"sample {self.sample_id} lies where no real tile beside it lies",
+                expected="an anchor with a place",
             )
         shapes = [] if self.masks is None else [self.masks.mask.shape]
-        if self.neighbour is not None and self.neighbour.mask is not None:
-            shapes.append(self.neighbour.mask.shape)
+        if beside is not None and beside.mask is not None:
+            shapes.append(beside.mask.shape)
         for shape in shapes:
             if shape != self.pixels.shape[1:]:
                 raise ReviewError(
                     f"a mask of sample {self.sample_id} has shape {shape}",
                     expected=f"the tile's {self.pixels.shape[1:]}",
                 )
-        if not self.observed and (self.realism is None or not self.condition):
+        if not (self.condition and math.isfinite(self.realism)):
             raise ReviewError(
-                f"sample {self.sample_id} has no realism or condition",
-                expected="both for a generated tile",
-            )
-        if not (0 <= self.confidence <= 1 and math.isfinite(self.realism or 0)):
-            raise ReviewError(
-                f"sample {self.sample_id} has confidence {self.confidence} and realism "
+                f"sample {self.sample_id} has the condition {self.condition!r} and realism "
                 f"{self.realism}",
-                expected="a probability and a finite number",
+                expected="a name and a finite number",
             )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Observed:
+    """A real tile that is shown as one: the question is its class, or that of one of its pixels."""
+
+    sample_id: str
+    """As of a generated tile."""
+
+    pixels: UInt16[np.ndarray, "c h w"]
+    """Reflectance x 10000, at least 1: of the tile, or of the surroundings of `pixel`."""
+
+    bands: BandSpec
+    """What the channels of `pixels` hold."""
+
+    label: str | None
+    """The class that its data set gives it, which is suggested; None when there is none."""
+
+    prediction: Prediction | None
+    """None when no model was asked."""
+
+    grid: Grid | None
+    """Where `pixels` lie; None when their file has no georeference."""
+
+    tile: str
+    """Id of the tile in the catalog, because its pixels stay where they are."""
+
+    pixel: tuple[int, int] | None = None
+    """Row and column in the tile of the pixel whose class is asked for, which the preview frames:
+    it is in the middle of `pixels`, whose sides are odd. None asks for the class of the tile."""
+
+    sha256: str | None = None
+    """Checksum of the tile's digital numbers as the catalog has it; None takes that of `pixels`."""
+
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """As of a generated tile."""
+
+    def __post_init__(self) -> None:
+        """Check once; after that the value is trusted."""
+        _check_tile(self)
+        if self.pixel is not None and not all(side % 2 for side in self.pixels.shape[1:]):
+            raise ReviewError(
+                f"sample {self.sample_id} asks for the pixel in the middle of {self.pixels.shape}",
+                expected="odd sides",
+            )
+
+
+ReviewSample = Generated | Observed
+"""What a reviewer judges."""
+
+
+def neighbour_of(sample: ReviewSample) -> RealNeighbour | None:
+    """Return the real tile that is shown beside a sample; observed ones are shown alone."""
+    return sample.neighbour if isinstance(sample, Generated) else None
+
+
+def masks_of(sample: ReviewSample) -> TileMasks | None:
+    """Return the classes of a sample's pixels; None where the question is one class."""
+    return sample.masks if isinstance(sample, Generated) else None
+
+
+def suggestion_of(sample: ReviewSample) -> str | None:
+    """Return the class to confirm, or the name of the mask; None where there is none."""
+    return sample.condition if isinstance(sample, Generated) else sample.label
 
 
 def sample_tags(sample: ReviewSample) -> dict[str, str]:
     """Return what is known of a sample as tags of its tile."""
-    neighbour = sample.neighbour
-    asked = "RSLOW_CLASS" if sample.observed else "RSLOW_CONDITION"
-    beside = "RSLOW_NEAREST_REAL" if sample.grid is None else "RSLOW_ANCHOR"
-    return {
-        **{f"RSLOW_{key.upper()}": value for key, value in sample.provenance.items()},
-        "RSLOW_SAMPLE_ID": sample.sample_id,
-        **({asked: sample.condition} if sample.condition else {}),
-        # Of a tile with masks, means over pixels tell nothing.
-        **(
-            {"RSLOW_PREDICTED": sample.predicted, "RSLOW_SECOND": sample.second}
-            if sample.masks is None
-            else {}
-        ),
-        "RSLOW_CONFIDENCE": f"{sample.confidence:.6f}",
-        **({} if sample.realism is None else {"RSLOW_REALISM": f"{sample.realism:.6f}"}),
-        **({} if neighbour is None else {beside: neighbour.tile_id}),
-        "RSLOW_LEVEL": sample.bands.level,
-    }
+    suggestion, prediction = suggestion_of(sample), sample.prediction
+    tags = {f"RSLOW_{key.upper()}": value for key, value in sample.provenance.items()}
+    tags["RSLOW_SAMPLE_ID"] = sample.sample_id
+    if suggestion is not None:
+        key = "RSLOW_CONDITION" if isinstance(sample, Generated) else "RSLOW_CLASS"
+        tags[key] = suggestion
+    if prediction is not None:
+        if masks_of(sample) is None:  # means over pixels tell nothing
+            tags["RSLOW_PREDICTED"] = prediction.class_name
+            tags["RSLOW_SECOND"] = prediction.second
+        tags["RSLOW_CONFIDENCE"] = f"{prediction.confidence:.6f}"
+    if isinstance(sample, Generated):
+        tags["RSLOW_REALISM"] = f"{sample.realism:.6f}"
+        if sample.neighbour is not None:
+            key = "RSLOW_ANCHOR" if sample.anchored else "RSLOW_NEAREST_REAL"
+            tags[key] = sample.neighbour.tile_id
+    tags["RSLOW_LEVEL"] = sample.bands.level
+    return tags
 
 
 def neighbour_tags(neighbour: RealNeighbour) -> dict[str, str]:
@@ -218,7 +284,7 @@ def check_masks(
     Raises:
         ReviewError: one of them does not.
     """
-    given = sum(sample.masks is not None for sample in samples)
+    given = sum(masks_of(sample) is not None for sample in samples)
     if given != (len(samples) if pixel_classes else 0):
         raise ReviewError(
             f"{given} of {len(samples)} samples have masks, and there are "
@@ -228,7 +294,7 @@ def check_masks(
     if len(pixel_classes) > UNKNOWN or len(target_classes) > UNKNOWN:
         raise ReviewError(f"masks of more than {UNKNOWN} classes cannot be written")
     for sample in samples:
-        masks, neighbour = sample.masks, sample.neighbour
+        masks, neighbour = masks_of(sample), neighbour_of(sample)
         if masks is None:
             continue
         if masks.predicted is None and not blind:
@@ -248,3 +314,16 @@ def check_masks(
                     f"a mask of sample {sample.sample_id} holds the class {mask.max()}",
                     expected=f"0 to {len(classes) - 1} ({', '.join(classes)})",
                 )
+
+
+def _check_tile(sample: ReviewSample) -> None:
+    if not _SAFE_ID.fullmatch(sample.sample_id):
+        raise ReviewError(
+            f"sample id {sample.sample_id!r} cannot name a file",
+            expected="at most 40 letters, digits, - and _, not starting with - or _",
+        )
+    if len(sample.pixels) != len(sample.bands):
+        raise ReviewError(
+            f"sample {sample.sample_id} has {len(sample.pixels)} channels",
+            expected=f"{len(sample.bands)} ({', '.join(sample.bands.names)})",
+        )

@@ -2,16 +2,15 @@
 
 import hashlib
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.review.geotiff import read_classes, read_confidence, read_tile
-from rs_lowconf.review.package import write_package
+from rs_lowconf.review.publish import publish
 from rs_lowconf.review.reading import ReviewedPackage
-from rs_lowconf.review.samples import RealNeighbour, ReviewSample, TileMasks
+from rs_lowconf.review.samples import Generated, Observed, RealNeighbour, ReviewSample, TileMasks
 from rs_lowconf.review.store import ReviewStore, SentPackage, SentSample
 
 
@@ -39,7 +38,7 @@ def settling_package(
             masks and without, or the store does not know them.
     """
     sent = {package.package_id: package for package in store.packages()}
-    samples: dict[str, tuple[SentSample, ReviewSample]] = {}
+    samples: dict[str, ReviewSample] = {}
     origins: dict[str, SentPackage] = {}
     for source in sources:
         if source.package_id not in sent:
@@ -50,8 +49,7 @@ def settling_package(
         entries = {str(entry["sample_id"]): entry for entry in source.manifest["samples"]}
         for one in store.samples(source.package_id):
             if one.sample_id in disagreed and one.sample_id not in samples:
-                entry = entries[one.sample_id]
-                samples[one.sample_id] = (one, _again(source, one, entry))
+                samples[one.sample_id] = _again(source, one, entries[one.sample_id])
                 origins[source.package_id] = sent[source.package_id]
     if not samples:
         return 0
@@ -69,69 +67,88 @@ def settling_package(
         )
     first = next(source for source in sources if source.package_id in origins)
     (label, number, pixel_classes), chosen = kinds.pop(), sorted(samples)
-    told = " ".join([*sorted(origins), *chosen, "settles"])
-    package = SentPackage(
-        package_id=hashlib.sha256(told.encode()).hexdigest()[:16],
+    names = " ".join([*sorted(origins), *chosen, "settles"])
+    publish(
+        store,
+        folder,
+        [samples[name] for name in chosen],
+        package_id=hashlib.sha256(names.encode()).hexdigest()[:16],
         label=label,
         round=number,
-        folder=str(folder.resolve()),
-        classes=first.classes,
-        exported=datetime.now(UTC).isoformat(timespec="seconds"),
-        pixel_classes=pixel_classes,
-        settles=True,
-    )
-    store.register(package, [samples[name][0] for name in chosen])
-    write_package(
-        folder,
-        [samples[name][1] for name in chosen],
-        package_id=package.package_id,
         classes=first.classes,
         target_classes=first.manifest["target_classes"],
-        label=label,
         attribution=attribution,
         provenance=first.manifest["provenance"],
         pixel_classes=pixel_classes,
+        settles=True,
     )
     return len(chosen)
 
 
-def _again(source: ReviewedPackage, one: SentSample, entry: dict[str, Any]) -> ReviewSample:
-    """Return a sample as it was exported, from its package and the store."""
-    neighbour = None
-    if "anchor" in entry and one.neighbour is not None:
-        anchor = read_tile(source.folder / entry["anchor"])
-        neighbour = RealNeighbour(
-            tile_id=one.neighbour["tile_id"],
-            pixels=anchor.pixels,
-            class_name=one.neighbour["class_name"],
-            mask=read_classes(source.folder / entry["anchor_mask"])
-            if "anchor_mask" in entry
-            else None,
-            grid=anchor.grid,
-            distance=one.neighbour["distance"],
+def _again(source: ReviewedPackage, sent: SentSample, entry: dict[str, Any]) -> ReviewSample:
+    """Return a sample as it was published, from its package and the store."""
+    tile, bands = read_tile(source.folder / entry["tile"]), source.manifest["bands"]
+    if sent.origin in ("catalog", "pixel"):
+        name, *pixel = sent.tile.rsplit("/", 2) if sent.origin == "pixel" else [sent.tile]
+        return Observed(
+            sample_id=sent.sample_id,
+            pixels=tile.pixels,
+            bands=BandSpec.from_json(bands),
+            label=sent.condition or None,
+            prediction=sent.prediction,
+            grid=tile.grid,
+            tile=name,
+            pixel=(int(pixel[0]), int(pixel[1])) if pixel else None,
+            sha256=sent.sha256,
+            provenance=sent.provenance,
         )
-    masks = None
-    if "mask" in entry:
-        # A blind package has the mask only, and neither needs nor shows more of it.
-        told = "predicted" in entry
-        masks = TileMasks(
-            mask=read_classes(source.folder / entry["mask"]),
-            predicted=read_classes(source.folder / entry["predicted"]) if told else None,
-            confidence=read_confidence(source.folder / entry["confidence"]) if told else None,
-        )
-    tile = read_tile(source.folder / entry["tile"])
-    return ReviewSample(
-        sample_id=one.sample_id,
+    # Models were asked about every generated sample.
+    assert sent.prediction is not None  # noqa: S101
+    assert sent.realism is not None  # noqa: S101
+    assert sent.gate_score is not None  # noqa: S101
+    return Generated(
+        sample_id=sent.sample_id,
+        origin=sent.origin,
         pixels=tile.pixels,
-        bands=BandSpec.from_json(source.manifest["bands"]),
-        condition=one.condition,
-        observed=one.origin == "catalog",
-        grid=tile.grid,
-        predicted=one.predicted,
-        second=one.second,
-        confidence=one.confidence,
-        realism=one.realism,
-        masks=masks,
-        neighbour=neighbour,
-        provenance=one.provenance,
+        bands=BandSpec.from_json(bands),
+        condition=sent.condition,
+        prediction=sent.prediction,
+        realism=sent.realism,
+        gate_score=sent.gate_score,
+        tile=sent.tile,
+        sha256=sent.sha256,
+        masks=_masks(source, entry),
+        neighbour=_neighbour(source, sent, entry),
+        anchored=tile.grid is not None,
+        provenance=sent.provenance,
+    )
+
+
+def _neighbour(
+    source: ReviewedPackage, sent: SentSample, entry: dict[str, Any]
+) -> RealNeighbour | None:
+    if "anchor" not in entry or sent.neighbour is None:
+        return None
+    anchor = read_tile(source.folder / entry["anchor"])
+    mask = read_classes(source.folder / entry["anchor_mask"]) if "anchor_mask" in entry else None
+    return RealNeighbour(
+        tile_id=sent.neighbour["tile_id"],
+        pixels=anchor.pixels,
+        class_name=sent.neighbour["class_name"],
+        mask=mask,
+        grid=anchor.grid,
+        distance=sent.neighbour["distance"],
+    )
+
+
+def _masks(source: ReviewedPackage, entry: dict[str, Any]) -> TileMasks | None:
+    if "mask" not in entry:
+        return None
+    mask = read_classes(source.folder / entry["mask"])
+    if "predicted" not in entry:  # blind: the package has no more, and needs none
+        return TileMasks(mask=mask)
+    return TileMasks(
+        mask=mask,
+        predicted=read_classes(source.folder / entry["predicted"]),
+        confidence=read_confidence(source.folder / entry["confidence"]),
     )

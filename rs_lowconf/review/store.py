@@ -17,21 +17,23 @@ from typing import Any, Literal
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.review.fields import Decision, Label
 from rs_lowconf.review.reading import Answer, ReviewedPackage
+from rs_lowconf.review.samples import Prediction
 from rs_lowconf.runs import output_errors
 
 STORE = "reviews.sqlite"
 """Its usual name, in run.dir."""
-FORMAT = 3
-"""2 since packages may have masks, 3 since they may be of a catalog's tiles: older readers would
-misread them."""
+FORMAT = 4
+"""2 since packages may have masks, 3 since they may be of a catalog's tiles, 4 since a sample may
+have no prediction: older readers would misread them."""
 _ALL = 5
 """From this many answers, if all differ in time, they are from another person."""
 _APPLICATION = 0x72736C77  # 'rslw'
+_PREDICTION = ("predicted", "second", "confidence")
 
-Origin = Literal["found", "audit", "real", "catalog"]
+Origin = Literal["found", "audit", "real", "catalog", "pixel"]
 """`found` passed the gate, `audit` was rejected by it, `real` is an observation hidden among them.
-`catalog` is an observation shown as one, to be classified: it has no information on generator, gate
-or how reviewers judge realism."""
+`catalog` is an observation shown as one, to be classified, and `pixel` a pixel of one: they have no
+information on generator, gate or how reviewers judge realism."""
 
 _TABLES = """
 CREATE TABLE package (package_id TEXT PRIMARY KEY, content TEXT NOT NULL) STRICT;
@@ -76,19 +78,19 @@ class SentSample:
     condition: str
     """Class that the tile was generated for; for a real tile its class in the data set, empty
     without one; if masks are reviewed, the name of the sample's mask."""
-    predicted: str
-    second: str
-    confidence: float
+    prediction: Prediction | None
+    """None if no model was asked."""
     realism: float | None
     """The critic's logit when the sample was exported; None if not computed."""
     gate_score: float | None
     """The gate's p-value when the sample was exported; None if not computed."""
     tile: str
     """GeoTIFF with all its metadata, relative to the store's folder; for a tile of a catalog its id
-    there, because its pixels are not copied."""
+    there, because its pixels are not copied; for a pixel the id of its tile, its row and its
+    column, with / between them."""
     sha256: str
     """Checksum of that GeoTIFF; for a tile of a catalog, the catalog's checksum of its digital
-    numbers."""
+    numbers; for a pixel, the checksum of the digital numbers around it."""
     neighbour: Mapping[str, Any] | None = None
     """Name, class and distance of the real tile that was shown beside it."""
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -159,10 +161,7 @@ class ReviewStore:
             database.execute("INSERT INTO package VALUES (?, ?)", (package.package_id, content))
             database.executemany(
                 "INSERT INTO sample VALUES (?, ?, ?)",
-                [
-                    (sample.sample_id, package.package_id, json.dumps(asdict(sample)))
-                    for sample in samples
-                ],
+                [(sample.sample_id, package.package_id, _content(sample)) for sample in samples],
             )
 
     def add(self, reviewed: ReviewedPackage, reviewer: str | None = None) -> Imported:
@@ -200,7 +199,7 @@ class ReviewStore:
             rows = database.execute(
                 "SELECT content FROM sample WHERE package_id = ? ORDER BY rowid", (package_id,)
             ).fetchall()
-        return tuple(SentSample(**json.loads(content)) for (content,) in rows)
+        return tuple(_sample(content) for (content,) in rows)
 
     def answers(self) -> int:
         """Return the number of all answers ever added."""
@@ -428,3 +427,22 @@ def _package(content: str) -> SentPackage:
             "pixel_classes": tuple(values.get("pixel_classes", ())),
         }
     )
+
+
+def _content(sample: SentSample) -> str:
+    """Return a sample as JSON, its prediction as three values that may be null."""
+    values, said = asdict(sample), sample.prediction
+    del values["prediction"]
+    names = (None,) * 3 if said is None else (said.class_name, said.second, said.confidence)
+    return json.dumps(values | dict(zip(_PREDICTION, names, strict=True)))
+
+
+def _sample(content: str) -> SentSample:
+    values = json.loads(content)
+    predicted, second, confidence = (values.pop(name) for name in _PREDICTION)
+    prediction = None
+    if predicted:
+        prediction = Prediction(class_name=predicted, second=second, confidence=confidence)
+    elif predicted == "":  # of a pixel before format 4, which had an invented confidence
+        values["origin"] = "pixel"
+    return SentSample(prediction=prediction, **values)

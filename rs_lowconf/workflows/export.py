@@ -6,7 +6,6 @@ One tile after the other, so that ten thousand take no more memory than a review
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,11 +22,18 @@ from rs_lowconf.gan.masks import MaskBank
 from rs_lowconf.grid import Grid
 from rs_lowconf.models import HeldOut, Models, held_out
 from rs_lowconf.review.geotiff import observed_tags, synthetic_tags, write_tile
+from rs_lowconf.review.ids import package_id, sample_id
 from rs_lowconf.review.images import write_maps
-from rs_lowconf.review.package import write_package
 from rs_lowconf.review.panels import panels_of
-from rs_lowconf.review.samples import RealNeighbour, ReviewSample, TileMasks, sample_tags
-from rs_lowconf.review.store import STORE, Origin, ReviewStore, SentPackage, SentSample
+from rs_lowconf.review.publish import publish
+from rs_lowconf.review.samples import (
+    Generated,
+    Prediction,
+    RealNeighbour,
+    TileMasks,
+    sample_tags,
+)
+from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.runs import replacing, sha256_of
 from rs_lowconf.search.archive import most_diverse
 from rs_lowconf.search.calibration import CRITIC
@@ -41,14 +47,15 @@ from rs_lowconf.version import __version__
 from rs_lowconf.workflows.records import LeftOut, Step, Work
 
 _ROWS = 256
+_FOLDERS = {"found": "tiles", "audit": "audit", "real": "real"}
+"""Where the tiles of each origin are, in the folder of the search."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
-    """A sample as reviewers see it and as the review store knows it."""
+    """A sample for reviewers, with the features by which samples are chosen and ordered."""
 
-    sample: ReviewSample
-    sent: SentSample
+    sample: Generated
     features: Float[Tensor, " f"]
 
 
@@ -65,19 +72,18 @@ class Export:
 
     def sample(
         self, one: Trajectory, tile: Tile, origin: Literal["found", "audit"] = "found"
-    ) -> ReviewSample:
+    ) -> Generated:
         """Return what a trajectory found or kept for audit, with the real tile most like it."""
         kept = kept_by(one, origin)
-        # A trajectory may have both: a tile that the gate rejected, and then a better one.
-        kind = "sample" if origin == "found" else origin
         generator = self.models.generator.net
         return self._judged(
-            name=_sample_id(self.settings, kind, *self._stream(one)),
+            origin,
+            self._stream(one),
             pixels=tile.pixels,
             log_probability=kept.log_probability,
             confidence=kept.confidence,
             condition=generator.classes[one.label],
-            realism=kept.parts[CRITIC],
+            parts=kept.parts,
             neighbour=self._neighbour(kept.features, generator.classes[one.label]),
             provenance=_provenance(self.models, one),
             masks=self._masks(self.models.generator.bank, one.label, tile.pixels),
@@ -85,13 +91,10 @@ class Export:
 
     def shown(self, one: Trajectory, tile: Tile, origin: Literal["found", "audit"]) -> Shown:
         """Return a tile that the search kept, to be shown to reviewers."""
-        kept, sample = kept_by(one, origin), self.sample(one, tile, origin)
-        kind = "tiles" if origin == "found" else "audit"
-        path = self.folder / kind / f"{sample.sample_id}.tif"
-        if origin == "audit":
-            tags = synthetic_tags(self.models.generator.attribution)
-            self.write(path, sample, {**sample_tags(sample), **tags})
-        return self._sent(sample, origin, kept.parts, path, kept.features)
+        sample = self.sample(one, tile, origin)
+        if origin == "audit":  # the found ones are written already
+            self.write(sample, sample_tags(sample))
+        return Shown(sample=sample, features=kept_by(one, origin).features)
 
     def real(self, held: HeldOut, index: int) -> Shown:
         """Return a real tile, to be shown to reviewers among generated ones."""
@@ -104,58 +107,70 @@ class Export:
         parts = evaluator.judge_stored(pixels, label, thorough=True).parts
         answer = evaluator.answer_stored(pixels, label)
         sample = self._judged(
-            name=_sample_id(self.settings, "real", source.ids[index]),
+            "real",
+            (source.ids[index],),
             pixels=pixels,
             log_probability=answer.log_probability[0],
             confidence=float(answer.confidence[0]),
             condition=name,
-            realism=parts[CRITIC],
+            parts=parts,
             neighbour=self._neighbour(features, name),
             provenance={"tile_id": source.ids[index]},
             masks=self._masks(held.masks, label, pixels),
         )
-        grid = None if batch.grids is None else batch.grids[0]
-        path = self.folder / "real" / f"{sample.sample_id}.tif"
-        tags = observed_tags(self.settings.data.attribution)
-        self.write(path, sample, tags, grid)
-        return self._sent(sample, "real", parts, path, features)
+        self.write(sample, {}, None if batch.grids is None else batch.grids[0])
+        return Shown(sample=sample, features=features)
 
-    def write(
-        self,
-        path: Path,
-        sample: ReviewSample,
-        tags: Mapping[str, str],
-        grid: Grid | None = None,
-    ) -> None:
-        """Write the tile of a sample and, into folders of their own, its maps if it has any."""
+    def write(self, sample: Generated, tags: Mapping[str, str], grid: Grid | None = None) -> None:
+        """Write the tile of a sample and, into folders of their own, its maps if it has any.
+
+        Args:
+            sample: the sample.
+            tags: of its tile, beside those that tell whether it is synthetic.
+            grid: of a real tile.
+        """
+        settings, models = self.settings, self.models
+        if sample.origin == "real":
+            marks = observed_tags(settings.data.attribution)
+        else:
+            marks = synthetic_tags(models.generator.attribution)
+        path, tags = settings.run.dir / sample.tile, {**tags, **marks}
         write_tile(path, sample.pixels, sample.bands, tags, grid)
-        models = self.models
         panels = panels_of("confirm", models.pixel_classes, models.target.classes)
         write_maps(self.folder, sample, panels, tags, grid)
 
     def _judged(
         self,
+        origin: Literal["found", "audit", "real"],
+        names: tuple[str | int, ...],
         *,
-        name: str,
         pixels: UInt16[Tensor, "c h w"],
         log_probability: Float[Tensor, " k"],
         confidence: float,
         condition: str,
-        realism: float,
+        parts: dict[str, float],
         neighbour: RealNeighbour | None,
         provenance: dict[str, str],
         masks: TileMasks | None,
-    ) -> ReviewSample:
+    ) -> Generated:
         first, second = log_probability.topk(2).indices.tolist()
-        return ReviewSample(
+        classes, settings = self.models.target.classes, self.settings
+        # A trajectory may have two: a tile that the gate rejected, and then a better one.
+        kind = "sample" if origin == "found" else origin
+        name = sample_id(settings.run.seed, kind, *names)
+        path = self.folder / _FOLDERS[origin] / f"{name}.tif"
+        return Generated(
             sample_id=name,
+            origin=origin,
             pixels=pixels.numpy(),
             bands=self.models.generator.net.bands,
             condition=condition,
-            predicted=self.models.target.classes[first],
-            second=self.models.target.classes[second],
-            confidence=confidence,
-            realism=realism,
+            prediction=Prediction(
+                class_name=classes[first], second=classes[second], confidence=confidence
+            ),
+            realism=parts[CRITIC],
+            gate_score=self.models.evaluator.gate.joint(parts),
+            tile=path.relative_to(settings.run.dir).as_posix(),
             neighbour=neighbour,
             provenance=provenance,
             masks=masks,
@@ -173,37 +188,6 @@ class Export:
             predicted=predicted.to(torch.uint8).numpy(),
             confidence=confidence.clamp(0, 1).numpy(),
         )
-
-    def _sent(
-        self,
-        sample: ReviewSample,
-        origin: Origin,
-        parts: dict[str, float],
-        path: Path,
-        features: Float[Tensor, " f"],
-    ) -> Shown:
-        beside = sample.neighbour
-        sent = SentSample(
-            sample_id=sample.sample_id,
-            origin=origin,
-            condition=sample.condition,
-            predicted=sample.predicted,
-            second=sample.second,
-            confidence=sample.confidence,
-            realism=sample.realism,
-            gate_score=self.models.evaluator.gate.joint(parts),
-            tile=path.relative_to(self.settings.run.dir).as_posix(),
-            sha256=sha256_of(path),
-            neighbour=None
-            if beside is None
-            else {
-                "tile_id": beside.tile_id,
-                "class_name": beside.class_name,
-                "distance": beside.distance,
-            },
-            provenance=sample.provenance,
-        )
-        return Shown(sample=sample, sent=sent, features=features)
 
     def _stream(self, one: Trajectory) -> tuple[int, ...]:
         """Return what tells the latent of a trajectory from those of all rounds."""
@@ -269,25 +253,15 @@ def write_results(
     if models.generator.bank is None:
         known = models.generator.net.classes + (models.real.classes if models.real else ())
         classes = tuple(dict.fromkeys(known))
-    review = folder / "review"
-    package = SentPackage(
-        package_id=f"{seed_of(settings.run.seed, 'package', models.round, folder.name):016x}",
+    publish(
+        ReviewStore(settings.run.dir / STORE),
+        folder / "review",
+        [one.sample for one in shown],
+        package_id=package_id(settings.run.seed, "package", models.round, folder.name),
         label=settings.review.label,
         round=models.round,
-        folder=review.relative_to(settings.run.dir).as_posix(),
-        classes=classes,
-        pixel_classes=models.pixel_classes,
-        exported=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    store = ReviewStore(settings.run.dir / STORE)
-    store.register(package, [one.sent for one in shown])
-    write_package(
-        review,
-        [one.sample for one in shown],
-        package_id=package.package_id,
         classes=classes,
         target_classes=models.target.classes,
-        label=settings.review.label,
         attribution=models.generator.attribution,
         provenance={name: str(value) for name, value in models.fingerprint.items()},
         pixel_classes=models.pixel_classes,
@@ -368,11 +342,6 @@ def kept_by(one: Trajectory, origin: Literal["found", "audit"]) -> Found:
     return cast("Found", one.found if origin == "found" else one.audit)
 
 
-def _sample_id(settings: Settings, *names: str | int) -> str:
-    """Return a name that tells nothing of class or order, the same after a resume."""
-    return f"s{seed_of(settings.run.seed, *names) % 16**10:010x}"
-
-
 def _provenance(models: Models, one: Trajectory) -> dict[str, str]:
     header = models.generator.gan.header
     return {
@@ -390,21 +359,20 @@ def _write_tiles(
     export: Export, found: Sequence[Trajectory], journal: Journal
 ) -> Iterator[dict[str, Any]]:
     """Write tile after tile and yield its row of the table."""
-    tags = synthetic_tags(export.models.generator.attribution)
     for one in found:
         own, tile = kept_by(one, "found"), journal.tile(one.seed_id)
         sample = export.sample(one, tile)
-        path = export.folder / "tiles" / f"{sample.sample_id}.tif"
-        export.write(path, sample, {**sample_tags(sample), **tags})
+        export.write(sample, sample_tags(sample))
+        path = export.settings.run.dir / sample.tile
         top = own.log_probability.topk(2).values
         neighbour = sample.neighbour
         yield {
             "sample_id": sample.sample_id,
             "seed_id": one.seed_id,
             "condition": sample.condition,
-            "predicted": sample.predicted,
-            "second": sample.second,
-            "confidence": sample.confidence,
+            "predicted": sample.prediction.class_name,
+            "second": sample.prediction.second,
+            "confidence": sample.prediction.confidence,
             "confidence_before_rounding": own.confidence_before,
             "margin": float(top[0] - top[1]),
             **{f"gate_{name}": value for name, value in own.parts.items()},
