@@ -1,6 +1,6 @@
 """Counts the files of the package through which a piece of work goes.
 
-Usage: python scripts/flows.py FUNCTION ... -- COMMAND OF RSLOW
+Usage: python scripts/research/flows.py FUNCTION ... -- COMMAND OF RSLOW
 
 Runs the command and prints, for each function, in how many different files of the package code ran
 between its calls and their returns, and which. A value that passes through many files is hard to
@@ -10,12 +10,12 @@ follow; so this is compared between versions (PYTHONPATH chooses one).
 import argparse
 import sys
 from collections import Counter, defaultdict
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import rs_lowconf
-from rs_lowconf.cli import main as rslow
 
 PACKAGE = Path(rs_lowconf.__file__).parent
 
@@ -51,6 +51,8 @@ def main() -> None:
     here = sys.argv.index("--")
     functions = parser.parse_args(sys.argv[1:here]).functions
     flows = Flows(set(functions))
+    (program,) = entry_points(group="console_scripts", name="rslow")
+    rslow = program.load()
     sys.argv = ["rslow", *sys.argv[here + 1 :]]
     sys.setprofile(flows)
     try:

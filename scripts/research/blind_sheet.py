@@ -2,10 +2,10 @@
 """Real and generated tiles mixed on numbered sheets, to be judged before anybody opens the key.
 
 Usage:
-    scripts/blind_sheet.py OUT --config CONFIG [--set KEY=VALUE] [--split val]
+    scripts/research/blind_sheet.py OUT --config CONFIG [--set KEY=VALUE] [--split val]
         [--real 100] [--passed 200] [--found 100] [--random 50] [--old 50 --old-model FILE]
         [--folder NAME=FOLDER] [--composite near_infrared] [--seed 0]
-    scripts/blind_sheet.py --score OUT/form.csv --key OUT/key.csv
+    scripts/research/blind_sheet.py --score OUT/form.csv --key OUT/key.csv
 
 The first form writes OUT/sheet-01.png and so on (tiles four times enlarged, each with its number),
 OUT/form.csv and OUT/key.csv. Numbers of tiles are totals, spread evenly over the classes. A judge
@@ -431,7 +431,7 @@ def main(arguments: Sequence[str]) -> None:
     except RsLowconfError as error:
         sys.exit(f"blind_sheet: {error}")
     print(f"{len(tiles)} tiles on {len(sheets)} sheets in {words.out}; fill in form.csv, then")
-    print(f"scripts/blind_sheet.py --score {words.out}/form.csv --key {words.out}/key.csv")
+    print(f"scripts/research/blind_sheet.py --score {words.out}/form.csv --key {words.out}/key.csv")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Does `rslow estimate rare` agree with plain random latents at one in a thousand?
 
-Usage: scripts/rare_latents.py OUT [--condition Residential] [--latents 20000] [--set key=value ...]
+Usage: scripts/research/rare_latents.py OUT [--condition Residential] [--latents 20000]
+           [--set key=value ...]
 
 Asks the embedded models and needs no data. A pilot of other populations finds the confidence
 below which one latent in a thousand is; then populations of the settings' size, and random latents

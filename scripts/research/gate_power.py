@@ -1,6 +1,6 @@
 """What the gate drops of each kind of tile that is not real, and what it costs in real tiles.
 
-Usage: python scripts/gate_power.py OUT --config FILE [--set section.key=value ...]
+Usage: python scripts/research/gate_power.py OUT --config FILE [--set section.key=value ...]
 
 Fits the gate of a finished generator (run.dir/gan) as `rslow train gate` does, on training tiles,
 and measures on validation tiles; the test split is not read. OUT gets power.json, power.md and
