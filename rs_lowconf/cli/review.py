@@ -61,23 +61,6 @@ def settling_folder(settings: Settings) -> Path:
     return folder
 
 
-def masked_package(store: "ReviewStore") -> str | None:
-    """Return a package whose samples have masks: no update and no release is made of them."""
-    return next((one.folder for one in store.packages() if one.pixel_classes), None)
-
-
-def refuse_masks(store: "ReviewStore", command: str) -> None:
-    """Raise a ReviewError where samples have masks, from which a command cannot go on."""
-    masked = masked_package(store)
-    if masked is not None:
-        raise ReviewError(
-            f"the samples of {masked} have masks",
-            expected=f"samples of one class each for {command}",
-            remedy="the loop tells what reviewers said of them",
-            command="loop",
-        )
-
-
 @review_app.command()
 def plugin(
     out: Annotated[Path, typer.Argument(help="The zip to write.")] = Path("rs_lowconf_review.zip"),

@@ -2,7 +2,7 @@
 
 Kernels depend on the batch's shape, so a sample computed in a batch of 3 differs in its last
 bits from the same sample in a batch of 16. A fixed, padded shape makes it the same in any
-company (at any place in the batch, with what `rs_lowconf.cli.app` asks of the matrix library);
+company (at any place in the batch, with what `rs_lowconf.determinism` asks of the matrix library);
 a stored tile is always scored alone.
 """
 

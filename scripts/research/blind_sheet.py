@@ -36,8 +36,6 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from rs_lowconf.bands import COMPOSITES
-from rs_lowconf.cli.evaluate_sources import found_tiles, searched_gan
-from rs_lowconf.cli.train_sources import rendering_of
 from rs_lowconf.data.source import open_split
 from rs_lowconf.data.sources import open_more
 from rs_lowconf.errors import DataError, RsLowconfError, SettingsError
@@ -51,6 +49,7 @@ from rs_lowconf.gan.pictures import (
     random_tiles,
     real_pictures,
 )
+from rs_lowconf.gan.rendering import rendering_of
 from rs_lowconf.gan.source_quality import some_of_each
 from rs_lowconf.gan.tiles import SomeTiles
 from rs_lowconf.models import GeneratorModel, load_gate
@@ -58,6 +57,7 @@ from rs_lowconf.places import model_path
 from rs_lowconf.runs import replacing, sha256_of
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings, load
+from rs_lowconf.workflows.quality_pictures import found_tiles, searched_gan
 
 CPU = torch.device("cpu")
 ENLARGED = 4

@@ -10,6 +10,7 @@ follow; so this is compared between versions (PYTHONPATH chooses one).
 import argparse
 import sys
 from collections import Counter, defaultdict
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,13 @@ from typing import Any
 import rs_lowconf
 
 PACKAGE = Path(rs_lowconf.__file__).parent
+
+
+@cache
+def file_of(path: str) -> str | None:
+    """Return a file by its path in the package, None for one that is not of it."""
+    file = Path(path)
+    return file.relative_to(PACKAGE).as_posix() if file.is_relative_to(PACKAGE) else None
 
 
 class Flows:
@@ -31,15 +39,15 @@ class Flows:
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:  # noqa: ARG002
         """Note a call or a return, as `sys.setprofile` asks."""
-        path = Path(frame.f_code.co_filename)
-        if event not in ("call", "return") or not path.is_relative_to(PACKAGE):
+        file = file_of(frame.f_code.co_filename) if event in ("call", "return") else None
+        if file is None:
             return
         name = frame.f_code.co_name
         if event == "call":
             self._running[name] += name in self._names
-            for own in self._names:
-                if self._running[own]:
-                    self.files[own].add(path.relative_to(PACKAGE).as_posix())
+            for function in self._names:
+                if self._running[function]:
+                    self.files[function].add(file)
         elif name in self._names:
             self._running[name] -= 1
 
