@@ -4,15 +4,18 @@ Usage: python scripts/research/flows.py FUNCTION ... -- COMMAND OF RSLOW
 
 Runs the command and prints, for each function, in how many different files of the package code ran
 between its calls and their returns, and which. A value that passes through many files is hard to
-follow; so this is compared between versions (PYTHONPATH chooses one).
+follow; so this is compared between versions (PYTHONPATH chooses one). Everything is imported
+first, so that what only imports is not counted.
 """
 
 import argparse
 import sys
 from collections import Counter, defaultdict
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from pkgutil import walk_packages
 from types import FrameType
 from typing import Any
 
@@ -52,6 +55,13 @@ class Flows:
             self._running[name] -= 1
 
 
+def import_all() -> None:
+    """Import the whole package but what runs in QGIS."""
+    for module in walk_packages(rs_lowconf.__path__, "rs_lowconf."):
+        if not module.name.startswith(("rs_lowconf.__main__", "rs_lowconf.review.qgis_plugin")):
+            import_module(module.name)
+
+
 def main() -> None:
     """Run a command and print the flows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -61,6 +71,7 @@ def main() -> None:
     flows = Flows(set(functions))
     (program,) = entry_points(group="console_scripts", name="rslow")
     rslow = program.load()
+    import_all()
     sys.argv = ["rslow", *sys.argv[here + 1 :]]
     sys.setprofile(flows)
     try:
