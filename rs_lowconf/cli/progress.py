@@ -125,10 +125,10 @@ def show(work: Work[Result], check: Callable[[], None] = lambda: None) -> Result
     """Do the work with its progress shown, and return its result.
 
     Args:
-        work: yields records; those of one title share a bar.
+        work: yields records; those of one title share a bar. It is closed, whatever ends it.
         check: is called between steps; what it raises ends the work.
     """
-    with ExitStack() as shown:
+    with closing(work), ExitStack() as shown:
         bar: Reporter | None = None
         title = None
         while True:
@@ -160,7 +160,7 @@ def show_until_interrupted(work: Work[Result]) -> Result:
     Raises:
         KeyboardInterrupt: somebody asked to stop.
     """
-    with interrupt_between_steps() as interrupt, closing(work):
+    with interrupt_between_steps() as interrupt:
         return show(work, interrupt.check)
 
 
