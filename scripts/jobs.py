@@ -82,7 +82,7 @@ def bench_jobs(root: Path, *, tiles: int, rows: int, reads: int, rounds: int) ->
         folder = Path(text)
         build = ("data.kind=eurosat", f"data.root={root}", f"run.dir={folder}")
         words = [word for setting in build for word in ("--set", setting)]
-        command = [sys.executable, "-c", "from rs_lowconf.cli import main; main()"]
+        command = [sys.executable, "-m", "rs_lowconf"]
         subprocess.run([*command, "catalog", "build", *words], check=True, capture_output=True)
         real = Catalog(folder / "catalog.parquet")
         write_catalog(folder / "tiles.parquet", repeated(real, tiles, invented=False))

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from rs_lowconf.cli.latents import load_law
 from rs_lowconf.estimate.intervals import clopper_pearson
 from rs_lowconf.estimate.ladder import Events, Ladder, generated_ladders, real_ladders
 from rs_lowconf.estimate.ladder_report import Ladders, markdown, told
@@ -20,6 +19,7 @@ from rs_lowconf.estimate.rare import RareEvent, SubsetRules, counted_event, rare
 from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.runs import write_checkpoint
 from rs_lowconf.settings import load
+from rs_lowconf.workflows.latents import load_law
 from tests.conftest import Ran, Run, run_program
 
 SMALL = (

@@ -10,7 +10,6 @@ import rasterio
 import torch
 from PIL import Image, ImageOps
 
-from rs_lowconf.cli.gate_kinds import GAUSSIAN, GENERATOR, SCRAMBLED, SHUFFLED
 from rs_lowconf.data.source import open_split
 from rs_lowconf.models import load_models
 from rs_lowconf.places import EMBEDDED
@@ -19,6 +18,7 @@ from rs_lowconf.search.calibration import load_calibration
 from rs_lowconf.search.evaluate import stored_numbers
 from rs_lowconf.search.fitted import FittedGate, LinearScore
 from rs_lowconf.settings import load
+from rs_lowconf.workflows.gate_kinds import GAUSSIAN, GENERATOR, SCRAMBLED, SHUFFLED
 from tests.conftest import Run, run_program
 from tests.test_cli_hints import decide
 

@@ -75,19 +75,19 @@ SEARCH = (
 @tells(
     "cli/loop.py:_say_next:*",
     "cli/loop.py:_say_next:generate",
-    "cli/loop.py:_say_next:generate#2",
+    "cli/loop.py:_say_use:generate",
     "cli/loop.py:_say_next:review agreement",
     "cli/loop.py:_say_next:review import",
-    "cli/loop.py:_say_next:testset build",
-    "cli/loop.py:_say_next:update",
+    "cli/loop.py:_say_use:testset build",
+    "cli/loop.py:_say_use:update",
     "cli/generate.py:_say:review import",
     "cli/review.py:_export:review import",
     "cli/review.py:import_:loop",
     "cli/testset.py:build:loop",
     "cli/testset.py:build:testset evaluate",
     "cli/testset.py:evaluate:testset build",
-    "cli/update.py:_reviews:loop",
-    "cli/update.py:_reviews:loop#2",
+    "workflows/update.py:_reviews:loop",
+    "workflows/update.py:_reviews:loop#2",
     "cli/update.py:update:loop",
 )
 def test_the_loop_from_training_to_a_test_set_by_what_is_printed(rslow: Run, folder: Path) -> None:
@@ -148,7 +148,7 @@ def test_the_loop_from_training_to_a_test_set_by_what_is_printed(rslow: Run, fol
 @tells(
     "cli/quickstart.py:quickstart:review import",
     "cli/review.py:import_:loop",
-    "cli/loop.py:_say_elsewhere:loop",
+    "cli/loop.py:_say_next:loop#2",
     "cli/loop.py:_say_next:review import",
 )
 def test_after_the_quickstart_the_loop_finds_its_folder(

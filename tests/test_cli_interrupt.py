@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +21,12 @@ import torch
 
 from rs_lowconf.batch import serial
 from rs_lowconf.batch.work import answer
-from rs_lowconf.cli.latents import Law
-from rs_lowconf.cli.progress import Reporter, checkpoints, interrupt_between_steps
+from rs_lowconf.cli.progress import Reporter, interrupt_between_steps, show_until_interrupted
 from rs_lowconf.runs import read_checkpoint
 from rs_lowconf.search.evaluate import Evaluator
 from rs_lowconf.settings import GanSettings
+from rs_lowconf.workflows.latents import Law
+from rs_lowconf.workflows.train_gan import in_checkpoints
 from tests.conftest import Ran, run_program
 
 Kind = Literal["record", "file"]
@@ -214,14 +215,18 @@ def train_by_counting(
     def save() -> None:
         disk["images"] = shown
 
-    own = GanSettings(images=total, checkpoint_images=every, batch_size=8)
+    def measure(records: Sequence[Step]) -> None:
+        if (kind, moment) == ("checkpoint", shown):
+            os.kill(os.getpid(), signal.SIGINT)
+        save()
+        disk["log"].append(shown)
+
+    section = GanSettings(images=total, checkpoint_images=every, batch_size=8)
+    measured = max(disk["log"], default=0)
+    work = in_checkpoints(steps(), section, shown, measured, save=save, measure=measure)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        for _ in checkpoints(steps(), own, shown, max(disk["log"], default=0), save=save):
-            if (kind, moment) == ("checkpoint", shown):
-                os.kill(os.getpid(), signal.SIGINT)
-            save()
-            disk["log"].append(shown)
+        show_until_interrupted(work)
     except KeyboardInterrupt:
         return 130
     finally:

@@ -28,7 +28,9 @@ SCALE = 254 / 0.275
 
 
 def load_script() -> Any:
-    spec = importlib.util.spec_from_file_location("blind_sheet", ROOT / "scripts/blind_sheet.py")
+    spec = importlib.util.spec_from_file_location(
+        "blind_sheet", ROOT / "scripts/research/blind_sheet.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -359,8 +359,8 @@ KILL_UPDATES = """
 import shutil, sys
 from pathlib import Path
 import kornia.augmentation, sklearn.model_selection, timm, torch, torchgeo.datasets
-import rs_lowconf.models
-from rs_lowconf.cli import main, train, update as _
+import rs_lowconf.workflows.update
+from rs_lowconf.cli import main
 from rs_lowconf.runs import read_checkpoint, sha256_of
 from tests.kills import run_and_kill
 

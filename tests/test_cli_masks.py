@@ -278,10 +278,10 @@ def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained:
 @tells(
     "cli/loop.py:_say_next:loop",
     "cli/loop.py:_say_next:generate",
-    "cli/loop.py:_say_next:generate#2",
+    "cli/loop.py:_say_use:generate",
     "cli/loop.py:_say_next:review import",
     "cli/review.py:import_:loop",
-    "cli/review.py:refuse_masks:loop",
+    "review/rounds.py:refuse_masks:loop",
     "cli/estimate_pixels.py:pixels:estimate plan",
     "data/masks.py:_required:data check",
 )

@@ -84,7 +84,7 @@ def test_real_tiles_as_they_are(kind: str) -> None:
 def test_real_mixtures(kind: str, direction: int, share: int) -> None:
     """Of 100 real images those with an offset are found at any share, and named on their side.
 
-    scripts/mixtures.py does this for 20 seeds.
+    scripts/research/mixtures.py does this for 20 seeds.
     """
     dark = dark_spectra(kind)
     for seed in range(2):

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.cli.train_masks import train_mask_gan
 from rs_lowconf.data.augment import mask_gan_augmentations
 from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.figures import sample
@@ -57,6 +56,8 @@ from rs_lowconf.types import (
     TileGenerator,
     TileSource,
 )
+from rs_lowconf.workflows.records import finish
+from rs_lowconf.workflows.train_gan import train_mask_gan
 from tests.fakes import FakeMasks, FakeSegmenter, FakeSource
 
 CPU = torch.device("cpu")
@@ -535,11 +536,11 @@ def test_the_command_trains_resumes_and_keeps_the_best(tmp_path: Path) -> None:
     own = SMALL.model_copy(update={"images": 32, "checkpoint_images": 16})
     settings = Settings(mask_gan=own, run=RunSettings(dir=tmp_path, device="cpu"))
     source, val = FakeMasks(BANDS, 12), FakeMasks(BANDS, 6, seed=9)
-    train_mask_gan(settings, source, val)
+    finish(train_mask_gan(settings, source, val))
     longer = settings.model_copy(
         update={"mask_gan": own.model_copy(update={"images": 48, "sheet_columns": 2})}
     )
-    train_mask_gan(longer, source, val)
+    finish(train_mask_gan(longer, source, val))
     assert len((tmp_path / "gan" / "metrics.jsonl").read_text().splitlines()) == 3
     assert len(list((tmp_path / "gan" / "sheets").iterdir())) == 6
     model = load_mask_model(tmp_path / "gan" / "gan.safetensors", CPU)

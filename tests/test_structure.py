@@ -1,9 +1,13 @@
 """How the files of the package depend on each other, beside the contracts in pyproject.toml."""
 
+import re
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import grimp
 import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +42,12 @@ def test_only_the_program_imports_the_command_line(graph: grimp.ImportGraph) -> 
         if importer not in commands
     }
     assert others == {"rs_lowconf.__main__"}
+
+
+def test_no_script_imports_the_command_line() -> None:
+    """What scripts need is in the library; they may start `rslow` as a program."""
+    scripts = [path for path in SCRIPTS.rglob("*") if path.is_file() and path.suffix != ".png"]
+    assert len(scripts) > 20
+    importing = re.compile(r"rs_lowconf(\.|\s+import\s+)cli\b")
+    assert importing.search("from rs_lowconf.cli import main")
+    assert [path for path in scripts if importing.search(path.read_text(encoding="utf-8"))] == []

@@ -24,10 +24,10 @@ from rs_lowconf.settings import RareSettings, Settings
 from rs_lowconf.vocabulary import class_list, join, require, vocabulary
 
 if TYPE_CHECKING:
-    from rs_lowconf.cli.latents import Law
     from rs_lowconf.estimate.ladder import Ladder
     from rs_lowconf.estimate.ladder_report import Ladders, RealPool
     from rs_lowconf.estimate.rare import Score, SubsetRules
+    from rs_lowconf.workflows.latents import Law
 
 FORMAT = 1
 _LADDER = (0.99, 0.9, 0.7, 0.5, 0.4)
@@ -47,8 +47,8 @@ def rare(
     run.dir/estimate/rare.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.cli.latents import load_law
     from rs_lowconf.runs import RunFolder
+    from rs_lowconf.workflows.latents import load_law
 
     own, folder = settings.estimate.rare, settings.run.dir / "estimate" / "rare"
     rules = _rules(own)

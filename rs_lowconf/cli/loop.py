@@ -1,17 +1,15 @@
 """`rslow loop`: where the loop of search, review and update stands, and what to type next."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.hints import hint
-from rs_lowconf.cli.review import masked_package, settling_folder, store_of
-from rs_lowconf.settings import OwnTarget, Settings
+from rs_lowconf.cli.review import settling_folder
+from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
-    from rs_lowconf.review.store import ReviewStore, SentPackage
+    from rs_lowconf.workflows.status import LoopStatus
 
 
 @app.command()
@@ -21,57 +19,26 @@ def loop(config: ConfigOption = None, set_: SetOption = None) -> None:
     A line a round with what reviewers said; all figures go to run.dir/loop.json.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.places import newest_update
-    from rs_lowconf.review.rounds import round_reports
     from rs_lowconf.runs import write_json
+    from rs_lowconf.workflows.status import loop_status
 
-    store = store_of(settings)
-    rounds = round_reports(store)
+    status = loop_status(settings)
     print(f"Run: {settings.run.dir}")
-    print(_trained(settings))
-    for number, report in rounds.items():
+    missing = f"{', '.join(status.missing)} missing" if status.missing else "complete"
+    print(f"Models ({settings.run.models}): {missing}")
+    for number, report in status.rounds.items():
         for line in _told(number, report):
             print(line)
-    updates = newest_update(settings)
-    print(f"Updates of the gate: {updates or 'none'}")
-    if rounds:
+    print(f"Updates of the gate: {status.updates or 'none'}")
+    if status.rounds:
         path = settings.run.dir / "loop.json"
-        write_json(path, {"rounds": {str(k): v for k, v in rounds.items()}, "updates": updates})
+        rounds = {str(k): v for k, v in status.rounds.items()}
+        write_json(path, {"rounds": rounds, "updates": status.updates})
         print(f"All figures: {path}")
-    _say_next(settings, store, rounds, updates)
+    _say_next(settings, status)
 
 
-def _trained(settings: Settings) -> str:
-    """Return what is there of the models of this run."""
-    missing, kind = _missing_models(settings), settings.run.models
-    return f"Models ({kind}): " + (f"{', '.join(missing)} missing" if missing else "complete")
-
-
-def _missing_models(settings: Settings) -> list[str]:
-    """Return the stages of training that a search needs and that are not done, in their order."""
-    from rs_lowconf.places import model_path
-
-    models = {"target": "target", "extractor": "extractor", "gan": "gan", "gate": "calibration"}
-    if not isinstance(settings.target, OwnTarget):
-        del models["target"]
-    if _draws_masks(settings):
-        # The gate's critic says which tiles look alike.
-        del models["extractor"]
-    return [stage for stage, name in models.items() if not model_path(settings, name).exists()]
-
-
-def _draws_masks(settings: Settings) -> bool:
-    """Return whether tiles have masks, by the data or else by the generator."""
-    from rs_lowconf.gan.mask_train import MaskGanTraining
-    from rs_lowconf.places import model_path
-    from rs_lowconf.runs import kind_of
-
-    path = model_path(settings, "gan")
-    trained = path.is_file() and kind_of(path) == MaskGanTraining.kind
-    return settings.data.masked or trained
-
-
-def _told(number: int, report: dict[str, Any]) -> list[str]:
+def _told(number: int, report: Mapping[str, Any]) -> list[str]:
     """Return the lines of a round."""
     lines = [
         f"Round {number}: {report['with_a_verdict']} of {report['samples']} samples reviewed, "
@@ -103,110 +70,53 @@ def _told(number: int, report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _say_next(
-    settings: Settings, store: "ReviewStore", rounds: dict[int, dict[str, Any]], updates: int
-) -> None:
+def _say_next(settings: Settings, status: "LoopStatus") -> None:
     """Print what to type next: the first step of the loop that is not done."""
-    current = [one for one in store.packages() if one.round == updates + 1]
-    name = _free_name(settings, f"round-{updates + 1}" if updates else "generate")
     if settings.data.masked and settings.run.models == "embedded":
         trained = ("run.models=trained", "target.kind=trained")
         hint("The embedded generator draws no masks; for one that does", "loop", set_=trained)
-        return
-    missing = _missing_models(settings)
-    if missing and settings.data.kind == "none":
+    elif status.missing and settings.data.kind == "none":
         print("Training needs tiles: name them by data.kind and data.root.")
-        return
-    if missing:
-        hint("Next", f"train {missing[0]}")
-        return
-    if not current:
-        hint("Next", "generate", "--name", name, set_=("review.label=blind",))
-        _say_elsewhere(settings, store)
-        return
-    pending = _pending(settings, store, current)
-    if pending is not None:
-        number, folder = pending
-        print(f"{number:,} samples are pending, open in QGIS: {folder / 'review.qgz'}")
+    elif status.missing:
+        hint("Next", f"train {status.missing[0]}")
+    elif not status.searched:
+        hint("Next", "generate", "--name", status.free_name, set_=("review.label=blind",))
+        # One of them may be meant.
+        for run in status.elsewhere:
+            hint(f"There are packages in {run}", "loop", set_=(f"run.dir={run}",))
+    elif status.pending is not None:
+        folder = status.pending.folder
+        print(
+            f"{status.pending.samples:,} samples are pending, open in QGIS: {folder / 'review.qgz'}"
+        )
         hint("Then", "review import", folder)
-        return
-    report = rounds[updates + 1]
-    if report["disputed"]:
+    elif status.rounds[status.updates + 1]["disputed"]:
         hint(
             "To settle what reviewers disagree on",
             "review agreement",
             "--export",
             settling_folder(settings),
         )
-        return
-    from rs_lowconf.places import model_path
-    from rs_lowconf.runs import header_holds
-    from rs_lowconf.search.head import MIN_REVIEWS
+    else:
+        _say_use(settings, status)
 
-    # A fitted gate learns from rejects alone and holds what that takes.
-    fitted = header_holds(model_path(settings, "calibration"), "fitted")
-    counts = [report["rejected"]["count"]]
-    counts += [] if fitted else [report["accepted"]["count"]]
-    few = min(counts) < MIN_REVIEWS
-    masked = masked_package(store) is not None
-    # An update of another gate trains on the tiles that it was trained on.
-    if not few and not masked and not fitted and settings.data.kind == "none":
+
+def _say_use(settings: Settings, status: "LoopStatus") -> None:
+    """Print what a round that is reviewed to its end is good for."""
+    if status.few or status.masked:
+        seed = f"run.seed={status.fresh_seed}"
+        hint("For more samples", "generate", "--name", status.free_name, set_=(seed,))
+    elif not status.fitted and settings.data.kind == "none":
+        # An update of such a gate trains on the tiles that it was trained on.
         print(
             "An update needs the tiles that the gate was trained on: name them by data.kind and "
             "data.root."
         )
-    elif not few and not masked:
-        hint("Next", "update")
     else:
-        seed = _fresh_seed(settings, current)
-        hint("For more samples", "generate", "--name", name, set_=(f"run.seed={seed}",))
-    usable = report["accepted"]["count"] and not masked
-    if usable and settings.testset.licence is None:
+        hint("Next", "update")
+    if status.masked or not status.rounds[status.updates + 1]["accepted"]["count"]:
+        return
+    if settings.testset.licence is None:
         print("For a test set of what was accepted, set testset.licence first.")
-    elif usable:
+    else:
         hint("For a test set of what was accepted", "testset build")
-
-
-def _pending(
-    settings: Settings, store: "ReviewStore", packages: "list[SentPackage]"
-) -> tuple[int, Path] | None:
-    """Return the newest package at hand with samples that nobody decided on, and their number."""
-    opinions = store.opinions()
-    answered = {one.sample_id for one in opinions}
-    settled = {one.sample_id for one in opinions if one.settles}
-    for package in reversed(packages):
-        folder = settings.run.dir / package.folder
-        known = settled if package.settles else answered
-        number = sum(one.sample_id not in known for one in store.samples(package.package_id))
-        if number and folder.exists():
-            return number, folder
-    return None
-
-
-def _free_name(settings: Settings, name: str) -> str:
-    """Return a name of a search that wrote no package: an interrupted one may go on."""
-    number, free = 1, name
-    while (settings.run.dir / free / "review").exists():
-        number += 1
-        free = f"{name}-{number}"
-    return free
-
-
-def _fresh_seed(settings: Settings, packages: "list[SentPackage]") -> int:
-    """Return a seed that no search of this round has had: it would find the same again."""
-    seeds = [settings.run.seed]
-    for package in packages:
-        path = (settings.run.dir / package.folder).parent / "settings.yaml"
-        if path.is_file():
-            seeds.append(yaml.safe_load(path.read_text(encoding="utf-8"))["run"]["seed"])
-    return max(seeds) + 1
-
-
-def _say_elsewhere(settings: Settings, store: "ReviewStore") -> None:
-    """Name the runs beside this one that hold packages: one of them may be meant."""
-    from rs_lowconf.review.store import STORE
-
-    others = sorted(settings.run.dir.parent.glob(f"*/{STORE}"))
-    if not store.packages():
-        for path in others:
-            hint(f"There are packages in {path.parent}", "loop", set_=(f"run.dir={path.parent}",))

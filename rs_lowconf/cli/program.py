@@ -26,7 +26,6 @@ from rs_lowconf.cli import (  # noqa: F401 - importing a command adds it to the 
     settings_keys,
     testset,
     train,
-    train_encoder,
     update,
 )
 from rs_lowconf.cli.app import app

@@ -3,11 +3,9 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -20,11 +18,7 @@ from rich.progress import (
 )
 
 from rs_lowconf.errors import left_out_words
-from rs_lowconf.settings import GeneratorSettings
 from rs_lowconf.workflows.records import LeftOut, Result, Work
-
-if TYPE_CHECKING:
-    from rs_lowconf.gan.measure import Measurement
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -61,7 +55,8 @@ class Reporter:
         if now - self._last_line >= _SECONDS_BETWEEN_LINES or done >= self._total:
             self._last_line = now
             rate = (done - self._first) / max(now - self._start, 1e-9)
-            left = (self._total - done) / rate if rate > 0 else float("inf")
+            rest = self._total - done
+            left = rest / rate if rate > 0 else float("inf") if rest > 0 else 0.0
             print(
                 f"{self._label}: {done:,} of {self._total:,}, {duration(left)} left. {text}",
                 file=sys.stderr,
@@ -126,13 +121,14 @@ def interrupt_between_steps() -> Iterator[Interrupt]:
     interrupt.check()
 
 
-def show(work: Work[Result]) -> Result:
-    """Do the work, show its progress, and return its result.
+def show(work: Work[Result], check: Callable[[], None] = lambda: None) -> Result:
+    """Do the work with its progress shown, and return its result.
 
     Args:
-        work: yields records; records with the same title share a bar.
+        work: yields records; those of one title share a bar. It is closed, whatever ends it.
+        check: is called between steps; what it raises ends the work.
     """
-    with ExitStack() as shown:
+    with closing(work), ExitStack() as shown:
         bar: Reporter | None = None
         title = None
         while True:
@@ -141,6 +137,7 @@ def show(work: Work[Result]) -> Result:
             except StopIteration as end:
                 result: Result = end.value
                 return result
+            check()
             if isinstance(record, LeftOut):
                 shown.close()
                 title = None
@@ -149,109 +146,28 @@ def show(work: Work[Result]) -> Result:
             if bar is None or record.title != title:
                 shown.close()
                 title = record.title
-                bar = shown.enter_context(progress(title, record.total))
+                bar = shown.enter_context(progress(title, record.total, record.done))
             bar.update(record.done, record.text)
+            check()
+
+
+def show_until_interrupted(work: Work[Result]) -> Result:
+    """Do the work as `show` does, until somebody asks to stop between two of its steps.
+
+    Args:
+        work: keeps what it has done when it is closed.
+
+    Raises:
+        KeyboardInterrupt: somebody asked to stop.
+    """
+    with interrupt_between_steps() as interrupt:
+        return show(work, interrupt.check)
 
 
 def print_left_out(left_out: Mapping[str, int], total: int, what: str = "tiles") -> None:
     """Print how many of all tiles are left out and why, if any are."""
     if left_out:
         print(f"Of {total:,} {what} {left_out_words(left_out)}.")
-
-
-def print_calibrated(counts: Sequence[int], folder: Path) -> None:
-    """Print on how many held-out tiles each stage of a gate is calibrated."""
-    tiles = " and ".join(map(str, counts))
-    print(f"gate, calibrated on {tiles} held-out tiles: {folder}")
-
-
-def print_measurement(one: "Measurement") -> None:
-    """Print a figure with its interval and its floor."""
-    if one.measured is None:
-        print(f"{one.name}: {one.note}")
-        return
-    interval = f"{one.measured.low:.3g} .. {one.measured.high:.3g}"
-    floor = "" if one.floor is None else f"; real tiles {one.floor.value:.3g}"
-    print(f"{one.name}: {one.measured.value:.3g} ({interval}){floor}")
-
-
-class GanRecord(Protocol):
-    """The common fields of GAN training records."""
-
-    @property
-    def images(self) -> int:
-        """Real tiles shown so far."""
-
-    @property
-    def critic_loss(self) -> float:
-        """Loss of the discriminator."""
-
-    @property
-    def generator_loss(self) -> float:
-        """Loss of the generator."""
-
-
-Record = TypeVar("Record", bound=GanRecord)
-
-
-def checkpoints(
-    records: Iterator[Record],
-    settings: GeneratorSettings,
-    images: int,
-    logged: int,
-    *,
-    save: Callable[[], None],
-) -> Iterator[list[Record]]:
-    """Run a GAN's training; whenever a checkpoint is due, yield the records since the last one.
-
-    The caller measures the checkpoint and saves the state. A training that was interrupted
-    between a step and its checkpoint begins with that checkpoint, without records.
-
-    Args:
-        records: one per step, until the training ends.
-        settings: of the training.
-        images: real tiles that a resumed training has shown before.
-        logged: real tiles at the last checkpoint that was measured, 0 before the first.
-        save: saves the state of an interrupted training.
-
-    Raises:
-        KeyboardInterrupt: a stop was requested; the state is saved.
-    """
-    every = settings.checkpoint_images
-    recent: list[Record] = []
-    with (
-        progress("training the GAN", settings.images, images) as bar,
-        interrupt_between_steps() as interrupt,
-    ):
-        if images > logged and (images // every > logged // every or images >= settings.images):
-            yield recent
-            interrupt.check()
-        due = images // every + 1
-        for record in records:
-            recent.append(record)
-            bar.update(
-                record.images, f"loss {record.critic_loss:.2f} / {record.generator_loss:.2f}"
-            )
-            if interrupt.requested:
-                save()
-            interrupt.check()
-            if record.images >= due * every:
-                yield recent
-                interrupt.check()
-                recent = []
-                due += 1
-        if recent:
-            yield recent
-
-
-def means(records: Sequence[object], names: Iterable[str]) -> dict[str, float]:
-    """Return the mean of each named part of the records over the steps that have it."""
-    found = {}
-    for name in names:
-        values = [v for v in (getattr(record, name) for record in records) if v is not None]
-        if values:
-            found[name] = sum(values) / len(values)
-    return found
 
 
 def duration(seconds: float) -> str:

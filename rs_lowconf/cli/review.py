@@ -61,23 +61,6 @@ def settling_folder(settings: Settings) -> Path:
     return folder
 
 
-def masked_package(store: "ReviewStore") -> str | None:
-    """Return a package whose samples have masks: they cannot be used for updates and releases."""
-    return next((one.folder for one in store.packages() if one.pixel_classes), None)
-
-
-def refuse_masks(store: "ReviewStore", command: str) -> None:
-    """Raise a ReviewError if samples have masks, which a command cannot use."""
-    masked = masked_package(store)
-    if masked is not None:
-        raise ReviewError(
-            f"the samples of {masked} have masks",
-            expected=f"samples of one class each for {command}",
-            remedy="see what reviewers answered",
-            command="loop",
-        )
-
-
 @review_app.command()
 def plugin(
     out: Annotated[Path, typer.Argument(help="The zip to write.")] = Path("rs_lowconf_review.zip"),

@@ -53,9 +53,10 @@ def build(
         )
     import torch
 
-    from rs_lowconf.cli.review import refuse_masks, store_of
+    from rs_lowconf.cli.review import store_of
     from rs_lowconf.gan.model import load_model
     from rs_lowconf.places import model_path
+    from rs_lowconf.review.rounds import refuse_masks
     from rs_lowconf.review.verdicts import agreement
     from rs_lowconf.testset import read_release, write_release
 

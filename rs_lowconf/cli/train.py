@@ -1,28 +1,16 @@
-"""`rslow train target | extractor | gan | gate`."""
+"""`rslow train target | extractor | gan | gate | encoder`."""
 
-import math
-import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
-from rs_lowconf.cli.progress import checkpoints, means, print_calibrated, progress, show
-from rs_lowconf.errors import SettingsError
-from rs_lowconf.settings import ClassifierSettings, GanSettings, Settings, further_sources
+from rs_lowconf.cli.progress import show, show_until_interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import torch
-
-    from rs_lowconf.data.memory import MemorySource
-    from rs_lowconf.gan.critic import RealismCritic
-    from rs_lowconf.gan.pyramid import ClassGenerator
-    from rs_lowconf.target.classifier import Classifier
-    from rs_lowconf.types import MaskSource, TileSource
-
-_LOGGED = ("critic_loss", "generator_loss", "logit_real", "logit_fake", "penalty", "strength")
+    from rs_lowconf.target.evaluate import ClassifierReport
+    from rs_lowconf.target.segment_evaluate import SegmentationReport
+    from rs_lowconf.workflows.train_target import TrainedTarget
 
 train_app = typer.Typer(help="Train a model of ours.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
@@ -38,12 +26,12 @@ def target(config: ConfigOption = None, set_: SetOption = None) -> None:
     Writes target.safetensors, report.json and metrics.jsonl into run.dir/target.
     """
     settings = load_settings(config, set_)
-    if settings.data.masked:
-        from rs_lowconf.cli.segmentation import train_target
+    from rs_lowconf.workflows.train_target import train_labels, train_masks
 
-        train_target(settings)
+    if settings.data.masked:
+        _say_segmenter(show(train_masks(settings)))
     else:
-        _train_classifier(settings, settings.classifier, "target")
+        _say_classifier("target", show(train_labels(settings, "target")))
 
 
 @train_app.command()
@@ -55,7 +43,47 @@ def extractor(config: ConfigOption = None, set_: SetOption = None) -> None:
     run.dir/extractor. Tiles with masks need none: the gate's critic says which look alike.
     """
     settings = load_settings(config, set_)
-    _train_classifier(settings, settings.extractor, "extractor")
+    from rs_lowconf.workflows.train_target import train_labels
+
+    _say_classifier("extractor", show(train_labels(settings, "extractor")))
+
+
+def _say_classifier(name: str, trained: "TrainedTarget[ClassifierReport]") -> None:
+    report = trained.report
+    print(
+        f"{name}: {report.accuracy:.1%} of {report.tiles} test tiles "
+        f"(95 % interval {report.accuracy_low:.1%} .. {report.accuracy_high:.1%}), calibration "
+        f"error {report.ece_equal_count:.3f} (by chance {report.ece_by_chance:.3f}), "
+        f"temperature {trained.temperature:.2f}; {trained.path}"
+    )
+    if report.note:
+        print(report.note)
+
+
+def _say_segmenter(trained: "TrainedTarget[SegmentationReport]") -> None:
+    report = trained.report
+    low, high = report.mean_iou_95
+    print(
+        f"target: mIoU {report.mean_iou:.3f} (95 % interval {low:.3f} .. {high:.3f}) on "
+        f"{report.tiles} test tiles in {report.blocks} blocks; {report.floor_class} everywhere "
+        f"has {report.floor_mean_iou:.3f}"
+    )
+    for name, value in report.iou.items():
+        interval = report.iou_95[name]
+        if value is not None and interval is not None:
+            floor = report.floor_iou[name] or 0.0
+            print(
+                f"  IoU of {name}: {value:.3f} ({interval[0]:.3f} .. {interval[1]:.3f}), "
+                f"floor {floor:.3f}"
+            )
+    low, high = report.pixel_accuracy_95
+    print(
+        f"  pixels right: {report.pixel_accuracy:.1%} ({low:.1%} .. {high:.1%}), floor "
+        f"{report.floor_pixel_accuracy:.1%}; calibration error {report.ece:.3f}, temperature "
+        f"{trained.temperature:.2f}; {trained.path}"
+    )
+    if report.note:
+        print(f"  {report.note}")
 
 
 @train_app.command()
@@ -70,117 +98,13 @@ def gan(config: ConfigOption = None, set_: SetOption = None) -> None:
     nearest. Writes metrics.jsonl and sheets/ beside it into run.dir/gan.
     """
     settings = load_settings(config, set_)
-    if settings.gan.recipe == "frozen" and not settings.data.masked:
-        from rs_lowconf.cli.train_sources import train_from_sources
+    from rs_lowconf.workflows.train_gan import train_gan
 
-        train_from_sources(settings)
-        return
-    from rs_lowconf.cli.train_masks import train_mask_gan
-    from rs_lowconf.types import TileSource
-
-    source, val = _open(settings)
-    if isinstance(source, TileSource) and isinstance(val, TileSource):
-        _train_gan(settings, source, val)
-    else:
-        train_mask_gan(settings, source, val)
-
-
-def _open(
-    settings: Settings,
-) -> "tuple[TileSource | MaskSource, TileSource | MaskSource]":
-    """Return training and validation tiles: with labels, or with masks in their place."""
-    from rs_lowconf.data.masks import open_masks
-    from rs_lowconf.data.source import open_split
-
-    if settings.data.masked:
-        return open_masks(settings.data, "train"), open_masks(settings.data, "val")
-    return open_split(settings.data, "train"), open_split(settings.data, "val")
-
-
-def _train_gan(settings: Settings, source: "TileSource", val: "TileSource") -> None:
-    if further_sources(settings.data):
-        raise SettingsError(
-            "data.more has no effect with gan.recipe=native, which learns from the tiles of data",
-            remedy="set gan.recipe=frozen, or remove data.more",
-        )
-    from rs_lowconf.data.augment import augmentations_at
-    from rs_lowconf.device import choose_device
-    from rs_lowconf.gan.critic import fit_realism
-    from rs_lowconf.gan.figures import domain_distance, figures
-    from rs_lowconf.gan.model import restore_state, save_model, save_state
-    from rs_lowconf.gan.sheet import write_sheets
-    from rs_lowconf.gan.train import GanTraining, train
-    from rs_lowconf.runs import RunFolder
-
-    device = choose_device(settings.run)
-    training = GanTraining(
-        settings.gan,
-        source,
-        augment_at=augmentations_at(settings.augment),
-        strength=settings.augment.probability,
-        seed=settings.run.seed,
-        device=device,
-        val=val,
-    )
-    features = _selecting_features(settings, source, device)
-    path = settings.run.dir / "gan"
-    state = path / "state.safetensors"
-    if state.exists():
-        restore_state(state, training)
-    folder = RunFolder(path, settings)
-    folder.trim_log("images", training.images)
-    start, first = time.monotonic(), training.images
-    log = folder.read_log()
-    best = min((line["domain_distance"] for line in log), default=math.inf)
-    logged = max((line["images"] for line in log), default=0)
-    for recent in checkpoints(
-        train(training), settings.gan, first, logged, save=lambda: save_state(state, training)
-    ):
-        distance = domain_distance(training.average, val, features, settings.run.seed)
-        if distance < best:
-            best = distance
-            critic = fit_realism(
-                training.discriminator, training.average, source, settings.run.seed
-            )
-            save_model(
-                path / "gan.safetensors", training, critic, attribution=settings.data.attribution
-            )
-        write_sheets(
-            path / "sheets",
-            training.average,
-            source,
-            columns=settings.gan.sheet_columns,
-            seed=settings.run.seed,
-            images=training.images,
-        )
-        save_state(state, training)
-        quality = figures(training.average, training.discriminator, source, val, settings.run.seed)
-        folder.log(
-            {
-                "images": training.images,
-                "images_per_second": (training.images - first) / (time.monotonic() - start),
-                **means(recent, _LOGGED),
-                **quality,
-                "domain_distance": distance,
-            }
-        )
-    chosen = min(folder.read_log(), key=lambda line: line["domain_distance"])["images"]
+    trained = show_until_interrupted(train_gan(settings))
     print(
-        f"{training.images:,} images, of which the checkpoint after {chosen:,} is kept: "
-        f"{path / 'gan.safetensors'}, sheets in {path / 'sheets'}"
+        f"{trained.images:,} images, of which the checkpoint after {trained.chosen:,} is kept: "
+        f"{trained.path}, sheets in {trained.sheets}"
     )
-
-
-def _selecting_features(
-    settings: Settings, source: "TileSource", device: "torch.device"
-) -> "Callable[[torch.Tensor], torch.Tensor]":
-    """Return the extractor's features, by which the best checkpoint is chosen."""
-    from rs_lowconf.target.classifier import load_classifier
-    from rs_lowconf.target.load import check_fit
-
-    extractor = load_classifier(settings.run.dir / "extractor" / "extractor.safetensors", device)
-    channels = list(check_fit(extractor.bands, source.bands, model="extractor"))
-    return lambda image: extractor.features(image[:, channels])
 
 
 @train_app.command()
@@ -196,156 +120,27 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
     run.dir/gate; a search needs no data beyond these.
     """
     settings = load_settings(config, set_)
-    if settings.data.masked:
-        from rs_lowconf.cli.train_masks import train_mask_gate
+    from rs_lowconf.search.report import gate_lines
+    from rs_lowconf.workflows.train_gate import train_gate
 
-        train_mask_gate(settings)
-    else:
-        _train_gate(settings)
-
-
-def _train_gate(settings: Settings) -> None:
-    from rs_lowconf.device import choose_device
-    from rs_lowconf.gan.model import load_model, save_critic
-    from rs_lowconf.models import features_in
-    from rs_lowconf.runs import RunFolder, write_json
-    from rs_lowconf.target.classifier import load_classifier
-    from rs_lowconf.workflows.training import write_calibration
-
-    device = choose_device(settings.run)
-    run = settings.run.dir
-    paths = {
-        "gan": run / "gan" / "gan.safetensors",
-        "extractor": run / "extractor" / "extractor.safetensors",
-        "critic": run / "gate" / "critic.safetensors",
-    }
-    gan = load_model(paths["gan"], device)
-    generator = gan.generator
-    extractor = load_classifier(paths["extractor"], device)
-    features = features_in(extractor, generator.bands)
-    source, val = gate_tiles(settings, generator)
-    folder = RunFolder(run / "gate", settings)
-    folder.trim_log("images", 0)
-    fitted = None
-    if settings.gate.recipe == "frozen":
-        from rs_lowconf.cli.train_gate import fit_gate
-        from rs_lowconf.search.report import gate_lines
-
-        # First, because it says soonest what is missing.
-        recipe = GanSettings.model_validate(gan.header["settings"])
-        fitted = fit_gate(settings, generator, recipe, device)
-        write_json(run / "gate" / "report.json", fitted.describe(settings.search.false_rejection))
-    critic = gate_critic(settings, generator, source, device, folder.log)
-    save_critic(paths["critic"], critic)
-    counts = write_calibration(
-        settings,
-        paths,
-        critics=(critic, gan.critic),
-        extractor=(extractor, features),
-        tiles=(source, val),
-        device=device,
-        fitted=fitted,
-    )
-    print_calibrated(counts, run / "gate")
-    if fitted is not None:
-        for line in gate_lines(fitted.describe(settings.search.false_rejection)):
+    trained = show(train_gate(settings))
+    counts = " and ".join(map(str, trained.calibrated_on))
+    print(f"gate, calibrated on {counts} held-out tiles: {trained.folder}")
+    if trained.fitted is not None:
+        for line in gate_lines(trained.fitted.describe(settings.search.false_rejection)):
             print(line)
 
 
-def gate_tiles(
-    settings: Settings, generator: "ClassGenerator"
-) -> "tuple[MemorySource, MemorySource]":
-    """Return training and validation tiles, in the generator's bands and classes.
+@train_app.command()
+def encoder(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Train the encoder, and measure how far apart real tiles of a class are.
 
-    Raises:
-        ModelError: the data have others, or in another order.
+    `rslow batch generate` alone needs it, because it starts from real tiles. It is trained on a
+    finished GAN; tiles with labels need the extractor too, tiles with masks the gate. Writes
+    encoder.safetensors, distances.safetensors and metrics.jsonl into run.dir/encoder.
     """
-    from rs_lowconf.data.source import open_split
-    from rs_lowconf.models import check_same
-    from rs_lowconf.target.load import check_fit
+    settings = load_settings(config, set_)
+    from rs_lowconf.workflows.train_encoder import train_encoder
 
-    source, val = open_split(settings.data, "train"), open_split(settings.data, "val")
-    check_fit(generator.bands, source.bands, model="generator")
-    check_same(generator.bands, generator.classes, source, setting="data.classes")
-    return source, val
-
-
-def gate_critic(
-    settings: Settings,
-    generator: "ClassGenerator",
-    source: "TileSource",
-    device: "torch.device",
-    log: "Callable[[dict[str, float]], None]",
-) -> "RealismCritic":
-    """Train the gate's discriminator against a finished generator and calibrate its realism.
-
-    Args:
-        settings: of the run.
-        generator: finished.
-        source: the training split, in the generator's bands and classes.
-        device: where to compute.
-        log: takes a record now and then.
-    """
-    from rs_lowconf.data.augment import augmentations_at
-    from rs_lowconf.gan.critic import fit_realism
-    from rs_lowconf.gan.judge import train_judge
-    from rs_lowconf.workflows.training import last_record
-
-    own, seed = settings.gate, settings.run.seed
-    augment = augmentations_at(settings.augment)(settings.augment.probability)
-    records = train_judge(generator, source, own, augment, seed, device)
-    judge = show(last_record(records, "the gate's critic", own.images, log))
-    return fit_realism(judge, generator, source, seed)
-
-
-def _train_classifier(settings: Settings, own: ClassifierSettings, name: str) -> None:
-    """Train, calibrate, measure on the test split, write and report."""
-    from rs_lowconf.data.augment import augmentation
-    from rs_lowconf.data.source import open_split
-    from rs_lowconf.device import choose_device
-    from rs_lowconf.runs import RunFolder, write_json
-    from rs_lowconf.seeds import seed_of
-    from rs_lowconf.target.classifier import save_classifier
-    from rs_lowconf.target.evaluate import evaluate_classifier
-    from rs_lowconf.target.train import calibrate, train_classifier
-
-    device = choose_device(settings.run)
-    train, val = open_split(settings.data, "train"), open_split(settings.data, "val")
-    test = open_split(settings.data, "test")
-    augment = augmentation(settings.augment)
-    path = settings.run.dir / name
-    folder = RunFolder(path, settings)
-    folder.trim_log("epoch", 0)
-    seed = seed_of(settings.run.seed, name)
-    best = None
-    with progress(f"training the {name}", own.epochs) as bar:
-        for record in train_classifier(train, val, own, augment, seed, device):
-            best = record.best or best
-            bar.update(record.epoch, f"validation accuracy {record.val_accuracy:.1%}")
-            folder.log(
-                {
-                    "epoch": record.epoch,
-                    "train_loss": record.train_loss,
-                    "val_loss": record.val_loss,
-                    "val_accuracy": record.val_accuracy,
-                    "learning_rate": record.learning_rate,
-                    "seconds": record.seconds,
-                }
-            )
-    # The first epoch is better than none, so there is a best one.
-    classifier = calibrate(cast("Classifier", best), val)
-    report = evaluate_classifier(classifier, test).to_json()
-    classifier.figures = report
-    save_classifier(path / f"{name}.safetensors", classifier)
-    write_json(
-        path / "report.json", {"split": "test", "temperature": classifier.temperature, **report}
-    )
-    low, high = report["accuracy_low"], report["accuracy_high"]
-    print(
-        f"{name}: {report['accuracy']:.1%} of {report['tiles']} test tiles "
-        f"(95 % interval {low:.1%} .. {high:.1%}), calibration error "
-        f"{report['ece_equal_count']:.3f} (by chance {report['ece_by_chance']:.3f}), "
-        f"temperature {classifier.temperature:.2f}; {path / f'{name}.safetensors'}"
-    )
-    if report["note"]:
-        print(report["note"])
+    trained = show(train_encoder(settings))
+    print(f"encoder, and distances of real tiles of {len(trained.classes)} classes: {trained.path}")

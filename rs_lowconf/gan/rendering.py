@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.settings import PictureData, Tiles
 
 Chroma = Literal["full", "half"]
 
@@ -57,6 +58,18 @@ class Rendering:
         if self.chroma == "half" and len(self.bands) == 3:
             numbers = _half_chroma(numbers).clamp(0, BYTE)
         return (numbers + self.bands.dn_offset) / self.bands.scale
+
+
+def rendering_of(section: Tiles, bands: BandSpec) -> Rendering:
+    """Return how a source shows reflectance.
+
+    Args:
+        section: its settings.
+        bands: of its tiles.
+    """
+    if isinstance(section, PictureData):
+        return Rendering(bands=bands, eight_bits=True, chroma=section.chroma)
+    return Rendering(bands=bands, eight_bits=False, chroma="full")
 
 
 def _half_chroma(picture: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

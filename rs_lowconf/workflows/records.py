@@ -55,6 +55,25 @@ Work = Generator[Record, None, Result]
 """Yields records on its way and returns a result."""
 
 
+def counted(work: Generator[int, None, Result], title: str, total: int) -> Work[Result]:
+    """Do work that yields how much it has just done, and yield how far it is.
+
+    Args:
+        work: yields numbers that add up to `total`.
+        title: what is being done.
+        total: how much there is to do.
+    """
+    done = 0
+    yield Step(title=title, done=done, total=total)
+    while True:
+        try:
+            done += next(work)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        yield Step(title=title, done=done, total=total)
+
+
 def finish(work: Work[Result]) -> Result:
     """Do the work without showing anything, and return its result."""
     while True:

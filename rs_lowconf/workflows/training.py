@@ -1,19 +1,19 @@
 """What trainings have in common."""
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import cast
 
-import torch
-
+from rs_lowconf.data.files import Split
+from rs_lowconf.data.memory import MemorySource
+from rs_lowconf.data.source import open_split
+from rs_lowconf.data.sources import open_more
 from rs_lowconf.gan.judge import D, JudgeRecord
-from rs_lowconf.gan.tiles import all_turns
-from rs_lowconf.models import checksums
-from rs_lowconf.search.calibration import Features, calibrate
-from rs_lowconf.search.fitted import FittedGate
-from rs_lowconf.search.neighbours import features_of
-from rs_lowconf.settings import Settings
-from rs_lowconf.types import Critic, FeatureExtractor, TileSource
+from rs_lowconf.gan.pyramid import ClassGenerator
+from rs_lowconf.gan.rendering import rendering_of
+from rs_lowconf.gan.train_sources import TrainingSource
+from rs_lowconf.models import check_same
+from rs_lowconf.settings import Settings, Tiles, further_sources
+from rs_lowconf.target.load import check_fit
 from rs_lowconf.workflows.records import Step, Work
 
 _LOGS = 20
@@ -49,42 +49,32 @@ def last_record(
     return cast("D", network)
 
 
-def write_calibration(
-    settings: Settings,
-    paths: dict[str, Path],
-    *,
-    critics: tuple[Critic, Critic],
-    extractor: tuple[FeatureExtractor, Features],
-    tiles: tuple[TileSource, TileSource],
-    device: torch.device,
-    fitted: FittedGate | None = None,
-) -> list[int]:
-    """Measure what the gate knows of real tiles and write it into run.dir/gate.
-
-    Args:
-        settings: of the run.
-        paths: of the models, by name.
-        critics: the gate's, and that of the search's energy.
-        extractor: what says which tiles look alike, and its features in the gate's bands.
-        tiles: of training, and held-out ones.
-        device: where the models are.
-        fitted: what decides in the place of critic, likeness and spectra, if something does.
-
-    Returns:
-        The number of held-out tiles that each stage of the gate is calibrated on.
-    """
-    train, val = tiles
-    calibration = calibrate(
-        *critics,
-        extractor[1],
-        train,
-        val,
-        bank=torch.stack([features_of(extractor[0], view, device) for view in all_turns(train)]),
-        seed=settings.run.seed,
-        models=checksums(paths),
-        device=device,
-        fitted=fitted,
+def open_sources(settings: Settings, split: Split) -> list[TrainingSource]:
+    """Return a split of all sources of tiles, the one with all bands first."""
+    first = open_split(settings.data, split)
+    opened: list[tuple[Tiles, MemorySource]] = [(settings.data, first)]
+    opened += zip(
+        further_sources(settings.data),
+        open_more(settings.data, split, first.classes),
+        strict=True,
     )
-    calibration.save(settings.run.dir / "gate" / "calibration.safetensors")
-    stages = [] if fitted is None else fitted.stages
-    return [len(own.reference) for own in stages] or [len(calibration.reference)]
+    return [
+        TrainingSource(
+            name=section.kind if number == 0 else f"{section.kind}{number}",
+            tiles=tiles,
+            rendering=rendering_of(section, tiles.bands),
+        )
+        for number, (section, tiles) in enumerate(opened)
+    ]
+
+
+def open_like(settings: Settings, generator: ClassGenerator) -> tuple[MemorySource, MemorySource]:
+    """Return training and validation tiles, in the generator's bands and classes.
+
+    Raises:
+        ModelError: the data have others, or in another order.
+    """
+    source, val = open_split(settings.data, "train"), open_split(settings.data, "val")
+    check_fit(generator.bands, source.bands, model="generator")
+    check_same(generator.bands, generator.classes, source, setting="data.classes")
+    return source, val

@@ -1,7 +1,4 @@
-"""What the target says of tiles that the generator draws of random latents: no gate, no search.
-
-Imports torch: import it late.
-"""
+"""What the target says of tiles that the generator draws of random latents: no gate, no search."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does reviewing help? Rounds with updates of the gate beside rounds without, scripted.
 
-Usage: scripts/loop_experiment.py OUT [--samples 200] [--rounds 3] [--seeds 0 1 2]
+Usage: scripts/research/loop_experiment.py OUT [--samples 200] [--rounds 3] [--seeds 0 1 2]
 
 Needs EuroSAT's tiles below RSLOW_DATA/eurosat; searches the embedded models. No person is
 asked. The reviewer is a program with written rules, and the report says so:
@@ -176,9 +176,7 @@ def rslow(run: Path, seed: int, *words: str) -> None:
     data = Path(os.environ["RSLOW_DATA"]) / "eurosat"
     common = ("data.kind=eurosat", f"data.root={data}", f"run.dir={run}", f"run.seed={seed}")
     command = [*words, *(word for setting in common for word in ("-s", setting))]
-    subprocess.run(
-        [sys.executable, "-c", "from rs_lowconf.cli import main; main()", *command], check=True
-    )
+    subprocess.run([sys.executable, "-m", "rs_lowconf", *command], check=True)
 
 
 def play_round(run: Path, seed: int, number: int, samples: int, reviewer: Reviewer) -> None:
@@ -238,7 +236,8 @@ def ratio(played: dict[int, dict[str, Any]], number: int) -> dict[str, float]:
 def table(played: dict[int, dict[str, Any]], last: int) -> str:
     """Return all rounds of all seeds as Markdown."""
     lines = [
-        "The reviewer was a program with written rules, no person: scripts/loop_experiment.py.",
+        "The reviewer was a program with written rules, no person: "
+        "scripts/research/loop_experiment.py.",
         "",
         "| seed | arm | round | rejected | audit rejected | gate AUC | real rejected | kept |",
         "|---|---|---|---|---|---|---|---|",

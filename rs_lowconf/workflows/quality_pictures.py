@@ -1,6 +1,6 @@
-"""The part of `rslow evaluate` for generators that learned from pictures too. Imports torch: late.
+"""How good a generator is that learned from pictures too: the probe, and likeness to pictures.
 
-The probe and distances, in the features of a network that nothing else sees through.
+Both in the features of a network that nothing else sees through.
 """
 
 import json
@@ -18,9 +18,6 @@ from torch import Tensor
 
 from rs_lowconf.bands import BandSpec, composites_of
 from rs_lowconf.boundary import reading
-from rs_lowconf.cli.classifiers import cas_on_pictures
-from rs_lowconf.cli.progress import progress
-from rs_lowconf.cli.train_sources import rendering_of
 from rs_lowconf.data.files import Split
 from rs_lowconf.data.sources import open_more
 from rs_lowconf.errors import DataError, ModelError
@@ -28,6 +25,7 @@ from rs_lowconf.gan.frozen import frozen_network
 from rs_lowconf.gan.measure import Measurement
 from rs_lowconf.gan.pictures import CompositeView, StoredView, View, random_tiles, real_pictures
 from rs_lowconf.gan.probe import probe_features
+from rs_lowconf.gan.rendering import rendering_of
 from rs_lowconf.gan.source_quality import (
     MEANING,
     NETWORK,
@@ -51,7 +49,9 @@ from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import PictureData, Settings, further_sources
 from rs_lowconf.target.load import check_fit
 from rs_lowconf.types import TileSource
-from rs_lowconf.workflows.quality import Tiles
+from rs_lowconf.workflows.quality_classifiers import cas_on_pictures
+from rs_lowconf.workflows.quality_tiles import Tiles
+from rs_lowconf.workflows.records import Step, Work
 
 LOG = "probe.jsonl"
 """In the folder of an evaluation: one line each time the probe is opened."""
@@ -161,7 +161,7 @@ def open_judges(settings: Settings, tiles: Tiles, found: Sequence[str]) -> Judge
     return Judges(views=views, left_out=left_out, searches=searches, no_search=no_search)
 
 
-def judge_sources(settings: Settings, tiles: Tiles, folder: Path, judges: Judges) -> Judged:
+def judge_sources(settings: Settings, tiles: Tiles, folder: Path, judges: Judges) -> Work[Judged]:
     """Compare generated tiles with real ones as every source shows them, and log the probe.
 
     Args:
@@ -175,7 +175,7 @@ def judge_sources(settings: Settings, tiles: Tiles, folder: Path, judges: Judges
     """
     seed, classes = seed_of(settings.run.seed, "judges"), tiles.train.classes
     views = judges.views
-    piles, missing, passed = _draw(settings, tiles, views, seed)
+    piles, missing, passed = yield from _draw(settings, tiles, views, seed)
     piles[FOUND], missing[FOUND] = _find(tiles, judges), judges.no_search
     piles = {kind: pile for kind, pile in piles.items() if len(pile)}
     missing = {kind: why for kind, why in missing.items() if kind not in piles}
@@ -183,23 +183,24 @@ def judge_sources(settings: Settings, tiles: Tiles, folder: Path, judges: Judges
     results: dict[str, dict[str, Any]] = {}
     numbers = {"generated and judged as pictures": len(piles[RANDOM])}
     tables = []
-    with progress("looking through EfficientNet-Lite2", len(views)) as bar:
-        for number, one in enumerate(views, start=1):
-            looks = _look(settings, tiles, one, piles, seed)
-            probes, floor = _probe(settings, looks, one, classes, seed)
-            numbers[f"{one.title} ({_splits(settings, one)})"] = len(looks["real"])
-            if one.pictures:
-                groups[f"Likeness: {one.title}"] = likeness_figures(
-                    looks[RANDOM], looks["train"], looks["real"], len(classes), seed
-                )
-            groups[f"Probe: {one.title}"] = probe_measurements(KINDS, probes, floor, missing)
-            results[one.title] = {
-                **{kind: own and own.to_json() for kind, own in probes.items()},
-                "floor": floor and floor.to_json(),
-            }
-            table = probe_table(probes, floor, classes)
-            tables.append(f"### {one.title}, by class\n\n{table}")
-            bar.update(number, one.title)
+    title = "looking through EfficientNet-Lite2"
+    yield Step(title=title, done=0, total=len(views))
+    for number, one in enumerate(views, start=1):
+        looks = _look(settings, tiles, one, piles, seed)
+        probes, floor = _probe(settings, looks, one, classes, seed)
+        numbers[f"{one.title} ({_splits(settings, one)})"] = len(looks["real"])
+        if one.pictures:
+            groups[f"Likeness: {one.title}"] = likeness_figures(
+                looks[RANDOM], looks["train"], looks["real"], len(classes), seed
+            )
+        groups[f"Probe: {one.title}"] = probe_measurements(KINDS, probes, floor, missing)
+        results[one.title] = {
+            **{kind: own and own.to_json() for kind, own in probes.items()},
+            "floor": floor and floor.to_json(),
+        }
+        table = probe_table(probes, floor, classes)
+        tables.append(f"### {one.title}, by class\n\n{table}")
+        yield Step(title=title, done=number, total=len(views), text=one.title)
     for title, why in judges.left_out.items():
         groups[f"Probe: {title}"] = [Measurement(name="probe", note=f"left out: {why}")]
     if passed is not None:
@@ -208,7 +209,7 @@ def judge_sources(settings: Settings, tiles: Tiles, folder: Path, judges: Judges
     if settings.evaluate.cas_rgb:
         for one in views:
             if one.pictures:
-                groups[f"Use: {one.title}"] = cas_on_pictures(
+                groups[f"Use: {one.title}"] = yield from cas_on_pictures(
                     settings,
                     tiles.gan.generator,
                     one.view,
@@ -281,7 +282,7 @@ def _splits(settings: Settings, one: Shown) -> str:
 
 def _draw(
     settings: Settings, tiles: Tiles, views: Sequence[Shown], seed: int
-) -> tuple[dict[str, _Pile], dict[str, str], Bool[Tensor, " n"] | None]:
+) -> Work[tuple[dict[str, _Pile], dict[str, str], Bool[Tensor, " n"] | None]]:
     """Draw random tiles and sort them by what the gate says.
 
     Returns:
@@ -297,27 +298,28 @@ def _draw(
     }
     piles = {kind: _Pile() for kind in ((RANDOM, PASSED, REJECTED) if gate else (RANDOM,))}
     verdicts = []
-    with progress("drawing tiles to judge", k * random) as bar:
-        for label in range(k):
-            left = dict.fromkeys(piles, few) | {RANDOM: random}
-            drawn = 0
-            for image in random_tiles(generator, label, seed):
-                passed = torch.ones(len(image), dtype=torch.bool)
-                if gate is not None:
-                    passed = _passes(gate, image, label, tiles.device)
-                    verdicts.append(passed)
-                drawn += len(image)
-                chosen = {RANDOM: passed | True, PASSED: passed, REJECTED: ~passed}
-                for kind, pile in piles.items():
-                    some = image[chosen[kind]][: left[kind]]
-                    left[kind] -= len(some)
-                    if len(some):
-                        labels = torch.full((len(some),), label)
-                        pile.add(some, labels, generator.bands, views)
-                enough = not left.get(PASSED) or drawn >= _ATTEMPTS * few
-                if not left[RANDOM] and enough:
-                    break
-            bar.update((label + 1) * random)
+    title = "drawing tiles to judge"
+    yield Step(title=title, done=0, total=k * random)
+    for label in range(k):
+        left = dict.fromkeys(piles, few) | {RANDOM: random}
+        drawn = 0
+        for image in random_tiles(generator, label, seed):
+            passed = torch.ones(len(image), dtype=torch.bool)
+            if gate is not None:
+                passed = _passes(gate, image, label, tiles.device)
+                verdicts.append(passed)
+            drawn += len(image)
+            chosen = {RANDOM: passed | True, PASSED: passed, REJECTED: ~passed}
+            for kind, pile in piles.items():
+                some = image[chosen[kind]][: left[kind]]
+                left[kind] -= len(some)
+                if len(some):
+                    labels = torch.full((len(some),), label)
+                    pile.add(some, labels, generator.bands, views)
+            enough = not left.get(PASSED) or drawn >= _ATTEMPTS * few
+            if not left[RANDOM] and enough:
+                break
+        yield Step(title=title, done=(label + 1) * random, total=k * random)
     return piles, missing, torch.cat(verdicts) if verdicts else None
 
 

@@ -1,14 +1,12 @@
-"""What `rslow train gate` does for gate.recipe=frozen: fits parts and measures what they drop."""
+"""A gate of gate.recipe=frozen: its parts are fitted, and what they drop is measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rs_lowconf.cli.gate_kinds import Draw, kinds_of
-from rs_lowconf.cli.progress import progress
-from rs_lowconf.cli.train_sources import open_sources
 from rs_lowconf.gan.frozen import FrozenName
 from rs_lowconf.gan.gate_views import FrozenView, ViewSpec
 from rs_lowconf.gan.pyramid import ClassGenerator
@@ -32,6 +30,9 @@ from rs_lowconf.search.fitted import (
 from rs_lowconf.search.gate import require_enough
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import GanSettings, Settings
+from rs_lowconf.workflows.gate_kinds import Draw, Drawn, kinds_of
+from rs_lowconf.workflows.records import Step, Work, counted
+from rs_lowconf.workflows.training import open_sources
 
 PIXELS = "spectra and texture"
 """The view that is no composite."""
@@ -45,7 +46,7 @@ _BATCH = 32
 
 def fit_gate(
     settings: Settings, generator: ClassGenerator, recipe: GanSettings, device: torch.device
-) -> FittedGate:
+) -> Work[FittedGate]:
     """Fit the gate's parts on real and other tiles, and measure what they drop.
 
     Args:
@@ -62,7 +63,7 @@ def fit_gate(
     check_same(generator.bands, generator.classes, train[0].tiles, setting="data.classes")
     seed = seed_of(settings.run.seed, "gate")
     specs = _specs(settings, recipe, train)
-    chosen = [_some(len(own.tiles), settings.gate.most_real, seed) for own in train]
+    chosen = [_some(len(source.tiles), settings.gate.most_real, seed) for source in train]
     used = [k for k in specs if specs[k]]
     for k in used:
         # Cross-fitting makes held-out tiles of them all.
@@ -70,56 +71,92 @@ def fit_gate(
         require_enough(len(chosen[k]) + len(val[k].tiles), permitted)
     kinds = kinds_of(settings, generator, (train[0], chosen[0]), val[0], seed=seed)
     total = sum(len(chosen[k]) + len(val[k].tiles) for k in used)
-    total += sum(own.fitted + own.measured for own in kinds.values()) + len(val[0].tiles)
-    with progress("looking at tiles for the gate", total) as bar:
-        done = 0
-
-        def count(tiles: int) -> None:
-            nonlocal done
-            done += tiles
-            bar.update(done)
-
-        real = [
-            RealTiles(
-                name=train[k].name,
-                share=_share(k, used),
-                train=_seen_real(specs[k], train[k], chosen[k], device, count),
-                train_labels=train[k].tiles.labels[chosen[k]],
-                val=_seen_real(specs[k], val[k], range(len(val[k].tiles)), device, count),
-                val_labels=val[k].tiles.labels,
-                origin=k == 0,
-            )
-            # Cheapest and sharpest first: what it drops is shown to no other.
-            for k in sorted(used, reverse=True)
-        ]
-        every = {name: spec for own in specs.values() for name, spec in own.items()}
-        views = views_of(every, generator.bands, device)
-        fitted, measured = {}, {}
-        for name, own in kinds.items():
-            seen = _seen(views, own.draw, own.fitted + own.measured, count)
-            if own.fitted:
-                part = {view: features[: own.fitted] for view, features in seen.items()}
-                fitted[name] = Kind(seen=part, labels=own.labels[: own.fitted], origin=own.origin)
-            if own.measured:
-                part = {view: features[own.fitted :] for view, features in seen.items()}
-                measured[name] = Kind(seen=part, labels=own.labels[own.fitted :])
-        rendered = Kind(
-            seen=_seen(
-                {name: views[name] for own in real[:-1] for name in own.train},
-                lambda rows: val[0].tiles.batch(rows).image,
-                len(val[0].tiles),
-                count,
-            ),
-            labels=val[0].tiles.labels,
-        )
-    stages = _stages(settings, real, fitted, seed)
+    total += sum(kind.fitted + kind.measured for kind in kinds.values()) + len(val[0].tiles)
+    every = {name: spec for views in specs.values() for name, spec in views.items()}
+    views = views_of(every, generator.bands, device)
+    seen = yield from counted(
+        _look(specs, (train, val), chosen, kinds, views, device),
+        "looking at tiles for the gate",
+        total,
+    )
+    stages = _stages(settings, seen.real, seen.fitted, seed)
+    power = yield from _power(settings, seen, stages, train[0].tiles.classes)
     return FittedGate(
         stages=stages,
         views=every,
-        power=_power(
-            settings, (real, stages), (fitted, measured), rendered, train[0].tiles.classes
-        ),
-        stored=_stored(real[0], stages[0], fitted),
+        power=power,
+        stored=_stored(seen.real[0], stages[0], seen.fitted),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Looked:
+    """What the gate's views show of all tiles."""
+
+    real: list[RealTiles]
+    """By source; cheapest and sharpest first: what that drops is shown to no other."""
+    fitted: dict[str, Kind]
+    """Tiles that are not real and that the parts are fitted on, by kind."""
+    measured: dict[str, Kind]
+    """Others, by kind, which show what the gate drops."""
+    rendered: Kind
+    """Held-out tiles with all bands, shown as the pictures of the other sources."""
+
+
+def _look(  # noqa: PLR0917 - views, tiles, place: the order of the work
+    specs: Mapping[int, Mapping[str, dict[str, Any] | None]],
+    sources: tuple[Sequence[TrainingSource], Sequence[TrainingSource]],
+    chosen: Sequence[Sequence[int]],
+    kinds: Mapping[str, Drawn],
+    views: Mapping[str, Features],
+    device: torch.device,
+) -> Generator[int, None, _Looked]:
+    """Look at all tiles; yield the number of tiles after every batch.
+
+    Args:
+        specs: of the views of each source.
+        sources: training and held-out tiles.
+        chosen: rows of the training tiles.
+        kinds: tiles that are not real.
+        views: all of them, for tiles in the generator's bands.
+        device: where to compute.
+    """
+    (train, val), used = sources, [k for k in specs if specs[k]]
+    real = []
+    for k in sorted(used, reverse=True):
+        learned = yield from _seen_real(specs[k], train[k], chosen[k], device)
+        held_out = yield from _seen_real(specs[k], val[k], range(len(val[k].tiles)), device)
+        real.append(
+            RealTiles(
+                name=train[k].name,
+                share=_share(k, used),
+                train=learned,
+                train_labels=train[k].tiles.labels[chosen[k]],
+                val=held_out,
+                val_labels=val[k].tiles.labels,
+                origin=k == 0,
+            )
+        )
+    fitted, measured = {}, {}
+    for name, kind in kinds.items():
+        seen = yield from _seen(views, kind.draw, kind.fitted + kind.measured)
+        if kind.fitted:
+            part = {view: features[: kind.fitted] for view, features in seen.items()}
+            labels = kind.labels[: kind.fitted]
+            fitted[name] = Kind(seen=part, labels=labels, origin=kind.origin)
+        if kind.measured:
+            part = {view: features[kind.fitted :] for view, features in seen.items()}
+            measured[name] = Kind(seen=part, labels=kind.labels[kind.fitted :])
+    rendered = yield from _seen(
+        {name: views[name] for tiles in real[:-1] for name in tiles.train},
+        lambda rows: val[0].tiles.batch(rows).image,
+        len(val[0].tiles),
+    )
+    return _Looked(
+        real=real,
+        fitted=fitted,
+        measured=measured,
+        rendered=Kind(seen=rendered, labels=val[0].tiles.labels),
     )
 
 
@@ -170,9 +207,8 @@ def _seen_real(
     source: TrainingSource,
     rows: Sequence[int],
     device: torch.device,
-    count: Callable[[int], None],
-) -> Seen:
-    """Return real tiles of a source as its views show them."""
+) -> Generator[int, None, Seen]:
+    """Return real tiles of a source as its views show them; yield as `_seen` does."""
     views: dict[str, Features] = {}
     for name, view in views_of(specs, source.tiles.bands, device).items():
         views[name] = view.of_real if isinstance(view, FrozenView) else view
@@ -181,7 +217,6 @@ def _seen_real(
         views,
         lambda some: source.tiles.batch([chosen[i] for i in some]).image,
         len(chosen),
-        count,
         # Pictures are bytes already; other tiles are rounded as a search stores what it finds.
         stored=not source.rendering.eight_bits,
     )
@@ -191,17 +226,15 @@ def _seen(
     views: Mapping[str, Features],
     draw: Draw,
     number: int,
-    count: Callable[[int], None],
     *,
     stored: bool = True,
-) -> Seen:
-    """Return the features of the first tiles that `draw` gives.
+) -> Generator[int, None, Seen]:
+    """Return the features of the first tiles that `draw` gives; yield the number in every batch.
 
     Args:
         views: by name.
         draw: gives tiles.
         number: of tiles.
-        count: is called with the number of tiles after every batch.
         stored: whether to round tiles as a search stores them, which is how its gate sees them.
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in views}
@@ -211,7 +244,7 @@ def _seen(
             image = stored_numbers(image).float() / EXPORT_SCALE
         for name, view in views.items():
             parts[name].append(view(image))
-        count(len(image))
+        yield len(image)
     return {name: torch.cat(own) for name, own in parts.items() if own}
 
 
@@ -225,41 +258,37 @@ def _stored(real: RealTiles, stage: FittedStage, kinds: Mapping[str, Kind]) -> S
 
 
 def _power(
-    settings: Settings,
-    real: tuple[Sequence[RealTiles], tuple[FittedStage, ...]],
-    kinds: tuple[Mapping[str, Kind], Mapping[str, Kind]],
-    rendered: Kind,
-    classes: Sequence[str],
-) -> dict[str, Any]:
+    settings: Settings, seen: _Looked, stages: tuple[FittedStage, ...], classes: Sequence[str]
+) -> Work[dict[str, Any]]:
     """Return what the gate drops of every kind, and what of real tiles, as JSON values."""
-    (tiles, stages), (fitted, measured) = real, kinds
     permitted = settings.search.false_rejection
     seed = seed_of(settings.run.seed, "gate")
     figures: dict[str, Any] = {}
-    with progress("measuring what the gate drops", len(measured)) as bar:
-        for number, (name, kind) in enumerate(measured.items(), start=1):
-            figures[name] = {"fitted": name in fitted, **dropped(stages, kind, permitted)}
-            rest = {other: own for other, own in fitted.items() if other != name}
-            if name in fitted and rest and settings.gate.leave_out:
-                without = _stages(settings, tiles, rest, seed)
-                figures[name]["left_out_of_the_fit"] = dropped(without, kind, permitted)
-            bar.update(number)
+    for number, (name, kind) in enumerate(seen.measured.items(), start=1):
+        fitted = name in seen.fitted
+        figures[name] = {"fitted": fitted, **dropped(stages, kind, permitted)}
+        rest = {other: others for other, others in seen.fitted.items() if other != name}
+        if fitted and rest and settings.gate.leave_out:
+            without = _stages(settings, seen.real, rest, seed)
+            figures[name]["left_out_of_the_fit"] = dropped(without, kind, permitted)
+        title = "measuring what the gate drops"
+        yield Step(title=title, done=number, total=len(seen.measured))
     report: dict[str, Any] = {
         "at_false_rejection": permitted,
         "kinds": figures,
         "real_tiles_by_class": {
-            own.name: false_rejection_by_class(
-                own,
-                own_tiles.val_labels
-                if own.folds is None
-                else torch.cat([own_tiles.train_labels, own_tiles.val_labels]),
+            stage.name: false_rejection_by_class(
+                stage,
+                tiles.val_labels
+                if stage.folds is None
+                else torch.cat([tiles.train_labels, tiles.val_labels]),
                 classes,
                 permitted,
             )
-            for own_tiles, own in zip(tiles, stages, strict=True)
+            for tiles, stage in zip(seen.real, stages, strict=True)
         },
     }
-    if rendered.seen:
+    if seen.rendered.seen:
         # A fault in the settings of the pictures would make every tile look generated.
-        report["real_tiles_shown_as_pictures"] = dropped(stages[:-1], rendered, permitted)
+        report["real_tiles_shown_as_pictures"] = dropped(stages[:-1], seen.rendered, permitted)
     return report

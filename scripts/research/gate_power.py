@@ -1,6 +1,6 @@
 """What the gate drops of each kind of tile that is not real, and what it costs in real tiles.
 
-Usage: python scripts/gate_power.py OUT --config FILE [--set section.key=value ...]
+Usage: python scripts/research/gate_power.py OUT --config FILE [--set section.key=value ...]
 
 Fits the gate of a finished generator (run.dir/gan) as `rslow train gate` does, on training tiles,
 and measures on validation tiles; the test split is not read. OUT gets power.json, power.md and
@@ -18,8 +18,6 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from rs_lowconf.cli.train_gate import fit_gate
-from rs_lowconf.cli.train_sources import open_sources
 from rs_lowconf.device import choose_device
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.model import load_generator
@@ -32,6 +30,9 @@ from rs_lowconf.search.fitted import FittedGate, Kind, dropped, judged
 from rs_lowconf.search.gate import rank_of
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import GanSettings, Settings, load
+from rs_lowconf.workflows.fit_gate import fit_gate
+from rs_lowconf.workflows.records import finish
+from rs_lowconf.workflows.training import open_sources
 
 SHOWN = 8
 """Tiles of each class, passed and dropped, on the sheet."""
@@ -188,7 +189,7 @@ def main() -> None:
     device = choose_device(settings.run)
     generator, header = load_generator(settings.run.dir / "gan" / "gan.safetensors", device)
     recipe = GanSettings.model_validate(header["settings"])
-    fitted = fit_gate(settings, generator, recipe, device)
+    fitted = finish(fit_gate(settings, generator, recipe, device))
     picture, shares = sheet(settings, generator, fitted, device)
     report = {
         "images": header["images"],

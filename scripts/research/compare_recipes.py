@@ -1,6 +1,6 @@
 """Put the quality tables of several GANs side by side, as Markdown.
 
-Usage: python scripts/compare_recipes.py NAME=EVALUATION_FOLDER ...
+Usage: python scripts/research/compare_recipes.py NAME=EVALUATION_FOLDER ...
 
 Each folder is what `rslow evaluate` wrote. All must have been measured by the same reporter on
 the same number of tiles, or their figures would not speak of the same.

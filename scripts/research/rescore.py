@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Score written tiles with a cloud mask's own wheel, without a line of rs_lowconf.
 
-Usage: scripts/rescore.py TILES {csmask,s2cloudless} TAU [--share 0.2]
+Usage: scripts/research/rescore.py TILES {csmask,s2cloudless} TAU [--share 0.2]
 
 Prints one JSON line: how many GeoTIFFs below TILES are of confidence below TAU to the wheel,
 and how far it is at most from the confidence that the tiles' tags tell. Confidence is the mean

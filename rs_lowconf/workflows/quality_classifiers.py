@@ -5,13 +5,12 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from rs_lowconf.cli.progress import progress
 from rs_lowconf.data.augment import augmentation
 from rs_lowconf.gan.measure import Measurement
 from rs_lowconf.gan.pictures import View, draw_pictures
@@ -32,9 +31,8 @@ from rs_lowconf.target.classifier import Classifier, load_classifier, save_class
 from rs_lowconf.target.evaluate import evaluate_classifier
 from rs_lowconf.target.train import EpochRecord, train_classifier
 from rs_lowconf.types import TileSource
-
-if TYPE_CHECKING:
-    from rs_lowconf.workflows.quality import Tiles
+from rs_lowconf.workflows.quality_tiles import Tiles
+from rs_lowconf.workflows.records import Step, Work
 
 _BATCH = 64
 _VIEWS: dict[str, Change] = {
@@ -44,27 +42,26 @@ _VIEWS: dict[str, Change] = {
 }
 
 
-def load_reporter(settings: Settings, tiles: "Tiles", path: Path) -> Classifier:
+def load_reporter(settings: Settings, tiles: Tiles, path: Path) -> Work[Classifier]:
     """Return the reporter of an earlier run with the same settings and tiles, or train it."""
     fingerprint = _fingerprint(settings, tiles)
     if path.exists():
         known = load_classifier(path, tiles.device)
         if known.figures.get("fingerprint") == fingerprint:
             return known
-    own = settings.evaluate.reporter
-    with progress("training the reporter", own.epochs) as bar:
-        augment, seed = augmentation(settings.augment), seed_of(settings.run.seed, "reporter")
-        training = train_classifier(tiles.train, tiles.val, own, augment, seed, tiles.device)
-        for epoch, best in enumerate(_best(training), start=1):
-            bar.update(epoch)
-            reporter = best
+    section = settings.evaluate.reporter
+    augment, seed = augmentation(settings.augment), seed_of(settings.run.seed, "reporter")
+    training = train_classifier(tiles.train, tiles.val, section, augment, seed, tiles.device)
+    for epoch, best in enumerate(_best(training), start=1):
+        yield Step(title="training the reporter", done=epoch, total=section.epochs)
+        reporter = best
     report = evaluate_classifier(reporter, tiles.test)
     reporter.figures = {"fingerprint": fingerprint, "accuracy": report.accuracy}
     save_classifier(path, reporter)
     return reporter
 
 
-def _fingerprint(settings: Settings, tiles: "Tiles") -> str:
+def _fingerprint(settings: Settings, tiles: Tiles) -> str:
     """Return a hash of everything that the reporter and its accuracy depend on."""
     values = {
         "reporter": settings.evaluate.reporter.model_dump(mode="json"),
@@ -81,7 +78,7 @@ def _fingerprint(settings: Settings, tiles: "Tiles") -> str:
     return digest.hexdigest()
 
 
-def train_and_test(settings: Settings, tiles: "Tiles") -> Right:
+def train_and_test(settings: Settings, tiles: Tiles) -> Work[Right]:
     """Train classifiers on real, generated and Gaussian tiles, and test them on real ones.
 
     All take as many steps, whatever their number of tiles. The epoch is chosen on tiles of
@@ -99,22 +96,22 @@ def train_and_test(settings: Settings, tiles: "Tiles") -> Right:
     }
     right = {}
     done, total = 0, len(_VIEWS) * sum(own.epochs for own in recipes.values())
-    with progress("training on real and on generated tiles", total) as bar:
-        for view, change in _VIEWS.items():
-            # The same first weights for all three.
-            seed = seed_of(settings.run.seed, "evaluate", "classifier", view)
-            for name, (train, val) in pairs.items():
-                sources = ChangedTiles(train, change), ChangedTiles(val, change)
-                training = train_classifier(*sources, recipes[name], augment, seed, tiles.device)
-                for best in _best(training):
-                    done += 1
-                    bar.update(done, f"{view}, {name} tiles")
-                    classifier = best
-                right[view, name] = _right(classifier, ChangedTiles(tiles.test, change))
+    for view, change in _VIEWS.items():
+        # The same first weights for all three.
+        seed = seed_of(settings.run.seed, "evaluate", "classifier", view)
+        for name, (train, val) in pairs.items():
+            sources = ChangedTiles(train, change), ChangedTiles(val, change)
+            training = train_classifier(*sources, recipes[name], augment, seed, tiles.device)
+            for best in _best(training):
+                done += 1
+                title, text = "training on real and on generated tiles", f"{view}, {name} tiles"
+                yield Step(title=title, done=done, total=total, text=text)
+                classifier = best
+            right[view, name] = _right(classifier, ChangedTiles(tiles.test, change))
     return right
 
 
-def _gaussian_tiles(settings: Settings, tiles: "Tiles") -> tuple[DrawnTiles, DrawnTiles]:
+def _gaussian_tiles(settings: Settings, tiles: Tiles) -> tuple[DrawnTiles, DrawnTiles]:
     """Return tiles without texture, as many as are generated to learn from and to choose on."""
     statistics = fit_gaussian(tiles.train)
     learn, choose = (
@@ -139,7 +136,7 @@ def cas_on_pictures(
     view: View,
     splits: tuple[TileSource, TileSource, TileSource],
     device: torch.device,
-) -> list[Measurement]:
+) -> Work[list[Measurement]]:
     """Return the accuracy of classifiers that learned from generated pictures alone.
 
     Beside them others learn from as many real pictures, and from pictures with the right band
@@ -155,48 +152,52 @@ def cas_on_pictures(
         device: where to compute.
     """
     train, val, test = splits
-    own, k = settings.evaluate, len(train.classes)
+    section, k = settings.evaluate, len(train.classes)
     statistics = fit_gaussian(train)
     kinds: dict[str, list[TileSource]] = {"real": [train, val], "generated": [], "gaussian": []}
     like: dict[str, Any] = {"bands": train.bands, "classes": train.classes}
-    with progress("drawing pictures to learn from", len(train) + len(val)) as bar:
-        for source, name in ((train, "train"), (val, "val")):
-            counts = torch.bincount(source.labels, minlength=k)
-            seed = seed_of(settings.run.seed, "cas", name)
-            drawn, labels = draw_pictures(generator, counts, view, seed)
-            kinds["generated"].append(PictureTiles(drawn, labels, name=name, **like))
-            flat = view.generated(statistics.draw(labels, drawn.shape[1], seed), train.bands)
-            kinds["gaussian"].append(PictureTiles(flat, labels, name=name, **like))
-            bar.update(len(train) + (len(val) if source is val else 0))
+    done, total = 0, len(train) + len(val)
+    for source, name in ((train, "train"), (val, "val")):
+        counts = torch.bincount(source.labels, minlength=k)
+        seed = seed_of(settings.run.seed, "cas", name)
+        drawn, labels = draw_pictures(generator, counts, view, seed)
+        kinds["generated"].append(PictureTiles(drawn, labels, name=name, **like))
+        flat = view.generated(statistics.draw(labels, drawn.shape[1], seed), train.bands)
+        kinds["gaussian"].append(PictureTiles(flat, labels, name=name, **like))
+        done += len(source)
+        yield Step(title="drawing pictures to learn from", done=done, total=total)
     # Other names than those of the tiles with all bands, in whose report these figures stand.
     views: dict[str, Change] = {
         "pictures as they are": _VIEWS["tiles as they are"],
         "standardised pictures": standardise,
     }
-    total = len(views) * len(kinds) * own.cas_seeds * own.cas_classifier.epochs
+    done, total = 0, len(views) * len(kinds) * section.cas_seeds * section.cas_classifier.epochs
     right: dict[tuple[str, str], Bool[Tensor, "s n"]] = {}
-    done = 0
-    with progress("training on real and on generated pictures", total) as bar:
-        for title, change in views.items():
-            tested = ChangedTiles(test, change)
-            for kind, (learned, chosen) in kinds.items():
-                rows = []
-                for number in range(own.cas_seeds):
-                    training = train_classifier(
-                        ChangedTiles(learned, change),
-                        ChangedTiles(chosen, change),
-                        own.cas_classifier,
-                        augmentation(settings.augment),
-                        # The same first weights for all three kinds.
-                        seed_of(settings.run.seed, "cas", title, number),
-                        device,
+    for name, change in views.items():
+        tested = ChangedTiles(test, change)
+        for kind, (learned, chosen) in kinds.items():
+            rows = []
+            for number in range(section.cas_seeds):
+                training = train_classifier(
+                    ChangedTiles(learned, change),
+                    ChangedTiles(chosen, change),
+                    section.cas_classifier,
+                    augmentation(settings.augment),
+                    # The same first weights for all three kinds.
+                    seed_of(settings.run.seed, "cas", name, number),
+                    device,
+                )
+                for best in _best(training):
+                    done += 1
+                    yield Step(
+                        title="training on real and on generated pictures",
+                        done=done,
+                        total=total,
+                        text=f"{name}, {kind} pictures, seed {number + 1}",
                     )
-                    for best in _best(training):
-                        done += 1
-                        bar.update(done, f"{title}, {kind} pictures, seed {number + 1}")
-                        classifier = best
-                    rows.append(_right(classifier, tested))
-                right[title, kind] = torch.stack(rows)
+                    classifier = best
+                rows.append(_right(classifier, tested))
+            right[name, kind] = torch.stack(rows)
     return repeated_figures(right, k, seed_of(settings.run.seed, "cas"))
 
 

@@ -2,10 +2,10 @@
 """Real and generated tiles mixed on numbered sheets, to be judged before anybody opens the key.
 
 Usage:
-    scripts/blind_sheet.py OUT --config CONFIG [--set KEY=VALUE] [--split val]
+    scripts/research/blind_sheet.py OUT --config CONFIG [--set KEY=VALUE] [--split val]
         [--real 100] [--passed 200] [--found 100] [--random 50] [--old 50 --old-model FILE]
         [--folder NAME=FOLDER] [--composite near_infrared] [--seed 0]
-    scripts/blind_sheet.py --score OUT/form.csv --key OUT/key.csv
+    scripts/research/blind_sheet.py --score OUT/form.csv --key OUT/key.csv
 
 The first form writes OUT/sheet-01.png and so on (tiles four times enlarged, each with its number),
 OUT/form.csv and OUT/key.csv. Numbers of tiles are totals, spread evenly over the classes. A judge
@@ -36,8 +36,6 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from rs_lowconf.bands import COMPOSITES
-from rs_lowconf.cli.evaluate_sources import found_tiles, searched_gan
-from rs_lowconf.cli.train_sources import rendering_of
 from rs_lowconf.data.source import open_split
 from rs_lowconf.data.sources import open_more
 from rs_lowconf.errors import DataError, RsLowconfError, SettingsError
@@ -51,6 +49,7 @@ from rs_lowconf.gan.pictures import (
     random_tiles,
     real_pictures,
 )
+from rs_lowconf.gan.rendering import rendering_of
 from rs_lowconf.gan.source_quality import some_of_each
 from rs_lowconf.gan.tiles import SomeTiles
 from rs_lowconf.models import GeneratorModel, load_gate
@@ -58,6 +57,7 @@ from rs_lowconf.places import model_path
 from rs_lowconf.runs import replacing, sha256_of
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings, further_sources, load
+from rs_lowconf.workflows.quality_pictures import found_tiles, searched_gan
 
 CPU = torch.device("cpu")
 ENLARGED = 4
@@ -431,7 +431,7 @@ def main(arguments: Sequence[str]) -> None:
     except RsLowconfError as error:
         sys.exit(f"blind_sheet: {error}")
     print(f"{len(tiles)} tiles on {len(sheets)} sheets in {words.out}; fill in form.csv, then")
-    print(f"scripts/blind_sheet.py --score {words.out}/form.csv --key {words.out}/key.csv")
+    print(f"scripts/research/blind_sheet.py --score {words.out}/form.csv --key {words.out}/key.csv")
 
 
 if __name__ == "__main__":

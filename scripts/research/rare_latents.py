@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Does `rslow estimate rare` agree with plain random latents at one in a thousand?
 
-Usage: scripts/rare_latents.py OUT [--condition Residential] [--latents 20000] [--set key=value ...]
+Usage: scripts/research/rare_latents.py OUT [--condition Residential] [--latents 20000]
+           [--set key=value ...]
 
 Asks the embedded models and needs no data. A pilot of other populations finds the confidence
 below which one latent in a thousand is; then populations of the settings' size, and random latents
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 from pieces import piece
 
-from rs_lowconf.cli.latents import Law, load_law
 from rs_lowconf.determinism import make_deterministic
 from rs_lowconf.estimate.ladder import Rung, counted, rung_of
 from rs_lowconf.estimate.rare import RareEvent, SubsetRules, rare_event
@@ -25,6 +25,7 @@ from rs_lowconf.runs import write_json
 from rs_lowconf.search.reading import log_odds
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import load
+from rs_lowconf.workflows.latents import Law, load_law
 
 CHUNK = 2_000
 AIM = 1e-3

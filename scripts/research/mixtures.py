@@ -3,8 +3,8 @@
 Of a share of 100 images the digital numbers get an offset of 1000 more or less, 20 times with other
 images, and files are compared as `rslow data check` and `rslow catalog check` compare them:
 
-    python scripts/mixtures.py eurosat FOLDER     # 13 bands of L1C, in torchgeo's layout
-    python scripts/mixtures.py folder FOLDER B01 B02 ...   # GeoTIFFs with these bands
+    python scripts/research/mixtures.py eurosat FOLDER     # 13 bands of L1C, in torchgeo's layout
+    python scripts/research/mixtures.py folder FOLDER B01 B02 ...   # GeoTIFFs with these bands
 
 Prints a line for each share and direction: in how many runs the mixture was reported, and how many
 of the images were named on the right side, on the wrong side, or as ones that nobody can tell. At

@@ -1,11 +1,11 @@
-"""What `rslow evaluate` does with a generator of tiles with given masks. Imports torch: late."""
+"""How good a generator of tiles with given masks is: fidelity to these, and spectra."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from rs_lowconf.cli.progress import print_measurement, progress
 from rs_lowconf.data.augment import mask_augmentation
 from rs_lowconf.data.masks import WindowSource, open_masks
 from rs_lowconf.device import choose_device
@@ -21,6 +21,8 @@ from rs_lowconf.settings import Settings
 from rs_lowconf.target.segment_evaluate import evaluate_segmenter
 from rs_lowconf.target.segment_train import train_segmenter
 from rs_lowconf.target.segmenter import Segmenter, load_segmenter, save_segmenter
+from rs_lowconf.workflows.quality import Quality, refuse_idle
+from rs_lowconf.workflows.records import Step, Work
 
 FORMAT = 1
 _HEADER = """# Quality of the generator of tiles with given masks
@@ -35,17 +37,20 @@ nothing; of the test tiles' pixels it has {right:.1%} right.
 """
 
 
-def evaluate_mask_gan(settings: Settings, folder: Path) -> None:
+def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) -> Work[Quality]:
     """Measure fidelity to masks and spectra, and write report.json, report.md and sheets/.
 
     Args:
         settings: of the run; the reporter's are in `evaluate.segmenter`.
         folder: of the evaluation.
+        found: searches for a probe, which tiles with masks have none of: refused.
 
     Raises:
+        SettingsError: a setting or a search would have no effect.
         ModelError: there is no generator of tiles with masks, or it is of other data.
         DataError: there are no tiles.
     """
+    refuse_idle(settings, found)
     device = choose_device(settings.run)
     path = model_path(settings, "gan")
     gan = load_mask_model(path, device)
@@ -55,22 +60,23 @@ def evaluate_mask_gan(settings: Settings, folder: Path) -> None:
     train, test = splits["train"], splits["test"]
     check_same(generator.bands, generator.pixel_classes, train, setting="data.mask_classes")
     RunFolder(folder, settings)
-    reporter = _reporter(settings, splits, folder / "reporter.safetensors", device)
+    reporter = yield from _reporter(settings, splits, folder / "reporter.safetensors", device)
     seed = seed_of(settings.run.seed, "evaluate")
-    with progress("figures with intervals", 3) as bar:
-        fidelity = mask_fidelity(generator.generator, test, reporter, seed=seed, device=device)
-        bar.update(1)
-        spectral, details = mask_spectral_figures(generator.generator, train, test, seed)
-        bar.update(2)
-        write_mask_sheets(
-            folder / "sheets",
-            generator.generator,
-            test,
-            columns=settings.mask_gan.sheet_columns,
-            seed=seed,
-            images=gan.header["images"],
-        )
-        bar.update(3)
+    title = "figures with intervals"
+    yield Step(title=title, done=0, total=3)
+    fidelity = mask_fidelity(generator.generator, test, reporter, seed=seed, device=device)
+    yield Step(title=title, done=1, total=3)
+    spectral, details = mask_spectral_figures(generator.generator, train, test, seed)
+    yield Step(title=title, done=2, total=3)
+    write_mask_sheets(
+        folder / "sheets",
+        generator.generator,
+        test,
+        columns=settings.mask_gan.sheet_columns,
+        seed=seed,
+        images=gan.header["images"],
+    )
+    yield Step(title=title, done=3, total=3)
     groups = {"Fidelity to masks": fidelity, "Spectra and texture": spectral}
     numbers = {name: len(source) for name, source in splits.items()}
     report: dict[str, Any] = {
@@ -79,7 +85,7 @@ def evaluate_mask_gan(settings: Settings, folder: Path) -> None:
         "gan": {"images": gan.header["images"], "sha256": sha256_of(path)},
         "reporter": reporter.figures,
         "tiles": numbers,
-        "figures": {name: [one.to_json() for one in own] for name, own in groups.items()},
+        "figures": {name: [one.to_json() for one in group] for name, group in groups.items()},
         **details,
     }
     header = _HEADER.format(
@@ -89,19 +95,16 @@ def evaluate_mask_gan(settings: Settings, folder: Path) -> None:
     )
     write_text(folder / "report.md", f"{header}\n{markdown(groups)}")
     write_json(folder / "report.json", report)
-    for one in fidelity:
-        print_measurement(one)
-    print(f"The whole table: {folder / 'report.md'}")
-    print(f"Masks, real and generated tiles: {folder / 'sheets'}")
+    return Quality(headline=tuple(fidelity), report=folder / "report.md")
 
 
 def _reporter(
     settings: Settings, splits: dict[str, WindowSource], path: Path, device: torch.device
-) -> Segmenter:
+) -> Work[Segmenter]:
     """Return the reporter of an earlier run with the same settings and tiles, or train it."""
-    own = settings.evaluate.segmenter
+    section = settings.evaluate.segmenter
     known = {
-        "settings": own.model_dump(mode="json"),
+        "settings": section.model_dump(mode="json"),
         "augment": settings.augment.model_dump(mode="json"),
         "seed": settings.run.seed,
         "data": settings.data.model_dump(mode="json"),
@@ -112,10 +115,14 @@ def _reporter(
             return earlier
     seed, best = seed_of(settings.run.seed, "reporter"), None
     augment = mask_augmentation(settings.augment)
-    with progress("training the reporter", own.epochs) as bar:
-        for record in train_segmenter(splits["train"], splits["val"], own, augment, seed, device):
-            best = record.best or best
-            bar.update(record.epoch, f"validation mIoU {record.val_mean_iou:.3f}")
+    for record in train_segmenter(splits["train"], splits["val"], section, augment, seed, device):
+        best = record.best or best
+        yield Step(
+            title="training the reporter",
+            done=record.epoch,
+            total=section.epochs,
+            text=f"validation mIoU {record.val_mean_iou:.3f}",
+        )
     # The first epoch is better than none, so there is a best one.
     reporter = cast("Segmenter", best)
     test = splits["test"]

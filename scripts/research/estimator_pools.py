@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """How much do designs save, and do intervals cover? Pools of real classifiers, replayed.
 
-Usage: scripts/estimator_pools.py OUT [--size 100000] [--repetitions 1000] [--budgets 300 1000]
+Usage: scripts/research/estimator_pools.py OUT [--size 100000] [--repetitions 1000]
+           [--budgets 300 1000]
 
 Needs no data and no network. Nine pools: three scikit-learn classifiers, each on a made problem
 of 13 bands and six classes whose overlap is set so that it errs at about 9, 1 and 0.1 %. Each

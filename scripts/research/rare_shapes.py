@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Is `rare_event` right where the probability is known? Five shapes of limit states.
 
-Usage: scripts/rare_shapes.py OUT [--runs 100] [--plain 20000000]
+Usage: scripts/research/rare_shapes.py OUT [--runs 100] [--plain 20000000]
 
 At 1e-8, many runs of the default size each: relative error, coverage of the 95 % interval,
 evaluations. At 1e-5, one run beside plain draws of the latent's law. A JSON file a shape in OUT;
@@ -20,7 +20,7 @@ from pieces import piece
 from rs_lowconf.estimate.intervals import clopper_pearson
 from rs_lowconf.estimate.rare import rare_event
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.limit_states import LimitState, limit_states
 
 CHUNK = 200_000

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Are the probability and the samples of a search right? Beside plain random latents.
 
-Usage: scripts/rare_events.py OUT [--runs 100] [--samples 1000] [--set section.key=value ...]
+Usage: scripts/research/rare_events.py OUT [--runs 100] [--samples 1000]
+           [--set section.key=value ...]
 
 Searches the embedded models and needs no data. Two experiments:
 

@@ -22,6 +22,8 @@ from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.tiles import fit_gaussian
 from rs_lowconf.gan.train_sources import TrainingSource
 from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+from rs_lowconf.review.rounds import judged_samples
+from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
 
@@ -182,9 +184,6 @@ def _name_of(path: Path, taken: Mapping[str, Drawn]) -> str:
 
 def _files(settings: Settings) -> dict[str, list[Path]]:
     """Return the stored tiles of this run that are not real, by kind."""
-    from rs_lowconf.review.rounds import judged_samples
-    from rs_lowconf.review.store import STORE, ReviewStore
-
     run = settings.run.dir
     rejected = set()
     if (run / STORE).is_file():

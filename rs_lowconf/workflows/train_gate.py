@@ -1,0 +1,184 @@
+"""Training of the gate: what drops unrealistic tiles, and what that is known to cost."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rs_lowconf.data.augment import augmentations_at, mask_gan_augmentations
+from rs_lowconf.data.masks import open_masks
+from rs_lowconf.device import choose_device
+from rs_lowconf.gan.critic import RealismCritic, fit_realism
+from rs_lowconf.gan.judge import train_judge
+from rs_lowconf.gan.mask_judge import train_mask_judge
+from rs_lowconf.gan.mask_model import load_mask_model, save_mask_critic
+from rs_lowconf.gan.masks import MaskCritic, bank_of, by_mask
+from rs_lowconf.gan.model import load_model, save_critic
+from rs_lowconf.gan.pyramid import ClassGenerator
+from rs_lowconf.gan.tiles import all_turns
+from rs_lowconf.models import check_same, check_tile_size, checksums, features_in
+from rs_lowconf.runs import RunFolder, write_json
+from rs_lowconf.search.calibration import Features, calibrate
+from rs_lowconf.search.fitted import FittedGate
+from rs_lowconf.search.neighbours import features_of
+from rs_lowconf.settings import GanSettings, Settings
+from rs_lowconf.target.classifier import load_classifier
+from rs_lowconf.types import Critic, FeatureExtractor, TileSource
+from rs_lowconf.workflows.fit_gate import fit_gate
+from rs_lowconf.workflows.records import Work
+from rs_lowconf.workflows.training import last_record, open_like
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedGate:
+    """A gate that is calibrated and written."""
+
+    calibrated_on: tuple[int, ...]
+    """Held-out tiles that each of its stages is calibrated on."""
+    fitted: FittedGate | None
+    """What decides with gate.recipe=frozen; None with gate.recipe=native."""
+    folder: Path
+
+
+def train_gate(settings: Settings) -> Work[TrainedGate]:
+    """Train and calibrate a gate into run.dir/gate; yield how far that is.
+
+    Raises:
+        ModelError: there is no generator or no extractor, or the generator is of other data.
+        DataError: too few tiles are held out.
+        JobError: the training diverged.
+    """
+    if settings.data.masked:
+        return (yield from _of_masks(settings))
+    return (yield from _of_labels(settings))
+
+
+def _of_labels(settings: Settings) -> Work[TrainedGate]:
+    device, run = choose_device(settings.run), settings.run.dir
+    paths = {
+        "gan": run / "gan" / "gan.safetensors",
+        "extractor": run / "extractor" / "extractor.safetensors",
+        "critic": run / "gate" / "critic.safetensors",
+    }
+    gan = load_model(paths["gan"], device)
+    generator = gan.generator
+    extractor = load_classifier(paths["extractor"], device)
+    source, val = open_like(settings, generator)
+    folder = RunFolder(run / "gate", settings)
+    folder.trim_log("images", 0)
+    fitted = None
+    if settings.gate.recipe == "frozen":
+        # First, because it says soonest what is missing.
+        recipe = GanSettings.model_validate(gan.header["settings"])
+        fitted = yield from fit_gate(settings, generator, recipe, device)
+        write_json(folder.path / "report.json", fitted.describe(settings.search.false_rejection))
+    critic = yield from train_critic(settings, generator, source, device, folder.log)
+    save_critic(paths["critic"], critic)
+    return _calibrated(
+        settings,
+        paths,
+        critics=(critic, gan.critic),
+        extractor=(extractor, features_in(extractor, generator.bands)),
+        tiles=(source, val),
+        device=device,
+        fitted=fitted,
+    )
+
+
+def train_critic(
+    settings: Settings,
+    generator: ClassGenerator,
+    source: TileSource,
+    device: torch.device,
+    log: Callable[[dict[str, float]], None],
+) -> Work[RealismCritic]:
+    """Train the gate's discriminator against a finished generator and calibrate its realism.
+
+    Args:
+        settings: of the run.
+        generator: finished.
+        source: the training split, in the generator's bands and classes.
+        device: where to compute.
+        log: takes a record now and then.
+    """
+    section, seed = settings.gate, settings.run.seed
+    augment = augmentations_at(settings.augment)(settings.augment.probability)
+    records = train_judge(generator, source, section, augment, seed, device)
+    judge = yield from last_record(records, "the gate's critic", section.images, log)
+    return fit_realism(judge, generator, source, seed)
+
+
+def _of_masks(settings: Settings) -> Work[TrainedGate]:
+    """Train the critic of tiles with masks; its own features say which tiles look alike."""
+    device, run = choose_device(settings.run), settings.run.dir
+    paths = {"gan": run / "gan" / "gan.safetensors", "critic": run / "gate" / "critic.safetensors"}
+    gan = load_mask_model(paths["gan"], device)
+    generator = gan.generator
+    train, val = open_masks(settings.data, "train"), open_masks(settings.data, "val")
+    check_tile_size(settings, generator)
+    check_same(generator.bands, generator.pixel_classes, train, setting="data.mask_classes")
+    folder = RunFolder(run / "gate", settings)
+    folder.trim_log("images", 0)
+    records = train_mask_judge(
+        generator.generator,
+        train,
+        settings.gate,
+        settings.mask_gan,
+        augment=mask_gan_augmentations(settings.augment),
+        seed=settings.run.seed,
+        device=device,
+    )
+    judge = yield from last_record(records, "the gate's critic", settings.gate.images, folder.log)
+    save_mask_critic(paths["critic"], judge)
+    held_out = bank_of(val)
+    critic = MaskCritic(judge, held_out)
+    return _calibrated(
+        settings,
+        paths,
+        critics=(critic, gan.critic.on(held_out)),
+        extractor=(critic, features_in(critic, generator.bands)),
+        tiles=(by_mask(train), by_mask(val)),
+        device=device,
+    )
+
+
+def _calibrated(
+    settings: Settings,
+    paths: dict[str, Path],
+    *,
+    critics: tuple[Critic, Critic],
+    extractor: tuple[FeatureExtractor, Features],
+    tiles: tuple[TileSource, TileSource],
+    device: torch.device,
+    fitted: FittedGate | None = None,
+) -> TrainedGate:
+    """Measure what the gate knows of real tiles and write it into run.dir/gate.
+
+    Args:
+        settings: of the run.
+        paths: of the models, by name.
+        critics: the gate's, and that of the search's energy.
+        extractor: what says which tiles look alike, and its features in the gate's bands.
+        tiles: of training, and held-out ones.
+        device: where the models are.
+        fitted: what decides in the place of critic, likeness and spectra, if something does.
+    """
+    train, val = tiles
+    folder = settings.run.dir / "gate"
+    calibration = calibrate(
+        *critics,
+        extractor[1],
+        train,
+        val,
+        bank=torch.stack([features_of(extractor[0], view, device) for view in all_turns(train)]),
+        seed=settings.run.seed,
+        models=checksums(paths),
+        device=device,
+        fitted=fitted,
+    )
+    calibration.save(folder / "calibration.safetensors")
+    stages = (calibration,) if fitted is None else fitted.stages
+    return TrainedGate(
+        calibrated_on=tuple(len(stage.reference) for stage in stages), fitted=fitted, folder=folder
+    )
