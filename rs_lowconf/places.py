@@ -1,4 +1,4 @@
-"""Where models are read from and updates lie. Imports no torch, for commands that may need none."""
+"""Where the files of a run lie. Imports no torch, for commands that may need none."""
 
 from pathlib import Path
 
@@ -30,6 +30,25 @@ def model_path(settings: Settings, name: str) -> Path:
         return EMBEDDED / "target" / f"{settings.target.embedded}.safetensors"
     folder = EMBEDDED if kind == "embedded" else settings.run.dir
     return folder / stage / f"{name}.safetensors"
+
+
+def catalog_path(settings: Settings) -> Path:
+    """Return where the catalog is that the settings mean."""
+    return settings.catalog.path or settings.run.dir / "catalog.parquet"
+
+
+def job_folder(settings: Settings, kind: str) -> Path:
+    """Return where a batch job of a kind, `score` or `generate`, is worked on."""
+    return settings.run.dir / "batch" / kind
+
+
+def settling_folder(settings: Settings) -> Path:
+    """Return where the next package of what reviewers disagree on goes."""
+    number, folder = 1, settings.run.dir / "settle"
+    while folder.exists():
+        number += 1
+        folder = folder.with_name(f"settle-{number}")
+    return folder
 
 
 def update_folder(settings: Settings, number: int) -> Path:

@@ -23,6 +23,7 @@ from rs_lowconf.cli.tables import (
     show_table,
 )
 from rs_lowconf.errors import DataError
+from rs_lowconf.places import catalog_path
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,49 +32,11 @@ if TYPE_CHECKING:
     from rs_lowconf.data.catalog.check import CatalogFinding, CollectionReport
     from rs_lowconf.data.catalog.rows import CatalogRow
     from rs_lowconf.data.catalog.scan import Account
-    from rs_lowconf.data.catalog.table import Catalog
 
 _PIECE = 2_000
 
 catalog_app = typer.Typer(help="Catalogs of tiles, for batch jobs.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
-
-
-def catalog_path(settings: Settings) -> Path:
-    """Return where the catalog is that the settings mean."""
-    return settings.catalog.path or settings.run.dir / "catalog.parquet"
-
-
-def catalog_of(settings: Settings) -> "Catalog":
-    """Return the catalog that the settings mean.
-
-    Raises:
-        DataError: there is none, or it is damaged or of a newer format.
-    """
-    from rs_lowconf.data.catalog.table import Catalog
-
-    path = catalog_path(settings)
-    if not path.is_file() and settings.data.kind == "none":
-        raise DataError(
-            f"there is no catalog {path}",
-            remedy="name the tiles to catalog by data.kind and data.root",
-        )
-    if not path.is_file():
-        raise DataError(f"there is no catalog {path}", command="catalog build")
-    return Catalog(path)
-
-
-def tiles_of(settings: Settings) -> "Catalog":
-    """Return the same for commands that read its tiles.
-
-    Raises:
-        DataError: see there, or two rows have one id, or the catalog lies in another folder than it
-            was written for.
-    """
-    catalog = catalog_of(settings)
-    catalog.require_unique()
-    catalog.require_files()
-    return catalog
 
 
 @catalog_app.command()
@@ -146,6 +109,7 @@ def check(
         sampled,
     )
     from rs_lowconf.runs import write_json
+    from rs_lowconf.workflows.catalog import tiles_of
 
     catalog = tiles_of(settings)
     groups = groups_of(catalog)
@@ -182,7 +146,10 @@ def check(
 @catalog_app.command()
 def show(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Count what a catalog holds by collection, class, split and year."""
-    catalog = catalog_of(load_settings(config, set_))
+    settings = load_settings(config, set_)
+    from rs_lowconf.workflows.catalog import catalog_of
+
+    catalog = catalog_of(settings)
     console = open_console()
     console.print(f"{len(catalog):,} tiles in {catalog.path}\n")
     show_table(console, "Tiles by", "lll", _counts(catalog))

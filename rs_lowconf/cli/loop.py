@@ -7,7 +7,8 @@ import yaml
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.hints import hint
-from rs_lowconf.cli.review import masked_package, settling_folder, store_of
+from rs_lowconf.cli.review import masked_package, store_of
+from rs_lowconf.places import settling_folder
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:

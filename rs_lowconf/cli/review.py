@@ -52,15 +52,6 @@ def store_of_package(settings: Settings, reviewed: "ReviewedPackage") -> "Review
     return named
 
 
-def settling_folder(settings: Settings) -> Path:
-    """Return where the next package of what reviewers disagree on goes."""
-    number, folder = 1, settings.run.dir / "settle"
-    while folder.exists():
-        number += 1
-        folder = folder.with_name(f"settle-{number}")
-    return folder
-
-
 def masked_package(store: "ReviewStore") -> str | None:
     """Return a package whose samples have masks: no update and no release is made of them."""
     return next((one.folder for one in store.packages() if one.pixel_classes), None)

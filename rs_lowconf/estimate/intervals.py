@@ -4,6 +4,7 @@ The normal interval has no function here: with few errors it misses the truth up
 out of five.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scipy.special import betaincinv, chdtri
@@ -19,6 +20,14 @@ _HEAVY = 5
 """So does it where one more error of the largest weight would raise the estimate by more than a
 fifth of it: such errors may exist and none was found."""
 _PREDICTIVE = ("asi", "adaptive", "ppi")
+_PURPOSES: Mapping[str, str] = {
+    "tcz": "the usual one",
+    "ff": "to certify with",
+    "betting": "holds for any pool and number of labels",
+    "kg": "typical of surveys",
+    "clopper-pearson": "exact for a uniform draw",
+    "wilson": "covers on average, for a uniform draw",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,16 @@ class Interval:
     def width(self) -> float:
         """Return the distance of the ends."""
         return self.high - self.low
+
+    @property
+    def purpose(self) -> str:
+        """Return what intervals by this method are for."""
+        return _PURPOSES[self.method]
+
+    @property
+    def caution(self) -> str:
+        """Return why it may cover too seldom; empty where it is reliable."""
+        return "" if self.reliable else "covers too seldom: few errors, or heavy ones missing"
 
 
 def tcz(estimate: Estimate, level: float = LEVEL) -> Interval:
