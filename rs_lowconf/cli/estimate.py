@@ -29,12 +29,12 @@ ExperimentOption = Annotated[
 
 @estimate_app.command()
 def plan(config: ConfigOption = None, set_: SetOption = None) -> None:
-    """Tell before anyone labels: what sampling can save, and how many labels are needed.
+    """Show before anyone labels what sampling can save and how many labels are needed.
 
-    For each design and defensive share: labels of a uniform draw over those of this one, the
-    expected width of the interval at estimate.labels, and the labels for estimate.width. From
-    labelled validation units with the range of their bootstrap; without, assuming that the
-    target's confidence is calibrated. Writes run.dir/estimate/plan.json and plan.md.
+    For each design and defensive share: how many labels it saves over a uniform draw, the expected
+    width of the interval with estimate.labels, and the labels needed for estimate.width. With
+    estimate.validation, ranges come from a bootstrap of these labels; without it, the target's
+    confidence is assumed to be calibrated. Writes run.dir/estimate/plan.json and plan.md.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.cli.tables import open_console, show_table
@@ -57,12 +57,12 @@ def draw(
     name: NameOption = "draw",
     trust_code: TrustOption = False,
 ) -> None:
-    """Draw the units to label, with known chances, and write what reviewers open.
+    """Draw a probability sample of units to label, and write what people label them in.
 
-    Tiles of a catalog become review packages for QGIS; units of a table become a CSV to fill
-    in. A draw is a function of pool and run.seed; it is written down with checksums, and a
-    changed file is refused later. The adaptive design is drawn in waves: run this again when a
-    wave is labelled (and imported).
+    Tiles of a catalog become review packages for QGIS; units of a table become a CSV to fill in.
+    The draw depends on the pool and run.seed only. It is stored with checksums, and changed files
+    are refused later. The adaptive design is drawn in waves: run this again once a wave is labelled
+    (and imported).
     """
     settings = load_settings(config, set_)
     from rs_lowconf.workflows.estimate import draw_first, draw_folder, draw_next, write_to_label
@@ -92,10 +92,10 @@ def draw(
 
 @estimate_app.command()
 def report(config: ConfigOption = None, set_: SetOption = None, name: NameOption = "draw") -> None:
-    """Say how wrong the target is on the pool, and how sure that is.
+    """Report the target's error rate on the pool, with confidence intervals.
 
-    Needs a label for every drawn unit. Writes report.json, report.md with plots/, and
-    report.html, one file that needs nothing beside it, into run.dir/estimate/NAME.
+    Needs a label for every drawn unit. Writes report.json, report.md with plots/, and the
+    self-contained report.html into run.dir/estimate/NAME.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.workflows.estimate import draw_folder, report_draw
@@ -111,10 +111,11 @@ def experiment(
 ) -> None:
     """Replay all designs on a labelled pool: is labelling unsure units worth it?
 
-    Units without a label are left out. Tells RMSE, saving, bias, coverage and width of each
-    design, what plan foresaw, how they stand errors where none is expected, and the paper's own
-    way: labels of generated tiles, as they are and as hints where to look. Can be interrupted
-    and run again. Writes report.json, report.md and report.html into run.dir/estimate/NAME.
+    Units without a label are left out. Reports RMSE, saving, bias, coverage and interval width of
+    each design, what the plan predicted, how each design copes with errors at high confidence, and
+    the paper's own proposal: labels of generated tiles, taken as they are and as hints where to
+    look. If interrupted, run it again to resume. Writes report.json, report.md and report.html into
+    run.dir/estimate/NAME.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.workflows.experiment import run_experiment
@@ -126,15 +127,15 @@ def experiment(
 
 
 def pool_is_there(settings: Settings) -> bool:
-    """Return whether there are scores of real tiles; say what is the first step to them if not."""
+    """Return whether real tiles are scored; print the first step towards that if not."""
     if settings.estimate.scores is not None:
         return settings.estimate.scores.exists()
     if (job_folder(settings, "score") / "scores.parquet").exists():
         return True
     if catalog_path(settings).is_file():
-        hint("For real tiles beside them", "batch score")
+        hint("To compare with real tiles", "batch score")
     elif settings.data.kind != "none":
-        hint("For real tiles beside them", "catalog build")
+        hint("To compare with real tiles", "catalog build")
     return False
 
 
@@ -148,7 +149,7 @@ def _say_pool(prepared: "Prepared") -> None:
         print(prepared.remark)
     choice = prepared.choice
     if choice is None:
-        print("No validation labels: error probabilities are what the models say of themselves.")
+        print("No validation labels: error probabilities are taken from the models as they are.")
     else:
         gain = f", {choice.gain:.2f} times better than confidence" if choice.gain > 1 else ""
         print(

@@ -31,11 +31,11 @@ def pixels(
     out: PixelsOption = None,
     trust_code: TrustOption = False,
 ) -> None:
-    """Write a table of scores of all pixels of scenes or chips, a pool for estimates by pixel.
+    """Write a table of scores of all pixels of scenes or chips, a pool for estimates per pixel.
 
-    Tiles are those of batch.splits, of the test split when missing. A row a pixel: what the
-    target says, the mask's class as label where it is known, its tile as group, where it lies,
-    and its reflectance as features. The other commands read it by estimate.scores.
+    Tiles are those of batch.splits; of the test split by default. One row per pixel: the target's
+    prediction, the mask's class as label where it is known, its tile as group, its position, and
+    its reflectance as features. The other commands read it through estimate.scores.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.workflows.pixels import open_pixels, write_pixels
@@ -62,9 +62,9 @@ def generated(
 ) -> None:
     """Write a table of scores of tiles from random latents, for `rslow estimate experiment`.
 
-    Conditions take turns. A row a tile, labelled by its condition; of generators that draw for
-    masks a row a pixel, labelled by the mask. Nothing is searched and nothing is gated: what is
-    counted in this table speaks of the generator's own law.
+    Conditions take turns. One row per tile, labelled by its condition; with a generator that draws
+    for masks, one row per pixel, labelled by the mask. Nothing is searched or filtered: the counts
+    in this table describe the generator's own distribution, not real tiles.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.workflows.generated import open_random_tiles, write_generated
@@ -79,8 +79,8 @@ def generated(
         print(f"Left out, as the target has no answer to them: {by_reason(scored.unanswered)}.")
     print(
         f"The target disagrees with the condition on {100 * scored.disagreement:.3g} % of "
-        f"{scored.labelled:,} {scored.unit}. That is of the generator's law, not an error rate on "
-        "real data."
+        f"{scored.labelled:,} {scored.unit}. That describes the generator's distribution, it is "
+        "not an error rate on real data."
     )
     if pool_is_there(settings):
         hint("Then", "estimate experiment", set_=(f"estimate.experiment.random_latents={path}",))

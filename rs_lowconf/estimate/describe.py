@@ -43,7 +43,7 @@ class DrawnFrom:
     defensive: float
     """Share of the labels that were drawn uniformly."""
     validated: bool
-    """Whether labels vouch for the error probabilities."""
+    """Whether the error probabilities were validated with labels."""
     sha256: Mapping[str, str]
     """Checksum of each file of the draw, by its name."""
 
@@ -80,9 +80,9 @@ def _headline(report: Report) -> list[Block]:
         Text(
             text=f"{report.labels:,} labels of {report.distinct_units:,} units, "
             f"{report.errors_found:,} errors found. Standard error "
-            f"{percent(report.standard_error)}. They say as much as "
-            f"{report.effective_labels:,.0f} labels of equal weight, and the errors as much as "
-            f"{report.effective_errors:.1f}; the largest weight is "
+            f"{percent(report.standard_error)}. They are worth "
+            f"{report.effective_labels:,.0f} labels of equal weight, and the errors "
+            f"{report.effective_errors:.1f} errors of equal weight; the largest weight is "
             f"{report.largest_weight.over_uniform:.2f} times that of a uniform draw."
         ),
         Table(rows=rows),
@@ -127,7 +127,7 @@ def _tiles(tiles: TileScatter | None) -> str:
     if tiles is None or tiles.standard_error_for_other_tiles is None:
         return ""
     return (
-        f"The labels lie in {tiles.labelled:,} of {tiles.in_pool:,} tiles. The intervals speak of "
+        f"The labels lie in {tiles.labelled:,} of {tiles.in_pool:,} tiles. The intervals are for "
         "this pool, where it does not matter that pixels of a tile are alike; for other tiles of "
         f"the same kind the standard error is {percent(tiles.standard_error_for_other_tiles)}."
     )
@@ -135,21 +135,21 @@ def _tiles(tiles: TileScatter | None) -> str:
 
 def _drawing(report: Report, draw: DrawnFrom) -> list[Block]:
     waves = "" if report.waves is None else f" in {report.waves} waves"
-    vouched = (
-        "Validation labels vouch for the error probabilities."
+    validated = (
+        "The error probabilities were validated with labels."
         if draw.validated
-        else "No labels vouched for the error probabilities when it was drawn: the estimate is "
-        "right all the same, and may have needed more labels."
+        else "The error probabilities were not validated with labels: that costs efficiency, never "
+        "validity."
     )
     return [
         Text(
             text=f"Design {report.design}{waves}: {DESIGNS[report.design]}. Defensive share "
-            f"{draw.defensive:g}, seed {draw.seed}. {vouched}"
+            f"{draw.defensive:g}, seed {draw.seed}. {validated}"
         ),
         Text(
-            text="Every unit of the pool had a known chance; labels are weighed by it, so the "
-            "estimate is right on average whatever the error probabilities are worth. It speaks "
-            "of the pool that was drawn from, and of no other data."
+            text="Every unit of the pool had a known chance to be drawn, and labels are weighted "
+            "by its inverse, so the estimate is right on average even if the error probabilities "
+            "are wrong. It holds for the pool that was drawn from, and for no other data."
         ),
         Table(rows=[("file", "SHA-256"), *draw.sha256.items()]),
     ]
@@ -161,8 +161,8 @@ def _hidden(report: Report) -> Text:
         text=f"Of the {zone.share_of_pool:.0%} of the pool where errors are least expected "
         f"(error probability up to {zone.largest_g:.2g}), {zone.labels:,} labels hold "
         f"{zone.errors} errors: with {report.level:.0%} certainty at most "
-        f"{percent(zone.at_most)} of the pool's units are errors there. Nothing but labels in "
-        "that zone makes this smaller: about 3 / labels times its share where none is found."
+        f"{percent(zone.at_most)} of the pool's units are errors there. Only more labels in that "
+        "zone can lower this bound: to about 3 / labels times its share where none is an error."
     )
 
 
@@ -174,8 +174,8 @@ def _calibration(cells: Sequence[CalibrationCell]) -> list[Block]:
     ]
     return [
         Text(
-            text="Tenths of the expected errors, from where they are least expected; found "
-            "rates are weighed by the chances of the draw."
+            text="Each row holds a tenth of the expected errors, those where they are least "
+            "expected first; found rates are weighted by the chances of the draw."
         ),
         Table(rows=rows),
         Picture(

@@ -15,7 +15,7 @@ from rs_lowconf.estimate.estimators import Estimate
 LEVEL = 0.95
 """How often an interval shall cover the truth."""
 FEW_ERRORS = 10
-"""Below so many errors of equal weight the interval of Korn and Graubard covers too seldom."""
+"""Below so many errors of equal weight the interval of Korn and Graubard under-covers."""
 _HEAVY = 5
 """So does it where one more error of the largest weight would raise the estimate by more than a
 fifth of it: such errors may exist and none was found."""
@@ -55,8 +55,10 @@ class Interval:
 
     @property
     def caution(self) -> str:
-        """Return why it may cover too seldom; empty where it is reliable."""
-        return "" if self.reliable else "covers too seldom: few errors, or heavy ones missing"
+        """Return why it may cover the error rate too seldom; empty where it is reliable."""
+        if self.reliable:
+            return ""
+        return "may under-cover: few errors found, or errors with large weights not yet seen"
 
 
 def tcz(estimate: Estimate, level: float = LEVEL) -> Interval:

@@ -26,7 +26,7 @@ class LargestWeight:
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """An error rate, 0..1, that is reported beside the estimate."""
+    """The error rate, 0..1, that unclear units would give."""
 
     error_rate: float
     interval: Interval
@@ -37,10 +37,12 @@ class Rate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictionPowered(Rate):
+class PredictionPowered:
     """The error rate by PPI++, which also uses the error probabilities of unlabelled units."""
 
+    error_rate: float
     standard_error: float
+    interval: Interval
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -288,9 +290,10 @@ class Report:
                 f"{one.purpose}{f'  ({one.caution})' if one.caution else ''}"
                 for one in self.intervals
             ),
-            f"{self.errors_found} errors among {self.labels:,} labels, which say as much as "
-            f"{self.effective_labels:,.0f} of equal weight. In the {zone.share_of_pool:.0%} of "
-            f"least error probability {zone.errors} of {zone.labels:,}: at most "
+            f"{self.errors_found} errors among {self.labels:,} labels, which are worth "
+            f"{self.effective_labels:,.0f} labels of equal weight. In the "
+            f"{zone.share_of_pool:.0%} of the pool where errors are least expected, "
+            f"{zone.errors} of {zone.labels:,} labels are errors: at most "
             f"{100 * zone.at_most:.3g} % of the pool are errors there.",
             self.naive_sentence,
             self.never_predicted_sentence,

@@ -34,7 +34,7 @@ class DrawnPool:
     group: NDArray[np.object_] | None
     """Which tile each pixel is of; None where units stand alone."""
     validated: bool
-    """Whether labels vouch for the error probabilities."""
+    """Whether the error probabilities were validated with labels."""
 
     @property
     def predicted(self) -> NDArray[np.object_]:
