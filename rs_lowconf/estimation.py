@@ -7,6 +7,7 @@ numbers of `rslow estimate plan | draw | report` for the same pool, settings and
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,9 @@ from rs_lowconf.estimate.waves import (
 from rs_lowconf.settings import EstimateSettings, checked
 from rs_lowconf.vocabulary import class_name, text_of
 
+LabelsById = Mapping[Any, object] | pd.Series
+"""The true class of each unit by its id, `None` or `?` where nobody can tell."""
+
 
 class Pool:
     """Units, tiles or pixels, whose error rate is wanted, with what a model says of each.
@@ -54,12 +58,12 @@ class Pool:
     def __init__(
         self,
         confidence: ArrayLike,
-        predicted: Sequence[str] | None = None,
-        ids: Sequence[object] | None = None,
+        predicted: Iterable[str] | None = None,
+        ids: Iterable[object] | None = None,
         *,
-        classes: Sequence[str] | None = None,
-        group: Sequence[object] | None = None,
-        labels: Sequence[str | None] | None = None,
+        classes: Iterable[str] | None = None,
+        group: Iterable[object] | None = None,
+        labels: Iterable[str | None] | None = None,
         measure: Measure = "confidence",
         validation: "Pool | None" = None,
     ) -> None:
@@ -301,7 +305,7 @@ class LabelDraw:
 
     def next_wave(
         self,
-        labels: Mapping[object, object],
+        labels: LabelsById,
         *,
         unclear: Unclear = "refuse",
         classes: Sequence[str] = (),
@@ -326,7 +330,7 @@ class LabelDraw:
 
     def estimate(
         self,
-        labels: Mapping[object, object],
+        labels: LabelsById,
         *,
         level: float = LEVEL,
         unclear: Unclear = "refuse",
@@ -356,7 +360,7 @@ class LabelDraw:
             )
         return report(self.waves.labelled(known, section.unclear), section.level)
 
-    def _known(self, labels: Mapping[object, object], section: EstimateSettings) -> Labels:
+    def _known(self, labels: LabelsById, section: EstimateSettings) -> Labels:
         """Return labels with ids and classes as the pool writes them, checked."""
         known = {
             text_of(key) or "": class_name(label)
@@ -373,13 +377,15 @@ class LabelDraw:
 
 
 def _most_probable(
-    probability: Float64[np.ndarray, "..."], classes: Sequence[str] | None
-) -> Iterable[str]:
+    probability: Float64[np.ndarray, "..."], classes: Iterable[str] | None
+) -> list[str]:
+    """Return the class with the largest probability of each unit."""
     if probability.ndim == 1:
         raise SettingsError("confidence without predictions", expected="predicted")
-    if classes is None or len(classes) != probability.shape[1]:
+    names = () if classes is None else tuple(classes)
+    if len(names) != probability.shape[1]:
         raise SettingsError(
             f"probabilities of {probability.shape[1]} classes without predictions",
             expected="predicted, or classes with a name for each column",
         )
-    return (classes[column] for column in probability.argmax(1).tolist())
+    return [names[column] for column in probability.argmax(1).tolist()]

@@ -11,6 +11,7 @@ import pytest
 
 import rs_lowconf as rl
 from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.estimate.draws import DesignName
 from tests.conftest import Run
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +59,7 @@ def pool_of(frame: pd.DataFrame, validation: rl.Pool | None = None) -> rl.Pool:
 @pytest.mark.parametrize("design", ["strat", "adaptive"])
 @pytest.mark.parametrize("from_arrays", [False, True])
 def test_the_numbers_are_those_of_the_command_line(
-    tables: tuple[Path, Path], tmp_path: Path, rslow: Run, design: str, from_arrays: bool
+    tables: tuple[Path, Path], tmp_path: Path, rslow: Run, design: DesignName, from_arrays: bool
 ) -> None:
     """Plan, units, chances and report are the same for the same table, settings and seed."""
     settings = (
@@ -156,7 +157,7 @@ def test_values_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DataError, match="id 3, predicted 2, confidence 3"):
         rl.Pool([0.5, 0.6, 0.7], ["a", "b"])
     with pytest.raises(DataError, match="shape"):
-        rl.Pool(0.5, ["a"])
+        rl.Pool(np.full((1, 1, 1), 0.5), ["a"])
     with pytest.raises(DataError, match=r"the pool: 1 confidences outside 0\.\.1"):
         rl.Pool([0.5, 60.0], ["a", "b"])
     with pytest.raises(SettingsError, match="without predictions"):
@@ -168,9 +169,9 @@ def test_values_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DataError, match="validation units has 3 labels"):
         pool.draw(2)
     pool = rl.Pool([0.5, 0.6], ["a", "b"])
-    for wrong in ({"defensive": 0.0}, {"design": "best"}, {"labels": 0}):
+    for wrong in ({"defensive": 0.0}, {"labels": 0}):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
-            pool.draw(**wrong)  # type: ignore[arg-type]
+            pool.draw(**wrong)
     with pytest.raises(SettingsError, match="20 to 2"):
         pool.plan(20)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rs_lowconf.data.catalog.check import CatalogFinding, CollectionReport
     from rs_lowconf.data.catalog.rows import CatalogRow
     from rs_lowconf.data.catalog.scan import Account
+    from rs_lowconf.data.catalog.table import Catalog
 
 _PIECE = 2_000
 

@@ -189,8 +189,8 @@ def _calibration(cells: Sequence[CalibrationCell]) -> list[Block]:
 def _matrix(accuracy: Accuracy) -> list[Block]:
     rows = [("class", "predicted", "truly", "user's accuracy", "producer's accuracy")]
     for predicted, one in zip(accuracy.predicted_share.tolist(), accuracy.by_class, strict=True):
-        shares = (_with_error(own) for own in (one.area, one.user, one.producer))
-        rows.append((one.name, percent(predicted), *shares))
+        area, user, producer = map(_with_error, (one.area, one.user, one.producer))
+        rows.append((one.name, percent(predicted), area, user, producer))
     blocks: list[Block] = [
         Text(text="Shares of the pool by class, and accuracies, ± one standard error."),
         Table(rows=rows),
