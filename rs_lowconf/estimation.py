@@ -35,9 +35,6 @@ from rs_lowconf.estimate.waves import (
 from rs_lowconf.settings import EstimateSettings, checked
 from rs_lowconf.vocabulary import class_name, text_of
 
-LabelsById = Mapping[Any, object] | pd.Series
-"""The true class of each unit by its id, `None` or `?` where nobody can tell."""
-
 
 class Pool:
     """Units, tiles or pixels, whose error rate is wanted, with what a model says of each.
@@ -305,7 +302,7 @@ class LabelDraw:
 
     def next_wave(
         self,
-        labels: LabelsById,
+        labels: Mapping[Any, object] | pd.Series,
         *,
         unclear: Unclear = "refuse",
         classes: Sequence[str] = (),
@@ -330,7 +327,7 @@ class LabelDraw:
 
     def estimate(
         self,
-        labels: LabelsById,
+        labels: Mapping[Any, object] | pd.Series,
         *,
         level: float = LEVEL,
         unclear: Unclear = "refuse",
@@ -339,7 +336,8 @@ class LabelDraw:
         """Return how wrong the model is on the pool, and how sure that is.
 
         Args:
-            labels: the true class of every drawn unit by its id; None where nobody can tell.
+            labels: the true class of every drawn unit by its id; None or `?` where nobody can
+                tell.
             level: how often intervals shall cover the error rate, 0.5..1.
             unclear: what units count as whose class nobody can tell.
             classes: true classes that neither the model nor labels of the pool name.
@@ -360,7 +358,7 @@ class LabelDraw:
             )
         return report(self.waves.labelled(known, section.unclear), section.level)
 
-    def _known(self, labels: LabelsById, section: EstimateSettings) -> Labels:
+    def _known(self, labels: Mapping[Any, object] | pd.Series, section: EstimateSettings) -> Labels:
         """Return labels with ids and classes as the pool writes them, checked."""
         known = {
             text_of(key) or "": class_name(label)

@@ -56,8 +56,7 @@ def pool_of(frame: pd.DataFrame, validation: rl.Pool | None = None) -> rl.Pool:
     )
 
 
-@pytest.mark.parametrize("design", ["strat", "adaptive"])
-@pytest.mark.parametrize("from_arrays", [False, True])
+@pytest.mark.parametrize(("design", "from_arrays"), [("strat", False), ("adaptive", True)])
 def test_the_numbers_are_those_of_the_command_line(
     tables: tuple[Path, Path], tmp_path: Path, rslow: Run, design: DesignName, from_arrays: bool
 ) -> None:
@@ -134,7 +133,7 @@ def test_labels_that_do_not_fit_are_refused() -> None:
     frame = scores()
     pool = rl.Pool(frame["confidence"], frame["predicted"].tolist())
     draw = pool.draw(50)
-    labels = {int(name): frame["label"][int(name)] for name in draw.ids}
+    labels: dict[object, object] = {int(name): frame["label"][int(name)] for name in draw.ids}
     rate = draw.estimate(labels).error_rate
     assert rate == draw.estimate(pd.Series(labels)).error_rate
     first, *others = labels
