@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from rs_lowconf.ask_tell import AskTell
     from rs_lowconf.bands import BandSpec
     from rs_lowconf.errors import RsLowconfError
+    from rs_lowconf.estimate.describe_plan import LabelPlan
+    from rs_lowconf.estimate.result import Report
+    from rs_lowconf.estimation import LabelDraw, Pool
     from rs_lowconf.review.reading import ReviewedPackage
     from rs_lowconf.review.reading import read_package as read_review
     from rs_lowconf.settings import SearchSettings, Settings
@@ -39,7 +42,11 @@ _PLACES = {
     "AskTell": "ask_tell",
     "BandSpec": "bands",
     "Generator": "api",
+    "LabelDraw": "estimation",
+    "LabelPlan": "estimate.describe_plan",
+    "Pool": "estimation",
     "RealismGate": "api",
+    "Report": "estimate.result",
     "ReviewedPackage": "review.reading",
     "RsLowconfError": "errors",
     "Search": "api",
@@ -59,7 +66,11 @@ __all__ = [
     "AskTell",
     "BandSpec",
     "Generator",
+    "LabelDraw",
+    "LabelPlan",
+    "Pool",
     "RealismGate",
+    "Report",
     "ReviewedPackage",
     "RsLowconfError",
     "Search",
@@ -82,7 +93,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, other = _PLACES[name].partition(":")
-    if module in ("api", "ask_tell"):
+    if module in ("api", "ask_tell", "estimation"):
         make_deterministic()
     value = getattr(import_module(f"{__name__}.{module}"), other or name)
     globals()[name] = value

@@ -5,7 +5,7 @@ from typing import Final
 from rs_lowconf.errors import MissingPackageError
 
 _REVIEW: Final = frozenset({"PIL", "krippendorff", "sklearn"})
-_ESTIMATE: Final = frozenset({"matplotlib", "scipy", "sklearn"})
+_ESTIMATE: Final = frozenset({"sklearn"})
 _GENERATE: Final = _REVIEW | _ESTIMATE | {"torch", "safetensors", "torchmetrics"}
 EXTRAS: Final = {
     "review": _REVIEW,

@@ -1,4 +1,4 @@
-"""Paths of models and updates. Imports no torch, for commands that may not need it."""
+"""Where the files of a run are. Imports no torch, for commands that may not need it."""
 
 from pathlib import Path
 
@@ -39,6 +39,25 @@ def _target_path(settings: Settings) -> Path:
     if isinstance(target, TrainedTarget) and target.path is not None:
         return target.path
     return settings.run.dir / "target" / "target.safetensors"
+
+
+def catalog_path(settings: Settings) -> Path:
+    """Return where the catalog is that the settings mean."""
+    return settings.catalog.path or settings.run.dir / "catalog.parquet"
+
+
+def job_folder(settings: Settings, kind: str) -> Path:
+    """Return where a batch job of a kind, `score` or `generate`, is worked on."""
+    return settings.run.dir / "batch" / kind
+
+
+def settling_folder(settings: Settings) -> Path:
+    """Return where the next package of what reviewers disagree on goes."""
+    number, folder = 1, settings.run.dir / "settle"
+    while folder.exists():
+        number += 1
+        folder = folder.with_name(f"settle-{number}")
+    return folder
 
 
 def update_folder(settings: Settings, number: int) -> Path:

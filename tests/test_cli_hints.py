@@ -218,7 +218,7 @@ def table(tmp_path: Path) -> Path:
     "cli/estimate.py:draw:estimate draw",
     "cli/estimate.py:draw:estimate report",
     "cli/estimate.py:draw:estimate report#2",
-    "cli/estimate.py:_labelled:*",
+    "workflows/estimate.py:report_draw:*",
     "estimate/stored.py:read_draw:*",
     "estimate/stored.py:read_labels:*",
     "estimate/stored.py:read_pool:*",
@@ -275,7 +275,7 @@ SERIAL = ("batch.executor=serial", "batch.seconds=null")
 
 
 @tells(
-    "cli/catalog.py:catalog_of:catalog build",
+    "workflows/catalog.py:catalog_of:catalog build",
     "cli/catalog.py:build:catalog check",
     "cli/batch.py:review:batch score",
     "cli/batch.py:review:review import",
@@ -307,13 +307,13 @@ def test_jobs_over_a_catalog_by_what_is_printed(rslow: Run, folder: Path) -> Non
 
 
 @tells(
-    "cli/estimate_pool.py:_no_scores:catalog build",
-    "cli/estimate_pool.py:_no_scores:batch score",
-    "cli/estimate_pool.py:pool_is_there:catalog build",
-    "cli/estimate_pool.py:pool_is_there:batch score",
-    "cli/estimate_pool.py:_reviewed:*",
-    "cli/estimate_generated.py:generated:estimate experiment",
-    "cli/estimate.py:_say_package:review import",
+    "workflows/pool.py:_no_scores:catalog build",
+    "workflows/pool.py:_no_scores:batch score",
+    "cli/estimate.py:pool_is_there:catalog build",
+    "cli/estimate.py:pool_is_there:batch score",
+    "workflows/labelling.py:read_reviews:*",
+    "cli/estimate_tables.py:generated:estimate experiment",
+    "cli/estimate.py:draw:review import",
     "cli/estimate.py:draw:estimate report#2",
     "cli/review.py:_export:review import",
 )

@@ -14,7 +14,6 @@ import rasterio
 import torch
 from PIL import Image
 
-from rs_lowconf.cli.estimate_pixels import pixel_scores
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.errors import AnswerError
 from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
@@ -25,6 +24,7 @@ from rs_lowconf.review.ids import sample_ids
 from rs_lowconf.runs import kind_of, read_checkpoint, write_checkpoint
 from rs_lowconf.settings import load
 from rs_lowconf.target.segmenter import load_segmenter
+from rs_lowconf.workflows.pixels import pixel_scores
 from tests.conftest import Run, train_models
 from tests.make_scenes import make_chips
 from tests.stories import printed, tells, type_printed
@@ -282,7 +282,7 @@ def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained:
     "cli/loop.py:_say_next:review import",
     "cli/review.py:import_:loop",
     "review/rounds.py:refuse_masks:loop",
-    "cli/estimate_pixels.py:pixels:estimate plan",
+    "cli/estimate_tables.py:pixels:estimate plan",
     "data/masks.py:_required:data check",
 )
 def test_the_loop_with_masks_suggests_nothing_that_is_refused(

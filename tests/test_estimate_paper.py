@@ -11,7 +11,6 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.stats import binom
 
-from rs_lowconf.cli.estimate_experiment import found_tiles
 from rs_lowconf.errors import DataError
 from rs_lowconf.estimate.experiment import RAW, Case, Grounds, key_of, split_validation
 from rs_lowconf.estimate.intervals import clopper_pearson
@@ -22,6 +21,8 @@ from rs_lowconf.review.fields import Decision
 from rs_lowconf.review.reading import Answer, ReviewedPackage
 from rs_lowconf.review.store import STORE, ReviewStore, SentPackage, SentSample
 from rs_lowconf.settings import load
+from rs_lowconf.workflows.experiment import found_tiles
+from rs_lowconf.workflows.records import finish
 from tests.conftest import Run
 
 
@@ -229,8 +230,8 @@ def test_reviews_take_the_place_of_conditions(pools: Path, tmp_path: Path) -> No
             manifest={},
         )
     )
-    words = (f"run.dir={tmp_path}", f"estimate.generated={pools / 'found.parquet'}")
-    found = found_tiles(load(None, words))
+    settings = load(None, (f"run.dir={tmp_path}",))
+    found = finish(found_tiles(settings, pools / "found.parquet"))
     assert found.label is not None
     told = dict(zip(found.ids, found.label, strict=True))
     assert told[names[0]] == opposite

@@ -1,15 +1,18 @@
 """Reports of labelled draws: accuracies by every design, zones, tiles, pages."""
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
-from rs_lowconf.estimate.describe import describe
+from rs_lowconf.estimate.describe import DrawnFrom, describe
 from rs_lowconf.estimate.designs import design_of
 from rs_lowconf.estimate.draws import DesignName, Draw, Pool
 from rs_lowconf.estimate.page import Page, Part, Picture, Table, Text
@@ -55,10 +58,11 @@ def test_accuracies_and_areas_are_right_on_average_and_know_their_error(name: De
     found: dict[str, list[list[float]]] = {key: [] for key in truth}
     told: dict[str, list[list[float]]] = {key: [] for key in truth}
     for seed in range(60):
-        own = report(labelled(drawn(name, seed)))["accuracy"]["by_class"]
+        by_class = report(labelled(drawn(name, seed))).accuracy.by_class
         for key in truth:
-            found[key].append([one[key]["value"] for one in own])
-            told[key].append([one[key]["standard_error"] for one in own])
+            shares = [getattr(one, key) for one in by_class]
+            found[key].append([one.value for one in shares])
+            told[key].append([one.standard_error for one in shares])
     for key, known in truth.items():
         values = np.array(found[key])
         scatter = values.std(0, ddof=1)
@@ -74,11 +78,11 @@ def test_a_zone_without_errors_has_three_over_its_labels() -> None:
     draw = design_of("uniform", error_free, 300).draw(1)
     own = replace(labelled(draw), pool=error_free)
     told = report(own)
-    assert told["errors_found"] == 0
-    assert told["error_rate"] == 0
-    assert told["blind_spot"]["at_most"] == pytest.approx(-np.log(0.05) / 300)
-    assert told["blind_spot"]["share_of_pool"] == 0.5
-    assert [one["low"] for one in told["intervals"]] == [0.0] * 6
+    assert told.errors_found == 0
+    assert told.error_rate == 0
+    assert told.blind_spot.at_most == pytest.approx(-np.log(0.05) / 300)
+    assert told.blind_spot.share_of_pool == 0.5
+    assert [one.low for one in told.intervals] == [0.0] * 6
 
 
 def test_a_zone_full_of_errors_is_seen() -> None:
@@ -91,9 +95,9 @@ def test_a_zone_full_of_errors_is_seen() -> None:
     for name in names:
         draw = drawn(name, 4)
         own = replace(labelled(draw), truth=truth[draw.index])
-        zone = report(own)["blind_spot"]
-        assert zone["errors"] > 0
-        assert zone["at_most"] > 0.1
+        zone = report(own).blind_spot
+        assert zone.errors > 0
+        assert zone.at_most > 0.1
 
 
 def test_pixels_of_a_tile_are_no_independent_tiles() -> None:
@@ -104,26 +108,28 @@ def test_pixels_of_a_tile_are_no_independent_tiles() -> None:
     draw = design_of("uniform", POOL, 600).draw(0)
     own = replace(labelled(draw), truth=truth[draw.index], group=group)
     told = report(own)
-    tiles = told["tiles"]
-    assert tiles["in_pool"] == 60
+    tiles = told.tiles
+    assert tiles is not None
+    assert tiles.in_pool == 60
     # Between whole tiles: sqrt(p (1 - p) / 60).
     expected = np.sqrt(bad.mean() * (1 - bad.mean()) / 60)
-    assert tiles["standard_error_for_other_tiles"] == pytest.approx(expected, rel=0.25)
-    assert told["standard_error"] < 0.5 * expected
-    assert report(labelled(draw))["tiles"] is None
+    assert tiles.standard_error_for_other_tiles == pytest.approx(expected, rel=0.25)
+    assert told.standard_error < 0.5 * expected
+    assert report(labelled(draw)).tiles is None
 
 
 def test_prediction_powered_stands_beside_uniform_alone() -> None:
     """It is told where it is right, and the biased figures say that they are."""
-    told = report(labelled(drawn("uniform", 0)))
-    assert told["ppi"] is not None
-    assert abs(told["ppi"]["error_rate"] - WRONG.mean()) < 0.06
-    assert told["ppi"]["reliable"]
-    few = design_of("uniform", POOL, 20).draw(0)
-    assert not report(labelled(few))["ppi"]["reliable"]
+    ppi = report(labelled(drawn("uniform", 0))).ppi
+    assert ppi is not None
+    assert abs(ppi.error_rate - WRONG.mean()) < 0.06
+    assert ppi.interval.reliable
+    few = report(labelled(design_of("uniform", POOL, 20).draw(0))).ppi
+    assert few is not None
+    assert not few.interval.reliable
     told = report(labelled(drawn("strat", 0)))
-    assert told["ppi"] is None
-    assert "biased" in told["naive"]["said"]
+    assert told.ppi is None
+    assert "biased" in told.naive_sentence
 
 
 class _Texts(HTMLParser):
@@ -184,9 +190,64 @@ def test_a_page_says_the_same_in_both_forms() -> None:
 def test_the_report_names_its_numbers() -> None:
     """Estimate, interval, weights, zone and bias are in the page; no number is a nan."""
     told = report(labelled(drawn("strat", 3)))
-    about = {"seed": 0, "defensive": 0.3, "validated": False, "sha256": {"draw-1.json": "0" * 64}}
+    about = DrawnFrom(seed=0, defensive=0.3, validated=False, sha256={"draw-1.json": "0" * 64})
     text = describe(told, about).markdown("plots")
-    assert f"{100 * told['error_rate']:.3g} %" in text
+    assert f"{100 * told.error_rate:.3g} %" in text
     assert "biased" in text
     assert "largest weight" in text
     assert not re.search(r"\bnan\b", text)
+    assert told.headline in text
+    assert str(told).splitlines()[0] == told.headline
+
+
+def by_rule(design: Literal["uniform", "strat"]) -> Labelled:
+    """Return 40 labels of 120 units without any chance, two of them unclear if they are strata."""
+    unit = np.arange(120)
+    g = ((unit * 37 % 120 + 0.5) / 120) ** 3
+    predicted = unit % 3
+    truth = np.where(unit * 53 % 120 < 100 * g, (predicted + 1) % 3, predicted)
+    truth[unit % 31 == 0] = 3
+    strata = [unit] if design == "uniform" else [unit[g < 0.3], unit[g >= 0.3]]
+    taken = [unit[::3] + unit[:40] % 3] if design == "uniform" else [strata[0][::4], strata[1][::2]]
+    labels, sizes = np.array([len(one) for one in taken]), np.array([len(one) for one in strata])
+    stratum, index = np.repeat(np.arange(len(sizes)), labels), np.concatenate(taken)
+    chance = (labels / sizes)[stratum]
+    truth = truth[index]
+    if design == "strat":
+        truth[[3, 8]] = -1
+    return Labelled(
+        pool=Pool(g=g, predicted=predicted),
+        classes=("a", "b", "c", "d"),
+        draw=Draw(
+            design=design,
+            population=120,
+            index=index,
+            chance=chance,
+            largest_ratio=float(len(index) / 120 / chance.min()),
+            expected_ratio=0.8,
+            stratum=stratum,
+            stratum_sizes=sizes,
+        ),
+        truth=truth,
+        unclear="refuse" if design == "uniform" else "wrong",
+        group=None if design == "uniform" else unit // 10,
+    )
+
+
+@pytest.mark.parametrize("design", ["uniform", "strat"])
+def test_report_files_keep_their_keys_and_numbers(design: Literal["uniform", "strat"]) -> None:
+    """What programs read from report.json is as it was when reports were still dictionaries."""
+    stored = json.loads((Path(__file__).parent / "estimate_reports.json").read_text())[design]
+    found = json.loads(json.dumps(report(by_rule(design), 0.9).to_json()))
+    assert [*leaves(found)] == [(key, pytest.approx(value)) for key, value in leaves(stored)]
+
+
+def leaves(values: Any, key: str = "") -> list[tuple[str, Any]]:
+    """Return all that JSON values hold, each with its path, in order."""
+    if isinstance(values, dict):
+        parts = [(f"{key}.{name}", own) for name, own in values.items()]
+    elif isinstance(values, list):
+        parts = [(f"{key}.{number}", own) for number, own in enumerate(values)]
+    else:
+        return [(key, values)]
+    return [leaf for name, own in parts for leaf in leaves(own, name)]

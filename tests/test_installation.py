@@ -35,6 +35,20 @@ def run(module: str, *words: object) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def write_scores(folder: Path) -> None:
+    """Write what a model says of 120 units, scores.csv, and the same with labels, all.csv."""
+    rows = [f"t{n},{'ab'[n % 2]},{0.5 + n / 250:.3f}" for n in range(120)]
+    (folder / "scores.csv").write_text("\n".join(("id,predicted,confidence", *rows)))
+    labelled = (f"{row},{'ab'[n % 3 == 0]}" for n, row in enumerate(rows))
+    (folder / "all.csv").write_text("\n".join(("id,predicted,confidence,label", *labelled)))
+
+
+def given(folder: str) -> tuple[str, ...]:
+    """Return the settings of an estimate from scores.csv in a folder."""
+    settings = (f"run.dir={folder}", f"estimate.scores={folder}/scores.csv", "estimate.labels=30")
+    return tuple(word for one in settings for word in ("-s", one))
+
+
 @cache
 def trees() -> dict[Path, list[ast.AST]]:
     """Return the syntax of each module but those that run in QGIS."""
@@ -126,7 +140,7 @@ def test_the_lock_fits_what_is_declared() -> None:
     [
         ("", ("quickstart", "--out", "{folder}"), "generate"),
         ("", ("train", "target"), "train"),
-        ("", ("estimate", "report"), "estimate"),
+        ("", ("estimate", "plan", *given("{folder}")), "estimate"),
         ("estimate", ("generate", "-s", "run.dir={folder}"), "generate"),
         ("generate", ("generate", "-s", "data.kind=eurosat", "-s", "run.dir={folder}"), "train"),
     ],
@@ -135,6 +149,7 @@ def test_a_missing_extra_is_named(
     tmp_path: Path, installed: str, words: tuple[str, ...], extra: str
 ) -> None:
     """A command whose extra is not installed says so in one line, and which one to install."""
+    write_scores(tmp_path)
     ran = run("tests.without", installed, *(word.format(folder=tmp_path) for word in words))
     assert ran.returncode == 9, ran.stderr
     assert re.fullmatch(
@@ -153,23 +168,26 @@ def test_the_core_reads_jobs_and_reviews(tmp_path: Path) -> None:
         assert (ran.returncode, found in ran.stderr) == (code, True), ran.stderr
 
 
-@pytest.mark.slow
-def test_the_extra_estimate_reports(tmp_path: Path) -> None:
-    """From a table of scores to the report of an error rate with this extra alone."""
-    table = tmp_path / "scores.csv"
-    rows = (f"t{n},{'ab'[n % 2]},{0.5 + n / 250:.3f}" for n in range(120))
-    table.write_text("\n".join(("id,predicted,confidence", *rows)))
-    words = (
-        *("-s", f"run.dir={tmp_path}", "-s", f"estimate.scores={table}"),
-        *("-s", "estimate.labels=30", "-s", "review.label=blind"),
-    )
-    ran = run("tests.without", "estimate", "estimate", "draw", *words)
+def test_the_core_reports_error_rates(tmp_path: Path) -> None:
+    """From a table of scores to the report of an error rate without any extra."""
+    write_scores(tmp_path)
+    ran = run("tests.without", "", "estimate", "draw", *given(str(tmp_path)))
     assert ran.returncode == 0, ran.stderr
     labels = tmp_path / "estimate" / "draw" / "labels-1.csv"
     labels.write_text(re.sub(r",$", ",a", labels.read_text(), flags=re.MULTILINE))
-    ran = run("tests.without", "estimate", "estimate", "report", *words)
+    ran = run("tests.without", "", "estimate", "report", *given(str(tmp_path)))
     assert ran.returncode == 0, ran.stderr
     assert (labels.parent / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_extra_estimate_learns_from_labels(tmp_path: Path) -> None:
+    """With validation labels the error probabilities are fitted, with this extra alone."""
+    write_scores(tmp_path)
+    words = (*given(str(tmp_path)), "-s", f"estimate.validation={tmp_path / 'all.csv'}")
+    ran = run("tests.without", "estimate", "estimate", "plan", *words)
+    assert ran.returncode == 0, ran.stderr
+    assert "chosen by validation labels" in ran.stdout
 
 
 @pytest.mark.slow

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import rs_lowconf as rl
-from rs_lowconf import api, ask_tell
+from rs_lowconf import api, ask_tell, estimation
 from rs_lowconf.errors import DataError, JobError, ModelError, ReviewError, SettingsError
+from rs_lowconf.estimate import describe_plan, result
 from rs_lowconf.search.report import Cost
 from rs_lowconf.workflows.search import Searching
 
@@ -57,9 +58,12 @@ def found(generator: rl.Generator, gate: rl.RealismGate) -> rl.SearchResult:
     return rl.Search(generator, target, gate, tau=0.6, count=5, seed=3).result()
 
 
-@pytest.mark.parametrize("module", [api, ask_tell])
-def test_examples_of_the_docstrings_run(module: object) -> None:
+@pytest.mark.parametrize("module", [api, ask_tell, estimation, describe_plan, result])
+def test_examples_of_the_docstrings_run(
+    module: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each public function and class shows an example, and what it shows comes out."""
+    monkeypatch.chdir(tmp_path)
     tests = doctest.DocTestFinder().find(module, extraglobs={"torch": torch, "np": np})
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     out: list[str] = []

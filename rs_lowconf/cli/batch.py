@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
-from rs_lowconf.cli.catalog import tiles_of
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import (
     duration,
@@ -20,11 +19,11 @@ from rs_lowconf.cli.progress import (
 )
 from rs_lowconf.cli.tables import counted
 from rs_lowconf.errors import JobError, SettingsError
+from rs_lowconf.places import job_folder
 from rs_lowconf.settings import BatchSettings, Settings
 
 if TYPE_CHECKING:
     from rs_lowconf.batch import Executor, Job, Status
-    from rs_lowconf.batch.jobs import TargetOf
     from rs_lowconf.data.catalog.table import Catalog
     from rs_lowconf.vocabulary import Vocabulary
 
@@ -70,6 +69,7 @@ def score(
     from rs_lowconf.batch.score import ScoreWork
     from rs_lowconf.batch.stamp import fingerprint, is_stamped
     from rs_lowconf.runs import sha256_of
+    from rs_lowconf.workflows.catalog import target_of, tiles_of
 
     catalog, folder = tiles_of(settings), job_folder(settings, "score")
     # Quotas are for steps that take people, or minutes per tile; low confidence is only found by
@@ -126,6 +126,7 @@ def review(
     settings = load_settings(config, set_)
     from rs_lowconf.batch import status
     from rs_lowconf.batch.review import choose, classes_of, scores_of, write_real
+    from rs_lowconf.workflows.catalog import target_of, tiles_of
 
     catalog, job = tiles_of(settings), job_folder(settings, "score")
     if not job.exists():
@@ -239,11 +240,6 @@ def _run_again(settings: Settings, folder: Path, kind: str) -> None:
         hint("To resume", "batch generate")
 
 
-def job_folder(settings: Settings, kind: str) -> Path:
-    """Return the folder of a job of a kind."""
-    return settings.run.dir / "batch" / kind
-
-
 def executor_of(settings: BatchSettings, scheduler: str | None) -> "Executor":
     """Return where the work of a job runs.
 
@@ -310,16 +306,3 @@ def _show_errors(folder: Path) -> None:
         print(f"  {len(ids):,} {text} (such as {min(ids)})")
     if len(ordered) > _ERRORS_SHOWN:
         print(f"  and {len(ordered) - _ERRORS_SHOWN:,} other problems, all in {folder / 'errors'}")
-
-
-def target_of(settings: Settings, *, trust_code: bool) -> "TargetOf":
-    """Return the target in the form that jobs take."""
-    from rs_lowconf.batch.jobs import TargetOf
-    from rs_lowconf.places import model_path
-
-    return TargetOf(
-        settings=settings.target,
-        trained=model_path(settings, "target").absolute(),
-        trust_code=trust_code,
-        device=settings.run.device,
-    )

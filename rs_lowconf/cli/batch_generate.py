@@ -9,15 +9,14 @@ from rs_lowconf.cli.batch import (
     SchedulerOption,
     batch_app,
     executor_of,
-    job_folder,
     labels_of,
     print_classes,
     work_on,
 )
-from rs_lowconf.cli.catalog import tiles_of
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import print_left_out, show
 from rs_lowconf.errors import SettingsError
+from rs_lowconf.places import job_folder
 from rs_lowconf.settings import NoData, Settings
 
 if TYPE_CHECKING:
@@ -50,6 +49,7 @@ def generate(
     from rs_lowconf.batch.generate import GenerateWork
     from rs_lowconf.batch.variants import write_variants
     from rs_lowconf.models import load_inversions, load_models
+    from rs_lowconf.workflows.catalog import tiles_of
 
     catalog = tiles_of(settings)
     models = load_models(_for_driver(settings), trust_code=trust_code)

@@ -23,7 +23,8 @@ from rs_lowconf.cli.tables import (
     show_table,
 )
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.settings import MaskData, Rasters, Settings
+from rs_lowconf.places import catalog_path
+from rs_lowconf.settings import MaskData, Rasters
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,42 +38,6 @@ _PIECE = 2_000
 
 catalog_app = typer.Typer(help="Catalogs of tiles, for batch jobs.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
-
-
-def catalog_path(settings: Settings) -> Path:
-    """Return the path of the settings' catalog."""
-    return settings.catalog.path or settings.run.dir / "catalog.parquet"
-
-
-def catalog_of(settings: Settings) -> "Catalog":
-    """Return the settings' catalog.
-
-    Raises:
-        DataError: there is none, or it is damaged or of a newer format.
-    """
-    from rs_lowconf.data.catalog.table import Catalog
-
-    path = catalog_path(settings)
-    if not path.is_file() and settings.data.kind == "none":
-        raise DataError(
-            f"there is no catalog {path}",
-            remedy="set data.kind and data.root to the tiles to catalog",
-        )
-    if not path.is_file():
-        raise DataError(f"there is no catalog {path}", command="catalog build")
-    return Catalog(path)
-
-
-def tiles_of(settings: Settings) -> "Catalog":
-    """Return the same for commands that read its tiles.
-
-    Raises:
-        DataError: as above, or ids are not unique, or the catalog was moved without its files.
-    """
-    catalog = catalog_of(settings)
-    catalog.require_unique()
-    catalog.require_files()
-    return catalog
 
 
 @catalog_app.command()
@@ -150,6 +115,7 @@ def check(
         sampled,
     )
     from rs_lowconf.runs import write_json
+    from rs_lowconf.workflows.catalog import tiles_of
 
     catalog = tiles_of(settings)
     groups = groups_of(catalog)
@@ -186,7 +152,10 @@ def check(
 @catalog_app.command()
 def show(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Count the tiles of a catalog by collection, class, split and year."""
-    catalog = catalog_of(load_settings(config, set_))
+    settings = load_settings(config, set_)
+    from rs_lowconf.workflows.catalog import catalog_of
+
+    catalog = catalog_of(settings)
     console = open_console()
     console.print(f"{len(catalog):,} tiles in {catalog.path}\n")
     show_table(console, "Tiles by", "lll", _counts(catalog))

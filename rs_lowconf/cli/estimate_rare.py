@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
-from rs_lowconf.cli.batch import job_folder
-from rs_lowconf.cli.catalog import catalog_of
-from rs_lowconf.cli.estimate_pool import estimate_app, pool_is_there
+from rs_lowconf.cli.estimate import estimate_app, pool_is_there
 from rs_lowconf.cli.progress import (
     Interrupt,
     Reporter,
@@ -20,6 +18,7 @@ from rs_lowconf.cli.progress import (
 )
 from rs_lowconf.cli.tables import open_console, show_table
 from rs_lowconf.errors import JobError, SettingsError
+from rs_lowconf.places import job_folder
 from rs_lowconf.settings import RareSettings, Settings
 from rs_lowconf.vocabulary import class_list, join, require, vocabulary
 
@@ -264,6 +263,7 @@ def _real_pool(
     from rs_lowconf.batch.review import scores_of
     from rs_lowconf.estimate.ladder import real_ladders
     from rs_lowconf.estimate.ladder_report import RealPool
+    from rs_lowconf.workflows.catalog import catalog_of
 
     job = job_folder(settings, "score")
     if not (job / "scores.parquet").exists():

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.hints import hint
-from rs_lowconf.cli.review import settling_folder
+from rs_lowconf.places import settling_folder
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:

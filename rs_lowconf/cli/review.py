@@ -52,15 +52,6 @@ def store_of_package(settings: Settings, reviewed: "ReviewedPackage") -> "Review
     return named
 
 
-def settling_folder(settings: Settings) -> Path:
-    """Return the folder of the next package with samples that reviewers disagree on."""
-    number, folder = 1, settings.run.dir / "settle"
-    while folder.exists():
-        number += 1
-        folder = folder.with_name(f"settle-{number}")
-    return folder
-
-
 @review_app.command()
 def plugin(
     out: Annotated[Path, typer.Argument(help="The zip to write.")] = Path("rs_lowconf_review.zip"),

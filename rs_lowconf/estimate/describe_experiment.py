@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rs_lowconf.estimate.describe import share
 from rs_lowconf.estimate.experiment import SAMPLED
 from rs_lowconf.estimate.page import Block, Page, Part, Picture, Table, Text
+from rs_lowconf.estimate.result import percent
 
 _COLOURS = ("#1f5a94", "#0b6e4f", "#b23a48", "#8d6a9f", "#d98f2b", "#2a9d9d", "#6b4f2a", "#444444")
 _GENERATED = "#b23a48"
@@ -60,7 +60,7 @@ def _pool(told: Mapping[str, Any]) -> Text:
     low, high = told["ceiling_range"]
     return Text(
         text=f"{told['units']:,} labelled units of {told['scores']}, "
-        f"{share(told['error_rate'])} wrong, in {told['classes']} classes. "
+        f"{percent(told['error_rate'])} wrong, in {told['classes']} classes. "
         f"{told['validation']['labels']:,} other labels with {told['validation']['errors']} errors "
         f"chose the error predictor {told['predictor']['name']} and told plan that no sampling by "
         f"it saves more than {told['ceiling']:.1f} times ({low:.1f} .. {high:.1f}). "
@@ -85,10 +85,10 @@ def _cells(cells: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> Table
                 f"{one['labels']:,}",
                 f"{one['saving']:.2f} ± {one['saving_error']:.2f}"
                 + ("" if said is None else f" ({said:.2f})"),
-                share(one["rmse"]),
+                percent(one["rmse"]),
                 f"{one['bias'] / one['bias_error']:+.1f}" if one["bias_error"] else "0",
                 *(_covered(by_method.get(each)) for each in ("tcz", "ff", "betting", "kg")),
-                share(by_method["tcz"]["width"]),
+                percent(by_method["tcz"]["width"]),
             )
         )
     return Table(rows=rows)
@@ -135,7 +135,7 @@ def _generated(told: Mapping[str, Any]) -> list[Block]:
             (
                 one["source"],
                 f"{one['labels']:,}",
-                share(one["generated_rate"]),
+                percent(one["generated_rate"]),
                 "-" if one["times"] is None else f"{one['times']:.2f}",
                 f"{one['saving']:.3f}",
                 f"{one['covered'] / one['repetitions']:.0%}",
@@ -187,7 +187,7 @@ def answer(report: Mapping[str, Any]) -> list[str]:
     chosen = report["predictor"]["name"]
     said = [
         "The question: do labels spent where the target is unsure tell its error rate "
-        f"({share(rate)} of this pool) sooner than labels of random units?"
+        f"({percent(rate)} of this pool) sooner than labels of random units?"
     ]
     naive = next(one for one in report["naive"] if one["labels"] == largest)
     said.append(

@@ -74,7 +74,7 @@ def split_validation(scores: Scores, wanted: int, seed: int) -> tuple[Scores, Sc
     """
     if len(scores) < 5 * 50:
         raise DataError(
-            f"{len(scores)} labelled units in {scores.path}",
+            f"{len(scores)} labelled units in {scores.source}",
             expected="250 at least: a fifth of them validates",
         )
     dice = np.random.default_rng(seed_of(seed, "experiment", "validation"))

@@ -4,6 +4,7 @@ The normal interval has no function here: with few errors it misses the truth up
 out of five.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scipy.special import betaincinv, chdtri
@@ -14,11 +15,19 @@ from rs_lowconf.estimate.estimators import Estimate
 LEVEL = 0.95
 """How often an interval shall cover the truth."""
 FEW_ERRORS = 10
-"""Below so many errors of equal weight the interval of Korn and Graubard covers too seldom."""
+"""Below so many errors of equal weight the interval of Korn and Graubard under-covers."""
 _HEAVY = 5
 """So does it where one more error of the largest weight would raise the estimate by more than a
 fifth of it: such errors may exist and none was found."""
 _PREDICTIVE = ("asi", "adaptive", "ppi")
+_PURPOSES: Mapping[str, str] = {
+    "tcz": "the usual one",
+    "ff": "to certify with",
+    "betting": "holds for any pool and number of labels",
+    "kg": "typical of surveys",
+    "clopper-pearson": "exact for a uniform draw",
+    "wilson": "covers on average, for a uniform draw",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,18 @@ class Interval:
     def width(self) -> float:
         """Return the distance of the ends."""
         return self.high - self.low
+
+    @property
+    def purpose(self) -> str:
+        """Return what intervals by this method are for."""
+        return _PURPOSES[self.method]
+
+    @property
+    def caution(self) -> str:
+        """Return why it may cover the error rate too seldom; empty where it is reliable."""
+        if self.reliable:
+            return ""
+        return "may under-cover: few errors found, or errors with large weights not yet seen"
 
 
 def tcz(estimate: Estimate, level: float = LEVEL) -> Interval:

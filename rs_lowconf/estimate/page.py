@@ -3,11 +3,15 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from rs_lowconf.runs import save_figures, write_json, write_text
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2328; background: #fff;
@@ -121,3 +125,15 @@ def _html(block: Block) -> str:
             data = base64.b64encode(file.getvalue()).decode()
             text = html.escape(caption)
             return f'<p><img alt="{text}" src="data:image/png;base64,{data}"><br>{text}</p>'
+
+
+def write_report(folder: Path, page: Page, values: Mapping[str, Any]) -> None:
+    """Write a page as report.md with plots/ and as report.html, and values as report.json.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    save_figures(folder / "plots", page.figures())
+    write_text(folder / "report.md", page.markdown("plots"))
+    write_text(folder / "report.html", page.html())
+    write_json(folder / "report.json", values)

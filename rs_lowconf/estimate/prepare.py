@@ -143,7 +143,7 @@ def _candidates(
         found[name] = (fit(both), fit(np.hstack([other, log_odds(theirs)[:, None]])))
     if generated is not None:
         if not generated.labelled.any():
-            raise DataError(f"{generated.path} has no labels", expected="a column label")
+            raise DataError(f"{generated.source} has no labels", expected="a column label")
         made = generated.take(generated.labelled)
         fit = fit_predictor(log_odds(made.doubt)[:, None], made.error, made.doubt)
         found["generated"] = (fit(own), fit(other))
@@ -176,13 +176,13 @@ def _check(validation: Scores) -> None:
     lacking = int((~validation.labelled).sum())
     if lacking:
         raise DataError(
-            f"{validation.path}: {lacking} of {len(validation)} rows have no label, or ? for one",
+            f"{validation.source}: {lacking} of {len(validation)} rows have no label, or ? for one",
             expected="one in each: leaving out what is hard to label biases what it says",
             remedy="have them labelled",
         )
     if len(validation) < _ENOUGH:
         raise DataError(
-            f"{validation.path} has {len(validation)} labels",
+            f"{validation.source} has {len(validation)} labels",
             expected=f"{_ENOUGH} at least: half of them fit, half check",
             remedy="plan without estimate.validation, assuming calibration",
         )

@@ -1,8 +1,7 @@
 """What the labels of a draw say of the pool, with all that tells how far to trust it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
@@ -27,6 +26,19 @@ from rs_lowconf.estimate.intervals import (
     tcz,
     wilson,
 )
+from rs_lowconf.estimate.result import (
+    Accuracy,
+    BlindSpot,
+    CalibrationCell,
+    ClassAccuracy,
+    LargestWeight,
+    PredictionPowered,
+    Rate,
+    Report,
+    Share,
+    TileScatter,
+    UnclearUnits,
+)
 
 ZONE = 0.5
 """Share of the pool, of least g, that is the zone of high confidence."""
@@ -34,15 +46,6 @@ _CELLS = 10
 
 Unclear = Literal["refuse", "wrong", "right"]
 """What units count as whose class the labeller could not tell."""
-
-PURPOSES: Mapping[str, str] = {
-    "tcz": "the usual one",
-    "ff": "to certify with",
-    "betting": "holds for any pool and number of labels",
-    "kg": "typical of surveys",
-    "clopper-pearson": "exact for a uniform draw",
-    "wilson": "covers on average, for a uniform draw",
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,8 +77,8 @@ class Labelled:
         return error
 
 
-def report(labelled: Labelled, level: float = LEVEL) -> dict[str, Any]:
-    """Return all figures as JSON values.
+def report(labelled: Labelled, level: float = LEVEL) -> Report:
+    """Return all figures.
 
     Raises:
         DataError: see `estimate` and `betting`.
@@ -83,54 +86,47 @@ def report(labelled: Labelled, level: float = LEVEL) -> dict[str, Any]:
     """
     draw, pool, error = labelled.draw, labelled.pool, labelled.error
     found = estimate(draw, error, pool)
-    distinct = np.unique(draw.index)
-    return {
-        "units": len(pool),
-        "design": draw.design,
-        "labels": len(draw),
-        "distinct_units": len(distinct),
-        "waves": None if draw.batch is None else int(draw.batch.max()) + 1,
-        "level": level,
-        "errors_found": int(error.sum()),
-        "distinct_errors_found": len(np.unique(draw.index[error])),
-        "error_rate": found.value,
-        "standard_error": float(np.sqrt(found.variance)),
-        "intervals": _intervals(draw, error, found, level),
-        "effective_labels": found.effective,
-        "effective_errors": found.effective_errors,
-        "largest_weight": {
-            "of_a_label": float(found.weight.max()),
-            "possible": found.largest_weight,
-            "over_uniform": float(found.weight.max() * len(draw)),
-        },
-        "unclear": _unclear(labelled, level),
-        "never_predicted": _never_predicted(labelled),
-        "naive": _naive(labelled),
-        "ppi": _prediction_powered(labelled, level),
-        "blind_spot": _blind_spot(labelled, found, level),
-        "tiles": _tiles(labelled, found),
-        "by_error_probability": _calibration(labelled, found),
-        "accuracy": _accuracy(labelled),
-    }
+    naive, naive_labels = _naive(labelled)
+    return Report(
+        units=len(pool),
+        design=draw.design,
+        labels=len(draw),
+        distinct_units=len(np.unique(draw.index)),
+        waves=None if draw.batch is None else int(draw.batch.max()) + 1,
+        level=level,
+        errors_found=int(error.sum()),
+        distinct_errors_found=len(np.unique(draw.index[error])),
+        error_rate=found.value,
+        standard_error=float(np.sqrt(found.variance)),
+        intervals=_intervals(draw, error, found, level),
+        effective_labels=found.effective,
+        effective_errors=found.effective_errors,
+        largest_weight=LargestWeight(
+            of_a_label=float(found.weight.max()),
+            possible=found.largest_weight,
+            over_uniform=float(found.weight.max() * len(draw)),
+        ),
+        unclear=_unclear(labelled, level),
+        never_predicted=_never_predicted(labelled),
+        naive=naive,
+        naive_labels=naive_labels,
+        ppi=_prediction_powered(labelled, level),
+        blind_spot=_blind_spot(labelled, found, level),
+        tiles=_tiles(labelled, found),
+        by_error_probability=_calibration(labelled, found),
+        accuracy=_accuracy(labelled),
+    )
 
 
 def _intervals(
     draw: Draw, error: Bool[np.ndarray, " m"], found: Estimate, level: float
-) -> list[dict[str, Any]]:
-    own = [tcz(found, level), ff(found, level), betting(draw, error, level), kg(found, level)]
-    if draw.design == "uniform":
-        count = int(error.sum())
-        own += [clopper_pearson(count, len(draw), level), wilson(count, len(draw), level)]
-    return [_told(one) | {"purpose": PURPOSES[one.method]} for one in own]
-
-
-def _told(one: Interval) -> dict[str, Any]:
-    return {
-        "method": one.method,
-        "low": one.low,
-        "high": one.high,
-        "reliable": one.reliable,
-    }
+) -> tuple[Interval, ...]:
+    usual = (tcz(found, level), ff(found, level), betting(draw, error, level), kg(found, level))
+    if draw.design != "uniform":
+        return usual
+    count = int(error.sum())
+    exact = (clopper_pearson(count, len(draw), level), wilson(count, len(draw), level))
+    return (*usual, *exact)
 
 
 def _never_predicted(labelled: Labelled) -> dict[str, int]:
@@ -143,34 +139,43 @@ def _never_predicted(labelled: Labelled) -> dict[str, int]:
     }
 
 
-def _unclear(labelled: Labelled, level: float) -> dict[str, Any]:
+def _unclear(labelled: Labelled, level: float) -> UnclearUnits:
     """Return what the rate would be if all unclear units were wrong, or right."""
     count = int((labelled.truth < 0).sum())
-    ends = {}
-    if count:
-        for name, wrong in (("if_wrong", True), ("if_right", False)):
-            error = labelled.errors_if(wrong=wrong)
-            one = estimate(labelled.draw, error, labelled.pool)
-            ends[name] = {"error_rate": one.value, **_told(tcz(one, level))}
-    return {"units": count, "counted_as": labelled.unclear if count else None, **ends}
+
+    def rate(*, wrong: bool) -> Rate | None:
+        if not count:
+            return None
+        one = estimate(labelled.draw, labelled.errors_if(wrong=wrong), labelled.pool)
+        return Rate(error_rate=one.value, interval=tcz(one, level))
+
+    return UnclearUnits(
+        units=count,
+        counted_as=labelled.unclear if count else None,
+        if_wrong=rate(wrong=True),
+        if_right=rate(wrong=False),
+    )
 
 
-def _naive(labelled: Labelled) -> dict[str, Any]:
-    """Return what the paper's way would say: errors where they are expected, as they are."""
+def _naive(labelled: Labelled) -> tuple[BiasedEstimate, int]:
+    """Return what the paper's way would say: errors where they are expected, as they are.
+
+    With it comes the number of labels that its first figure is of.
+    """
     draw, pool = labelled.draw, labelled.pool
     index, first = np.unique(draw.index, return_index=True)
     error = labelled.error[first]
     # The labels that would have been spent on the least confident units, as far as there are any.
     limit = np.partition(pool.g, len(pool) - len(index))[len(pool) - len(index)]
     doubtful = pool.g[index] >= limit
-    told = BiasedEstimate(
+    naive = BiasedEstimate(
         low_confidence_rate=float(error[doubtful].mean()) if doubtful.any() else 0.0,
         found_over_pool=float(error.sum() / len(pool)),
     )
-    return {"said": str(told), "bias": told.bias, "labels": int(doubtful.sum())}
+    return naive, int(doubtful.sum())
 
 
-def _prediction_powered(labelled: Labelled, level: float) -> dict[str, Any] | None:
+def _prediction_powered(labelled: Labelled, level: float) -> PredictionPowered | None:
     """Return PPI++ of a uniform draw, where its package is there and something is left."""
     if labelled.draw.design != "uniform" or len(labelled.draw) > len(labelled.pool) - 2:
         return None
@@ -179,17 +184,17 @@ def _prediction_powered(labelled: Labelled, level: float) -> dict[str, Any] | No
     except ImportError:
         return None
     one = prediction_powered(labelled.draw, labelled.error, labelled.pool)
-    return {
-        "error_rate": one.value,
-        "standard_error": float(np.sqrt(one.variance)),
-        **_told(tcz(one, level)),
-        # Its weight of the predictions is tuned on the same labels, which few errors mislead: at
-        # an error rate of 0.1 % it has been 75 % too low on average.
-        "reliable": one.errors >= FEW_ERRORS,
-    }
+    # Its weight of the predictions is tuned on the same labels, which few errors mislead: at an
+    # error rate of 0.1 % it has been 75 % too low on average.
+    reliable = one.errors >= FEW_ERRORS
+    return PredictionPowered(
+        error_rate=one.value,
+        standard_error=float(np.sqrt(one.variance)),
+        interval=replace(tcz(one, level), reliable=reliable),
+    )
 
 
-def _blind_spot(labelled: Labelled, found: Estimate, level: float) -> dict[str, Any]:
+def _blind_spot(labelled: Labelled, found: Estimate, level: float) -> BlindSpot:
     """Return how much of the pool's error rate may hide where none is expected.
 
     Fay and Feuer's upper limit of what the labels in the zone say of it, one-sided: where they
@@ -201,24 +206,23 @@ def _blind_spot(labelled: Labelled, found: Estimate, level: float) -> dict[str, 
     zone[order] = True
     inside = zone[draw.index]
     weight = found.weight[inside & found.wrong]
-    return {
-        "share_of_pool": float(zone.mean()),
-        "largest_g": float(g[order].max()),
-        "labels": int(inside.sum()),
-        "errors": int((inside & found.wrong).sum()),
-        "at_most": min(
-            float(zone.mean()),
-            gamma_upper(
-                float(weight.sum()),
-                float((weight**2).sum()),
-                extra=found.largest_weight,
-                level=level,
-            ),
-        ),
-    }
+    share = float(zone.mean())
+    limit = gamma_upper(
+        float(weight.sum()),
+        float((weight**2).sum()),
+        extra=found.largest_weight,
+        level=level,
+    )
+    return BlindSpot(
+        share_of_pool=share,
+        largest_g=float(g[order].max()),
+        labels=int(inside.sum()),
+        errors=int((inside & found.wrong).sum()),
+        at_most=min(share, limit),
+    )
 
 
-def _tiles(labelled: Labelled, found: Estimate) -> dict[str, Any] | None:
+def _tiles(labelled: Labelled, found: Estimate) -> TileScatter | None:
     """Return the standard error if the pool's tiles were themselves drawn from many more.
 
     The intervals speak of the pool as it is, where that pixels of a tile are alike does not
@@ -234,14 +238,14 @@ def _tiles(labelled: Labelled, found: Estimate) -> dict[str, Any] | None:
     total = np.bincount(number, weights=residual)
     many = len(total)
     spread = float((total**2).sum() * many / max(many - 1, 1))
-    return {
-        "in_pool": len(np.unique(labelled.group)),
-        "labelled": many,
-        "standard_error_for_other_tiles": float(np.sqrt(spread)) if many > 1 else None,
-    }
+    return TileScatter(
+        in_pool=len(np.unique(labelled.group)),
+        labelled=many,
+        standard_error_for_other_tiles=float(np.sqrt(spread)) if many > 1 else None,
+    )
 
 
-def _calibration(labelled: Labelled, found: Estimate) -> list[dict[str, Any]]:
+def _calibration(labelled: Labelled, found: Estimate) -> tuple[CalibrationCell, ...]:
     """Return expected and found error rates of tenths of the pool's expected errors."""
     g, draw = labelled.pool.g, labelled.draw
     order = np.argsort(g, kind="stable")
@@ -255,19 +259,19 @@ def _calibration(labelled: Labelled, found: Estimate) -> list[dict[str, Any]]:
     weight = np.bincount(own, weights=found.weight, minlength=_CELLS)
     wrong = np.bincount(own, weights=found.weight * found.wrong, minlength=_CELLS)
     labels = np.bincount(own, minlength=_CELLS)
-    return [
-        {
-            "units": int(size[i]),
-            "labels": int(labels[i]),
-            "expected": float(sum_g[i] / size[i]),
-            "found": float(wrong[i] / weight[i]) if weight[i] > 0 else None,
-        }
+    return tuple(
+        CalibrationCell(
+            units=int(size[i]),
+            labels=int(labels[i]),
+            expected=float(sum_g[i] / size[i]),
+            found=float(wrong[i] / weight[i]) if weight[i] > 0 else None,
+        )
         for i in range(_CELLS)
         if size[i]
-    ]
+    )
 
 
-def _accuracy(labelled: Labelled) -> dict[str, Any]:
+def _accuracy(labelled: Labelled) -> Accuracy:
     """Return the error matrix and, by class, accuracies and area.
 
     Of a draw by `olofsson` by the formulas of Olofsson et al. 2014; of others by estimates and
@@ -286,30 +290,29 @@ def _accuracy(labelled: Labelled) -> dict[str, Any]:
         own = accuracies(matrix, sizes)
         share = sizes / sizes.sum()
         proportion = share[:, None] * matrix / np.maximum(matrix.sum(1), 1)[:, None]
-        by_class = [
-            {
-                "user": _pair(own.user[i], own.user_error[i]),
-                "producer": _pair(own.producer[i], own.producer_error[i]),
-                "area": _pair(own.area[i], own.area_error[i]),
-            }
-            for i in range(k)
-        ]
+        by_class = tuple(
+            ClassAccuracy(
+                name=name,
+                user=_share(own.user[i], own.user_error[i]),
+                producer=_share(own.producer[i], own.producer_error[i]),
+                area=_share(own.area[i], own.area_error[i]),
+            )
+            for i, name in enumerate(labelled.classes)
+        )
     else:
         proportion, by_class = _weighted(labelled, sizes)
-    return {
-        "classes": list(labelled.classes),
-        "labels": counts.tolist(),
-        "share_of_pool": proportion.tolist(),
-        "predicted_share": (sizes / sizes.sum()).tolist(),
-        "by_class": [
-            {"class": name, **one} for name, one in zip(labelled.classes, by_class, strict=True)
-        ],
-    }
+    return Accuracy(
+        classes=labelled.classes,
+        labels=counts,
+        share_of_pool=proportion,
+        predicted_share=sizes / sizes.sum(),
+        by_class=by_class,
+    )
 
 
 def _weighted(
     labelled: Labelled, sizes: Int[np.ndarray, " k"]
-) -> tuple[Float64[np.ndarray, "k k"], list[dict[str, Any]]]:
+) -> tuple[Float64[np.ndarray, "k k"], tuple[ClassAccuracy, ...]]:
     """Return shares of the pool by predicted and true class, and what they say of each class."""
     draw, truth = labelled.draw, labelled.truth
     assert labelled.pool.predicted is not None  # noqa: S101 -- who makes it gives classes
@@ -322,22 +325,23 @@ def _weighted(
     known = truth >= 0
     np.add.at(proportion, (predicted[known], truth[known]), everything.weight[known])
     by_class = []
-    for i in range(len(sizes)):
+    for i, name in enumerate(labelled.classes):
         said, true = predicted == i, truth == i
         area = estimate(draw, true, pool)
         by_class.append(
-            {
-                "user": _ratio(draw, pool, said & true, said),
-                "producer": _ratio(draw, pool, said & true, true),
-                "area": _pair(area.value, np.sqrt(area.variance)),
-            }
+            ClassAccuracy(
+                name=name,
+                user=_ratio(draw, pool, said & true, said),
+                producer=_ratio(draw, pool, said & true, true),
+                area=_share(area.value, np.sqrt(area.variance)),
+            )
         )
-    return proportion, by_class
+    return proportion, tuple(by_class)
 
 
 def _ratio(
     draw: Draw, pool: Pool, part: Bool[np.ndarray, " m"], whole: Bool[np.ndarray, " m"]
-) -> dict[str, float | None]:
+) -> Share:
     """Return the share of a part in a whole, both estimated, and its standard error.
 
     Of the linearised ratio R = a / b the variance is that of a - R b over b^2 (Saerndal et al.,
@@ -346,13 +350,13 @@ def _ratio(
     """
     a, b, rest = (estimate(draw, own, pool) for own in (part, whole, whole & ~part))
     if b.value <= 0:
-        return _pair(np.nan, np.nan)
+        return _share(np.nan, np.nan)
     ratio = a.value / b.value
     spread = (1 - ratio) * a.variance - ratio * (1 - ratio) * b.variance + ratio * rest.variance
-    return _pair(ratio, np.sqrt(max(spread, 0.0)) / b.value)
+    return _share(ratio, np.sqrt(max(spread, 0.0)) / b.value)
 
 
-def _pair(value: float, error: float) -> dict[str, float | None]:
+def _share(value: float, error: float) -> Share:
     """Return a share with its standard error, None where nothing tells."""
     known = [None if np.isnan(one) else float(one) for one in (value, error)]
-    return {"value": known[0], "standard_error": known[1]}
+    return Share(value=known[0], standard_error=known[1])

@@ -48,7 +48,8 @@ _KNOWN = (*NEEDED, "probabilities", "label", "group", "second", "log_odds", "fea
 class Scores:
     """What a target says of units, checked."""
 
-    path: Path
+    source: str
+    """Where they come from, such as the path of their table."""
     ids: NDArray[np.object_]
     predicted: NDArray[np.object_]
     doubt: Float64[np.ndarray, " n"]
@@ -85,13 +86,13 @@ class Scores:
     @property
     def says(self) -> Vocabulary:
         """Return the classes that the target says."""
-        return vocabulary(f"the predictions of {self.path}", dict.fromkeys(self.predicted))
+        return vocabulary(f"the predictions of {self.source}", dict.fromkeys(self.predicted))
 
     @property
     def knows(self) -> Vocabulary:
         """Return the classes that labels name."""
         labels = () if self.label is None else dict.fromkeys(self.label)
-        return vocabulary(f"the labels of {self.path}", labels)
+        return vocabulary(f"the labels of {self.source}", labels)
 
     @property
     def groups(self) -> Int[np.ndarray, " n"] | None:
@@ -101,7 +102,7 @@ class Scores:
     def take(self, rows: Bool[np.ndarray, " n"]) -> "Scores":
         """Return those units alone."""
         return Scores(
-            path=self.path,
+            source=self.source,
             ids=self.ids[rows],
             predicted=self.predicted[rows],
             doubt=self.doubt[rows],
@@ -129,14 +130,28 @@ def read_scores(path: Path, measure: Measure = "confidence", *, features: bool =
     frame = _read(path, unread | ({"probabilities"} if measure == "confidence" else set()))
     if "sample_id" in frame and "id" not in frame:
         frame = frame.rename(columns=_GENERATED)
+    return scores_of(frame, str(path), measure)
+
+
+def scores_of(frame: pd.DataFrame, source: str, measure: Measure = "confidence") -> Scores:
+    """Return the scores that a table holds, checked.
+
+    Args:
+        frame: with the columns that this file describes.
+        source: where it comes from, for errors.
+        measure: what tells how sure the target is.
+
+    Raises:
+        DataError: see `read_scores`.
+    """
     missing = [name for name in NEEDED if name not in frame]
     if missing:
         raise DataError(
-            f"{path} has no column {', '.join(missing)}",
+            f"{source} has no column {', '.join(missing)}",
             expected=f"{', '.join(NEEDED)}, and label where the truth is known",
         )
     if not len(frame):
-        raise DataError(f"{path} has no rows", expected="a row a unit")
+        raise DataError(f"{source} has no rows", expected="a row a unit")
     text = {
         name: _texts(frame[name], class_name) for name in ("predicted", "label") if name in frame
     }
@@ -145,33 +160,33 @@ def read_scores(path: Path, measure: Measure = "confidence", *, features: bool =
         empty = np.nonzero(pd.isna(text.get(name, frame[name])))[0]
         if len(empty):
             raise DataError(
-                f"{path}: {len(empty)} rows without {name}, the first is {empty[0]}",
+                f"{source}: {len(empty)} rows without {name}, the first is {empty[0]}",
                 expected="a value in each" + (", and ? is none" if name == "predicted" else ""),
             )
     ids = pd.Series(text["id"])
     twice = ids[ids.duplicated()]
     if len(twice):
         raise DataError(
-            f"{path}: {len(twice)} ids occur more than once, such as {twice.iloc[0]}",
+            f"{source}: {len(twice)} ids occur more than once, such as {twice.iloc[0]}",
             expected="one row per unit",
         )
     confidence = pd.to_numeric(frame["confidence"], errors="coerce").to_numpy(dtype=float)
     wrong = np.nonzero(~((confidence >= 0) & (confidence <= 1)))[0]
     if len(wrong):
         raise DataError(
-            f"{path}: {len(wrong)} confidences outside 0..1, the first "
+            f"{source}: {len(wrong)} confidences outside 0..1, the first "
             f"{frame['confidence'].iloc[wrong[0]]} of {ids.iloc[wrong[0]]}",
             remedy="give probabilities, not logits or percentages",
         )
     scores = Scores(
-        path=path,
+        source=source,
         ids=text["id"],
         predicted=text["predicted"],
-        doubt=1 - confidence if measure == "confidence" else _doubt(frame, measure, path),
+        doubt=1 - confidence if measure == "confidence" else _doubt(frame, measure, source),
         label=_known(text.get("label")),
         group=_known(text.get("group")),
         shown=frame[[name for name in frame if name not in _KNOWN]],
-        features=_lists(frame, "features", path) if "features" in frame else None,
+        features=_lists(frame, "features", source) if "features" in frame else None,
     )
     join(scores.knows, scores.says)
     return scores
@@ -184,9 +199,9 @@ def joined(tables: Sequence[Scores]) -> Joined:
         DataError: a class is written nearly as another one, or labels and predictions have none in
             common.
     """
-    paths = ", ".join(str(path) for path in dict.fromkeys(one.path for one in tables))
+    sources = ", ".join(dict.fromkeys(one.source for one in tables))
     knows, says = (
-        vocabulary(f"the {what} of {paths}", [name for own in names for name in own.names])
+        vocabulary(f"the {what} of {sources}", [name for own in names for name in own.names])
         for what, names in (
             ("labels", [one.knows for one in tables]),
             ("predictions", [one.says for one in tables]),
@@ -217,7 +232,7 @@ def surrogate_doubts(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.n
         lost = np.nonzero(place < 0)[0]
         if len(lost):
             raise DataError(
-                f"{path} lacks {len(lost)} units of {scores.path}, such as {scores.ids[lost[0]]}",
+                f"{path} lacks {len(lost)} units of {scores.source}, such as {scores.ids[lost[0]]}",
                 remedy="score the same units by all models",
             )
         join(own.says, scores.says).meeting()
@@ -253,18 +268,18 @@ def _known(text: NDArray[np.object_] | None) -> NDArray[np.object_] | None:
     return None if text is None or pd.isna(text).all() else text
 
 
-def _doubt(frame: pd.DataFrame, measure: Measure, path: Path) -> Float64[np.ndarray, " n"]:
+def _doubt(frame: pd.DataFrame, measure: Measure, source: str) -> Float64[np.ndarray, " n"]:
     if "probabilities" not in frame or isinstance(frame["probabilities"].iloc[0], str):
         raise DataError(
-            f"{path} has no lists of probabilities, which {measure} needs",
+            f"{source} has no lists of probabilities, which {measure} needs",
             remedy="set estimate.measure=confidence, or give Parquet with probabilities",
         )
-    probability = _lists(frame, "probabilities", path).astype(float)
+    probability = _lists(frame, "probabilities", source).astype(float)
     return (one_minus_margin if measure == "margin" else entropy_share)(probability)
 
 
-def _lists(frame: pd.DataFrame, name: str, path: Path) -> Float[np.ndarray, "n f"]:
+def _lists(frame: pd.DataFrame, name: str, source: str) -> Float[np.ndarray, "n f"]:
     try:
         return np.stack(frame[name].to_list()).astype(np.float32)
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: {name} of unequal number, or no numbers") from error
+        raise DataError(f"{source}: {name} of unequal number, or no numbers") from error

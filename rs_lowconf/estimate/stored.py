@@ -22,68 +22,32 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from rs_lowconf.errors import DataError, RsLowconfError, SettingsError, listed
-from rs_lowconf.estimate.adaptive import Wave, next_wave, wave_sizes
+from rs_lowconf.errors import DataError, RsLowconfError, SettingsError
 from rs_lowconf.estimate.csvs import text_table
-from rs_lowconf.estimate.designs import design_of
-from rs_lowconf.estimate.draws import DesignName, Draw, Pool
+from rs_lowconf.estimate.draws import Draw, Pool
 from rs_lowconf.estimate.prepare import Prepared
+from rs_lowconf.estimate.waves import (
+    DrawnPool,
+    MissingLabelsError,
+    Request,
+    check_complete,
+    check_known,
+)
 from rs_lowconf.runs import replacing, sha256_of, write_json
-from rs_lowconf.vocabulary import UNCLEAR, class_list, class_name, join, vocabulary
+from rs_lowconf.vocabulary import UNCLEAR, class_list, class_name
 
 FORMAT = 1
 _POOL = "pool.parquet"
-
-
-class MissingLabelsError(DataError):
-    """A part of what was drawn has no label."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredPool:
     """A pool as it was when it was drawn from."""
 
-    ids: NDArray[np.object_]
-    classes: tuple[str, ...]
-    pool: Pool
-    group: NDArray[np.object_] | None
-    validated: bool
-    """Whether labels vouch for g."""
+    units: DrawnPool
     sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is drawn."""
-
-    design: DesignName
-    labels: int
-    """Of all waves."""
-    defensive: float
-    seed: int
-
-    @property
-    def sizes(self) -> list[int]:
-        """Return the labels of each wave; all in one unless the design is `adaptive`."""
-        return wave_sizes(self.labels) if self.design == "adaptive" else [self.labels]
-
-    def draw(self, pool: Pool, before: Sequence[Wave] = ()) -> Draw:
-        """Return the next wave, or the whole draw.
-
-        Args:
-            pool: to draw from.
-            before: waves that are labelled.
-
-        Raises:
-            SettingsError: see `check_request`.
-            DataError: `olofsson` of a pool without predicted classes.
-        """
-        if self.design == "adaptive":
-            size = self.sizes[len(before)]
-            return next_wave(pool, before, size, self.seed, self.defensive)
-        return design_of(self.design, pool, self.labels, self.defensive).draw(self.seed)
+    """Checksum of its file."""
 
 
 def write_pool(folder: Path, prepared: Prepared) -> StoredPool:
@@ -138,7 +102,7 @@ def read_pool(folder: Path) -> StoredPool:
         raise DataError(f"{path} is damaged ({error})", remedy="draw again") from error
     _check_format(path, about)
     features = [name for name in frame if name.startswith("feature_")]
-    return StoredPool(
+    units = DrawnPool(
         ids=frame["id"].to_numpy(object),
         classes=class_list(f"the classes of {path}", about["classes"]).names,
         pool=Pool(
@@ -148,8 +112,8 @@ def read_pool(folder: Path) -> StoredPool:
         ),
         group=frame["group"].to_numpy(object) if "group" in frame else None,
         validated=bool(about["validated"]),
-        sha256=sha256_of(path),
     )
+    return StoredPool(units=units, sha256=sha256_of(path))
 
 
 def write_draw(
@@ -188,7 +152,7 @@ def write_draw(
         "control_mean": None if draw.control_mean is None else draw.control_mean.tolist(),
         "units": [
             {
-                "id": str(stored.ids[index]),
+                "id": str(stored.units.ids[index]),
                 "row": index,
                 "chance": chance,
                 "stratum": own,
@@ -305,42 +269,15 @@ def read_labels(path: Path, ids: Sequence[str], classes: Sequence[str]) -> dict[
     if len(twice):
         raise DataError(f"{path}: {len(twice)} ids occur more than once, such as {twice.iloc[0]}")
     wanted = set(ids)
-    foreign = [f"{name} was not drawn" for name in frame["id"] if name not in wanted]
-    if foreign:
-        raise DataError(f"{path}: {listed(foreign)}", remedy="label the units that were drawn")
-    said = {
+    # Foreign units are kept, labelled or not, so that they are found.
+    labels = {
         name: class_name(own)
         for name, own in zip(frame["id"], frame["label"], strict=True)
-        if class_name(own) is not None or own.strip() == UNCLEAR
+        if class_name(own) is not None or own.strip() == UNCLEAR or name not in wanted
     }
-    # Written nearly right, a name says more by what it looks like than by a list of all classes.
-    join(vocabulary(f"{path}", said.values()), vocabulary("the pool", classes))
-    faults = [
-        f"{name} has the unknown class {own!r}"
-        for name, own in said.items()
-        if own is not None and own not in classes
-    ]
-    if faults:
-        raise DataError(
-            f"{path}: {listed(faults)}",
-            expected=f"{', '.join(classes)}, or {UNCLEAR} where it cannot be told",
-            remedy="correct it, or name further classes in estimate.classes",
-        )
-    check_complete([name for name in ids if name not in said], len(ids), str(path))
-    return said
-
-
-def check_complete(missing: Sequence[str], wanted: int, where: str) -> None:
-    """Refuse labels of a part of what was drawn.
-
-    Raises:
-        MissingLabelsError: some are missing.
-    """
-    if missing:
-        raise MissingLabelsError(
-            f"{where}: {len(missing)} of {wanted} drawn units have no label, such as {missing[0]}",
-            remedy="label the rest: leaving out what is hard to label would bias the estimate",
-        )
+    check_known(labels, ids, classes, str(path))
+    check_complete([name for name in ids if name not in labels], len(ids), str(path))
+    return labels
 
 
 def same_request(known: Request, wanted: Request, folder: Path) -> None:

@@ -1,58 +1,61 @@
-"""`rslow estimate generated`: what a target says of tiles from random latents, as a table."""
+"""Tiles from random latents: what a target says of each, as a table; features of real tiles."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any, Literal
 
-import typer
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
 
-from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
-from rs_lowconf.cli.estimate_pool import estimate_app, pool_is_there
-from rs_lowconf.cli.hints import hint
-from rs_lowconf.cli.progress import progress
-from rs_lowconf.errors import ModelError, by_reason
+from rs_lowconf.asking import ask, require_most
+from rs_lowconf.batch.review import rows_of
+from rs_lowconf.data.catalog.reading import read_row, reflectance
+from rs_lowconf.data.catalog.table import Catalog
+from rs_lowconf.errors import ModelError
+from rs_lowconf.models import Models, features_in, load_models
+from rs_lowconf.search.prior import draw_latent
 from rs_lowconf.settings import Settings
+from rs_lowconf.target.load import check_fit
+from rs_lowconf.types import TileBatch
 from rs_lowconf.vocabulary import class_list, join
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-    import torch
-    from jaxtyping import Float
-
-    from rs_lowconf.data.catalog.table import Catalog
-    from rs_lowconf.models import Models
-
-OutOption = Annotated[
-    Path | None,
-    typer.Option(help="The table to write; run.dir/estimate/generated.parquet when missing."),
-]
-CountOption = Annotated[int, typer.Option(min=1, help="Tiles to draw.")]
+from rs_lowconf.workflows.pixels import parquet_pieces, pixel_scores
+from rs_lowconf.workflows.records import Step, Work
 
 
-@estimate_app.command()
-def generated(
-    config: ConfigOption = None,
-    set_: SetOption = None,
-    count: CountOption = 1_000,
-    out: OutOption = None,
-    trust_code: TrustOption = False,
-) -> None:
-    """Write a table of scores of tiles from random latents, for `rslow estimate experiment`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RandomTiles:
+    """What draws tiles from random latents, and the target that is asked about them."""
 
-    Conditions take turns. A row a tile, labelled by its condition; of generators that draw for
-    masks a row a pixel, labelled by the mask. Nothing is searched and nothing is gated: what is
-    counted in this table speaks of the generator's own law.
+    settings: Settings
+    models: Models
+    remark: str
+    """Which classes only the conditions or only the target name; empty where they agree."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredGenerated:
+    """What a table of generated tiles holds."""
+
+    unit: Literal["tiles", "pixels"]
+    """What a row is of."""
+    labelled: int
+    """Number of rows with a label."""
+    disagreement: float
+    """Share of these where the target says another class than the condition."""
+    unanswered: Mapping[str, int]
+    """Number of tiles that the target has no answer to, by reason; they are left out."""
+
+
+def open_random_tiles(settings: Settings, *, trust_code: bool) -> RandomTiles:
+    """Load generator and target.
+
+    Raises:
+        ModelError: a model is missing or damaged, or they share no class.
     """
-    settings = load_settings(config, set_)
-    import torch
-
-    from rs_lowconf.asking import require_most
-    from rs_lowconf.cli.estimate_pixels import parquet_pieces
-    from rs_lowconf.models import load_models
-    from rs_lowconf.search.prior import draw_latent
-
     models = load_models(settings, trust_code=trust_code)
     classes = models.pixel_classes or models.generator.net.classes
     meeting = join(
@@ -60,12 +63,26 @@ def generated(
         class_list("the target", models.target.classes, error=ModelError),
         error=ModelError,
     ).meeting(ModelError)
-    if meeting.remark:
-        print(meeting.remark)
-    path = out or settings.run.dir / "estimate" / "generated.parquet"
+    return RandomTiles(settings=settings, models=models, remark=meeting.remark)
+
+
+def write_generated(tiles: RandomTiles, count: int, path: Path) -> Work[ScoredGenerated]:
+    """Write a table of scores of tiles from random latents, conditions in turn.
+
+    Args:
+        tiles: what draws them.
+        count: tiles to draw.
+        path: of the table.
+
+    Raises:
+        ModelError: the target has no answer to most tiles.
+        OutputError: the table cannot be written.
+    """
+    models, settings, title = tiles.models, tiles.settings, "drawing tiles"
     step, dim = settings.search.micro_batch, sum(models.evaluator.generator.latent_parts)
     wrong, rows, unanswered = 0, 0, Counter[str]()
-    with progress("drawing tiles", count) as bar, parquet_pieces(path) as write:
+    yield Step(title=title, done=0, total=count)
+    with parquet_pieces(path) as write:
         for first in range(0, count, step):
             seeds = range(first, min(first + step, count))
             z = torch.stack([draw_latent(settings.run.seed, "estimate", one, dim) for one in seeds])
@@ -77,35 +94,22 @@ def generated(
             pairs = zip(table["predicted"].to_pylist(), table["label"].to_pylist(), strict=True)
             wrong += sum(said != true for said, true in pairs if true is not None)
             rows += len(table) - table["label"].null_count
-            bar.update(seeds.stop)
-    what = "tiles" if models.generator.bank is None else "pixels"
-    print(f"{count:,} tiles from random latents: {path}")
-    if unanswered:
-        print(f"Left out, as the target has no answer to them: {by_reason(unanswered)}.")
-    print(
-        f"The target disagrees with the condition on {100 * wrong / rows:.3g} % of {rows:,} "
-        f"{what}. That is of the generator's law, not an error rate on real data."
+            yield Step(title=title, done=seeds.stop, total=count)
+    return ScoredGenerated(
+        unit="tiles" if models.generator.bank is None else "pixels",
+        labelled=rows,
+        disagreement=wrong / rows,
+        unanswered=unanswered,
     )
-    if pool_is_there(settings):
-        hint("Then", "estimate experiment", set_=(f"estimate.experiment.random_latents={path}",))
 
 
 def _scores(
-    models: "Models", z: "torch.Tensor", label: "torch.Tensor", names: list[str]
-) -> "tuple[pa.Table, Mapping[str, int]]":
+    models: Models, z: torch.Tensor, label: torch.Tensor, names: list[str]
+) -> tuple[pa.Table, Mapping[str, int]]:
     """Return a row for each tile, or for each pixel where masks are the conditions.
 
     Tiles without an answer of the target have none: their number by reason.
     """
-    import pyarrow as pa
-    import torch
-
-    from rs_lowconf.asking import ask
-    from rs_lowconf.cli.estimate_pixels import pixel_scores
-    from rs_lowconf.models import features_in
-    from rs_lowconf.target.load import check_fit
-    from rs_lowconf.types import TileBatch
-
     generator = models.evaluator.generator
     with torch.no_grad():
         image = generator(z.to(models.device), label.to(models.device))
@@ -141,28 +145,21 @@ def _scores(
 
 
 def features_of_tiles(
-    settings: Settings, catalog: "Catalog", ids: Sequence[str]
-) -> "Float[np.ndarray, 'n f']":
+    settings: Settings, catalog: Catalog, ids: Sequence[str]
+) -> Work[Float[np.ndarray, "n f"]]:
     """Return features of a catalog's tiles, in the space of those of generated tiles.
 
     Raises:
         DataError: a tile cannot be read, or has changed since.
         ModelError: a model is missing, or reads bands that the tiles lack.
     """
-    import torch
-
-    from rs_lowconf.batch.review import rows_of
-    from rs_lowconf.data.catalog.reading import read_row, reflectance
-    from rs_lowconf.models import load_models
-    from rs_lowconf.target.load import check_fit
-
     models = load_models(settings, trust_code=False)
     bands, found = models.gate.extractor.bands, []
-    with progress("reading tiles", len(ids)) as bar, torch.no_grad():
-        for number, row in enumerate(rows_of(catalog, ids), 1):
-            check_fit(bands, row.bands, model="extractor")
-            image = reflectance(row, read_row(row), bands)[None].to(models.device)
+    for number, row in enumerate(rows_of(catalog, ids), 1):
+        check_fit(bands, row.bands, model="extractor")
+        image = reflectance(row, read_row(row), bands)[None].to(models.device)
+        with torch.no_grad():
             found.append(models.gate.extractor.features(image)[0].cpu())
-            bar.update(number)
+        yield Step(title="reading tiles", done=number, total=len(ids))
     features: Float[np.ndarray, "n f"] = torch.stack(found).numpy()
     return features

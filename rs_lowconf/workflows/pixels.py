@@ -1,65 +1,81 @@
-"""`rslow estimate pixels`: what a target says of every pixel of tiles with masks, as a table."""
+"""Pixels of tiles with masks: a table of what a target says of each, and packages to label them."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Any, cast
 
-import typer
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float
 
-from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, load_settings
-from rs_lowconf.cli.estimate_pool import estimate_app
-from rs_lowconf.cli.hints import hint
-from rs_lowconf.cli.progress import progress
-from rs_lowconf.errors import DataError, ModelError, SettingsError, by_reason
+from rs_lowconf.asking import ask, require_most
+from rs_lowconf.data.files import Split
+from rs_lowconf.data.masks import WindowSource, open_masks
+from rs_lowconf.device import choose_device
+from rs_lowconf.errors import DataError, ModelError, SettingsError
+from rs_lowconf.masks import UNKNOWN
+from rs_lowconf.places import model_path
+from rs_lowconf.review.geotiff import to_digital_numbers
+from rs_lowconf.review.ids import package_id, sample_ids
+from rs_lowconf.review.package import place_for
+from rs_lowconf.review.publish import publish
+from rs_lowconf.review.samples import Observed
+from rs_lowconf.review.store import STORE, ReviewStore
+from rs_lowconf.runs import replacing
 from rs_lowconf.settings import Settings
+from rs_lowconf.target.load import check_fit, load_target
+from rs_lowconf.types import TargetModel, TileBatch
 from rs_lowconf.vocabulary import class_list, join
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-    from jaxtyping import Float
-
-    from rs_lowconf.data.files import Split
-    from rs_lowconf.data.masks import WindowSource
-    from rs_lowconf.types import TargetModel, TileBatch
+from rs_lowconf.workflows.records import Step, Work
 
 _TILES = 32
 """Asked at once, and rows of a Parquet row group."""
 
-OutOption = Annotated[
-    Path | None,
-    typer.Option(help="The table to write; run.dir/estimate/pixels.parquet when missing."),
-]
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PixelPool:
+    """Tiles with masks, and the target that is asked about their pixels."""
+
+    target: TargetModel
+    sources: tuple[WindowSource, ...]
+    splits: tuple[Split, ...]
+    """Of each source."""
+    remark: str
+    """Which classes only the masks or only the target name; empty where they agree."""
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return sum(len(source) for source in self.sources)
 
 
-@estimate_app.command()
-def pixels(
-    config: ConfigOption = None,
-    set_: SetOption = None,
-    out: OutOption = None,
-    trust_code: TrustOption = False,
-) -> None:
-    """Write a table of scores of all pixels of scenes or chips, a pool for estimates by pixel.
+@dataclass(frozen=True, kw_only=True)
+class ScoredPixels:
+    """What a table of pixels holds."""
 
-    Tiles are those of batch.splits, of the test split when missing. A row a pixel: what the
-    target says, the mask's class as label where it is known, its tile as group, where it lies,
-    and its reflectance as features. The other commands read it by estimate.scores.
+    pixels: int
+    unanswered: Mapping[str, int]
+    """Number of tiles that the target has no answer to, by reason; their pixels are left out."""
+
+
+def open_pixels(settings: Settings, *, trust_code: bool) -> PixelPool:
+    """Load the target and open the tiles of batch.splits, of the test split when missing.
+
+    Raises:
+        SettingsError: the data have no masks.
+        ModelError: the target is missing, answers for whole tiles, or shares no class with the
+            masks.
+        DataError: the data cannot be read.
     """
-    settings = load_settings(config, set_)
-    from rs_lowconf.asking import require_most
-    from rs_lowconf.data.masks import open_masks
-    from rs_lowconf.device import choose_device
-    from rs_lowconf.places import model_path
-    from rs_lowconf.target.load import load_target
-
     if not settings.data.masked:
         raise SettingsError(
             f"data.kind={settings.data.kind} has a class a tile",
             expected="scenes or chips",
         )
-    path = out or settings.run.dir / "estimate" / "pixels.parquet"
     target = load_target(
         settings.target,
         model_path(settings, "target"),
@@ -70,45 +86,47 @@ def pixels(
     if not target.pixelwise:
         raise ModelError("the target predicts one class per tile", expected="one class per pixel")
     splits = cast("tuple[Split, ...]", settings.batch.splits or ("test",))
-    sources = [open_masks(settings.data, split) for split in splits]
+    sources = tuple(open_masks(settings.data, split) for split in splits)
     meeting = join(
         class_list("the masks", sources[0].classes, error=ModelError),
         class_list("the target", target.classes, error=ModelError),
         error=ModelError,
     ).meeting(ModelError)
-    if meeting.remark:
-        print(meeting.remark)
-    total, done, rows = sum(len(source) for source in sources), 0, 0
-    unanswered = Counter[str]()
-    with progress("asking about pixels", total) as bar, parquet_pieces(path) as write:
-        for source in sources:
+    return PixelPool(target=target, sources=sources, splits=splits, remark=meeting.remark)
+
+
+def write_pixels(pool: PixelPool, path: Path) -> Work[ScoredPixels]:
+    """Write a table of scores of all pixels.
+
+    Raises:
+        ModelError: bands do not fit, or the target has no answer to most tiles.
+        OutputError: the table cannot be written.
+    """
+    done, rows, unanswered = 0, 0, Counter[str]()
+    title = "asking about pixels"
+    yield Step(title=title, done=0, total=len(pool))
+    with parquet_pieces(path) as write:
+        for source in pool.sources:
             for batch in _batches(source):
-                table, without = pixel_scores(target, batch)
+                table, without = pixel_scores(pool.target, batch)
                 write(table)
                 done, rows = done + len(batch.ids), rows + len(table)
                 unanswered.update(without)
                 require_most(unanswered, done)
-                bar.update(done)
-    print(f"{rows:,} pixels of {total:,} tiles ({', '.join(splits)}): {path}")
-    if unanswered:
-        print(f"Tiles left out, as the target has no answer to them: {by_reason(unanswered)}.")
-    hint("Then", "estimate plan", set_=(f"estimate.scores={path}",))
+                yield Step(title=title, done=done, total=len(pool))
+    return ScoredPixels(pixels=rows, unanswered=unanswered)
 
 
 @contextmanager
-def parquet_pieces(path: Path) -> "Iterator[Callable[[pa.Table], None]]":
+def parquet_pieces(path: Path) -> Iterator[Callable[[pa.Table], None]]:
     """Yield what writes tables of one schema one after another; the file appears whole.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    import pyarrow.parquet as pq
-
-    from rs_lowconf.runs import replacing
-
     writer: pq.ParquetWriter | None = None
 
-    def write(table: "pa.Table") -> None:
+    def write(table: pa.Table) -> None:
         nonlocal writer
         writer = writer or pq.ParquetWriter(temporary, table.schema)
         writer.write_table(table)
@@ -121,7 +139,7 @@ def parquet_pieces(path: Path) -> "Iterator[Callable[[pa.Table], None]]":
                 writer.close()
 
 
-def pixel_scores(target: "TargetModel", batch: "TileBatch") -> "tuple[pa.Table, Mapping[str, int]]":
+def pixel_scores(target: TargetModel, batch: TileBatch) -> tuple[pa.Table, Mapping[str, int]]:
     """Return a row for each pixel of tiles with masks.
 
     Pixels of tiles without an answer of the target have none: the number of these tiles by
@@ -130,14 +148,6 @@ def pixel_scores(target: "TargetModel", batch: "TileBatch") -> "tuple[pa.Table, 
     Raises:
         ModelError: bands or processing level do not fit.
     """
-    import numpy as np
-    import pyarrow as pa
-    import torch
-
-    from rs_lowconf.asking import ask
-    from rs_lowconf.masks import UNKNOWN
-    from rs_lowconf.target.load import check_fit
-
     assert batch.mask is not None  # noqa: S101 -- tiles of scenes and chips have masks
     image = batch.image[:, list(check_fit(target.bands, batch.bands))]
     side = batch.mask.shape[-1]
@@ -179,13 +189,11 @@ def pixel_scores(target: "TargetModel", batch: "TileBatch") -> "tuple[pa.Table, 
     return table, asked.reasons
 
 
-def _joined(parts: "list[Float[np.ndarray, ' p']]") -> "Float[np.ndarray, ' n']":
-    import numpy as np
-
+def _joined(parts: list[Float[np.ndarray, " p"]]) -> Float[np.ndarray, " n"]:
     return np.concatenate([np.empty(0), *parts])
 
 
-def _batches(source: "WindowSource") -> "Iterator[TileBatch]":
+def _batches(source: WindowSource) -> Iterator[TileBatch]:
     for first in range(0, len(source), _TILES):
         yield source.batch(range(first, min(first + _TILES, len(source))))
 
@@ -208,13 +216,6 @@ def write_pixel_packages(
         ReviewError: the surroundings have no bands that can be shown.
         OutputError: a package or the store cannot be written.
     """
-    from rs_lowconf.review.geotiff import to_digital_numbers
-    from rs_lowconf.review.ids import package_id, sample_ids
-    from rs_lowconf.review.package import place_for
-    from rs_lowconf.review.publish import publish
-    from rs_lowconf.review.samples import Observed
-    from rs_lowconf.review.store import STORE, ReviewStore
-
     places = _places(settings, ids)
     names = dict(zip(ids, sample_ids(settings.run.seed, ids), strict=True))
     ordered, most, written = sorted(ids, key=names.__getitem__), settings.review.max_samples, []
@@ -258,10 +259,8 @@ def write_pixel_packages(
 
 def _places(
     settings: Settings, ids: Sequence[str]
-) -> "dict[str, tuple[WindowSource, int, int, int]]":
+) -> dict[str, tuple[WindowSource, int, int, int]]:
     """Return the source, tile, row and column of each pixel."""
-    from rs_lowconf.data.masks import open_masks
-
     wanted = {name: name.rsplit("/", 2) for name in ids}
     tiles: dict[str, tuple[WindowSource, int]] = {}
     for split in cast("tuple[Split, ...]", settings.batch.splits or ("test",)):

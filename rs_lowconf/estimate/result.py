@@ -1,0 +1,322 @@
+"""What a report of an estimate holds: typed values, the same as JSON, and as sentences."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from rs_lowconf.estimate.draws import DesignName
+from rs_lowconf.estimate.estimators import BiasedEstimate
+from rs_lowconf.estimate.intervals import Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargestWeight:
+    """How much a single label decides."""
+
+    of_a_label: float
+    """The largest weight among the labels; the weights of errors sum to the error rate."""
+    possible: float
+    """The largest that a label of any unit of the pool could have had."""
+    over_uniform: float
+    """The largest among the labels over the weight of a label of a uniform draw."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """The error rate, 0..1, that unclear units would give."""
+
+    error_rate: float
+    interval: Interval
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"error_rate": self.error_rate, **interval_to_json(self.interval)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionPowered:
+    """The error rate by PPI++, which also uses the error probabilities of unlabelled units."""
+
+    error_rate: float
+    standard_error: float
+    interval: Interval
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "error_rate": self.error_rate,
+            "standard_error": self.standard_error,
+            **interval_to_json(self.interval),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnclearUnits:
+    """Units whose class could not be told."""
+
+    units: int
+    counted_as: str | None
+    """`wrong` or `right`; None where there are no such units."""
+    if_wrong: Rate | None
+    """The error rate if all of them were wrong; None where there are none."""
+    if_right: Rate | None
+    """The error rate if all of them were right; None where there are none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        ends = {"if_wrong": self.if_wrong, "if_right": self.if_right}
+        known = {name: end.to_json() for name, end in ends.items() if end is not None}
+        return {"units": self.units, "counted_as": self.counted_as, **known}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlindSpot:
+    """The part of the pool where errors are least expected, and what may hide there."""
+
+    share_of_pool: float
+    largest_g: float
+    """The largest error probability in it."""
+    labels: int
+    errors: int
+    at_most: float
+    """Upper limit, at the report's level, of the errors in it as a share of the whole pool."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileScatter:
+    """What changes for other tiles than those of the pool, where units are pixels."""
+
+    in_pool: int
+    """Number of tiles in the pool."""
+    labelled: int
+    """Number of tiles with a label."""
+    standard_error_for_other_tiles: float | None
+    """Of the error rate, if the tiles were drawn from many more; None with one labelled tile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationCell:
+    """Units of similar error probability, with a tenth of all expected errors."""
+
+    units: int
+    labels: int
+    expected: float
+    """Mean error probability of the units."""
+    found: float | None
+    """Error rate by the labels, weighted by their chances; None without a label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A share, 0..1, with its standard error; None where the labels do not determine it."""
+
+    value: float | None
+    standard_error: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassAccuracy:
+    """Accuracies and area of one class."""
+
+    name: str
+    user: Share
+    """User's accuracy: of what is predicted as this class, the share that is of it."""
+    producer: Share
+    """Producer's accuracy: of what is of this class, the share that is predicted as it."""
+    area: Share
+    """Share of the pool that is of this class."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Accuracy:
+    """Error matrix, accuracies and areas. Units of unclear class are left out."""
+
+    classes: tuple[str, ...]
+    labels: Int[np.ndarray, "k k"]
+    """Labels by predicted (row) and true class."""
+    share_of_pool: Float64[np.ndarray, "k k"]
+    """Estimated share of the pool by predicted (row) and true class."""
+    predicted_share: Float64[np.ndarray, " k"]
+    """Share of the pool that is predicted as each class."""
+    by_class: tuple[ClassAccuracy, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "classes": list(self.classes),
+            "labels": self.labels.tolist(),
+            "share_of_pool": self.share_of_pool.tolist(),
+            "predicted_share": self.predicted_share.tolist(),
+            "by_class": [
+                {
+                    "class": one.name,
+                    "user": asdict(one.user),
+                    "producer": asdict(one.producer),
+                    "area": asdict(one.area),
+                }
+                for one in self.by_class
+            ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Report:
+    """The error rate of a pool by the labels of a draw, and how far to trust it.
+
+    `print` it for the sentences of `rslow estimate report`.
+
+    Example:
+        >>> import rs_lowconf as rl
+        >>> draw = rl.Pool([0.9] * 500, ["crop"] * 500).draw(labels=100, design="uniform")
+        >>> labels = {id: "forest" if int(id) % 10 == 0 else "crop" for id in draw.ids}
+        >>> result = draw.estimate(labels, classes=["forest"])
+        >>> print(result.headline)
+        13 % of 500 units are wrong (95% interval 7.77 % .. 20.9 %)
+        >>> [interval.method for interval in result.intervals if interval.reliable][:2]
+        ['tcz', 'ff']
+    """
+
+    units: int
+    """Number of units in the pool."""
+    design: DesignName
+    labels: int
+    distinct_units: int
+    """Fewer than `labels` where a unit was drawn more than once."""
+    waves: int | None
+    """None for designs that draw all labels at once."""
+    level: float
+    """How often the intervals are to cover the pool's error rate, 0..1."""
+    errors_found: int
+    distinct_errors_found: int
+    error_rate: float
+    """Estimated share of the pool's units on which the target errs."""
+    standard_error: float
+    intervals: tuple[Interval, ...]
+    """By several methods, the usual one first."""
+    effective_labels: float
+    """Labels of equal weight that would say as much."""
+    effective_errors: float
+    """Errors of equal weight that would say as much as those found."""
+    largest_weight: LargestWeight
+    unclear: UnclearUnits
+    never_predicted: Mapping[str, int]
+    """Number of labels of each class that the target predicts for no unit of the pool."""
+    naive: BiasedEstimate
+    """What the labels would say without their chances, for comparison only."""
+    naive_labels: int
+    """Number of labels that the first of its figures is of."""
+    ppi: PredictionPowered | None
+    """For uniform draws, where ppi-python is installed."""
+    blind_spot: BlindSpot
+    tiles: TileScatter | None
+    """None where units are not pixels."""
+    by_error_probability: tuple[CalibrationCell, ...]
+    """From where errors are least expected; cells without a unit are left out."""
+    accuracy: Accuracy
+
+    @property
+    def interval(self) -> Interval:
+        """Return the usual interval of the error rate, by Tiwari, Clegg and Zou."""
+        return self.intervals[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "units": self.units,
+            "design": self.design,
+            "labels": self.labels,
+            "distinct_units": self.distinct_units,
+            "waves": self.waves,
+            "level": self.level,
+            "errors_found": self.errors_found,
+            "distinct_errors_found": self.distinct_errors_found,
+            "error_rate": self.error_rate,
+            "standard_error": self.standard_error,
+            "intervals": [
+                interval_to_json(one) | {"purpose": one.purpose} for one in self.intervals
+            ],
+            "effective_labels": self.effective_labels,
+            "effective_errors": self.effective_errors,
+            "largest_weight": asdict(self.largest_weight),
+            "unclear": self.unclear.to_json(),
+            "never_predicted": dict(self.never_predicted),
+            "naive": {
+                "said": str(self.naive),
+                "bias": self.naive.bias,
+                "labels": self.naive_labels,
+            },
+            "ppi": None if self.ppi is None else self.ppi.to_json(),
+            "blind_spot": asdict(self.blind_spot),
+            "tiles": None if self.tiles is None else asdict(self.tiles),
+            "by_error_probability": [asdict(one) for one in self.by_error_probability],
+            "accuracy": self.accuracy.to_json(),
+        }
+
+    @property
+    def headline(self) -> str:
+        """Return the estimate and its usual interval as one line."""
+        low, high = percent(self.interval.low), percent(self.interval.high)
+        return (
+            f"{percent(self.error_rate)} of {self.units:,} units are wrong "
+            f"({self.level:.0%} interval {low} .. {high})"
+        )
+
+    @property
+    def naive_sentence(self) -> str:
+        """Return what the labels would say without their chances, with what is wrong with it."""
+        return f"Not an estimate, for comparison: {self.naive}."
+
+    @property
+    def never_predicted_sentence(self) -> str:
+        """Return the classes that are never predicted, or nothing where there are none."""
+        if not self.never_predicted:
+            return ""
+        names = [f"{name} ({count:,} labels)" for name, count in self.never_predicted.items()]
+        return (
+            f"The target never predicts {', '.join(names)}: each of these labels is an error. If "
+            "a class only has another name there, rename it and report again."
+        )
+
+    def sentences(self) -> list[str]:
+        """Return the report in short, as `rslow estimate report` prints it."""
+        zone = self.blind_spot
+        lines = [
+            self.headline,
+            *(
+                f"  {one.method:16} {100 * one.low:.3g} .. {100 * one.high:.3g} %  "
+                f"{one.purpose}{f'  ({one.caution})' if one.caution else ''}"
+                for one in self.intervals
+            ),
+            f"{self.errors_found} errors among {self.labels:,} labels, which are worth "
+            f"{self.effective_labels:,.0f} labels of equal weight. In the "
+            f"{zone.share_of_pool:.0%} of the pool where errors are least expected, "
+            f"{zone.errors} of {zone.labels:,} labels are errors: at most "
+            f"{100 * zone.at_most:.3g} % of the pool are errors there.",
+            self.naive_sentence,
+            self.never_predicted_sentence,
+        ]
+        return [line for line in lines if line]
+
+    def __str__(self) -> str:
+        """Return the sentences, one per line."""
+        return "\n".join(self.sentences())
+
+
+def interval_to_json(interval: Interval) -> dict[str, Any]:
+    """Return an interval as JSON values, without its level, which is the report's."""
+    return {
+        "method": interval.method,
+        "low": interval.low,
+        "high": interval.high,
+        "reliable": interval.reliable,
+    }
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage of three digits, a dash where it is unknown."""
+    if value is None or np.isnan(value):
+        return "-"
+    return f"{100 * value:.3g} %"
