@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 from pygments.formatters import HtmlFormatter
 
 import rs_lowconf
-from rs_lowconf.cli.program import app
+from rs_lowconf.cli.app import app
 from rs_lowconf.reference import sections
 
 ROOT = Path(__file__).parents[1]
