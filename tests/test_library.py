@@ -1,7 +1,6 @@
 """The library: what scripts and notebooks import."""
 
 import doctest
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,16 +70,6 @@ def test_examples_of_the_docstrings_run(
         runner.run(test, out=out.append)
     assert runner.summarize(verbose=False).failed == 0, "".join(out)
     assert runner.summarize(verbose=False).attempted > 0
-
-
-def test_the_blocks_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lines that README shows run as they stand, and end in a package."""
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(import rs_lowconf.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 1
-    exec(compile(blocks[0], "README.md", "exec"), {})  # noqa: S102 - our own text
-    assert (tmp_path / "review" / "review" / "review.qgz").exists()
 
 
 def test_names_come_on_first_use_alone() -> None:

@@ -165,20 +165,20 @@ def test_a_draw_is_labelled_in_its_own_words(tmp_path: Path) -> None:
     """A pool with a blank behind a class is labelled without it; near-misses are named."""
     predicted = np.where(NAMES[PREDICTED] == "Bare", "Bare ", NAMES[PREDICTED])
     stored = write_pool(tmp_path, prepare(read_scores(write(tmp_path / "t.csv", predicted, None))))
-    assert stored.classes == read_pool(tmp_path).classes == tuple(NAMES)
+    assert stored.units.classes == read_pool(tmp_path).units.classes == tuple(NAMES)
     path = tmp_path / "labels.csv"
     path.write_text("id,label\na,Bare\nb, ? \nc,Gebäude \n")
-    assert read_labels(path, ["a", "b", "c"], stored.classes) == {
+    assert read_labels(path, ["a", "b", "c"], stored.units.classes) == {
         "a": "Bare",
         "b": None,
         "c": "Gebäude",
     }
     path.write_text("id,label\na,bare\n")
     with pytest.raises(DataError, match=r"'bare' in .* and 'Bare' in the pool differ only in case"):
-        read_labels(path, ["a"], stored.classes)
+        read_labels(path, ["a"], stored.units.classes)
     path.write_text("id,label\na,\ufeff\n")
     with pytest.raises(DataError, match="1 of 1 drawn units have no label"):
-        read_labels(path, ["a"], stored.classes)
+        read_labels(path, ["a"], stored.units.classes)
 
 
 def test_the_report_of_a_blank_is_that_of_none(tmp_path: Path, rslow: Run) -> None:
