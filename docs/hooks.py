@@ -21,6 +21,7 @@ from pygments.formatters import HtmlFormatter
 import rs_lowconf
 from rs_lowconf.cli.app import app
 from rs_lowconf.reference import sections
+from rs_lowconf.settings.renamed import COMMANDS, KEYS, VALUES
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
@@ -86,8 +87,20 @@ def settings() -> str:
             for entry in section.entries
         ]
         header = ("key", "default", "values", "what it is")
-        parts += [f"## {section.name}", plain(section.text), table(header, rows)]
+        parts += [f"## {section.title}", plain(section.text), table(header, rows)]
     return "\n\n".join(parts)
+
+
+def renamed() -> str:
+    """Return the former names of keys, values and commands with the new ones."""
+    values = [
+        (f"{key}={old}", f"{key}={new}")
+        for key, names in VALUES.items()
+        for old, new in names.items()
+    ]
+    commands = [(f"rslow {old}", f"rslow {new}") for old, new in COMMANDS.items()]
+    rows = [(f"`{old}`", f"`{new}`") for old, new in (*KEYS.items(), *values, *commands)]
+    return table(("old name", "new name"), rows)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -148,4 +161,6 @@ def notebook_files(notebook: dict[str, Any]) -> Iterator[tuple[str, str | bytes]
     yield "notebook.md", "\n\n".join(parts) + "\n"
 
 
-GENERATED = {one.__name__: one for one in (commands, settings, python, configurations, protocol)}
+GENERATED = {
+    one.__name__: one for one in (commands, settings, renamed, python, configurations, protocol)
+}

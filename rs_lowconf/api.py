@@ -285,7 +285,7 @@ def load_target(
     """
     chosen = choose_device(checked(RunSettings, {"device": device}))
     if isinstance(model, str):
-        model = {"kind": "embedded", "embedded": model, "batch_size": batch_size}
+        model = {"kind": "embedded", "model": model, "batch_size": batch_size}
     if isinstance(model, Mapping):
         section = target_settings(model)
         if isinstance(section, TrainedTarget) and section.path is None:
@@ -465,16 +465,16 @@ class Search:
             "tau": tau,
             "tau_quantile": None,
             "count": count,
-            "classes": None if conditions is None else tuple(conditions),
+            "conditions": None if conditions is None else tuple(conditions),
             "false_rejection": gate.false_rejection,
         }
         own = checked(SearchSettings, {**dict(settings or SearchSettings()), **values})
-        label: Literal["blind", "confirm"] = "blind" if keep_rejected else "confirm"
+        mode: Literal["blind", "confirm"] = "blind" if keep_rejected else "confirm"
         self._settings = generator.settings.model_copy(
             update={
                 "run": generator.settings.run.model_copy(update={"seed": seed}),
                 "search": own,
-                "review": ReviewSettings(label=label),
+                "review": ReviewSettings(mode=mode),
             }
         )
         models = fit_models(
@@ -542,7 +542,7 @@ def write_review(
             "run": result.settings.run.model_copy(update={"dir": folder}),
             "review": checked(
                 ReviewSettings,
-                {"label": "blind" if blind else "confirm", "max_samples": max_samples},
+                {"mode": "blind" if blind else "confirm", "max_samples": max_samples},
             ),
         }
     )

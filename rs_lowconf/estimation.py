@@ -182,14 +182,16 @@ class Pool:
             >>> pool = rl.Pool(np.linspace(0.5, 1, 1_000), ["crop"] * 1_000)
             >>> plan = pool.plan(labels=100, width=0.1)
             >>> table = plan.to_pandas().set_index(["design", "defensive"])
-            >>> bool(table.loc[("strat", 0.3), "labels"] < table.loc[("uniform", 1.0), "labels"])
+            >>> needed = table["labels"]
+            >>> bool(needed["stratified", 0.3] < needed["uniform", 1.0])
             True
         """
-        values = {"labels": labels, "width": width, "defensive": defensive, "level": level}
+        _check_number(labels)
+        values = {"budget": labels, "width": width, "defensive": defensive, "level": level}
         section = checked(EstimateSettings, values)
         return plan_labels(
             self._prepared(section.defensive, seed),
-            section.labels,
+            section.budget,
             width=section.width,
             defensive=section.defensive,
             level=section.level,
@@ -200,7 +202,7 @@ class Pool:
         self,
         labels: int = 300,
         *,
-        design: DesignName = "strat",
+        design: DesignName = "stratified",
         defensive: float = DEFENSIVE,
         seed: int = 0,
     ) -> "LabelDraw":
@@ -208,10 +210,10 @@ class Pool:
 
         Args:
             labels: how many; a design that draws with replacement may name fewer units.
-            design: `uniform`; `olofsson`, strata of predicted classes; `strat`, strata of error
-                probability; `is`, with replacement; `lure`, one after another; `asi`, of fixed
-                size; `adaptive`, in waves that learn from the labels before them, which needs
-                scikit-learn.
+            design: `uniform`; `by_class`, strata of predicted classes; `stratified`, strata of
+                error probability; `importance`, with replacement; `lure`, one after another;
+                `active`, of fixed size; `adaptive`, in waves that learn from the labels before
+                them, which needs scikit-learn.
             defensive: share of the labels drawn uniformly, against errors where none are expected;
                 0.5 to certify.
             seed: of the draw.
@@ -227,10 +229,11 @@ class Pool:
             >>> bool(table["chance"][likely].min() > table["chance"][~likely].min())
             True
         """
-        values = {"labels": labels, "design": design, "defensive": defensive}
+        _check_number(labels)
+        values = {"budget": labels, "design": design, "defensive": defensive}
         section = checked(EstimateSettings, values)
         request = Request(
-            design=section.design, labels=section.labels, defensive=section.defensive, seed=seed
+            design=section.design, labels=section.budget, defensive=section.defensive, seed=seed
         )
         prepared = self._prepared(section.defensive, seed)
         first = request.draw(prepared.pool)
@@ -283,8 +286,8 @@ class LabelDraw:
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per label, in the order of drawing.
 
-        `chance` is the probability that the unit is in the draw; of `is` and `adaptive` that of
-        each single drawing, of `lure` that to come next among the units that were left.
+        `chance` is the probability that the unit is in the draw; of `importance` and `adaptive`
+        that of each single drawing, of `lure` that to come next among the units that were left.
         `error_probability` is what the draw went by. Do not show it, nor `predicted`, to people
         who label: they would be led by it.
         """
@@ -387,3 +390,9 @@ def _most_probable(
             expected="predicted, or classes with a name for each column",
         )
     return [names[column] for column in probability.argmax(1).tolist()]
+
+
+def _check_number(labels: int) -> None:
+    """Raise a SettingsError for a number of labels that nobody can draw."""
+    if labels < 1:
+        raise SettingsError(f"{labels} labels are to be drawn", expected="at least one")

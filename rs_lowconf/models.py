@@ -459,7 +459,7 @@ def _penalties(
 
 def audits(settings: Settings) -> bool:
     """Return whether tiles that the gate rejects are kept, to be shown to reviewers."""
-    return settings.review.label == "blind" and settings.review.audit_share > 0
+    return settings.review.mode == "blind" and settings.review.audit_share > 0
 
 
 def checksums(paths: Mapping[str, Path]) -> dict[str, str]:
@@ -565,20 +565,20 @@ def _labels(
     settings: Settings, classes: tuple[str, ...], regions: Bool[Tensor, "n h w"] | None
 ) -> tuple[int, ...]:
     """Return the indices of the conditions to search."""
-    own, wanted = settings.search, settings.search.classes
+    own, wanted = settings.search, settings.search.conditions
     if regions is None and wanted is not None:
         require(
-            class_list("search.classes", wanted, error=SettingsError),
+            class_list("search.conditions", wanted, error=SettingsError),
             class_list("the generator", classes, error=SettingsError),
             remedy="correct it",
             error=SettingsError,
         )
-        wanted = class_list("search.classes", wanted).names
+        wanted = class_list("search.conditions", wanted).names
     unknown = [name for name in wanted or () if name not in classes]
     if unknown or wanted == ():
         shown = ", ".join(classes[:_NAMED]) + (", ..." if len(classes) > _NAMED else "")
         raise SettingsError(
-            f"search.classes names {', '.join(unknown) or 'none'}",
+            f"search.conditions names {', '.join(unknown) or 'none'}",
             expected=f"some of the generator's {shown}",
         )
     labels = [classes.index(name) for name in wanted or classes]
@@ -587,7 +587,7 @@ def _labels(
         if not labels:
             raise SettingsError(
                 f"no mask to search has a pixel of search.region={own.region}",
-                remedy="choose another region or other search.classes",
+                remedy="choose another region or other search.conditions",
             )
     if own.most_conditions is not None and len(labels) > own.most_conditions:
         dice = torch.Generator().manual_seed(seed_of(settings.run.seed, "search", "conditions"))

@@ -35,7 +35,7 @@ def _target_path(settings: Settings) -> Path:
     """Return the checkpoint of a target, or where `rslow train target` puts one."""
     target = settings.target
     if isinstance(target, EmbeddedTarget):
-        return EMBEDDED / "target" / f"{target.embedded}.safetensors"
+        return EMBEDDED / "target" / f"{target.model}.safetensors"
     if isinstance(target, TrainedTarget) and target.path is not None:
         return target.path
     return settings.run.dir / "target" / "target.safetensors"

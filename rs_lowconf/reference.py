@@ -50,6 +50,11 @@ class SectionEntry:
     kinds: tuple[str, ...] = ()
     """The kinds of the section that have these keys; all of them when empty."""
 
+    @property
+    def title(self) -> str:
+        """Return the name, with the kinds where only some have these keys."""
+        return f"{self.name}, kind {_listed(self.kinds)}" if self.kinds else self.name
+
 
 def sections(name: str | None = None) -> list[SectionEntry]:
     """Return a section and those inside it; all sections without a name.
@@ -87,7 +92,7 @@ def as_text(found: list[SectionEntry], width: int = 88) -> str:
     """Return sections for a terminal: key, default and values, explanation."""
     parts = []
     for section in found:
-        parts.append(f"{section.name}: {section.text}")
+        parts.append(f"{section.title}: {section.text}")
         for entry in section.entries:
             parts.append(f"\n  {entry.key} = {entry.default}   ({entry.values})")
             parts.append(
@@ -144,9 +149,9 @@ def _by_kind(models: Sequence[type[BaseModel]], name: str) -> Iterator[SectionEn
     yield SectionEntry(name=name, text=about, entries=(kind, *common))
     for group in dict.fromkeys(some for some in kinds.values() if some != every):
         entries = [entry for entry, some in kinds.items() if some == group]
-        yield SectionEntry(
-            name=name, text=f"With kind {_listed(group)}.", entries=tuple(entries), kinds=group
-        )
+        owners = [model for model in models if {*settings.kinds_of(model)} & {*group}]
+        about = _about(owners[0]) if len(owners) == 1 else "Keys that only these kinds have."
+        yield SectionEntry(name=name, text=about, entries=tuple(entries), kinds=group)
     for key, annotation in inner.items():
         yield from _by_kind(settings.sections_of(annotation), key)
 

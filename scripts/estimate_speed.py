@@ -16,7 +16,14 @@ from rs_lowconf.estimate.estimators import estimate, prediction_powered
 from rs_lowconf.estimate.intervals import ff, kg, tcz
 
 UNITS, LABELS, ROUNDS = 1_000_000, 1_000, 9
-DESIGNS: tuple[DesignName, ...] = ("uniform", "olofsson", "strat", "is", "lure", "asi")
+DESIGNS: tuple[DesignName, ...] = (
+    "uniform",
+    "by_class",
+    "stratified",
+    "importance",
+    "lure",
+    "active",
+)
 
 
 def milliseconds(work: Callable[[], object], rounds: int = ROUNDS) -> float:

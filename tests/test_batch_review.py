@@ -154,7 +154,7 @@ def test_without_a_label_nothing_is_suggested(scored: Path, rslow: Run) -> None:
 
 def test_blind_tells_nothing_of_class_and_target(scored: Path, rslow: Run) -> None:
     """The order is another than that of confidence, and no file holds class, score or name."""
-    ran = review(rslow, scored, "-s", "review.label=blind")
+    ran = review(rslow, scored, "-s", "review.mode=blind")
     assert ran.code == 0, ran.err
     package = scored / "run" / "batch" / "review"
     names = [one["sample_id"] for one in entries(scored)]
@@ -182,7 +182,7 @@ def test_answers_come_back_and_are_no_reviews_of_generated_tiles(scored: Path, r
     assert "12 new" in ran.out, ran.err
     store = ReviewStore(scored / "run" / "reviews.sqlite")
     assert {one.sample_id for one in store.opinions()} == set(answered)
-    loop = rslow("loop", *config)
+    loop = rslow("status", *config)
     assert loop.code == 0, loop.err
     assert "Round" not in loop.out
     for words in (("update",), ("testset", "build", "-s", "testset.licence=CC-BY-4.0")):

@@ -23,6 +23,7 @@ from rs_lowconf.data.source import open_split
 from rs_lowconf.gan.model import load_critic, load_model
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.settings import load
+from rs_lowconf.settings.renamed import COMMANDS
 from rs_lowconf.target.classifier import load_classifier
 from tests.conftest import Ran, Run
 
@@ -93,13 +94,13 @@ def test_a_package_is_never_overwritten(rslow: Run, project: Path) -> None:
 
 
 def test_blind_packages_hide_what_the_tiles_folder_tells(rslow: Run, project: Path) -> None:
-    """With review.label=blind the package names no condition, the table still does."""
+    """With review.mode=blind the package names no condition, the table still does."""
     ran = rslow(
         "generate",
         "-c",
         project / "config.yaml",
         "-s",
-        "review.label=blind",
+        "review.mode=blind",
         "-s",
         "search.count=4",
     )
@@ -121,7 +122,7 @@ def test_a_class_subset_is_searched_alone(rslow: Run, project: Path) -> None:
         "-c",
         project / "config.yaml",
         "-s",
-        "search.classes=[woods]",
+        "search.conditions=[woods]",
         "-s",
         "search.count=3",
     )
@@ -239,7 +240,10 @@ class TestBadInput:
         """A condition that the generator does not know, and a class that the data lack."""
         config = project / "config.yaml"
         self.fails(
-            rslow("generate", "-c", config, "-s", "search.classes=[Volcano]"), 3, "Volcano", "woods"
+            rslow("generate", "-c", config, "-s", "search.conditions=[Volcano]"),
+            3,
+            "Volcano",
+            "woods",
         )
         self.fails(
             rslow("train", "target", "-c", config, "-s", "data.classes=[Volcano]"), 4, "Volcano"
@@ -403,3 +407,11 @@ def test_help_answers_without_torch() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("old", "new"), COMMANDS.items())
+def test_commands_by_their_former_name_are_refused(old: str, new: str, rslow: Run) -> None:
+    """The message says what the command is called now, and that command exists."""
+    ran = rslow(*old.split())
+    assert (ran.code, ran.err.strip()) == (3, f"rslow: rslow {old} is called rslow {new} now.")
+    assert rslow(*new.split(), "--help").code == 0

@@ -42,7 +42,7 @@ SETTINGS = {
     "target.bands": "[B04, B08]",
     "target.classes": "[water, soil, plants]",
     "target.output": "probabilities",
-    "search.classes": "[Pasture, River]",
+    "search.conditions": "[Pasture, River]",
     "search.count": "3",
     "search.baseline_evaluations": "0",
     "search.splitting.particles": "8",

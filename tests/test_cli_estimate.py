@@ -87,12 +87,14 @@ def one_line(ran: Ran, code: int, *parts: str) -> None:
 class TestTable:
     """Units of a table, labelled in a CSV."""
 
-    @pytest.mark.parametrize("design", ["uniform", "olofsson", "strat", "is", "lure", "asi"])
+    @pytest.mark.parametrize(
+        "design", ["uniform", "by_class", "stratified", "importance", "lure", "active"]
+    )
     def test_the_report_is_the_estimate_of_the_draw(
         self, table: Path, tmp_path: Path, rslow: Run, design: DesignName
     ) -> None:
         """Each design ends in the numbers that its estimator gives, in all three files."""
-        own = words(table, tmp_path, f"estimate.design={design}", "estimate.labels=80")
+        own = words(table, tmp_path, f"estimate.design={design}", "estimate.budget=80")
         assert rslow("estimate", "draw", *own).code == 0
         folder = tmp_path / "run" / "estimate" / "draw"
         asked = pd.read_csv(folder / "labels-1.csv")
@@ -125,7 +127,7 @@ class TestTable:
         self, table: Path, tmp_path: Path, rslow: Run
     ) -> None:
         """Five waves, each after the labels of those before; doing it again draws the same."""
-        own = words(table, tmp_path, "estimate.design=adaptive", "estimate.labels=100")
+        own = words(table, tmp_path, "estimate.design=adaptive", "estimate.budget=100")
         truth, folder = truth_of(table), tmp_path / "run" / "estimate" / "draw"
         for wave in range(1, 6):
             ran = rslow("estimate", "draw", *own)
@@ -158,7 +160,7 @@ class TestTable:
         self, table: Path, tmp_path: Path, rslow: Run
     ) -> None:
         """A question mark is no label; counted as wrong or right it moves the estimate between."""
-        own = words(table, tmp_path, "estimate.labels=60")
+        own = words(table, tmp_path, "estimate.budget=60")
         assert rslow("estimate", "draw", *own).code == 0
         first = draw_of(tmp_path)["units"][0]["id"]
         path = tmp_path / "run" / "estimate" / "draw" / "labels-1.csv"
@@ -178,7 +180,7 @@ class TestTable:
         self, table: Path, tmp_path: Path, rslow: Run
     ) -> None:
         """Text that is no class is taken for a mistake until the settings name it."""
-        own = words(table, tmp_path, "estimate.labels=60")
+        own = words(table, tmp_path, "estimate.budget=60")
         assert rslow("estimate", "draw", *own).code == 0
         first = draw_of(tmp_path)["units"][0]["id"]
         path = tmp_path / "run" / "estimate" / "draw" / "labels-1.csv"
@@ -194,7 +196,7 @@ class TestTable:
         self, table: Path, tmp_path: Path, rslow: Run
     ) -> None:
         """An edited draw, another pool, other settings, a lost file: a line each, nothing lost."""
-        own = words(table, tmp_path, "estimate.labels=60")
+        own = words(table, tmp_path, "estimate.budget=60")
         assert rslow("estimate", "draw", *own).code == 0
         folder = tmp_path / "run" / "estimate" / "draw"
         path = folder / "draw-1.json"
@@ -222,7 +224,7 @@ class TestTable:
 
     def test_labels_that_do_not_fit(self, table: Path, tmp_path: Path, rslow: Run) -> None:
         """Missing ones, a unit twice, a foreign unit and no such column: a line each."""
-        own = words(table, tmp_path, "estimate.labels=60")
+        own = words(table, tmp_path, "estimate.budget=60")
         assert rslow("estimate", "draw", *own).code == 0
         path = tmp_path / "run" / "estimate" / "draw" / "labels-1.csv"
         fill(path, truth_of(table))
@@ -239,15 +241,15 @@ class TestTable:
 
     def test_a_plan_comes_before_any_label(self, table: Path, tmp_path: Path, rslow: Run) -> None:
         """Without validation it says what it assumes; with it, ranges; both tell the ceiling."""
-        own = words(table, tmp_path, "estimate.labels=80")
+        own = words(table, tmp_path, "estimate.budget=80")
         ran = rslow("estimate", "plan", *own, "--set", "estimate.width=0.1")
         assert ran.code == 0, ran.err
         assert "assuming calibration" in ran.out
         assert "Ceiling" in ran.out
         told = json.loads((tmp_path / "run" / "estimate" / "plan.json").read_text())
         by_case = {(one["method"], one["defensive"]): one for one in told["prospects"]}
-        assert by_case["strat", 0.1]["saving"] > by_case["strat", 0.5]["saving"] > 1
-        assert by_case["strat", 0.3]["labels"] < by_case["uniform", 1.0]["labels"]
+        assert by_case["stratified", 0.1]["saving"] > by_case["stratified", 0.5]["saving"] > 1
+        assert by_case["stratified", 0.3]["labels"] < by_case["uniform", 1.0]["labels"]
         ran = rslow("estimate", "plan", *own, "--set", f"estimate.validation={table}")
         assert ran.code == 0, ran.err
         assert "assuming" not in ran.out
@@ -255,7 +257,7 @@ class TestTable:
         told = json.loads((tmp_path / "run" / "estimate" / "plan.json").read_text())
         low, high = told["ceiling_range"]
         assert low <= told["ceiling"] <= high
-        assert "olofsson" in (tmp_path / "run" / "estimate" / "plan.md").read_text()
+        assert "by_class" in (tmp_path / "run" / "estimate" / "plan.md").read_text()
 
     @pytest.mark.parametrize(
         ("change", "said"),
@@ -283,14 +285,14 @@ class TestTable:
         path = tmp_path / "cut.parquet"
         path.write_bytes(table.read_bytes()[:2_000])
         one_line(rslow("estimate", "draw", *words(path, tmp_path)), 4, "cannot be read")
-        own = words(table, tmp_path, "estimate.labels=601")
+        own = words(table, tmp_path, "estimate.budget=601")
         one_line(rslow("estimate", "draw", *own), 3, "601 labels of a pool of 600")
         assert not (tmp_path / "run").exists()
         csv = tmp_path / "scores.csv"
         pd.read_parquet(table).to_csv(csv, index=False)
-        same = words(csv, tmp_path, "estimate.labels=60")
+        same = words(csv, tmp_path, "estimate.budget=60")
         assert rslow("estimate", "draw", *same).code == 0
-        others = words(table, tmp_path / "other", "estimate.labels=60")
+        others = words(table, tmp_path / "other", "estimate.budget=60")
         assert rslow("estimate", "draw", *others).code == 0
         assert draw_of(tmp_path)["units"] == draw_of(tmp_path / "other")["units"]
 
@@ -309,8 +311,8 @@ def test_real_tiles_from_plan_to_report_in_qgis(
             f"run.dir={tmp_path / 'run'}",
             "data.kind=eurosat",
             f"data.root={eurosat_root}",
-            "estimate.labels=100",
-            "review.label=blind",
+            "estimate.budget=100",
+            "review.mode=blind",
             "batch.executor=serial",
             "batch.seconds=null",
         )
@@ -340,7 +342,7 @@ def test_real_tiles_from_plan_to_report_in_qgis(
     assert interval["low"] <= error.mean() <= interval["high"]
     assert told["units"] == 389
     pool = Pool(g=(1 - scores["confidence"]).clip(0, 1).to_numpy())
-    design, covered = design_of("strat", pool, 100), 0
+    design, covered = design_of("stratified", pool, 100), 0
     for seed in range(200):
         draw = design.draw(seed)
         found = tcz(estimate(draw, error[draw.index]))
@@ -375,7 +377,7 @@ def test_tiles_of_a_catalog_in_several_packages(project: Path, rslow: Run) -> No
         ("batch", "score", "-s", "batch.executor=serial", "-s", "batch.seconds=null"),
     ):
         assert rslow(*command, *config).code == 0
-    own = ("-s", "estimate.labels=30", "-s", "review.max_samples=12", "-s", "review.label=blind")
+    own = ("-s", "estimate.budget=30", "-s", "review.max_samples=12", "-s", "review.mode=blind")
     ran = rslow("estimate", "draw", *config, *own)
     assert ran.code == 0, ran.err
     folder = project / "run" / "estimate" / "draw" / "wave-1"

@@ -119,7 +119,7 @@ def test_a_report_is_written_once_and_anew_for_other_settings(project: Path) -> 
     after = files_of(project)
     changed = {name for name in before if after[name] != before[name]}
     assert changed <= {"settings.yaml", "versions.json"}
-    woods = ("-s", "estimate.rare.classes=[woods]")
+    woods = ("-s", "estimate.rare.conditions=[woods]")
     other = run(project, *woods, "-s", "estimate.rare.thresholds=[0.8, 0.6]")
     assert "Nothing to do" not in other.out
     # Disagreement has no threshold.
@@ -167,7 +167,7 @@ def test_scores_are_the_targets_confidence_and_choice() -> None:
 def test_an_interrupted_run_goes_on(foreign: Path) -> None:
     """Ctrl-C ends with 130; finished events are not asked again; the end is that of one go."""
     words = (*FOREIGN, "-s", "target.python=bright:score")
-    assert run(foreign, *words, "-s", "estimate.rare.classes=[meadow]").code == 0
+    assert run(foreign, *words, "-s", "estimate.rare.conditions=[meadow]").code == 0
     first = {name: at for name, at in files_of(foreign).items() if name.startswith("pieces")}
     assert len(first) == 2
     (foreign / "stop").touch()
@@ -201,7 +201,12 @@ def test_a_black_box_without_the_condition_has_no_disagreement(foreign: Path) ->
 def test_a_black_box_that_is_always_sure_is_counted(foreign: Path) -> None:
     """The same answer for all: 200 plain latents bound low confidence; dissent is certain."""
     ran = run(
-        foreign, *FOREIGN, "-s", "target.python=bright:sure", "-s", "estimate.rare.classes=[woods]"
+        foreign,
+        *FOREIGN,
+        "-s",
+        "target.python=bright:sure",
+        "-s",
+        "estimate.rare.conditions=[woods]",
     )
     assert ran.code == 0, ran.err
     own = report_of(foreign)["generated"]["by_condition"]["woods"]
@@ -217,7 +222,7 @@ def test_a_black_box_that_is_always_sure_is_counted(foreign: Path) -> None:
 
 def test_tiles_without_an_answer_are_counted(foreign: Path) -> None:
     """They are of no event; the report says how many, and the terminal why."""
-    words = (*FOREIGN, "-s", "estimate.rare.classes=[woods]")
+    words = (*FOREIGN, "-s", "estimate.rare.conditions=[woods]")
     ran = run(foreign, *words, "-s", "target.python=bright:moody")
     assert ran.code == 0, ran.err
     report = report_of(foreign)
@@ -250,7 +255,7 @@ def test_tables_of_generated_tiles_leave_out_those_without_an_answer(
     for name in ("moody", "score"):
         out = tmp_path / f"{name}.parquet"
         ran = run_program(
-            *("estimate", "generated", *config, "--out", out),
+            *("estimate", "random-latents", *config, "--out", out),
             *("-s", f"target.python=bright:{name}"),
         )
         assert ran.code == 0, ran.err

@@ -125,7 +125,7 @@ def test_rejects_alone_teach_the_gate_without_data(fitted: Path, rslow: Run) -> 
     assert "9 rejected samples" in few.err
     decide(package, ["reject"] * count)
     assert rslow("review", "import", package, "-c", fitted / "config.yaml").code == 0
-    assert "Next: rslow update" in rslow("loop", *words).out
+    assert "Next: rslow update" in rslow("status", *words).out
     ran = rslow("update", *words)
     assert ran.code == 0, ran.err
     report = json.loads((fitted / "run" / "update-1" / "report.json").read_text())

@@ -73,42 +73,42 @@ SEARCH = (
 
 @pytest.mark.slow
 @tells(
-    "cli/loop.py:_say_next:*",
-    "cli/loop.py:_say_next:generate",
-    "cli/loop.py:_say_use:generate",
-    "cli/loop.py:_say_next:review agreement",
-    "cli/loop.py:_say_next:review import",
-    "cli/loop.py:_say_use:testset build",
-    "cli/loop.py:_say_use:update",
+    "cli/status.py:_say_next:*",
+    "cli/status.py:_say_next:generate",
+    "cli/status.py:_say_use:generate",
+    "cli/status.py:_say_next:review agreement",
+    "cli/status.py:_say_next:review import",
+    "cli/status.py:_say_use:testset build",
+    "cli/status.py:_say_use:update",
     "cli/generate.py:_say:review import",
     "cli/review.py:_export:review import",
-    "cli/review.py:import_:loop",
-    "cli/testset.py:build:loop",
+    "cli/review.py:import_:status",
+    "cli/testset.py:build:status",
     "cli/testset.py:build:testset evaluate",
     "cli/testset.py:evaluate:testset build",
-    "workflows/update.py:_reviews:loop",
-    "workflows/update.py:_reviews:loop#2",
-    "cli/update.py:update:loop",
+    "workflows/update.py:_reviews:status",
+    "workflows/update.py:_reviews:status#2",
+    "cli/update.py:update:status",
 )
 def test_the_loop_from_training_to_a_test_set_by_what_is_printed(rslow: Run, folder: Path) -> None:
     """Each step is the one that the step before printed; none asks to review what is pending."""
     words = options(folder, *SEARCH)
     shutil.rmtree(folder / "run" / "gate")
-    ran = rslow("loop", *words)
+    ran = rslow("status", *words)
     assert "gate missing" in ran.out
     type_printed(ran, "train gate")
     for command in (("update",), ("testset", "build")):
-        ran = type_printed(rslow(*command, *words), "loop")
+        ran = type_printed(rslow(*command, *words), "status")
     ran = type_printed(ran, "generate --name generate")
     package = folder / "run" / "generate" / "review"
     ran = type_printed(ran, "review import")
     assert "0 new" in ran.out
     count = len(read_package(package).answers)
-    ran = type_printed(ran, "loop")
+    ran = type_printed(ran, "status")
     assert f"{count} samples are pending" in ran.out
     # Reviewed to a third: the rest of it comes next, not a new round.
     decide(package, ["accept"] * (count // 3))
-    ran = type_printed(type_printed(ran, "review import"), "loop")
+    ran = type_printed(type_printed(ran, "review import"), "status")
     assert f"{count - count // 3} samples are pending" in ran.out
     assert not any(line.startswith("rslow generate") for line in printed(ran))
     # Woods are rejected. Real woods are among the tiles that the gate has to pass, so the next
@@ -123,18 +123,18 @@ def test_the_loop_from_training_to_a_test_set_by_what_is_printed(rslow: Run, fol
     shutil.copytree(package, folder / "copy")
     decide(folder / "copy", ["accept" if said[0] == "reject" else "reject"], reviewer="Bob")
     assert "changed" in rslow("review", "import", folder / "copy", *words).out
-    ran = type_printed(type_printed(ran, "review import"), "loop")
+    ran = type_printed(type_printed(ran, "review import"), "status")
     ran = type_printed(ran, "review agreement --export")
     decide(folder / "run" / "settle", ["accept"])
-    ran = type_printed(type_printed(ran, "review import"), "loop")
+    ran = type_printed(type_printed(ran, "review import"), "status")
     type_printed(rslow("testset", "evaluate", *words), "testset build")
     type_printed(type_printed(ran, "testset build"), "testset evaluate")
     ran = type_printed(ran, "update")
-    type_printed(rslow("update", *words), "loop")
-    ran = type_printed(type_printed(ran, "loop"), "generate --name round-2")
+    type_printed(rslow("update", *words), "status")
+    ran = type_printed(type_printed(ran, "status"), "generate --name round-2")
     second = folder / "run" / "round-2" / "review"
     decide(second, ["unsure"] * len(read_package(second).answers))
-    ran = type_printed(type_printed(ran, "review import"), "loop")
+    ran = type_printed(type_printed(ran, "review import"), "status")
     type_printed(ran, "generate --name round-2-2")
     settings = yaml.safe_load((folder / "run" / "round-2-2" / "settings.yaml").read_text())
     assert settings["run"]["seed"] == 1
@@ -147,9 +147,9 @@ def test_the_loop_from_training_to_a_test_set_by_what_is_printed(rslow: Run, fol
 
 @tells(
     "cli/quickstart.py:quickstart:review import",
-    "cli/review.py:import_:loop",
-    "cli/loop.py:_say_next:loop#2",
-    "cli/loop.py:_say_next:review import",
+    "cli/review.py:import_:status",
+    "cli/status.py:_say_next:status#2",
+    "cli/status.py:_say_next:review import",
 )
 def test_after_the_quickstart_the_loop_finds_its_folder(
     rslow: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,13 +165,13 @@ def test_after_the_quickstart_the_loop_finds_its_folder(
     assert rslow("generate", *(part for one in few for part in ("-s", one))).code == 0
     ran = type_printed(rslow("quickstart"), "review import")
     assert "Store: runs/quickstart/reviews.sqlite" in ran.out
-    type_printed(ran, "loop")
+    type_printed(ran, "status")
     bare = rslow("review", "import", "runs/quickstart/generate/review")
     assert "Store: runs/quickstart/reviews.sqlite" in bare.out
-    assert "2 samples are pending" in type_printed(bare, "loop").out
-    elsewhere = rslow("loop")
+    assert "2 samples are pending" in type_printed(bare, "status").out
+    elsewhere = rslow("status")
     assert "Run: runs/default" in elsewhere.out
-    type_printed(type_printed(elsewhere, "loop"), "review import")
+    type_printed(type_printed(elsewhere, "status"), "review import")
 
 
 def test_an_import_goes_where_the_package_lies_or_the_settings_say(
@@ -228,7 +228,7 @@ def test_an_estimate_from_a_table_by_what_is_printed(
 ) -> None:
     """A draw of another name in waves, with a lost draw file and a lost table on the way."""
     settings = (f"run.dir={tmp_path / 'my run'}", f"estimate.scores={table}")
-    more = ("estimate.labels=20", "estimate.design=adaptive", "batch.splits=[val, test]")
+    more = ("estimate.budget=20", "estimate.design=adaptive", "batch.splits=[val, test]")
     words = [part for one in (*settings, *more) for part in ("--set", one)]
     folder = tmp_path / "my run" / "estimate" / "my draw"
 
@@ -286,7 +286,7 @@ SERIAL = ("batch.executor=serial", "batch.seconds=null")
 )
 def test_jobs_over_a_catalog_by_what_is_printed(rslow: Run, folder: Path) -> None:
     """From no catalog to a package of real tiles, with files that were away and came back."""
-    words = options(folder, *SERIAL, "search.tau=0.999", "review.label=blind")
+    words = options(folder, *SERIAL, "search.tau=0.999", "review.mode=blind")
     type_printed(type_printed(rslow("batch", "review", *words), "catalog build"), "catalog check")
     (folder / "tiles").rename(folder / "away")
     # With no score at all there is no package: first the scores, of which all fail.
@@ -322,10 +322,10 @@ def test_an_estimate_on_a_catalog_by_what_is_printed(
 ) -> None:
     """From no pool to a report of tiles that reviewers disagreed on, and the experiment."""
     words = options(
-        folder, *SERIAL, "estimate.labels=12", "estimate.design=uniform", "review.label=blind",
+        folder, *SERIAL, "estimate.budget=12", "estimate.design=uniform", "review.mode=blind",
         "estimate.experiment.repetitions=20",
     )  # fmt: skip
-    generated = ("estimate", "generated", *words, "--count", "6")
+    generated = ("estimate", "random-latents", *words, "--count", "6")
     type_printed(rslow(*generated), "catalog build")
     (folder / "run" / "catalog.parquet").unlink()
     type_printed(rslow("estimate", "plan", *words), "catalog build")
@@ -473,11 +473,11 @@ def test_options_of_a_hint_are_those_of_its_command(rslow: Run) -> None:
     hints.remember_trust(True)
     own = "--config 'my settings.yaml'"
     splits = "--set 'batch.splits=[val, test]'"
-    assert hints.command_line("loop") == f"rslow loop {own} --set run.seed=4 {splits}"
+    assert hints.command_line("status") == f"rslow status {own} --set run.seed=4 {splits}"
     assert (
         hints.command_line("generate", "--name", "x", set_=("run.seed=5",))
         == f"rslow generate --name x {own} {splits} --set run.seed=5 --trust-code"
     )
     assert hints.command_line("review status", "a b") == "rslow review status 'a b'"
     hints.forget()
-    assert hints.command_line("loop") == "rslow loop"
+    assert hints.command_line("status") == "rslow status"

@@ -326,7 +326,7 @@ def test_a_batch_job_at_six_moments(project: Path) -> None:
 RARE = (
     *("-s", "estimate.rare.particles=20", "-s", "estimate.rare.survivors=10"),
     *("-s", "estimate.rare.max_levels=1", "-s", "search.micro_batch=50"),
-    *("-s", "estimate.rare.classes=[woods]"),
+    *("-s", "estimate.rare.conditions=[woods]"),
 )
 
 

@@ -25,7 +25,7 @@ from rs_lowconf.testset import read_release
 from tests.conftest import Run, run_program
 
 SETTINGS = (
-    *("-s", "review.label=blind", "-s", "search.count=40", "-s", "search.per_condition=20"),
+    *("-s", "review.mode=blind", "-s", "search.count=40", "-s", "search.per_condition=20"),
     # So that the gate of these small models rejects some.
     *("-s", "search.false_rejection=0.3"),
 )
@@ -151,14 +151,14 @@ def reflectance(path: Path) -> torch.Tensor:
 
 def test_an_update_changes_the_gate_of_the_next_round(reviewed: Path) -> None:
     """The next round finds other tiles through a gate with the head, calibrated as before."""
-    said = run(reviewed, "loop")
+    said = run(reviewed, "status")
     assert "Next: rslow update" in said
     run(reviewed, "update")
     made = reviewed / "run" / "update-1"
     report = json.loads((made / "report.json").read_text())
     assert report["head"]["auc"] > 0.8  # brightness is easy to learn
     assert not report["critic_refined"]
-    said = run(reviewed, "loop")
+    said = run(reviewed, "status")
     assert "Updates of the gate: 1" in said
     assert "Next: rslow generate --name round-2" in said
     run(reviewed, "generate", "--name", "round-2", *FEW)
@@ -208,7 +208,7 @@ def test_many_rejects_refine_the_critic_and_on_request_the_generator(reviewed: P
 
 def test_the_loop_report_counts_what_was_said(rslow: Run, generated: Path) -> None:
     """Acceptance, label kept, false rejection and seconds follow from the written rule."""
-    ran = rslow("loop", "-c", generated / "config.yaml")
+    ran = rslow("status", "-c", generated / "config.yaml")
     assert ran.code == 0, ran.err
     report = json.loads((generated / "run" / "loop.json").read_text())["rounds"]["1"]
     assert report["real_rejected"]["count"] == 0
@@ -223,7 +223,7 @@ def test_updates_need_new_reviews(rslow: Run, reviewed: Path, project: Path) -> 
     """Without any, or without new ones, the message says what to do and nothing is written."""
     ran = rslow("update", "-c", project / "config.yaml")
     assert ran.code == 6
-    assert "run rslow loop" in ran.err
+    assert "run rslow status" in ran.err
     run(reviewed, "update")
     ran = rslow("update", "-c", reviewed / "config.yaml")
     assert ran.code == 6

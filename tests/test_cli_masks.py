@@ -132,7 +132,7 @@ def test_a_region_is_what_counts(rslow: Run, trained: Path) -> None:
     for setting, told in (
         ("search.region=fire", "expected some of background, damage"),
         ("search.tau=0.5", "never below 0.5"),
-        ("search.classes=[nowhere]", "search.classes names nowhere"),
+        ("search.conditions=[nowhere]", "search.conditions names nowhere"),
     ):
         ran = rslow("generate", "-c", trained / "config.yaml", "--name", "bad", "-s", setting)
         assert (ran.code, told in ran.err) == (3, True), ran.err
@@ -164,7 +164,7 @@ def test_held_out_tiles_are_judged_with_their_own_masks(trained: Path) -> None:
 @pytest.mark.slow
 def test_a_blind_package_mixes_real_tiles_in(rslow: Run, trained: Path) -> None:
     """Real tiles come with their own masks, and nothing tells them from generated ones."""
-    words = ("--name", "blind", "-s", "review.label=blind", "-s", "review.real_share=0.4")
+    words = ("--name", "blind", "-s", "review.mode=blind", "-s", "review.real_share=0.4")
     ran = rslow("generate", "-c", trained / "config.yaml", *words)
     assert ran.code == 0, ran.err
     review = trained / "run" / "blind" / "review"
@@ -276,12 +276,12 @@ def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained:
 
 @pytest.mark.slow
 @tells(
-    "cli/loop.py:_say_next:loop",
-    "cli/loop.py:_say_next:generate",
-    "cli/loop.py:_say_use:generate",
-    "cli/loop.py:_say_next:review import",
-    "cli/review.py:import_:loop",
-    "review/rounds.py:refuse_masks:loop",
+    "cli/status.py:_say_next:status",
+    "cli/status.py:_say_next:generate",
+    "cli/status.py:_say_use:generate",
+    "cli/status.py:_say_next:review import",
+    "cli/review.py:import_:status",
+    "review/rounds.py:refuse_masks:status",
     "cli/estimate_tables.py:pixels:estimate plan",
     "data/masks.py:_required:data check",
 )
@@ -296,24 +296,24 @@ def test_the_loop_with_masks_suggests_nothing_that_is_refused(
     config.write_text((trained / "config.yaml").read_text().replace(str(trained), str(folder)))
     words = (
         *("-c", config, "-s", "search.count=2", "-s", "search.baseline_evaluations=0"),
-        *("-s", "search.max_evaluations=4000", "-s", "estimate.labels=20"),
+        *("-s", "search.max_evaluations=4000", "-s", "estimate.budget=20"),
         *("-s", "testset.licence=CC-BY-4.0"),
     )
     embedded = ("-s", "run.models=embedded", "-s", "target.kind=embedded")
-    ran = type_printed(rslow("loop", *words, *embedded), "loop")
+    ran = type_printed(rslow("status", *words, *embedded), "status")
     assert "complete" in ran.out
-    assert "complete" in rslow("loop", *words, "-s", "data.kind=none").out
+    assert "complete" in rslow("status", *words, "-s", "data.kind=none").out
     ran = type_printed(ran, "generate")
     package = folder / "run" / "generate" / "review"
     with closing(sqlite3.connect(package / "review.gpkg")) as database, database:
         database.execute("UPDATE review SET decision = 'accept', reviewed_ms = 5 WHERE fid > 1")
-    ran = type_printed(rslow("review", "import", package, *words), "loop")
+    ran = type_printed(rslow("review", "import", package, *words), "status")
     with closing(sqlite3.connect(package / "review.gpkg")) as database, database:
         database.execute("UPDATE review SET decision = 'accept', reviewed_ms = 6")
-    ran = type_printed(type_printed(ran, "review import"), "loop")
+    ran = type_printed(type_printed(ran, "review import"), "status")
     type_printed(ran, "generate --name generate-2")
     for command in (("update",), ("testset", "build")):
-        said = type_printed(rslow(*command, *words), "loop")
+        said = type_printed(rslow(*command, *words), "status")
         refused = ("rslow update", "rslow testset")
         assert not any(line.startswith(refused) for line in printed(said))
     type_printed(rslow("estimate", "pixels", *words), "estimate plan")
@@ -374,7 +374,7 @@ def test_every_pixel_of_real_and_generated_tiles_is_scored(
     for row in table.to_pylist():
         assert row["confidence"] == pytest.approx(whole[row["id"]]["confidence"], abs=1e-6)
         assert row == {**whole[row["id"]], "confidence": row["confidence"]}
-    ran = rslow("estimate", "generated", *config, "--count", 6, "--out", made)
+    ran = rslow("estimate", "random-latents", *config, "--count", 6, "--out", made)
     assert ran.code == 0, ran.err
     drawn = pq.read_table(made).to_pylist()
     assert len(drawn) == 6 * 32 * 32
@@ -393,7 +393,7 @@ def test_drawn_pixels_are_labelled_in_their_surroundings(
     config = ("-c", trained / "config.yaml")
     table = tmp_path / "pixels.parquet"
     assert rslow("estimate", "pixels", *config, "--out", table).code == 0
-    own = (*config, "-s", f"estimate.scores={table}", "-s", "estimate.labels=40")
+    own = (*config, "-s", f"estimate.scores={table}", "-s", "estimate.budget=40")
     ran = rslow("estimate", "draw", *own)
     assert ran.code == 0, ran.err
     folder = trained / "run" / "estimate" / "draw"

@@ -52,7 +52,7 @@ def test_the_model_card_speaks_of_these_files() -> None:
 )
 def test_either_target_is_loaded_by_its_name(choice: str, bands: int, bytes_at_most: float) -> None:
     """Both know EuroSAT's classes in one order, and each reads its own bands."""
-    settings = load(None, [f"target.embedded={choice}"])
+    settings = load(None, [f"target.model={choice}"])
     path = model_path(settings, "target")
     assert path == MODELS[choice]
     assert path.stat().st_size <= bytes_at_most
@@ -60,7 +60,7 @@ def test_either_target_is_loaded_by_its_name(choice: str, bands: int, bytes_at_m
     assert len(target.bands.names) == bands
     assert target.classes == load_model(MODELS["gan"], CPU).generator.classes
     with pytest.raises(SettingsError, match="embedded has no effect on target kind trained"):
-        load(None, ["target.kind=trained", "target.embedded=visible"])
+        load(None, ["target.kind=trained", "target.model=visible"])
 
 
 @pytest.fixture(scope="module")

@@ -31,15 +31,15 @@ def some_pool(n: int = 400, seed: int = 0) -> Pool:
 def designs(pool: Pool, labels: int, defensive: float = 0.3) -> dict[str, Design]:
     return {
         "uniform": uniform(pool, labels),
-        "olofsson": by_class(pool, labels, defensive),
-        "strat": by_confidence(pool, labels, defensive),
-        "is": with_replacement(pool, labels, defensive),
+        "by_class": by_class(pool, labels, defensive),
+        "stratified": by_confidence(pool, labels, defensive),
+        "importance": with_replacement(pool, labels, defensive),
         "lure": sequential(pool, labels, defensive),
-        "asi": fixed_size(pool, labels, defensive),
+        "active": fixed_size(pool, labels, defensive),
     }
 
 
-ALL = ("uniform", "olofsson", "strat", "is", "lure", "asi")
+ALL = ("uniform", "by_class", "stratified", "importance", "lure", "active")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -54,7 +54,7 @@ def test_a_draw_is_a_function_of_its_seed(name: str) -> None:
     assert not np.array_equal(one.index, other.index)
 
 
-@pytest.mark.parametrize("name", ["uniform", "olofsson", "strat", "asi"])
+@pytest.mark.parametrize("name", ["uniform", "by_class", "stratified", "active"])
 def test_units_are_drawn_as_often_as_their_inclusion_says(name: str) -> None:
     """Over 600 draws without repeats, frequencies differ from chances as binomials do."""
     pool = some_pool(120)
@@ -236,7 +236,12 @@ class TestRefusals:
 
     def test_a_draw_of_another_pool(self) -> None:
         """Units beyond the pool, chances beyond 1 and parts of other lengths."""
-        values = {"design": "is", "population": 5, "largest_ratio": 1.0, "expected_ratio": 1.0}
+        values = {
+            "design": "importance",
+            "population": 5,
+            "largest_ratio": 1.0,
+            "expected_ratio": 1.0,
+        }
         two, half = np.array([0, 4]), np.full(2, 0.5)
         with pytest.raises(DataError, match="not in the pool of 5"):
             Draw(index=np.array([0, 5]), chance=half, **values)  # type: ignore[arg-type]  # short

@@ -74,7 +74,7 @@ class TestEnumeration:
             for other in itertools.combinations(range(3, 5), 2):
                 index = [*one, *other]
                 draw = draw_of(
-                    "strat",
+                    "stratified",
                     index,
                     [2 / 3, 2 / 3, 1, 1],
                     stratum=np.array([0, 0, 1, 1]),
@@ -91,7 +91,7 @@ class TestEnumeration:
         chance = np.sqrt(G) / np.sqrt(G).sum()
         self._check(
             [
-                (draw_of("is", index, chance[list(index)]), chance[list(index)].prod())
+                (draw_of("importance", index, chance[list(index)]), chance[list(index)].prod())
                 for index in itertools.product(range(5), repeat=3)
             ]
         )
@@ -142,7 +142,7 @@ class TestEnumeration:
             index = np.nonzero(np.array(taken))[0]
             theta, variance = np.mean(terms), 0.0
             if len(index):
-                said = estimate(draw_of("asi", index, pi[index]), ERROR[index], pool)
+                said = estimate(draw_of("active", index, pi[index]), ERROR[index], pool)
                 assert said.value == pytest.approx(theta, abs=1e-12)
                 variance = said.variance
             mean += weight * theta
@@ -185,7 +185,8 @@ def simulated(blind: float) -> tuple[Pool, NDArray[np.bool_]]:
 
 @pytest.mark.parametrize("blind", [0.0, 0.1, 0.3, 1.0])
 @pytest.mark.parametrize(
-    "method", ["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive", "ppi"]
+    "method",
+    ["uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive", "ppi"],
 )
 def test_methods_are_right_on_average_wherever_errors_hide(method: str, blind: float) -> None:
     """Within 3 Monte-Carlo standard errors, and the variance they tell is the one they have."""
@@ -195,11 +196,11 @@ def test_methods_are_right_on_average_wherever_errors_hide(method: str, blind: f
     designs = {
         "uniform": uniform,
         "ppi": uniform,
-        "olofsson": by_class,
-        "strat": by_confidence,
-        "is": with_replacement,
+        "by_class": by_class,
+        "stratified": by_confidence,
+        "importance": with_replacement,
         "lure": sequential,
-        "asi": fixed_size,
+        "active": fixed_size,
     }
     design = None if method == "adaptive" else designs[method](pool, labels)  # type: ignore[operator]  # alike
     for seed in range(rounds):
@@ -358,17 +359,17 @@ def test_effective_labels_are_all_of_a_uniform_draw_and_fewer_of_others() -> Non
     assert estimate(uneven, error[uneven.index]).effective < 90
 
 
-@pytest.mark.parametrize("method", ["strat", "is", "lure", "asi"])
+@pytest.mark.parametrize("method", ["stratified", "importance", "lure", "active"])
 def test_an_estimate_of_a_million_units_takes_milliseconds(method: str) -> None:
     """Under 50 ms of processor time, the fastest of three."""
     dice = np.random.default_rng(0)
     pool = Pool(g=dice.beta(0.15, 3, 1_000_000))
     error = dice.random(1_000_000) < pool.g
     designs = {
-        "strat": by_confidence,
-        "is": with_replacement,
+        "stratified": by_confidence,
+        "importance": with_replacement,
         "lure": sequential,
-        "asi": fixed_size,
+        "active": fixed_size,
     }
     draw = designs[method](pool, 1_000).draw(0)  # type: ignore[operator]  # all take two
     found, times = error[draw.index], []

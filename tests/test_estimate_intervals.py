@@ -39,7 +39,7 @@ def even(errors: int, labels: int) -> Estimate:
     """Return a Poisson estimate of equal weights: variance sum w^2 y."""
     wrong = np.arange(labels) < errors
     return Estimate(
-        method="is",
+        method="importance",
         value=errors / labels,
         variance=errors / labels**2,
         errors=errors,

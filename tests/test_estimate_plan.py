@@ -37,12 +37,14 @@ def test_the_ceiling_is_neymans_and_no_method_passes_it() -> None:
     expected = rate * (1 - rate) / (0.9 * np.sqrt(0.01 * 0.99) + 0.1 * np.sqrt(0.4 * 0.6)) ** 2
     assert ceiling(p, share) == pytest.approx(expected)
     pool, _ = pool_of(50_000)
-    said = plan(pool, 500, seed=0, methods=("strat", "is", "lure", "asi", "ppi"))
+    said = plan(pool, 500, seed=0, methods=("stratified", "importance", "lure", "active", "ppi"))
     assert all(one.saving < said.ceiling * 1.05 for one in said.prospects)
     assert max(one.saving for one in said.prospects) > 0.7 * said.ceiling
 
 
-@pytest.mark.parametrize("method", ["uniform", "olofsson", "strat", "is", "lure", "asi", "ppi"])
+@pytest.mark.parametrize(
+    "method", ["uniform", "by_class", "stratified", "importance", "lure", "active", "ppi"]
+)
 def test_the_variance_told_is_the_one_that_happens(method: MethodName) -> None:
     """Against the mean squared error of 200 replayed draws, whose errors are known."""
     pool, error = pool_of(4_000)
@@ -78,7 +80,14 @@ def test_cells_are_like_their_pool() -> None:
     assert cells.size.sum() == 40_000
     assert len(cells.g) <= 3 * 4_096
     each = Cells(g=np.sort(pool.g), size=np.ones(40_000), predicted=None)
-    methods: tuple[MethodName, ...] = ("strat", "is", "lure", "asi", "adaptive", "ppi")
+    methods: tuple[MethodName, ...] = (
+        "stratified",
+        "importance",
+        "lure",
+        "active",
+        "adaptive",
+        "ppi",
+    )
     for method in methods:
         told = anticipated(cells, cells.g, method, 500, 0.3).variance
         exact = anticipated(each, each.g, method, 500, 0.3).variance
@@ -97,8 +106,10 @@ class TestPlan:
     def test_validation_labels_tell_savings_with_ranges(self) -> None:
         """Of 3,000 of them: near what the true probabilities tell, which the range holds."""
         pool, error = pool_of(30_000)
-        said = plan(pool, 600, seed=0, validation=validation_of(3_000), methods=("strat", "is"))
-        known = plan(pool, 600, seed=0, methods=("strat", "is"))
+        said = plan(
+            pool, 600, seed=0, validation=validation_of(3_000), methods=("stratified", "importance")
+        )
+        known = plan(pool, 600, seed=0, methods=("stratified", "importance"))
         assert said.assumption is None
         assert said.rate_range is not None
         assert said.rate_range[0] < error.mean() < said.rate_range[1]
@@ -117,7 +128,11 @@ class TestPlan:
             error = np.zeros(3_000, dtype=bool)
             error[np.nonzero(own.error)[0][:kept]] = True
             said = plan(
-                pool, 600, seed=0, validation=Validation(g=own.g, error=error), methods=("is",)
+                pool,
+                600,
+                seed=0,
+                validation=Validation(g=own.g, error=error),
+                methods=("importance",),
             )
             assert said.assumption is not None
             assert f"{kept} errors among the validation labels" in said.assumption
@@ -131,7 +146,7 @@ class TestPlan:
     def test_without_them_calibration_is_assumed_and_said(self) -> None:
         """No range, and the words that the report has to print."""
         pool, _ = pool_of(2_000)
-        said = plan(pool, 100, seed=0, methods=("strat",))
+        said = plan(pool, 100, seed=0, methods=("stratified",))
         assert said.assumption == ASSUMING_CALIBRATION
         assert said.rate == pytest.approx(pool.g.mean())
         assert said.rate_range is None
@@ -145,26 +160,28 @@ class TestPlan:
         wrong, quiet = np.nonzero(hidden)[0], np.argsort(own.g)[:2_000]
         hidden[wrong[::3]] = False
         hidden[quiet[: len(wrong[::3])]] = True
-        honest = plan(pool, 500, seed=0, validation=own, methods=("is",), shares=(0.3,))
+        honest = plan(pool, 500, seed=0, validation=own, methods=("importance",), shares=(0.3,))
         blind = plan(
             pool,
             500,
             seed=0,
             validation=Validation(g=own.g, error=hidden),
-            methods=("is",),
+            methods=("importance",),
             shares=(0.3,),
         )
-        assert of(blind, "is", 0.3)[0] < 0.75 * of(honest, "is", 0.3)[0]
+        assert of(blind, "importance", 0.3)[0] < 0.75 * of(honest, "importance", 0.3)[0]
 
     def test_the_labels_it_asks_for_give_the_width(self) -> None:
         """Planned with as many as were needed, the expected width is the wanted one."""
         pool, _ = pool_of(200_000)
-        said = plan(pool, 800, seed=0, width=0.012, methods=("strat", "uniform"), shares=(0.3,))
+        said = plan(
+            pool, 800, seed=0, width=0.012, methods=("stratified", "uniform"), shares=(0.3,)
+        )
         needed = {one.method: one.labels for one in said.prospects}
-        assert needed["strat"] is not None
+        assert needed["stratified"] is not None
         assert needed["uniform"] is not None
-        assert needed["uniform"] > 1.5 * needed["strat"]
-        again = plan(pool, needed["strat"], seed=0, methods=("strat",), shares=(0.3,))
+        assert needed["uniform"] > 1.5 * needed["stratified"]
+        again = plan(pool, needed["stratified"], seed=0, methods=("stratified",), shares=(0.3,))
         assert again.prospects[0].width == pytest.approx(0.012, rel=0.03)
 
     def test_a_width_that_the_pool_cannot_give_has_no_labels(self) -> None:
@@ -201,4 +218,4 @@ class TestPlan:
         with pytest.raises(DataError, match=r"outside 0\.\.1"):
             Validation(g=np.array([1.1]), error=np.array([True]))
         with pytest.raises(DataError, match="no predicted classes"):
-            plan(Pool(g=pool.g), 100, seed=0, methods=("olofsson",))
+            plan(Pool(g=pool.g), 100, seed=0, methods=("by_class",))

@@ -24,11 +24,11 @@ def test_a_replay_tells_bias_error_saving_and_coverage_of_each_cell() -> None:
     """Every method at both budgets; JSON holds it; uniform saves nothing and the others do."""
     methods: tuple[MethodName, ...] = (
         "uniform",
-        "olofsson",
-        "strat",
-        "is",
+        "by_class",
+        "stratified",
+        "importance",
         "lure",
-        "asi",
+        "active",
         "adaptive",
         "ppi",
     )
@@ -59,7 +59,9 @@ def test_a_replay_tells_bias_error_saving_and_coverage_of_each_cell() -> None:
         assert ("clopper-pearson" in names) == (one.method == "uniform")
     saving = {one.method: one.saving for one in cells if one.labels == 150}
     assert 0.5 < saving["uniform"] < 2
-    assert min(saving[one] for one in ("strat", "is", "lure", "asi", "adaptive")) > 1.2
+    assert (
+        min(saving[one] for one in ("stratified", "importance", "lure", "active", "adaptive")) > 1.2
+    )
 
 
 def test_the_same_seed_replays_the_same() -> None:
@@ -77,8 +79,8 @@ def test_the_same_seed_replays_the_same() -> None:
         )
         return [one.rmse for one in found]
 
-    assert cells(("strat", "is"), 1)[1:] == cells(("is",), 1)
-    assert cells(("is",), 1) != cells(("is",), 2)
+    assert cells(("stratified", "importance"), 1)[1:] == cells(("importance",), 1)
+    assert cells(("importance",), 1) != cells(("importance",), 2)
 
 
 def test_the_labels_of_a_uniform_draw_have_its_error() -> None:
@@ -111,7 +113,7 @@ def test_naive_figures_of_a_replay_come_with_their_bias() -> None:
 
 def test_what_cannot_be_replayed_is_refused() -> None:
     """Labels of another pool, one repetition, more hidden errors than there is room for."""
-    settings = {"methods": ("is",), "budgets": (50,), "seed": 1, "defensive": 0.3}
+    settings = {"methods": ("importance",), "budgets": (50,), "seed": 1, "defensive": 0.3}
     with pytest.raises(DataError, match="2 labels for a pool of 3000"):
         next(replay(POOL, ERROR[:2], repetitions=5, **settings))  # type: ignore[arg-type]  # short
     with pytest.raises(SettingsError, match="1 repetitions"):

@@ -46,7 +46,9 @@ def drawn(name: DesignName, seed: int, labels: int = 300) -> Draw:
     return joined(waves)[0]
 
 
-@pytest.mark.parametrize("name", ["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive"])
+@pytest.mark.parametrize(
+    "name", ["uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive"]
+)
 def test_accuracies_and_areas_are_right_on_average_and_know_their_error(name: DesignName) -> None:
     """Over 60 draws: near the truth by the Monte-Carlo error, and told errors as the scatter."""
     said, true = ([np.equal(own, i) for i in range(3)] for own in (PREDICTED, TRUTH))
@@ -91,7 +93,7 @@ def test_a_zone_full_of_errors_is_seen() -> None:
     hidden = np.zeros(N, dtype=bool)
     hidden[order[:300]] = True
     truth = np.where(hidden, (PREDICTED + 1) % 3, PREDICTED)
-    names: tuple[DesignName, ...] = ("uniform", "strat", "is", "asi")
+    names: tuple[DesignName, ...] = ("uniform", "stratified", "importance", "active")
     for name in names:
         draw = drawn(name, 4)
         own = replace(labelled(draw), truth=truth[draw.index])
@@ -127,7 +129,7 @@ def test_prediction_powered_stands_beside_uniform_alone() -> None:
     few = report(labelled(design_of("uniform", POOL, 20).draw(0))).ppi
     assert few is not None
     assert not few.interval.reliable
-    told = report(labelled(drawn("strat", 0)))
+    told = report(labelled(drawn("stratified", 0)))
     assert told.ppi is None
     assert "biased" in told.naive_sentence
 
@@ -189,7 +191,7 @@ def test_a_page_says_the_same_in_both_forms() -> None:
 
 def test_the_report_names_its_numbers() -> None:
     """Estimate, interval, weights, zone and bias are in the page; no number is a nan."""
-    told = report(labelled(drawn("strat", 3)))
+    told = report(labelled(drawn("stratified", 3)))
     about = DrawnFrom(seed=0, defensive=0.3, validated=False, sha256={"draw-1.json": "0" * 64})
     text = describe(told, about).markdown("plots")
     assert f"{100 * told.error_rate:.3g} %" in text
@@ -200,7 +202,7 @@ def test_the_report_names_its_numbers() -> None:
     assert str(told).splitlines()[0] == told.headline
 
 
-def by_rule(design: Literal["uniform", "strat"]) -> Labelled:
+def by_rule(design: Literal["uniform", "stratified"]) -> Labelled:
     """Return 40 labels of 120 units without any chance, two of them unclear if they are strata."""
     unit = np.arange(120)
     g = ((unit * 37 % 120 + 0.5) / 120) ** 3
@@ -213,7 +215,7 @@ def by_rule(design: Literal["uniform", "strat"]) -> Labelled:
     stratum, index = np.repeat(np.arange(len(sizes)), labels), np.concatenate(taken)
     chance = (labels / sizes)[stratum]
     truth = truth[index]
-    if design == "strat":
+    if design == "stratified":
         truth[[3, 8]] = -1
     return Labelled(
         pool=Pool(g=g, predicted=predicted),
@@ -234,8 +236,8 @@ def by_rule(design: Literal["uniform", "strat"]) -> Labelled:
     )
 
 
-@pytest.mark.parametrize("design", ["uniform", "strat"])
-def test_report_files_keep_their_keys_and_numbers(design: Literal["uniform", "strat"]) -> None:
+@pytest.mark.parametrize("design", ["uniform", "stratified"])
+def test_report_files_keep_their_keys_and_numbers(design: Literal["uniform", "stratified"]) -> None:
     """What programs read from report.json is as it was when reports were still dictionaries."""
     stored = json.loads((Path(__file__).parent / "estimate_reports.json").read_text())[design]
     found = json.loads(json.dumps(report(by_rule(design), 0.9).to_json()))

@@ -56,14 +56,14 @@ def pool_of(frame: pd.DataFrame, validation: rl.Pool | None = None) -> rl.Pool:
     )
 
 
-@pytest.mark.parametrize(("design", "from_arrays"), [("strat", False), ("adaptive", True)])
+@pytest.mark.parametrize(("design", "from_arrays"), [("stratified", False), ("adaptive", True)])
 def test_the_numbers_are_those_of_the_command_line(
     tables: tuple[Path, Path], tmp_path: Path, rslow: Run, design: DesignName, from_arrays: bool
 ) -> None:
     """Plan, units, chances and report are the same for the same table, settings and seed."""
     settings = (
         *(f"run.dir={tmp_path}", "run.seed=3", f"estimate.scores={tables[0]}"),
-        *(f"estimate.validation={tables[1]}", "estimate.labels=60", "estimate.width=0.2"),
+        *(f"estimate.validation={tables[1]}", "estimate.budget=60", "estimate.width=0.2"),
         *("estimate.defensive=0.4", f"estimate.design={design}", "estimate.level=0.9"),
     )
     words = [part for one in settings for part in ("-s", one)]

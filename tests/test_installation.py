@@ -45,7 +45,7 @@ def write_scores(folder: Path) -> None:
 
 def given(folder: str) -> tuple[str, ...]:
     """Return the settings of an estimate from scores.csv in a folder."""
-    settings = (f"run.dir={folder}", f"estimate.scores={folder}/scores.csv", "estimate.labels=30")
+    settings = (f"run.dir={folder}", f"estimate.scores={folder}/scores.csv", "estimate.budget=30")
     return tuple(word for one in settings for word in ("-s", one))
 
 

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from rs_lowconf import strict_yaml
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.settings import FolderData, ProcessTarget, Settings, load, sections_of
+from rs_lowconf.settings import FolderData, ProcessTarget, Settings, keys_of, load, sections_of
+from rs_lowconf.settings.renamed import KEYS, VALUES
 from tests.make_settings import needed
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -345,3 +346,28 @@ def test_settings_of_another_recipe_are_refused(words: tuple[str, ...], name: st
     """A setting that the chosen training does not read is no setting to pass over."""
     with pytest.raises(SettingsError, match=name):
         load(None, words)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("review.label=blind", "setting review.label is called review.mode now"),
+        ("target.train.epochs=3", "setting target.train is called classifier now"),
+        ("search.classes=[a]", "setting search.classes is called search.conditions now"),
+        ("estimate.design=strat", "setting estimate.design: strat is called stratified now"),
+    ],
+)
+def test_former_names_are_refused_with_the_new_one(override: str, message: str) -> None:
+    """Keys and values that were renamed say what they are called now."""
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        load(None, [override])
+
+
+def test_new_names_are_settings() -> None:
+    """What a renamed key or value is said to be called now is read."""
+    known = {*keys_of(Settings), *Settings.model_fields}
+    assert {*KEYS.values()} <= known
+    assert not {*KEYS} & known
+    for key, names in VALUES.items():
+        for new in names.values():
+            load(None, [f"{key}={new}"])

@@ -189,7 +189,7 @@ def test_the_report_of_a_blank_is_that_of_none(tmp_path: Path, rslow: Run) -> No
         table, run = write(tmp_path / f"{name}.csv", predicted, None), tmp_path / name
         words = [
             part
-            for own in (f"run.dir={run}", f"estimate.scores={table}", "estimate.labels=120")
+            for own in (f"run.dir={run}", f"estimate.scores={table}", "estimate.budget=120")
             for part in ("--set", own)
         ]
         assert rslow("estimate", "draw", *words).code == 0

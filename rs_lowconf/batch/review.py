@@ -141,7 +141,7 @@ def write_real(
     Reviewers choose among the classes of the target and those of the catalog.
 
     Args:
-        settings: of the run; `review.label` decides what is told.
+        settings: of the run; `review.mode` decides what is told.
         catalog: of the tiles.
         scores: theirs with a column `sample_id`, in the order to show them in.
         target: whose scores these are.
@@ -156,7 +156,7 @@ def write_real(
         ReviewError: the tiles differ in size, or have no bands that can be shown.
         OutputError: the package or the store cannot be written.
     """
-    blind = settings.review.label == "blind"
+    blind = settings.review.mode == "blind"
     if blind:
         # Their order would tell how sure the target is.
         scores = scores.sort_values("sample_id")
@@ -181,7 +181,7 @@ def write_real(
         folder,
         [*_samples(scores, rows)],
         package_id=package,
-        label=settings.review.label,
+        label=settings.review.mode,
         round=0,
         classes=offered,
         target_classes=model.classes,

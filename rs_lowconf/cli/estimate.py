@@ -32,7 +32,7 @@ def plan(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Show before anyone labels what sampling can save and how many labels are needed.
 
     For each design and defensive share: how many labels it saves over a uniform draw, the expected
-    width of the interval with estimate.labels, and the labels needed for estimate.width. With
+    width of the interval with estimate.budget, and the labels needed for estimate.width. With
     estimate.validation, ranges come from a bootstrap of these labels; without it, the target's
     confidence is assumed to be calibrated. Writes run.dir/estimate/plan.json and plan.md.
     """

@@ -279,15 +279,15 @@ def _real_pool(
         vocabulary("the catalog's labels", scores["label"].unique()),
         class_list("the target", law.target.classes),
     )
-    if settings.estimate.rare.classes is not None:
-        wanted = scores["label"].isin(settings.estimate.rare.classes)
+    if settings.estimate.rare.conditions is not None:
+        wanted = scores["label"].isin(settings.estimate.rare.conditions)
         if not wanted.all():
-            left_out["of classes that estimate.rare.classes omits"] = int((~wanted).sum())
+            left_out["of classes that estimate.rare.conditions omits"] = int((~wanted).sum())
         scores = scores[wanted]
     print_left_out(left_out, total)
     if not len(scores):
         return None, (
-            "No real tiles stand beside: none of the scored ones is of estimate.rare.classes."
+            "No real tiles stand beside: none of the scored ones is of estimate.rare.conditions."
         )
     overall, by_class = real_ladders(
         scores["confidence"].to_numpy(),
@@ -322,10 +322,10 @@ def _conditions(own: RareSettings, classes: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         SettingsError: the generator has no such class.
     """
-    if own.classes is None:
+    if own.conditions is None:
         return classes
     places = require(
-        class_list("estimate.rare.classes", own.classes, error=SettingsError),
+        class_list("estimate.rare.conditions", own.conditions, error=SettingsError),
         class_list("the generator", classes, error=SettingsError),
         remedy="correct it",
         error=SettingsError,

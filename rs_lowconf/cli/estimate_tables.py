@@ -52,8 +52,8 @@ def pixels(
     hint("Then", "estimate plan", set_=(f"estimate.scores={path}",))
 
 
-@estimate_app.command()
-def generated(
+@estimate_app.command("random-latents")
+def random_latents(
     config: ConfigOption = None,
     set_: SetOption = None,
     count: CountOption = 1_000,

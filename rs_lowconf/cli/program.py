@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -18,17 +19,18 @@ from rs_lowconf.cli import (  # noqa: F401 - importing a command adds it to the 
     evaluate,
     generate,
     hints,
-    loop,
     quickstart,
     review,
     settings_keys,
+    status,
     testset,
     train,
     update,
 )
 from rs_lowconf.cli.app import app
-from rs_lowconf.errors import RsLowconfError
+from rs_lowconf.errors import RsLowconfError, SettingsError
 from rs_lowconf.extras import missing
+from rs_lowconf.settings.renamed import COMMANDS
 
 INTERRUPTED = 130
 
@@ -46,10 +48,22 @@ def _with_home(word: str) -> str:
     return option + os.path.expanduser(path)  # noqa: PTH111 - most words are no paths
 
 
+def _refuse_renamed(words: Sequence[str]) -> None:
+    """Refuse a command by its former name.
+
+    Raises:
+        SettingsError: it is called differently now.
+    """
+    for old, new in COMMANDS.items():
+        if list(words[: len(old.split())]) == old.split():
+            raise SettingsError(f"rslow {old} is called rslow {new} now")
+
+
 def main() -> None:
     """Run the command line and end the process with the documented exit code."""
     hints.forget()
     try:
+        _refuse_renamed(sys.argv[1:])
         code = app([_with_home(word) for word in sys.argv[1:]], standalone_mode=False)
     except RsLowconfError as error:
         print(f"rslow: {hints.error_line(error)}", file=sys.stderr)

@@ -117,7 +117,7 @@ def import_(
         print(f"Store: {store.path}")
         if any(one.round for one in store.packages()):
             own = store.path.resolve() == store_of(settings).path.resolve()
-            hint("Next", "loop", set_=() if own else (f"run.dir={store.path.parent}",))
+            hint("Next", "status", set_=() if own else (f"run.dir={store.path.parent}",))
 
 
 @review_app.command()

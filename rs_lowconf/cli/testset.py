@@ -71,7 +71,7 @@ def build(
         raise ReviewError(
             "no generated sample was accepted yet",
             remedy="review a package in QGIS and import it",
-            command="loop",
+            command="status",
         )
     where = settings.run.dir / "testset"
     folder = out or where / f"v{len(_releases(where)) + 1}"

@@ -36,4 +36,4 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
             f"{learned.dropped['value']:.0%} ({low:.0%} .. {high:.0%}) of what was rejected; "
             f"{made.folder}"
         )
-    hint("Next", "loop")
+    hint("Next", "status")

@@ -47,7 +47,7 @@ def accuracies(counts: Int[np.ndarray, "c c"], sizes: Int[np.ndarray, " c"]) -> 
         raise DataError(
             f"{labels[unknown[0]]} labels of predicted class {unknown[0]}",
             expected="two at least",
-            remedy="draw with design olofsson",
+            remedy="draw with design by_class",
         )
     if (labels > sizes).any():
         raise DataError("a predicted class has more labels than units", remedy="check the counts")
@@ -88,7 +88,7 @@ def error_matrix(
     """Return the counts and sizes that `accuracies` takes.
 
     Args:
-        draw: of design `olofsson`.
+        draw: of design `by_class`.
         truth: true class of each drawn unit.
         pool: what was drawn from, with its predicted classes.
         classes: how many there are.
@@ -96,10 +96,10 @@ def error_matrix(
     Raises:
         DataError: the draw is not stratified by predicted class, or a class is out of range.
     """
-    if draw.design != "olofsson" or pool.predicted is None:
+    if draw.design != "by_class" or pool.predicted is None:
         raise DataError(
             f"an error matrix of a draw by {draw.design}",
-            expected="one by olofsson, and a pool with predicted classes",
+            expected="one by_class, and a pool with predicted classes",
         )
     if (
         len(truth) != len(draw)

@@ -17,7 +17,9 @@ from rs_lowconf.estimate.draws import Pool
 from rs_lowconf.estimate.estimators import wave_shares
 from rs_lowconf.estimate.predictors import log_odds
 
-MethodName = Literal["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive", "ppi"]
+MethodName = Literal[
+    "uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive", "ppi"
+]
 
 _STEPS = 16
 """Steps of a sequential draw that stand for all."""
@@ -106,7 +108,7 @@ def anticipated(
         defensive: share of the labels drawn uniformly; `uniform` and `ppi` need none.
 
     Raises:
-        DataError: `olofsson` of a pool without predicted classes.
+        DataError: `by_class` of a pool without predicted classes.
     """
     share, total = cells.share, cells.size.sum()
     rate = float(share @ p)
@@ -120,23 +122,23 @@ def anticipated(
                 joint = float(share @ (centred * p))
                 spread -= joint**2 / (own * (1 + labels / max(total - labels, 1))) if own else 0
             variance, square = spread * (1 / labels - 1 / total), 1 / labels**2
-        case "olofsson" | "strat":
-            if method == "strat":
+        case "by_class" | "stratified":
+            if method == "stratified":
                 stratum = equal_spread(cells.g, cells.size, STRATA)
             elif cells.predicted is not None:
                 stratum = cells.predicted
             else:
                 raise DataError("the pool has no predicted classes", remedy="give them")
             variance, square = _stratified(cells, p, stratum, labels, defensive)
-        case "is" | "lure":
+        case "importance" | "lure":
             ratio = _ratio(share, cells.g, defensive)
             square = float(share @ ratio) / labels**2
             variance = (
                 (float(share @ (p * ratio)) - rate**2) / labels
-                if method == "is"
+                if method == "importance"
                 else _sequential(cells, p, labels, defensive)
             )
-        case "asi":
+        case "active":
             inclusion = uncertain(cells.g, cells.size, labels, defensive)
             missed = p * (1 - cells.g) ** 2 + (1 - p) * cells.g**2
             variance = float(share @ (missed * (1 - inclusion) / inclusion)) / total
@@ -174,7 +176,7 @@ def _learned(cells: Cells, p: Float64[np.ndarray, " z"]) -> Float64[np.ndarray, 
 def _ratio(
     share: Float64[np.ndarray, " z"], g: Float64[np.ndarray, " z"], defensive: float
 ) -> Float64[np.ndarray, " z"]:
-    """Return what a label of `is` weighs over what one of a uniform draw does."""
+    """Return what a label of `importance` weighs over what one of a uniform draw does."""
     root = np.sqrt(g)
     ratio: Float64[np.ndarray, " z"] = 1 / (
         (1 - defensive) * root / max(float(share @ root), 1e-300) + defensive

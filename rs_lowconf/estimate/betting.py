@@ -31,13 +31,13 @@ def betting(draw: Draw, error: Bool[np.ndarray, " m"], level: float = LEVEL) -> 
     with the variance that m and the design let expect. The terms, and why the game is not
     favourable where m is true:
 
-    * `is`, `adaptive`, `lure` and `uniform`: the term of `martingale_terms` is m on average
+    * `importance`, `adaptive`, `lure` and `uniform`: the term of `martingale_terms` is m on average
       given the past, without replacement too (their section 5).
-    * `strat`, `olofsson`: labels of different strata have different means, but with stakes
+    * `stratified`, `by_class`: labels of different strata have different means, but with stakes
       that do not change the product of their mean factors is at most the power of the mean
       factor, which is 1; labels within a stratum are negatively associated, so the mean of
       the product is at most the product of means.
-    * `asi`: the same with the N terms y / pi or 0; those of units without label are 0.
+    * `active`: the same with the N terms y / pi or 0; those of units without label are 0.
 
     Where no unit is labelled twice, the interval also leaves room for what was found and for no
     more than the rest of the pool.
@@ -68,7 +68,7 @@ def betting(draw: Draw, error: Bool[np.ndarray, " m"], level: float = LEVEL) -> 
 
     # Both capitals are monotone in m, stakes that depend on it included.
     low, high = _last(too_low), 1 - _last(lambda m: too_high(1 - m))
-    if draw.design not in ("is", "adaptive"):
+    if draw.design not in ("importance", "adaptive"):
         # No unit was labelled twice, so what was found is a part of the pool.
         found = int(error.sum())
         low = max(low, found / draw.population)
@@ -86,17 +86,17 @@ def _terms(
             left = n - np.arange(m)
             terms = (np.cumsum(error) - error + error * left) / n
             bound = 1.0
-        case "olofsson" | "strat":
+        case "by_class" | "stratified":
             terms = error * m / (n * draw.chance)
             bound = draw.largest_ratio
-        case "asi":
+        case "active":
             terms = error / draw.chance
             bound = draw.largest_ratio * n / m
         case _:
             terms = martingale_terms(draw, error, replaced=draw.design != "lure")
             bound = draw.largest_ratio
     value, count = np.unique(terms, return_counts=True)
-    if draw.design == "asi":
+    if draw.design == "active":
         value, count = np.append(value, 0.0), np.append(count, n - m)
     return value, count.astype(float), bound
 

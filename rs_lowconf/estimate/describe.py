@@ -26,11 +26,11 @@ _MANY_CLASSES = 30
 
 DESIGNS: Mapping[str, str] = {
     "uniform": "simple random sampling without replacement",
-    "olofsson": "strata of predicted classes (Olofsson 2014)",
-    "strat": "strata of error probability, Neyman allocation with a defensive share",
-    "is": "importance sampling with replacement, a defensive share uniform",
+    "by_class": "strata of predicted classes (Olofsson 2014)",
+    "stratified": "strata of error probability, Neyman allocation with a defensive share",
+    "importance": "importance sampling with replacement, a defensive share uniform",
     "lure": "one after another without replacement, by error probability (LURE)",
-    "asi": "fixed size, inclusion by uncertainty (active statistical inference)",
+    "active": "fixed size, inclusion by uncertainty (active statistical inference)",
     "adaptive": "waves that learn from the labels before them",
 }
 

@@ -125,7 +125,7 @@ def _generated(told: Mapping[str, Any]) -> list[Block]:
     if not told["generated"]:
         return [
             Text(
-                text="None were given: see rslow estimate generated and "
+                text="None were given: see rslow estimate random-latents and "
                 "estimate.experiment.random_latents, rslow generate and estimate.generated."
             )
         ]
@@ -204,8 +204,8 @@ def answer(report: Mapping[str, Any]) -> list[str]:
     said.append(
         f"Weighed by known chances, {'yes' if best['saving'] > 1 else 'not here'}: with "
         f"{largest:,} labels {best['method']} has the error of {_with_error(best)} times as many "
-        f"uniform ones, and strat of {_with_error(by_name['strat'])} times. No sampling by this "
-        f"score could save more than {report['ceiling']:.1f} times."
+        f"uniform ones, and stratified of {_with_error(by_name['stratified'])} times. No "
+        f"sampling by this score could save more than {report['ceiling']:.1f} times."
     )
     for one in report["generated"]:
         if one["labels"] == largest and one["times"] is not None:
@@ -236,10 +236,10 @@ def answer(report: Mapping[str, Any]) -> list[str]:
 
 
 def _strat(report: Mapping[str, Any], predictor: str, labels: int) -> Mapping[str, Any] | None:
-    """Return the cell of `strat` by an error predictor; None where that was not replayed."""
+    """Return the cell of `stratified` by an error predictor; None where that was not replayed."""
     for one in report["cells"]:
         known = (one["predictor"], one["method"], one["labels"], one["blind"])
-        if known == (predictor, "strat", labels, 0.0):
+        if known == (predictor, "stratified", labels, 0.0):
             own: Mapping[str, Any] = one
             return own
     return None

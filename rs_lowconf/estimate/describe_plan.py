@@ -138,7 +138,7 @@ def plan_labels(
         seed=seed,
         validation=prepared.validation,
         width=width,
-        methods=("olofsson", *METHODS),
+        methods=("by_class", *METHODS),
         shares=tuple(sorted({*SHARES, defensive})),
         level=level,
     )

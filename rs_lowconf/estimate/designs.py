@@ -20,7 +20,7 @@ from rs_lowconf.estimate.allocation import (
     spread_of,
     uncertain,
 )
-from rs_lowconf.estimate.draws import DesignName, Draw, Pool, check_request
+from rs_lowconf.estimate.draws import DesignName, Draw, Pool, check_request, seed_name
 from rs_lowconf.seeds import seed_of
 
 DEFENSIVE = 0.3
@@ -89,7 +89,7 @@ class Replaced:
     def draw(self, seed: int) -> Draw:
         """Return independent drawings."""
         total = np.cumsum(self.chance)
-        name: DesignName = "is" if self.wave is None else "adaptive"
+        name: DesignName = "importance" if self.wave is None else "adaptive"
         where = dice_of(seed, name).random(self.labels) * total[-1]
         index = np.searchsorted(total, where, side="right").clip(max=len(total) - 1)
         return Draw(
@@ -146,11 +146,11 @@ class FixedSize:
 
     def draw(self, seed: int) -> Draw:
         """Return the units that pivotal sampling takes, in random order."""
-        dice = dice_of(seed, "asi")
+        dice = dice_of(seed, "active")
         index = dice.permutation(np.nonzero(_pivotal(self.inclusion, dice))[0])
         share = self.inclusion.sum() / len(self.inclusion)
         return Draw(
-            design="asi",
+            design="active",
             population=len(self.inclusion),
             index=index,
             chance=self.inclusion[index],
@@ -163,21 +163,21 @@ def design_of(name: DesignName, pool: Pool, labels: int, defensive: float = DEFE
     """Return a design by its name; `adaptive` is drawn in waves instead, see `adaptive`.
 
     Raises:
-        DataError: `olofsson` of a pool without predicted classes.
+        DataError: `by_class` of a pool without predicted classes.
         SettingsError: see `check_request`.
     """
     match name:
         case "uniform":
             return uniform(pool, labels)
-        case "olofsson":
+        case "by_class":
             return by_class(pool, labels, defensive)
-        case "strat":
+        case "stratified":
             return by_confidence(pool, labels, defensive)
-        case "is":
+        case "importance":
             return with_replacement(pool, labels, defensive)
         case "lure":
             return sequential(pool, labels, defensive)
-        case "asi":
+        case "active":
             return fixed_size(pool, labels, defensive)
         case "adaptive":
             raise SettingsError("adaptive as one draw", remedy="draw it wave by wave")
@@ -199,7 +199,7 @@ def uniform(pool: Pool, labels: int) -> Stratified:
 
 
 def by_class(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> Stratified:
-    """Return `olofsson`: the strata are the predicted classes.
+    """Return `by_class`: the strata are the predicted classes.
 
     Olofsson et al., "Good practices for estimating area and assessing accuracy of land
     change", Remote Sensing of Environment 148, 2014, section 3.
@@ -210,15 +210,15 @@ def by_class(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> Stratifie
     """
     if pool.predicted is None:
         raise DataError(
-            "the pool has no predicted classes", remedy="give them, or use design strat"
+            "the pool has no predicted classes", remedy="give them, or use design stratified"
         )
-    return _stratified("olofsson", pool, pool.predicted, labels, defensive)
+    return _stratified("by_class", pool, pool.predicted, labels, defensive)
 
 
 def by_confidence(
     pool: Pool, labels: int, defensive: float = DEFENSIVE, strata: int = STRATA
 ) -> Stratified:
-    """Return `strat`: strata of equal sums of sqrt(g (1 - g)), along g.
+    """Return `stratified`: strata of equal sums of sqrt(g (1 - g)), along g.
 
     Equal sums of the spread are the rule of Dalenius and Hodges, "Minimum variance
     stratification", JASA 1959, with the spread of a 0-1 variable in the place of the root of a
@@ -230,11 +230,11 @@ def by_confidence(
     order = np.argsort(pool.g, kind="stable")
     stratum = np.empty(len(pool), dtype=np.int64)
     stratum[order] = equal_spread(pool.g[order], np.ones(len(pool)), strata)
-    return _stratified("strat", pool, stratum, labels, defensive)
+    return _stratified("stratified", pool, stratum, labels, defensive)
 
 
 def with_replacement(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> Replaced:
-    """Return `is`: chances (1 - a) sqrt(g) + a uniform, both normalised.
+    """Return `importance`: chances (1 - a) sqrt(g) + a uniform, both normalised.
 
     The root of g makes the variance least (Sawade et al., "Active risk estimation", ICML 2010,
     theorem 1, for a 0-1 loss); the mixture is that of Hesterberg, "Weighted average importance
@@ -248,7 +248,7 @@ def with_replacement(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> R
 
 
 def sequential(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> Sequential:
-    """Return `lure`: the chances of `is`, without replacement.
+    """Return `lure`: the chances of `importance`, without replacement.
 
     Raises:
         SettingsError: see `check_request`.
@@ -259,7 +259,7 @@ def sequential(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> Sequent
 
 
 def fixed_size(pool: Pool, labels: int, defensive: float = DEFENSIVE) -> FixedSize:
-    """Return `asi`: inclusion in proportion to (1 - a) sqrt(g (1 - g)) + a uniform, at most 1.
+    """Return `active`: inclusion in proportion to (1 - a) sqrt(g (1 - g)) + a uniform, at most 1.
 
     Zrnic and Candes, "Active statistical inference", ICML 2024, section 4: pi in proportion to
     the uncertainty of what is predicted, mixed with a uniform rule.
@@ -282,7 +282,7 @@ def replaced(
 
 def dice_of(seed: int, name: str) -> np.random.Generator:
     """Return the random stream of one design under a seed."""
-    return np.random.default_rng(seed_of(seed, "estimate", name))
+    return np.random.default_rng(seed_of(seed, "estimate", seed_name(name)))
 
 
 def _stratified(

@@ -6,14 +6,36 @@ creation, and says in a line, has no letter.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from rs_lowconf.errors import DataError, SettingsError
 
-DesignName = Literal["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive"]
+DesignName = Literal[
+    "uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive"
+]
+
+_OLD_NAMES = {
+    "active": "asi",
+    "by_class": "olofsson",
+    "importance": "is",
+    "stratified": "strat",
+}
+"""Former names of designs, which older files have; draws are seeded by them, so that the same seed
+goes on drawing the same units."""
+
+
+def seed_name(design: str) -> str:
+    """Return the name by which draws of a design are seeded."""
+    return _OLD_NAMES.get(design, design)
+
+
+def new_name(design: str) -> DesignName:
+    """Return what a design is called that a file names, which may be an old one."""
+    names = {old: new for new, old in _OLD_NAMES.items()}
+    return cast("DesignName", names.get(design, design))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,13 +93,13 @@ class Draw:
     """Units in the pool."""
 
     index: Int[np.ndarray, " m"]
-    """Which unit each label is of. A unit can come twice where draws are replaced (`is`,
+    """Which unit each label is of. A unit can come twice where draws are replaced (`importance`,
     `adaptive`): it is labelled once, and its label counts twice."""
 
     chance: Float64[np.ndarray, " _"]
-    """`uniform`, `olofsson`, `strat`, `asi`: the probability that the unit is in the draw.
-    `is`, `adaptive`: the probability of each single drawing. `lure`: the probability to come
-    next among the units that were left."""
+    """`uniform`, `by_class`, `stratified`, `active`: the probability that the unit is in the draw.
+    `importance`, `adaptive`: the probability of each single drawing. `lure`: the probability to
+    come next among the units that were left."""
 
     largest_ratio: float
     """The largest that one label of any unit of the pool could have weighed, over what a label
@@ -127,7 +149,7 @@ class Draw:
         if not ((self.chance > 0) & (self.chance <= 1)).all():
             raise DataError("a chance of being drawn is outside 0..1", remedy="draw again")
         strata = self.stratum is not None and self.stratum_sizes is not None
-        if self.design in ("uniform", "olofsson", "strat") and not strata:
+        if self.design in ("uniform", "by_class", "stratified") and not strata:
             raise DataError(f"a draw by {self.design} without strata", remedy="draw again")
         if self.design == "adaptive" and (
             self.batch is None or (self.control is None) != (self.control_mean is None)

@@ -23,7 +23,7 @@ class Estimate:
 
     method: str
     value: float
-    """Error rate of the pool; those that add and subtract (`asi`, `adaptive`, `ppi`) may leave
+    """Error rate of the pool; those that add and subtract (`active`, `adaptive`, `ppi`) may leave
     0..1."""
 
     variance: float
@@ -91,24 +91,24 @@ def estimate(draw: Draw, error: Bool[np.ndarray, " m"], pool: Pool | None = None
     Args:
         draw: what was labelled.
         error: whether the target errs on each drawn unit, in the order of the draw.
-        pool: what was drawn from; only `asi` needs it.
+        pool: what was drawn from; only `active` needs it.
 
     Raises:
         DataError: not one label for each drawn unit.
-        SettingsError: `asi` without its pool.
+        SettingsError: `active` without its pool.
     """
     match draw.design:
-        case "uniform" | "olofsson" | "strat":
+        case "uniform" | "by_class" | "stratified":
             return stratified_mean(draw, error)
-        case "is":
+        case "importance":
             return hansen_hurwitz(draw, error)
         case "lure":
             return lure(draw, error)
         case "adaptive":
             return batch_weighted(draw, error)
-        case "asi":
+        case "active":
             if pool is None:
-                raise SettingsError("asi without its pool", remedy="give the pool it drew from")
+                raise SettingsError("active without its pool", remedy="give the pool it drew from")
             return active_inference(draw, error, pool)
 
 
@@ -276,7 +276,7 @@ def active_inference(draw: Draw, error: Bool[np.ndarray, " m"], pool: Pool) -> E
     n = draw.population
     missed = (error - pool.g[draw.index]) / draw.chance
     return Estimate(
-        method="asi",
+        method="active",
         value=float(pool.g.mean() + missed.sum() / n),
         variance=float(((1 - draw.chance) * missed**2).sum() / n**2),
         errors=int(error.sum()),

@@ -23,7 +23,7 @@ from rs_lowconf.estimate.scores import Scores
 from rs_lowconf.seeds import seed_of
 
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
-SAMPLED: tuple[MethodName, ...] = ("strat", "is", "lure", "asi", "adaptive")
+SAMPLED: tuple[MethodName, ...] = ("stratified", "importance", "lure", "active", "adaptive")
 """Those that go where errors are expected, which a blind spot can hurt."""
 _CELL = 1
 """Of what a cell holds: another number has all replayed again."""
@@ -101,7 +101,7 @@ def cases_of(
 ) -> list[Case]:
     """Return what is to be replayed.
 
-    All designs by the chosen error predictor; `strat` by the others; `adaptive` by one that no
+    All designs by the chosen error predictor; `stratified` by the others; `adaptive` by one that no
     label has seen; and blind spots at the middle budget.
     """
     assert prepared.choice is not None  # noqa: S101 -- an experiment has validation labels
@@ -109,8 +109,8 @@ def cases_of(
     middle = budgets[len(budgets) // 2]
     cells: list[tuple[str, MethodName, float, Sequence[int]]] = [
         *((chosen, method, 0.0, budgets) for method in METHODS if ppi or method != "ppi"),
-        *((other, "strat", 0.0, budgets) for other in prepared.predictors if other != chosen),
-        (RAW, "strat", 0.0, budgets),
+        *((other, "stratified", 0.0, budgets) for other in prepared.predictors if other != chosen),
+        (RAW, "stratified", 0.0, budgets),
         (RAW, "adaptive", 0.0, budgets),
         *((chosen, method, share, (middle,)) for share in blind for method in SAMPLED),
     ]

@@ -19,7 +19,7 @@ FEW_ERRORS = 10
 _HEAVY = 5
 """So does it where one more error of the largest weight would raise the estimate by more than a
 fifth of it: such errors may exist and none was found."""
-_PREDICTIVE = ("asi", "adaptive", "ppi")
+_PREDICTIVE = ("active", "adaptive", "ppi")
 _PURPOSES: Mapping[str, str] = {
     "tcz": "the usual one",
     "ff": "to certify with",
@@ -88,7 +88,7 @@ def ff(estimate: Estimate, level: float = LEVEL) -> Interval:
     "Confidence intervals for directly standardized rates: a method based on the gamma
     distribution", Statistics in Medicine 1997, equations 4 and 5: errors are Poisson, and one
     more might have been found at the largest weight. With equal weights it is Garwood's exact
-    interval. Where more than errors enter the estimate (`asi`, `adaptive`, `ppi`), the
+    interval. Where more than errors enter the estimate (`active`, `adaptive`, `ppi`), the
     larger of this variance and the design's is taken.
 
     Raises:

@@ -21,8 +21,16 @@ from rs_lowconf.estimate.intervals import LEVEL, gamma_interval
 from rs_lowconf.estimate.predictors import recalibrated
 from rs_lowconf.seeds import seed_of
 
-METHODS: tuple[MethodName, ...] = ("uniform", "strat", "is", "lure", "asi", "adaptive", "ppi")
-"""Those that every pool allows; `olofsson` needs predicted classes."""
+METHODS: tuple[MethodName, ...] = (
+    "uniform",
+    "stratified",
+    "importance",
+    "lure",
+    "active",
+    "adaptive",
+    "ppi",
+)
+"""Those that every pool allows; `by_class` needs predicted classes."""
 SHARES = (0.1, 0.3, 0.5)
 """Defensive shares to compare."""
 ASSUMING_CALIBRATION = "assuming calibration: no labels tell whether g is right"
@@ -128,7 +136,7 @@ def plan(
         level: how often the interval shall cover the pool's error rate.
 
     Raises:
-        DataError: `olofsson` of a pool without predicted classes.
+        DataError: `by_class` of a pool without predicted classes.
         SettingsError: fewer labels than 20, more than the pool has, or a width that is not
             between 0 and 1.
     """

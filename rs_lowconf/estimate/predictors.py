@@ -156,7 +156,7 @@ class Choice:
     name: str
     gain: float
     """Labels that the first candidate needs over those that this one needs, for the same
-    variance by `is`; 1 for the first itself."""
+    variance by `importance`; 1 for the first itself."""
 
 
 def chosen(
@@ -167,7 +167,7 @@ def chosen(
     """Return the best candidate, or the first unless another is better by a standard error.
 
     The measure is what counts: the mean of y / s over validation labels, s the density by
-    which `is` would draw, is the second moment of its estimate.
+    which `importance` would draw, is the second moment of its estimate.
 
     Args:
         candidates: g of the validation units by each predictor; the first is what to fall

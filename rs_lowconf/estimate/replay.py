@@ -12,7 +12,7 @@ from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
 from rs_lowconf.estimate.anticipate import MethodName, labels_of_uniform
 from rs_lowconf.estimate.betting import betting
 from rs_lowconf.estimate.designs import design_of
-from rs_lowconf.estimate.draws import DesignName, Draw, Pool
+from rs_lowconf.estimate.draws import DesignName, Draw, Pool, seed_name
 from rs_lowconf.estimate.estimators import Estimate, estimate, naive, prediction_powered
 from rs_lowconf.estimate.intervals import Interval, clopper_pearson, ff, kg, tcz
 from rs_lowconf.seeds import seed_of
@@ -100,7 +100,7 @@ def replay(
                 method=method,
                 labels=labels,
                 repetitions=repetitions,
-                seed=seed_of(seed, "replay", method, labels),
+                seed=seed_of(seed, "replay", seed_name(method), labels),
                 defensive=defensive,
                 betting_repetitions=betting_repetitions,
             )

@@ -274,7 +274,7 @@ def _calibration(labelled: Labelled, found: Estimate) -> tuple[CalibrationCell, 
 def _accuracy(labelled: Labelled) -> Accuracy:
     """Return the error matrix and, by class, accuracies and area.
 
-    Of a draw by `olofsson` by the formulas of Olofsson et al. 2014; of others by estimates and
+    Of a draw by `by_class` by the formulas of Olofsson et al. 2014; of others by estimates and
     their ratios, with the same weights. Unclear units are of no class here.
     """
     draw, pool, truth = labelled.draw, labelled.pool, labelled.truth
@@ -285,7 +285,7 @@ def _accuracy(labelled: Labelled) -> Accuracy:
     counts = np.zeros((k, k), dtype=np.int64)
     np.add.at(counts, (predicted[known], truth[known]), 1)
     sizes = np.bincount(pool.predicted, minlength=k)
-    if draw.design == "olofsson" and known.all():
+    if draw.design == "by_class" and known.all():
         matrix, _ = error_matrix(draw, truth, pool, k)
         own = accuracies(matrix, sizes)
         share = sizes / sizes.sum()

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from rs_lowconf.errors import DataError, RsLowconfError, SettingsError
 from rs_lowconf.estimate.csvs import text_table
-from rs_lowconf.estimate.draws import Draw, Pool
+from rs_lowconf.estimate.draws import Draw, Pool, new_name
 from rs_lowconf.estimate.prepare import Prepared
 from rs_lowconf.estimate.waves import (
     DrawnPool,
@@ -210,7 +210,7 @@ def read_draw(path: Path, stored: StoredPool) -> StoredDraw:
     units = values["units"]
     strata, waves = values["stratum_sizes"], values["control_mean"]
     draw = Draw(
-        design=values["design"],
+        design=new_name(values["design"]),
         population=values["population"],
         index=np.array([one["row"] for one in units], dtype=np.int64),
         chance=np.array([one["chance"] for one in units], dtype=np.float64),
@@ -222,7 +222,8 @@ def read_draw(path: Path, stored: StoredPool) -> StoredDraw:
         control=None if waves is None else np.array([one["control"] for one in units]),
         control_mean=None if waves is None else np.array(waves),
     )
-    request = Request(**{name: values[name] for name in ("design", "labels", "defensive", "seed")})
+    same = {name: values[name] for name in ("labels", "defensive", "seed")}
+    request = Request(design=draw.design, **same)
     return StoredDraw(
         request=request, draw=draw, wave=values["wave"], before=values["before"], checksum=told
     )

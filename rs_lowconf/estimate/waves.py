@@ -80,7 +80,7 @@ class Request:
 
         Raises:
             SettingsError: see `check_request`.
-            DataError: `olofsson` of a pool without predicted classes.
+            DataError: `by_class` of a pool without predicted classes.
         """
         if self.design == "adaptive":
             size = self.sizes[len(before)]

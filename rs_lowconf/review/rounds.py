@@ -167,5 +167,5 @@ def refuse_masks(store: ReviewStore, command: str) -> None:
             f"the samples of {masked} have masks",
             expected=f"samples of one class each for {command}",
             remedy="the loop tells what reviewers said of them",
-            command="loop",
+            command="status",
         )

@@ -73,7 +73,8 @@ class ExperimentSettings(Section):
     """Without estimate.validation: number of random units taken out of the pool for validation, at
     most a fifth of the pool."""
     random_latents: Path | None = None
-    """Table of tiles from random latents, see `rslow estimate generated`: the paper's method."""
+    """Table of tiles from random latents, see `rslow estimate random-latents`: the
+    paper's method."""
 
 
 class RareSettings(Section):
@@ -85,7 +86,7 @@ class RareSettings(Section):
     """Confidence thresholds; the probability to fall below each is estimated. All must exceed 1 /
     number of classes, the minimum of the largest probability; default is those of 0.99, 0.9, 0.7,
     0.5 and 0.4 that do."""
-    classes: Annotated[ClassNames, Field(min_length=1)] | None = None
+    conditions: Annotated[ClassNames, Field(min_length=1)] | None = None
     """Conditions, by name; default is all of the generator's."""
     replicates: PositiveInt = 10
     """Independent populations of latents per condition, at least ten: the interval comes from their
@@ -113,18 +114,20 @@ class EstimateSettings(Section):
     validation: Path | None = None
     """Table of labelled units, drawn uniformly from units like the pool's, to validate error
     probabilities. Surrogates score them too."""
-    generated: Path | None = None
+    generated_samples: Path | None = None
     """Table of generated tiles with labels, such as samples.parquet of `rslow generate`: an error
     predictor trained on it is used if validation labels show that it is better."""
     measure: Literal["confidence", "margin", "entropy"] = "confidence"
     """How the target's uncertainty is measured; margin and entropy need all probabilities."""
     classes: ClassNames = ()
     """True classes in addition to those of the target and of the pool's labels."""
-    design: Literal["uniform", "olofsson", "strat", "is", "lure", "asi", "adaptive"] = "strat"
+    design: Literal[
+        "uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive"
+    ] = "stratified"
     """How units are drawn: uniformly; by strata of predicted classes; by strata of error
     probability; by importance, with replacement; one after another; with fixed size; in adaptive
     waves."""
-    labels: PositiveInt = 300
+    budget: PositiveInt = 300
     """Units to draw."""
     defensive: float = Field(default=0.3, gt=0.0, le=1.0)
     """Share of the labels drawn uniformly, against errors where none are expected; 0.5 to

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from rs_lowconf import strict_yaml
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.settings.data import DataSettings
-from rs_lowconf.settings.renamed import renamed
+from rs_lowconf.settings.renamed import VALUES, renamed
 from rs_lowconf.settings.target import TargetSettings
 from rs_lowconf.settings.tree import Settings
 
@@ -202,6 +202,8 @@ def _describe(
                     f"{name}.kind is {wrong}, expected one of {', '.join(kinds)}"
                     + (f" ({near})" if near else "")
                 )
+            case "literal_error" if given := VALUES.get(plain, {}).get(str(problem["input"])):
+                problems.append(f"{name}: {problem['input']} is called {given} now")
             case "string_type":
                 problems.append(f"{name} is {problem['input']!r}, write text in quotes")
             case _:

@@ -2,9 +2,28 @@
 
 #: New key by old key; what is below an old section is below the new one.
 KEYS = {
+    "estimate.generated": "estimate.generated_samples",
+    "estimate.labels": "estimate.budget",
+    "estimate.rare.classes": "estimate.rare.conditions",
+    "review.label": "review.mode",
+    "search.classes": "search.conditions",
+    "target.embedded": "target.model",
     "target.segmenter": "segmenter",
     "target.train": "classifier",
 }
+
+#: New value by key and old value.
+VALUES = {
+    "estimate.design": {
+        "asi": "active",
+        "is": "importance",
+        "olofsson": "by_class",
+        "strat": "stratified",
+    },
+}
+
+#: New command by old command.
+COMMANDS = {"estimate generated": "estimate random-latents", "loop": "status"}
 
 
 def renamed(key: str) -> str:

@@ -51,7 +51,7 @@ class SearchSettings(Section):
 
     count: PositiveInt = 64
     """Accepted samples to stop at."""
-    classes: tuple[str, ...] | None = None
+    conditions: tuple[str, ...] | None = None
     """Conditions to search, by name; default is all of the generator's. If a generator is
     conditioned on masks, each of its masks is a condition."""
     most_conditions: PositiveInt | None = None
@@ -124,7 +124,7 @@ class SearchSettings(Section):
 class ReviewSettings(Section):
     """The package that people review in QGIS."""
 
-    label: Literal["confirm", "blind"] = "confirm"
+    mode: Literal["confirm", "blind"] = "confirm"
     """`confirm`: the reviewer confirms or corrects a suggested class; `blind`: chooses the class
     without a suggestion."""
     max_samples: PositiveInt = Field(default=500, le=500)

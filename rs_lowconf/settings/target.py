@@ -23,7 +23,7 @@ class EmbeddedTarget(OwnTarget):
 
     kind: Literal["embedded"] = "embedded"
     """`embedded`: a model in the package."""
-    embedded: Literal["visible", "multispectral"] = "multispectral"
+    model: Literal["visible", "multispectral"] = "multispectral"
     """Which model in the package: the one for the three visible bands, trained on 17,471 tiles, or
     the one for all 13 bands, trained on 273."""
 

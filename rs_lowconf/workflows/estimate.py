@@ -103,7 +103,7 @@ def draw_first(settings: Settings, folder: DrawFolder, prepared: Prepared) -> No
 
     Raises:
         SettingsError: see `check_request`; nothing is written then.
-        DataError: `olofsson` of a pool without predicted classes.
+        DataError: `by_class` of a pool without predicted classes.
         OutputError: the files cannot be written.
     """
     request = _request(settings)
@@ -281,7 +281,7 @@ def _request(settings: Settings) -> Request:
     section = settings.estimate
     return Request(
         design=section.design,
-        labels=section.labels,
+        labels=section.budget,
         defensive=section.defensive,
         seed=settings.run.seed,
     )

@@ -208,8 +208,8 @@ def _sources(settings: Settings) -> Work[dict[str, Scores]]:
         reasons = {"without a label": unlabelled} if unlabelled else {}
         yield LeftOut(what=f"rows of {path}", reasons=reasons, total=len(made))
         found[_MADE] = made.take(made.labelled)
-    if settings.estimate.generated is not None:
-        found[_FOUND] = yield from found_tiles(settings, settings.estimate.generated)
+    if settings.estimate.generated_samples is not None:
+        found[_FOUND] = yield from found_tiles(settings, settings.estimate.generated_samples)
     return found
 
 

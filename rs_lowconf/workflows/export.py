@@ -200,7 +200,7 @@ class Export:
         allowed: Bool[Tensor, "1 n"] | None = None
         # Blind, a neighbour of the sample's class would tell the class, and the tile whose mask
         # it has would tell that it is generated.
-        if self.settings.review.label != "blind":
+        if self.settings.review.mode != "blind":
             allowed = same_class([name], source.classes, source.labels)
         elif self.models.generator.bank and name in source.classes:
             allowed = source.labels[None] != source.classes.index(name)
@@ -258,7 +258,7 @@ def write_results(
         folder / "review",
         [one.sample for one in shown],
         package_id=package_id(settings.run.seed, "package", models.round, folder.name),
-        label=settings.review.label,
+        label=settings.review.mode,
         round=models.round,
         classes=classes,
         target_classes=models.target.classes,
@@ -278,7 +278,7 @@ def choose_shown(
     and tiles that the gate rejected among the found ones.
     """
     settings = export.settings.review
-    blind = settings.label == "blind"
+    blind = settings.mode == "blind"
     dice = np.random.default_rng(
         seed_of(export.settings.run.seed, "review", "shown", export.models.round)
     )

@@ -27,7 +27,7 @@ def load_pool(settings: Settings) -> Work[Prepared]:
         scores,
         validation=_table(section.validation, settings),
         surrogates=section.surrogates,
-        generated=_table(section.generated, settings),
+        generated=_table(section.generated_samples, settings),
         seed=settings.run.seed,
         defensive=section.defensive,
     )
@@ -68,7 +68,7 @@ def write_plan(settings: Settings, prepared: Prepared) -> LabelPlan:
     section, folder = settings.estimate, settings.run.dir / "estimate"
     plan = plan_labels(
         prepared,
-        section.labels,
+        section.budget,
         width=section.width,
         defensive=section.defensive,
         level=section.level,

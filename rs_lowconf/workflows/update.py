@@ -213,7 +213,7 @@ def _reviews(
         raise ReviewError(
             "no generated sample was accepted or rejected yet",
             remedy="review a package in QGIS and import it",
-            command="loop",
+            command="status",
         )
     if before:
         report = update_folder(settings, before) / "report.json"
@@ -222,7 +222,7 @@ def _reviews(
             raise ReviewError(
                 f"no sample was reviewed since update {before}",
                 remedy="review another package in QGIS and import it",
-                command="loop",
+                command="status",
             )
     images, chosen = [], sorted(judged)
     for name in chosen:

@@ -64,7 +64,15 @@ VALIDATION = 10_000
 HALVINGS = 9
 DEFENSIVE, CERTIFYING = 0.3, 0.5
 BLIND = (0.1, 0.3, 1.0)
-METHODS: tuple[MethodName, ...] = ("uniform", "olofsson", "strat", "is", "lure", "asi", "ppi")
+METHODS: tuple[MethodName, ...] = (
+    "uniform",
+    "by_class",
+    "stratified",
+    "importance",
+    "lure",
+    "active",
+    "ppi",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +260,7 @@ def cases() -> list[tuple[str, MethodName, float, float]]:
     adaptive: list[tuple[str, MethodName]] = [
         (name, "adaptive") for name in ("confidence", "unvalidated")
     ]
-    sampled: tuple[MethodName, ...] = ("strat", "is", "lure", "asi", "adaptive")
+    sampled: tuple[MethodName, ...] = ("stratified", "importance", "lure", "active", "adaptive")
     return [
         *((*case, 0.0, DEFENSIVE) for case in (*plain, *adaptive)),
         *(("confidence", method, blind, DEFENSIVE) for method in sampled for blind in BLIND),

@@ -184,7 +184,7 @@ def play_round(run: Path, seed: int, number: int, samples: int, reviewer: Review
     name = f"round-{number}"
     if not (run / name / "review").exists():
         found = round(samples * 0.6)  # beside 30 % real tiles and 10 % for audit
-        words = ("review.label=blind", f"review.max_samples={samples}", f"review.round={number}")
+        words = ("review.mode=blind", f"review.max_samples={samples}", f"review.round={number}")
         limits = (f"search.count={found}", "search.baseline_evaluations=0")
         settings = [w for setting in (*words, *limits) for w in ("-s", setting)]
         rslow(run, seed, "generate", "--name", name, *settings)

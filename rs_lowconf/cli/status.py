@@ -1,4 +1,4 @@
-"""`rslow loop`: where the loop of search, review and update stands, and what to type next."""
+"""`rslow status`: where the loop of search, review and update stands, and what to type next."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def loop(config: ConfigOption = None, set_: SetOption = None) -> None:
+def status(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Show what is trained, generated, reviewed and updated, and what to type next.
 
-    A line a round with what reviewers said; all figures go to run.dir/loop.json.
+    One line per round with the reviewers' decisions; all figures go to run.dir/loop.json.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.runs import write_json
     from rs_lowconf.workflows.status import loop_status
 
-    status = loop_status(settings)
+    found = loop_status(settings)
     print(f"Run: {settings.run.dir}")
-    missing = f"{', '.join(status.missing)} missing" if status.missing else "complete"
+    missing = f"{', '.join(found.missing)} missing" if found.missing else "complete"
     print(f"Models ({settings.run.models}): {missing}")
-    for number, report in status.rounds.items():
+    for number, report in found.rounds.items():
         for line in _told(number, report):
             print(line)
-    print(f"Updates of the gate: {status.updates or 'none'}")
-    if status.rounds:
+    print(f"Updates of the gate: {found.updates or 'none'}")
+    if found.rounds:
         path = settings.run.dir / "loop.json"
-        rounds = {str(k): v for k, v in status.rounds.items()}
-        write_json(path, {"rounds": rounds, "updates": status.updates})
+        rounds = {str(k): v for k, v in found.rounds.items()}
+        write_json(path, {"rounds": rounds, "updates": found.updates})
         print(f"All figures: {path}")
-    _say_next(settings, status)
+    _say_next(settings, found)
 
 
 def _told(number: int, report: Mapping[str, Any]) -> list[str]:
@@ -66,7 +66,7 @@ def _told(number: int, report: Mapping[str, Any]) -> list[str]:
             f"({low:.2f} .. {high:.2f})"
         )
     if report["seconds_a_sample"] is not None:
-        lines.append(f"  {report['seconds_a_sample']:.0f} s a sample (median)")
+        lines.append(f"  {report['seconds_a_sample']:.0f} s per sample (median)")
     return lines
 
 
@@ -74,16 +74,16 @@ def _say_next(settings: Settings, status: "LoopStatus") -> None:
     """Print what to type next: the first step of the loop that is not done."""
     if settings.data.masked and settings.run.models == "embedded":
         trained = ("run.models=trained", "target.kind=trained")
-        hint("The embedded generator draws no masks; for one that does", "loop", set_=trained)
+        hint("The embedded generator draws no masks; for one that does", "status", set_=trained)
     elif status.missing and settings.data.kind == "none":
         print("Training needs tiles: name them by data.kind and data.root.")
     elif status.missing:
         hint("Next", f"train {status.missing[0]}")
     elif not status.searched:
-        hint("Next", "generate", "--name", status.free_name, set_=("review.label=blind",))
+        hint("Next", "generate", "--name", status.free_name, set_=("review.mode=blind",))
         # One of them may be meant.
         for run in status.elsewhere:
-            hint(f"There are packages in {run}", "loop", set_=(f"run.dir={run}",))
+            hint(f"There are packages in {run}", "status", set_=(f"run.dir={run}",))
     elif status.pending is not None:
         folder = status.pending.folder
         print(
