@@ -245,7 +245,7 @@ def test_layer_is_plain_and_pending(tmp_path: Path, real: bool) -> None:
     for name in ("decision", "true_class", "realism", "comment", "reviewer", "reviewed_ms"):
         assert rows[name].isna().all(), name
     assert list(rows["cond_class"]) == [one.condition for one in samples]
-    assert list(rows["pred_class"]) == [one.predicted for one in samples]
+    assert list(rows["pred_class"]) == [one.prediction.class_name for one in samples]
     sheet = sheet_of(samples)
     for index, frame in enumerate(rows.geometry):
         assert frame.is_valid
