@@ -88,7 +88,7 @@ def settling_package(
 def _again(source: ReviewedPackage, sent: SentSample, entry: dict[str, Any]) -> ReviewSample:
     """Return a sample as it was published, from its package and the store."""
     tile, bands = read_tile(source.folder / entry["tile"]), source.manifest["bands"]
-    if sent.origin in ("catalog", "pixel"):
+    if sent.origin == "catalog" or sent.origin == "pixel":  # noqa: PLR1714 - narrows the type
         name, *pixel = sent.tile.rsplit("/", 2) if sent.origin == "pixel" else [sent.tile]
         return Observed(
             sample_id=sent.sample_id,
