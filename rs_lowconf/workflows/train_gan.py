@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -44,6 +44,7 @@ _SELECTING = ("efficientnet_lite1", "efficientnet_lite0")
 through."""
 
 
+@runtime_checkable
 class GanRecord(Protocol):
     """What the records of our GANs' trainings have in common."""
 
