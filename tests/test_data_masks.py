@@ -387,7 +387,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         ("no place", r"s2_a\.tif has no georeference; expected a CRS"),
         ("small", r"smaller than data\.tile_size=64 \(48 x 48"),
         ("folder", r"nowhere does not exist; set data\.masks"),
-        ("name", r"holds no image named t2_\*\.tif;.* correct data\.image_name"),
+        ("name", r"contains no image named t2_\*\.tif;.* correct data\.image_name"),
         ("blocks", r"1 blocks of 50000 m.*no block for.*data\.block_size"),
         ("tiny blocks", r"larger than a block of 100 m; set a larger data\.block_size"),
     ],

@@ -92,7 +92,7 @@ def test_lists_in_the_root_are_the_splits(folder: Path) -> None:
     with pytest.raises(DataError, match=r"Forest/Forest_1 is in val.txt and in test.txt"):
         open_pictures(picture_settings(folder), "val")
     (folder / "test.txt").unlink()
-    with pytest.raises(DataError, match="lists of train, val only"):
+    with pytest.raises(DataError, match="lists for train, val only"):
         open_pictures(picture_settings(folder), "val")
 
 

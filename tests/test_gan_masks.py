@@ -495,7 +495,7 @@ def test_fidelity_says_what_it_leaves_out() -> None:
     ]
     whole = FakeSegmenter(BANDS)
     whole.pixelwise = False
-    with pytest.raises(ModelError, match="pixels"):
+    with pytest.raises(ModelError, match="per pixel"):
         mask_fidelity(start().average, real, whole, seed=0, device=CPU)
 
 

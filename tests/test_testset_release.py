@@ -293,7 +293,10 @@ def _swap_tiles(folder: Path) -> None:
         (_replace("release.json", "Forest", "Jungle"), r"release\.json was edited"),
         (lambda folder: (folder / "tiles/s0003.tif").unlink(), r"tiles/s0003\.tif is missing"),
         (lambda folder: (folder / "labels.parquet").unlink(), r"labels\.parquet is missing"),
-        (lambda folder: (folder / "release.json").unlink(), r"v1 is no release.*expected a folder"),
+        (
+            lambda folder: (folder / "release.json").unlink(),
+            r"v1 is not a release.*expected a folder",
+        ),
         (lambda folder: (folder / "release.json").write_text("{"), r"release\.json is damaged"),
         (lambda folder: (folder / "SHA256SUMS").unlink(), "SHA256SUMS is missing or damaged"),
         (lambda folder: (folder / "SHA256SUMS").write_text(""), "SHA256SUMS is missing or damaged"),

@@ -86,9 +86,7 @@ def mask_fidelity(
             found += _fidelity(name, generated[:, :, i], wanted[:, :, i], seed)
         else:
             found.append(
-                Measurement(
-                    name=f"IoU of {name}", note="not computed: the segmenter lacks the class"
-                )
+                Measurement(name=f"IoU of {name}", note="left out: the segmenter lacks the class")
             )
     return found
 
@@ -113,7 +111,7 @@ def _fidelity(
     ours, theirs = (values.double()[rows].sum(1) for values in (generated, real))  # r 2
     if ours[:, 1].min() == 0 or theirs[:, 1].min() == 0:
         return [
-            Measurement(name=f"IoU of {name}", note="not computed: too few tiles contain the class")
+            Measurement(name=f"IoU of {name}", note="left out: too few tiles contain the class")
         ]
     measured, floor = (values[:, 0] / values[:, 1] for values in (ours, theirs))
     fidelity = Measurement(
@@ -122,7 +120,7 @@ def _fidelity(
         better="like the floor",
         note="IoU on generated tiles over IoU on real tiles, paired over tiles; 1: as on real tiles"
         if floor.min() > 0
-        else "not computed: the segmenter does not find the class in real tiles",
+        else "left out: the segmenter does not find the class in real tiles",
     )
     return [
         Measurement(

@@ -130,7 +130,7 @@ def feature_figures(
             floor=floor,
             note="unbiased: its floor is around 0, on either side",
         ),
-        _frechet(generated, train, test, seed, f"FD{suffix}f"),
+        _frechet(generated, train, test, seed, f"FD{suffix}"),
         *_manifolds(generated, train, test),
         _vendi(generated, train, seed),
     ]
@@ -144,7 +144,7 @@ def _frechet(
     if n < 2 * width:
         return Measurement(
             name=name,
-            note=f"not computed: covariances of {width} features need at least {2 * width} tiles "
+            note=f"left out: covariances of {width} features need at least {2 * width} tiles "
             f"of each kind; there are {n}",
         )
     measured, floor = (
@@ -172,7 +172,7 @@ def _manifolds(generated: FeatureSet, train: FeatureSet, test: FeatureSet) -> li
         "coverage": "real tiles with a generated one within reach",
     }
     if min(generated.weights.n, test.weights.n) <= NEIGHBOURS:
-        reason = f"not computed: needs more than {NEIGHBOURS} tiles of each kind"
+        reason = f"left out: needs more than {NEIGHBOURS} tiles of each kind"
         return [Measurement(name=name, note=reason) for name in notes]
     measured, floor = (
         manifold_figures(measured.features, test.features, measured.weights, test.weights)
@@ -188,7 +188,7 @@ def _manifolds(generated: FeatureSet, train: FeatureSet, test: FeatureSet) -> li
 
 def _vendi(generated: FeatureSet, train: FeatureSet, seed: int) -> Measurement:
     if generated.weights.n < 4:
-        return Measurement(name="Vendi score", note="not computed: needs at least 4 tiles")
+        return Measurement(name="Vendi score", note="left out: needs at least 4 tiles")
     measured, floor = (
         over_halves(vendi_score, measured.features, measured.weights, seed_of(seed, "vendi"))
         for measured in (generated, train)
@@ -228,7 +228,7 @@ def classification_figures(right: Right, classes: int, seed: int) -> list[Measur
             ratio = ratio_of(right[view, name], real, seed)
             note = "paired over test tiles"
             if ratio is None:
-                note = "not computed: the classifier trained on real tiles is wrong too often"
+                note = "left out: the classifier trained on real tiles is wrong too often"
             found.append(
                 Measurement(
                     name=f"{title}, {view}, ratio to real",

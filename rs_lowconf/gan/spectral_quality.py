@@ -114,7 +114,7 @@ def _index_figures(sets: Sets) -> list[Measurement]:
             found.append(_against(sets, title, partial(_index, name=name), wasserstein, note))
         else:
             found.append(
-                Measurement(name=title, note=f"not computed: needs the bands {' and '.join(pair)}")
+                Measurement(name=title, note=f"left out: needs the bands {' and '.join(pair)}")
             )
     return found
 
