@@ -184,7 +184,7 @@ def test_pixels_that_reviewers_disagree_on_are_shown_again(
         for at in (settle, folder):
             with Image.open(at / "previews" / f"{one.sample_id}.png") as image:
                 previews.append(np.asarray(image.convert("RGB")))
-        np.testing.assert_array_equal(*previews)
+        np.testing.assert_array_equal(previews[0], previews[1])
     assert store.samples(read_package(settle).package_id) == kept[:2]
     assert store.packages()[-1].settles
     assert round_reports(store) == {}

@@ -20,6 +20,7 @@ from rs_lowconf.errors import AnswerError, DataError
 from rs_lowconf.gan.masks import MaskBank, main_class
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.models import Inversions, Models, load_inversions, load_models, of_masks
+from rs_lowconf.review.ids import sample_id
 from rs_lowconf.search.anchors import Anchors
 from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, stored_numbers
 from rs_lowconf.search.invert import Inversion
