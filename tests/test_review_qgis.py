@@ -19,7 +19,7 @@ from rs_lowconf.review.fields import Label
 from rs_lowconf.review.panels import panels_of
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.rounds import judged_samples, round_reports
-from rs_lowconf.review.samples import Generated, Observed, ReviewSample
+from rs_lowconf.review.samples import Generated, ReviewSample, suggestion_of
 from rs_lowconf.review.sheet import Sheet
 from rs_lowconf.review.store import ReviewStore
 from tests.review_samples import (
@@ -204,18 +204,12 @@ def test_form_is_drawn_with_its_picture(confirm: Session) -> None:
     assert len(np.unique(colours)) > 500
 
 
-def generated(sample: ReviewSample) -> Generated:
-    """Return a sample that a generator drew."""
-    assert isinstance(sample, Generated)
-    return sample
-
-
 def test_accepting_confirms_the_suggestion(confirm: Session) -> None:
     """Accepting in the form without naming a class stores the suggested one, who and when."""
     row = confirm.rows.iloc[0]
     assert confirm.report["form"]["committed"]
     assert row["decision"] == "accept"
-    assert row["true_class"] == row["cond_class"] == generated(confirm.samples[0]).condition
+    assert row["true_class"] == row["cond_class"] == suggestion_of(confirm.samples[0])
     assert row["comment"] == "typed in the form"
     assert row["reviewer"]
     assert row["reviewed_ms"] > 1.6e12  # milliseconds, not seconds
@@ -281,7 +275,8 @@ def test_map_shows_masks_beside_the_composites(masks: Session) -> None:
     """Every picture is at its place in its colours, and where no class is known the map shows."""
     drawn, sheet = masks.picture("map.png"), masks.sheet
     panels = panels_of("confirm", PIXEL_CLASSES, TARGET_CLASSES)
-    for index, one in enumerate(map(generated, masks.samples)):
+    for index, one in enumerate(masks.samples):
+        assert isinstance(one, Generated)
         assert one.masks is not None
         values = [one.masks.mask, one.masks.predicted, one.masks.confidence]
         rows = [[(panels[i], values[i]) for i in range(3)]]
@@ -320,7 +315,7 @@ def test_form_offers_mask_wrong_and_no_class(masks: Session) -> None:
     said = [one.decision for one in reviewed.answers]
     assert said == ["mask wrong", "accept", "reject", None, None]
     assert all(one.reviewer and one.reviewed_ms for one in reviewed.answers[:3])
-    assert list(masks.rows["mask_name"]) == [generated(one).condition for one in masks.samples]
+    assert list(masks.rows["mask_name"]) == [suggestion_of(one) for one in masks.samples]
 
 
 def test_cells_of_masks_are_labelled(masks: Session) -> None:
@@ -342,15 +337,13 @@ def test_real_tiles_are_asked_for_their_class(real: Session) -> None:
     style = real.report["project"]
     assert style["tabs"]["Look after deciding"] == ["pred_class", "second_class", "confidence"]
     assert "realism" not in style["tabs"]["Judge"]
-    (first_shown, *_) = real.samples
-    assert isinstance(first_shown, Observed)
-    labelled = first_shown.label is not None
+    labelled = bool(suggestion_of(real.samples[0]))
     complaints = real.report["complaints"]
     assert len(complaints) == (not labelled)
     assert all("will not be saved" in complaint for complaint in complaints)
     reviewed = read_package(real.pictures / "review")
     said = [(one.decision, one.true_class) for one in reviewed.answers]
-    first = ("accept", first_shown.label) if labelled else (None, None)
+    first = ("accept", suggestion_of(real.samples[0])) if labelled else (None, None)
     assert said == [first, ("accept", "Water"), ("reject", None), (None, None), (None, None)]
 
 

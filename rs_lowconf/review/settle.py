@@ -88,20 +88,21 @@ def settling_package(
 def _again(source: ReviewedPackage, sent: SentSample, entry: dict[str, Any]) -> ReviewSample:
     """Return a sample as it was published, from its package and the store."""
     tile, bands = read_tile(source.folder / entry["tile"]), source.manifest["bands"]
-    if sent.origin == "catalog" or sent.origin == "pixel":  # noqa: PLR1714 - narrows the type
-        name, *pixel = sent.tile.rsplit("/", 2) if sent.origin == "pixel" else [sent.tile]
-        return Observed(
-            sample_id=sent.sample_id,
-            pixels=tile.pixels,
-            bands=BandSpec.from_json(bands),
-            label=sent.condition or None,
-            prediction=sent.prediction,
-            grid=tile.grid,
-            tile=name,
-            pixel=(int(pixel[0]), int(pixel[1])) if pixel else None,
-            sha256=sent.sha256,
-            provenance=sent.provenance,
-        )
+    match sent.origin:
+        case "catalog" | "pixel":
+            name, *pixel = sent.tile.rsplit("/", 2) if sent.origin == "pixel" else [sent.tile]
+            return Observed(
+                sample_id=sent.sample_id,
+                pixels=tile.pixels,
+                bands=BandSpec.from_json(bands),
+                label=sent.condition or None,
+                prediction=sent.prediction,
+                grid=tile.grid,
+                tile=name,
+                pixel=(int(pixel[0]), int(pixel[1])) if pixel else None,
+                sha256=sent.sha256,
+                provenance=sent.provenance,
+            )
     # Models were asked about every generated sample.
     assert sent.prediction is not None  # noqa: S101
     assert sent.realism is not None  # noqa: S101
