@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rs_lowconf.target.segment_evaluate import SegmentationReport
     from rs_lowconf.workflows.train_target import TrainedTarget
 
-train_app = typer.Typer(help="Train a model of ours.", no_args_is_help=True)
+train_app = typer.Typer(help="Train one of the built-in models.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 
 
