@@ -362,21 +362,19 @@ def _refuse_two_people(database: sqlite3.Connection, reviewed: ReviewedPackage) 
             before = known[name].get(one.sample_id, [])
             if one.reviewer != name and one.decision is not None:
                 continue
-            content = (one.reviewed_ms, one.decision, one.true_class, one.realism, one.comment)
-            kept += content in before
-            if content not in before:
+            given = (one.reviewed_ms, one.decision, one.true_class, one.realism, one.comment)
+            kept += given in before
+            if given not in before:
                 later += one.reviewed_ms > (before[-1][0] if before else 0)
                 earlier += bool(before) and one.reviewed_ms < before[-1][0]
         apart = later and earlier
         if apart or (later >= _ALL and not kept and later >= len(known[name])):
             raise ReviewError(
                 f"{reviewed.folder}: {name or 'a reviewer without a name'} answered in another "
-                "copy "
-                f"of package {reviewed.package_id} too, and {'both have' if apart else 'all'} "
+                f"copy of package {reviewed.package_id} too, and {'both have' if apart else 'all'} "
                 f"answers {'that the other lacks' if apart else 'differ in time'}",
                 expected="one name per person",
-                remedy="import it with --reviewer NAME; use the same name if it was the same "
-                "person",
+                remedy="import it with --reviewer NAME; use the same name for the same person",
             )
 
 

@@ -140,10 +140,7 @@ class Anchors:
                 evaluator.gate.changed(lambda name, part: of_condition(part)), conditions=label
             ),
             penalties=[
-                *(
-                    replace(penalty, part=of_condition(penalty.part))
-                    for penalty in evaluator.penalties
-                ),
+                *(replace(term, part=of_condition(term.part)) for term in evaluator.penalties),
                 penalty,
             ],
             limit=lambda image, anchor: nearness(image, anchor) >= -1,
