@@ -3,7 +3,6 @@
 import ast
 import inspect
 import json
-import math
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -12,10 +11,9 @@ from functools import cache
 from types import ModuleType
 from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, TypeAdapter
 
-from rs_lowconf import settings
+from rs_lowconf import settings, strict_yaml
 from rs_lowconf.errors import SettingsError
 
 _KINDS = {
@@ -222,8 +220,7 @@ def _text_of(model: type[BaseModel], field: str) -> str:
 def _yaml(value: Any) -> str:
     """Return a default in YAML on one line."""
     plain = TypeAdapter(Any).dump_python(value, mode="json")
-    text: str = yaml.safe_dump(plain, default_flow_style=True, width=math.inf)
-    return text.removesuffix("...\n").strip()
+    return strict_yaml.write(plain, flow=True).strip()
 
 
 _BOUNDS = {

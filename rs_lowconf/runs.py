@@ -12,8 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from rs_lowconf import strict_yaml
 from rs_lowconf.boundary import reading
 from rs_lowconf.errors import DataError, ModelError, OutputError
 from rs_lowconf.settings import Settings
@@ -155,7 +154,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         write_text(
             path / "settings.yaml",
-            yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False),
+            strict_yaml.write(settings.model_dump(mode="json")),
         )
         write_json(path / "versions.json", versions())
 

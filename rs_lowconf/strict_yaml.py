@@ -5,6 +5,7 @@ for a date; YAML 1.2 does not. Of two equal keys the last counts, and the first 
 these is an error that gives the line and what to write instead.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,17 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL_FLOAT = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts text in quotes that YAML 1.2 reads as a number, too."""
+
+
+_Dumper.add_implicit_resolver(
+    f"{_TAG}float",
+    re.compile(f"(?:{_FLOAT.pattern}|{_LEADING_ZERO.pattern})$"),
+    list("-+.0123456789"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Document:
     """The content of a YAML text, with line numbers."""
@@ -30,6 +42,23 @@ class Document:
 
     lines: dict[tuple[str, ...], int]
     """The line of each value, from 1 on, by the keys and list positions that lead to it."""
+
+
+def write(value: Any, *, flow: bool = False) -> str:
+    """Return plain values as YAML that `read` reads as they are.
+
+    Args:
+        value: dictionaries, lists, text, numbers, booleans and None.
+        flow: whether it is all on one line, in brackets.
+    """
+    text: str = yaml.dump(
+        value,
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=flow,
+        width=math.inf if flow else 80,
+    )
+    return text.removesuffix("...\n") if flow else text
 
 
 def read(text: str, where: str) -> Document:

@@ -132,7 +132,7 @@ def test_json_refuses_what_json_lacks(tmp_path: Path) -> None:
 
 def test_run_folder_keeps_settings_and_versions(tmp_path: Path) -> None:
     """The settings in a run folder load to those of the run, and the versions are named."""
-    settings = load(None, ["run.seed=4", "data.bands=[B04]"])
+    settings = load(None, ["run.seed=4", "data.kind=eurosat", "data.bands=[B04]"])
     RunFolder(tmp_path / "run", settings)
     assert load(tmp_path / "run" / "settings.yaml") == settings
     assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["run"]["seed"] == 4

@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -237,9 +237,14 @@ def test_quotes_settle_what_is_meant(tmp_path: Path) -> None:
         max_size=20,
     )
 )
-def test_text_that_was_written_by_pyyaml_is_read_back(word: str) -> None:
+@example("0E0")
+@example("089")
+@example("0o17")
+def test_text_that_was_written_is_read_back(word: str) -> None:
     """Whatever text the settings of a run folder hold comes back as that text."""
-    assert strict_yaml.read(yaml.safe_dump({"a": [word]}), "here").value == {"a": [word]}
+    for flow in (False, True):
+        written = strict_yaml.write({"a": [word]}, flow=flow)
+        assert strict_yaml.read(written, "here").value == {"a": [word]}
 
 
 @given(st.from_regex(r"[-+]?[0-9_:.eExobyYnN]{1,8}", fullmatch=True))
