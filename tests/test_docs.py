@@ -156,6 +156,7 @@ def test_readme_is_short_and_its_links_lead_to_files() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path) -> None:
     """From its first cell to its last, and shows as many pictures as the one that is kept."""
     kept = json.loads((ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
