@@ -99,9 +99,11 @@ def test_a_blind_package_is_the_same_whatever_is_known(
 ) -> None:
     """Neither class, model, origin nor gate changes a byte of it."""
     samples = [make(number) for number in range(3)]
-    said = Prediction(class_name="Water", second="Town", confidence=0.777)
+    another = Prediction(class_name="Water", second="Town", confidence=0.777)
     others = [
-        replace(one, prediction=said, condition="Town", origin="real", gate_score=0.9, realism=7.0)
+        replace(
+            one, prediction=another, condition="Town", origin="real", gate_score=0.9, realism=7.0
+        )
         if isinstance(one, Generated)
         else replace(one, prediction=None, label=None, provenance={})
         for one in samples

@@ -249,10 +249,10 @@ def _check(
         if masks:
             continue
         prediction = sample.prediction
-        said = () if prediction is None else (prediction.class_name, prediction.second)
+        predicted = () if prediction is None else (prediction.class_name, prediction.second)
         for name, known in (
             (suggestion_of(sample), classes),
-            *((name, target_classes) for name in said),
+            *((name, target_classes) for name in predicted),
         ):
             if name is not None and name not in known:
                 raise ReviewError(

@@ -429,10 +429,12 @@ def _package(content: str) -> SentPackage:
 
 def _content(sample: SentSample) -> str:
     """Return a sample as JSON, its prediction as three values that may be null."""
-    values, said = asdict(sample), sample.prediction
+    values: dict[str, Any] = asdict(sample) | dict.fromkeys(_PREDICTION)
     del values["prediction"]
-    names = (None,) * 3 if said is None else (said.class_name, said.second, said.confidence)
-    return json.dumps(values | dict(zip(_PREDICTION, names, strict=True)))
+    if (prediction := sample.prediction) is not None:
+        parts = (prediction.class_name, prediction.second, prediction.confidence)
+        values |= dict(zip(_PREDICTION, parts, strict=True))
+    return json.dumps(values)
 
 
 def _sample(content: str) -> SentSample:
