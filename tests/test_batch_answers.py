@@ -61,8 +61,11 @@ def build(rslow: Run, folder: Path, **data: str) -> Any:
     return rslow("catalog", "build", "-s", f"run.dir={folder / 'run'}", *words)
 
 
+EMBEDDED = {"kind": "embedded"}
+
+
 def score(rslow: Run, folder: Path, **target: str) -> Any:
-    values = TARGET | target
+    values = target if target == EMBEDDED else TARGET | target
     words = [word for name, value in values.items() for word in ("-s", f"target.{name}={value}")]
     return rslow(
         "batch", "score", "--trust-code", "-s", f"run.dir={folder / 'run'}",
@@ -113,8 +116,7 @@ def test_what_fills_a_batch_does_not_count(catalog: Path, rslow: Run) -> None:
         ({}, {"bands": "[B02, B03, B05, B8A, B11, B12]"}, 4, "bands B05, B8A are missing"),
         ({}, {"python": f"{__name__}:small"}, 5, "rejects 3 tiles of 6 bands and 32 pixels"),
         ({}, {"classes": "[a, b, c, d]"}, 5, "expected (3, 4), one number per tile and class"),
-        ({}, {"kind": "embedded", "python": "null", "bands": "null", "classes": "null"}, 4,
-         "bands B01"),
+        ({}, EMBEDDED, 4, "bands B01"),
     ],
     ids=["level", "bands", "tile size", "classes", "embedded"],
 )  # fmt: skip
@@ -139,8 +141,7 @@ def test_tiles_of_another_size_are_refused_by_the_embedded_target(
     for number in range(3):
         write_tile(tmp_path / "tiles" / "a" / f"{number}.tif", seed=number)
     assert build(rslow, tmp_path).code == 0
-    none = {"kind": "embedded", "python": "null", "bands": "null", "classes": "null"}
-    ran = score(rslow, tmp_path, **none)
+    ran = score(rslow, tmp_path, **EMBEDDED)
     assert ran.code == 5
     assert "(13, 32, 32); expected (13, 64, 64)" in ran.err
     assert ran.err.count("\n") == 1

@@ -19,7 +19,8 @@ MARKED = "woods/woods_003"
 _CONFIG = """
 run: {{dir: {folder}/run, threads: 1}}
 data: {{kind: folder, root: {folder}/tiles, tile_size: 32}}
-target: {{bands: [{bands}], level: L1C, classes: [woods, meadow, fields]}}
+target: {{kind: callable, python: tests.slow_targets:hanging, bands: [{bands}],
+         classes: [woods, meadow, fields]}}
 search: {{micro_batch: 4}}
 batch: {{executor: process, workers: 2, chunk: 8}}
 """
@@ -71,7 +72,8 @@ def test_a_target_that_hangs_on_a_tile(
 ) -> None:
     """It is an error, the others have their scores, no process stays; mended, all are as ever."""
     kind, chunk_seconds, batch_seconds, message = case
-    options = [*KINDS[kind], f"target.batch_seconds={batch_seconds}"]
+    seconds = [f"target.batch_seconds={batch_seconds}"] if kind == "process" else []
+    options = [*KINDS[kind], *seconds]
     words = ["batch", "score", "-c", config, "--trust-code"]
     words += [word for option in options for word in ("-s", option)]
     job = config.parent / "run" / "batch" / "score"

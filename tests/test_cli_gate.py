@@ -112,7 +112,7 @@ def test_rejects_alone_teach_the_gate_without_data(fitted: Path, rslow: Run) -> 
     words = (
         *("-c", fitted / "config.yaml"),
         *WORDS,
-        *("-s", "data.kind=none", "-s", "data.more=[]"),
+        *("-s", "data.kind=none"),
     )
     ran = rslow("generate", *words, "-s", "search.count=12", "-s", "search.per_condition=12")
     assert ran.code == 0, ran.err

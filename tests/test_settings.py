@@ -16,7 +16,16 @@ from pydantic import BaseModel, ValidationError
 
 from rs_lowconf import strict_yaml
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.settings import FolderData, ProcessTarget, Settings, keys_of, load, sections_of
+from rs_lowconf.settings import (
+    EuroSatData,
+    FolderData,
+    NoData,
+    ProcessTarget,
+    Settings,
+    keys_of,
+    load,
+    sections_of,
+)
 from rs_lowconf.settings.renamed import KEYS, VALUES
 from tests.make_settings import needed
 
@@ -351,6 +360,15 @@ def test_settings_of_another_recipe_are_refused(words: tuple[str, ...], name: st
     """A setting that the chosen training does not read is no setting to pass over."""
     with pytest.raises(SettingsError, match=name):
         load(None, words)
+
+
+def test_an_override_of_the_kind_leaves_the_rest_of_the_file_out(tmp_path: Path) -> None:
+    """What only the file's kind has is left out, and what another override names is refused."""
+    path = write(tmp_path, "data: {kind: folder, root: x, level: L2A, tile_size: 32}")
+    assert load(path, ["data.kind=none"]).data == NoData(tile_size=32)
+    assert load(path, ["data.kind=eurosat"]).data == EuroSatData(root=Path("x"), tile_size=32)
+    with pytest.raises(SettingsError, match=r"data\.level has no effect with data\.kind=none"):
+        load(path, ["data.kind=none", "data.level=L1C"])
 
 
 @pytest.mark.parametrize(

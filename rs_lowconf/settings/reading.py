@@ -24,6 +24,8 @@ _MOST_SUGGESTED = 3
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
     """Read a YAML file and apply `section.key=value` overrides, whose values are YAML too.
 
+    An override of `data.kind` or `target.kind` leaves out what the file sets for another kind.
+
     Raises:
         SettingsError: the file is missing or no YAML, a key is unknown or given twice, a value
             is ambiguous or does not fit.
@@ -48,9 +50,11 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
         raise SettingsError(
             f"{path} holds a {type(tree).__name__}", expected="sections of settings"
         )
-    for override in overrides:
-        keys = _apply(tree, override)
+    overridden = [_apply(tree, override) for override in overrides]
+    for keys in overridden:
         lines = {where: line for where, line in lines.items() if where[: len(keys)] != keys}
+        if keys[1:] == ("kind",):
+            _fit_to_kind(tree[keys[0]], keys[0], {other[1] for other in overridden if other[1:]})
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -127,6 +131,21 @@ def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
     """Return the kinds that a class of settings is for; none where there are no kinds."""
     kind = section.model_fields.get("kind")
     return () if kind is None else get_args(kind.annotation)
+
+
+def _fit_to_kind(tree: dict[str, Any], name: str, kept: Collection[str]) -> None:
+    """Leave out what a file sets for another kind of a section than an override names.
+
+    Args:
+        tree: of the section.
+        name: of the section.
+        kept: keys that overrides name, too, which are refused where they do not fit.
+    """
+    field = Settings.model_fields.get(name)
+    for section in sections_of(field.annotation) if field else ():
+        if tree["kind"] in kinds_of(section):
+            for key in {*tree} - {*section.model_fields} - {*kept}:
+                del tree[key]
 
 
 def keys_of(section: type[BaseModel], name: str = "") -> list[str]:
