@@ -303,7 +303,7 @@ def test_the_real_ladder_is_a_count(project: Path, rslow: Run) -> None:
     assert "of the split train" not in held_out.out
     assert report_of(project)["real"]["tiles"] == int((table["rslow:split"] != "train").sum())
     # Another target's scores are not put beside.
-    other = run(project, "-s", "target.temperature=2.0")
+    other = run(project, "-s", "target.batch_size=31")
     assert other.code == 0, other.err
     assert "are of another target" in other.out
     assert report_of(project)["real"] is None
@@ -328,7 +328,7 @@ class TestRefusals:
             (f"{rare}.thresholds=[0.9, 0.333]", "holds 0.333", "never below 0.333"),
             (f"{rare}.thresholds=[1.0]", f"{rare}.thresholds.0", "less than 1"),
             (f"{rare}.thresholds=[]", f"{rare}.thresholds"),
-            (f"{rare}.classes=[Volcano]", "Volcano", "woods"),
+            (f"{rare}.conditions=[Volcano]", "Volcano", "woods"),
             (f"{rare}.replicates=9", "9 replicates", "10 at least"),
             (f"{rare}.survivors=15", "20 particles of which 15 survive"),
             (f"{rare}.depth=3", f"{rare}.depth is unknown"),

@@ -297,7 +297,7 @@ def test_jobs_over_a_catalog_by_what_is_printed(rslow: Run, folder: Path) -> Non
     job = folder / "run" / "batch" / "score"
     next((job / "parts").iterdir()).unlink()
     type_printed(rslow("batch", "status", *words), "batch score")
-    other = rslow("batch", "review", *words, "-s", "target.startup_seconds=31")
+    other = rslow("batch", "review", *words, "-s", "target.batch_size=31")
     type_printed(other, "batch score")
     type_printed(rslow("batch", "review", *words), "batch score")
     ran = type_printed(rslow("batch", "review", *words), "review import")
@@ -312,7 +312,7 @@ def test_jobs_over_a_catalog_by_what_is_printed(rslow: Run, folder: Path) -> Non
     "cli/estimate.py:pool_is_there:catalog build",
     "cli/estimate.py:pool_is_there:batch score",
     "workflows/labelling.py:read_reviews:*",
-    "cli/estimate_tables.py:generated:estimate experiment",
+    "cli/estimate_tables.py:random_latents:estimate experiment",
     "cli/estimate.py:draw:review import",
     "cli/estimate.py:draw:estimate report#2",
     "cli/review.py:_export:review import",

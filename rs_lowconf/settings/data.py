@@ -195,7 +195,7 @@ class ChipData(MaskData):
     def _paired(self) -> "ChipData":
         for name in ("image_name", "mask_name"):
             if getattr(self, name).count("*") != 1:
-                raise ValueError(f"{name} {getattr(self, name)!r} must hold one * for chips")
+                raise ValueError(f"{name} {getattr(self, name)!r} must contain one * for chips")
         return self
 
 
