@@ -501,7 +501,7 @@ def test_memory_is_flat(tmp_path: Path) -> None:
 import resource
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.masks import WindowSource, _read_all, open_pictures, split_cuts
-from rs_lowconf.settings import DataSettings
+from rs_lowconf.settings import data_settings
 own = data_settings(dict(kind="scenes", images={str(tmp_path / "images")!r},
     masks={str(tmp_path / "masks")!r}, mask_classes={{0: "a", 1: "b"}}, file_bands={bands},
     tile_size=128, block_size=9e4, val_share=0, test_share=0))

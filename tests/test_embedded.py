@@ -59,9 +59,7 @@ def test_either_target_is_loaded_by_its_name(choice: str, bands: int, bytes_at_m
     target = load_target(settings.target, path, trust_code=False, tile_size=64, device=CPU)
     assert len(target.bands.names) == bands
     assert target.classes == load_model(MODELS["gan"], CPU).generator.classes
-    with pytest.raises(
-        SettingsError, match=r"target\.model has no effect with target\.kind=tr"
-    ):
+    with pytest.raises(SettingsError, match=r"target\.model has no effect with target\.kind=tr"):
         load(None, ["target.kind=trained", "target.model=visible"])
 
 

@@ -237,7 +237,7 @@ def test_prediction_power_is_the_package_of_its_authors() -> None:
     assert said.value == pytest.approx(value, abs=1e-12)
     half = norm.ppf(0.95) * np.sqrt(said.variance)
     assert half == pytest.approx((high - low) / 2, abs=1e-12)
-    with pytest.raises(SettingsError, match="ppi of a draw by is"):
+    with pytest.raises(SettingsError, match="needs a uniform draw, this one is importance"):
         prediction_powered(with_replacement(pool, 30).draw(0), np.zeros(30, dtype=bool), pool)
 
 
@@ -342,11 +342,11 @@ def test_labels_that_are_missing_or_too_many_are_refused(count: int) -> None:
             estimate(draw, np.zeros(count, dtype=bool), pool)
 
 
-def test_asi_needs_its_pool() -> None:
+def test_the_active_design_needs_its_pool() -> None:
     """Without g of all units there is no difference to take."""
     pool, error = simulated(0.0)
     draw = fixed_size(pool, 60).draw(0)
-    with pytest.raises(SettingsError, match="asi without its pool"):
+    with pytest.raises(SettingsError, match="active without its pool"):
         estimate(draw, error[draw.index])
 
 

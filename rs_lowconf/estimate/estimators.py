@@ -303,7 +303,7 @@ def prediction_powered(draw: Draw, error: Bool[np.ndarray, " m"], pool: Pool) ->
 
     check_labels(draw, error)
     if draw.design != "uniform":
-        raise SettingsError(f"ppi of a draw by {draw.design}", expected="one by uniform")
+        raise SettingsError(f"PPI++ needs a uniform draw, this one is {draw.design}")
     if len(draw) > draw.population - 2:
         raise SettingsError("ppi of a pool that is labelled whole", remedy="use uniform")
     y, g = error.astype(float), pool.g[draw.index]
