@@ -409,7 +409,7 @@ def make_yaml(folder: Path) -> list[str]:
         "  classes: [Forest, 'NO', \"010\"]\n"
         "search: &a\n"
         "  tau: 0.6\n"
-        "  classes: null\n"
+        "  conditions: null\n"
         "estimate:\n"
         "  surrogates:\n"
         "  - a.csv\n"
