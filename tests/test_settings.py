@@ -362,6 +362,16 @@ def test_settings_of_another_recipe_are_refused(words: tuple[str, ...], name: st
         load(None, words)
 
 
+def test_several_keys_of_another_kind_are_one_message(tmp_path: Path) -> None:
+    """They are named once, with the line of the first."""
+    path = write(tmp_path, "data:\n  root: x\n  level: L2A\n")
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+    assert f"{path} line 2: settings data.root and data.level have no effect with" in str(
+        caught.value
+    )
+
+
 def test_an_override_of_the_kind_leaves_the_rest_of_the_file_out(tmp_path: Path) -> None:
     """What only the file's kind has is left out, and what another override names is refused."""
     path = write(tmp_path, "data: {kind: folder, root: x, level: L2A, tile_size: 32}")

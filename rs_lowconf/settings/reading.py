@@ -17,6 +17,8 @@ from rs_lowconf.settings.tree import Settings
 
 S = TypeVar("S", bound=BaseModel)
 
+_MOST_KINDS = 4
+"""Kinds that a message lists for a key that another kind does not have."""
 _MOST_SUGGESTED = 3
 """Keys that a message suggests for the same last word."""
 
@@ -189,6 +191,7 @@ def _describe(
     """Return what is wrong with which settings, and in which line of the file."""
     problems: list[str] = []
     missing: dict[str, list[str]] = {}
+    idle: dict[str, list[tuple[str, list[str]]]] = {}
     for problem in error.errors():
         keys, kinds, kind = _place(problem["loc"], section)
         plain = ".".join(keys)
@@ -200,10 +203,7 @@ def _describe(
             case "extra_forbidden" if new := renamed(plain):
                 problems.append(f"{name} is called {new} now")
             case "extra_forbidden" if others := [k for k, has in kinds.items() if keys[-1] in has]:
-                problems.append(
-                    f"{name} has no effect with {kind_key}={kind}, remove it or set "
-                    f"{kind_key}={_alternatives(others)}"
-                )
+                idle.setdefault(f"{kind_key}={kind}", []).append((name, others))
             case "extra_forbidden":
                 near = did_you_mean(plain, keys_of(section))
                 problems.append(f"{name} is unknown" + (f" ({near})" if near else ""))
@@ -228,12 +228,32 @@ def _describe(
             case _:
                 problems.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
     problems += [f"{kind} needs {', '.join(keys)}" for kind, keys in missing.items()]
+    problems += [_without_effect(kind, given) for kind, given in idle.items()]
     return ", ".join(problems)
 
 
-def _alternatives(names: Sequence[str]) -> str:
+def _without_effect(kind: str, given: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Return what is wrong with keys that a section of this kind does not have.
+
+    Args:
+        kind: such as `data.kind=none`.
+        given: each key in words, with the kinds that have it.
+    """
+    key = kind.partition("=")[0]
+    if len(given) > 1:
+        line = given[0][0].partition("setting ")[0]
+        names = _listed([name.rpartition(" ")[2] for name, _ in given], "and")
+        return (
+            f"{line}settings {names} have no effect with {kind}, remove them or set another {key}"
+        )
+    ((name, others),) = given
+    few = f"{key}={_listed(others)}" if len(others) <= _MOST_KINDS else f"another {key}"
+    return f"{name} has no effect with {kind}, remove it or set {few}"
+
+
+def _listed(names: Sequence[str], conjunction: str = "or") -> str:
     *others, last = names
-    return f"{', '.join(others)} or {last}" if others else last
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
 
 
 def _place(
