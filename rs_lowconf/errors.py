@@ -16,6 +16,12 @@ def listed(faults: list[str]) -> str:
     return ", ".join(faults[:_TOLD]) + (f" and {more} more" if more > 0 else "")
 
 
+def in_words(names: Sequence[str], conjunction: str = "or") -> str:
+    """Return names as text, such as `a, b or c`."""
+    *others, last = names
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
+
+
 class RsLowconfError(Exception):
     """Base of all errors shown to the user as one line, without a traceback."""
 

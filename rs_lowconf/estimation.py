@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.describe_plan import LabelPlan, plan_labels
 from rs_lowconf.estimate.designs import DEFENSIVE
-from rs_lowconf.estimate.draws import DesignName
 from rs_lowconf.estimate.intervals import LEVEL
 from rs_lowconf.estimate.prepare import Prepared, prepare
 from rs_lowconf.estimate.report import Unclear, report
@@ -32,7 +31,7 @@ from rs_lowconf.estimate.waves import (
     check_complete,
     check_known,
 )
-from rs_lowconf.settings import EstimateSettings, checked
+from rs_lowconf.settings import DesignName, EstimateSettings, checked
 from rs_lowconf.vocabulary import class_name, text_of
 
 

@@ -9,13 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
 from rs_lowconf import settings, strict_yaml
-from rs_lowconf.errors import SettingsError
+from rs_lowconf.errors import SettingsError, in_words
 
+_Classes = tuple[type[BaseModel], ...]
+"""The classes of a section, one for each of its kinds."""
 _KINDS = {
     "data": "The tiles to learn from and to be measured on; each kind has keys of its own.",
     "more": "Further tiles that the generator learns from; each kind has keys of its own.",
@@ -51,7 +53,7 @@ class SectionEntry:
     @property
     def title(self) -> str:
         """Return the name, with the kinds where only some have these keys."""
-        return f"{self.name}, kind {_listed(self.kinds)}" if self.kinds else self.name
+        return f"{self.name}, kind {in_words(self.kinds)}" if self.kinds else self.name
 
 
 def sections(name: str | None = None) -> list[SectionEntry]:
@@ -116,8 +118,7 @@ def _sections(model: type[BaseModel], name: str) -> Iterator[SectionEntry]:
     entries, inner = _entries(model, name)
     if name:
         yield SectionEntry(name=name, text=_about(model), entries=tuple(entries))
-    for annotation, key in inner:
-        kinds = settings.sections_of(annotation)
+    for kinds, key in inner:
         if len(kinds) > 1:
             yield from _by_kind(kinds, key)
         else:
@@ -127,10 +128,10 @@ def _sections(model: type[BaseModel], name: str) -> Iterator[SectionEntry]:
 def _by_kind(models: Sequence[type[BaseModel]], name: str) -> Iterator[SectionEntry]:
     """Yield a section of several kinds: what all of them have, then what only some have."""
     kinds: dict[Entry, tuple[str, ...]] = {}
-    inner: dict[str, Any] = {}
+    inner: dict[str, _Classes] = {}
     for model in models:
         entries, inside = _entries(model, name)
-        inner |= {key: annotation for annotation, key in inside}
+        inner |= {key: classes for classes, key in inside}
         for entry in entries:
             if entry.key != f"{name}.kind":
                 kinds[entry] = kinds.get(entry, ()) + settings.kinds_of(model)
@@ -150,27 +151,23 @@ def _by_kind(models: Sequence[type[BaseModel]], name: str) -> Iterator[SectionEn
         owners = [model for model in models if {*settings.kinds_of(model)} & {*group}]
         about = _about(owners[0]) if len(owners) == 1 else "Keys that only these kinds have."
         yield SectionEntry(name=name, text=about, entries=tuple(entries), kinds=group)
-    for key, annotation in inner.items():
-        yield from _by_kind(settings.sections_of(annotation), key)
+    for key, classes in inner.items():
+        yield from _by_kind(classes, key)
 
 
-def _listed(kinds: Sequence[str]) -> str:
-    *others, last = kinds
-    return f"{', '.join(others)} or {last}" if others else last
-
-
-def _entries(model: type[BaseModel], name: str) -> tuple[list[Entry], list[tuple[Any, str]]]:
+def _entries(model: type[BaseModel], name: str) -> tuple[list[Entry], list[tuple[_Classes, str]]]:
     """Return the keys of a section, and the sections inside it with their keys."""
     schema = model.model_json_schema()
     entries: list[Entry] = []
-    inner: list[tuple[Any, str]] = []
+    inner: list[tuple[_Classes, str]] = []
     for field, info in model.model_fields.items():
         key = f"{name}.{field}" if name else field
-        if settings.sections_of(info.annotation):
-            inner.append((info.annotation, key))
+        section = settings.sections_of(info.annotation)
+        if section:
+            inner.append((section, key))
             continue
-        parts = get_args(info.annotation) if get_origin(info.annotation) is tuple else ()
-        inner += [(part, f"{key}[]") for part in parts if settings.sections_of(part)]
+        if inside := settings.sections_in(info.annotation):
+            inner.append((inside, f"{key}[]"))
         default = info.get_default(call_default_factory=True)
         entries.append(
             Entry(

@@ -4,26 +4,20 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
 from rs_lowconf.estimate.betting import betting
 from rs_lowconf.estimate.designs import design_of
-from rs_lowconf.estimate.draws import DesignName, Draw, Pool
+from rs_lowconf.estimate.draws import Draw, Pool
 from rs_lowconf.estimate.estimators import estimate, prediction_powered
 from rs_lowconf.estimate.intervals import ff, kg, tcz
+from rs_lowconf.settings import DesignName
 
 UNITS, LABELS, ROUNDS = 1_000_000, 1_000, 9
-DESIGNS: tuple[DesignName, ...] = (
-    "uniform",
-    "by_class",
-    "stratified",
-    "importance",
-    "lure",
-    "active",
-)
+DESIGNS: tuple[DesignName, ...] = tuple(n for n in get_args(DesignName) if n != "adaptive")
 
 
 def milliseconds(work: Callable[[], object], rounds: int = ROUNDS) -> float:

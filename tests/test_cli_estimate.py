@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from rs_lowconf.estimate.designs import design_of
-from rs_lowconf.estimate.draws import DesignName, Pool
+from rs_lowconf.estimate.draws import Pool
 from rs_lowconf.estimate.estimators import estimate
 from rs_lowconf.estimate.intervals import tcz
 from rs_lowconf.review.ids import sample_ids
+from rs_lowconf.settings import DesignName
 from tests.conftest import Ran, Run
 
 LABEL_PACKAGE = Path(__file__).parent / "qgis" / "label_package.py"

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
 from rs_lowconf.estimate.describe import DrawnFrom, describe
 from rs_lowconf.estimate.designs import design_of
-from rs_lowconf.estimate.draws import DesignName, Draw, Pool
+from rs_lowconf.estimate.draws import Draw, Pool
 from rs_lowconf.estimate.page import Page, Part, Picture, Table, Text
 from rs_lowconf.estimate.report import Labelled, report
+from rs_lowconf.settings import DesignName
 
 DICE = np.random.default_rng(2)
 N = 3_000

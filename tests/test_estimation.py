@@ -11,7 +11,7 @@ import pytest
 
 import rs_lowconf as rl
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.estimate.draws import DesignName
+from rs_lowconf.settings import DesignName
 from tests.conftest import Run
 
 ROOT = Path(__file__).parents[1]

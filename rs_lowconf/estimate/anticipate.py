@@ -16,10 +16,9 @@ from rs_lowconf.estimate.designs import STRATA
 from rs_lowconf.estimate.draws import Pool
 from rs_lowconf.estimate.estimators import wave_shares
 from rs_lowconf.estimate.predictors import log_odds
+from rs_lowconf.settings import DesignName
 
-MethodName = Literal[
-    "uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive", "ppi"
-]
+MethodName = Literal[DesignName, "ppi"]
 
 _STEPS = 16
 """Steps of a sequential draw that stand for all."""

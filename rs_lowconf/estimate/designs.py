@@ -20,8 +20,9 @@ from rs_lowconf.estimate.allocation import (
     spread_of,
     uncertain,
 )
-from rs_lowconf.estimate.draws import DesignName, Draw, Pool, check_request, seed_name
+from rs_lowconf.estimate.draws import Draw, Pool, check_request, seed_name
 from rs_lowconf.seeds import seed_of
+from rs_lowconf.settings import DesignName
 
 DEFENSIVE = 0.3
 """Share of the labels drawn uniformly; 0.5 to certify."""

@@ -6,23 +6,17 @@ creation, and says in a line, has no letter.
 """
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.settings import DesignName
+from rs_lowconf.settings.renamed import VALUES
 
-DesignName = Literal[
-    "uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive"
-]
-
-_OLD_NAMES = {
-    "active": "asi",
-    "by_class": "olofsson",
-    "importance": "is",
-    "stratified": "strat",
-}
+_NEW_NAMES = VALUES["estimate.design"]
+_OLD_NAMES = {new: old for old, new in _NEW_NAMES.items()}
 """Former names of designs, which older files have; draws are seeded by them, so that the same seed
 goes on drawing the same units."""
 
@@ -34,8 +28,7 @@ def seed_name(design: str) -> str:
 
 def new_name(design: str) -> DesignName:
     """Return what a design is called that a file names, which may be an old one."""
-    names = {old: new for new, old in _OLD_NAMES.items()}
-    return cast("DesignName", names.get(design, design))
+    return cast("DesignName", _NEW_NAMES.get(design, design))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
@@ -21,15 +22,7 @@ from rs_lowconf.estimate.intervals import LEVEL, gamma_interval
 from rs_lowconf.estimate.predictors import recalibrated
 from rs_lowconf.seeds import seed_of
 
-METHODS: tuple[MethodName, ...] = (
-    "uniform",
-    "stratified",
-    "importance",
-    "lure",
-    "active",
-    "adaptive",
-    "ppi",
-)
+METHODS: tuple[MethodName, ...] = tuple(name for name in get_args(MethodName) if name != "by_class")
 """Those that every pool allows; `by_class` needs predicted classes."""
 SHARES = (0.1, 0.3, 0.5)
 """Defensive shares to compare."""

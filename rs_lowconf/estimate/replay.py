@@ -12,10 +12,11 @@ from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
 from rs_lowconf.estimate.anticipate import MethodName, labels_of_uniform
 from rs_lowconf.estimate.betting import betting
 from rs_lowconf.estimate.designs import design_of
-from rs_lowconf.estimate.draws import DesignName, Draw, Pool, seed_name
+from rs_lowconf.estimate.draws import Draw, Pool, seed_name
 from rs_lowconf.estimate.estimators import Estimate, estimate, naive, prediction_powered
 from rs_lowconf.estimate.intervals import Interval, clopper_pearson, ff, kg, tcz
 from rs_lowconf.seeds import seed_of
+from rs_lowconf.settings import DesignName
 
 _GAMMA: dict[str, Callable[[Estimate], Interval]] = {"tcz": tcz, "ff": ff, "kg": kg}
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int
 
-from rs_lowconf.estimate.draws import DesignName
 from rs_lowconf.estimate.estimators import BiasedEstimate
 from rs_lowconf.estimate.intervals import Interval
+from rs_lowconf.settings import DesignName
 
 
 @dataclass(frozen=True, kw_only=True)

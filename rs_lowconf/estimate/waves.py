@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from rs_lowconf.errors import DataError, listed
 from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
 from rs_lowconf.estimate.designs import design_of
-from rs_lowconf.estimate.draws import DesignName, Draw, Pool
+from rs_lowconf.estimate.draws import Draw, Pool
 from rs_lowconf.estimate.prepare import Prepared
 from rs_lowconf.estimate.report import Labelled, Unclear
+from rs_lowconf.settings import DesignName
 from rs_lowconf.vocabulary import UNCLEAR, join, vocabulary
 
 Labels = Mapping[str, str | None]

@@ -29,6 +29,7 @@ from rs_lowconf.settings.data import (
 )
 from rs_lowconf.settings.jobs import BatchSettings, CatalogSettings
 from rs_lowconf.settings.measure import (
+    DesignName,
     EstimateSettings,
     EvaluateSettings,
     ExperimentSettings,
@@ -43,6 +44,7 @@ from rs_lowconf.settings.reading import (
     keys_of,
     kinds_of,
     load,
+    sections_in,
     sections_of,
     target_settings,
 )
@@ -77,6 +79,7 @@ from rs_lowconf.settings.training import (
     ClassifierSettings,
     EncoderSettings,
     ExtractorSettings,
+    FittingSettings,
     GanSettings,
     GateSettings,
     GeneratorSettings,
@@ -97,6 +100,7 @@ __all__ = [
     "ClassedTiles",
     "ClassifierSettings",
     "DataSettings",
+    "DesignName",
     "Device",
     "EmbeddedTarget",
     "EncoderSettings",
@@ -108,6 +112,7 @@ __all__ = [
     "ExtractorSettings",
     "FileTarget",
     "First",
+    "FittingSettings",
     "FolderData",
     "FolderTiles",
     "ForeignModel",
@@ -160,6 +165,7 @@ __all__ = [
     "keys_of",
     "kinds_of",
     "load",
+    "sections_in",
     "sections_of",
     "target_settings",
 ]

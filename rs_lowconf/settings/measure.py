@@ -8,6 +8,11 @@ from pydantic import Field, PositiveInt
 from rs_lowconf.settings.section import ClassNames, Section
 from rs_lowconf.settings.training import ClassifierSettings, SegmenterSettings
 
+DesignName = Literal[
+    "uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive"
+]
+"""How units to label are drawn; see `EstimateSettings.design`."""
+
 
 class ReporterSettings(ClassifierSettings):
     """The reporter: wider than a target, so that its features distinguish more."""
@@ -121,9 +126,7 @@ class EstimateSettings(Section):
     """How the target's uncertainty is measured; margin and entropy need all probabilities."""
     classes: ClassNames = ()
     """True classes in addition to those of the target and of the pool's labels."""
-    design: Literal[
-        "uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive"
-    ] = "stratified"
+    design: DesignName = "stratified"
     """How units are drawn: uniformly; by strata of predicted classes; by strata of error
     probability; by importance, with replacement; one after another; with fixed size; in adaptive
     waves."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from rs_lowconf import strict_yaml
-from rs_lowconf.errors import SettingsError
+from rs_lowconf.errors import SettingsError, in_words
 from rs_lowconf.settings.data import DataSettings
 from rs_lowconf.settings.renamed import VALUES, renamed
 from rs_lowconf.settings.target import TargetSettings
@@ -129,6 +129,16 @@ def sections_of(annotation: Any) -> tuple[type[BaseModel], ...]:
     return parts if are_sections else ()
 
 
+def sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
+    """Return the classes of a section, or of those in a list; none of a value.
+
+    Args:
+        annotation: of a field.
+    """
+    listed = get_origin(annotation) is tuple
+    return sections_of(get_args(annotation)[0] if listed else annotation)
+
+
 def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
     """Return the kinds that a class of settings is for; none where there are no kinds."""
     kind = section.model_fields.get("kind")
@@ -242,18 +252,13 @@ def _without_effect(kind: str, given: Sequence[tuple[str, Sequence[str]]]) -> st
     key = kind.partition("=")[0]
     if len(given) > 1:
         line = given[0][0].partition("setting ")[0]
-        names = _listed([name.rpartition(" ")[2] for name, _ in given], "and")
+        names = in_words([name.rpartition(" ")[2] for name, _ in given], "and")
         return (
             f"{line}settings {names} have no effect with {kind}, remove them or set another {key}"
         )
     ((name, others),) = given
-    few = f"{key}={_listed(others)}" if len(others) <= _MOST_KINDS else f"another {key}"
+    few = f"{key}={in_words(others)}" if len(others) <= _MOST_KINDS else f"another {key}"
     return f"{name} has no effect with {kind}, remove it or set {few}"
-
-
-def _listed(names: Sequence[str], conjunction: str = "or") -> str:
-    *others, last = names
-    return f"{', '.join(others)} {conjunction} {last}" if others else last
 
 
 def _place(
@@ -283,15 +288,7 @@ def _place(
             fields = [own.model_fields[part] for own in inside if part in own.model_fields]
             if fields:
                 kind = "" if sections_of(fields[0].annotation) else kind
-                inside = _sections_in(fields[0].annotation)
+                inside = sections_in(fields[0].annotation)
                 if len(inside) > 1:
                     kinds = {one: own.model_fields for own in inside for one in kinds_of(own)}
     return tuple(keys), kinds, kind
-
-
-def _sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
-    """Return the classes of a section, or of those in a list."""
-    found = sections_of(annotation)
-    if not found and get_origin(annotation) is tuple:
-        found = sections_of(get_args(annotation)[0])
-    return found

@@ -36,44 +36,39 @@ class AugmentSettings(Section):
     """Probability of each of shift, zoom, cutout and gains."""
 
 
-class ClassifierSettings(Section):
+class FittingSettings(Section):
+    """How a network learns from labels or masks."""
+
+    epochs: PositiveInt = 60
+    """Passes over the training tiles."""
+    average_epochs: NonNegativeFloat = 3.0
+    """Half-life of the running average of the weights, in epochs; 0: no averaging."""
+    batch_size: PositiveInt = 32
+    """Tiles in one step of training."""
+    learning_rate: PositiveFloat = 2e-3
+    """Step size of Adam."""
+    weight_decay: NonNegativeFloat = 0.05
+    """Decoupled weight decay (AdamW)."""
+
+
+class ClassifierSettings(FittingSettings):
     """How our classifiers are trained: target and extractor."""
 
     architecture: Architecture = "small_cnn"
     """`small_cnn`, `resnet`, `residual_cnn`, or `timm:NAME` for any timm backbone."""
     width: PositiveInt = 48
     """Channels of the first stage of our CNNs."""
-    epochs: PositiveInt = 60
-    """Passes over the training tiles."""
-    average_epochs: NonNegativeFloat = 3.0
-    """Half-life of the running average of the weights, in epochs; 0: no averaging."""
-    batch_size: PositiveInt = 32
-    """Tiles in one step of training."""
-    learning_rate: PositiveFloat = 2e-3
-    """Step size of Adam."""
-    weight_decay: NonNegativeFloat = 0.05
-    """Decoupled weight decay (AdamW)."""
     label_smoothing: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Share of a label's probability that is spread over all classes, in training."""
 
 
-class SegmenterSettings(Section):
+class SegmenterSettings(FittingSettings):
     """How our segmentation network is trained, for data with masks."""
 
     encoder: str = "resnet18"
     """Encoder of the U-Net, by its name in segmentation_models_pytorch; not pretrained."""
     width: PositiveInt = 32
     """Channels of the decoder at full resolution; coarser stages are wider."""
-    epochs: PositiveInt = 60
-    """Passes over the training tiles."""
-    average_epochs: NonNegativeFloat = 3.0
-    """Half-life of the running average of the weights, in epochs; 0: no averaging."""
-    batch_size: PositiveInt = 32
-    """Tiles in one step of training."""
-    learning_rate: PositiveFloat = 2e-3
-    """Step size of Adam."""
-    weight_decay: NonNegativeFloat = 0.05
-    """Decoupled weight decay (AdamW)."""
     class_weight: float = Field(default=0.5, ge=0.0, le=1.0)
     """A class is weighted by its share of the pixels to the power of minus this: 0 weights all
     pixels equally, 1 all classes, which finds more of a rare class but overestimates it."""

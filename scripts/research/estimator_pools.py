@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,15 +64,7 @@ VALIDATION = 10_000
 HALVINGS = 9
 DEFENSIVE, CERTIFYING = 0.3, 0.5
 BLIND = (0.1, 0.3, 1.0)
-METHODS: tuple[MethodName, ...] = (
-    "uniform",
-    "by_class",
-    "stratified",
-    "importance",
-    "lure",
-    "active",
-    "ppi",
-)
+METHODS: tuple[MethodName, ...] = tuple(n for n in get_args(MethodName) if n != "adaptive")
 
 
 @dataclass(frozen=True, kw_only=True)
