@@ -379,6 +379,15 @@ def test_an_override_of_the_kind_leaves_the_rest_of_the_file_out(tmp_path: Path)
     assert load(path, ["data.kind=eurosat"]).data == EuroSatData(root=Path("x"), tile_size=32)
     with pytest.raises(SettingsError, match=r"data\.level has no effect with data\.kind=none"):
         load(path, ["data.kind=none", "data.level=L1C"])
+    # A key of the same name in another section is another key.
+    assert load(path, ["data.kind=none", "estimate.level=0.9"]).data == NoData(tile_size=32)
+    # What overrides give as a whole is taken as it stands, whatever comes first.
+    whole = ["data={kind: folder, root: y}", "data.kind=none"]
+    with pytest.raises(SettingsError, match=r"data\.root has no effect with data\.kind=none"):
+        load(path, whole)
+    assert load(path, [whole[1], whole[0]]).data == FolderData(root=Path("y"))
+    with pytest.raises(SettingsError, match="setting data: Input should be a valid dictionary"):
+        load(path, ["data.kind=none", "data=5"])
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,10 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
     overridden = [_apply(tree, override) for override in overrides]
     for keys in overridden:
         lines = {where: line for where, line in lines.items() if where[: len(keys)] != keys}
-        if keys[1:] == ("kind",):
-            _fit_to_kind(tree[keys[0]], keys[0], {other[1] for other in overridden if other[1:]})
+        # A section that an override gives as a whole holds nothing of the file.
+        if keys[1:] == ("kind",) and keys[:1] not in overridden:
+            given = {other[1] for other in overridden if other[0] == keys[0]}
+            _fit_to_kind(tree[keys[0]], keys[0], given)
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
