@@ -265,7 +265,7 @@ def load_target(
         returns: what its outputs are.
         temperature: logits are divided by this.
         input_size: side in pixels that tiles are resized to.
-        batch_size: most tiles in one call.
+        batch_size: most tiles in one call; a section of settings has its own.
         tile_size: side in pixels of the tiles that will come.
         device: `auto` is CUDA where there is one.
         trust_code: whether files that can run code may be read.

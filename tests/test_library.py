@@ -211,6 +211,19 @@ def test_values_that_do_not_fit_are_refused(
         rl.Search(generator, target, gate, **values)
 
 
+def test_a_target_is_what_a_section_of_settings_says() -> None:
+    """The section `target` as a mapping; what it lacks, and a checkpoint without a place, is told."""
+    assert rl.load_target({"kind": "embedded", "model": "visible"}).bands.names == (
+        "B04",
+        "B03",
+        "B02",
+    )
+    with pytest.raises(SettingsError, match=r"target\.kind=onnx needs target\.bands"):
+        rl.load_target({"kind": "onnx", "path": "model.onnx"})
+    with pytest.raises(SettingsError, match="the target has no file"):
+        rl.load_target({"kind": "trained"})
+
+
 def test_wrong_words_are_errors_of_ours(generator: rl.Generator) -> None:
     """Of loaders too: a share, a size of batches, threads, a standard deviation, a count."""
     with pytest.raises(SettingsError, match="batch_size"):
