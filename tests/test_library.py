@@ -212,7 +212,7 @@ def test_values_that_do_not_fit_are_refused(
 
 
 def test_a_target_is_what_a_section_of_settings_says() -> None:
-    """The section `target` as a mapping; what it lacks, and a checkpoint without a place, is told."""
+    """The section `target` as a mapping; what it lacks is named, a missing checkpoint too."""
     assert rl.load_target({"kind": "embedded", "model": "visible"}).bands.names == (
         "B04",
         "B03",
