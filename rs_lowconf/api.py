@@ -35,7 +35,6 @@ from rs_lowconf.models import (
     load_generator as load_generator_model,
 )
 from rs_lowconf.places import model_path
-from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
 from rs_lowconf.search.gate import GateScores
 from rs_lowconf.search.loop import Found, Trajectory
 from rs_lowconf.seeds import seed_of
@@ -50,6 +49,7 @@ from rs_lowconf.settings import (
     checked,
     target_settings,
 )
+from rs_lowconf.stored import as_stored, reflectance_of
 from rs_lowconf.target.foreign import ForeignTarget
 from rs_lowconf.target.load import load_target as load_target_model
 from rs_lowconf.types import TargetModel, TileBatch
@@ -125,7 +125,7 @@ class Generator:
 
         image = in_fixed_batches(draw, _BATCH, latents, label)
         return TileBatch(
-            image=stored_numbers(image).float() / EXPORT_SCALE,
+            image=as_stored(image),
             bands=self.bands,
             ids=tuple(ids or map(str, range(len(latents)))),
             classes=self.conditions,
@@ -334,7 +334,7 @@ class SearchResult:
         """Return the hard tiles with their conditions, as they would be stored."""
         generator = self.models.generator.net
         return TileBatch(
-            image=self._stored[1].float() / EXPORT_SCALE,
+            image=reflectance_of(self._stored[1]),
             bands=generator.bands,
             ids=tuple(self._name(one) for one, _ in self._found),
             classes=generator.classes,
@@ -556,9 +556,7 @@ def _identity(target: TargetModel, tile_size: int) -> dict[str, object]:
     """Return what a target reads and how it answers, by which a journal knows it again."""
     rng = torch.Generator().manual_seed(0)
     image = 0.3 * torch.rand(2, len(target.bands), tile_size, tile_size, generator=rng)
-    before = target.evaluations
     said = target.predict(image).exp()
-    target.evaluations = before
     said = said.flatten(2).mean(2) if target.pixelwise else said
     return {
         "bands": list(target.bands.names),

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.errors import AnswerError, ModelError, by_reason
+from rs_lowconf.types import TargetModel
 
 WHOLE_STEP = 4
 """From this many tiles at once, at least one must have an answer; a single one may lack it."""
@@ -66,6 +67,29 @@ def ask(
         else:
             return Asked(rows=rows, filled=filled, log_probability=prediction, without=without)
     return Asked(rows=[], filled=[], log_probability=None, without=without)
+
+
+class CountedTarget:
+    """A target that counts the tiles it is asked about.
+
+    Padding of a batch, and asking again without the tiles that have no answer, cost time but do
+    not count.
+    """
+
+    def __init__(self, model: TargetModel) -> None:
+        """Count the tiles that `model` is asked about, from 0 on."""
+        self.model = model
+        self.evaluations = 0
+
+    def ask(self, image: Float[Tensor, "b c h w"], count: int) -> Asked:
+        """Return the answers for the first `count` tiles of a batch; see `ask`."""
+        self.evaluations += count
+        return ask(self.model.predict, image, count)
+
+    def predict(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k *pixels"]:
+        """Return the log-probabilities of tiles."""
+        self.evaluations += len(image)
+        return self.model.predict(image)
 
 
 def require_answers(reasons: Counter[str], tiles: int) -> None:

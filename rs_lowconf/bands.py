@@ -10,11 +10,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, TypeVar, cast, get_args
 
 from rs_lowconf.errors import DataError
 
 Level = Literal["L1C", "L2A"]
+
+Values = TypeVar("Values")
+"""An array or a tensor of floats, or a float."""
 
 EUROSAT_ORDER: Final = (
     "B01",
@@ -66,6 +69,9 @@ WAVELENGTH_NM: Final = {
     "B12": 2190,
 }
 
+PRODUCT_SCALE: Final = 10_000.0
+"""Digital numbers per unit of reflectance in Sentinel-2 products, and in tiles that we write."""
+
 TRUE_COLOUR: Final = ("B04", "B03", "B02")
 NEAR_INFRARED: Final = ("B08", "B04", "B03")
 SHORT_WAVE_INFRARED: Final = ("B12", "B8A", "B04")
@@ -92,7 +98,7 @@ class Composite:
     @property
     def white_number(self) -> int:
         """Return `white` in digital numbers of written tiles, 10,000 per unit of reflectance."""
-        return round(self.white * 10_000)
+        return round(self.white * PRODUCT_SCALE)
 
 
 #: The range of true colour for networks is that of EuroSAT's JPEGs, so that they see these as
@@ -171,7 +177,7 @@ class BandSpec:
     level: Level
     """Processing level: L1C is top-of-atmosphere, L2A is surface reflectance."""
 
-    scale: float = 10_000.0
+    scale: float = PRODUCT_SCALE
     """Digital numbers per unit of reflectance."""
 
     dn_offset: float = 0.0
@@ -195,6 +201,23 @@ class BandSpec:
     def __len__(self) -> int:
         """Return the number of bands."""
         return len(self.names)
+
+    def reflectance(self, numbers: Values) -> Values:
+        """Return the reflectance of digital numbers; they are divided here only."""
+        values: Any = numbers
+        reflectance: Values = (values + self.dn_offset) / self.scale
+        return reflectance
+
+    def numbers(self, reflectance: Values) -> Values:
+        """Return the digital numbers of reflectance, not rounded."""
+        values: Any = reflectance
+        numbers: Values = values * self.scale - self.dn_offset
+        return numbers
+
+    @property
+    def as_stored(self) -> "BandSpec":
+        """Return the description of the same bands in a tile that we write."""
+        return replace(self, scale=PRODUCT_SCALE, dn_offset=0.0)
 
     def index_of(self, wanted: Sequence[str]) -> tuple[int, ...]:
         """Return the channel of each wanted band: the only way to reorder bands.

@@ -1,10 +1,34 @@
-"""Runs a network in batches of one fixed size."""
+"""Runs networks on batches of one fixed size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+
+
+def fixed_batches(
+    size: int, *rows: Shaped[Tensor, "n ..."]
+) -> Iterator[tuple[int, tuple[Shaped[Tensor, "b ..."], ...]]]:
+    """Yield batches of exactly `size` rows, each with the number of rows that count.
+
+    Kernels depend on the batch's shape, so a row computed in a batch of 3 differs in its last bits
+    from the same row in a batch of 16. The last batch is therefore filled with copies of its first
+    row: the result of a row does not depend on others.
+
+    Args:
+        size: of every batch.
+        rows: one or more tensors with equally many rows.
+    """
+    for start in range(0, len(rows[0]), size):
+        parts = [part[start : start + size] for part in rows]
+        count = len(parts[0])
+        yield (
+            count,
+            tuple(
+                torch.cat([part, part[:1].expand(size - count, *part.shape[1:])]) for part in parts
+            ),
+        )
 
 
 def in_fixed_batches(
@@ -12,18 +36,10 @@ def in_fixed_batches(
 ) -> Tensor:
     """Return the results of a function for rows, computed in batches of `size` rows.
 
-    Kernels depend on the batch's shape, so the last batch is filled with copies of its first row:
-    the result of a row does not depend on others.
-
     Args:
         function: of one batch of each of `rows`; returns one row for each.
         size: of every batch.
         rows: at least one row of each.
     """
-    answers = []
-    for start in range(0, len(rows[0]), size):
-        parts = [own[start : start + size] for own in rows]
-        lacking = size - len(parts[0])
-        filled = [torch.cat([own, own[:1].expand(lacking, *own.shape[1:])]) for own in parts]
-        answers.append(function(*filled)[: len(parts[0])])
-    return torch.cat(answers)
+    batches = fixed_batches(size, *rows)
+    return torch.cat([function(*parts)[:count] for count, parts in batches])

@@ -248,7 +248,6 @@ def fit_models(
     )
     per_condition = own.per_condition or math.ceil(1.25 * own.count / len(labels))
     tau = own.tau if own.tau_quantile is None else _tau(settings, target, own.tau_quantile)
-    target.evaluations = 0
     number = settings.review.round or update_of(settings) + 1
     return Models(
         generator=generator,

@@ -198,8 +198,6 @@ class TargetModel(Protocol):
     differentiable: bool
     pixelwise: bool
     """Whether it predicts a class per pixel (segmentation) instead of per tile."""
-    evaluations: int
-    """Tiles evaluated so far, exactly; forward passes count, gradients do not."""
 
     def predict(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k *pixels"]:
         """Return log-probabilities over `classes` for reflectance in the order of `bands`.

@@ -95,7 +95,6 @@ class FakeSegmenter:
 
     differentiable = False
     pixelwise = True
-    evaluations = 0
 
     def __init__(self, bands: BandSpec, classes: tuple[str, ...] = ("low", "high")) -> None:
         self.bands = bands

@@ -203,12 +203,14 @@ class Quiet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._whole = load_classifier(Path(os.environ["QUIET_TARGET"]), CPU)
+        self._asked = 0
 
     def forward(self, image: Tensor) -> Tensor:
         # Before anything else the adapter tries four tiles of its own.
         chosen = (image.detach().double().sum((1, 2, 3)) * 1e4).long() % 4 == 0
-        if self._whole.evaluations < 4:
+        if self._asked < 4:
             chosen[:] = False
+        self._asked += len(image)
         return self._whole.predict(image).masked_fill(chosen[:, None], torch.nan)
 
 

@@ -16,8 +16,9 @@ import pytest
 from rs_lowconf.data.catalog.reading import read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.data.catalog.table import Catalog
-from rs_lowconf.review.geotiff import read_tile, to_digital_numbers
+from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.store import ReviewStore
+from rs_lowconf.stored import stored_numbers
 from tests.conftest import Ran, Run
 
 
@@ -86,8 +87,8 @@ def test_the_least_sure_tiles_are_shown_as_they_are(scored: Path, rslow: Run) ->
     package, catalog = scored / "run" / "batch" / "review", rows(scored)
     for name, entry in zip(names, entries(scored), strict=True):
         row, tile = catalog[name], read_tile(package / entry["tile"])
-        expected = reflectance(row, read_row(row), row.bands).numpy()
-        assert np.array_equal(tile.pixels, to_digital_numbers(expected))
+        expected = stored_numbers(reflectance(row, read_row(row), row.bands))
+        assert np.array_equal(tile.pixels, expected.numpy())
         assert tile.grid == row.grid
         assert tile.tags["RSLOW_SYNTHETIC"] == "false"
         assert tile.tags["RSLOW_CLASS"] == row.label

@@ -15,9 +15,9 @@ from rs_lowconf.models import load_models
 from rs_lowconf.places import EMBEDDED
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.search.calibration import load_calibration
-from rs_lowconf.search.evaluate import stored_numbers
 from rs_lowconf.search.fitted import FittedGate, LinearScore
 from rs_lowconf.settings import load
+from rs_lowconf.stored import stored_numbers
 from rs_lowconf.workflows.gate_kinds import GAUSSIAN, GENERATOR, SCRAMBLED, SHUFFLED
 from tests.conftest import Run, run_program
 from tests.test_cli_hints import decide

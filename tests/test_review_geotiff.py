@@ -5,33 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given
-from hypothesis import strategies as st
 from rasterio.errors import CRSError, NotGeoreferencedWarning
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError, ReviewError
 from rs_lowconf.grid import Grid
-from rs_lowconf.review.geotiff import read_tile, synthetic_tags, to_digital_numbers, write_tile
+from rs_lowconf.review.geotiff import read_tile, synthetic_tags, write_tile
 from tests.review_samples import ATTRIBUTION, GRID, tile
 
 BANDS = BandSpec(names=("B8A", "B02", "B04"), level="L2A")
-
-
-@given(st.floats(min_value=-0.5, max_value=8.0))
-def test_reflectance_becomes_the_nearest_number(value: float) -> None:
-    """Digital numbers are off by half a unit at most, except where 0 would mean no data."""
-    number = int(to_digital_numbers(np.array([value]))[0])
-    exact = value * 10_000
-    assert number == 1 if exact < 1 else number == 65535 or abs(number - exact) <= 0.5
-    assert 1 <= number <= 65535
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_unknown_reflectance_is_refused(bad: float) -> None:
-    """NaN and infinity have no digital number and are named as an error."""
-    with pytest.raises(DataError, match="1 reflectance values are NaN or infinite"):
-        to_digital_numbers(np.array([0.1, bad]))
 
 
 def test_tile_comes_back(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 from rs_lowconf.errors import DataError, ModelError
 from rs_lowconf.search.anchors import Anchors, AroundAnchors
 from rs_lowconf.search.distances import RealDistances, load_distances, measure_distances
-from rs_lowconf.search.evaluate import EXPORT_SCALE
 from rs_lowconf.search.invert import Inverter
 from rs_lowconf.search.loop import Trajectory, search
 from rs_lowconf.search.prior import PriorShell
 from rs_lowconf.settings import InversionSettings
+from rs_lowconf.stored import reflectance_of
 from rs_lowconf.types import TileGenerator
 from tests.test_search_loop import (
     CPU,
@@ -226,7 +226,7 @@ def test_variants_are_unsure_and_within_the_budget_of_their_own_anchor() -> None
         for one in found:
             assert one.found is not None
             assert one.found.tile is not None
-            image = (one.found.tile.pixels.float() / EXPORT_SCALE)[None]
+            image = reflectance_of(one.found.tile.pixels)[None]
             i = one.label
             apart = known.between(
                 image, band_means(image), own.image[i : i + 1], own.features[i : i + 1]

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from rs_lowconf.asking import Unanswered, ask
+from rs_lowconf.asking import CountedTarget, Unanswered, ask
 from rs_lowconf.errors import AnswerError, ModelError
 from rs_lowconf.search.evaluate import Evaluator
 from rs_lowconf.search.journal import Journal
@@ -37,18 +37,16 @@ class Moody(FakeTarget):
     def predict(self, image: Tensor) -> Tensor:
         # The search asks about stored tiles one by one.
         bad = (image[:, 0].mean((1, 2)) > self._bound) | (self._stored and len(image) == 1)
-        self.evaluations += len(image)
         if bad.any():
             tiles = torch.nonzero(bad)[:, 0].tolist()
             self.refused += len(tiles)
             raise AnswerError(f"{NAN} in {len(tiles)} tiles", tiles=tiles, reason=NAN)
-        self.evaluations -= len(image)
         return super().predict(image)
 
 
 def moody(bound: float = math.inf, *, stored: bool = False) -> Evaluator:
     evaluator = make_evaluator()
-    evaluator.target = Moody(bound, stored=stored)
+    evaluator.target = CountedTarget(Moody(bound, stored=stored))
     return evaluator
 
 
@@ -137,7 +135,7 @@ def test_populations_never_move_to_a_tile_without_an_answer() -> None:
                 raise AnswerError(NAN, tiles=tiles)
             return plain.predict(image)
 
-    evaluator.target = Silent()  # type: ignore[assignment]  # the rest is that of LimitState
+    evaluator.target = CountedTarget(Silent())  # type: ignore[arg-type]  # the rest is that of LimitState
     particles = blackbox.rules().particles
     some = list(islice(split(evaluator, blackbox.rules(audit=True)), 40 * particles))
     found = [one for one in some if one.found is not None]
@@ -156,7 +154,7 @@ def test_populations_never_move_to_a_tile_without_an_answer() -> None:
 def test_a_student_learns_from_answers_alone(tmp_path: Path) -> None:
     """Its weights are finite, and it knows how many tiles had no answer, also once read again."""
     evaluator = blackbox.student_evaluator()
-    evaluator.target = target = Moody(0.36)
+    evaluator.target = target = CountedTarget(Moody(0.36))
     teaching = replace(blackbox.TEACHING, first=64, rounds=1, each=16, steps=20)
     *_, (student, lessons) = teach(evaluator, SHELL, teaching, CPU)
     assert 5 < sum(lessons.unanswered.values()) < 60

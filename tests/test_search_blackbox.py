@@ -42,11 +42,9 @@ class LimitState:
     pixelwise = False
 
     def __init__(self, betas: tuple[float, ...]) -> None:
-        self.evaluations = 0
         self._betas = torch.tensor(betas)
 
     def predict(self, image: Tensor) -> Tensor:
-        self.evaluations += len(image)
         mean = image.mean((1, 2, 3))
         label = (mean > 1.0).long()  # the second class is drawn one unit brighter
         first = torch.atanh(((mean - label - 0.3) / 0.1).clamp(-0.999999, 0.999999))
@@ -251,10 +249,8 @@ class Pedant:
 
     def __init__(self) -> None:
         self.bands = BandSpec(names=("B04", "B02"), level="L1C")
-        self.evaluations = 0
 
     def predict(self, image: Tensor) -> Tensor:
-        self.evaluations += len(image)
         with torch.no_grad():
             return torch.log_softmax(100 * (image.mean((2, 3)) - 0.3), dim=1)
 

@@ -12,9 +12,10 @@ import torch
 from scipy.stats import binom, chi, ks_2samp
 from torch import Tensor
 
+from rs_lowconf.asking import CountedTarget
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import SettingsError
-from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, Penalty, stored_numbers
+from rs_lowconf.search.evaluate import Evaluator, Penalty
 from rs_lowconf.search.gate import single_stage
 from rs_lowconf.search.journal import Journal
 from rs_lowconf.search.loop import (
@@ -37,6 +38,7 @@ from rs_lowconf.search.report import (
     write_plots,
 )
 from rs_lowconf.search.splitting import SplittingRules, split
+from rs_lowconf.stored import stored_numbers
 from rs_lowconf.types import TargetModel, TileGenerator
 
 CPU = torch.device("cpu")
@@ -66,13 +68,11 @@ class FakeTarget:
     classes: tuple[str, ...] = ("x", "y")
     differentiable = True
     pixelwise = False
-    evaluations = 0
 
     def __init__(self, sharpness: float = 60.0) -> None:
         self._sharpness = sharpness
 
     def predict(self, image: Tensor) -> Tensor:
-        self.evaluations += len(image)
         logit = self._sharpness * (image.mean((2, 3)) - 0.3)
         return torch.log_softmax(logit, dim=1)
 
@@ -333,11 +333,10 @@ def test_a_gradient_that_is_no_number_ends_the_trajectory() -> None:
 
     class Broken(FakeTarget):
         def predict(self, image: Tensor) -> Tensor:
-            self.evaluations += len(image)
             return torch.log_softmax(image.mean((2, 3)) * 100, 1) * (image.sum() * 0 / 0 + 1)
 
     evaluator = make_evaluator()
-    evaluator.target = Broken()
+    evaluator.target = CountedTarget(Broken())
     assert run(3, evaluator)[0].outcome is Outcome.DIVERGED
 
 
@@ -358,7 +357,6 @@ def test_stored_numbers_round_and_never_are_nodata() -> None:
     """Reflectance x 10,000, rounded, between 1 and 65,535."""
     image = torch.tensor([-0.2, 0.0, 0.12345, 0.12346, 1.5, 9.0]).view(1, 6, 1, 1)
     assert stored_numbers(image).flatten().tolist() == [1, 1, 1234, 1235, 15000, 65535]
-    assert EXPORT_SCALE == 10_000
 
 
 class TestBudget:

@@ -109,7 +109,6 @@ def test_a_booster_gives_what_lightgbm_gives(rows: str, output: str, tmp_path: P
     assert target.pixelwise == (rows == "pixel")
     assert not target.differentiable
     assert np.allclose(target.predict(image).exp().numpy(), expected, atol=1e-5)
-    assert target.evaluations == 4
 
 
 @pytest.mark.parametrize("rows", ["pixel", "tile", "statistics"])
@@ -398,7 +397,6 @@ def test_batches_change_nothing(sizes: list[int], batch_size: int) -> None:
     parts = torch.cat([target.predict(part) for part in torch.split(image, sizes)])
     expected = torch.from_numpy(scores(image.numpy())).log_softmax(1).float()
     assert torch.allclose(parts, expected, atol=1e-5)
-    assert target.evaluations == sum(sizes)
     assert max(largest) <= batch_size
 
 
@@ -439,7 +437,6 @@ def test_a_program_that_speaks_the_protocol(tmp_path: Path) -> None:
     expected = torch.from_numpy(scores(image.numpy())).log_softmax(1).float()
     assert torch.allclose(target.predict(image), expected, atol=1e-5)
     assert not target.differentiable
-    assert target.evaluations == 7
 
 
 def test_the_helper_serves_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

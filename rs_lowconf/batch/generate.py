@@ -22,12 +22,13 @@ from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.models import Inversions, Models, load_inversions, load_models, of_masks
 from rs_lowconf.review.ids import sample_id
 from rs_lowconf.search.anchors import Anchors
-from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator, stored_numbers
+from rs_lowconf.search.evaluate import Evaluator
 from rs_lowconf.search.invert import Inversion
 from rs_lowconf.search.loop import Found, Outcome, SearchRules, Trajectory, search
 from rs_lowconf.search.loop import Tile as StoredTile
 from rs_lowconf.search.student import load_student
 from rs_lowconf.settings import Settings
+from rs_lowconf.stored import reflectance_of, stored_numbers
 from rs_lowconf.types import TileGenerator
 
 VARIANT = pa.struct(
@@ -247,7 +248,7 @@ class Maker:
         if content.nodata.any():
             raise DataError(f"{int(content.nodata.sum())} of its pixels have no data")
         pixels = stored_numbers(reflectance(row, content, generator.bands)[None])[0]
-        image = pixels.float() / EXPORT_SCALE
+        image = reflectance_of(pixels)
         if bank is None:
             known = row.label in generator.classes
             label = generator.classes.index(str(row.label)) if known else -1
@@ -464,7 +465,7 @@ class Maker:
     ) -> dict[str, Any]:
         models, stored = self.models, cast("StoredTile", found.tile)
         with torch.no_grad():
-            image = (stored.pixels.float() / EXPORT_SCALE)[None].to(models.device)
+            image = reflectance_of(stored.pixels)[None].to(models.device)
             distance = apart(image, torch.tensor([one.label], device=models.device))[0].tolist()
         first, second = found.log_probability.topk(2).indices.tolist()
         parts = [found.parts[name] for name in evaluator.gate.parts]

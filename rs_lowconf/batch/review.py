@@ -24,13 +24,13 @@ from rs_lowconf.data.catalog.reading import read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import DataError, JobError
-from rs_lowconf.review.geotiff import to_digital_numbers
 from rs_lowconf.review.ids import package_id, sample_ids
 from rs_lowconf.review.package import place_for
 from rs_lowconf.review.publish import publish
 from rs_lowconf.review.samples import Observed, Prediction
 from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.settings import Settings
+from rs_lowconf.stored import stored_numbers
 from rs_lowconf.vocabulary import class_list, class_name, join, vocabulary
 
 
@@ -206,7 +206,7 @@ def _samples(scores: geopandas.GeoDataFrame, rows: Sequence[CatalogRow]) -> Iter
     for row, score in zip(rows, scores.to_dict("records"), strict=True):
         yield Observed(
             sample_id=score["sample_id"],
-            pixels=to_digital_numbers(reflectance(row, read_row(row), bands).numpy()),
+            pixels=stored_numbers(reflectance(row, read_row(row), bands)).numpy(),
             bands=bands,
             label=row.label or None,
             prediction=Prediction(

@@ -14,6 +14,7 @@ from rs_lowconf.asking import ask
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.batch.jobs import TargetOf, TileKind, require_fitting
 from rs_lowconf.batch.work import ERROR, Call
+from rs_lowconf.batches import fixed_batches
 from rs_lowconf.data.catalog.reading import read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.errors import AnswerError, DataError, ModelError
@@ -95,10 +96,9 @@ def _answer(
         micro_batch: the fixed size.
         bad: gets a record for each tile without an answer.
     """
-    images = [image for _, image in tiles]
-    images += images[:1] * (micro_batch - len(images))
+    ((count, (images,)),) = fixed_batches(micro_batch, torch.stack([image for _, image in tiles]))
     with torch.no_grad():
-        asked = ask(target.predict, torch.stack(images), len(tiles))
+        asked = ask(target.predict, images, count)
     bad += [{"id": tiles[i][0].tile_id, ERROR: str(why)} for i, why in asked.without.items()]
     if asked.log_probability is None:
         return [], None

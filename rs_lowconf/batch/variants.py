@@ -46,8 +46,8 @@ from rs_lowconf.review.samples import Generated, Prediction, RealNeighbour, Tile
 from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.runs import output_errors, replacing, sha256_of, write_json
 from rs_lowconf.search.calibration import CRITIC
-from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
 from rs_lowconf.settings import Settings
+from rs_lowconf.stored import reflectance_of, stored_numbers
 from rs_lowconf.version import __version__
 
 _REPORT = "report.json"
@@ -244,10 +244,7 @@ class _Writer:
         rows, names = [], []
         for row, record in self._sheet:
             real = reflectance(row, read_row(row), bands)[None]
-            variants = [
-                torch.from_numpy(self._pixels(own).astype(np.float32) / EXPORT_SCALE)[None]
-                for own in record["variants"]
-            ]
+            variants = [reflectance_of(self._pixels(own))[None] for own in record["variants"]]
             images = torch.cat([real, self._redrawn(row, record), *variants])
             rows.append(tiles_row(images, bands, composite.bands, composite.white, columns))
             names.append(f"{record['group']} {record['confidence']:.2f}")

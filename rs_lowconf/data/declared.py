@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal, get_args
 
-from rs_lowconf.bands import Level
-from rs_lowconf.data.products import PRODUCT_SCALE, ProductName, offset_from, product_in
+from rs_lowconf.bands import PRODUCT_SCALE, Level
+from rs_lowconf.data.products import ProductName, offset_from, product_in
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import OwnRasters, Rasters
 

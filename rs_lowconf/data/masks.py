@@ -124,7 +124,7 @@ class WindowSource:
         tiles = [self._kept[i] if i < len(self._kept) else self._read(i) for i in indices]
         numbers = torch.stack([numbers.float() for numbers, _ in tiles])
         return TileBatch(
-            image=(numbers + self.bands.dn_offset) / self.bands.scale,
+            image=self.bands.reflectance(numbers),
             bands=self.bands,
             ids=tuple(cut.tile_id for cut in cuts),
             classes=self.classes,
@@ -156,9 +156,7 @@ class WindowSource:
         first = [min(max(m - half, 0), size - side) for m, size in zip(middle, sizes, strict=True)]
         content = content_of(cut.picture, whole(first[0], first[1], side), self._settings)
         numbers = content.tile.select(self.bands)
-        image = ((numbers + self.bands.dn_offset) / self.bands.scale).masked_fill(
-            content.tile.nodata, 0.0
-        )
+        image = self.bands.reflectance(numbers).masked_fill(content.tile.nodata, 0.0)
         # First row and column of the square within the data read; negative beyond the image's edge.
         top, left = (m - half - f for m, f in zip(middle, first, strict=True))
         padded = F.pad(image, (half, half, half, half))

@@ -48,11 +48,11 @@ class MemorySource:
         return len(self.ids)
 
     def batch(self, indices: Sequence[int]) -> TileBatch:
-        """Return the tiles at `indices` as reflectance: digital numbers are divided here only."""
+        """Return the tiles at `indices` as reflectance."""
         chosen = np.asarray(indices, dtype=np.int64)
         image = torch.from_numpy(self._pixels[chosen].astype(np.float32))
         return TileBatch(
-            image=(image + self.bands.dn_offset) / self.bands.scale,
+            image=self.bands.reflectance(image),
             bands=self.bands,
             ids=tuple(self.ids[i] for i in chosen),
             classes=self.classes,

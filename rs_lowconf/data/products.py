@@ -15,9 +15,6 @@ from typing import cast
 from rs_lowconf.bands import Level
 from rs_lowconf.errors import DataError
 
-PRODUCT_SCALE = 10_000.0
-"""Digital numbers per unit of reflectance in all products."""
-
 _WITH_OFFSET = (4, 0)
 """The first baseline whose digital numbers are 1000 too high: RADIO_ADD_OFFSET, BOA_ADD_OFFSET."""
 _OFFSET = -1000.0

@@ -103,7 +103,7 @@ def picture_warnings(bands: BandSpec, ranges: Mapping[str, BandRange]) -> list[s
         for name, band in ranges.items()
         if band.median > (_VISIBLE_USUAL if name in TRUE_COLOUR else _MOST_USUAL)
     ]
-    white = (255 + bands.dn_offset) / bands.scale
+    white = bands.reflectance(255.0)
     if brightest < _DIM:
         return [
             f"99 % of all values are below {brightest:.4f}: probably data.reflectance ends at too "

@@ -38,8 +38,7 @@ class StoredView:
     ) -> UInt8[np.ndarray, "b h w 3"]:
         """Return tiles of the source with the bytes of its files."""
         shown = self.rendering.bands
-        numbers = image[:, list(bands.index_of(shown.names))] * shown.scale - shown.dn_offset
-        return _bytes(numbers)
+        return _bytes(shown.numbers(image[:, list(bands.index_of(shown.names))]))
 
     def generated(
         self, image: Float[Tensor, "b c h w"], bands: BandSpec

@@ -52,12 +52,11 @@ class Rendering:
         picked = image[:, list(bands.index_of(self.bands.names))]
         if not self.eight_bits:
             return picked
-        numbers = picked * self.bands.scale - self.bands.dn_offset
-        numbers = numbers.clamp(0, BYTE)
+        numbers = self.bands.numbers(picked).clamp(0, BYTE)
         # A picture of one band, or with a fourth beside its colours, has no colour differences.
         if self.chroma == "half" and len(self.bands) == 3:
             numbers = _half_chroma(numbers).clamp(0, BYTE)
-        return (numbers + self.bands.dn_offset) / self.bands.scale
+        return self.bands.reflectance(numbers)
 
 
 def rendering_of(section: Tiles, bands: BandSpec) -> Rendering:

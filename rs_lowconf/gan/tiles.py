@@ -22,8 +22,7 @@ Change = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b c h w"]]
 
 def rounded(image: Float[Tensor, "b c h w"], bands: BandSpec) -> Float[Tensor, "b c h w"]:
     """Return reflectance rounded to the digital numbers of a file."""
-    numbers = (image * bands.scale - bands.dn_offset).round()
-    return (numbers + bands.dn_offset) / bands.scale
+    return bands.reflectance(bands.numbers(image).round())
 
 
 class _HeldTiles(ABC):
@@ -110,7 +109,7 @@ class PictureTiles(_HeldTiles):
 
     def _reflectance(self, chosen: list[int]) -> Float[Tensor, "b c h w"]:
         numbers = torch.from_numpy(self._pictures[chosen].astype(np.float32))
-        return (numbers.permute(0, 3, 1, 2) + self.bands.dn_offset) / self.bands.scale
+        return self.bands.reflectance(numbers.permute(0, 3, 1, 2))
 
 
 class ChangedTiles:

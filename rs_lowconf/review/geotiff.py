@@ -21,7 +21,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import rasterio
-from jaxtyping import Float, Float32, Shaped, UInt8, UInt16
+from jaxtyping import Float32, Shaped, UInt8, UInt16
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter, MemoryFile
 from rasterio.transform import Affine
@@ -31,9 +31,6 @@ from rs_lowconf.errors import DataError, ReviewError
 from rs_lowconf.grid import Grid
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.runs import replacing, write_text
-
-DN_SCALE = 10_000
-"""Digital numbers per unit of reflectance in every tile of a package."""
 
 NO_CONFIDENCE = -1.0
 """Nodata of confidence."""
@@ -59,21 +56,6 @@ class Tile:
 
     grid: Grid | None
     """Where the tile lies; None without georeference."""
-
-
-def to_digital_numbers(reflectance: Float[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:
-    """Return round(reflectance x 10000), clipped to 1..65535, because 0 means no data.
-
-    Raises:
-        DataError: a value is NaN or infinite, so there is nothing to write.
-    """
-    if not np.isfinite(reflectance).all():
-        raise DataError(
-            f"{int((~np.isfinite(reflectance)).sum())} reflectance values are NaN or infinite",
-            expected="finite reflectance",
-        )
-    scaled = np.rint(reflectance.astype(np.float64) * DN_SCALE)
-    return np.clip(scaled, 1, np.iinfo(np.uint16).max).astype(np.uint16)
 
 
 def synthetic_tags(attribution: str) -> dict[str, str]:

@@ -44,7 +44,6 @@ silently and loses decisions.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -52,7 +51,7 @@ from xml.etree import ElementTree as ET
 
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.folders import whole_folder
-from rs_lowconf.review import geopackage, geotiff, project, style
+from rs_lowconf.review import geopackage, project, style
 from rs_lowconf.review.composites import composites_of
 from rs_lowconf.review.context import write_context
 from rs_lowconf.review.fields import (
@@ -167,9 +166,7 @@ def write_package(
                 "target_classes": list(target_classes),
                 **({"pixel_classes": list(pixel_classes)} if pixel_classes else {}),
                 # Whatever the source's scale and offset were, the tiles hold x 10000.
-                "bands": replace(
-                    samples[0].bands, scale=float(geotiff.DN_SCALE), dn_offset=0.0
-                ).to_json(),
+                "bands": samples[0].bands.as_stored.to_json(),
                 "stretch": {
                     composite.caption: {
                         "bands": list(composite.bands),

@@ -105,7 +105,7 @@ class Generated:
     """`found` passed the gate, `audit` was rejected by it, `real` is a hidden observation."""
 
     pixels: UInt16[np.ndarray, "c h w"]
-    """Reflectance x 10000, at least 1 (see `geotiff.to_digital_numbers`)."""
+    """Reflectance x 10000, at least 1 (see `stored.stored_numbers`)."""
 
     bands: BandSpec
     """What the channels of `pixels` hold."""

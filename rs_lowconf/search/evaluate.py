@@ -1,9 +1,7 @@
 """Latents to scores: generator, target and gate in padded micro-batches of one fixed size.
 
-Kernels depend on the batch's shape, so a sample computed in a batch of 3 differs in its last
-bits from the same sample in a batch of 16. A fixed, padded shape makes it independent of what else
-is in the batch (and of its position, with the settings of the matrix library in
-`rs_lowconf.determinism`); a stored tile is always scored alone.
+A sample is then independent of what else is in its batch (and of its position, with the settings
+of the matrix library in `rs_lowconf.determinism`); a stored tile is always scored alone.
 """
 
 import copy
@@ -16,13 +14,12 @@ from jaxtyping import Bool, Float, Int, UInt16
 from torch import Tensor
 from torch.nn import functional as F
 
-from rs_lowconf.asking import ask, require_answers
+from rs_lowconf.asking import CountedTarget, require_answers
+from rs_lowconf.batches import fixed_batches
 from rs_lowconf.search.gate import Gate, GatePart
 from rs_lowconf.search.reading import Answer, Reading
+from rs_lowconf.stored import reflectance_of, stored_numbers
 from rs_lowconf.types import TargetModel, TileGenerator
-
-EXPORT_SCALE = 10_000.0
-
 
 Limit = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Bool[Tensor, " b"]]
 """Whether tiles are eligible at all, given the index of their condition."""
@@ -42,7 +39,7 @@ class Scores:
     evaluations: int
     """Evaluations of the target that each tile cost: 0 if a guide answered."""
     pixels: UInt16[Tensor, "b c h w"]
-    """The tiles as stored in a file: reflectance x 10,000."""
+    """The tiles as stored in a file; see `stored_numbers`."""
     gradient: Float[Tensor, "b d"] | None
     """Gradient of the energy with respect to the latent; None when not asked for."""
     unanswered: Mapping[int, str]
@@ -118,7 +115,8 @@ class Evaluator:
             device: where the networks are.
         """
         self.generator = generator
-        self.target = target
+        self.target = CountedTarget(target)
+        """Shared by all evaluators made from this one."""
         self.gate = gate
         self._features = features
         self._target_channels = list(target_channels)
@@ -213,12 +211,8 @@ class Evaluator:
             ModelError: the target has no answer for any of the tiles, and they are not just a few.
         """
         parts = [
-            self._micro(
-                z[start : start + self._micro_batch],
-                label[start : start + self._micro_batch],
-                gradient,
-            )
-            for start in range(0, len(z), self._micro_batch)
+            self._micro(latents, conditions, count, gradient=gradient)
+            for count, (latents, conditions) in fixed_batches(self._micro_batch, z, label)
         ]
         gradients = [part.gradient for part in parts if part.gradient is not None]
         unanswered = {
@@ -282,8 +276,7 @@ class Evaluator:
         Only of a target that predicts one class per pixel. It does not count as an evaluation, as
         the tile was evaluated before.
         """
-        prediction = self.target.predict(self._image(pixels)[:, self._target_channels])
-        self.target.evaluations -= 1
+        prediction = self.target.model.predict(self._image(pixels)[:, self._target_channels])
         best = prediction[0].max(dim=0)
         return best.indices.cpu(), best.values.exp().cpu()
 
@@ -293,16 +286,15 @@ class Evaluator:
         return self._features(self._image(pixels))[0].cpu()
 
     def _image(self, pixels: UInt16[Tensor, "c h w"]) -> Float[Tensor, "1 c h w"]:
-        return (pixels.float() / EXPORT_SCALE)[None].to(self._device)
+        return reflectance_of(pixels)[None].to(self._device)
 
-    def _micro(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], gradient: bool) -> Scores:
+    def _micro(
+        self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], count: int, *, gradient: bool
+    ) -> Scores:
+        """Score the first `count` tiles of a batch."""
         self._before_batch()
-        count = len(z)
-        padding = self._micro_batch - count
-        # Padding rows repeat the first one; their scores are dropped.
-        row = torch.cat([torch.arange(count), torch.zeros(padding, dtype=torch.long)])
-        leaf = z[row].to(self._device).requires_grad_(gradient)
-        labels = label[row].to(self._device)
+        leaf = z.to(self._device).requires_grad_(gradient)
+        labels = label.to(self._device)
         rows, unanswered = list(range(count)), dict[int, str]()
         with torch.set_grad_enabled(gradient):
             image = self.generator(leaf, labels)
@@ -311,11 +303,7 @@ class Evaluator:
                 log_odds = guide(image, labels)
                 confidence = log_odds.sigmoid()
             else:
-                before = self.target.evaluations
-                asked = ask(self.target.predict, image[:, self._target_channels], count)
-                # Padding, and repeating a batch without unanswered tiles, cost time but are not
-                # counted as evaluations of the target.
-                self.target.evaluations = before + count
+                asked = self.target.ask(image[:, self._target_channels], count)
                 rows, prediction = asked.rows, asked.log_probability
                 unanswered = {tile: why.reason for tile, why in asked.without.items()}
                 log_odds = confidence = torch.empty(0, device=self._device)
@@ -351,8 +339,3 @@ def _placed(
 
 def _nothing() -> None:
     """Do nothing."""
-
-
-def stored_numbers(image: Float[Tensor, "b c h w"]) -> UInt16[Tensor, "b c h w"]:
-    """Return reflectance x 10,000 as stored: at least 1, because 0 is nodata."""
-    return (image * EXPORT_SCALE).round().clamp(1, 65_535).to(torch.uint16)

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
+from rs_lowconf.batches import fixed_batches
 from rs_lowconf.search.prior import PriorShell
 from rs_lowconf.settings import InversionSettings
+from rs_lowconf.stored import as_stored
 from rs_lowconf.types import TileGenerator
 
 Encode = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b d"]]
@@ -55,13 +56,9 @@ class Inverter:
                 the encoder's latent reproduces the tile best.
         """
         found = []
-        for start in range(0, len(image), self.micro_batch):
-            some = image[start : start + self.micro_batch]
-            padding = self.micro_batch - len(some)
-            row = torch.cat([torch.arange(len(some)), torch.zeros(padding, dtype=torch.long)])
-            labels = label[start : start + self.micro_batch]
-            found.append(self._batch(some[row].to(self.device), labels[row].to(self.device)))
-            found[-1] = tuple(part[: len(some)].cpu() for part in found[-1])
+        for count, (some, labels) in fixed_batches(self.micro_batch, image, label):
+            batch = self._batch(some.to(self.device), labels.to(self.device))
+            found.append([part[:count].cpu() for part in batch])
         z, conditions, drawn = (torch.cat(parts) for parts in zip(*found, strict=True))
         return Inversion(z=z, label=conditions, image=drawn)
 
@@ -87,7 +84,7 @@ class Inverter:
             with torch.no_grad():
                 leaf.copy_(self.shell.project(leaf))
         with torch.no_grad():
-            drawn = stored_numbers(self.generator(best, label)).float() / EXPORT_SCALE
+            drawn = as_stored(self.generator(best, label))
         return best, label, drawn
 
     @torch.no_grad()

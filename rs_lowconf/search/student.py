@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
-from rs_lowconf.search.evaluate import EXPORT_SCALE, Evaluator
+from rs_lowconf.search.evaluate import Evaluator
 from rs_lowconf.search.prior import PriorShell, draw_latent
 from rs_lowconf.seeds import forked_rng, seed_of
+from rs_lowconf.stored import reflectance_of
 
 KIND = "student"
 _BATCH = 32
@@ -217,7 +218,7 @@ def _fit(
 ) -> None:
     device = student.centre.device
     odds = compressed(odds)
-    image = pixels.float() / EXPORT_SCALE
+    image = reflectance_of(pixels)
     if round_ == 0:
         student.centre.copy_(image.mean((0, 2, 3))[:, None, None])
         student.spread.copy_(image.std((0, 2, 3))[:, None, None].clamp_min(1e-6))
@@ -258,7 +259,7 @@ def _correlation(student: Student, pixels: Tensor, odds: Float[Tensor, " n"]) ->
     label = torch.zeros(_BATCH, dtype=torch.long, device=device)
     guess = torch.cat(
         [
-            student(part.float().to(device) / EXPORT_SCALE, label[: len(part)]).cpu()
+            student(reflectance_of(part).to(device), label[: len(part)]).cpu()
             for part in torch.split(pixels, _BATCH)
         ]
     )

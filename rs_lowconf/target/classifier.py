@@ -85,7 +85,6 @@ class Classifier:
         self.batch_size = batch_size
         self.bands = spec.bands
         self.classes = spec.classes
-        self.evaluations = 0
 
     def predict(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Return log-probabilities at the calibrated temperature, on the network's device.
@@ -114,7 +113,6 @@ class Classifier:
                 f"the classifier is given tiles of shape {tuple(image.shape[1:])}",
                 expected=f"{shape} (bands, height, width)",
             )
-        self.evaluations += len(image)
         device = self.network.mean.device
         parts = [function(part.to(device)) for part in torch.split(image, self.batch_size)]
         return torch.cat(parts)

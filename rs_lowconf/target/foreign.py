@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rs_lowconf.bands import BandSpec
+from rs_lowconf.bands import PRODUCT_SCALE, BandSpec
 from rs_lowconf.boundary import in_a_line
 from rs_lowconf.errors import AnswerError, ModelError
 from rs_lowconf.settings import ModelFormat
@@ -23,7 +23,6 @@ from rs_lowconf.target.answers import (
 from rs_lowconf.target.windows import cut, mirrored, resized
 
 _PROBE_TILES = 3
-_DN_PER_REFLECTANCE = 10_000.0
 
 
 class ForeignTarget:
@@ -57,7 +56,6 @@ class ForeignTarget:
         """
         self.bands = BandSpec(names=settings.bands, level=settings.level)
         self.classes = settings.classes
-        self.evaluations = 0
         self._function = function
         self._settings = settings
         self._device = device
@@ -77,7 +75,6 @@ class ForeignTarget:
                 tile, class and pixel, whichever the probe found).
             AnswerError: for some tiles it is not finite, or does not match `target.output`.
         """
-        self.evaluations += len(image)
         size, answers = self._settings.batch_size, []
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             for start in range(0, len(image), size):
@@ -105,7 +102,7 @@ class ForeignTarget:
         side = settings.input_size or image.shape[-1]
         window = self._fit(image, side)
         if settings.input == "digital_numbers":
-            window = window * _DN_PER_REFLECTANCE
+            window = window * PRODUCT_SCALE
         output = self._answer((window - self._mean) / self._std)
         return _checked(output, (len(image), len(self.classes)), (side, side))
 

@@ -139,7 +139,6 @@ class Segmenter:
         self.batch_size = batch_size
         self.bands = spec.bands
         self.classes = spec.classes
-        self.evaluations = 0
 
     def predict(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         """Return log-probabilities of every pixel, on the network's device.
@@ -155,7 +154,6 @@ class Segmenter:
                 f"the segmenter is given tiles of shape {tuple(image.shape[1:])}",
                 expected=f"{len(self.bands)} bands and sides that are multiples of {_STEP}",
             )
-        self.evaluations += len(image)
         device = self.network.mean.device
         parts = [self.network(part.to(device)) for part in torch.split(image, self.batch_size)]
         return log_probabilities(torch.cat(parts), self.temperature)

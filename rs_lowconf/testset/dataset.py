@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 
 from rs_lowconf.bands import TRUE_COLOUR
 from rs_lowconf.errors import DataError
-from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+from rs_lowconf.review.geotiff import read_tile
+from rs_lowconf.stored import reflectance_of
 from rs_lowconf.testset.read import read_release
 
 _WHITE = 0.3
@@ -66,7 +66,7 @@ class ReviewedTiles(NonGeoDataset):
         tile = self.release.tiles[index]
         pixels = read_tile(tile.path).pixels[self._channels]
         sample = {
-            "image": torch.from_numpy(pixels.astype(np.float32) / DN_SCALE),
+            "image": reflectance_of(pixels),
             "label": torch.tensor(self.classes.index(tile.class_name)),
             "sample_id": tile.sample_id,
         }

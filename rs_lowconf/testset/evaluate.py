@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.errors import ModelError
-from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.shares import share_of
+from rs_lowconf.stored import reflectance_of
 from rs_lowconf.testset.release import WARNING, Release, ReleaseTile
 from rs_lowconf.types import TargetModel
 from rs_lowconf.vocabulary import class_list, join
@@ -109,8 +110,7 @@ def _predict(
         for first in range(0, len(tiles), _BATCH):
             some = tiles[first : first + _BATCH]
             pixels = np.stack([read_tile(tile.path).pixels[channels] for tile in some])
-            image = torch.from_numpy(pixels.astype(np.float32) / DN_SCALE)
-            parts.append(target.predict(image).cpu())
+            parts.append(target.predict(reflectance_of(pixels)).cpu())
     return torch.cat(parts)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError, OutputError
 from rs_lowconf.folders import whole_folder
 from rs_lowconf.review.composites import composites_of
-from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.style import tile_style
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.testset.checksums import write_checksums
@@ -67,7 +67,7 @@ def write_release(
     ordered = sorted(tiles, key=lambda tile: (classes.index(tile.class_name), tile.sample_id))
     before = None if parent is None else read_release(parent)
     # Tiles are stored as x 10000, whatever the scale and offset of the source.
-    bands = replace(bands, scale=float(DN_SCALE), dn_offset=0.0)
+    bands = bands.as_stored
     exists = OutputError(
         f"{folder} exists already; a release never changes", remedy="name the next version"
     )

@@ -37,12 +37,12 @@ from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.runs import replacing, sha256_of
 from rs_lowconf.search.archive import most_diverse
 from rs_lowconf.search.calibration import CRITIC
-from rs_lowconf.search.evaluate import stored_numbers
 from rs_lowconf.search.journal import Journal
 from rs_lowconf.search.loop import Found, Tile, Trajectory
 from rs_lowconf.search.neighbours import features_of, nearest, same_class
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
+from rs_lowconf.stored import stored_numbers
 from rs_lowconf.version import __version__
 from rs_lowconf.workflows.records import LeftOut, Step, Work
 

@@ -13,7 +13,6 @@ from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.source_critics import owners
 from rs_lowconf.gan.train_sources import TrainingSource
 from rs_lowconf.models import check_same, views_of
-from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
 from rs_lowconf.search.fitted import (
     Features,
     FittedGate,
@@ -30,6 +29,7 @@ from rs_lowconf.search.fitted import (
 from rs_lowconf.search.gate import require_enough
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import GanSettings, Settings
+from rs_lowconf.stored import as_stored
 from rs_lowconf.workflows.gate_kinds import Draw, Drawn, kinds_of
 from rs_lowconf.workflows.records import Step, Work, counted
 from rs_lowconf.workflows.training import open_sources
@@ -241,7 +241,7 @@ def _seen(
     for start in range(0, number, _BATCH):
         image = draw(range(start, min(number, start + _BATCH)))
         if stored:
-            image = stored_numbers(image).float() / EXPORT_SCALE
+            image = as_stored(image)
         for name, view in views.items():
             parts[name].append(view(image))
         yield len(image)

@@ -21,11 +21,12 @@ from rs_lowconf.gan.negatives import phase_scrambled, shuffled_blocks
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.tiles import fit_gaussian
 from rs_lowconf.gan.train_sources import TrainingSource
-from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.rounds import judged_samples
 from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
+from rs_lowconf.stored import reflectance_of
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +216,7 @@ def _read(
         log.warning(
             "left out: %d stored tiles of other bands or classes", len(tiles) - len(fitting)
         )
-    stored = [torch.from_numpy(tile.pixels.astype("float32")) / DN_SCALE for tile in fitting]
+    stored = [reflectance_of(tile.pixels) for tile in fitting]
     labels = [generator.classes.index(tile.tags["RSLOW_CONDITION"]) for tile in fitting]
     blank = torch.empty(0, len(generator.bands), 0, 0)
     return torch.stack(stored) if stored else blank, torch.tensor(labels, dtype=torch.long)

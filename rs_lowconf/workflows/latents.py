@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rs_lowconf.asking import ask, require_most
 from rs_lowconf.batch.jobs import TargetOf
+from rs_lowconf.batches import fixed_batches
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import ModelError
 from rs_lowconf.estimate.rare import Score
@@ -65,20 +66,19 @@ class Law:
         """
         index, size = self.generator.classes.index(name), self.micro_batch
         label = torch.full((size,), index, device=self.device)
-        found = []
-        for part in torch.split(torch.from_numpy(z).float(), size):
-            # Padded, so that an answer is the same in any company; see `search.evaluate`.
-            row = torch.arange(size).where(torch.arange(size) < len(part), 0)
-            image = self.generator(part[row].to(self.device), label)
-            said = ask(self.target.predict, image[:, list(self.channels)], len(part))
-            own = torch.full((len(part), len(self.target.classes)), torch.nan)
-            if said.log_probability is not None:
-                own[said.rows] = said.log_probability[: len(said.rows)].cpu()
-            self.unanswered.update(said.reasons)
-            found.append(own)
+        answers = torch.full((len(z), len(self.target.classes)), torch.nan)
+        start = 0
+        for count, (part,) in fixed_batches(size, torch.from_numpy(z).float()):
+            image = self.generator(part.to(self.device), label)
+            asked = ask(self.target.predict, image[:, list(self.channels)], count)
+            if asked.log_probability is not None:
+                rows = start + torch.tensor(asked.rows)
+                answers[rows] = asked.log_probability[: len(asked.rows)].cpu()
+            self.unanswered.update(asked.reasons)
+            start += count
         self.asked[name] += len(z)
         require_most(self.unanswered, self.asked.total())
-        return torch.cat(found)
+        return answers
 
     def confidence(self, name: str) -> Score:
         """Return the log-odds of the confidence in tiles of a condition.

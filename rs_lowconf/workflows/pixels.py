@@ -20,7 +20,6 @@ from rs_lowconf.device import choose_device
 from rs_lowconf.errors import DataError, ModelError, SettingsError
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.places import model_path
-from rs_lowconf.review.geotiff import to_digital_numbers
 from rs_lowconf.review.ids import package_id, sample_ids
 from rs_lowconf.review.package import place_for
 from rs_lowconf.review.publish import publish
@@ -28,6 +27,7 @@ from rs_lowconf.review.samples import Observed
 from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.runs import replacing
 from rs_lowconf.settings import Settings
+from rs_lowconf.stored import stored_numbers
 from rs_lowconf.target.load import check_fit, load_target
 from rs_lowconf.types import TargetModel, TileBatch
 from rs_lowconf.vocabulary import class_list, join
@@ -233,7 +233,7 @@ def write_pixel_packages(
             samples.append(
                 Observed(
                     sample_id=names[name],
-                    pixels=to_digital_numbers(image.numpy()),
+                    pixels=stored_numbers(image).numpy(),
                     bands=source.bands,
                     label=None,
                     prediction=None,

@@ -42,11 +42,12 @@ from rs_lowconf.gan.source_quality import (
 from rs_lowconf.gan.tiles import at_most
 from rs_lowconf.models import GeneratorModel, load_gate
 from rs_lowconf.places import model_path
-from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.runs import output_errors, sha256_of
 from rs_lowconf.search.gate import Gate
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import PictureData, Settings, further_sources
+from rs_lowconf.stored import reflectance_of
 from rs_lowconf.target.load import check_fit
 from rs_lowconf.types import TileSource
 from rs_lowconf.workflows.quality_classifiers import cas_on_pictures
@@ -382,8 +383,8 @@ def found_tiles(search: Path, bands: BandSpec) -> Iterator[tuple[Float[Tensor, "
     for row in rows:
         tile = read_tile(search / row["tile"])
         held = BandSpec(names=tile.names, level=bands.level)
-        pixels = tile.pixels[list(held.index_of(bands.names))].astype(np.float32)
-        yield torch.from_numpy(pixels)[None] / DN_SCALE, row["condition"]
+        pixels = tile.pixels[list(held.index_of(bands.names))]
+        yield reflectance_of(pixels)[None], row["condition"]
 
 
 def _look(

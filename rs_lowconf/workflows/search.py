@@ -145,7 +145,7 @@ class SearchRun:
             ModelError: the target has no answer to most tiles.
         """
         evaluator = self._models.evaluator.watched(self._look)
-        target = self._models.target
+        target = evaluator.target
         before, counted = target.evaluations, 0
         try:
             student = None

@@ -24,7 +24,7 @@ from rs_lowconf.gan.train import GanTraining
 from rs_lowconf.gan.train import train as gan_steps
 from rs_lowconf.models import checksums, features_in, views_of
 from rs_lowconf.places import model_path, newest_update, update_folder
-from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.rounds import Judged, judged_samples, refuse_masks, round_reports
 from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.runs import RunFolder, sha256_of, write_json
@@ -34,6 +34,7 @@ from rs_lowconf.search.head import fit_head
 from rs_lowconf.search.taught import teach_gate
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import GanSettings, Settings
+from rs_lowconf.stored import reflectance_of
 from rs_lowconf.target.classifier import load_classifier
 from rs_lowconf.types import TileSource
 from rs_lowconf.vocabulary import class_list, class_name, require, vocabulary
@@ -230,7 +231,7 @@ def _reviews(
         tile = read_tile(path)
         if sha256_of(path) != judged[name].sent.sha256:
             raise ReviewError(f"{path} was edited since it was exported", remedy="restore it")
-        images.append(torch.from_numpy(tile.pixels.astype("float32")) / DN_SCALE)
+        images.append(reflectance_of(tile.pixels))
     conditions = vocabulary(
         "the reviewed samples", [judged[name].sent.condition for name in chosen], error=ReviewError
     )

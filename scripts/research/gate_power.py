@@ -25,11 +25,11 @@ from rs_lowconf.gan.negatives import phase_scrambled, shuffled_blocks
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.models import views_of
 from rs_lowconf.runs import write_json, write_text
-from rs_lowconf.search.evaluate import EXPORT_SCALE, stored_numbers
 from rs_lowconf.search.fitted import FittedGate, Kind, dropped, judged
 from rs_lowconf.search.gate import rank_of
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import GanSettings, Settings, load
+from rs_lowconf.stored import as_stored
 from rs_lowconf.workflows.fit_gate import fit_gate
 from rs_lowconf.workflows.records import finish
 from rs_lowconf.workflows.training import open_sources
@@ -111,7 +111,7 @@ def sheet(
         while drawn < MOST_DRAWN and min(len(passed), len(lost)) < SHOWN:
             seed = seed_of(settings.run.seed, "gate sheet", label, drawn)
             image = sample(generator, torch.full((32,), label), seed)
-            image = stored_numbers(image).float() / EXPORT_SCALE
+            image = as_stored(image)
             tiles = Kind(
                 seen={own: view(image) for own, view in views.items()},
                 labels=torch.full((32,), label),

@@ -49,7 +49,7 @@ from rs_lowconf.gan.judge import train_judge
 from rs_lowconf.gan.model import load_critic, load_model, save_critic
 from rs_lowconf.measures import radial_power
 from rs_lowconf.places import model_path
-from rs_lowconf.review.geotiff import DN_SCALE, read_tile
+from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.rounds import round_reports
 from rs_lowconf.review.store import STORE, ReviewStore
@@ -57,6 +57,7 @@ from rs_lowconf.runs import write_json, write_text
 from rs_lowconf.search.parts import fit_spectra
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import ClassifierSettings, GateSettings, Settings, load
+from rs_lowconf.stored import as_stored, reflectance_of
 from rs_lowconf.target.classifier import Classifier, load_classifier, save_classifier
 from rs_lowconf.target.train import train_classifier
 
@@ -93,7 +94,7 @@ class Reviewer:
         with closing(sqlite3.connect(folder / "review.gpkg")) as database, database:
             for answer in reviewed.answers:
                 pixels = read_tile(folder / "tiles" / f"{answer.sample_id}.tif").pixels
-                image = torch.from_numpy(pixels.astype(np.float32) / DN_SCALE)[None]
+                image = reflectance_of(pixels)[None]
                 name = self._namer.predict(image)[0].argmax()
                 scores = self._scores(image, name[None])
                 real = all(
@@ -142,8 +143,7 @@ class Reviewer:
 
 def texture_of(image: Tensor, bands: BandSpec) -> Tensor:
     """Return the logarithm of each band's power in rings of frequencies, n f."""
-    stored = (image * DN_SCALE).round() / DN_SCALE
-    power = radial_power(stored)  # n c r, from 1 cycle a tile on
+    power = radial_power(as_stored(image))  # n c r, from 1 cycle a tile on
     rings = [
         power[:, c, low - 1 : high - 1].mean(1)
         for c, name in enumerate(bands.names)

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
-from rs_lowconf.bands import Level
+from rs_lowconf.bands import PRODUCT_SCALE, Level
 from rs_lowconf.data.catalog.assets import BandAsset
 from rs_lowconf.data.catalog.items import Item, ItemError
 from rs_lowconf.data.declared import Statement, named
-from rs_lowconf.data.products import PRODUCT_SCALE, offset_from, product_in
+from rs_lowconf.data.products import offset_from, product_in
 from rs_lowconf.errors import DataError
 
 _LEVELS = ("processing:level", "s2:processing_level", "s2:product_type", "product:type")
