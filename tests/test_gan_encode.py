@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError
+from rs_lowconf.gan.beside import BesideRecord
 from rs_lowconf.gan.encode import Comparison, encoding, train_encoder
-from rs_lowconf.gan.judge import JudgeRecord
 from rs_lowconf.gan.model import load_encoder, save_encoder
 from rs_lowconf.gan.networks import Discriminator, Encoder, Generator
 from rs_lowconf.gan.spectral import spectral_basis
@@ -34,7 +34,7 @@ def networks() -> tuple[Generator, Discriminator]:
     return generator, critic
 
 
-def trained(images: int) -> tuple[list[JudgeRecord[Encoder]], Generator, Comparison]:
+def trained(images: int) -> tuple[list[BesideRecord[Encoder]], Generator, Comparison]:
     generator, critic = networks()
 
     def tiles(count: int, number: int, dice: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.augment import mask_gan_augmentations
 from rs_lowconf.errors import DataError, JobError, ModelError
+from rs_lowconf.gan.beside import BesideRecord
 from rs_lowconf.gan.figures import sample
-from rs_lowconf.gan.judge import JudgeRecord
+from rs_lowconf.gan.judge import train_mask_judge
 from rs_lowconf.gan.mask_figures import mask_figures, region_features
-from rs_lowconf.gan.mask_judge import train_mask_judge
 from rs_lowconf.gan.mask_losses import (
     class_loss,
     class_weights,
@@ -36,9 +36,10 @@ from rs_lowconf.gan.mask_model import (
 from rs_lowconf.gan.mask_networks import MaskDiscriminator
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures, overlaps
 from rs_lowconf.gan.mask_sheet import PALETTE, write_mask_sheets
-from rs_lowconf.gan.mask_train import MaskGanTraining, train_on_masks
+from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
 from rs_lowconf.gan.model import restore_state, save_state
+from rs_lowconf.gan.steps import train
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.search.calibration import critic_parts
 from rs_lowconf.search.gate import GatePart, scores_one_by_one
@@ -80,7 +81,7 @@ def trained() -> MaskGanTraining:
     steady = {"gamma": 0.1, "mix_weight": 10.0}
     fast = {"images": 960, "ema_images": 200, "learning_rate": 2e-3, **steady}
     training = start(SMALL.model_copy(update=fast), tile_size=16)
-    for _ in train_on_masks(training):
+    for _ in train(training, "mask_gan"):
         pass
     return training
 
@@ -273,7 +274,7 @@ def test_divergence_ends_the_training() -> None:
     with torch.no_grad():
         training.generator.draw.weight.fill_(torch.nan)
     with pytest.raises(JobError, match="mask_gan"):
-        next(train_on_masks(training))
+        next(train(training, "mask_gan"))
 
 
 @pytest.mark.slow
@@ -555,15 +556,15 @@ def test_the_judge_of_masks_learns_and_comes_back(trained: MaskGanTraining, tmp_
     recipe = SMALL.model_copy(update={"gamma": 0.1})
     generator = MaskedGenerator(trained.average, bank_of(source)).generator
 
-    def train(seed: int) -> Iterator[JudgeRecord[MaskDiscriminator]]:
+    def judges(seed: int) -> Iterator[BesideRecord[MaskDiscriminator]]:
         augment = mask_gan_augmentations(AugmentSettings())
         return train_mask_judge(
             generator, source, own, recipe, augment=augment, seed=seed, device=CPU
         )
 
-    records = list(train(3))
+    records = list(judges(3))
     losses = [record.loss for record in records]
-    again, other = ([record.loss for record in islice(train(seed), 5)] for seed in (3, 4))
+    again, other = ([record.loss for record in islice(judges(seed), 5)] for seed in (3, 4))
     assert losses[:5] == again != other
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     bank = bank_of(source)

@@ -16,7 +16,8 @@ from rs_lowconf.gan.judge import train_judge
 from rs_lowconf.gan.model import load_model, restore_state, save_model, save_state
 from rs_lowconf.gan.networks import Discriminator, Generator
 from rs_lowconf.gan.sheet import write_sheets
-from rs_lowconf.gan.train import GanTraining, gradient_penalty, train
+from rs_lowconf.gan.steps import train
+from rs_lowconf.gan.train import GanTraining, gradient_penalty
 from rs_lowconf.settings import GanSettings, GateSettings
 from rs_lowconf.types import Augmentation, Critic
 from tests.fakes import FakeSource

@@ -4,7 +4,6 @@ It is trained after the generator and does not change it. The inversion of a til
 output; otherwise it would start at the best of many random latents.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 
@@ -12,15 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rs_lowconf.errors import JobError
+from rs_lowconf.gan.beside import BesideRecord, Lesson, train_beside
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.feature_critic import TextureCritic
-from rs_lowconf.gan.judge import JudgeRecord
 from rs_lowconf.gan.mask_networks import MaskDiscriminator
 from rs_lowconf.gan.masks import MaskCritic
 from rs_lowconf.gan.networks import Discriminator, Encoder
 from rs_lowconf.gan.source_critics import SourcesCritic
-from rs_lowconf.gan.steps import follow
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import EncoderSettings, GeneratorSettings
 
@@ -126,7 +123,7 @@ def train_encoder(  # noqa: PLR0917 - generator, tiles, recipe, chance, place: t
     settings: EncoderSettings,
     seed: int,
     device: torch.device,
-) -> Iterator[JudgeRecord[Encoder]]:
+) -> Iterator[BesideRecord[Encoder]]:
     """Train an encoder of the latents of a finished generator; the weight average counts.
 
     Half of each batch are training tiles. The other half are generated, of which the latents are
@@ -147,12 +144,9 @@ def train_encoder(  # noqa: PLR0917 - generator, tiles, recipe, chance, place: t
     """
     with forked_rng(seed_of(seed, "encoder", "weights")):
         encoder = Encoder(recipe, bands=unlike.bands).to(device)
-    average = copy.deepcopy(encoder).requires_grad_(requires_grad=False)
-    optimiser = torch.optim.Adam(encoder.parameters(), lr=settings.learning_rate)
     half = math.ceil(settings.batch_size / 2)
-    steps = math.ceil(settings.images / half)
-    for number in range(steps):
-        rng = torch.Generator().manual_seed(seed_of(seed, "encoder", "step", number))
+
+    def lesson(number: int, rng: torch.Generator) -> Lesson:
         real, condition = tiles(half, number, rng)
         latent = project(torch.randn(half, _dim(recipe, real), generator=rng)).to(device)
         with torch.no_grad():
@@ -162,19 +156,19 @@ def train_encoder(  # noqa: PLR0917 - generator, tiles, recipe, chance, place: t
         again = draw(found, torch.cat([condition, condition]))
         known = (found[half:] - latent).square().mean()
         loss = unlike(again, image).mean() + settings.latent_weight * known
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * number / steps)) / 2
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
-        optimiser.step()
-        images = (number + 1) * half
-        follow(average, encoder, settings, images)
-        if not math.isfinite(loss.item()):
-            raise JobError(
-                f"training of the encoder diverged after {images:,} images",
-                remedy="lower encoder.learning_rate",
-            )
-        yield JudgeRecord(images=images, loss=loss.item(), average=average)
+        return Lesson(total=loss, loss=loss)
+
+    return train_beside(
+        encoder,
+        lesson,
+        settings,
+        seed=seed,
+        stream=("encoder", "step"),
+        real=half,
+        momentum=0.9,
+        cosine=True,
+        diverged=("training of the encoder", "lower encoder.learning_rate"),
+    )
 
 
 def encoding(

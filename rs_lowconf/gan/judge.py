@@ -4,44 +4,30 @@ The generator was trained to satisfy its discriminator, and the search's energy 
 discriminator; neither can judge how real a searched tile is. This critic took part in neither.
 """
 
-import copy
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional as F
 
-from rs_lowconf.errors import JobError
+from rs_lowconf.gan.beside import BesideRecord, Lesson, train_beside
+from rs_lowconf.gan.mask_losses import critic_losses
+from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator
+from rs_lowconf.gan.mask_train import MaskShow
 from rs_lowconf.gan.networks import Discriminator
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.spectral import spectral_basis
-from rs_lowconf.gan.steps import follow, some_tiles
-from rs_lowconf.gan.train import BalancedDraw, gradient_penalty
+from rs_lowconf.gan.steps import some_tiles
+from rs_lowconf.gan.train import BalancedDraw, gradient_penalty, seen_pair
 from rs_lowconf.seeds import forked_rng, seed_of
-from rs_lowconf.settings import GateSettings
-from rs_lowconf.types import Augmentation, TileSource
+from rs_lowconf.settings import GateSettings, MaskGanSettings
+from rs_lowconf.types import Augmentation, MaskAugmentation, MaskSource, TileSource
 
 _WHITENING = 0.01
 _PENALTY_EVERY = 8
-
-
-D = TypeVar("D", bound=nn.Module)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class JudgeRecord(Generic[D]):
-    """One training step of a network that is trained beside a finished generator."""
-
-    images: int
-    """Real tiles shown so far."""
-    loss: float
-    """Of a discriminator, in nats: the mean over real and generated tiles, so that log 2 is chance,
-    or the sum where each pixel is judged. Of an encoder: see `encode.Comparison`."""
-    average: D
-    """The weight average so far; training still updates it, so copy it to keep it."""
+_DIVERGED = "training of the critic"
 
 
 def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order of the work
@@ -51,7 +37,7 @@ def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order 
     augment: tuple[Augmentation, Augmentation],
     seed: int,
     device: torch.device,
-) -> Iterator[JudgeRecord[Discriminator]]:
+) -> Iterator[BesideRecord[Discriminator]]:
     """Train a new discriminator to distinguish training tiles from generated ones, by class.
 
     Logistic loss with both zero-centred gradient penalties; the weight average counts.
@@ -77,35 +63,104 @@ def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order 
             "basis": spectral_basis(some_tiles(source, seed), source.bands, _WHITENING),
         }
         judge = Discriminator(settings.width, **shape).to(device)
-    average = copy.deepcopy(judge).requires_grad_(requires_grad=False)
-    optimiser = torch.optim.Adam(judge.parameters(), lr=settings.learning_rate, betas=(0.0, 0.99))
     weight = settings.gamma / 2 * 3 / len(source.bands) * _PENALTY_EVERY
-    for number in range(math.ceil(settings.images / settings.batch_size)):
-        rng = torch.Generator().manual_seed(seed_of(seed, "critic", "step", number))
+
+    def lesson(number: int, rng: torch.Generator) -> Lesson:
         label, chosen = draw(settings.batch_size, rng)
         z = torch.randn(settings.batch_size, generator.latent_dim, generator=rng).to(device)
         label = label.to(device)
         with torch.no_grad():
             pair = (source.batch(chosen).image.to(device), generator(z, label))
-            seen = []
-            for kind, image, augmentation in zip(("real", "fake"), pair, augment, strict=True):
-                augmented = augmentation(image, seed_of(seed, "critic", "augment", kind, number))
-                dither = torch.rand(image.shape, generator=rng).to(device) - 0.5
-                seen.append(judge.components(augmented, dither))
-        both = torch.cat(seen)
-        real, fake = judge(both, label.repeat(2)).chunk(2)
-        loss = (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
-        total = loss
-        if number % _PENALTY_EVERY == 0:
-            total = loss + weight * gradient_penalty(judge, both, label.repeat(2))
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
-        optimiser.step()
-        images = (number + 1) * settings.batch_size
-        follow(average, judge, settings, images)
-        if not math.isfinite(loss.item()):
-            raise JobError(
-                f"training of the critic diverged after {images:,} images",
-                remedy="lower critic.learning_rate or raise critic.gamma",
+            both = seen_pair(
+                judge,
+                pair,
+                augment,
+                lambda kind: seed_of(seed, "critic", "augment", kind, number),
+                rng,
             )
-        yield JudgeRecord(images=images, loss=loss.item(), average=average)
+        label = label.repeat(2)
+        loss = total = logistic(judge(both, label))
+        if number % _PENALTY_EVERY == 0:
+            total = loss + weight * gradient_penalty(judge, both, label)
+        return Lesson(total=total, loss=loss)
+
+    return train_beside(
+        judge,
+        lesson,
+        settings,
+        seed=seed,
+        stream=("critic", "step"),
+        diverged=(_DIVERGED, "lower gate.learning_rate or raise gate.gamma"),
+    )
+
+
+def logistic(logits: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+    """Return the logistic loss of logits of which the first half are of real tiles."""
+    real, fake = logits.chunk(2)
+    return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
+
+
+def train_mask_judge(
+    generator: MaskGenerator,
+    source: MaskSource,
+    settings: GateSettings,
+    recipe: MaskGanSettings,
+    *,
+    augment: tuple[MaskAugmentation, MaskAugmentation],
+    seed: int,
+    device: torch.device,
+) -> Iterator[BesideRecord[MaskDiscriminator]]:
+    """Train a fresh discriminator on real tiles and generated ones of the same masks.
+
+    Args:
+        generator: finished and frozen.
+        source: the training split, in the generator's bands and classes.
+        settings: of network and training.
+        recipe: weights of penalty and consistency, as in the generator's training.
+        augment: symmetries of real tiles, and shifts and gains of both.
+        seed: the run's; the critic has a separate random stream.
+        device: where to compute.
+
+    Raises:
+        JobError: the loss is no longer a number.
+    """
+    turn, shift = augment
+    show = MaskShow(
+        source, turn=turn, augment=shift, seed=seed, stream="mask critic", device=device
+    )
+    with forked_rng(seed_of(seed, "mask critic", "weights")):
+        shape: dict[str, Any] = {
+            "bands": source.bands,
+            "classes": source.classes,
+            "tile_size": generator.tile_size,
+            "basis": spectral_basis(some_tiles(source, seed), source.bands, recipe.whitening),
+        }
+        judge = MaskDiscriminator(settings.width, **shape).to(device)
+
+    def lesson(number: int, rng: torch.Generator) -> Lesson:
+        real, mask = show.draw(settings.batch_size, number, rng)
+        z = torch.randn(len(real), generator.latent_dim, generator=rng).to(device)
+        with torch.no_grad():
+            fake = generator(z, mask)
+            seen_real, seen_mask = show.seen(judge, real, mask, number, rng)
+            seen_fake, _ = show.seen(judge, fake, mask, number, rng)
+        penalised = number % recipe.penalty_every == 0
+        losses = critic_losses(
+            judge,
+            judge,
+            (seen_real, seen_fake),
+            seen_mask,
+            mix_weight=recipe.mix_weight,
+            penalty_weight=recipe.gamma * recipe.penalty_every if penalised else 0.0,
+            rng=rng,
+        )
+        return Lesson(total=losses.total, loss=losses.adversarial)
+
+    return train_beside(
+        judge,
+        lesson,
+        settings,
+        seed=seed,
+        stream=("mask critic", "step"),
+        diverged=(_DIVERGED, "lower gate.learning_rate or raise mask_gan.gamma"),
+    )

@@ -1,8 +1,7 @@
 """Training of the generator of tiles with given masks: OASIS with zero-centred penalties."""
 
 import copy
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rs_lowconf.errors import DataError, JobError
+from rs_lowconf.errors import DataError
 from rs_lowconf.gan.mask_losses import (
     agreement,
     critic_losses,
@@ -240,22 +239,3 @@ class MaskGanTraining:
         with precision(self.settings, self._device):
             logits: Tensor = self.discriminator(components)
         return logits
-
-
-def train_on_masks(training: MaskGanTraining) -> Iterator[MaskStepRecord]:
-    """Yield a record after each step until the set number of images has been shown.
-
-    Raises:
-        JobError: a loss is no longer a number; earlier checkpoints remain valid.
-    """
-    while training.images < training.settings.images:
-        record = training.step()
-        if not math.isfinite(record.critic_loss + record.generator_loss):
-            raise JobError(
-                f"training diverged after {record.images:,} images (a loss is not finite)",
-                remedy=(
-                    "lower mask_gan.learning_rate or raise mask_gan.gamma, and train in a new "
-                    "run.dir"
-                ),
-            )
-        yield record

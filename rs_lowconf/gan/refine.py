@@ -2,19 +2,17 @@
 
 import copy
 from collections.abc import Iterator
-from itertools import count
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
-from rs_lowconf.errors import JobError
+from rs_lowconf.gan.beside import BesideRecord, Lesson, train_beside
 from rs_lowconf.gan.critic import RealismCritic
-from rs_lowconf.gan.judge import JudgeRecord
+from rs_lowconf.gan.judge import logistic
 from rs_lowconf.gan.networks import Discriminator
 from rs_lowconf.gan.pyramid import ClassGenerator
-from rs_lowconf.gan.train import BalancedDraw
+from rs_lowconf.gan.train import BalancedDraw, seen_pair
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import UpdateSettings
 from rs_lowconf.types import Augmentation, TileSource
@@ -32,7 +30,7 @@ def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the or
     settings: UpdateSettings,
     augment: tuple[Augmentation, Augmentation],
     seed: int,
-) -> Iterator[JudgeRecord[Discriminator]]:
+) -> Iterator[BesideRecord[Discriminator]]:
     """Continue training the last stage of a critic, with rejected tiles as half of the fakes.
 
     Both halves are drawn by class; a class without rejected tiles uses generated tiles only.
@@ -54,44 +52,31 @@ def refine_critic(  # noqa: PLR0917 - opponents, reviews, recipe, chance: the or
     device = next(judge.parameters()).device
     for name in LAST_STAGE:
         judge.get_submodule(name).requires_grad_(requires_grad=True)
-    free = [p for p in judge.parameters() if p.requires_grad]
-    average = copy.deepcopy(judge).requires_grad_(requires_grad=False)
-    optimiser = torch.optim.Adam(free, lr=settings.learning_rate, betas=(0.0, 0.99))
     draw, size = BalancedDraw(source), settings.batch_size
     by_class = [torch.nonzero(label == k)[:, 0] for k in range(len(source.classes))]
-    for number in count():
-        rng = torch.Generator().manual_seed(seed_of(seed, "refine", number))
-        chosen_label, chosen = draw(size, rng)
+
+    def lesson(number: int, rng: torch.Generator) -> Lesson:
+        drawn_label, chosen = draw(size, rng)
         z = torch.randn(size, generator.latent_dim, generator=rng).to(device)
         with torch.no_grad():
-            fake = generator(z, chosen_label.to(device))
+            fake = generator(z, drawn_label.to(device))
             for row in range(0, size, 2):
-                rejected_here = by_class[int(chosen_label[row])]
+                rejected_here = by_class[int(drawn_label[row])]
                 if len(rejected_here):
                     pick = rejected_here[torch.randint(len(rejected_here), (1,), generator=rng)]
                     fake[row] = rejected[pick][0].to(device)
             pair = (source.batch(chosen).image.to(device), fake)
-            seen = []
-            for kind, image, change in zip(("real", "fake"), pair, augment, strict=True):
-                augmented = change(image, seed_of(seed, "refine", kind, number))
-                dither = torch.rand(image.shape, generator=rng).to(device) - 0.5
-                seen.append(judge.components(augmented, dither))
-        logit = judge(torch.cat(seen), chosen_label.repeat(2).to(device))
-        real, unreal = logit.chunk(2)
-        loss = (F.softplus(-real).mean() + F.softplus(unreal).mean()) / 2
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
-        optimiser.step()
-        images = (number + 1) * size
-        keep = 0.5 ** (size / min(settings.ema_images, images / 4))
-        with torch.no_grad():
-            for slow, fast in zip(average.parameters(), judge.parameters(), strict=True):
-                slow.lerp_(fast, 1 - keep)
-        if not loss.isfinite():
-            raise JobError(
-                f"refining the critic diverged after {images:,} images",
-                remedy="lower update.learning_rate",
+            both = seen_pair(
+                judge, pair, augment, lambda kind: seed_of(seed, "refine", kind, number), rng
             )
-        yield JudgeRecord(images=images, loss=loss.item(), average=average)
-        if images >= settings.images:
-            return
+        loss = logistic(judge(both, drawn_label.repeat(2).to(device)))
+        return Lesson(total=loss, loss=loss)
+
+    return train_beside(
+        judge,
+        lesson,
+        settings,
+        seed=seed,
+        stream=("refine",),
+        diverged=("refining the critic", "lower update.learning_rate"),
+    )

@@ -1,15 +1,16 @@
 """Shared by all GAN trainings: optimiser, learning rate, weight average and state."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rs_lowconf.errors import ModelError
+from rs_lowconf.errors import JobError, ModelError
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.settings import EncoderSettings, GateSettings, GeneratorSettings
+from rs_lowconf.settings import EncoderSettings, GateSettings, GeneratorSettings, UpdateSettings
 from rs_lowconf.types import MaskSource, TileSource
 
 _BASIS_TILES = 1_000
@@ -51,7 +52,7 @@ def improve(optimisers: Iterable[torch.optim.Adam], loss: Float[Tensor, ""]) -> 
 def follow(
     average: nn.Module,
     module: nn.Module,
-    settings: GeneratorSettings | GateSettings | EncoderSettings,
+    settings: GeneratorSettings | GateSettings | EncoderSettings | UpdateSettings,
     images: int,
 ) -> None:
     """Update the weight average with the set half-life; faster during the first images."""
@@ -112,3 +113,56 @@ def some_tiles(source: TileSource | MaskSource, seed: int) -> Float[Tensor, "n c
     """Return random tiles, enough to fit the spectral basis."""
     rng = torch.Generator().manual_seed(seed_of(seed, "gan", "basis"))
     return source.batch(torch.randperm(len(source), generator=rng)[:_BASIS_TILES].tolist()).image
+
+
+class LossRecord(Protocol):
+    """Losses of a training step."""
+
+    @property
+    def images(self) -> int:
+        """Real tiles shown so far."""
+
+    @property
+    def critic_loss(self) -> float:
+        """Loss of the discriminator."""
+
+    @property
+    def generator_loss(self) -> float:
+        """Loss of the generator."""
+
+
+R_co = TypeVar("R_co", bound=LossRecord, covariant=True)
+
+
+class Training(Protocol[R_co]):
+    """The part of a GAN's training that `train` needs."""
+
+    images: int
+
+    @property
+    def settings(self) -> GeneratorSettings:
+        """Return how it is trained."""
+
+    def step(self) -> R_co:
+        """Show one batch."""
+
+
+def train(training: Training[R_co], section: str = "gan") -> Iterator[R_co]:
+    """Yield a record after each step until the set number of images has been shown.
+
+    Args:
+        training: of a GAN.
+        section: of the settings, which the error names.
+
+    Raises:
+        JobError: a loss is no longer a number; earlier checkpoints remain valid.
+    """
+    while training.images < training.settings.images:
+        record = training.step()
+        if not math.isfinite(record.critic_loss + record.generator_loss):
+            raise JobError(
+                f"training diverged after {record.images:,} images (a loss is not finite)",
+                remedy=f"lower {section}.learning_rate or raise {section}.gamma, and train in a "
+                "new run.dir",
+            )
+        yield record

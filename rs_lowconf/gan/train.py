@@ -1,17 +1,16 @@
 """Training: the relativistic pairing loss with both zero-centred gradient penalties."""
 
 import copy
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rs_lowconf.errors import DataError, JobError
+from rs_lowconf.errors import DataError
 from rs_lowconf.gan.figures import overfit
 from rs_lowconf.gan.networks import ClassTable, Discriminator, Encoder, Generator, Redrawer
 from rs_lowconf.gan.spectral import spectral_basis
@@ -245,11 +244,8 @@ class GanTraining:
         self, image: Float[Tensor, "b c h w"], rng: torch.Generator, number: int, kind: str
     ) -> Float[Tensor, "b c h w"]:
         """Return the discriminator's input: dithered, augmented components."""
-        dither = torch.rand(image.shape, generator=rng).to(self._device) - 0.5
-        augment = self._augment[kind]
-        augmented = augment(image, seed_of(self.seed, "gan", "augment", kind, number))
-        components: Tensor = self.discriminator.components(augmented, dither)
-        return components
+        seed = seed_of(self.seed, "gan", "augment", kind, number)
+        return seen(self.discriminator, image, self._augment[kind], seed, rng)
 
     def _judge(
         self, components: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
@@ -341,6 +337,50 @@ class BalancedDraw:
         return chosen
 
 
+def seen(
+    discriminator: Discriminator,
+    image: Float[Tensor, "b c h w"],
+    augment: Augmentation,
+    seed: int,
+    rng: torch.Generator,
+) -> Float[Tensor, "b c h w"]:
+    """Return a discriminator's input: dithered, augmented components.
+
+    Args:
+        discriminator: that sees it.
+        image: reflectance.
+        augment: of the tiles.
+        seed: of the augmentation.
+        rng: for the dither.
+    """
+    dither = torch.rand(image.shape, generator=rng).to(image.device) - 0.5
+    return discriminator.components(augment(image, seed), dither)
+
+
+def seen_pair(
+    discriminator: Discriminator,
+    pair: tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]],
+    augment: tuple[Augmentation, Augmentation],
+    seed_at: Callable[[str], int],
+    rng: torch.Generator,
+) -> Float[Tensor, "2b c h w"]:
+    """Return a discriminator's input of real and of generated tiles; see `seen`.
+
+    Args:
+        discriminator: that sees it.
+        pair: real and generated tiles.
+        augment: of real tiles, and of generated ones.
+        seed_at: seed of the augmentation of tiles that are "real", or "fake".
+        rng: for the dither.
+    """
+    return torch.cat(
+        [
+            seen(discriminator, image, change, seed_at(kind), rng)
+            for kind, image, change in zip(("real", "fake"), pair, augment, strict=True)
+        ]
+    )
+
+
 def gradient_penalty(
     discriminator: Discriminator, components: Float[Tensor, "b c h w"], label: Int[Tensor, " b"]
 ) -> Float[Tensor, ""]:
@@ -361,31 +401,3 @@ def penalty_on(
     leaves = tuple(part.detach().requires_grad_() for part in seen)
     gradients = torch.autograd.grad(judge(leaves).sum(), leaves, create_graph=True)
     return torch.stack([part.square().sum((1, 2, 3)).mean() for part in gradients]).sum()
-
-
-@runtime_checkable
-class Training(Protocol):
-    """The part of a training that `train` needs."""
-
-    images: int
-    settings: GanSettings
-
-    def step(self) -> StepRecord:
-        """Show one batch."""
-        ...
-
-
-def train(training: Training) -> Iterator[StepRecord]:
-    """Yield a record after each step until the set number of images has been shown.
-
-    Raises:
-        JobError: a loss is no longer a number; earlier checkpoints remain valid.
-    """
-    while training.images < training.settings.images:
-        record = training.step()
-        if not math.isfinite(record.critic_loss + record.generator_loss):
-            raise JobError(
-                f"training diverged after {record.images:,} images (a loss is not finite)",
-                remedy="lower gan.learning_rate or raise gan.gamma, and train in a new run.dir",
-            )
-        yield record

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -24,12 +24,13 @@ from rs_lowconf.gan.frozen import frozen_network
 from rs_lowconf.gan.mask_figures import mask_figures
 from rs_lowconf.gan.mask_model import save_mask_model
 from rs_lowconf.gan.mask_sheet import write_mask_sheets
-from rs_lowconf.gan.mask_train import MaskGanTraining, MaskStepRecord, train_on_masks
+from rs_lowconf.gan.mask_train import MaskGanTraining, MaskStepRecord
 from rs_lowconf.gan.masks import bank_of
 from rs_lowconf.gan.model import restore_state, save_model, save_sources_model, save_state
 from rs_lowconf.gan.sheet import write_sheets
 from rs_lowconf.gan.source_critics import owners
-from rs_lowconf.gan.train import GanTraining, StepRecord, train
+from rs_lowconf.gan.steps import LossRecord, train
+from rs_lowconf.gan.train import GanTraining, StepRecord
 from rs_lowconf.gan.train_sources import SourcesTraining, realism_of
 from rs_lowconf.runs import RunFolder
 from rs_lowconf.settings import GeneratorSettings, Settings, further_sources
@@ -44,24 +45,7 @@ _SELECTING = ("efficientnet_lite1", "efficientnet_lite0")
 through."""
 
 
-@runtime_checkable
-class GanRecord(Protocol):
-    """What the records of our GANs' trainings have in common."""
-
-    @property
-    def images(self) -> int:
-        """Real tiles shown so far."""
-
-    @property
-    def critic_loss(self) -> float:
-        """Loss of the discriminator."""
-
-    @property
-    def generator_loss(self) -> float:
-        """Loss of the generator."""
-
-
-R = TypeVar("R", bound=GanRecord)
+R = TypeVar("R", bound=LossRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +138,7 @@ def train_mask_gan(settings: Settings, source: MaskSource, val: MaskSource) -> W
         settings,
         _Training(
             state=state,
-            steps=lambda: train_on_masks(state),
+            steps=lambda: train(state, "mask_gan"),
             section=section,
             averaged=("critic_loss", "generator_loss", "mix_loss", "penalty", "agreement"),
             measure=measure,

@@ -10,8 +10,7 @@ from rs_lowconf.data.augment import augmentations_at, mask_gan_augmentations
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.device import choose_device
 from rs_lowconf.gan.critic import RealismCritic, fit_realism
-from rs_lowconf.gan.judge import train_judge
-from rs_lowconf.gan.mask_judge import train_mask_judge
+from rs_lowconf.gan.judge import train_judge, train_mask_judge
 from rs_lowconf.gan.mask_model import load_mask_model, save_mask_critic
 from rs_lowconf.gan.masks import MaskCritic, bank_of, by_mask
 from rs_lowconf.gan.model import load_model, save_critic

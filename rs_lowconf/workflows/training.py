@@ -7,7 +7,7 @@ from rs_lowconf.data.files import Split
 from rs_lowconf.data.memory import MemorySource
 from rs_lowconf.data.source import open_split
 from rs_lowconf.data.sources import open_more
-from rs_lowconf.gan.judge import D, JudgeRecord
+from rs_lowconf.gan.beside import BesideRecord, D
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.rendering import rendering_of
 from rs_lowconf.gan.train_sources import TrainingSource
@@ -21,7 +21,7 @@ _LOGS = 20
 
 
 def last_record(
-    records: Iterable[JudgeRecord[D]],
+    records: Iterable[BesideRecord[D]],
     name: str,
     images: int,
     log: Callable[[dict[str, float]], None],

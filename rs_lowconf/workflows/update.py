@@ -20,8 +20,8 @@ from rs_lowconf.gan.model import GanModel, load_critic, load_model, save_critic,
 from rs_lowconf.gan.networks import Generator
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.refine import refine_critic
+from rs_lowconf.gan.steps import train as gan_steps
 from rs_lowconf.gan.train import GanTraining
-from rs_lowconf.gan.train import train as gan_steps
 from rs_lowconf.models import checksums, features_in, views_of
 from rs_lowconf.places import model_path, newest_update, update_folder
 from rs_lowconf.review.geotiff import read_tile
