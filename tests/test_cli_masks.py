@@ -21,8 +21,10 @@ from rs_lowconf.gan.masks import masks_of
 from rs_lowconf.models import held_out, load_models
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.ids import sample_ids
+from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.runs import kind_of, read_checkpoint, write_checkpoint
 from rs_lowconf.settings import load
+from rs_lowconf.stored import reflectance_of
 from rs_lowconf.target.segmenter import load_segmenter
 from rs_lowconf.workflows.pixels import pixel_scores
 from tests.conftest import Run, train_models
@@ -288,7 +290,7 @@ def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained:
 def test_the_loop_with_masks_suggests_nothing_that_is_refused(
     rslow: Run, trained: Path, tmp_path: Path
 ) -> None:
-    """No extractor, update or test set is asked for, and data are checked where they are bad."""
+    """No extractor and no test set is asked for, and data are checked where they are bad."""
     folder = tmp_path / "my masks"
     for part in ("run/target", "run/gan", "run/gate", "images", "masks"):
         shutil.copytree(trained / part, folder / part)
@@ -312,10 +314,8 @@ def test_the_loop_with_masks_suggests_nothing_that_is_refused(
         database.execute("UPDATE review SET decision = 'accept', reviewed_ms = 6")
     ran = type_printed(type_printed(ran, "review import"), "status")
     type_printed(ran, "generate --name generate-2")
-    for command in (("update",), ("testset", "build")):
-        said = type_printed(rslow(*command, *words), "status")
-        refused = ("rslow update", "rslow testset")
-        assert not any(line.startswith(refused) for line in printed(said))
+    said = type_printed(rslow("testset", "build", *words), "status")
+    assert not any(line.startswith("rslow testset") for line in printed(said))
     type_printed(rslow("estimate", "pixels", *words), "estimate plan")
     for path in (folder / "images").rglob("*.tif"):
         path.write_bytes(b"")
@@ -431,3 +431,56 @@ def test_drawn_pixels_are_labelled_in_their_surroundings(
     lost = rslow("estimate", "draw", *own, *elsewhere)
     assert lost.code == 4
     assert "of tiles that the data lack" in lost.err
+
+
+@pytest.mark.slow
+def test_rejected_tiles_with_masks_teach_the_gate(
+    rslow: Run, trained: Path, tmp_path: Path
+) -> None:
+    """An update adds a head that tells what was rejected; critic and masks stay as they are."""
+    folder = tmp_path / "loop"
+    for part in ("run/target", "run/gan", "run/gate", "images", "masks"):
+        shutil.copytree(trained / part, folder / part)
+    config = folder / "config.yaml"
+    config.write_text((trained / "config.yaml").read_text().replace(str(trained), str(folder)))
+    words = (
+        *("-c", config, "-s", "search.count=26", "-s", "search.baseline_evaluations=0"),
+        *("-s", "search.tau=0.98", "-s", "search.max_evaluations=8000"),
+    )
+    assert rslow("generate", *words).code == 0
+    package = folder / "run" / "generate" / "review"
+    (sent,) = ReviewStore(folder / "run" / STORE).packages()
+    tiles = ReviewStore(folder / "run" / STORE).samples(sent.package_id)
+    brightness = {
+        one.sample_id: read_tile(folder / "run" / one.tile).pixels[0].mean() for one in tiles
+    }
+    bright = sorted(brightness, key=lambda name: brightness[name])[len(brightness) // 2 :]
+    with closing(sqlite3.connect(package / "review.gpkg")) as database, database:
+        database.execute("UPDATE review SET decision = 'accept', reviewed_ms = 5")
+        database.executemany(
+            "UPDATE review SET decision = 'reject' WHERE sample_id = ?", [(n,) for n in bright]
+        )
+    assert rslow("review", "import", package, *words).code == 0
+    assert "rslow update" in "".join(printed(rslow("status", *words)))
+    refused = rslow("update", *words, "-s", "update.generator_images=100")
+    assert (refused.code, "tiles with masks" in refused.err) == (3, True)
+    ran = rslow("update", *words)
+    assert ran.code == 0, ran.err
+    made = folder / "run" / "update-1"
+    learned = json.loads((made / "report.json").read_text())
+    assert learned["head"]["rejected"] == len(bright)
+    assert learned["head"]["auc"] > 0.8
+    assert not (made / "critic.safetensors").exists()
+
+    ran = rslow("generate", *words, "--name", "again", "-s", "search.count=4")
+    assert ran.code == 0, ran.err
+    report = json.loads((folder / "run" / "again" / "report.json").read_text())
+    assert report["gate"]["parts"][-1] == "reviews"
+    models = load_models(load(config, ()), trust_code=False)
+    score = models.evaluator.gate.parts["reviews"]
+    image = torch.stack(
+        [reflectance_of(read_tile(folder / "run" / one.tile).pixels) for one in tiles]
+    )
+    told = score(image, torch.zeros(len(image), dtype=torch.long)).flatten()
+    kept = torch.tensor([one.sample_id not in bright for one in tiles])
+    assert told[kept].mean() > told[~kept].mean()

@@ -396,16 +396,12 @@ def test_disagreements_are_shown_again_with_their_masks(tmp_path: Path, label: A
     assert verdicts(store.opinions())["s0001"].decision == "mask wrong"
 
 
-@pytest.mark.parametrize(
-    "command", [("testset", "build", "--set", "testset.licence=CC-BY-4.0"), ("update",)]
-)
-def test_what_needs_classes_refuses_masks(
-    rslow: Run, tmp_path: Path, command: tuple[str, ...]
-) -> None:
-    """Commands that go on from accepted classes say in one line that these samples have none."""
+def test_a_test_set_refuses_masks(rslow: Run, tmp_path: Path) -> None:
+    """One line says that these samples have no class."""
     store = ReviewStore(tmp_path / "reviews.sqlite")
     published(store, tmp_path / "generate" / "review", [masked(0)])
-    ran = rslow(*command, "--set", f"run.dir={tmp_path}")
+    words = ("--set", "testset.licence=CC-BY-4.0", "--set", f"run.dir={tmp_path}")
+    ran = rslow("testset", "build", *words)
     assert ran.code == 6
     assert "the samples of generate/review have masks" in ran.err
     assert "\n" not in ran.err.strip()

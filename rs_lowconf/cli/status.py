@@ -103,7 +103,7 @@ def _say_next(settings: Settings, status: "LoopStatus") -> None:
 
 def _say_use(settings: Settings, status: "LoopStatus") -> None:
     """Print what a round that is reviewed to its end is good for."""
-    if status.few or status.masked:
+    if status.few:
         seed = f"run.seed={status.fresh_seed}"
         hint("For more samples", "generate", "--name", status.free_name, set_=(seed,))
     elif not status.fitted and settings.data.kind == "none":

@@ -61,7 +61,7 @@ def build(
     from rs_lowconf.testset import read_release, write_release
 
     store = store_of(settings)
-    refuse_masks(store, "a test set")
+    refuse_masks(store)
     number = store.answers() if answers is None else answers
     # Tiles of a catalog, which belong to no round, are not generated.
     rounds = {one.package_id: one.classes for one in store.packages() if one.round}

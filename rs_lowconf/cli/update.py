@@ -13,7 +13,7 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     calibrated again to the same joint false rejection. A gate of gate.recipe=frozen holds what
     this takes. One of gate.recipe=native needs 10 accepts too, and the data that it was trained
     on; from update.refine_from rejects the last stage of its critic is trained on with them as
-    fakes. Writes run.dir/update-N, whole or not at all, with report.json.
+    fakes, unless tiles have masks. Writes run.dir/update-N, whole or not at all, with report.json.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.workflows.update import LearnedHead

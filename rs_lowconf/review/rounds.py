@@ -155,17 +155,17 @@ def _seconds(opinions: Iterable[Opinion]) -> float | None:
 
 
 def masked_package(store: ReviewStore) -> str | None:
-    """Return a package whose samples have masks: no update and no release is made of them."""
+    """Return a package whose samples have masks: no release is made of them."""
     return next((one.folder for one in store.packages() if one.pixel_classes), None)
 
 
-def refuse_masks(store: ReviewStore, command: str) -> None:
-    """Raise a ReviewError where samples have masks, from which a command cannot go on."""
+def refuse_masks(store: ReviewStore) -> None:
+    """Raise a ReviewError where samples have masks, of which no test set is made."""
     masked = masked_package(store)
     if masked is not None:
         raise ReviewError(
             f"the samples of {masked} have masks",
-            expected=f"samples of one class each for {command}",
+            expected="samples of one class each for a test set",
             remedy="the loop tells what reviewers said of them",
             command="status",
         )

@@ -237,7 +237,7 @@ class UpdateSettings(Section):
 
     refine_from: PositiveInt = 200
     """Number of rejected samples from which the critic's last stage is also trained, with them as
-    fakes."""
+    fakes; that of tiles with masks never is."""
     images: PositiveInt = 10_000
     """Real tiles shown in that training."""
     batch_size: PositiveInt = 16

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 
 from rs_lowconf.data.augment import mask_augmentation
-from rs_lowconf.data.masks import WindowSource, open_masks
+from rs_lowconf.data.files import Split
+from rs_lowconf.data.masks import WindowSource
 from rs_lowconf.device import choose_device
 from rs_lowconf.gan.mask_model import load_mask_model
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures
 from rs_lowconf.gan.mask_sheet import write_mask_sheets
 from rs_lowconf.gan.quality import markdown
-from rs_lowconf.models import check_same, check_tile_size
 from rs_lowconf.places import model_path
 from rs_lowconf.runs import RunFolder, sha256_of, write_json, write_text
 from rs_lowconf.seeds import seed_of
@@ -23,6 +23,7 @@ from rs_lowconf.target.segment_train import train_segmenter
 from rs_lowconf.target.segmenter import Segmenter, load_segmenter, save_segmenter
 from rs_lowconf.workflows.quality import Quality, refuse_idle
 from rs_lowconf.workflows.records import Step, Work
+from rs_lowconf.workflows.training import open_like_masks
 
 FORMAT = 1
 _HEADER = """# Quality of the generator of tiles with given masks
@@ -55,10 +56,8 @@ def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) 
     path = model_path(settings, "gan")
     gan = load_mask_model(path, device)
     generator = gan.generator
-    check_tile_size(settings, generator)
-    splits = {name: open_masks(settings.data, name) for name in ("train", "val", "test")}
+    splits = {name: open_like_masks(settings, generator, name) for name in get_args(Split)}
     train, test = splits["train"], splits["test"]
-    check_same(generator.bands, generator.pixel_classes, train, setting="data.mask_classes")
     RunFolder(folder, settings)
     reporter = yield from _reporter(settings, splits, folder / "reporter.safetensors", device)
     seed = seed_of(settings.run.seed, "evaluate")

@@ -40,7 +40,7 @@ class LoopStatus:
     pending: Pending | None
     """The newest package of the current round that is not reviewed to its end."""
     masked: bool
-    """Whether samples have masks, from which neither an update nor a test set is made."""
+    """Whether samples have masks, from which no test set is made."""
     fitted: bool
     """Whether the gate is one of gate.recipe=frozen, which learns without data."""
     few: bool

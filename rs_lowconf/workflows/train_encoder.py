@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from rs_lowconf.data.augment import augmentations_at, mask_gan_augmentations
-from rs_lowconf.data.masks import open_masks
 from rs_lowconf.device import choose_device
 from rs_lowconf.gan import encode
 from rs_lowconf.gan.encode import Draw, Tiles, comparison_of
@@ -15,7 +14,7 @@ from rs_lowconf.gan.mask_train import MaskShow
 from rs_lowconf.gan.masks import main_classes
 from rs_lowconf.gan.model import GanModel, load_model, save_encoder
 from rs_lowconf.gan.train import BalancedDraw
-from rs_lowconf.models import check_same, check_tile_size, features_in
+from rs_lowconf.models import features_in
 from rs_lowconf.runs import RunFolder, sha256_of
 from rs_lowconf.search.distances import RealDistances, measure_distances
 from rs_lowconf.search.prior import PriorShell
@@ -23,7 +22,7 @@ from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import GanSettings, GeneratorSettings, MaskGanSettings, Settings
 from rs_lowconf.target.classifier import load_classifier
 from rs_lowconf.workflows.records import Work
-from rs_lowconf.workflows.training import last_record, open_like
+from rs_lowconf.workflows.training import last_record, open_like, open_like_masks
 
 _MOST_TILES = 2_000
 """With labels, of which distances are measured: all of a large data set would fill the memory."""
@@ -115,9 +114,7 @@ def _with_masks(settings: Settings, device: torch.device) -> _Lesson:
     paths = {"gan": run / "gan" / "gan.safetensors", "critic": run / "gate" / "critic.safetensors"}
     gan = load_mask_model(paths["gan"], device)
     critic = load_mask_critic(paths["critic"], gan.generator.bank, device)
-    train = open_masks(settings.data, "train")
-    check_tile_size(settings, gan.generator)
-    check_same(gan.generator.bands, gan.generator.pixel_classes, train, setting="data.mask_classes")
+    train = open_like_masks(settings, gan.generator, "train")
     turn, shift = mask_gan_augmentations(settings.augment)
     show = MaskShow(train, turn=turn, augment=shift, seed=seed, stream="encoder", device=device)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from rs_lowconf.data.augment import augmentations_at, mask_gan_augmentations
-from rs_lowconf.data.masks import open_masks
 from rs_lowconf.device import choose_device
 from rs_lowconf.gan.critic import RealismCritic, fit_realism
 from rs_lowconf.gan.judge import train_judge, train_mask_judge
@@ -16,7 +15,7 @@ from rs_lowconf.gan.masks import MaskCritic, bank_of, by_mask
 from rs_lowconf.gan.model import load_model, save_critic
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.tiles import all_turns
-from rs_lowconf.models import check_same, check_tile_size, checksums, features_in
+from rs_lowconf.models import checksums, features_in
 from rs_lowconf.runs import RunFolder, write_json
 from rs_lowconf.search.calibration import Features, calibrate
 from rs_lowconf.search.fitted import FittedGate
@@ -26,7 +25,7 @@ from rs_lowconf.target.classifier import load_classifier
 from rs_lowconf.types import Critic, FeatureExtractor, TileSource
 from rs_lowconf.workflows.fit_gate import fit_gate
 from rs_lowconf.workflows.records import Work
-from rs_lowconf.workflows.training import last_record, open_like
+from rs_lowconf.workflows.training import last_record, open_like, open_like_masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +113,7 @@ def _of_masks(settings: Settings) -> Work[TrainedGate]:
     paths = {"gan": run / "gan" / "gan.safetensors", "critic": run / "gate" / "critic.safetensors"}
     gan = load_mask_model(paths["gan"], device)
     generator = gan.generator
-    train, val = open_masks(settings.data, "train"), open_masks(settings.data, "val")
-    check_tile_size(settings, generator)
-    check_same(generator.bands, generator.pixel_classes, train, setting="data.mask_classes")
+    train, val = (open_like_masks(settings, generator, split) for split in ("train", "val"))
     folder = RunFolder(run / "gate", settings)
     folder.trim_log("images", 0)
     records = train_mask_judge(

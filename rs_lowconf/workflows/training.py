@@ -4,14 +4,16 @@ from collections.abc import Callable, Iterable
 from typing import cast
 
 from rs_lowconf.data.files import Split
+from rs_lowconf.data.masks import WindowSource, open_masks
 from rs_lowconf.data.memory import MemorySource
 from rs_lowconf.data.source import open_split
 from rs_lowconf.data.sources import open_more
 from rs_lowconf.gan.beside import BesideRecord, D
+from rs_lowconf.gan.masks import MaskedGenerator
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.rendering import rendering_of
 from rs_lowconf.gan.train_sources import TrainingSource
-from rs_lowconf.models import check_same
+from rs_lowconf.models import check_same, check_tile_size
 from rs_lowconf.settings import Settings, Tiles, further_sources
 from rs_lowconf.target.load import check_fit
 from rs_lowconf.workflows.records import Step, Work
@@ -78,3 +80,15 @@ def open_like(settings: Settings, generator: ClassGenerator) -> tuple[MemorySour
     check_fit(generator.bands, source.bands, model="generator")
     check_same(generator.bands, generator.classes, source, setting="data.classes")
     return source, val
+
+
+def open_like_masks(settings: Settings, generator: MaskedGenerator, split: Split) -> WindowSource:
+    """Return tiles with masks, in the generator's bands, classes and size.
+
+    Raises:
+        ModelError: the data have others, or in another order.
+    """
+    source = open_masks(settings.data, split)
+    check_tile_size(settings, generator)
+    check_same(generator.bands, generator.pixel_classes, source, setting="data.mask_classes")
+    return source

@@ -16,18 +16,21 @@ from rs_lowconf.device import choose_device
 from rs_lowconf.errors import OutputError, ReviewError, SettingsError
 from rs_lowconf.folders import whole_folder
 from rs_lowconf.gan.critic import RealismCritic, fit_realism
+from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic
+from rs_lowconf.gan.mask_train import MaskGanTraining
+from rs_lowconf.gan.masks import bank_of, by_mask
 from rs_lowconf.gan.model import GanModel, load_critic, load_model, save_critic, save_model
 from rs_lowconf.gan.networks import Generator
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.refine import refine_critic
 from rs_lowconf.gan.steps import train as gan_steps
 from rs_lowconf.gan.train import GanTraining
-from rs_lowconf.models import checksums, features_in, views_of
+from rs_lowconf.models import checksums, features_in, load_generator, views_of
 from rs_lowconf.places import model_path, newest_update, update_folder
 from rs_lowconf.review.geotiff import read_tile
-from rs_lowconf.review.rounds import Judged, judged_samples, refuse_masks, round_reports
+from rs_lowconf.review.rounds import Judged, judged_samples, round_reports
 from rs_lowconf.review.store import STORE, ReviewStore
-from rs_lowconf.runs import RunFolder, sha256_of, write_json
+from rs_lowconf.runs import RunFolder, kind_of, sha256_of, write_json
 from rs_lowconf.search.calibration import Calibration, calibrate, load_calibration
 from rs_lowconf.search.fitted import FittedGate, Kind
 from rs_lowconf.search.head import fit_head
@@ -40,7 +43,7 @@ from rs_lowconf.types import TileSource
 from rs_lowconf.vocabulary import class_list, class_name, require, vocabulary
 from rs_lowconf.workflows.records import Step, Work
 from rs_lowconf.workflows.train_gate import train_critic
-from rs_lowconf.workflows.training import open_like
+from rs_lowconf.workflows.training import open_like, open_like_masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,22 +113,24 @@ def update(settings: Settings) -> Work[Update]:
     """Teach the gate what reviewers rejected, in a folder of its own that is written whole.
 
     Raises:
-        ReviewError: there are too few reviews or no new ones, or their tiles have masks.
+        ReviewError: there are too few reviews or no new ones.
         SettingsError: a setting would have no effect.
         ModelError: a model that it needs is missing.
     """
     store = ReviewStore(settings.run.dir / STORE)
-    refuse_masks(store, "an update")
     before = newest_update(settings)
     folder = update_folder(settings, before + 1)
-    gan = load_model(model_path(settings, "gan"), choose_device(settings.run))
-    reviews = _reviews(settings, store, gan.generator.classes, before)
+    generator = load_generator(model_path(settings, "gan"), choose_device(settings.run))
+    reviews = _reviews(settings, store, generator.net.classes, before)
     seed = seed_of(settings.run.seed, "update", before + 1)
     known = _calibration(settings)
     learned: LearnedHead | LearnedPart
     with whole_folder(folder, OutputError(f"{folder} exists already")) as building:
-        if known.fitted is None:
-            learned = yield from _make(settings, building, gan, reviews, seed=seed)
+        gan = generator.gan
+        if isinstance(gan, MaskGanModel):
+            learned = _of_masks(settings, building, gan, reviews, known, seed=seed)
+        elif known.fitted is None:
+            learned = yield from _make(settings, building, gan, reviews, known, seed=seed)
         else:
             learned = _teach(
                 settings, building, gan, reviews, known, fitted=known.fitted, seed=seed
@@ -145,8 +150,15 @@ def update(settings: Settings) -> Work[Update]:
 
 def _calibration(settings: Settings) -> Calibration:
     """Return what the gate in use knows."""
+    return load_calibration(model_path(settings, "calibration"), checksums(_paths(settings)))
+
+
+def _paths(settings: Settings) -> dict[str, Path]:
+    """Return where the models are that a gate is calibrated for."""
     paths = {name: model_path(settings, name) for name in ("gan", "critic", "extractor")}
-    return load_calibration(model_path(settings, "calibration"), checksums(paths))
+    if kind_of(paths["gan"]) == MaskGanTraining.kind:
+        del paths["extractor"]
+    return paths
 
 
 def _teach(
@@ -253,14 +265,17 @@ def _reviews(
 
 
 def _make(
-    settings: Settings, folder: Path, gan: GanModel, reviews: Reviews, *, seed: int
+    settings: Settings,
+    folder: Path,
+    gan: GanModel,
+    reviews: Reviews,
+    known: Calibration,
+    *,
+    seed: int,
 ) -> Work[LearnedHead]:
     """Write critic.safetensors, calibration.safetensors and, on request, gan.safetensors."""
-    device = choose_device(settings.run)
-    paths = {name: model_path(settings, name) for name in ("gan", "critic", "extractor")}
+    device, paths = choose_device(settings.run), _paths(settings)
     critic = load_critic(paths["critic"], device)
-    # Of the training tiles, which are the same: the extractor has not changed.
-    bank = load_calibration(model_path(settings, "calibration"), checksums(paths)).bank
     train, val = open_like(settings, gan.generator)
     refined = int((~reviews.accepted).sum()) >= settings.update.refine_from
     if settings.update.generator_images:
@@ -299,7 +314,7 @@ def _make(
         features_in(extractor, gan.generator.bands),
         train,
         val,
-        bank=bank,
+        bank=known.bank,  # of the training tiles and the extractor, which are the same
         seed=settings.run.seed,
         models=checksums(paths),
         device=device,
@@ -312,6 +327,51 @@ def _make(
         rejected=fitted.rejected,
         critic_refined=refined,
         generator_images=settings.update.generator_images,
+        held_out_real_tiles=len(calibration.reference),
+    )
+
+
+def _of_masks(
+    settings: Settings,
+    folder: Path,
+    gan: MaskGanModel,
+    reviews: Reviews,
+    known: Calibration,
+    *,
+    seed: int,
+) -> LearnedHead:
+    """Write calibration.safetensors with a head; critic and generator stay as they are."""
+    if settings.update.generator_images:
+        raise SettingsError(
+            "update.generator_images has no effect on a generator of tiles with masks",
+            remedy="set update.generator_images=0",
+        )
+    device, paths = choose_device(settings.run), _paths(settings)
+    critic = load_mask_critic(paths["critic"], gan.generator.bank, device)
+    train, val = (open_like_masks(settings, gan.generator, split) for split in ("train", "val"))
+    held_out = bank_of(val)
+    fitted = fit_head(
+        reviews.image, lambda image: critic.features(image.to(device)), reviews.accepted, seed
+    )
+    calibration = calibrate(
+        critic.on(held_out),
+        gan.critic.on(held_out),
+        features_in(critic, gan.generator.bands),
+        by_mask(train),
+        by_mask(val),
+        bank=known.bank,
+        seed=settings.run.seed,
+        models=checksums(paths),
+        device=device,
+        head=fitted.head,
+    )
+    calibration.save(folder / "calibration.safetensors")
+    return LearnedHead(
+        auc=fitted.auc,
+        accepted=fitted.accepted,
+        rejected=fitted.rejected,
+        critic_refined=False,
+        generator_images=0,
         held_out_real_tiles=len(calibration.reference),
     )
 
