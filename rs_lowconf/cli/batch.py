@@ -17,7 +17,7 @@ from rs_lowconf.cli.progress import (
     print_left_out,
     progress,
 )
-from rs_lowconf.cli.tables import counted
+from rs_lowconf.cli.tables import with_counts
 from rs_lowconf.errors import JobError, SettingsError
 from rs_lowconf.places import job_folder
 from rs_lowconf.settings import BatchSettings, Settings
@@ -141,7 +141,7 @@ def review(
     answered = f", {chosen.answered:,} of them answered before" if chosen.answered else ""
     print(
         f"{chosen.below:,} of {len(scores):,} scored tiles are below {chosen.tau:.3f}{answered}; "
-        f"{len(chosen.scores):,} are chosen: {counted(Counter(classes_of(chosen.scores)))}"
+        f"{len(chosen.scores):,} are chosen: {with_counts(Counter(classes_of(chosen.scores)))}"
     )
     folder = write_real(
         settings,
