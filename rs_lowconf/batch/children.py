@@ -2,7 +2,7 @@
 
 They are separate programs instead of `multiprocessing` or a pool: those cannot start children in
 Dask workers, run a script again in each child, and share a queue that a killed child may leave
-locked.
+locked: `scripts/research/pool_faults.py` shows what a pool of `pebble` does not survive.
 """
 
 import contextlib
