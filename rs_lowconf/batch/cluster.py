@@ -255,6 +255,6 @@ def _close_idle(which: Child | None = None) -> None:
                 if which in (None, child):
                     timer.cancel()
                     child.close()
-            _idle[work] = [one for one in children if not one[0].connection.closed]
+            _idle[work] = [entry for entry in children if not entry[0].connection.closed]
             if not _idle[work]:
                 del _idle[work]
