@@ -18,13 +18,12 @@ from torchgeo.datasets import EuroSAT
 
 from rs_lowconf.bands import EUROSAT_ORDER, BandSpec
 from rs_lowconf.cli.data import data_app
-from rs_lowconf.data.check import CheckReport, list_splits
+from rs_lowconf.data.check import CheckReport, check_tiles, list_splits
 from rs_lowconf.data.files import SPLITS
 from rs_lowconf.data.radiometry import BandStatistics, radiometric_warnings
 from rs_lowconf.errors import RsLowconfError
 from rs_lowconf.settings import FolderData, checked
-from rs_lowconf.workflows.checks import check_source
-from rs_lowconf.workflows.records import finish
+from rs_lowconf.workflows.records import counted, finish
 from tests.conftest import WriteTile
 
 L2A = tuple(name for name in EUROSAT_ORDER if name != "B10")
@@ -73,7 +72,7 @@ def options(root: Path, *more: str) -> list[str]:
 
 def report_of(chosen: FolderData) -> CheckReport:
     """Run the check without the command line."""
-    return finish(check_source(chosen, list_splits(chosen)))
+    return finish(counted(check_tiles(chosen, list_splits(chosen)), "checking", 1))
 
 
 def folder(root: Path, **changes: Any) -> FolderData:

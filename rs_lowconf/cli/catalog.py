@@ -53,6 +53,7 @@ def build(config: ConfigOption = None, set_: SetOption = None) -> None:
     from rs_lowconf.data.catalog.scan import Account
     from rs_lowconf.data.catalog.table import write_catalog
     from rs_lowconf.data.left_out import LeftOut
+    from rs_lowconf.data.mixtures import Finding
 
     path = catalog_path(settings)
     data = settings.data
@@ -70,7 +71,7 @@ def build(config: ConfigOption = None, set_: SetOption = None) -> None:
         for line in account.left_out.counted():
             console.print(f"left out: {line}")
     for fault in account.left_out.faults:
-        show_finding(console, "warning", f"left out: {fault}", ())
+        show_finding(console, Finding(severity="warning", text=f"left out: {fault}"))
     show_meanings(console, dict(account.meanings.most_common()), "image")
     print(f"{number:,} tiles: {path}")
     hint("Check its digital numbers", "catalog check")
@@ -109,15 +110,22 @@ def check(
     changed since it was catalogued.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.workflows.checks import check_catalog
+    from rs_lowconf.data.catalog.check import check_tiles, groups_of
+    from rs_lowconf.workflows.catalog import tiles_of
+    from rs_lowconf.workflows.records import counted
 
-    report = shown(check_catalog(settings))
+    catalog, most = tiles_of(settings), settings.catalog.sample
+    groups = groups_of(catalog)
+    total = sum(min(most, tiles) for tiles in groups.values())
+    report = shown(counted(check_tiles(catalog, groups, most), "checking tiles", total))
     show_meanings(open_console(), report.meanings, "tile")
     _show(report)
     save_report(json, report.to_json())
-    if report.unusable:
+    found = [finding for part in report.collections for finding in part.findings]
+    bad = sum(len(finding.names) for finding in found if finding.severity == "error")
+    if bad:
         raise DataError(
-            f"{report.unusable:,} tiles cannot be used, see above",
+            f"{bad:,} tiles cannot be used, see above",
             remedy="fix the files or build the catalog again",
         )
 

@@ -53,12 +53,16 @@ def check(
     if isinstance(settings.data, MaskData):
         _check_masks(settings.data, json)
         return
-    from rs_lowconf.data.check import list_sources
-    from rs_lowconf.workflows.checks import check_source
+    from rs_lowconf.data.check import check_tiles, list_sources
+    from rs_lowconf.workflows.records import counted
 
     reports = []
     for source, listings in list_sources(settings.data):
-        report = show(check_source(source, listings))
+        title, total = (
+            f"checking tiles in {source.root}",
+            sum(len(split.files) for split in listings),
+        )
+        report = show(counted(check_tiles(source, listings), title, total))
         _show(report, source.root)
         reports.append((source, report))
     first, *others = (report.to_json() for _, report in reports)

@@ -13,8 +13,8 @@ from rs_lowconf.bands import RESOLUTION_M
 
 if TYPE_CHECKING:
     from rs_lowconf.bands import BandSpec
+    from rs_lowconf.data.mixtures import Finding
     from rs_lowconf.data.radiometry import BandRange
-    from rs_lowconf.data.tally import Finding
 
 _PLAIN_WIDTH = 100
 _LINES_SHOWN = 20
@@ -44,14 +44,17 @@ def show_table(console: Console, title: str, alignment: str, rows: Iterable[Sequ
     console.print()
 
 
-def show_finding(console: Console, severity: str, text: str, lines: Sequence[str]) -> None:
+def show_finding(console: Console, finding: "Finding") -> None:
     """Show one problem and some of the files or tiles that have it."""
-    count = f" ({len(lines):,})" if lines else ""
-    style = "red" if severity == "error" else "yellow"
-    console.print(f"{severity.upper()}{count}: {text}", style=style, overflow="fold")
-    for line in lines[:_LINES_SHOWN]:
-        console.print(Padding(line, (0, 0, 0, 4), expand=False), overflow="fold")
-    rest = len(lines) - _LINES_SHOWN
+    names = finding.names
+    count = f" ({len(names):,})" if names else ""
+    style = "red" if finding.severity == "error" else "yellow"
+    console.print(
+        f"{finding.severity.upper()}{count}: {finding.text}", style=style, overflow="fold"
+    )
+    for name in names[:_LINES_SHOWN]:
+        console.print(Padding(name, (0, 0, 0, 4), expand=False), overflow="fold")
+    rest = len(names) - _LINES_SHOWN
     if rest > 0:
         console.print(f"    and {rest:,} more; --json saves all")
 
@@ -59,7 +62,7 @@ def show_finding(console: Console, severity: str, text: str, lines: Sequence[str
 def show_findings(console: Console, findings: "Sequence[Finding]") -> None:
     """Show problems, or say that there are none."""
     for finding in findings:
-        show_finding(console, finding.severity, finding.text, finding.names)
+        show_finding(console, finding)
     if not findings:
         console.print("No problems found.")
 

@@ -20,6 +20,7 @@ from rs_lowconf.data.files import (
     require_classes,
 )
 from rs_lowconf.data.left_out import LeftOut, joined
+from rs_lowconf.data.mixtures import Finding
 from rs_lowconf.data.pictures import PictureSplit, list_pictures, picture_tile
 from rs_lowconf.data.radiometry import (
     BandRange,
@@ -27,7 +28,7 @@ from rs_lowconf.data.radiometry import (
     radiometric_warnings,
 )
 from rs_lowconf.data.sources import refuse_moved, splits_by_name
-from rs_lowconf.data.tally import Finding, Tally
+from rs_lowconf.data.tally import Tally
 from rs_lowconf.data.tiles import (
     FileProfile,
     Tile,

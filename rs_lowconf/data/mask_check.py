@@ -11,8 +11,9 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.files import SPLITS, Split
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.masks import Cut, by_picture, open_pictures, split_cuts, usable_cuts
+from rs_lowconf.data.mixtures import Finding
 from rs_lowconf.data.radiometry import BandRange
-from rs_lowconf.data.tally import Finding, Tally
+from rs_lowconf.data.tally import Tally
 from rs_lowconf.data.tiles import TileError, said_of
 from rs_lowconf.data.windows import class_names
 from rs_lowconf.masks import UNKNOWN
@@ -59,22 +60,15 @@ class MaskReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return values that JSON can hold."""
-        values = asdict(self)
-        findings = values.pop("findings")
+        values, found = asdict(self), self.findings
+        del values["findings"]
+        warnings = [finding for finding in found if finding.severity == "warning"]
         return {
             **values,
             "bands": self.bands.to_json() if self.bands else None,
-            "faults": [found["text"] for found in findings if found["severity"] == "error"],
-            "warnings": [
-                found["text"]
-                for found in findings
-                if found["severity"] == "warning" and not found["names"]
-            ],
-            "mixtures": [
-                {"text": found["text"], "files": found["names"]}
-                for found in findings
-                if found["names"]
-            ],
+            "faults": [finding.text for finding in found if finding.severity == "error"],
+            "warnings": [finding.text for finding in warnings if not finding.names],
+            "mixtures": [{"text": f.text, "files": f.names} for f in warnings if f.names],
         }
 
 

@@ -2,32 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.mixtures import Spectra
+from rs_lowconf.data.mixtures import Finding, Severity, Spectra
 from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
-
-Severity = Literal["error", "warning"]
-"""An error keeps files, tiles or a class from being used."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One problem, with all the files or tiles that have it."""
-
-    severity: Severity
-    text: str
-    names: tuple[str, ...] = ()
-    """Of files below the data set's root, or of tiles, with details; empty when it is about all."""
-
-    def to_json(self, names: Literal["files", "tiles"]) -> dict[str, Any]:
-        """Return values that JSON can hold, with the names under that key."""
-        return {"severity": self.severity, "text": self.text, names: self.names}
 
 
 class Tally:
@@ -96,5 +77,4 @@ class Tally:
 
     def mixtures(self) -> Iterator[Finding]:
         """Yield the ways in which files differ in what their numbers mean."""
-        for mixture in self._spectra.mixtures() if self._spectra else ():
-            yield Finding(severity="warning", text=mixture.text, names=mixture.files)
+        return self._spectra.mixtures() if self._spectra else iter(())

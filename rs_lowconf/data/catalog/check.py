@@ -16,9 +16,10 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.catalog.reading import read_row
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.data.catalog.table import Catalog
+from rs_lowconf.data.mixtures import Finding
 from rs_lowconf.data.orders import fitting_order, said_of
 from rs_lowconf.data.radiometry import BandRange
-from rs_lowconf.data.tally import Finding, Tally
+from rs_lowconf.data.tally import Tally
 from rs_lowconf.data.tiles import TileError
 
 #: Shares of tiles that another order has to fit better to be reported, and to be nearly certain.
@@ -62,16 +63,6 @@ class CatalogReport:
     """Those about all collections together."""
     meanings: Mapping[str, int]
     """Number of tiles by what their digital numbers mean and the source of this; not saved."""
-
-    @property
-    def unusable(self) -> int:
-        """Return how many tiles were read and cannot be used."""
-        return sum(
-            len(finding.names)
-            for collection in self.collections
-            for finding in collection.findings
-            if finding.severity == "error"
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Return values that JSON can hold."""
