@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,8 @@ class Multiply:
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "exit":
             os._exit(3)
+        if what == "kill in answer":
+            Connection._send = _send_half  # type: ignore[attr-defined]  # it is private
         if what == "crash":
             ctypes.string_at(0)
         if what == "hang":
@@ -201,6 +204,12 @@ def _wait(condition: Callable[[], bool]) -> None:
     """Wait for what other processes do."""
     while not condition():
         time.sleep(0.01)
+
+
+def _send_half(connection: Connection, message: bytes) -> None:
+    """End as by the system when it is out of memory, in the middle of an answer."""
+    os.write(connection.fileno(), message[: len(message) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _create(file: Path) -> bool:

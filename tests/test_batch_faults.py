@@ -85,9 +85,9 @@ def ended(work: Multiply) -> bool:
     return not alive(work)
 
 
-@pytest.mark.parametrize("what", ["kill", "exit", "raise"])
+@pytest.mark.parametrize("what", ["kill", "kill in answer", "exit", "raise"])
 def test_bad_luck_leaves_no_mark(tmp_path: Path, work: Multiply, expected: str, what: str) -> None:
-    """A worker that is killed, ends or raises once costs no tile."""
+    """A worker that is killed, also with half of its answer sent, ends or raises costs no tile."""
     unlucky = replace(work, once=(("tile-000100", what), ("tile-000599", what)))
     assert run(job(tmp_path / "job", unlucky), TWO) == 600
     assert content(tmp_path / "job") == expected

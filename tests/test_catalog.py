@@ -24,7 +24,7 @@ from stac_geoparquet.arrow import parse_stac_items_to_arrow, stac_table_to_items
 
 from rs_lowconf.bands import EUROSAT_ORDER, BandSpec
 from rs_lowconf.batch.choose import chosen_rows
-from rs_lowconf.data.catalog.check import CatalogTally, groups_of, same_pixels, sampled
+from rs_lowconf.data.catalog.check import check_tiles, groups_of, same_pixels, sampled
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import BandFile, CatalogRow, centres, from_table, to_table
 from rs_lowconf.data.catalog.scan import Account, looked_at, masked_rows, rows_of
@@ -45,6 +45,7 @@ from rs_lowconf.settings import (
     StacData,
     data_settings,
 )
+from rs_lowconf.workflows.records import counted, finish
 from tests.conftest import Run
 from tests.make_scenes import BANDS, corner, draw, make_chips, write
 
@@ -407,10 +408,8 @@ def findings(folder: Path, order: tuple[str, ...]) -> list[str]:
     settings = ImageData(images=folder, file_bands=order)
     catalog = catalogued(folder / "c.parquet", rows_in(settings))
     groups = groups_of(catalog)
-    tallies = {group: CatalogTally(group, count) for group, count in groups.items()}
-    for row in sampled(catalog, groups, 1000):
-        tallies[row.collection, row.bands].add(row)
-    return [f.text for tally in tallies.values() for f in tally.report().findings]
+    report = finish(counted(check_tiles(catalog, groups, 1000), "checking", 1000))
+    return [finding.text for part in report.collections for finding in part.findings]
 
 
 @pytest.mark.parametrize(
@@ -455,7 +454,7 @@ def test_the_same_pixels_twice(scene: tuple[Path, NDArray[np.uint16]], tmp_path:
     ]
     (finding,) = same_pixels(catalogued(tmp_path / "c.parquet", first + copies))
     assert "two splits" in finding.text
-    assert len(finding.tiles) == len(rows)
+    assert len(finding.names) == len(rows)
 
 
 def test_sample_is_spread(scene: tuple[Path, NDArray[np.uint16]], tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from torchgeo.datasets import EuroSAT
 
 from rs_lowconf.bands import EUROSAT_ORDER, BandSpec
 from rs_lowconf.cli.data import data_app
-from rs_lowconf.data.check import CheckReport, Tally, check_files, list_splits
+from rs_lowconf.data.check import CheckReport, check_tiles, list_splits
 from rs_lowconf.data.files import SPLITS
 from rs_lowconf.data.radiometry import BandStatistics, radiometric_warnings
 from rs_lowconf.errors import RsLowconfError
 from rs_lowconf.settings import FolderData, checked
+from rs_lowconf.workflows.records import counted, finish
 from tests.conftest import WriteTile
 
 L2A = tuple(name for name in EUROSAT_ORDER if name != "B10")
@@ -71,11 +72,7 @@ def options(root: Path, *more: str) -> list[str]:
 
 def report_of(chosen: FolderData) -> CheckReport:
     """Run the check without the command line."""
-    listings = list_splits(chosen)
-    tally = Tally(chosen, listings)
-    for record in check_files(chosen, listings):
-        tally.add(record)
-    return tally.report()
+    return finish(counted(check_tiles(chosen, list_splits(chosen)), "checking", 1))
 
 
 def folder(root: Path, **changes: Any) -> FolderData:
@@ -87,7 +84,7 @@ def folder(root: Path, **changes: Any) -> FolderData:
 def texts(report: CheckReport, severity: str) -> str:
     """Return all findings of one severity, with their files, as lines."""
     return "\n".join(
-        f"{finding.text} | {' '.join(finding.files)}"
+        f"{finding.text} | {' '.join(finding.names)}"
         for finding in report.findings
         if finding.severity == severity
     )

@@ -11,7 +11,7 @@ import rasterio
 import torch
 
 from rs_lowconf.bands import EUROSAT_ORDER, RESOLUTION_M, BandSpec
-from rs_lowconf.data.mixtures import OFFSET, UNSURE, Mixture, Spectra, compare_levels
+from rs_lowconf.data.mixtures import OFFSET, UNSURE, Finding, Spectra, compare_levels
 from tests.conftest import Run, WriteTile
 
 L2A = tuple(name for name in RESOLUTION_M if name != "B10")
@@ -43,7 +43,7 @@ def found_in(
     tiles: "Iterator[np.ndarray[tuple[int, ...], np.dtype[np.uint16]]]",
     bands: tuple[str, ...] = tuple(RESOLUTION_M),
     offset: float = 0.0,
-) -> list[Mixture]:
+) -> list[Finding]:
     """Return what is found in tiles that are named by their numbers."""
     spectra = Spectra(BandSpec(names=bands, level="L1C"))
     for name, pixels in enumerate(tiles):
@@ -124,7 +124,7 @@ def test_every_file_is_named(bands: tuple[str, ...], share: int) -> None:
         return
     (mixture,) = found
     assert "was left in the brighter files" in mixture.text
-    sides = dict(line.split(" ", 1) for line in mixture.files)
+    sides = dict(line.split(" ", 1) for line in mixture.names)
     assert len(sides) == 40
     named = {int(name): side for name, side in sides.items() if UNSURE not in side}
     assert len(named) >= 38
@@ -137,7 +137,7 @@ def test_an_offset_that_some_files_do_not_have(share: int) -> None:
     tiles = (drawn(k) + np.uint16(0 if k < share else 1000) for k in range(40))
     (mixture,) = found_in(tiles, offset=-1000)
     assert "1000 is subtracted from the darker files" in mixture.text
-    darker = {int(line.split(" ")[0]) for line in mixture.files if "(darker" in line}
+    darker = {int(line.split(" ")[0]) for line in mixture.names if "(darker" in line}
     assert darker == set(range(share))
 
 
@@ -148,7 +148,7 @@ def test_numbers_that_were_cut_at_zero() -> None:
     )
     found = found_in(tile.astype(np.uint16) for tile in tiles)
     assert "negative values were clipped" in found[0].text
-    assert {int(line.split(" ")[0]) for line in found[0].files if "clipped at" in line} == set(
+    assert {int(line.split(" ")[0]) for line in found[0].names if "clipped at" in line} == set(
         range(5)
     )
     assert len(found) == 1
@@ -165,7 +165,7 @@ def test_other_scales_are_named(share: int, factor: float) -> None:
     texts = list(spectra.mixtures())
     assert "scale" in texts[0].text
     word = "brighter" if factor > 1 else "darker"
-    assert {int(line.split(" ")[0]) for line in texts[0].files if f"({word}" in line} == set(
+    assert {int(line.split(" ")[0]) for line in texts[0].names if f"({word}" in line} == set(
         range(share)
     )
 
@@ -190,8 +190,8 @@ def test_levels_are_told_apart() -> None:
         return tile
 
     found = [own for own in found_in(leveled(k) for k in range(20)) if "levels" in own.text]
-    assert [line.split(" ")[0] for line in found[0].files[:3]] == ["0", "1", "2"]
-    assert all("as in L2A" in line for line in found[0].files[:3])
+    assert [line.split(" ")[0] for line in found[0].names[:3]] == ["0", "1", "2"]
+    assert all("as in L2A" in line for line in found[0].names[:3])
 
 
 def test_few_files_say_nothing() -> None:
@@ -249,7 +249,7 @@ def test_orders_are_told_apart(share: int, first: str, eurosat_root: Path) -> No
         return
     (mixture,) = found
     assert "another order" in mixture.text
-    named = {int(line.split(" ")[0]): line for line in mixture.files if UNSURE not in line}
+    named = {int(line.split(" ")[0]): line for line in mixture.names if UNSURE not in line}
     sides = {line.split(" ", 1)[1] for name, line in named.items() if name < share}
     others = {line.split(" ", 1)[1] for name, line in named.items() if name >= share}
     assert len(named) >= 95

@@ -135,7 +135,8 @@ def test_populations_never_move_to_a_tile_without_an_answer() -> None:
                 raise AnswerError(NAN, tiles=tiles)
             return plain.predict(image)
 
-    evaluator.target = CountedTarget(Silent())  # type: ignore[arg-type]  # the rest is that of LimitState
+    # The rest is that of ShiftedTail.
+    evaluator.target = CountedTarget(Silent())  # type: ignore[arg-type]
     particles = blackbox.rules().particles
     some = list(islice(split(evaluator, blackbox.rules(audit=True)), 40 * particles))
     found = [one for one in some if one.found is not None]

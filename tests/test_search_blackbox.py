@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 CLASSES = ("a", "b")
 
 
-class LimitState:
+class ShiftedTail:
     """Below 0.6 where the first latent, read back from the brightness of B02, is beyond beta.
 
     A classic limit state: P(low confidence given the condition) is the normal tail of beta.
@@ -66,7 +66,7 @@ def limit_evaluator(*betas: float) -> Evaluator:
     """Join them; the gate lets everything through that is bright in B08."""
     return Evaluator(
         FlatGenerator(),
-        LimitState(betas),
+        ShiftedTail(betas),
         single_stage(
             {"critic": lambda i, y: i.sum((1, 2, 3)) * 0 - 97},
             GATE.stages[0].reference - 100,
@@ -155,7 +155,7 @@ class TestSplitting:
     def test_what_is_found_is_of_low_confidence_as_stored(self) -> None:
         """Each accepted tile, scored alone from its numbers, is below tau."""
         evaluator = limit_evaluator(2.0, 2.5)
-        target = LimitState((2.0, 2.5))
+        target = ShiftedTail((2.0, 2.5))
         found = 0
         for one in islice(split(evaluator, rules()), 128):
             if one.found is not None and one.found.tile is not None:

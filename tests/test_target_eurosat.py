@@ -15,6 +15,7 @@ from rs_lowconf.settings import ClassifierSettings
 from rs_lowconf.target.evaluate import evaluate_classifier
 from rs_lowconf.target.train import calibrate, train_classifier
 from rs_lowconf.types import TileBatch
+from tests.fakes import batch_of
 
 CPU = torch.device("cpu")
 
@@ -34,14 +35,7 @@ class Split:
         return len(self.labels)
 
     def batch(self, indices: Sequence[int]) -> TileBatch:
-        chosen = list(indices)
-        return TileBatch(
-            image=self._image[chosen],
-            bands=self.bands,
-            ids=tuple(self.ids[i] for i in chosen),
-            classes=self.classes,
-            label=self.labels[chosen],
-        )
+        return batch_of(self, indices, self._image, label=self.labels)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError, JobError, ModelError, SettingsError
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import SegmenterSettings, TrainedTarget
@@ -26,47 +24,16 @@ from rs_lowconf.target.segment_train import (
     train_segmenter,
 )
 from rs_lowconf.target.segmenter import Segmenter, SegmenterSpec, load_segmenter, save_segmenter
-from rs_lowconf.types import MaskSource, TargetModel, TileBatch
+from rs_lowconf.types import MaskSource, TargetModel
 from tests.conftest import Run
+from tests.fakes import FakePatches
 from tests.make_scenes import make_chips
 
-BANDS = BandSpec(names=("B04", "B03", "B08"), level="L2A")
-CLASSES = ("background", "damage", "cloud")
-COLOURS = torch.tensor([[0.05, 0.06, 0.3], [0.12, 0.1, 0.2], [0.5, 0.5, 0.5]])
+BANDS, CLASSES = FakePatches.bands, FakePatches.classes
 CPU = torch.device("cpu")
 SMALL = SegmenterSettings(
     encoder="tu-resnet10t", width=4, epochs=3, batch_size=8, learning_rate=1e-2
 )
-
-
-class FakeMasks:
-    """Seeded tiles whose pixels have their class's colour and noise; some are unknown."""
-
-    bands = BANDS
-    classes: tuple[str, ...] = CLASSES
-
-    def __init__(self, tiles: int, *, seed: int = 0, noise: float = 0.02) -> None:
-        dice = torch.Generator().manual_seed(seed)
-        coarse = torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), tiles * 16, True, generator=dice)
-        self.mask = coarse.view(tiles, 4, 4).repeat_interleave(8, 1).repeat_interleave(8, 2)
-        image = COLOURS[self.mask].movedim(3, 1)
-        self.image = image + noise * torch.randn(image.shape, generator=dice)
-        self.mask[:, 0] = UNKNOWN
-        self.image[:, :, 0] = 0
-        self.ids = tuple(f"fake-{seed}-{i}" for i in range(tiles))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def batch(self, indices: Sequence[int]) -> TileBatch:
-        chosen = list(indices)
-        return TileBatch(
-            image=self.image[chosen],
-            bands=BANDS,
-            ids=tuple(self.ids[i] for i in chosen),
-            classes=CLASSES,
-            mask=self.mask[chosen],
-        )
 
 
 class Answers:
@@ -94,8 +61,8 @@ def blanked(image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def trained(seed: int = 0) -> list[MaskEpoch]:
-    val = FakeMasks(8, seed=2)
-    return list(train_segmenter(FakeMasks(16, seed=1), val, SMALL, as_they_are, seed, CPU))
+    val = FakePatches(8, seed=2)
+    return list(train_segmenter(FakePatches(16, seed=1), val, SMALL, as_they_are, seed, CPU))
 
 
 def untrained() -> Segmenter:
@@ -107,7 +74,7 @@ def untrained() -> Segmenter:
 
 def test_training_learns_and_is_repeatable() -> None:
     """Three epochs beat one class everywhere; the same seed gives the same bits."""
-    assert isinstance(FakeMasks(1), MaskSource)
+    assert isinstance(FakePatches(1), MaskSource)
     before = torch.get_rng_state()
     first = trained()
     assert torch.equal(torch.get_rng_state(), before)
@@ -119,8 +86,8 @@ def test_training_learns_and_is_repeatable() -> None:
         assert (record.best is not None) == (record.val_loss < lowest)
         lowest = min(lowest, record.val_loss)
     best = [record.best for record in first if record.best is not None][-1]
-    test = FakeMasks(8, seed=3)
-    report = evaluate_segmenter(calibrate_segmenter(best, FakeMasks(8, seed=2)), test, test.ids)
+    test = FakePatches(8, seed=3)
+    report = evaluate_segmenter(calibrate_segmenter(best, FakePatches(8, seed=2)), test, test.ids)
     assert report.mean_iou > report.floor_mean_iou + 0.2
     assert report.blocks == 8
     assert "8 blocks are few" in report.note
@@ -147,19 +114,19 @@ def test_unknown_pixels_teach_nothing() -> None:
     assert (logits.grad[:, :, :3] == 0).all()
     assert (logits.grad[:, :, 3:] != 0).any()
     assert masked_loss(logits, torch.full_like(mask, UNKNOWN), weight) == 0
-    counts = torch.bincount(FakeMasks(16).mask.flatten(), minlength=3)[:3].double()
+    counts = torch.bincount(FakePatches(16).masks.flatten(), minlength=3)[:3].double()
     shares = counts / counts.sum()
     for power in (0.0, 0.5, 1.0):
-        weights = class_weights(FakeMasks(16), power).double()
+        weights = class_weights(FakePatches(16), power).double()
         torch.testing.assert_close(weights * shares**power, (weights * shares**power)[:1].expand(3))
         assert float((weights * shares).sum()) == pytest.approx(1)
 
 
 def test_figures_equal_a_loop_over_pixels() -> None:
     """IoU, accuracy, floor and calibration error are what a loop over known pixels counts."""
-    source = FakeMasks(6, seed=4)
+    source = FakePatches(6, seed=4)
     dice = torch.Generator().manual_seed(1)
-    known = source.mask.clamp_max(2)
+    known = source.masks.clamp_max(2)
     logits = torch.randn(6, 3, 32, 32, generator=dice) + 1.5 * F.one_hot(known, 3).movedim(3, 1)
     answers = logits.log_softmax(1)
     report = evaluate_segmenter(Answers(answers), source, ["a", "a", "b", "c", "c", "c"])
@@ -168,7 +135,7 @@ def test_figures_equal_a_loop_over_pixels() -> None:
         for row in range(1, 32):
             for col in range(32):
                 truth, said = (
-                    int(source.mask[tile, row, col]),
+                    int(source.masks[tile, row, col]),
                     int(answers[tile, :, row, col].argmax()),
                 )
                 pairs.append((truth, said))
@@ -194,8 +161,8 @@ def test_figures_equal_a_loop_over_pixels() -> None:
 
 def test_classes_go_by_name() -> None:
     """A target that lists the classes in another order has the same figures."""
-    source = FakeMasks(4, seed=5)
-    answers = F.one_hot(source.mask.clamp_max(2), 3).movedim(3, 1).float().log_softmax(1)
+    source = FakePatches(4, seed=5)
+    answers = F.one_hot(source.masks.clamp_max(2), 3).movedim(3, 1).float().log_softmax(1)
     turned = Answers(answers[:, [2, 0, 1]], ("cloud", "background", "damage"))
     report = evaluate_segmenter(turned, source, source.ids)
     assert report.iou == {"cloud": 1.0, "background": 1.0, "damage": 1.0}
@@ -249,13 +216,13 @@ def test_checkpoints_come_back_as_targets(tmp_path: Path) -> None:
 
 def test_bad_input_is_one_line() -> None:
     """An unknown encoder, an absent class and a diverging loss each say what to do."""
-    train, val = FakeMasks(4), FakeMasks(2)
+    train, val = FakePatches(4), FakePatches(2)
     wrong = SMALL.model_copy(update={"encoder": "resnet9000"})
     with pytest.raises(SettingsError, match=r"encoder 'resnet9000'.*target\.segmenter\.encoder"):
         next(train_segmenter(train, val, wrong, as_they_are, 0, CPU))
     with pytest.raises(JobError, match="lower the learning_rate"):
         list(train_segmenter(train, val, SMALL, blanked, 0, CPU))
-    train.mask[train.mask == 2] = UNKNOWN
+    train.masks[train.masks == 2] = UNKNOWN
     with pytest.raises(DataError, match=r"no training pixel of class cloud.*data\.mask_classes"):
         next(train_segmenter(train, val, SMALL, as_they_are, 0, CPU))
 

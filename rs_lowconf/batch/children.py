@@ -2,7 +2,7 @@
 
 They are separate programs instead of `multiprocessing` or a pool: those cannot start children in
 Dask workers, run a script again in each child, and share a queue that a killed child may leave
-locked.
+locked: `scripts/research/pool_faults.py` shows what a pool of `pebble` does not survive.
 """
 
 import contextlib
@@ -163,25 +163,24 @@ class Child:
     def _hung(self) -> Answer:
         # It writes where it hangs, and exits.
         self._process.send_signal(signal.SIGABRT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE_SECONDS)
-        self.close()
-        message = f"no answer within {self._limit:g} s{self._last_words()}"
-        if self._opening:
-            return "fatal", _cannot_start(message)
-        return FailureKind.HUNG.value, message
+        self._end()
+        return self._failed(FailureKind.HUNG, f"no answer within {self._limit:g} s")
 
     def _died(self) -> Answer:
-        # Killed at once, its exit code would be lost.
+        self._end()
+        code = self._process.returncode
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return self._failed(FailureKind.DIED, f"the process ended by {how}")
+
+    def _end(self) -> None:
+        """Close it; killed at once, its exit code and last words would be lost."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE_SECONDS)
         self.close()
-        code = self._process.returncode
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        message = f"the process ended by {how}{self._last_words()}"
-        if self._opening:
-            return "fatal", _cannot_start(message)
-        return FailureKind.DIED.value, message
+
+    def _failed(self, kind: FailureKind, message: str) -> Answer:
+        message += self._last_words()
+        return ("fatal", _cannot_start(message)) if self._opening else (kind.value, message)
 
     def _last_words(self) -> str:
         """Return where it was, if it reported that, or else its last output."""

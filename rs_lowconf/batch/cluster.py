@@ -44,9 +44,6 @@ class Dask:
     seconds: float | None = None
     """Time limit of a chunk, as of `Processes`."""
 
-    opening_seconds: float = OPENING_SECONDS
-    """Time limit for a process to open the work."""
-
     patience_seconds: float = 3600.0
     """How long to wait for a cluster without workers, for example while they are queued."""
 
@@ -74,7 +71,6 @@ class Dask:
                         to_bytes(piece.rows),
                         piece.limit(self.seconds),
                         self.seconds,
-                        self.opening_seconds,
                         pure=False,
                         retries=_RETRIES,
                     )
@@ -196,16 +192,14 @@ def _lost(place: str) -> RsLowconfError:
 
 # The rest of this file runs in the workers.
 
-_idle: dict[bytes, list[tuple[Child, threading.Timer]]] = {}
-"""Idle children, by their work."""
+_idle: list[tuple[bytes, Child, threading.Timer]] = []
+"""Idle children with the works that they have opened."""
 _idle_lock = threading.Lock()
 
 
-def _attempt(
-    work: bytes, rows: bytes, limit: float | None, whole: float | None, opening_seconds: float
-) -> Answer:
+def _attempt(work: bytes, rows: bytes, limit: float | None, whole: float | None) -> Answer:
     """Let a child process rows; it is kept for the next task of the same work."""
-    child = _lend(work) or Child(work, opening_seconds, _number())
+    child = _lend(work) or Child(work, OPENING_SECONDS, _number())
     try:
         child.send(rows, limit, whole)
         answer = child.exchange()
@@ -228,10 +222,11 @@ def _number() -> int:
 
 
 def _lend(work: bytes) -> Child | None:
+    """Return an idle child of a work; None if there is none that lives."""
     with _idle_lock:
-        children = _idle.get(work, [])
-        while children:
-            child, timer = children.pop()
+        for entry in [entry for entry in _idle if entry[0] == work]:
+            _idle.remove(entry)
+            _, child, timer = entry
             timer.cancel()
             if child.alive:
                 return child
@@ -243,18 +238,14 @@ def _give_back(work: bytes, child: Child) -> None:
     timer = threading.Timer(_IDLE_SECONDS, _close_idle, kwargs={"which": child})
     timer.daemon = True
     with _idle_lock:
-        _idle.setdefault(work, []).append((child, timer))
+        _idle.append((work, child, timer))
     timer.start()
 
 
 def _close_idle(which: Child | None = None) -> None:
     """Close one idle child, or all."""
     with _idle_lock:
-        for work, children in list(_idle.items()):
-            for child, timer in children:
-                if which in (None, child):
-                    timer.cancel()
-                    child.close()
-            _idle[work] = [one for one in children if not one[0].connection.closed]
-            if not _idle[work]:
-                del _idle[work]
+        for entry in [entry for entry in _idle if which in (None, entry[1])]:
+            _idle.remove(entry)
+            entry[2].cancel()
+            entry[1].close()

@@ -57,9 +57,6 @@ class Progress:
     rows: int
     """Tiles of the chunk that were processed."""
 
-    bad: int
-    """Tiles of the chunk that failed."""
-
     planned: int
     """All tiles of the job."""
 
@@ -79,11 +76,6 @@ class Progress:
     def rate(self) -> float:
         """Tiles per second of this run."""
         return self.tried / self.seconds
-
-    @property
-    def seconds_left(self) -> float:
-        """Time for the remaining tiles at that rate."""
-        return (self.planned - self.done - self.failed) / self.rate
 
 
 def run_job(
@@ -125,7 +117,6 @@ def run_job(
                 ledger.note(tried=tried, seconds=seconds, ended=False)
                 yield Progress(
                     rows=rows,
-                    bad=len(ended.errors),
                     planned=len(job.rows),
                     done=ledger.done,
                     failed=ledger.failed,

@@ -270,7 +270,9 @@ def read_errors_file(path: Path) -> list[TileError]:
     if not path.exists():
         return []
     values = json.loads(path.read_text(encoding="utf-8"))
-    return [TileError(**{**one, "kind": FailureKind(one["kind"])}) for one in values["errors"]]
+    return [
+        TileError(**{**error, "kind": FailureKind(error["kind"])}) for error in values["errors"]
+    ]
 
 
 def holder(folder: Path) -> str | None:

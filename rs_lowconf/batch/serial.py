@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from rs_lowconf.batch.children import OPENING_SECONDS, Processes
+from rs_lowconf.batch.children import Processes
 from rs_lowconf.batch.work import Done, Failed, FailureKind, Outcome, Piece, Work, answer
 
 
@@ -15,17 +15,12 @@ class Serial:
     """Time limit of a chunk, enforced by a child process. None: in this process, with its number of
     threads, where a tile that hangs or crashes stops the job."""
 
-    opening_seconds: float = OPENING_SECONDS
-    """Time limit for the child process to open the work."""
-
     def outcomes(
         self, work: Work, take: Callable[[], Piece | None]
     ) -> Generator[Outcome, None, None]:
         """Work on pieces and yield an outcome for each; see `Executor`."""
         if self.seconds is not None:
-            yield from Processes(
-                workers=1, seconds=self.seconds, opening_seconds=self.opening_seconds
-            ).outcomes(work, take)
+            yield from Processes(workers=1, seconds=self.seconds).outcomes(work, take)
             return
         piece = take()
         # Not opened when there is nothing to do.

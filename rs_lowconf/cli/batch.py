@@ -17,7 +17,7 @@ from rs_lowconf.cli.progress import (
     print_left_out,
     progress,
 )
-from rs_lowconf.cli.tables import counted
+from rs_lowconf.cli.tables import with_counts
 from rs_lowconf.errors import JobError, SettingsError
 from rs_lowconf.places import job_folder
 from rs_lowconf.settings import BatchSettings, Settings
@@ -92,7 +92,7 @@ def score(
     )
     print_classes(labels_of(catalog), "the target", target.classes)
     if is_stamped(folder, fingerprint(folder, inputs)):
-        _tell(folder)
+        _show_state(folder)
         print("Nothing to do: tiles, target and settings have not changed.")
     else:
         print_left_out(rows.left_out, len(catalog))
@@ -141,7 +141,7 @@ def review(
     answered = f", {chosen.answered:,} of them answered before" if chosen.answered else ""
     print(
         f"{chosen.below:,} of {len(scores):,} scored tiles are below {chosen.tau:.3f}{answered}; "
-        f"{len(chosen.scores):,} are chosen: {counted(Counter(classes_of(chosen.scores)))}"
+        f"{len(chosen.scores):,} are chosen: {with_counts(Counter(classes_of(chosen.scores)))}"
     )
     folder = write_real(
         settings,
@@ -166,19 +166,19 @@ def show_status(
     from rs_lowconf.batch import status
 
     where = folder or job_folder(settings, "score")
-    told = status(where)
+    state = status(where)
     print(
-        f"{told.kind}: {told.done:,} of {told.planned:,} tiles done, {told.failed:,} failed, "
-        f"{told.left:,} left"
+        f"{state.kind}: {state.done:,} of {state.planned:,} tiles done, {state.failed:,} failed, "
+        f"{state.left:,} left"
     )
-    if told.running is None:
+    if state.running is None:
         print("Not running.")
-        if told.left:
-            _run_again(settings, where, told.kind)
+        if state.left:
+            _run_again(settings, where, state.kind)
     else:
-        print(f"Running in {told.running}{', asked to stop' if told.stopping else ''}.")
-    if told.rate is not None and told.seconds_left:
-        print(f"{told.rate:,.1f} tiles per second, {duration(told.seconds_left)} left.")
+        print(f"Running in {state.running}{', asked to stop' if state.stopping else ''}.")
+    if state.rate is not None and state.seconds_left:
+        print(f"{state.rate:,.1f} tiles per second, {duration(state.seconds_left)} left.")
     _show_errors(where)
 
 
@@ -226,7 +226,9 @@ def labels_of(catalog: "Catalog") -> "Vocabulary":
     from rs_lowconf.vocabulary import vocabulary
 
     column = "rslow:label"
-    names = [name for own in catalog.tables((column,)) for name in own[column].unique().to_pylist()]
+    names = [
+        name for table in catalog.tables((column,)) for name in table[column].unique().to_pylist()
+    ]
     return vocabulary(f"the labels of {catalog.path}", names)
 
 
@@ -272,26 +274,26 @@ def work_on(job: "Job", executor: "Executor") -> bool:
             for step in run_job(job, executor, stopped=lambda: interrupt.requested):
                 failed = f"{step.failed:,} failed. " if step.failed else ""
                 bar.update(step.done + step.failed, f"{failed}{step.rate:,.1f} tiles per second")
-        told = _tell(job.folder)
-    if told.left:
-        print(f"{told.left:,} tiles are left: run the same command again to resume.")
-    if told.done == 0 and told.left == 0:
+        state = _show_state(job.folder)
+    if state.left:
+        print(f"{state.left:,} tiles are left: run the same command again to resume.")
+    if state.done == 0 and state.left == 0:
         raise JobError(
             "no tile could be processed, see above",
             remedy="correct that and retry the tiles",
             command=f"batch retry {shlex.quote(str(job.folder))}",
         )
-    return told.left == 0
+    return state.left == 0
 
 
-def _tell(folder: Path) -> "Status":
+def _show_state(folder: Path) -> "Status":
     """Print progress and problems of a job."""
     from rs_lowconf.batch import status
 
-    told = status(folder)
-    print(f"{told.done:,} of {told.planned:,} tiles done, {told.failed:,} failed.")
+    state = status(folder)
+    print(f"{state.done:,} of {state.planned:,} tiles done, {state.failed:,} failed.")
     _show_errors(folder)
-    return told
+    return state
 
 
 def _show_errors(folder: Path) -> None:

@@ -53,9 +53,9 @@ def generate(
 
     catalog = tiles_of(settings)
     models = load_models(_for_driver(settings), trust_code=trust_code)
-    own = _for_workers(settings, models)
+    for_workers = _for_workers(settings, models)
     # Missing inputs are reported before anything begins.
-    load_inversions(own, models)
+    load_inversions(for_workers, models)
     rows = chosen_rows(catalog, settings.batch, settings.run.seed)
     print_left_out(rows.left_out, len(catalog))
     if models.generator.bank is None:
@@ -68,16 +68,16 @@ def generate(
         kind="generate",
         rows=rows,
         work=GenerateWork(
-            settings=own,
+            settings=for_workers,
             trust_code=trust_code,
             student=student,
-            models_key=_models_key(own, student),
+            models_key=_models_key(for_workers, student),
             kinds=rows.kinds(),
         ),
         chunk_rows=settings.batch.chunk or _CHUNK,
     )
     if work_on(job, executor_of(settings.batch, scheduler)):
-        _say(write_variants(own, models, rows, folder.absolute()), folder, own)
+        _say(write_variants(for_workers, models, rows, folder.absolute()), folder, for_workers)
 
 
 def _say(written: "Written", folder: Path, settings: Settings) -> None:
@@ -96,10 +96,10 @@ def _say(written: "Written", folder: Path, settings: Settings) -> None:
         f"({report['share_within_pixel_bound']:.0%} by pixels, "
         f"{report['share_within_feature_bound']:.0%} by features)."
     )
-    for name, own in report["by_class"].items():
+    for name, numbers in report["by_class"].items():
         print(
-            f"  {name}: {own['share_within_bound']:.0%} of {own['tiles']:,} tiles within the "
-            f"bound, {own['variants']:,} variants"
+            f"  {name}: {numbers['share_within_bound']:.0%} of {numbers['tiles']:,} tiles within "
+            f"the bound, {numbers['variants']:,} variants"
         )
     print(f"{report['variants']:,} variants: {folder / 'variants'}, {folder / 'variants.parquet'}")
     print(f"Real, reconstructed, variants: {folder / 'sheet.png'}")

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,14 +12,17 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import progress
+from rs_lowconf.cli.progress import show as shown
 from rs_lowconf.cli.tables import (
-    counted,
     open_console,
     radiometry,
     range_rows,
+    save_report,
     show_finding,
+    show_findings,
     show_meanings,
     show_table,
+    with_counts,
 )
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.places import catalog_path
@@ -29,7 +31,7 @@ from rs_lowconf.settings import MaskData, Rasters
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from rs_lowconf.data.catalog.check import CatalogFinding, CollectionReport
+    from rs_lowconf.data.catalog.check import CatalogReport
     from rs_lowconf.data.catalog.rows import CatalogRow
     from rs_lowconf.data.catalog.scan import Account
     from rs_lowconf.data.catalog.table import Catalog
@@ -51,6 +53,7 @@ def build(config: ConfigOption = None, set_: SetOption = None) -> None:
     from rs_lowconf.data.catalog.scan import Account
     from rs_lowconf.data.catalog.table import write_catalog
     from rs_lowconf.data.left_out import LeftOut
+    from rs_lowconf.data.mixtures import Finding
 
     path = catalog_path(settings)
     data = settings.data
@@ -68,7 +71,7 @@ def build(config: ConfigOption = None, set_: SetOption = None) -> None:
         for line in account.left_out.counted():
             console.print(f"left out: {line}")
     for fault in account.left_out.faults:
-        show_finding(console, "warning", f"left out: {fault}", ())
+        show_finding(console, Finding(severity="warning", text=f"left out: {fault}"))
     show_meanings(console, dict(account.meanings.most_common()), "image")
     print(f"{number:,} tiles: {path}")
     hint("Check its digital numbers", "catalog check")
@@ -85,9 +88,9 @@ def merge(
     from rs_lowconf.data.catalog import table
 
     path = catalog_path(settings)
-    opened = [table.Catalog(own) for own in catalogs]
-    for one in opened:
-        one.require_files()
+    opened = [table.Catalog(file) for file in catalogs]
+    for catalog in opened:
+        catalog.require_files()
     number = table.merge(path, opened)
     print(f"{number:,} tiles: {path}")
 
@@ -107,41 +110,19 @@ def check(
     changed since it was catalogued.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.data.catalog.check import (
-        CatalogTally,
-        groups_of,
-        said_in,
-        same_pixels,
-        sampled,
-    )
-    from rs_lowconf.runs import write_json
+    from rs_lowconf.data.catalog.check import check_tiles, groups_of
     from rs_lowconf.workflows.catalog import tiles_of
+    from rs_lowconf.workflows.records import counted
 
-    catalog = tiles_of(settings)
+    catalog, most = tiles_of(settings), settings.catalog.sample
     groups = groups_of(catalog)
-    tallies = {group: CatalogTally(group, tiles) for group, tiles in groups.items()}
-    most = settings.catalog.sample
-    with progress("checking tiles", sum(min(most, own) for own in groups.values())) as bar:
-        for done, row in enumerate(sampled(catalog, groups, most), start=1):
-            tallies[row.collection, row.bands].add(row)
-            bar.update(done)
-    reports = [tally.report() for tally in tallies.values()]
-    general = list(same_pixels(catalog))
-    show_meanings(open_console(), said_in(catalog), "tile")
-    _show(reports, general)
-    if json is not None:
-        write_json(
-            json,
-            {
-                "catalog": str(catalog.path),
-                "collections": [report.to_json() for report in reports],
-                "findings": [asdict(own) for own in general],
-            },
-        )
-        print(f"Saved as {json}.")
-    bad = sum(
-        len(own.tiles) for report in reports for own in report.findings if own.severity == "error"
-    )
+    total = sum(min(most, tiles) for tiles in groups.values())
+    report = shown(counted(check_tiles(catalog, groups, most), "checking tiles", total))
+    show_meanings(open_console(), report.meanings, "tile")
+    _show(report)
+    save_report(json, report.to_json())
+    found = [finding for part in report.collections for finding in part.findings]
+    bad = sum(len(finding.names) for finding in found if finding.severity == "error")
     if bad:
         raise DataError(
             f"{bad:,} tiles cannot be used, see above",
@@ -204,29 +185,26 @@ def _counts(catalog: "Catalog") -> Iterable[Sequence[str]]:
     counts: dict[str, Counter[str]] = {name: Counter() for name in (*names, "bands", "year")}
     for table in catalog.tables([*names.values(), "rslow:bands", "datetime"]):
         for name, column in names.items():
-            counts[name].update(own or "none" for own in table[column].to_pylist())
-        counts["bands"].update(" ".join(own) for own in table["rslow:bands"].to_pylist())
+            counts[name].update(value or "none" for value in table[column].to_pylist())
+        counts["bands"].update(" ".join(bands) for bands in table["rslow:bands"].to_pylist())
         counts["year"].update(
-            "unknown" if own is None else str(own.year) for own in table["datetime"].to_pylist()
+            "unknown" if taken is None else str(taken.year)
+            for taken in table["datetime"].to_pylist()
         )
     yield "", "number", "(tiles)"
-    for name, own in counts.items():
-        yield name, f"{len(own):,}", counted(dict(own.most_common(12)))
+    for name, values in counts.items():
+        yield name, f"{len(values):,}", with_counts(dict(values.most_common(12)))
 
 
-def _show(reports: "Sequence[CollectionReport]", general: "Sequence[CatalogFinding]") -> None:
+def _show(report: "CatalogReport") -> None:
     console = open_console()
-    for report in reports:
+    for part in report.collections:
         title = (
-            f"{report.collection}: {report.tiles:,} tiles, {report.read:,} read; "
-            f"{radiometry(report.bands)}"
+            f"{part.collection}: {part.tiles:,} tiles, {part.read:,} read; {radiometry(part.bands)}"
         )
-        show_table(console, title, "lrrrrrr", range_rows(report.ranges))
-        for finding in report.findings:
-            show_finding(console, finding.severity, finding.text, finding.tiles)
-        if report.findings:
+        show_table(console, title, "lrrrrrr", range_rows(part.ranges))
+        if part.findings:
+            show_findings(console, part.findings)
             console.print()
-    for finding in general:
-        show_finding(console, finding.severity, finding.text, finding.tiles)
-    if not general and not any(report.findings for report in reports):
-        console.print("No problems found.")
+    if report.findings or not any(part.findings for part in report.collections):
+        show_findings(console, report.findings)

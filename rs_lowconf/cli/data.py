@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
-from rs_lowconf.cli.progress import progress
+from rs_lowconf.cli.progress import show
 from rs_lowconf.cli.tables import (
-    counted,
     open_console,
     radiometry,
     range_rows,
-    show_finding,
+    save_report,
+    show_findings,
     show_meanings,
     show_table,
+    with_counts,
 )
 from rs_lowconf.errors import DataError
 from rs_lowconf.settings import MaskData
 
 if TYPE_CHECKING:
-    from rs_lowconf.data.check import CheckReport, SplitListing
+    from rs_lowconf.data.check import CheckReport
     from rs_lowconf.data.mask_check import MaskReport
-    from rs_lowconf.settings import ClassedTiles
 
 data_app = typer.Typer(help="Inspect and validate the data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -53,39 +53,31 @@ def check(
     if isinstance(settings.data, MaskData):
         _check_masks(settings.data, json)
         return
-    from rs_lowconf.data.check import list_sources
-    from rs_lowconf.runs import write_json
+    from rs_lowconf.data.check import check_tiles, list_sources
+    from rs_lowconf.workflows.records import counted
 
     reports = []
-    for own, listed in list_sources(settings.data):
-        report = _look_through(own, listed)
-        _show(report, own.root)
-        reports.append((own, report))
-    if json is not None:
-        first, *others = (report.to_json() for _, report in reports)
-        write_json(json, {**first, "more": others} if others else first)
-        print(f"Saved as {json}.")
-    for own, report in reports:
-        _judge(report, skip_bad=own.skip_bad)
-
-
-def _look_through(settings: "ClassedTiles", listings: "tuple[SplitListing, ...]") -> "CheckReport":
-    """Read every file of one source of tiles."""
-    from rs_lowconf.data.check import Tally, check_files
-
-    tally = Tally(settings, listings)
-    total = sum(len(listing.files) for listing in listings)
-    with progress(f"checking tiles in {settings.root}", total) as bar:
-        for done, record in enumerate(check_files(settings, listings), start=1):
-            tally.add(record)
-            bar.update(done)
-    return tally.report()
+    for source, listings in list_sources(settings.data):
+        title, total = (
+            f"checking tiles in {source.root}",
+            sum(len(split.files) for split in listings),
+        )
+        report = show(counted(check_tiles(source, listings), title, total))
+        _show(report, source.root)
+        reports.append((source, report))
+    first, *others = (report.to_json() for _, report in reports)
+    save_report(json, {**first, "more": others} if others else first)
+    for source, report in reports:
+        _require_usable(
+            bad=0 if source.skip_bad else sum(report.unusable.values()),
+            lacking=any(0 in counts for counts in report.usable.values()),
+            remedy="add tiles, or list the classes to use in data.classes",
+        )
 
 
 def _check_masks(settings: MaskData, json: Path | None) -> None:
     """Report on scenes or chips, and raise errors for problems."""
     from rs_lowconf.data.mask_check import check_masks
-    from rs_lowconf.runs import write_json
 
     report = check_masks(settings)
     console = open_console()
@@ -93,58 +85,45 @@ def _check_masks(settings: MaskData, json: Path | None) -> None:
     show_table(console, "Tiles and pixels by split", "lrrr", _mask_counts(report))
     if report.bands is not None:
         show_table(console, radiometry(report.bands), "lrrrrrr", range_rows(report.ranges))
-    show_table(console, "Format", "ll", [("", "(number of images)"), ("CRS", counted(report.crs))])
-    show_meanings(console, report.meanings, "image")
-    for line in report.left_out:
-        console.print(f"Left out: {line}")
-    for fault in report.faults:
-        show_finding(console, "error", fault, ())
-    for warning in report.warnings:
-        show_finding(console, "warning", warning, ())
-    for mixture in report.mixtures:
-        show_finding(console, "warning", mixture.text, mixture.files)
-    if not report.faults and not report.warnings and not report.mixtures:
-        console.print("No problems found.")
-    if json is not None:
-        write_json(json, report.to_json())
-        print(f"Saved as {json}.")
-    if report.faults and not settings.skip_bad:
-        raise DataError(
-            f"{len(report.faults):,} files cannot be used, see above",
-            remedy="fix or remove them, or skip them with data.skip_bad=true",
-        )
-    if any(0 in (own.tiles, *own.pixels.values()) for own in report.splits.values()):
-        raise DataError(
-            "a split lacks a class, see above",
-            remedy="try another data.block_seed or a smaller data.block_size",
-        )
+    form = [("", "(number of images)"), ("CRS", with_counts(report.crs))]
+    show_table(console, "Format", "ll", form)
+    _show_end(report, "image")
+    save_report(json, report.to_json())
+    faults = sum(finding.severity == "error" for finding in report.findings)
+    _require_usable(
+        bad=0 if settings.skip_bad else faults,
+        lacking=any(0 in (found.tiles, *found.pixels.values()) for found in report.splits.values()),
+        remedy="try another data.block_seed or a smaller data.block_size",
+    )
 
 
 def _mask_counts(report: "MaskReport") -> Iterable[Sequence[str]]:
     splits = report.splits.values()
     yield "", *report.splits
-    yield "tiles", *(f"{own.tiles:,}" for own in splits)
-    yield "blocks", *(f"{own.blocks:,}" for own in splits)
-    yield "(tiles left out)", *(f"{own.left_out:,}" for own in splits)
+    yield "tiles", *(f"{found.tiles:,}" for found in splits)
+    yield "blocks", *(f"{found.blocks:,}" for found in splits)
+    yield "(tiles left out)", *(f"{found.left_out:,}" for found in splits)
     for name in next(iter(splits)).pixels:
-        yield f"pixels of {name}", *(f"{own.pixels[name]:,}" for own in splits)
-    yield "pixels unknown", *(f"{own.unknown:,}" for own in splits)
-    yield "of these nodata", *(f"{own.nodata:,}" for own in splits)
+        yield f"pixels of {name}", *(f"{found.pixels[name]:,}" for found in splits)
+    yield "pixels unknown", *(f"{found.unknown:,}" for found in splits)
+    yield "of these nodata", *(f"{found.nodata:,}" for found in splits)
 
 
-def _judge(report: "CheckReport", *, skip_bad: bool) -> None:
-    """Raise the errors that training would raise on these data."""
-    bad = sum(report.unusable.values())
-    if bad and not skip_bad:
+def _require_usable(*, bad: int, lacking: bool, remedy: str) -> None:
+    """Raise the errors that training would raise on these data.
+
+    Args:
+        bad: files that cannot be used and are not to be skipped.
+        lacking: whether a class has no tile or pixel in a split.
+        remedy: of the latter.
+    """
+    if bad:
         raise DataError(
             f"{bad:,} files cannot be used, see above",
             remedy="fix or remove them, or skip them with data.skip_bad=true",
         )
-    if any(0 in counts for counts in report.usable.values()):
-        raise DataError(
-            "a split lacks a class, see above",
-            remedy="add tiles, or list the classes to use in data.classes",
-        )
+    if lacking:
+        raise DataError("a split lacks a class, see above", remedy=remedy)
 
 
 def _show(report: "CheckReport", root: Path) -> None:
@@ -156,13 +135,16 @@ def _show(report: "CheckReport", root: Path) -> None:
     if report.bands is not None:
         show_table(console, radiometry(report.bands), "lrrrrrr", range_rows(report.ranges))
     show_table(console, "Format", "ll", _format(report))
-    show_meanings(console, report.meanings, "file")
+    _show_end(report, "file")
+
+
+def _show_end(report: "CheckReport | MaskReport", what: str) -> None:
+    """Show what a report says below its tables."""
+    console = open_console()
+    show_meanings(console, report.meanings, what)
     for line in report.left_out:
         console.print(f"Left out: {line}")
-    if not report.findings:
-        console.print("No problems found.")
-    for finding in report.findings:
-        show_finding(console, finding.severity, finding.text, finding.files)
+    show_findings(console, report.findings)
 
 
 def _counts(report: "CheckReport") -> Iterable[Sequence[str]]:
@@ -178,10 +160,10 @@ def _counts(report: "CheckReport") -> Iterable[Sequence[str]]:
 
 def _format(report: "CheckReport") -> Iterable[Sequence[str]]:
     yield "", "(number of tiles)"
-    yield "tile size", counted(report.sizes)
+    yield "tile size", with_counts(report.sizes)
     if report.pixel_size:
         low, high = (f"{side:.4g}" for side in report.pixel_size)
         yield "pixel size", f"{low} to {high} in the unit of the CRS"
-    yield "data type", counted(report.dtypes)
-    yield "CRS", counted(report.crs)
+    yield "data type", with_counts(report.dtypes)
+    yield "CRS", with_counts(report.crs)
     yield "nodata", f"{report.nodata_share:.2%} of the pixels, in {report.nodata_tiles:,} tiles"

@@ -97,9 +97,11 @@ def command_line(command: str, *words: object, set_: Sequence[str] = ()) -> str:
     if "--config" in takes:
         if _given.config is not None:
             parts += ["--config", str(_given.config)]
-        new = {one.partition("=")[0].strip() for one in set_}
-        kept = [one for one in _given.overrides if one.partition("=")[0].strip() not in new]
-        parts += [part for one in (*kept, *set_) for part in ("--set", one)]
+        new = {setting.partition("=")[0].strip() for setting in set_}
+        kept = [
+            setting for setting in _given.overrides if setting.partition("=")[0].strip() not in new
+        ]
+        parts += [part for setting in (*kept, *set_) for part in ("--set", setting)]
     foreign = _given.settings is not None and _given.settings.target.kind in _FOREIGN
     if "--trust-code" in takes and (_given.trust_code or foreign):
         parts.append("--trust-code")
@@ -121,4 +123,4 @@ def _options_of(name: Sequence[str]) -> set[str]:
         if not hasattr(command, "commands") or word not in command.commands:
             break
         command = command.commands[word]
-    return {option for one in command.params for option in one.opts}
+    return {option for parameter in command.params for option in parameter.opts}

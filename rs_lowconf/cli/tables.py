@@ -1,7 +1,8 @@
 """Tables and findings in the terminal, or as plain columns for grep and cut."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,6 +13,7 @@ from rs_lowconf.bands import RESOLUTION_M
 
 if TYPE_CHECKING:
     from rs_lowconf.bands import BandSpec
+    from rs_lowconf.data.mixtures import Finding
     from rs_lowconf.data.radiometry import BandRange
 
 _PLAIN_WIDTH = 100
@@ -42,16 +44,36 @@ def show_table(console: Console, title: str, alignment: str, rows: Iterable[Sequ
     console.print()
 
 
-def show_finding(console: Console, severity: str, text: str, lines: Sequence[str]) -> None:
+def show_finding(console: Console, finding: "Finding") -> None:
     """Show one problem and some of the files or tiles that have it."""
-    count = f" ({len(lines):,})" if lines else ""
-    style = "red" if severity == "error" else "yellow"
-    console.print(f"{severity.upper()}{count}: {text}", style=style, overflow="fold")
-    for line in lines[:_LINES_SHOWN]:
-        console.print(Padding(line, (0, 0, 0, 4), expand=False), overflow="fold")
-    rest = len(lines) - _LINES_SHOWN
+    names = finding.names
+    count = f" ({len(names):,})" if names else ""
+    style = "red" if finding.severity == "error" else "yellow"
+    console.print(
+        f"{finding.severity.upper()}{count}: {finding.text}", style=style, overflow="fold"
+    )
+    for name in names[:_LINES_SHOWN]:
+        console.print(Padding(name, (0, 0, 0, 4), expand=False), overflow="fold")
+    rest = len(names) - _LINES_SHOWN
     if rest > 0:
         console.print(f"    and {rest:,} more; --json saves all")
+
+
+def show_findings(console: Console, findings: "Sequence[Finding]") -> None:
+    """Show problems, or say that there are none."""
+    for finding in findings:
+        show_finding(console, finding)
+    if not findings:
+        console.print("No problems found.")
+
+
+def save_report(path: Path | None, values: Mapping[str, Any]) -> None:
+    """Save a report as JSON where the user wants one, and print where it is."""
+    from rs_lowconf.runs import write_json
+
+    if path is not None:
+        write_json(path, values)
+        print(f"Saved as {path}.")
 
 
 def show_meanings(console: Console, meanings: Mapping[str, int], what: str) -> None:
@@ -71,11 +93,11 @@ def radiometry(bands: "BandSpec") -> str:
 def range_rows(ranges: "Mapping[str, BandRange]") -> Iterable[Sequence[str]]:
     """Yield the table of each band's reflectance."""
     yield "band", "native", "min", "1 %", "median", "99 %", "max"
-    for name, own in ranges.items():
-        values = (own.minimum, own.p1, own.median, own.p99, own.maximum)
+    for name, found in ranges.items():
+        values = (found.minimum, found.p1, found.median, found.p99, found.maximum)
         yield name, f"{RESOLUTION_M[name]} m", *(f"{value:.4f}" for value in values)
 
 
-def counted(counts: Mapping[str, int]) -> str:
+def with_counts(counts: Mapping[str, int]) -> str:
     """Return names with their counts."""
     return ", ".join(f"{name} ({count:,})" for name, count in counts.items()) or "unknown"

@@ -64,8 +64,8 @@ def build(
     refuse_masks(store)
     number = store.answers() if answers is None else answers
     # Tiles of a catalog, which belong to no round, are not generated.
-    rounds = {one.package_id: one.classes for one in store.packages() if one.round}
-    opinions = tuple(one for one in store.opinions(number) if one.package_id in rounds)
+    rounds = {package.package_id: package.classes for package in store.packages() if package.round}
+    opinions = tuple(opinion for opinion in store.opinions(number) if opinion.package_id in rounds)
     tiles = _accepted(settings, store, opinions)
     if not tiles:
         raise ReviewError(
@@ -76,20 +76,20 @@ def build(
     where = settings.run.dir / "testset"
     folder = out or where / f"v{len(_releases(where)) + 1}"
     # Only earlier ones, or a reproduced release would continue its successor.
-    before = [one for one in _releases(folder.parent) if _order(one) < _order(folder)]
+    before = [release for release in _releases(folder.parent) if _order(release) < _order(folder)]
     going_on = parent or (before[-1] if before else None)
     gan = load_model(model_path(settings, "gan"), torch.device("cpu"))
-    told = agreement(opinions)
+    agreed = agreement(opinions)
     write_release(
         folder,
         tiles,
-        classes=tuple(dict.fromkeys(name for own in rounds.values() for name in own)),
+        classes=tuple(dict.fromkeys(name for classes in rounds.values() for name in classes)),
         bands=gan.generator.bands,
         attribution=gan.header["attribution"],
         licence=licence,
         provenance={"answers": str(number)},
         parent=going_on,
-        agreement={key: told[key] for key in ("alpha_decision", "alpha_decision_and_class")},
+        agreement={key: agreed[key] for key in ("alpha_decision", "alpha_decision_and_class")},
     )
     release = read_release(folder)
     counts = ", ".join(
@@ -215,14 +215,14 @@ def _target(
     from rs_lowconf.review.geotiff import read_tile
     from rs_lowconf.target.load import load_target
 
-    own = settings.target
-    if path is not None and not isinstance(own, OwnTarget):
+    section = settings.target
+    if path is not None and not isinstance(section, OwnTarget):
         raise SettingsError(
-            f"{path} is given, but target.kind is {own.kind}",
+            f"{path} is given, but target.kind is {section.kind}",
             remedy="omit the argument and set target.path instead",
         )
     return load_target(
-        own,
+        section,
         path or model_path(settings, "target"),
         trust_code=trust_code,
         tile_size=read_tile(release.tiles[0].path).pixels.shape[-1],

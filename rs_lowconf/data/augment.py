@@ -10,7 +10,7 @@ tiles, which takes a third of the pipeline's time.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import kornia.augmentation as ka
@@ -103,23 +103,17 @@ class RandomZoom(ka.RandomAffine):  # type: ignore[misc]  # kornia exports it wi
         return params
 
 
-class RandomGain(IntensityAugmentationBase2D):
-    """Scale all bands by a common factor, and each band by a small additional factor."""
+class RandomFactor(IntensityAugmentationBase2D):
+    """Multiply pixels by factors that are drawn for each tile."""
 
-    def __init__(self, common: float, per_band: float, *, probability: float) -> None:
-        """Draw factors from 1 - common .. 1 + common and 1 - per_band .. 1 + per_band."""
+    def __init__(self, draw: Callable[[int, int, int], Tensor]) -> None:
+        """Take factors from `draw`, given numbers of tiles and bands and the side in pixels."""
         super().__init__(p=1.0)
-        self._common = common
-        self._per_band = per_band
-        self._probability = probability
+        self._draw = draw
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> Params:
-        """Draw the factor of every band of every tile."""
-        tiles, bands = batch_shape[0], batch_shape[1]
-        common = 1 + self._common * (2 * torch.rand(tiles, 1) - 1)
-        separate = 1 + self._per_band * (2 * torch.rand(tiles, bands) - 1)
-        chosen = _chosen(tiles, self._probability)[:, None]
-        return {"gain": torch.where(chosen, common * separate, 1.0)[:, :, None, None]}
+        """Draw factors that can be broadcast to the batch."""
+        return {"factor": self._draw(batch_shape[0], batch_shape[1], batch_shape[-1])}
 
     def apply_transform(
         self,
@@ -129,38 +123,26 @@ class RandomGain(IntensityAugmentationBase2D):
         transform: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
         """Multiply."""
-        return input * params["gain"].to(input)
+        return input * params["factor"].to(input)
 
 
-class RandomCutout(IntensityAugmentationBase2D):
-    """Blank a square: zero reflectance in every band."""
+def _gains(settings: AugmentSettings, tiles: int, bands: int, side: int) -> Tensor:  # noqa: ARG001
+    """Draw a common factor for all bands and a small additional one for each band."""
+    common = 1 + settings.brightness * (2 * torch.rand(tiles, 1) - 1)
+    separate = 1 + settings.band_gain * (2 * torch.rand(tiles, bands) - 1)
+    chosen = _chosen(tiles, settings.probability)[:, None]
+    return torch.where(chosen, common * separate, 1.0)[:, :, None, None]
 
-    def __init__(self, share: float, *, probability: float) -> None:
-        """Blank a square of `share` of the tile's side, with `probability`."""
-        super().__init__(p=1.0)
-        self._share = share
-        self._probability = probability
 
-    def generate_parameters(self, batch_shape: tuple[int, ...]) -> Params:
-        """Draw what to keep: 0 inside each tile's square, else 1."""
-        tiles, side = batch_shape[0], batch_shape[-1]
-        size = round(self._share * side)
-        first = torch.randint(side - size + 1, (tiles, 2, 1))
-        line = torch.arange(side)
-        inside = (line >= first) & (line < first + size)  # b 2 side
-        blank = inside[:, 0, :, None] & inside[:, 1, None, :]
-        blank &= _chosen(tiles, self._probability)[:, None, None]
-        return {"keep": (~blank)[:, None].float()}
-
-    def apply_transform(
-        self,
-        input: Tensor,  # noqa: A002
-        params: Params,
-        flags: Flags,  # noqa: ARG002
-        transform: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        """Blank."""
-        return input * params["keep"].to(input)
+def _cutouts(settings: AugmentSettings, tiles: int, bands: int, side: int) -> Tensor:  # noqa: ARG001
+    """Draw a square in each tile: 0 inside it, zero reflectance in every band, else 1."""
+    size = round(settings.cutout * side)
+    first = torch.randint(side - size + 1, (tiles, 2, 1))
+    line = torch.arange(side)
+    inside = (line >= first) & (line < first + size)  # b 2 side
+    blank = inside[:, 0, :, None] & inside[:, 1, None, :]
+    blank &= _chosen(tiles, settings.probability)[:, None, None]
+    return (~blank)[:, None].float()
 
 
 def augmentation(settings: AugmentSettings) -> Augmentation:
@@ -215,9 +197,9 @@ def _steps(settings: AugmentSettings) -> list[Any]:
     if settings.zoom > 1:
         steps.append(RandomZoom(settings.zoom, probability=p))
     if settings.brightness > 0 or settings.band_gain > 0:
-        steps.append(RandomGain(settings.brightness, settings.band_gain, probability=p))
+        steps.append(RandomFactor(partial(_gains, settings)))
     if settings.cutout > 0:
-        steps.append(RandomCutout(settings.cutout, probability=p))
+        steps.append(RandomFactor(partial(_cutouts, settings)))
     return steps
 
 

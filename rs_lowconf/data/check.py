@@ -3,9 +3,9 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.files import (
@@ -20,15 +20,15 @@ from rs_lowconf.data.files import (
     require_classes,
 )
 from rs_lowconf.data.left_out import LeftOut, joined
-from rs_lowconf.data.mixtures import Spectra
+from rs_lowconf.data.mixtures import Finding
 from rs_lowconf.data.pictures import PictureSplit, list_pictures, picture_tile
 from rs_lowconf.data.radiometry import (
     BandRange,
-    BandStatistics,
     picture_warnings,
     radiometric_warnings,
 )
 from rs_lowconf.data.sources import refuse_moved, splits_by_name
+from rs_lowconf.data.tally import Tally
 from rs_lowconf.data.tiles import (
     FileProfile,
     Tile,
@@ -50,35 +50,6 @@ class SplitListing:
     split: Split
     dataset: EuroSATSplit | FolderSplit | PictureSplit
     files: tuple[TileFile, ...]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FileRecord:
-    """What was found in one file."""
-
-    split: Split
-    file: TileFile
-    profile: FileProfile | None
-    """None when the file cannot be opened."""
-    tile: Tile | None
-    """None when its bands or pixels cannot be read."""
-    bands: BandSpec | None
-    """The bands to use, None with `tile`."""
-    errors: tuple[TileError, ...]
-    """Why the file cannot be used; empty when it can."""
-    meaning: str | None
-    """What its digital numbers mean, the source of this, and what is nodata; None if unknown."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One problem, with all the files that have it."""
-
-    severity: Literal["error", "warning"]
-    """An error keeps a file or a class from being used."""
-    text: str
-    files: tuple[str, ...] = ()
-    """Path below the data set's root, with details; empty when it is about the whole set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +83,11 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return values that JSON can hold."""
-        return {**asdict(self), "bands": self.bands.to_json() if self.bands else None}
+        return {
+            **asdict(self),
+            "bands": self.bands.to_json() if self.bands else None,
+            "findings": [finding.to_json("files") for finding in self.findings],
+        }
 
 
 def list_splits(
@@ -180,54 +155,52 @@ def left_out_of(listings: tuple[SplitListing, ...]) -> LeftOut:
     return joined(by_folder.values())
 
 
-def check_files(settings: ClassedTiles, listings: tuple[SplitListing, ...]) -> Iterator[FileRecord]:
-    """Read every file and say what is wrong with it."""
-    bands: BandSpec | None = None
+def check_tiles(
+    settings: ClassedTiles, listings: tuple[SplitListing, ...]
+) -> Generator[int, None, CheckReport]:
+    """Read every file, yield 1 after each, and return what is in them and wrong with them."""
+    found = _Files(settings, listings)
     for listing in listings:
         for index, file in enumerate(listing.files):
-            record = _look_at(settings, listing, index, file, bands)
-            if bands is None and not record.errors:
-                bands = record.bands
-            yield record
+            found.read(listing, index, file)
+            yield 1
+    return found.report()
 
 
-class Tally:
-    """Adds up the records of a data set; keeps no pixels."""
+class _Files:
+    """Adds up the files of a data set."""
 
     def __init__(self, settings: ClassedTiles, listings: tuple[SplitListing, ...]) -> None:
-        """Start before the first record."""
         self._settings = settings
         self._listings = listings
         self._classes = tuple(listings[0].dataset.classes)
+        self._tally = Tally()
         self._usable: Counter[tuple[Split, int]] = Counter()
         self._unusable: Counter[Split] = Counter()
-        self._statistics: BandStatistics | None = None
         self._pixels = self._nodata_pixels = self._nodata_tiles = 0
         self._crs: Counter[str] = Counter()
         self._sizes: Counter[str] = Counter()
         self._pixel_size: tuple[float, float] | None = None
         self._dtypes: Counter[str] = Counter()
         self._meanings: Counter[str] = Counter()
-        self._spectra: Spectra | None = None
         self._twins: dict[bytes, list[tuple[Split, TileFile]]] = {}
-        self._errors: dict[str, list[str]] = {}
-        self._warnings: dict[str, list[str]] = {}
 
-    def add(self, record: FileRecord) -> None:
-        """Count one file."""
-        if record.profile is not None:
-            self._count_format(record.profile)
-        if record.meaning is not None:
-            self._meanings[record.meaning] += 1
-        for error in record.errors:
-            self._errors.setdefault(error.kind, []).append(
-                self._name(record.file) + (f" ({error.detail})" if error.detail else "")
-            )
-        if record.errors or record.tile is None or record.bands is None:
-            self._unusable[record.split] += 1
+    def read(self, listing: SplitListing, index: int, file: TileFile) -> None:
+        """Read one file and count it, as usable or by what is wrong with it."""
+        try:
+            tile, bands, max_nodata = self._opened(listing, index, file)
+            require_same_bands(file.path, bands, self._tally.bands or bands)
+            errors = problems_of(tile, self._settings.tile_size, max_nodata)
+        except TileError as error:
+            errors = [error]
+        for error in errors:
+            detail = f" ({error.detail})" if error.detail else ""
+            self._tally.note("error", error.kind, _name(file) + detail)
+        if errors:
+            self._unusable[listing.split] += 1
         else:
-            self._usable[record.split, record.file.label] += 1
-            self._count_pixels(record, record.tile, record.bands)
+            self._usable[listing.split, file.label] += 1
+            self._count_pixels(listing.split, file, tile, self._tally.bands or bands)
 
     def report(self) -> CheckReport:
         """Return what has been found so far."""
@@ -235,40 +208,52 @@ class Tally:
             split: tuple(self._usable[split, label] for label in range(len(self._classes)))
             for split in SPLITS
         }
-        statistics = self._statistics
-        ranges = statistics.ranges() if statistics else {}
-        errors = [
-            *self._missing_classes(usable),
-            *(_finding("error", text, files) for text, files in self._errors.items()),
-        ]
-        suspicious = (
-            picture_warnings if isinstance(self._settings, PictureData) else radiometric_warnings
-        )
-        radiometric = suspicious(statistics.bands, ranges) if statistics else []
-        mixtures = self._spectra.mixtures() if self._spectra else ()
-        warnings = [
-            *(_finding("warning", text, []) for text in radiometric),
-            *(_finding("warning", mixture.text, [*mixture.files]) for mixture in mixtures),
-            *self._absent(),
-            *self._duplicates(),
-            *(_finding("warning", text, files) for text, files in self._warnings.items()),
-        ]
+        pictures = isinstance(self._settings, PictureData)
         return CheckReport(
             classes=self._classes,
             usable=usable,
             unusable={split: self._unusable[split] for split in SPLITS},
-            bands=statistics.bands if statistics else None,
-            ranges=ranges,
+            bands=self._tally.bands,
+            ranges=self._tally.ranges,
             nodata_share=self._nodata_pixels / max(self._pixels, 1),
             nodata_tiles=self._nodata_tiles,
             crs=dict(self._crs.most_common()),
             sizes=dict(self._sizes.most_common()),
             pixel_size=self._pixel_size,
             dtypes=dict(self._dtypes.most_common()),
-            findings=(*errors, *warnings),
+            findings=(
+                *self._missing_classes(usable),
+                *self._tally.noted("error"),
+                *self._tally.implausible(picture_warnings if pictures else radiometric_warnings),
+                *self._tally.mixtures(),
+                *self._absent(),
+                *self._duplicates(),
+                *self._tally.noted("warning"),
+            ),
             left_out=tuple(left_out_of(self._listings).lines()),
             meanings=dict(self._meanings.most_common()),
         )
+
+    def _opened(
+        self, listing: SplitListing, index: int, file: TileFile
+    ) -> tuple[Tile, BandSpec, float]:
+        """Return a tile, the bands to use and the most nodata, and count the format of its file.
+
+        Raises:
+            TileError: the file cannot be used.
+        """
+        settings = self._settings
+        if isinstance(settings, PictureData):
+            tile = picture_tile(file.path, settings)
+            self._count_format(tile.profile)
+            self._meanings[_said_of_picture(tile.bands)] += 1
+            return tile, tile.bands, 0.0
+        assert not isinstance(listing.dataset, PictureSplit)  # noqa: S101  # see `list_splits`
+        profile = read_profile(file.path)
+        self._count_format(profile)
+        self._meanings[said_of(settings, profile)] += 1
+        tile = read_tile(settings, listing.dataset, index, profile)
+        return tile, used_bands(settings, file.path, tile.bands), settings.max_nodata
 
     def _count_format(self, profile: FileProfile) -> None:
         self._sizes[f"{profile.height} x {profile.width}"] += 1
@@ -281,28 +266,20 @@ class Tally:
             sides = (math.hypot(a, d), math.hypot(b, e), *(self._pixel_size or ()))
             self._pixel_size = (min(sides), max(sides))
 
-    def _count_pixels(self, record: FileRecord, tile: Tile, bands: BandSpec) -> None:
-        if self._statistics is None or self._spectra is None:
-            self._statistics, self._spectra = BandStatistics(bands), Spectra(bands)
-        bands = self._statistics.bands
-        numbers = tile.select(bands)
+    def _count_pixels(self, split: Split, file: TileFile, tile: Tile, bands: BandSpec) -> None:
+        numbers, nodata, name = tile.select(bands), tile.nodata, _name(file)
         digest = hashlib.sha256(numbers.numpy().tobytes()).digest()
-        self._twins.setdefault(digest, []).append((record.split, record.file))
-        nodata = tile.nodata
+        self._twins.setdefault(digest, []).append((split, file))
         self._pixels += nodata.numel()
         self._nodata_pixels += int(nodata.sum())
         self._nodata_tiles += bool(nodata.any())
-        valid = numbers[:, ~nodata]
-        reflectance = (valid + bands.dn_offset) / bands.scale
-        self._statistics.add(reflectance)
-        if record.profile is not None and record.profile.dtype != "uint8":
-            # 8-bit files are pictures, each stretched by itself: an offset of 1000 does not fit.
-            self._spectra.add(self._name(record.file), reflectance)
-        for name, values in zip(self._statistics.bands.names, valid, strict=True):
-            if values.min() == values.max():
-                self._warnings.setdefault(f"{name} is constant over the whole tile", []).append(
-                    f"{self._name(record.file)} ({values[0]:g})"
-                )
+        constant = self._tally.add(
+            bands, numbers[:, ~nodata], file=name, picture=tile.profile.dtype == "uint8"
+        )
+        for band, number in constant.items():
+            self._tally.note(
+                "warning", f"{band} is constant over the whole tile", f"{name} ({number:g})"
+            )
 
     def _missing_classes(self, usable: Mapping[Split, tuple[int, ...]]) -> Iterator[Finding]:
         for split, counts in usable.items():
@@ -310,19 +287,18 @@ class Tally:
                 name for name, count in zip(self._classes, counts, strict=True) if count == 0
             ]
             if missing:
-                yield _finding(
-                    "error", f"the {split} split has no usable tile of {', '.join(missing)}", []
-                )
+                text = f"the {split} split has no usable tile of {', '.join(missing)}"
+                yield Finding(severity="error", text=text)
 
     def _absent(self) -> Iterator[Finding]:
         for listing in self._listings:
             absent = absent_files(listing.dataset)
             if absent:
-                yield _finding(
-                    "warning",
-                    f"{absent:,} of the files that EuroSAT's list of the {listing.split} split "
-                    "names are not on disk; unpack the archive again unless you want a subset",
-                    [],
+                yield Finding(
+                    severity="warning",
+                    text=f"{absent:,} of the files that EuroSAT's list of the {listing.split} "
+                    "split names are not on disk; unpack the archive again unless you want a "
+                    "subset",
                 )
 
     def _duplicates(self) -> Iterator[Finding]:
@@ -334,55 +310,19 @@ class Tally:
             ("the same pixels are in one split more than once", within),
         ):
             if some:
-                lines = [" = ".join(f"{self._name(f)} ({split})" for split, f in g) for g in some]
-                yield _finding("warning", text, lines)
+                lines = (" = ".join(f"{_name(f)} ({split})" for split, f in g) for g in some)
+                yield Finding(severity="warning", text=text, names=tuple(lines))
         torn = [group for group in groups if len({file.label for _, file in group}) > 1]
         if torn:
-            lines = [" = ".join(self._name(file) for _, file in group) for group in torn]
-            yield _finding("warning", "the same pixels have two classes", lines)
-
-    def _name(self, file: TileFile) -> str:
-        return file.tile_id + file.path.suffix
+            lines = (" = ".join(_name(file) for _, file in group) for group in torn)
+            text = "the same pixels have two classes"
+            yield Finding(severity="warning", text=text, names=tuple(lines))
 
 
-def _look_at(
-    settings: ClassedTiles,
-    listing: SplitListing,
-    index: int,
-    file: TileFile,
-    bands: BandSpec | None,
-) -> FileRecord:
-    profile, tile, used, meaning = None, None, None, None
-    try:
-        if isinstance(settings, PictureData):
-            tile = picture_tile(file.path, settings)
-            profile, meaning = tile.profile, _said_of_picture(tile.bands)
-            used, max_nodata = tile.bands, 0.0
-        else:
-            assert not isinstance(listing.dataset, PictureSplit)  # noqa: S101  # see `list_splits`
-            profile = read_profile(file.path)
-            meaning = said_of(settings, profile)
-            tile = read_tile(settings, listing.dataset, index, profile)
-            used, max_nodata = used_bands(settings, file.path, tile.bands), settings.max_nodata
-        require_same_bands(file.path, used, bands or used)
-        errors = problems_of(tile, settings.tile_size, max_nodata)
-    except TileError as error:
-        errors = [error]
-    return FileRecord(
-        split=listing.split,
-        file=file,
-        profile=profile,
-        tile=tile,
-        bands=used,
-        errors=tuple(errors),
-        meaning=meaning,
-    )
+def _name(file: TileFile) -> str:
+    return file.tile_id + file.path.suffix
 
 
 def _said_of_picture(bands: BandSpec) -> str:
     low, high = ((byte + bands.dn_offset) / bands.scale for byte in (0, 255))
     return f"bytes 0 .. 255 as reflectance {low:.4g} .. {high:.4g} (data.reflectance); no nodata"
-
-
-def _finding(severity: Literal["error", "warning"], text: str, files: list[str]) -> Finding:
-    return Finding(severity=severity, text=text, files=tuple(files))

@@ -11,8 +11,9 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.files import SPLITS, Split
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.masks import Cut, by_picture, open_pictures, split_cuts, usable_cuts
-from rs_lowconf.data.mixtures import Mixture, Spectra
-from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
+from rs_lowconf.data.mixtures import Finding
+from rs_lowconf.data.radiometry import BandRange
+from rs_lowconf.data.tally import Tally
 from rs_lowconf.data.tiles import TileError, said_of
 from rs_lowconf.data.windows import class_names
 from rs_lowconf.masks import UNKNOWN
@@ -50,11 +51,8 @@ class MaskReport:
     crs: Mapping[str, int]
     """Images by coordinate reference system."""
     splits: Mapping[Split, MaskSplit]
-    faults: tuple[str, ...]
-    """Why files cannot be used, one line per file."""
-    warnings: tuple[str, ...]
-    mixtures: tuple[Mixture, ...]
-    """How images differ in the meaning of their numbers."""
+    findings: tuple[Finding, ...]
+    """Errors first: one for each file that cannot be used."""
     meanings: Mapping[str, int]
     """Number of images by what their digital numbers mean, the source of this, and their nodata."""
     left_out: tuple[str, ...]
@@ -62,7 +60,16 @@ class MaskReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return values that JSON can hold."""
-        return {**asdict(self), "bands": self.bands.to_json() if self.bands else None}
+        values, found = asdict(self), self.findings
+        del values["findings"]
+        warnings = [finding for finding in found if finding.severity == "warning"]
+        return {
+            **values,
+            "bands": self.bands.to_json() if self.bands else None,
+            "faults": [finding.text for finding in found if finding.severity == "error"],
+            "warnings": [finding.text for finding in warnings if not finding.names],
+            "mixtures": [{"text": f.text, "files": f.names} for f in warnings if f.names],
+        }
 
 
 def check_masks(settings: MaskData) -> MaskReport:
@@ -72,37 +79,34 @@ def check_masks(settings: MaskData) -> MaskReport:
         SettingsError: a setting has no effect on this kind of data.
         DataError: a folder does not exist or holds no files, or there are too few blocks.
     """
-    pictures = open_pictures(settings)
-    faults = [str(fault) for fault in pictures.faults]
+    pictures, tally = open_pictures(settings), Tally()
     left_out = LeftOut(skip_bad=True)
     if pictures.bands is None:
         empty = MaskSplit(tiles=0, blocks=0, left_out=0, pixels={}, unknown=0, nodata=0)
-        splits, statistics, spectra = dict.fromkeys(SPLITS, empty), None, None
+        splits = dict.fromkeys(SPLITS, empty)
     else:
-        statistics, spectra = BandStatistics(pictures.bands), Spectra(pictures.bands)
         cuts = split_cuts(settings, pictures.usable, left_out)
         splits = {
-            split: _look_at(chosen, settings, (statistics, spectra), left_out)
+            split: _look_at(chosen, settings, pictures.bands, tally, left_out)
             for split, chosen in cuts.items()
         }
-        faults += [str(fault) for fault in left_out.faults]
-    ranges = statistics.ranges() if statistics else {}
-    crs: dict[str, int] = {}
+    faults = dict.fromkeys(map(str, (*pictures.faults, *left_out.faults)))
+    crs = Counter[str]()
     for picture in pictures.usable:
         place = picture.profile.grid
         assert place is not None  # noqa: S101  # images without georeference are not usable
-        crs[place.crs] = crs.get(place.crs, 0) + 1
-    warnings = radiometric_warnings(statistics.bands, ranges) if statistics else []
-    mixtures = tuple(spectra.mixtures()) if spectra else ()
+        crs[place.crs] += 1
     return MaskReport(
         images=len(pictures.usable),
         bands=pictures.bands,
-        ranges=ranges,
-        crs=crs,
+        ranges=tally.ranges,
+        crs=dict(crs),
         splits=splits,
-        faults=tuple(dict.fromkeys(faults)),
-        warnings=tuple(warnings),
-        mixtures=mixtures,
+        findings=(
+            *(Finding(severity="error", text=fault) for fault in faults),
+            *tally.implausible(),
+            *tally.mixtures(),
+        ),
         meanings=dict(
             Counter(said_of(settings, image.profile) for image in pictures.usable).most_common()
         ),
@@ -111,14 +115,8 @@ def check_masks(settings: MaskData) -> MaskReport:
 
 
 def _look_at(
-    cuts: list[Cut],
-    settings: MaskData,
-    seen: tuple[BandStatistics, Spectra],
-    left_out: LeftOut,
+    cuts: list[Cut], settings: MaskData, bands: BandSpec, tally: Tally, left_out: LeftOut
 ) -> MaskSplit:
-    statistics, spectra = seen
-    names = class_names(settings)
-    bands = statistics.bands
     counts = torch.zeros(UNKNOWN + 1, dtype=torch.int64)
     nodata = 0
     used: list[Cut] = []
@@ -128,18 +126,19 @@ def _look_at(
                 used.append(cut)
                 counts += torch.bincount(content.mask.flatten(), minlength=UNKNOWN + 1)
                 nodata += int(content.tile.nodata.sum())
-                valid = content.tile.select(bands)[:, ~content.tile.nodata]
-                reflectance = (valid + bands.dn_offset) / bands.scale
-                statistics.add(reflectance)
-                if cut.picture.profile.dtype != "uint8" and reflectance.shape[1]:
-                    spectra.add(cut.picture.name, reflectance)
+                tally.add(
+                    bands,
+                    content.tile.select(bands)[:, ~content.tile.nodata],
+                    file=cut.picture.name,
+                    picture=cut.picture.profile.dtype == "uint8",
+                )
         except TileError as error:
             left_out.fault("file", error)
     return MaskSplit(
         tiles=len(used),
         blocks=len({cut.block for cut in used}),
         left_out=len(cuts) - len(used),
-        pixels={name: int(counts[label]) for label, name in enumerate(names)},
+        pixels={name: int(counts[label]) for label, name in enumerate(class_names(settings))},
         unknown=int(counts[UNKNOWN]),
         nodata=nodata,
     )

@@ -18,6 +18,7 @@ close to B8A.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -85,16 +86,23 @@ _SAME_GROUND = 0.035
 _WITH_OFFSET, _WITHOUT_TWICE = 0.085, 0.01
 """The darkest band is above the first with an offset left in, below the second with one removed."""
 
+Severity = Literal["error", "warning"]
+"""An error keeps files, tiles or a class from being used."""
 UNSURE = "undecided: no dark pixels like those of the others"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixture:
-    """One way in which the files of a data set differ."""
+class Finding:
+    """One problem, with all the files or tiles that have it."""
 
+    severity: Severity
     text: str
-    files: tuple[str, ...]
-    """All files with the group that they belong to, the smallest group first."""
+    names: tuple[str, ...] = ()
+    """Of files below the data set's root, or of tiles, with details; empty when it is about all."""
+
+    def to_json(self, names: Literal["files", "tiles"]) -> dict[str, Any]:
+        """Return values that JSON can hold, with the names under that key."""
+        return {"severity": self.severity, "text": self.text, names: self.names}
 
 
 class Spectra:
@@ -119,7 +127,7 @@ class Spectra:
         if name not in self._dark or dark.sum() < self._dark[name].sum():
             self._dark[name], self._usual[name] = dark, usual
 
-    def mixtures(self) -> Iterator[Mixture]:
+    def mixtures(self) -> Iterator[Finding]:
         """Yield the ways in which files differ."""
         if len(self._dark) < _FEWEST:
             return
@@ -158,7 +166,7 @@ class Spectra:
         yield from _by_level(names, usual - dark.min(axis=1, keepdims=True), self._bands)
 
 
-def _by_offset(names: tuple[str, ...], dark: _Table) -> Iterator[Mixture]:
+def _by_offset(names: tuple[str, ...], dark: _Table) -> Iterator[Finding]:
     found = compare_levels(dark)
     if not found.mixed:
         return
@@ -181,7 +189,7 @@ def _by_offset(names: tuple[str, ...], dark: _Table) -> Iterator[Mixture]:
     )
 
 
-def _by_scale(names: tuple[str, ...], usual: _Table, top: _Numbers) -> Iterator[Mixture]:
+def _by_scale(names: tuple[str, ...], usual: _Table, top: _Numbers) -> Iterator[Finding]:
     logs = np.log(np.maximum(usual, _LEAST))
     brightest = logs.max(axis=1)
     # The value of a file, not one between two scales.
@@ -221,7 +229,7 @@ def _by_scale(names: tuple[str, ...], usual: _Table, top: _Numbers) -> Iterator[
         )
 
 
-def _by_level(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterator[Mixture]:
+def _by_level(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterator[Finding]:
     if not {"B09", "B8A"} <= set(bands.names):
         return
     vapour, beside = (usual[:, index] for index in bands.index_of(("B09", "B8A")))
@@ -239,7 +247,7 @@ def _by_level(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterato
         )
 
 
-def _by_order(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterator[Mixture]:
+def _by_order(names: tuple[str, ...], usual: _Table, bands: BandSpec) -> Iterator[Finding]:
     logs = np.log(np.maximum(usual, _LEAST_SEEN))
     lit = usual[:, [name in _NEAR_INFRARED for name in bands.names]].max(axis=1, initial=0)
     ground = lit >= _GROUND
@@ -291,7 +299,7 @@ def _by_likeness(logs: _Table, other: _Table, swapped: _Flags) -> tuple[_Flags, 
     return swapped, (here <= 4 * bands) & (there >= 4 * (here + bands))
 
 
-def _mixture(text: str, names: tuple[str, ...], sides: dict[str, _Flags]) -> Mixture:
+def _mixture(text: str, names: tuple[str, ...], sides: dict[str, _Flags]) -> Finding:
     """Name every file with its group: the smallest first, then files of neither."""
     first, second = sorted(sides, key=lambda side: int(sides[side].sum()))
     neither = ~(sides[first] | sides[second])
@@ -299,7 +307,7 @@ def _mixture(text: str, names: tuple[str, ...], sides: dict[str, _Flags]) -> Mix
     files = [
         f"{names[index]} ({side})" for side, flags in ordered for index in np.flatnonzero(flags)
     ]
-    return Mixture(text=text, files=tuple(files))
+    return Finding(severity="warning", text=text, names=tuple(files))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -78,7 +78,7 @@ def _by_class_and_round(numbers: Mapping[str, Any]) -> str:
         for name, by_round in numbers["class_and_round"].items()
     ]
     rows.append(("all", *numbers["round"].values(), sum(numbers["class"].values())))
-    return _table(("class", *(f"round {one}" for one in numbers["round"]), "all"), rows)
+    return _table(("class", *(f"round {number}" for number in numbers["round"]), "all"), rows)
 
 
 def _agreement(figures: Mapping[str, float | None] | None) -> list[str]:

@@ -69,7 +69,8 @@ def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
             name: _right(ok for tile, ok in right if tile.class_name == name) for name in classes
         },
         "round_accuracy": {
-            str(one): _right(ok for tile, ok in right if tile.round == one) for one in rounds
+            str(number): _right(ok for tile, ok in right if tile.round == number)
+            for number in rounds
         },
         "mean_confidence": log_probability.double().exp().max(1).values.mean().item(),
         "confusion": {

@@ -23,6 +23,7 @@ from rs_lowconf.settings import Settings
 from rs_lowconf.target.load import check_fit
 from rs_lowconf.types import TargetModel, TileGenerator
 from rs_lowconf.vocabulary import class_list, join
+from rs_lowconf.workflows.catalog import target_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,13 +121,8 @@ def load_law(settings: Settings, *, trust_code: bool) -> Law:
             expected="one that draws tiles of classes, which can be told one by one",
         )
     generator = load_model(path, device).generator
-    target_of = TargetOf(
-        settings=settings.target,
-        trained=model_path(settings, "target").absolute(),
-        trust_code=trust_code,
-        device=settings.run.device,
-    )
-    target = target_of.load(generator.tile_size)
+    named = target_of(settings, trust_code=trust_code)
+    target = named.load(generator.tile_size)
     if target.pixelwise:
         raise ModelError(
             "the target answers for every pixel", expected="one that gives a tile a class"
@@ -144,6 +140,6 @@ def load_law(settings: Settings, *, trust_code: bool) -> Law:
         channels=check_fit(target.bands, generator.bands),
         micro_batch=size,
         device=device,
-        key=f"{sha256_of(path)} {target_of.key} {size}",
-        target_of=target_of,
+        key=f"{sha256_of(path)} {named.key} {size}",
+        target_of=named,
     )

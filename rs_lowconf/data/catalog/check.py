@@ -3,11 +3,11 @@
 Statistics cannot prove an error; each finding states its certainty.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,10 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.catalog.reading import read_row
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.data.catalog.table import Catalog
-from rs_lowconf.data.mixtures import Spectra
+from rs_lowconf.data.mixtures import Finding
 from rs_lowconf.data.orders import fitting_order, said_of
-from rs_lowconf.data.radiometry import BandRange, BandStatistics, radiometric_warnings
+from rs_lowconf.data.radiometry import BandRange
+from rs_lowconf.data.tally import Tally
 from rs_lowconf.data.tiles import TileError
 
 #: Shares of tiles that another order has to fit better to be reported, and to be nearly certain.
@@ -26,16 +27,6 @@ _PROBABLE, _CERTAIN = 0.5, 0.9
 _FEWEST = 10
 #: The same number in every band of this many pixels of a tile is not ground.
 _FILL_SHARE = 0.005
-
-
-@dataclass(frozen=True, kw_only=True)
-class CatalogFinding:
-    """One problem, with some of the tiles that have it."""
-
-    severity: Literal["error", "warning"]
-    """With an error, tiles cannot be used."""
-    text: str
-    tiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +41,36 @@ class CollectionReport:
     """Number of tiles read for the check."""
     ranges: dict[str, BandRange]
     """Reflectance by band, nodata pixels not counted."""
-    findings: tuple[CatalogFinding, ...]
+    findings: tuple[Finding, ...]
     """Errors first."""
 
     def to_json(self) -> dict[str, Any]:
         """Return values that JSON can hold."""
-        return {**asdict(self), "bands": self.bands.to_json()}
+        return {
+            **asdict(self),
+            "bands": self.bands.to_json(),
+            "findings": [finding.to_json("tiles") for finding in self.findings],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogReport:
+    """What `rslow catalog check` shows and saves."""
+
+    catalog: Path
+    collections: tuple[CollectionReport, ...]
+    findings: tuple[Finding, ...]
+    """Those about all collections together."""
+    meanings: Mapping[str, int]
+    """Number of tiles by what their digital numbers mean and the source of this; not saved."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return values that JSON can hold."""
+        return {
+            "catalog": str(self.catalog),
+            "collections": [report.to_json() for report in self.collections],
+            "findings": [finding.to_json("tiles") for finding in self.findings],
+        }
 
 
 _MEANING = ("collection", "rslow:bands", "processing:level", "rslow:scale", "rslow:dn_offset")
@@ -64,75 +79,60 @@ Group = tuple[str, BandSpec]
 """Collection and meaning of the digital numbers; tiles of a group share their errors."""
 
 
-class CatalogTally:
-    """Adds up the tiles of one group; keeps no pixels."""
+class _Collection:
+    """Adds up the tiles of one group."""
 
     def __init__(self, group: Group, tiles: int) -> None:
-        """Start before the first tile."""
         self._collection, self._bands = group
         self._tiles = tiles
-        self._statistics = BandStatistics(self._bands)
+        self._tally = Tally()
         self._read = 0
         self._orders: Counter[tuple[str, ...]] = Counter()
-        self._spectra = Spectra(self._bands)
-        self._errors: dict[str, list[str]] = defaultdict(list)
-        self._warnings: dict[str, list[str]] = defaultdict(list)
 
-    def add(self, row: CatalogRow) -> None:
+    def read(self, row: CatalogRow) -> None:
         """Read a tile and count it."""
         self._read += 1
         try:
             content = read_row(row)
         except TileError as error:
-            self._errors[error.kind].append(row.tile_id)
+            self._tally.note("error", error.kind, row.tile_id)
             return
         valid = content.pixels[:, ~content.nodata]
         if valid.shape[1] == 0:
-            self._warnings["nodata everywhere"].append(row.tile_id)
+            self._tally.note("warning", "nodata everywhere", row.tile_id)
             return
+        file = Path(row.files[0].href).name
+        for band in self._tally.add(row.bands, valid, file=file, picture=content.bits == 8):
+            self._tally.note("warning", f"{band} is constant over the whole tile", row.tile_id)
         numbers = valid.numpy().astype(np.float64) + row.bands.dn_offset
-        reflectance = (valid + row.bands.dn_offset) / row.bands.scale
-        self._statistics.add(reflectance)
-        if content.bits != 8:
-            # 8-bit files are pictures, each stretched by itself: an offset of 1000 does not fit.
-            self._spectra.add(Path(row.files[0].href).name, reflectance)
         self._orders[fitting_order(row.bands.names, np.median(numbers, axis=1))] += 1
-        for name, band in zip(row.bands.names, valid, strict=True):
-            if band.min() == band.max():
-                self._warnings[f"{name} is constant over the whole tile"].append(row.tile_id)
         same = (valid == valid[0]).all(dim=0)
         if len(valid) > 1 and float(same.float().mean()) > _FILL_SHARE:
             value = float(valid[0][same].mode().values)
-            self._warnings[
+            text = (
                 f"pixels hold {value:g} in every band, which is nearly certainly nodata but not "
                 "declared as such"
-            ].append(row.tile_id)
+            )
+            self._tally.note("warning", text, row.tile_id)
 
     def report(self) -> CollectionReport:
         """Return what has been found so far."""
-        ranges = self._statistics.ranges()
-        warnings = [
-            *(
-                CatalogFinding(severity="warning", text=text)
-                for text in radiometric_warnings(self._bands, ranges)
-            ),
-            *self._order(),
-            *(
-                CatalogFinding(severity="warning", text=mixture.text, tiles=mixture.files)
-                for mixture in self._spectra.mixtures()
-            ),
-            *_listed("warning", self._warnings),
-        ]
         return CollectionReport(
             collection=self._collection,
             bands=self._bands,
             tiles=self._tiles,
             read=self._read,
-            ranges=ranges,
-            findings=(*_listed("error", self._errors), *warnings),
+            ranges=self._tally.ranges,
+            findings=(
+                *self._tally.noted("error"),
+                *self._tally.implausible(),
+                *self._order(),
+                *self._tally.mixtures(),
+                *self._tally.noted("warning"),
+            ),
         )
 
-    def _order(self) -> Iterator[CatalogFinding]:
+    def _order(self) -> Iterator[Finding]:
         counted = sum(self._orders.values())
         if counted < _FEWEST:
             return
@@ -140,7 +140,7 @@ class CatalogTally:
         share = count / counted
         if order != self._bands.names and share > _PROBABLE:
             sure = "nearly certainly" if share >= _CERTAIN else "probably"
-            yield CatalogFinding(
+            yield Finding(
                 severity="warning",
                 text=f"the band order is {sure} {said_of(order)} ({' '.join(order)}): it makes "
                 f"the spectra of {share:.0%} of {counted:,} tiles smoothest; correct "
@@ -156,7 +156,29 @@ def groups_of(catalog: Catalog) -> dict[Group, int]:
     return dict(counts)
 
 
-def said_in(catalog: Catalog) -> dict[str, int]:
+def check_tiles(
+    catalog: Catalog, groups: Mapping[Group, int], most: int
+) -> Generator[int, None, CatalogReport]:
+    """Read some tiles of each group, yield 1 after each, and return what was found.
+
+    Args:
+        catalog: of the tiles.
+        groups: as `groups_of` returns them.
+        most: tiles to read of each group.
+    """
+    found = {group: _Collection(group, tiles) for group, tiles in groups.items()}
+    for row in sampled(catalog, groups, most):
+        found[row.collection, row.bands].read(row)
+        yield 1
+    return CatalogReport(
+        catalog=catalog.path,
+        collections=tuple(collection.report() for collection in found.values()),
+        findings=tuple(same_pixels(catalog)),
+        meanings=_meanings_in(catalog),
+    )
+
+
+def _meanings_in(catalog: Catalog) -> dict[str, int]:
     """Return the number of tiles by the meaning of their digital numbers and its source."""
     counts: Counter[str] = Counter()
     for table in catalog.tables(("rslow:said",)):
@@ -164,7 +186,7 @@ def said_in(catalog: Catalog) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def sampled(catalog: Catalog, groups: dict[Group, int], most: int) -> Iterator[CatalogRow]:
+def sampled(catalog: Catalog, groups: Mapping[Group, int], most: int) -> Iterator[CatalogRow]:
     """Yield at most `most` tiles of each group, spread evenly over the catalog."""
     taken: Counter[Group] = Counter()
     passed: Counter[Group] = Counter()
@@ -180,7 +202,7 @@ def sampled(catalog: Catalog, groups: dict[Group, int], most: int) -> Iterator[C
         yield from from_table(table.take(pa.array(chosen, pa.int64())))
 
 
-def same_pixels(catalog: Catalog) -> Iterator[CatalogFinding]:
+def same_pixels(catalog: Catalog) -> Iterator[Finding]:
     """Find tiles that are in the catalog more than once, most of all in two splits."""
     seen: dict[str, tuple[str, str | None]] = {}
     twice: list[str] = []
@@ -197,10 +219,10 @@ def same_pixels(catalog: Catalog) -> Iterator[CatalogFinding]:
             (twice if split == others_split else leaks).append(text)
     if leaks:
         text = "the same pixels are in two splits, which inflates scores"
-        yield CatalogFinding(severity="warning", text=text, tiles=tuple(leaks))
+        yield Finding(severity="warning", text=text, names=tuple(leaks))
     if twice:
         text = "the same pixels are catalogued more than once"
-        yield CatalogFinding(severity="warning", text=text, tiles=tuple(twice))
+        yield Finding(severity="warning", text=text, names=tuple(twice))
 
 
 def _keys(table: pa.Table) -> list[Group]:
@@ -215,12 +237,3 @@ def _keys(table: pa.Table) -> list[Group]:
             known[plain] = (name, spec)
         keys.append(known[plain])
     return keys
-
-
-def _listed(
-    severity: Literal["error", "warning"], found: Mapping[str, Sequence[str]]
-) -> list[CatalogFinding]:
-    return [
-        CatalogFinding(severity=severity, text=text, tiles=tuple(tiles))
-        for text, tiles in found.items()
-    ]
