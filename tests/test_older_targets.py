@@ -1,7 +1,7 @@
 """Targets that older versions trained are loaded, predict the same, and are trained the same.
 
 `older/targets.zip` holds a classifier and a segmenter as the code of commits 3001176 and c0aca49
-wrote them, `NAME-COMMIT.safetensors`, trained as by the two functions of this file from seed 7; what
+wrote them, `NAME-COMMIT.safetensors`, trained for the two tasks of this file from seed 7; what
 they predict for the last tiles of `SPLITS` and `MASKS`, in `answers-COMMIT.npz`; and on what they
 were trained, in `made-COMMIT.json`.
 """
@@ -19,11 +19,10 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.runs import read_checkpoint
 from rs_lowconf.settings import ClassifierSettings, SegmenterSettings, TrainedTarget
-from rs_lowconf.target.classifier import Classifier
 from rs_lowconf.target.load import load_target
-from rs_lowconf.target.segment_train import calibrate_segmenter, train_segmenter
-from rs_lowconf.target.segmenter import Segmenter
-from rs_lowconf.target.train import calibrate, train_classifier
+from rs_lowconf.target.tasks import ClassificationTask, SegmentationTask, Task
+from rs_lowconf.target.train import Training, calibrate
+from rs_lowconf.target.trained import load_trained, save_trained
 from tests.fakes import FakeMasks, FakeSource
 
 CPU = torch.device("cpu")
@@ -63,20 +62,16 @@ def noisy_with_mask(image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Ten
     return noisy(image, seed), mask
 
 
-def train_classifier_of(seed: int) -> Classifier:
+def classification() -> Task:
     section = ClassifierSettings(width=4, epochs=6, batch_size=8, learning_rate=2e-2)
-    records = train_classifier(SPLITS[0], SPLITS[1], section, noisy, seed, CPU)
-    best = [record.best for record in records if record.best is not None][-1]
-    return calibrate(best, SPLITS[1])
+    return ClassificationTask(SPLITS[0], SPLITS[1], section, noisy)
 
 
-def train_segmenter_of(seed: int) -> Segmenter:
+def segmentation() -> Task:
     section = SegmenterSettings(
         encoder="tu-test_efficientnet", width=4, epochs=6, batch_size=4, learning_rate=2e-2
     )
-    records = train_segmenter(MASKS[0], MASKS[1], section, noisy_with_mask, seed, CPU)
-    best = [record.best for record in records if record.best is not None][-1]
-    return calibrate_segmenter(best, MASKS[1])
+    return SegmentationTask(MASKS[0], MASKS[1], section, noisy_with_mask)
 
 
 @pytest.mark.parametrize("commit", COMMITS)
@@ -103,9 +98,20 @@ def test_they_are_trained_the_same(older: Path, kind: str, commit: str) -> None:
     here = {"torch": torch.__version__, "instructions": torch.backends.cpu.get_cpu_capability()}
     allowed = 0.0 if here == made else 0.02
     tensors, header = read_checkpoint(older / f"{kind}-{commit}.safetensors", kind)
-    trained = train_classifier_of(7) if kind == "classifier" else train_segmenter_of(7)
+    task = classification() if kind == "classifier" else segmentation()
+    training = Training(task, 7, CPU)
+    list(training.epochs())
+    trained = calibrate(training.best, task.val)
     weights = trained.network.state_dict()
     assert weights.keys() == tensors.keys()
     for name, value in weights.items():
         torch.testing.assert_close(value, tensors[name], rtol=allowed, atol=allowed, msg=name)
     assert trained.temperature == pytest.approx(header["temperature"], rel=allowed)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "segmenter"])
+def test_they_are_written_the_same(older: Path, tmp_path: Path, kind: str) -> None:
+    """A file that is read and written again has the same bytes: older code reads it."""
+    path = older / f"{kind}-c0aca49.safetensors"
+    save_trained(tmp_path / path.name, load_trained(path, CPU))
+    assert (tmp_path / path.name).read_bytes() == path.read_bytes()
