@@ -28,8 +28,9 @@ def extractor(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Train the network whose features say which real tile resembles a generated one.
 
     Another architecture and seed than the target, or what is hard for the target would
-    seem unreal. Resumes where it stopped, after the last finished epoch. Writes extractor.safetensors, report.json and metrics.jsonl into
-    run.dir/extractor. Tiles with masks need none: the gate's critic says which look alike.
+    seem unreal. Resumes where it stopped, after the last finished epoch. Writes
+    extractor.safetensors, report.json and metrics.jsonl into run.dir/extractor. Tiles with
+    masks need none: the gate's critic says which look alike.
     """
     _train(config, set_, "extractor")
 
