@@ -40,9 +40,9 @@ from rs_lowconf.search.prior import PriorShell
 from rs_lowconf.search.reading import Reading, regions_of
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import SearchSettings, Settings
-from rs_lowconf.target.classifier import load_classifier
 from rs_lowconf.target.load import check_fit, load_target
 from rs_lowconf.target.origin import model_file
+from rs_lowconf.target.trained import load_trained
 from rs_lowconf.types import (
     Critic,
     FeatureExtractor,
@@ -303,7 +303,7 @@ def load_gate(settings: Settings, generator: GeneratorModel, device: torch.devic
         critic = extractor = load_mask_critic(paths["critic"], generator.bank, device)
     else:
         critic = _critic(paths["critic"], generator.net, device)
-        extractor = load_classifier(paths["extractor"], device)
+        extractor = load_trained(paths["extractor"], device, kind="classifier")
     known = checksums(paths)
     calibration = load_calibration(paths["calibration"], {"gan": generator.sha256, **known})
     return GateModel(

@@ -21,14 +21,14 @@ class Tiles(Protocol):
 
 def batch_of(
     tiles: Tiles,
-    inrngs: Sequence[int],
+    indices: Sequence[int],
     image: Tensor,
     *,
     label: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> TileBatch:
     """Return some tiles of a source that holds all of them in memory."""
-    chosen = list(inrngs)
+    chosen = list(indices)
     return TileBatch(
         image=image[chosen],
         bands=tiles.bands,
@@ -73,8 +73,8 @@ class FakeSource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, inrngs: Sequence[int]) -> TileBatch:
-        return batch_of(self, inrngs, self._image, label=self.labels)
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        return batch_of(self, indices, self._image, label=self.labels)
 
 
 class FakeMasks:
@@ -101,8 +101,8 @@ class FakeMasks:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batch(self, inrngs: Sequence[int]) -> TileBatch:
-        return batch_of(self, inrngs, self.image, mask=self.masks)
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        return batch_of(self, indices, self.image, mask=self.masks)
 
 
 class FakePatches:
@@ -128,8 +128,8 @@ class FakePatches:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batch(self, inrngs: Sequence[int]) -> TileBatch:
-        return batch_of(self, inrngs, self.image, mask=self.masks)
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        return batch_of(self, indices, self.image, mask=self.masks)
 
 
 class FakeSegmenter:

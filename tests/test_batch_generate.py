@@ -20,7 +20,7 @@ from rs_lowconf.models import known_to_encoder
 from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.search.distances import load_distances
 from rs_lowconf.settings import load
-from rs_lowconf.target.classifier import load_classifier
+from rs_lowconf.target.trained import load_trained
 from tests.conftest import Run, run_program, train_models
 
 CPU = torch.device("cpu")
@@ -91,7 +91,7 @@ def test_variants_lie_on_their_tiles_and_are_what_the_tables_say(generated: Path
     found = variants(generated)
     assert report["tiles"] == len(tiles) == sum(report["endings"].values())
     assert report["variants"] == len(found) > 5
-    target = load_classifier(generated / "run" / "target" / "target.safetensors", CPU)
+    target = load_trained(generated / "run" / "target" / "target.safetensors", CPU)
     path = generated / "run" / "encoder" / "distances.safetensors"
     distances = load_distances(path, known_to_encoder(load(generated / "config.yaml")))
     for one in found:
@@ -202,8 +202,8 @@ class Quiet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._whole = load_classifier(Path(os.environ["QUIET_TARGET"]), CPU)
         self._asked = 0
+        self._whole = load_trained(Path(os.environ["QUIET_TARGET"]), CPU)
 
     def forward(self, image: Tensor) -> Tensor:
         # Before anything else the adapter tries four tiles of its own.
@@ -221,7 +221,7 @@ def test_tiles_without_an_answer_fail_alone(
     """A real tile without an answer is a failed tile; generated ones are counted by reason."""
     path = catalogued / "run" / "target" / "target.safetensors"
     monkeypatch.setenv("QUIET_TARGET", str(path))
-    whole = load_classifier(path, CPU)
+    whole = load_trained(path, CPU)
     target = {
         "kind": "python", "python": f"{__name__}:Quiet", "level": whole.bands.level,
         "bands": f"[{', '.join(whole.bands.names)}]", "classes": f"[{', '.join(whole.classes)}]",

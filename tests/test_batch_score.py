@@ -19,7 +19,7 @@ from rasterio.warp import transform
 from rs_lowconf.data.catalog.table import Catalog, write_catalog
 from rs_lowconf.data.source import open_split
 from rs_lowconf.settings import load
-from rs_lowconf.target.classifier import load_classifier
+from rs_lowconf.target.trained import load_trained
 from tests.conftest import Run
 
 MAP = Path(__file__).parent / "qgis" / "open_map.py"
@@ -58,9 +58,7 @@ def test_scores_are_what_the_target_says(catalogued: Path, rslow: Run) -> None:
     assert ran.code == 0, ran.err
     found = scores(catalogued).set_index("id")
     settings = load(catalogued / "config.yaml")
-    target = load_classifier(
-        catalogued / "run" / "target" / "target.safetensors", torch.device("cpu")
-    )
+    target = load_trained(catalogued / "run" / "target" / "target.safetensors", torch.device("cpu"))
     count = 0
     for split in ("train", "val", "test"):
         source = open_split(settings.data, split)

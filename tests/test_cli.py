@@ -24,7 +24,7 @@ from rs_lowconf.gan.model import load_critic, load_model
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.settings import load
 from rs_lowconf.settings.renamed import COMMANDS
-from rs_lowconf.target.classifier import load_classifier
+from rs_lowconf.target.trained import load_trained
 from tests.conftest import Ran, Run
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +57,7 @@ def test_every_exported_tile_is_low_confidence_when_read_back_alone(
     """Rasterio reads each GeoTIFF; the target scores it alone below tau, and the gate admits it."""
     assert rslow("generate", "-c", project / "config.yaml").code == 0
     folder = project / "run" / "generate"
-    target = load_classifier(project / "run" / "target" / "target.safetensors", torch.device("cpu"))
+    target = load_trained(project / "run" / "target" / "target.safetensors", torch.device("cpu"))
     gan = load_model(project / "run" / "gan" / "gan.safetensors", torch.device("cpu"))
     critic = load_critic(project / "run" / "gate" / "critic.safetensors", torch.device("cpu"))
     told = json.loads((folder / "report.json").read_text())["gate"]

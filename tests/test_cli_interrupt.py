@@ -97,7 +97,7 @@ def watching(watch: Watch) -> Iterator[None]:
 
     update = Reporter.update
 
-    def told(self: Reporter, done: int, text: str = "") -> None:
+    def updated(self: Reporter, done: int, text: str = "") -> None:
         update(self, done, text)
         watch.tell("record", self._label)
 
@@ -105,7 +105,7 @@ def watching(watch: Watch) -> Iterator[None]:
     _watches.append(watch)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Reporter, "update", told)
+            patch.setattr(Reporter, "update", updated)
             patch.setattr(Evaluator, "_micro", _after_look(Evaluator._micro, watch))
             patch.setattr(serial, "answer", before(answer))
             patch.setattr(Law, "answers", before(Law.answers))
@@ -162,18 +162,18 @@ def test_generate_at_seven_moments(project: Path) -> None:
     assert run((*words, "--name", "whole"), whole).code == 0
     last: Moment = ("record", "hard samples", whole.counts["hard samples"])
     folder = project / "run" / "parts"
-    own = (*words, "--name", "parts")
-    interrupted(own, [("record", "hard samples", 1), ("file", "search", 1), last])
+    in_parts = (*words, "--name", "parts")
+    interrupted(in_parts, [("record", "hard samples", 1), ("file", "search", 1), last])
     # The last step of the search began no baseline.
     assert (folder / "search" / "journal.jsonl").exists()
     shutil.rmtree(folder / "review")
     for name in ("baseline", "tiles"):
         shutil.rmtree(folder / name)
     watch = Watch(*last)
-    assert run(own, watch).code == 130
+    assert run(in_parts, watch).code == 130
     assert not (folder / "baseline").exists()
     end: Moment = ("record", "random latents", whole.counts["random latents"])
-    interrupted(own, [("record", "random latents", 1), end, ("file", "tiles", 2)])
+    interrupted(in_parts, [("record", "random latents", 1), end, ("file", "tiles", 2)])
     tiles = [
         {path.name: path.read_bytes() for path in (project / "run" / name / "tiles").iterdir()}
         for name in ("whole", "parts")
@@ -258,6 +258,7 @@ def test_a_request_in_the_last_step_ends_the_block() -> None:
         signal.signal(signal.SIGINT, handler)
 
 
+SECTIONS = {"target": "classifier", "extractor": "extractor"}
 GAN = ("-s", "gan.images=64", "-s", "gan.checkpoint_images=32", "-s", "gan.batch_size=8")
 
 
@@ -273,17 +274,53 @@ def test_training_at_six_moments(project: Path) -> None:
         ("file", "state.safetensors", 1),
     ]
     both: dict[str, list[Moment]] = {"whole": [], "parts": moments}
-    for name, own in both.items():
+    for name, chosen in both.items():
         folder = project / name
         shutil.copytree(project / "run" / "extractor", folder / "extractor")
         words = ("train", "gan", "-c", project / "config.yaml", "-s", f"run.dir={folder}", *GAN)
-        interrupted(words, own)
+        interrupted(words, chosen)
         found[name] = read_checkpoint(folder / "gan" / "gan.safetensors", "gan")
         lines = (folder / "gan" / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["images"] for line in lines] == [32, 64]
     (ours, header), (theirs, other) = found["parts"], found["whole"]
     assert header == other
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("name", ["target", "extractor"])
+def test_training_of_a_classifier_at_four_moments(project: Path, name: str) -> None:
+    """After the first epoch, another and the last, and while it is tested: the same files."""
+    training = f"training the {name}"
+    moments: list[Moment] = [
+        ("record", training, 1),
+        ("record", training, 2),
+        ("record", training, 1),
+        ("file", "report.json", 1),
+    ]
+    files = {}
+    both: dict[str, list[Moment]] = {"whole": [], "parts": moments}
+    for folder, chosen in both.items():
+        where = ("-s", f"run.dir={project / folder}", "-s", f"{SECTIONS[name]}.epochs=4")
+        interrupted(("train", name, "-c", project / "config.yaml", *where), chosen)
+        written = project / folder / name
+        lines = (written / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+        assert not (written / "state.safetensors").exists()
+        files[folder] = [
+            (written / file).read_bytes() for file in (f"{name}.safetensors", "report.json")
+        ]
+    assert files["whole"] == files["parts"]
+
+
+def test_an_unfinished_training_with_other_settings_is_not_continued(project: Path) -> None:
+    """It is refused by their names; with those of before it goes on."""
+    where = ("-s", f"run.dir={project / 'other-settings'}")
+    words = ("train", "target", "-c", project / "config.yaml", *where)
+    assert run(words, Watch("record", "training the target", 2)).code == 130
+    ran = run((*words, "-s", "classifier.width=9", "-s", "augment.flip=false"))
+    assert ran.code == 5
+    assert "other settings of augment, classifier" in ran.err
+    assert run(words).code == 0
 
 
 def test_fewer_images_than_an_interrupted_training_has_seen(project: Path) -> None:

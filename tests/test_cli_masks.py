@@ -25,7 +25,7 @@ from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.runs import kind_of, read_checkpoint, write_checkpoint
 from rs_lowconf.settings import load
 from rs_lowconf.stored import reflectance_of
-from rs_lowconf.target.segmenter import load_segmenter
+from rs_lowconf.target.trained import load_trained
 from rs_lowconf.workflows.pixels import pixel_scores
 from tests.conftest import Run, train_models
 from tests.make_scenes import make_chips
@@ -74,7 +74,7 @@ def test_the_whole_way_ends_in_a_package_with_masks(rslow: Run, trained: Path) -
     assert report["search"]["accepted"] == len(rows) == len(layer) == 4
     assert len({row["condition"] for row in rows}) == 4
     bank = load_mask_model(trained / "run" / "gan" / "gan.safetensors", CPU).generator.bank
-    target = load_segmenter(trained / "run" / "target" / "target.safetensors", CPU)
+    target = load_trained(trained / "run" / "target" / "target.safetensors", CPU)
     for row in rows:
         name = f"{row['sample_id']}.tif"
         tile = read_tile(folder / row["tile"])
@@ -336,7 +336,7 @@ def test_every_pixel_of_real_and_generated_tiles_is_scored(
     rows = pq.read_table(real).to_pylist()
     assert len(rows) == len(source) * 32 * 32
     assert len({row["id"] for row in rows}) == len(rows)
-    target = load_segmenter(trained / "run" / "target" / "target.safetensors", CPU)
+    target = load_trained(trained / "run" / "target" / "target.safetensors", CPU)
     batch = source.batch([1])
     assert batch.mask is not None
     said = target.predict(batch.image)[0].exp()

@@ -27,9 +27,9 @@ from rs_lowconf.errors import AnswerError, ModelError
 from rs_lowconf.seeds import forked_rng
 from rs_lowconf.settings import target_settings
 from rs_lowconf.target.answers import are_distributions, log_odds_of
-from rs_lowconf.target.classifier import Classifier, ClassifierSpec, save_classifier
 from rs_lowconf.target.load import load_target
-from rs_lowconf.target.segmenter import Segmenter, SegmenterSpec, save_segmenter
+from rs_lowconf.target.networks import SegmentationNetwork
+from rs_lowconf.target.trained import NetworkSpec, TrainedNetwork, save_trained
 from rs_lowconf.types import TargetModel
 
 BANDS = ("B08", "B03", "B04")
@@ -274,22 +274,22 @@ def load(kind: str, folder: Path, bias: Bias = None, **changes: Any) -> TargetMo
 def _write_ours(path: Path, kind: str, bias: Bias) -> None:
     bands = BandSpec(names=BANDS, level="L1C")
     with forked_rng(5):
-        if kind == "trained segmenter":
-            spec = SegmenterSpec(
-                encoder="resnet18", width=4, bands=bands, classes=CLASSES, tile_size=SIDE
-            )
-            network = spec.build()
+        segmenter = kind == "trained segmenter"
+        spec = NetworkSpec(
+            kind="segmenter" if segmenter else "classifier",
+            architecture="resnet18" if segmenter else "small_cnn",
+            width=4,
+            bands=bands,
+            classes=CLASSES,
+            tile_size=SIDE,
+        )
+        network = spec.build()
+        if isinstance(network, SegmentationNetwork):
             fix(network.spectral[2], bias)
-            save_segmenter(path, Segmenter(spec, network))
-        else:
-            small = ClassifierSpec(
-                architecture="small_cnn", width=4, bands=bands, classes=CLASSES, tile_size=SIDE
-            )
-            built = small.build()
-            if bias is not None:
-                for parameter in built.parameters():
-                    parameter.data.fill_(bias[0])
-            save_classifier(path, Classifier(small, built))
+        elif bias is not None:
+            for parameter in network.parameters():
+                parameter.data.fill_(bias[0])
+        save_trained(path, TrainedNetwork(spec, network))
 
 
 def tiles(n: int = 4) -> Tensor:

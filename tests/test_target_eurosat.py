@@ -13,7 +13,8 @@ from torchgeo.datasets import EuroSAT
 from rs_lowconf.bands import EUROSAT_ORDER, BandSpec
 from rs_lowconf.settings import ClassifierSettings
 from rs_lowconf.target.evaluate import evaluate_classifier
-from rs_lowconf.target.train import calibrate, train_classifier
+from rs_lowconf.target.tasks import ClassificationTask
+from rs_lowconf.target.train import Training, calibrate
 from rs_lowconf.types import TileBatch
 from tests.fakes import batch_of
 
@@ -59,11 +60,14 @@ def test_a_short_training_beats_the_floor(root: Path) -> None:
     """Eight epochs of a narrow net classify more than 60 % of the real test tiles."""
     settings = ClassifierSettings(width=8, epochs=8, batch_size=16, learning_rate=5e-3)
     train, val = Split(root, "train"), Split(root, "val")
-    records = list(train_classifier(train, val, settings, mirrored, 0, CPU))
-    best = [record.best for record in records if record.best is not None][-1]
-    calibrated = calibrate(best, val)
+    training = Training(ClassificationTask(train, val, settings, mirrored), 0, CPU)
+    list(training.epochs())
+    calibrated = calibrate(training.best, val)
     figures = evaluate_classifier(calibrated, Split(root, "test"))
     assert figures.tiles == 58
     assert figures.accuracy > 0.6
     assert figures.nll < 1.2
-    assert evaluate_classifier(calibrated, val).nll <= evaluate_classifier(best, val).nll + 1e-6
+    assert (
+        evaluate_classifier(calibrated, val).nll
+        <= evaluate_classifier(training.best, val).nll + 1e-6
+    )

@@ -23,9 +23,9 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError, SettingsError
 from rs_lowconf.seeds import forked_rng
 from rs_lowconf.settings import EmbeddedTarget, ForeignModel, target_settings
-from rs_lowconf.target.classifier import Classifier, ClassifierSpec, save_classifier
 from rs_lowconf.target.foreign import ForeignTarget
 from rs_lowconf.target.load import check_fit, load_target
+from rs_lowconf.target.trained import NetworkSpec, TrainedNetwork, save_trained
 from rs_lowconf.types import TargetModel
 
 BANDS = ("B08", "B03", "B04")
@@ -437,11 +437,16 @@ def test_the_margin_is_the_logit_margin_over_the_temperature(temperature: float)
 def test_trained_targets_load_by_the_same_function(tmp_path: Path) -> None:
     """Our own checkpoints are read at the batch size of the settings."""
     bands = BandSpec(names=BANDS, level="L1C")
-    spec = ClassifierSpec(
-        architecture="small_cnn", width=4, bands=bands, classes=CLASSES, tile_size=16
+    spec = NetworkSpec(
+        kind="classifier",
+        architecture="small_cnn",
+        width=4,
+        bands=bands,
+        classes=CLASSES,
+        tile_size=16,
     )
-    model = Classifier(spec, spec.build(), temperature=0.8)
-    save_classifier(tmp_path / "target.safetensors", model)
+    model = TrainedNetwork(spec, spec.build(), temperature=0.8)
+    save_trained(tmp_path / "target.safetensors", model)
     target = load_target(
         EmbeddedTarget(batch_size=2),
         tmp_path / "target.safetensors",

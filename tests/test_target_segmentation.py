@@ -1,5 +1,7 @@
 """Training, figures and checkpoints of a segmenter: oracles are loops over pixels."""
 
+import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -12,19 +14,19 @@ from torch import Tensor
 
 from rs_lowconf.errors import DataError, JobError, ModelError, SettingsError
 from rs_lowconf.masks import UNKNOWN
-from rs_lowconf.settings import SegmenterSettings, TrainedTarget
-from rs_lowconf.target.evaluate import expected_calibration_error
-from rs_lowconf.target.load import load_target
-from rs_lowconf.target.segment_evaluate import evaluate_segmenter, iou_of, resampled
-from rs_lowconf.target.segment_train import (
-    MaskEpoch,
-    calibrate_segmenter,
-    class_weights,
-    masked_loss,
-    train_segmenter,
+from rs_lowconf.settings import SegmenterSettings, TrainedTarget, load
+from rs_lowconf.target.evaluate import (
+    evaluate_segmenter,
+    expected_calibration_error,
+    iou_of,
+    resampled,
 )
-from rs_lowconf.target.segmenter import Segmenter, SegmenterSpec, load_segmenter, save_segmenter
+from rs_lowconf.target.load import load_target
+from rs_lowconf.target.tasks import SegmentationTask, class_weights, masked_loss
+from rs_lowconf.target.train import Training, calibrate, restore_state, save_state
+from rs_lowconf.target.trained import NetworkSpec, TrainedNetwork, load_trained, save_trained
 from rs_lowconf.types import MaskSource, TargetModel
+from rs_lowconf.workflows import train_target
 from tests.conftest import Run
 from tests.fakes import FakePatches
 from tests.make_scenes import make_chips
@@ -60,44 +62,61 @@ def blanked(image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return image * math.nan, mask
 
 
-def trained(seed: int = 0) -> list[MaskEpoch]:
-    val = FakePatches(8, seed=2)
-    return list(train_segmenter(FakePatches(16, seed=1), val, SMALL, as_they_are, seed, CPU))
+def start(seed: int = 0, changed: SegmenterSettings = SMALL) -> Training:
+    task = SegmentationTask(FakePatches(16, seed=1), FakePatches(8, seed=2), changed, as_they_are)
+    return Training(task, seed, CPU)
 
 
-def untrained() -> Segmenter:
-    spec = SegmenterSpec(
-        encoder="tu-resnet10t", width=4, bands=BANDS, classes=CLASSES, tile_size=32
+def untrained() -> TrainedNetwork:
+    spec = NetworkSpec(
+        kind="segmenter",
+        architecture="tu-resnet10t",
+        width=4,
+        bands=BANDS,
+        classes=CLASSES,
+        tile_size=32,
     )
-    return Segmenter(spec, spec.build())
+    return TrainedNetwork(spec, spec.build())
 
 
 def test_training_learns_and_is_repeatable() -> None:
     """Three epochs beat one class everywhere; the same seed gives the same bits."""
     assert isinstance(FakePatches(1), MaskSource)
     before = torch.get_rng_state()
-    first = trained()
+    training = start()
+    first = list(training.epochs())
     assert torch.equal(torch.get_rng_state(), before)
-    again, other = trained(), trained(seed=1)
+    again, other = list(start().epochs()), list(start(seed=1).epochs())
     assert [r.val_loss for r in first] == [r.val_loss for r in again]
     assert [r.train_loss for r in first] != [r.train_loss for r in other]
-    lowest = math.inf
-    for record in first:
-        assert (record.best is not None) == (record.val_loss < lowest)
-        lowest = min(lowest, record.val_loss)
-    best = [record.best for record in first if record.best is not None][-1]
     test = FakePatches(8, seed=3)
-    report = evaluate_segmenter(calibrate_segmenter(best, FakePatches(8, seed=2)), test, test.ids)
+    report = evaluate_segmenter(calibrate(training.best, FakePatches(8, seed=2)), test, test.ids)
     assert report.mean_iou > report.floor_mean_iou + 0.2
     assert report.blocks == 8
     assert "8 blocks are few" in report.note
 
 
+def test_twenty_epochs_are_ten_and_ten(tmp_path: Path) -> None:
+    """Stopped half-way, saved and resumed by another object: the same losses and bits."""
+    changed = SMALL.model_copy(update={"epochs": 20, "encoder": "tu-test_efficientnet"})
+    whole, first, second = (start(changed=changed) for _ in range(3))
+    records = [*itertools.islice(first.epochs(), 10)]
+    save_state(tmp_path / "state.safetensors", first, {})
+    restore_state(tmp_path / "state.safetensors", second, {})
+    records += second.epochs()
+    assert [dataclasses.replace(record, seconds=0.0) for record in records] == [
+        dataclasses.replace(record, seconds=0.0) for record in whole.epochs()
+    ]
+    ours, theirs = whole.state(), second.state()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
 def test_unknown_pixels_teach_nothing() -> None:
     """What unknown pixels hold changes neither loss nor weights; known ones do."""
-    dice = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 3, 8, 8, generator=dice, requires_grad=True)
-    mask = torch.randint(0, 3, (2, 8, 8), generator=dice)
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 8, 8, generator=rng, requires_grad=True)
+    mask = torch.randint(0, 3, (2, 8, 8), generator=rng)
     mask[:, :3] = UNKNOWN
     weight = torch.tensor([0.5, 1.0, 4.0])
     loss = masked_loss(logits, mask, weight)
@@ -125,22 +144,22 @@ def test_unknown_pixels_teach_nothing() -> None:
 def test_figures_equal_a_loop_over_pixels() -> None:
     """IoU, accuracy, floor and calibration error are what a loop over known pixels counts."""
     source = FakePatches(6, seed=4)
-    dice = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(1)
     known = source.masks.clamp_max(2)
-    logits = torch.randn(6, 3, 32, 32, generator=dice) + 1.5 * F.one_hot(known, 3).movedim(3, 1)
+    logits = torch.randn(6, 3, 32, 32, generator=rng) + 1.5 * F.one_hot(known, 3).movedim(3, 1)
     answers = logits.log_softmax(1)
     report = evaluate_segmenter(Answers(answers), source, ["a", "a", "b", "c", "c", "c"])
     pairs, confidence, right = [], [], []
     for tile in range(6):
         for row in range(1, 32):
             for col in range(32):
-                truth, said = (
+                truth, answer = (
                     int(source.masks[tile, row, col]),
                     int(answers[tile, :, row, col].argmax()),
                 )
-                pairs.append((truth, said))
+                pairs.append((truth, answer))
                 confidence.append(float(answers[tile, :, row, col].max().exp()))
-                right.append(truth == said)
+                right.append(truth == answer)
     for k, name in enumerate(CLASSES):
         both = sum(pair == (k, k) for pair in pairs)
         either = sum(k in pair for pair in pairs)
@@ -156,7 +175,7 @@ def test_figures_equal_a_loop_over_pixels() -> None:
     assert report.floor_mean_iou == pytest.approx(share / 3)
     ece = expected_calibration_error(torch.tensor(confidence), torch.tensor(right))
     assert report.ece == pytest.approx(ece, abs=1e-6)
-    json.dumps(report.to_json(), allow_nan=False)
+    json.dumps(dataclasses.asdict(report), allow_nan=False)
 
 
 def test_classes_go_by_name() -> None:
@@ -175,11 +194,11 @@ def test_classes_go_by_name() -> None:
 
 def test_intervals_cover_the_truth() -> None:
     """Block intervals hold the IoU of all land about as often as they say; pixel ones do not."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     covered = narrow = 0
     for trial in range(100):
-        rates = dice.beta(6, 2, 40)  # each block has its own chance of a hit
-        hits = dice.binomial(500, rates)
+        rates = rng.beta(6, 2, 40)  # each block has its own chance of a hit
+        hits = rng.binomial(500, rates)
         blocks = torch.zeros(40, 2, 2, dtype=torch.int64)
         blocks[:, 1, 1], blocks[:, 1, 0] = torch.tensor(hits), torch.tensor(500 - hits)
         drawn = iou_of(resampled(blocks, trial, 500))[:, 1]
@@ -196,7 +215,7 @@ def test_checkpoints_come_back_as_targets(tmp_path: Path) -> None:
     segmenter = untrained()
     segmenter.temperature = 1.7
     path = tmp_path / "target.safetensors"
-    save_segmenter(path, segmenter)
+    save_trained(path, segmenter)
     target = load_target(TrainedTarget(), path, trust_code=False, tile_size=32, device=CPU)
     assert isinstance(target, TargetModel)
     assert (target.pixelwise, target.differentiable) == (True, True)
@@ -209,26 +228,36 @@ def test_checkpoints_come_back_as_targets(tmp_path: Path) -> None:
     assert image.grad is not None
     with pytest.raises(ModelError, match="expected 3 bands and sides that are multiples of 16"):
         target.predict(torch.rand(1, 3, 30, 32))
+    with pytest.raises(ModelError, match="a segmenter has no features of tiles"):
+        segmenter.features(image)
+    with pytest.raises(ModelError, match="contains a segmenter; expected a classifier"):
+        load_trained(path, CPU, kind="classifier")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ModelError, match="damaged"):
-        load_segmenter(path, CPU)
+        load_trained(path, CPU)
 
 
 def test_bad_input_is_one_line() -> None:
     """An unknown encoder, an absent class and a diverging loss each say what to do."""
     train, val = FakePatches(4), FakePatches(2)
     wrong = SMALL.model_copy(update={"encoder": "resnet9000"})
-    with pytest.raises(SettingsError, match=r"encoder 'resnet9000'.*target\.segmenter\.encoder"):
-        next(train_segmenter(train, val, wrong, as_they_are, 0, CPU))
+    with pytest.raises(SettingsError, match=r"encoder 'resnet9000'.*correct segmenter\.encoder"):
+        Training(SegmentationTask(train, val, wrong, as_they_are), 0, CPU)
+    training = Training(SegmentationTask(train, val, SMALL, blanked), 0, CPU)
     with pytest.raises(JobError, match="lower the learning_rate"):
-        list(train_segmenter(train, val, SMALL, blanked, 0, CPU))
-    train.masks[train.masks == 2] = UNKNOWN
+        list(training.epochs())
+    train.maskss[train.masks == 2] = UNKNOWN
     with pytest.raises(DataError, match=r"no training pixel of class cloud.*data\.mask_classes"):
-        next(train_segmenter(train, val, SMALL, as_they_are, 0, CPU))
+        SegmentationTask(train, val, SMALL, as_they_are)
 
 
-def test_command_trains_on_chips(tmp_path: Path, rslow: Run) -> None:
-    """`rslow train target` on chips writes a segmenter, its log and its figures."""
+def test_command_trains_on_chips(
+    tmp_path: Path, rslow: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`rslow train target` on chips writes a segmenter, its log and its figures.
+
+    One that was stopped after an epoch goes on, and writes the same.
+    """
     make_chips(tmp_path, 15, side=32)
     config = tmp_path / "config.yaml"
     config.write_text(
@@ -250,9 +279,21 @@ segmenter: {{encoder: tu-resnet10t, width: 4, epochs: 2, batch_size: 8}}
     assert report["split"] == "test"
     assert report["blocks"] >= 2
     assert len((tmp_path / "run/target/metrics.jsonl").read_text().splitlines()) == 2
-    segmenter = load_segmenter(tmp_path / "run/target/target.safetensors", CPU)
+    segmenter = load_trained(tmp_path / "run/target/target.safetensors", CPU)
     assert segmenter.classes == ("background", "damage")
     assert segmenter.figures["mean_iou"] == report["mean_iou"]
+    monkeypatch.setattr(train_target, "_SAVE_SECONDS", 0.0)
+    stopped = tmp_path / "stopped" / "target"
+    work = train_target.train_network(load(config, [f"run.dir={tmp_path}/stopped"]), "target")
+    next(work)
+    assert (stopped / "state.safetensors").exists()  # if it were killed here
+    work.close()
+    assert not (stopped / "target.safetensors").exists()
+    ran = rslow("train", "target", "-c", config, "-s", f"run.dir={tmp_path}/stopped")
+    assert ran.code == 0, ran.err
+    assert "1 of 2" not in ran.err
+    written = tmp_path / "run/target/target.safetensors"
+    assert (stopped / "target.safetensors").read_bytes() == written.read_bytes()
     ran = rslow("train", "extractor", "-c", config)
     assert ran.code == 3
     assert "classes of pixels, not of tiles" in ran.err

@@ -18,12 +18,6 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError, JobError, ModelError, SettingsError
 from rs_lowconf.settings import ClassifierSettings
-from rs_lowconf.target.classifier import (
-    Classifier,
-    ClassifierSpec,
-    load_classifier,
-    save_classifier,
-)
 from rs_lowconf.target.evaluate import (
     equal_count_error,
     error_by_chance,
@@ -32,14 +26,18 @@ from rs_lowconf.target.evaluate import (
     report,
     wilson_interval,
 )
+from rs_lowconf.target.networks import ClassificationNetwork
 from rs_lowconf.target.normalise import band_statistics, decorrelation
+from rs_lowconf.target.tasks import ClassificationTask
 from rs_lowconf.target.train import (
     TEMPERATURES,
-    EpochRecord,
+    Training,
     best_temperature,
     calibrate,
-    train_classifier,
+    restore_state,
+    save_state,
 )
+from rs_lowconf.target.trained import NetworkSpec, TrainedNetwork, load_trained, save_trained
 from rs_lowconf.types import FeatureExtractor, TargetModel
 from tests.fakes import FakeSource
 
@@ -62,50 +60,116 @@ def source(per_class: int = 16, **changes: Any) -> FakeSource:
     return FakeSource(BANDS, CLASSES, per_class, **changes)
 
 
-def trained(seed: int = 0, changed: ClassifierSettings = SMALL) -> list[EpochRecord]:
-    return list(train_classifier(source(seed=1), source(8, seed=2), changed, jitter, seed, CPU))
+def start(seed: int = 0, changed: ClassifierSettings = SMALL) -> Training:
+    task = ClassificationTask(source(seed=1), source(8, seed=2), changed, jitter)
+    return Training(task, seed, CPU)
 
 
-def untrained(architecture: str = "small_cnn", tile_size: int = 16) -> Classifier:
-    spec = ClassifierSpec(
-        architecture=architecture, width=8, bands=BANDS, classes=CLASSES, tile_size=tile_size
+def trained(seed: int = 0, changed: ClassifierSettings = SMALL) -> TrainedNetwork:
+    training = start(seed, changed)
+    list(training.epochs())
+    return training.best
+
+
+def untrained(architecture: str = "small_cnn", tile_size: int = 16) -> TrainedNetwork:
+    spec = NetworkSpec(
+        kind="classifier",
+        architecture=architecture,
+        width=8,
+        bands=BANDS,
+        classes=CLASSES,
+        tile_size=tile_size,
     )
-    return Classifier(spec, spec.build())
+    return TrainedNetwork(spec, spec.build())
 
 
 @pytest.mark.parametrize("architecture", ["small_cnn", "resnet", "residual_cnn"])
 def test_training_learns_separable_classes(architecture: str) -> None:
     """A few epochs separate classes of different colour and texture, and the loss falls."""
     changed = SMALL.model_copy(update={"architecture": architecture, "epochs": 6})
-    records = trained(changed=changed)
+    training = start(changed=changed)
+    records = list(training.epochs())
     assert [record.epoch for record in records] == [1, 2, 3, 4, 5, 6]
     assert records[-1].train_loss < records[0].train_loss
-    best = [record.best for record in records if record.best is not None][-1]
-    figures = evaluate_classifier(best, source(8, seed=3))
+    figures = evaluate_classifier(training.best, source(8, seed=3))
     assert figures.accuracy > 0.9
 
 
 def test_training_is_repeatable_and_leaves_the_global_state_alone() -> None:
     """The same seed gives the same bits whatever the global random state, another seed not."""
     before = torch.get_rng_state()
-    first = trained()
+    first = start()
+    losses = [record.train_loss for record in first.epochs()]
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    again, other = trained(), trained(seed=1)
-    assert [r.val_loss for r in first] == [r.val_loss for r in again]
-    assert [r.train_loss for r in first] != [r.train_loss for r in other]
-    assert first[0].best is not None
-    assert again[0].best is not None
-    for name, value in first[0].best.network.state_dict().items():
-        assert torch.equal(value, again[0].best.network.state_dict()[name])
+    again, other = start(), start(seed=1)
+    assert [record.train_loss for record in again.epochs()] == losses
+    assert [record.train_loss for record in other.epochs()] != losses
+    assert_equal(first.state(), again.state())
 
 
-def test_best_is_marked_on_validation() -> None:
-    """`best` is set exactly where the validation loss is the lowest so far."""
-    lowest = math.inf
-    for record in trained(changed=SMALL.model_copy(update={"learning_rate": 0.1})):
-        assert (record.best is not None) == (record.val_loss < lowest)
-        lowest = min(lowest, record.val_loss)
+def test_best_is_chosen_on_validation() -> None:
+    """`best` changes exactly where the validation loss is the lowest so far."""
+    lowest, training = math.inf, start(changed=SMALL.model_copy(update={"learning_rate": 0.1}))
+    best = training.best
+    for record in training.epochs():
+        assert (training.best is not best) == (record.val_loss < lowest)
+        lowest, best = min(lowest, record.val_loss), training.best
+
+
+def assert_equal(tensors: dict[str, Tensor], others: dict[str, Tensor]) -> None:
+    """Compare the states of two trainings, bit for bit."""
+    assert tensors.keys() == others.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
+
+
+@pytest.mark.parametrize("architecture", ["small_cnn", "residual_cnn"])
+def test_twenty_epochs_are_ten_and_ten(architecture: str, tmp_path: Path) -> None:
+    """Stopped half-way, saved and resumed by another object: the same losses and bits."""
+    changed = SMALL.model_copy(update={"epochs": 20, "architecture": architecture})
+    whole, first, second = (start(changed=changed) for _ in range(3))
+    records = [*itertools.islice(first.epochs(), 10)]
+    save_state(tmp_path / "state.safetensors", first, {"seed": 0})
+    restore_state(tmp_path / "state.safetensors", second, {"seed": 0})
+    assert_equal(first.state(), second.state())
+    records += second.epochs()
+    expected = list(whole.epochs())
+    assert [dataclasses.replace(record, seconds=0.0) for record in records] == [
+        dataclasses.replace(record, seconds=0.0) for record in expected
+    ]
+    assert_equal(whole.state(), second.state())
+    image = source(8, seed=3).batch(range(24)).image
+    assert torch.equal(whole.best.predict(image), second.best.predict(image))
+
+
+def test_learning_rates_are_those_of_torch() -> None:
+    """The last step of each epoch has the rate of CosineAnnealingLR, bit for bit."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.AdamW([weight], lr=SMALL.learning_rate)
+    steps = 3  # 48 tiles in batches of 16
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, SMALL.epochs * steps)
+    rates = []
+    for _ in range(SMALL.epochs * steps):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        decay.step()
+    records = list(start().epochs())
+    assert [record.learning_rate for record in records] == rates[steps - 1 :: steps]
+
+
+def test_states_of_other_trainings_are_refused(tmp_path: Path) -> None:
+    """By the names of what differs; a damaged file, and one of another network, in one line."""
+    path = tmp_path / "state.safetensors"
+    training = start()
+    save_state(path, training, {"classifier": {"width": 8}, "run.seed": 0})
+    with pytest.raises(ModelError, match=r"other settings of classifier, run\.seed.*delete"):
+        restore_state(path, start(), {"classifier": {"width": 9}, "run.seed": 1})
+    save_state(path, start(changed=SMALL.model_copy(update={"width": 9})), {})
+    with pytest.raises(ModelError, match="another version"):
+        restore_state(path, start(), {})
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ModelError, match="damaged"):
+        restore_state(path, start(), {})
 
 
 def test_draws_are_balanced() -> None:
@@ -124,28 +188,29 @@ def test_draws_are_balanced() -> None:
         drawn.extend(by_tile[tuple(tile[:, 0, 0].tolist())] for tile in image)
         return image
 
-    list(train_classifier(train, source(2), SMALL, watch, 0, CPU))
+    list(Training(ClassificationTask(train, source(2), SMALL, watch), 0, CPU).epochs())
     shares = torch.bincount(torch.tensor(drawn)) / len(drawn)
     assert shares.min() > 0.25
 
 
 def test_diverging_training_is_an_error() -> None:
     """A loss that is not a number ends the training with advice."""
+    training = Training(ClassificationTask(source(4), source(4), SMALL, blanked), 0, CPU)
     with pytest.raises(JobError, match="lower the learning_rate"):
-        list(train_classifier(source(4), source(4), SMALL, blanked, 0, CPU))
+        list(training.epochs())
 
 
 def test_splits_are_checked() -> None:
     """An empty split, a class without tiles and differing bands are refused by name."""
     with pytest.raises(DataError, match="validation split has no tile"):
-        next(train_classifier(source(4), source(0), SMALL, jitter, 0, CPU))
+        ClassificationTask(source(4), source(0), SMALL, jitter)
     lacking = source(4)
     lacking.labels = lacking.labels.clamp_max(1)
     with pytest.raises(DataError, match="no training tile of class Water"):
-        next(train_classifier(lacking, source(4), SMALL, jitter, 0, CPU))
+        ClassificationTask(lacking, source(4), SMALL, jitter)
     other = FakeSource(dataclasses.replace(BANDS, level="L2A"), CLASSES, 4)
     with pytest.raises(DataError, match="differ in their bands"):
-        next(train_classifier(source(4), other, SMALL, jitter, 0, CPU))
+        ClassificationTask(source(4), other, SMALL, jitter)
 
 
 def test_band_statistics_match_torch() -> None:
@@ -191,6 +256,7 @@ def test_unknown_architectures_are_refused() -> None:
 def test_logits_are_the_head_of_the_features(architecture: str, tile_size: int) -> None:
     """Every architecture takes its tile size, and its head applied to `features` predicts."""
     model = untrained(architecture, tile_size)
+    assert isinstance(model.network, ClassificationNetwork)
     image = torch.rand(2, 3, tile_size, tile_size)
     expected = model.network.head(model.features(image)).log_softmax(1)
     assert torch.allclose(model.predict(image), expected, atol=1e-5)
@@ -228,6 +294,7 @@ def test_tiles_of_another_shape_are_refused() -> None:
 def test_log_probability_margin_is_the_logit_margin_over_the_temperature() -> None:
     """Calibration divides margins by T, also where probabilities saturate."""
     model = untrained()
+    assert isinstance(model.network, ClassificationNetwork)
     model.network.head.weight.mul_(1e5)
     model.temperature = 2.5
     image = source(2).batch(range(4)).image
@@ -264,8 +331,7 @@ def test_undetermined_temperature_stays_in_range_and_warns(
 
 def test_calibration_keeps_the_ranking() -> None:
     """Calibrating changes the temperature and never the predicted class."""
-    best = trained()[0].best
-    assert best is not None
+    best = trained()
     before = best.predict(source(8).batch(range(8)).image)
     after = calibrate(best, source(8, seed=2, noise=0.3))
     assert after.temperature != 1.0
@@ -334,12 +400,12 @@ def test_report_counts_by_name() -> None:
     assert figures.mean_confidence == pytest.approx(0.75)
     assert figures.nll == pytest.approx(-(math.log(0.7) + math.log(0.2) + 2 * math.log(0.8)) / 4)
     assert figures.note == "4 tiles are too few for a precise ECE"
-    json.dumps(figures.to_json(), allow_nan=False)
+    json.dumps(dataclasses.asdict(figures), allow_nan=False)
 
 
 def test_evaluation_goes_by_name_not_by_position() -> None:
     """Bands and classes in another order in the data give the same figures."""
-    best = [record.best for record in trained() if record.best is not None][-1]
+    best = trained()
     test = source(8, seed=3, noise=0.2)
     straight = evaluate_classifier(best, test)
     test.bands = BANDS.select(("B08", "B04", "B03"))
@@ -363,8 +429,8 @@ def test_checkpoint_round_trip(architecture: str, tmp_path: Path) -> None:
     model = untrained(architecture)
     model.network.mean.fill_(0.1)
     model.temperature, model.figures = 0.7, {"accuracy": 0.9}
-    save_classifier(tmp_path / "target.safetensors", model)
-    again = load_classifier(tmp_path / "target.safetensors", CPU)
+    save_trained(tmp_path / "target.safetensors", model)
+    again = load_trained(tmp_path / "target.safetensors", CPU)
     image = torch.rand(3, 3, 16, 16)
     assert torch.equal(model.predict(image), again.predict(image))
     assert (again.spec, again.figures) == (model.spec, model.figures)
@@ -374,27 +440,28 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     """A missing, cut or altered file is a model error."""
     path = tmp_path / "target.safetensors"
     with pytest.raises(ModelError, match="no checkpoint"):
-        load_classifier(path, CPU)
-    save_classifier(path, untrained())
+        load_trained(path, CPU)
+    save_trained(path, untrained())
     data = path.read_bytes()
     for damaged in (data[: len(data) // 2], data[:-4] + b"abcd", b"nonsense"):
         path.write_bytes(damaged)
         with pytest.raises(ModelError, match="damaged"):
-            load_classifier(path, CPU)
+            load_trained(path, CPU)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     """A header that does not fit the tensors is a model error in one line."""
     model = untrained()
     model.spec = dataclasses.replace(model.spec, width=16)
-    save_classifier(tmp_path / "target.safetensors", model)
+    save_trained(tmp_path / "target.safetensors", model)
     with pytest.raises(ModelError, match="do not fit the architecture") as caught:
-        load_classifier(tmp_path / "target.safetensors", CPU)
+        load_trained(tmp_path / "target.safetensors", CPU)
     assert "\n" not in str(caught.value)
 
 
 def test_records_are_lazy() -> None:
     """The caller may stop after any epoch: nothing is trained ahead."""
     endless = SMALL.model_copy(update={"epochs": 10_000})
-    epochs = train_classifier(source(4), source(4), endless, jitter, 0, CPU)
-    assert [record.epoch for record in itertools.islice(epochs, 2)] == [1, 2]
+    training = Training(ClassificationTask(source(4), source(4), endless, jitter), 0, CPU)
+    assert [record.epoch for record in itertools.islice(training.epochs(), 2)] == [1, 2]
+    assert training.epoch == 2

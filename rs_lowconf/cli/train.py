@@ -1,16 +1,11 @@
 """`rslow train target | extractor | gan | gate | encoder`."""
 
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import show, show_until_interrupted
-
-if TYPE_CHECKING:
-    from rs_lowconf.target.evaluate import ClassifierReport
-    from rs_lowconf.target.segment_evaluate import SegmentationReport
-    from rs_lowconf.workflows.train_target import TrainedTarget
 
 train_app = typer.Typer(help="Train one of the built-in models.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
@@ -20,18 +15,12 @@ app.add_typer(train_app, name="train")
 def target(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Train a classifier to be tested and calibrate it on the validation split.
 
-    Of scenes and chips it trains a segmenter (target.segmenter), which names the class of
-    every pixel.
+    Of scenes and chips it trains a segmenter (settings in segmenter), which names the class of
+    every pixel. Either resumes where it stopped, after the last finished epoch.
 
     Writes target.safetensors, report.json and metrics.jsonl into run.dir/target.
     """
-    settings = load_settings(config, set_)
-    from rs_lowconf.workflows.train_target import train_labels, train_masks
-
-    if settings.data.masked:
-        _say_segmenter(show(train_masks(settings)))
-    else:
-        _say_classifier("target", show(train_labels(settings, "target")))
+    _train(config, set_, "target")
 
 
 @train_app.command()
@@ -39,48 +28,47 @@ def extractor(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Train the network whose features say which real tile resembles a generated one.
 
     Another architecture and seed than the target, or what is hard for the target would
-    seem unreal. Writes extractor.safetensors, report.json and metrics.jsonl into
-    run.dir/extractor. Tiles with masks need none: the gate's critic says which look alike.
+    seem unreal. Resumes where it stopped, after the last finished epoch. Writes
+    extractor.safetensors, report.json and metrics.jsonl into run.dir/extractor. Tiles with
+    masks need none: the gate's critic says which look alike.
     """
+    _train(config, set_, "extractor")
+
+
+def _train(config: ConfigOption, set_: SetOption, name: Literal["target", "extractor"]) -> None:
     settings = load_settings(config, set_)
-    from rs_lowconf.workflows.train_target import train_labels
+    from rs_lowconf.target.evaluate import ClassifierReport
+    from rs_lowconf.workflows.train_target import train_network
 
-    _say_classifier("extractor", show(train_labels(settings, "extractor")))
-
-
-def _say_classifier(name: str, trained: "TrainedTarget[ClassifierReport]") -> None:
-    report = trained.report
-    print(
-        f"{name}: {report.accuracy:.1%} of {report.tiles} test tiles "
-        f"(95 % interval {report.accuracy_low:.1%} .. {report.accuracy_high:.1%}), calibration "
-        f"error {report.ece_equal_count:.3f} (by chance {report.ece_by_chance:.3f}), "
-        f"temperature {trained.temperature:.2f}; {trained.path}"
-    )
-    if report.note:
-        print(report.note)
-
-
-def _say_segmenter(trained: "TrainedTarget[SegmentationReport]") -> None:
-    report = trained.report
+    trained = show_until_interrupted(train_network(settings, name))
+    report, end = trained.report, f"temperature {trained.temperature:.2f}; {trained.path}"
+    if isinstance(report, ClassifierReport):
+        print(
+            f"{name}: {report.accuracy:.1%} of {report.tiles} test tiles "
+            f"(95 % interval {report.accuracy_low:.1%} .. {report.accuracy_high:.1%}), calibration "
+            f"error {report.ece_equal_count:.3f} (by chance {report.ece_by_chance:.3f}), {end}"
+        )
+        if report.note:
+            print(report.note)
+        return
     low, high = report.mean_iou_95
     print(
         f"target: mIoU {report.mean_iou:.3f} (95 % interval {low:.3f} .. {high:.3f}) on "
         f"{report.tiles} test tiles in {report.blocks} blocks; {report.floor_class} everywhere "
         f"has {report.floor_mean_iou:.3f}"
     )
-    for name, value in report.iou.items():
-        interval = report.iou_95[name]
+    for label, value in report.iou.items():
+        interval = report.iou_95[label]
         if value is not None and interval is not None:
-            floor = report.floor_iou[name] or 0.0
+            floor = report.floor_iou[label] or 0.0
             print(
-                f"  IoU of {name}: {value:.3f} ({interval[0]:.3f} .. {interval[1]:.3f}), "
+                f"  IoU of {label}: {value:.3f} ({interval[0]:.3f} .. {interval[1]:.3f}), "
                 f"floor {floor:.3f}"
             )
     low, high = report.pixel_accuracy_95
     print(
         f"  pixels right: {report.pixel_accuracy:.1%} ({low:.1%} .. {high:.1%}), floor "
-        f"{report.floor_pixel_accuracy:.1%}; calibration error {report.ece:.3f}, temperature "
-        f"{trained.temperature:.2f}; {trained.path}"
+        f"{report.floor_pixel_accuracy:.1%}; calibration error {report.ece:.3f}, {end}"
     )
     if report.note:
         print(f"  {report.note}")

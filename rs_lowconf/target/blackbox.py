@@ -138,18 +138,20 @@ def _onnx_output(path: Path, outputs: Sequence[Any], classes: int) -> str:
     Raises:
         ModelError: there is none, or more than one, so that the right one is unknown.
     """
-    numbers = [one for one in outputs if one.type in _FLOATS]
+    numbers = [output for output in outputs if output.type in _FLOATS]
     if not numbers:
         raise ModelError(f"{path} returns no floating-point numbers", expected="scores")
     allowed = (classes, 1) if classes == 2 else (classes,)
     fitting = [
-        one
-        for one in numbers
+        output
+        for output in numbers
         # A dynamic length is a name or None.
-        if len(one.shape) < 2 or not isinstance(one.shape[1], int) or one.shape[1] in allowed
+        if len(output.shape) < 2
+        or not isinstance(output.shape[1], int)
+        or output.shape[1] in allowed
     ]
     if len(fitting) > 1:
-        shown = ", ".join(f"{one.name} {one.shape}" for one in fitting)
+        shown = ", ".join(f"{output.name} {output.shape}" for output in fitting)
         raise ModelError(
             f"{path} has several outputs that could be scores: {shown}",
             expected=f"one with {classes} numbers",

@@ -6,13 +6,11 @@ import torch
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError
-from rs_lowconf.runs import kind_of
 from rs_lowconf.settings import ForeignModel, OwnTarget
 from rs_lowconf.target.blackbox import BLACK_BOXES, load_black_box
-from rs_lowconf.target.classifier import load_classifier
 from rs_lowconf.target.foreign import ForeignTarget
 from rs_lowconf.target.programs import load_module
-from rs_lowconf.target.segmenter import SEGMENTER, load_segmenter
+from rs_lowconf.target.trained import load_trained
 from rs_lowconf.types import TargetModel
 
 
@@ -38,9 +36,7 @@ def load_target(
         SettingsError: timm or segmentation_models_pytorch has no such architecture.
     """
     if isinstance(settings, OwnTarget):
-        if kind_of(trained) == SEGMENTER:
-            return load_segmenter(trained, device, batch_size=settings.batch_size)
-        return load_classifier(trained, device, batch_size=settings.batch_size)
+        return load_trained(trained, device, batch_size=settings.batch_size)
     load = load_black_box if settings.kind in BLACK_BOXES else load_module
     function = load(settings, trust_code=trust_code, device=device)
     return ForeignTarget(function, settings, tile_size=tile_size, device=device)

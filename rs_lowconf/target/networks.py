@@ -1,4 +1,4 @@
-"""The networks of a classifier: three of our convolutional networks and any timm backbone.
+"""The networks that `rslow train target` trains: classifiers of tiles, and a U-Net for pixels.
 
 All take reflectance; the normalisation they were trained with is part of their weights.
 """
@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from rs_lowconf.errors import SettingsError
 
+_DEPTH = 4
+"""Stages of the U-Net; each halves the resolution."""
+
 
 class Network(nn.Module):
-    """Normalises reflectance, maps it to features with a body and to logits with a linear head.
+    """Normalises reflectance; what is added returns logits of classes.
 
     Bands of one tile are nearly multiples of each other, and only small differences distinguish
     vegetation from soil; so the bands are not only scaled but decorrelated.
@@ -27,19 +30,30 @@ class Network(nn.Module):
     decorrelation: Float[Tensor, "c c"]
     """Applied to reflectance minus mean; see `rs_lowconf.target.normalise`."""
 
-    def __init__(self, body: nn.Module, *, bands: int, features: int, classes: int) -> None:
-        """Join a body that returns `features` numbers per tile with a head for `classes`."""
+    def __init__(self, bands: int) -> None:
+        """Read `bands` bands, unchanged until `mean` and `decorrelation` are set."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(bands))
         self.register_buffer("decorrelation", torch.eye(bands))
+
+    def normalised(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return decorrelated bands."""
+        centred = image - self.mean[:, None, None]
+        return F.conv2d(centred, self.decorrelation[:, :, None, None])
+
+
+class ClassificationNetwork(Network):
+    """Maps a tile to features with a body and to logits with a linear head."""
+
+    def __init__(self, body: nn.Module, *, bands: int, features: int, classes: int) -> None:
+        """Join a body that returns `features` numbers per tile with a head for `classes`."""
+        super().__init__(bands)
         self.body = body
         self.head = nn.Linear(features, classes)
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         """Return the penultimate features."""
-        centred = image - self.mean[:, None, None]
-        normal = F.conv2d(centred, self.decorrelation[:, :, None, None])  # b c h w
-        features: Tensor = self.body(normal)
+        features: Tensor = self.body(self.normalised(image))
         return features
 
     def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
@@ -48,10 +62,61 @@ class Network(nn.Module):
         return logits
 
 
-def build_network(
+class SegmentationNetwork(Network):
+    """A U-Net beside a small network that sees each pixel alone.
+
+    Encoders halve the resolution in their first layer, so no part of a U-Net sees full resolution;
+    information in a single pixel's spectrum, such as healthy or red crowns, would be blurred.
+    """
+
+    STEP = 2**_DEPTH
+    """Sides of tiles are multiples of this."""
+
+    def __init__(self, encoder: str, *, width: int, bands: int, classes: int) -> None:
+        """Build with random weights drawn from torch's global state.
+
+        Args:
+            encoder: its name in segmentation_models_pytorch.
+            width: channels of the decoder at full resolution.
+            bands: channels of the tiles.
+            classes: number of logits of each pixel.
+
+        Raises:
+            SettingsError: there is no such encoder.
+        """
+        super().__init__(bands)
+        # Imported late, because it takes seconds.
+        smp = importlib.import_module("segmentation_models_pytorch")
+        try:
+            self.unet = smp.Unet(
+                encoder,
+                encoder_depth=_DEPTH,
+                encoder_weights=None,
+                decoder_channels=[4 * width, 2 * width, width, width],
+                in_channels=bands,
+                classes=classes,
+            )
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise SettingsError(
+                f"segmentation_models_pytorch cannot build encoder {encoder!r}",
+                expected="such as resnet18, mobilenet_v2 or tu-resnet10t",
+                remedy="correct segmenter.encoder",
+            ) from error
+        self.spectral = nn.Sequential(
+            nn.Conv2d(bands, width, 1), nn.ReLU(inplace=True), nn.Conv2d(width, classes, 1)
+        )
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        """Return logits of every pixel."""
+        normal = self.normalised(image)
+        logits: Tensor = self.unet(normal) + self.spectral(normal)
+        return logits
+
+
+def classification_network(
     architecture: str, *, width: int, bands: int, classes: int, tile_size: int
-) -> Network:
-    """Return an untrained network with random weights drawn from torch's global state.
+) -> ClassificationNetwork:
+    """Return an untrained classifier with random weights drawn from torch's global state.
 
     Args:
         architecture: `small_cnn`, `resnet`, `residual_cnn` or `timm:NAME`.
@@ -77,7 +142,7 @@ def build_network(
             f"architecture {architecture!r} is unknown",
             expected="small_cnn, resnet, residual_cnn or timm:NAME",
         )
-    return Network(body, bands=bands, features=features, classes=classes)
+    return ClassificationNetwork(body, bands=bands, features=features, classes=classes)
 
 
 class _SmallCnn(nn.Module):

@@ -1,37 +1,27 @@
-"""The normalisation of a classifier's input, measured on its training split."""
-
-from collections.abc import Iterable
+"""The normalisation of a network's input, measured on its training split."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rs_lowconf.types import TileSource
+from rs_lowconf.target.truth import Source, in_order, is_known, truth_of
 
 #: Added to every principal variance of the standardised bands, whose mean is 1: directions
 #: with less than that are mostly sensor noise and are not amplified to unit variance.
 _RIDGE = 0.03
 
-_BATCH = 64
 
+def band_statistics(source: Source) -> tuple[Float[Tensor, " c"], Float[Tensor, "c c"]]:
+    """Return mean and covariance of the bands over all pixels of all tiles, in float64.
 
-def band_statistics(source: TileSource) -> tuple[Float[Tensor, " c"], Float[Tensor, "c c"]]:
-    """Return mean and covariance of the bands over all pixels of all tiles, in float64."""
-    batches = range(0, len(source), _BATCH)
-    images = (source.batch(range(i, min(i + _BATCH, len(source)))).image for i in batches)
-    pixels = (image.transpose(0, 1).flatten(1) for image in images)  # c b*h*w
-    return pixel_statistics(pixels, len(source.bands))
-
-
-def pixel_statistics(
-    parts: Iterable[Float[Tensor, "c n"]], bands: int
-) -> tuple[Float[Tensor, " c"], Float[Tensor, "c c"]]:
-    """Return mean and covariance of spectra that come in parts, in float64."""
-    count = 0
+    Pixels without a class in a mask do not count: nodata would shift every mean.
+    """
+    bands, count = len(source.bands), 0
     total = torch.zeros(bands, dtype=torch.float64)
     products = torch.zeros(bands, bands, dtype=torch.float64)
-    for part in parts:
-        pixels = part.double()
+    for batch in in_order(source):
+        known = is_known(truth_of(batch))
+        pixels = batch.image.transpose(0, 1)[:, known].flatten(1).double()  # c n
         count += pixels.shape[1]
         total += pixels.sum(1)
         products += pixels @ pixels.T

@@ -33,7 +33,6 @@ from rs_lowconf.settings import (
     TimmTarget,
     WholeFileTarget,
 )
-from rs_lowconf.target.classifier import fill
 from rs_lowconf.target.networks import require_timm_name
 from rs_lowconf.target.origin import (
     damaged,
@@ -41,6 +40,7 @@ from rs_lowconf.target.origin import (
     require_trust,
     target_file,
 )
+from rs_lowconf.target.trained import fill
 
 
 def load_module(settings: ForeignModel, *, trust_code: bool, device: torch.device) -> nn.Module:

@@ -1,35 +1,43 @@
-"""Training of a classifier on one split and its temperature calibration on another."""
+"""Training of a network on one split and its temperature calibration on another."""
 
 import copy
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
-from torch import Tensor
+from torch import Tensor, nn
 
-from rs_lowconf.errors import DataError
+from rs_lowconf.errors import JobError, ModelError
+from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.seeds import forked_rng, seed_of
-from rs_lowconf.settings import ClassifierSettings
-from rs_lowconf.target.classifier import Classifier, ClassifierSpec
-from rs_lowconf.target.learning import learn, require_alike, require_finite
 from rs_lowconf.target.networks import Network
 from rs_lowconf.target.normalise import band_statistics, decorrelation
-from rs_lowconf.types import Augmentation, TileSource
+from rs_lowconf.target.tasks import Task
+from rs_lowconf.target.trained import TrainedNetwork
+from rs_lowconf.target.truth import Source, in_order, is_known, truth_of
 
 log = logging.getLogger(__name__)
 
-#: Range of calibrated temperatures: without it, a network without mistakes on the #: validation
-#: split would be sharpened endlessly.
+#: Range of calibrated temperatures: without it, a network without mistakes on the validation split
+#: would be sharpened endlessly.
 TEMPERATURES = (0.2, 5.0)
 
+#: Tiles or pixels to fit the temperature; more would not change it.
+_CALIBRATION = 200_000
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+_STATE = "target training state"
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpochRecord:
     """One epoch of training, measured on the validation split."""
 
@@ -37,13 +45,13 @@ class EpochRecord:
     """From 1 on."""
 
     train_loss: float
-    """Mean label-smoothed cross-entropy of the epoch's augmented tiles, in nats."""
+    """Mean over the epoch's steps of the task's loss on augmented tiles, in nats."""
 
     val_loss: float
-    """Mean negative log-likelihood of the validation tiles, in nats, at temperature 1."""
+    """The task's loss on the validation tiles, in nats, at temperature 1."""
 
-    val_accuracy: float
-    """Share of validation tiles classified correctly."""
+    val_score: float
+    """The task's score on the validation tiles: accuracy, or mean intersection over union."""
 
     learning_rate: float
     """Of the epoch's last step."""
@@ -51,83 +59,191 @@ class EpochRecord:
     seconds: float
     """Wall time of the epoch, validation included."""
 
-    best: Classifier | None
-    """The classifier after this epoch, at temperature 1, when every epoch before had a
-    higher `val_loss`; None otherwise."""
+
+class Training:
+    """A network that learns a task epoch by epoch; what it has learned can be saved between two.
+
+    AdamW with cosine decay to zero. The result is the running average of the weights (Izmailov et
+    al., "Averaging weights leads to wider optima and better generalization", UAI 2018, as an
+    exponential one) after the epoch with the lowest validation loss: on a few dozen tiles accuracy
+    moves in steps of percents, and its maximum picks lucky early epochs. The result depends on the
+    arguments only, bit for bit on one machine with a fixed number of threads, however often the
+    training was interrupted.
+    """
+
+    epoch = 0
+    """Epochs that are finished."""
+
+    best: TrainedNetwork
+    """The network after the best epoch so far, at temperature 1; before the first, a random one."""
+
+    def __init__(self, task: Task, seed: int, device: torch.device) -> None:
+        """Build the network.
+
+        Args:
+            task: what to learn, and how long and how fast.
+            seed: seeds weights, draws, augmentation and dropout.
+            device: where to compute.
+
+        Raises:
+            SettingsError: the architecture is unknown.
+        """
+        self._task, self._seed, self._device = task, seed, device
+        with forked_rng(seed_of(seed, "weights")):
+            self._network = task.spec.build().to(device)
+        mean, covariance = band_statistics(task.train)
+        self._network.mean.copy_(mean)
+        self._network.decorrelation.copy_(decorrelation(covariance))
+        self._average = copy.deepcopy(self._network).requires_grad_(False)
+        self._best_loss = math.inf
+        self._keep_best()
+        schedule = task.settings
+        self._optimiser = torch.optim.AdamW(
+            self._network.parameters(),
+            lr=schedule.learning_rate,
+            weight_decay=schedule.weight_decay,
+        )
+        self._steps = math.ceil(len(task.train) / schedule.batch_size)
+        self._rates = _cosine(schedule.learning_rate, schedule.epochs * self._steps)
+
+    def epochs(self) -> Iterator[EpochRecord]:
+        """Train the epochs that are left, and yield after each.
+
+        Raises:
+            JobError: the loss is no longer a number.
+        """
+        schedule = self._task.settings
+        while self.epoch < schedule.epochs:
+            start = time.perf_counter()
+            train_loss = self._learn(seed_of(self._seed, self.epoch + 1))
+            logits, truth = known_logits(self._average, self._task.val, schedule.batch_size)
+            val_loss, val_score = self._task.figures(logits, truth)
+            self.epoch += 1
+            if not math.isfinite(train_loss + val_loss):
+                raise JobError(
+                    f"training diverged in epoch {self.epoch} (losses {train_loss} and {val_loss})",
+                    remedy="lower the learning_rate",
+                )
+            if val_loss < self._best_loss:
+                self._best_loss = val_loss
+                self._keep_best()
+            yield EpochRecord(
+                epoch=self.epoch,
+                train_loss=train_loss,
+                val_loss=val_loss,
+                val_score=val_score,
+                learning_rate=self._rates[self.epoch * self._steps - 1],
+                seconds=time.perf_counter() - start,
+            )
+
+    def _learn(self, seed: int) -> float:
+        """Train one epoch, and return the mean loss of its steps."""
+        task, losses = self._task, []
+        for step, indices in enumerate(task.draws(seed).tolist()):
+            batch = task.train.batch(indices)
+            image, truth = task.augmented(
+                batch.image.to(self._device),
+                truth_of(batch).to(self._device),
+                seed_of(seed, step, "augment"),
+            )
+            with forked_rng(seed_of(seed, step, "dropout")):
+                logits = self._network.train()(image)
+            loss = task.loss(logits, truth)
+            done = self.epoch * self._steps + step
+            for group in self._optimiser.param_groups:
+                group["lr"] = self._rates[done]
+            self._optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimiser.step()
+            # Faster at first, or the average would remember the random start for long.
+            half_life = min(task.settings.average_epochs * self._steps, (done + 1) / 4)
+            _follow(self._average, self._network, 0.5 ** (1 / half_life) if half_life else 0.0)
+            losses.append(loss.detach())
+        return torch.stack(losses).mean().item()
+
+    def _keep_best(self) -> None:
+        self.best = TrainedNetwork(self._task.spec, copy.deepcopy(self._average))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that the next epoch depends on, besides the arguments."""
+        modules = {"network": self._network, "average": self._average, "best": self.best.network}
+        tensors = {
+            f"{name}.{key}": value
+            for name, module in modules.items()
+            for key, value in module.state_dict().items()
+        }
+        for number, moments in self._optimiser.state_dict()["state"].items():
+            tensors |= {f"adam.{number}.{key}": value for key, value in moments.items()}
+        tensors["epoch"] = torch.tensor(self.epoch)
+        tensors["best_loss"] = torch.tensor(self._best_loss, dtype=torch.float64)
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned for a training with the same arguments.
+
+        Raises:
+            RuntimeError: it is of another network.
+        """
+        self._average.load_state_dict(_below(tensors, "best"))
+        self._keep_best()
+        self._average.load_state_dict(_below(tensors, "average"))
+        self._network.load_state_dict(_below(tensors, "network"))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for number, parameter in enumerate(self._network.parameters()):
+            for key, value in _below(tensors, f"adam.{number}").items():
+                # Laid out like the weights: another order of the loops could round differently.
+                like = torch.empty_like(parameter) if value.ndim else torch.empty_like(value)
+                moments.setdefault(number, {})[key] = like.copy_(value)
+        self._optimiser.load_state_dict(self._optimiser.state_dict() | {"state": moments})
+        self.epoch = int(tensors["epoch"])
+        self._best_loss = float(tensors["best_loss"])
 
 
-def train_classifier(  # noqa: PLR0917 - data, recipe, chance, place: the order of the work
-    train: TileSource,
-    val: TileSource,
-    settings: ClassifierSettings,
-    augment: Augmentation,
-    seed: int,
-    device: torch.device,
-) -> Iterator[EpochRecord]:
-    """Train epoch by epoch; the last record with a `best` holds the one to `calibrate`.
-
-    Every epoch draws as many tiles as the training split has (rounded up to full batches),
-    each class equally often on average. The result is the running average of the weights
-    (`rs_lowconf.target.learning`). The best epoch is the one with the lowest `val_loss`: on a few
-    dozen tiles accuracy moves in steps of percents, and its maximum picks lucky early epochs. The
-    result depends on the arguments only, bit for bit on one machine with a fixed number of threads.
+def save_state(path: Path, training: Training, made_with: Mapping[str, Any]) -> None:
+    """Write what a training has learned so far as one file, atomically.
 
     Args:
-        train: the training tiles.
-        val: the tiles that choose the epoch.
-        settings: architecture and schedule.
-        augment: applied to every training batch.
-        seed: seeds weights, draws, augmentation and dropout.
-        device: where to compute.
+        path: the file.
+        training: between two epochs.
+        made_with: JSON values by name, all that the training depends on.
 
     Raises:
-        SettingsError: the architecture is unknown.
-        DataError: the splits disagree, one is empty, or a class has no training tile.
-        JobError: the loss is no longer a number.
+        OutputError: the file cannot be written.
     """
-    spec = _spec(train, val, settings)
-    with forked_rng(seed_of(seed, "weights")):
-        network = spec.build().to(device)
-    mean, covariance = band_statistics(train)
-    network.mean.copy_(mean)
-    network.decorrelation.copy_(decorrelation(covariance))
-    average = copy.deepcopy(network).requires_grad_(False)
-    best = math.inf
-    for learned in learn(
-        network,
-        average,
-        settings,
-        per_epoch=math.ceil(len(train) / settings.batch_size),
-        steps_of=lambda epoch: _batches(train, settings, augment, seed_of(seed, epoch), device),
-        loss_of=lambda logits, label: F.cross_entropy(
-            logits, label, label_smoothing=settings.label_smoothing
-        ),
-    ):
-        logits, labels = _logits(average, val, settings.batch_size)
-        accuracy = (logits.argmax(1) == labels).double().mean().item()
-        val_loss = F.cross_entropy(logits, labels).item()
-        require_finite(learned, val_loss)
-        better = val_loss < best
-        best = min(best, val_loss)
-        yield EpochRecord(
-            epoch=learned.epoch,
-            train_loss=learned.train_loss,
-            val_loss=val_loss,
-            val_accuracy=accuracy,
-            learning_rate=learned.learning_rate,
-            seconds=time.perf_counter() - learned.start,
-            best=Classifier(spec, copy.deepcopy(average)) if better else None,
+    write_checkpoint(path, _STATE, training.state(), made_with)
+
+
+def restore_state(path: Path, training: Training, made_with: Mapping[str, Any]) -> None:
+    """Continue a training from what `save_state` wrote.
+
+    Raises:
+        ModelError: the file is damaged, or of a training with other settings.
+    """
+    tensors, header = read_checkpoint(path, _STATE)
+    changed = [name for name in made_with if made_with[name] != header.get(name)]
+    if changed:
+        raise ModelError(
+            f"{path} is of a training with other settings of {', '.join(changed)}",
+            remedy="restore them, choose another run.dir, or delete the file to begin again",
         )
+    try:
+        training.restore(tensors)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path} is of a training by another version of rs_lowconf",
+            remedy="delete the file to begin again",
+        ) from error
 
 
-def calibrate(classifier: Classifier, val: TileSource) -> Classifier:
-    """Return the same classifier at the temperature with the lowest validation NLL."""
-    logits, labels = _logits(classifier.network, val, classifier.batch_size)
-    return Classifier(
-        classifier.spec,
-        classifier.network,
-        temperature=best_temperature(logits, labels),
-        batch_size=classifier.batch_size,
+def calibrate(trained: TrainedNetwork, val: Source) -> TrainedNetwork:
+    """Return the same network at the temperature with the lowest validation NLL."""
+    logits, truth = known_logits(trained.network, val, trained.batch_size)
+    every = math.ceil(len(truth) / _CALIBRATION)
+    return TrainedNetwork(
+        trained.spec,
+        trained.network,
+        temperature=best_temperature(logits[::every], truth[::every]),
+        batch_size=trained.batch_size,
     )
 
 
@@ -154,54 +270,45 @@ def best_temperature(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) ->
     return temperature
 
 
-def _spec(train: TileSource, val: TileSource, settings: ClassifierSettings) -> ClassifierSpec:
-    require_alike(train, val)
-    counts = torch.bincount(train.labels, minlength=len(train.classes))
-    absent = [name for name, n in zip(train.classes, counts.tolist(), strict=True) if n == 0]
-    if absent:
-        raise DataError(
-            f"no training tile of class {', '.join(absent)}",
-            remedy="choose the classes with --set data.classes=[...]",
-        )
-    return ClassifierSpec(
-        architecture=settings.architecture,
-        width=settings.width,
-        bands=train.bands,
-        classes=train.classes,
-        tile_size=train.batch([0]).image.shape[-1],
-    )
+@torch.no_grad()
+def known_logits(
+    network: Network, source: Source, batch_size: int
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, " n"]]:
+    """Return logits and classes of all tiles, or of the pixels whose class is known."""
+    network.eval()
+    logits, classes = [], []
+    for batch in in_order(source, batch_size):
+        truth = truth_of(batch)
+        known = is_known(truth)
+        answers = network(batch.image.to(network.mean.device)).cpu()
+        logits.append(answers.movedim(1, -1)[known])
+        classes.append(truth[known])
+    return torch.cat(logits), torch.cat(classes)
 
 
-def _batches(
-    train: TileSource,
-    settings: ClassifierSettings,
-    augment: Augmentation,
-    seed: int,
-    device: torch.device,
-) -> Iterator[tuple[Float[Tensor, "b c h w"], Int[Tensor, " b"], int]]:
-    """Yield an epoch's augmented tiles, labels and a seed, each class equally likely."""
-    batches = math.ceil(len(train) / settings.batch_size)
-    weight = 1.0 / torch.bincount(train.labels).double()[train.labels]
-    drawn = torch.multinomial(
-        weight,
-        batches * settings.batch_size,
-        replacement=True,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    for step, indices in enumerate(drawn.view(batches, settings.batch_size).tolist()):
-        image = train.batch(indices).image.to(device)
-        label = train.labels[indices].to(device)
-        yield augment(image, seed_of(seed, step, "augment")), label, seed_of(seed, step, "dropout")
+def _cosine(first: float, steps: int) -> list[float]:
+    """Return the learning rate of every step: a cosine from `first` down to 0 after the last.
+
+    Step by step, as torch's CosineAnnealingLR computes it, down to the last bit.
+    """
+    shares = [1 + math.cos(math.pi * step / steps) for step in range(steps)]
+    ratios = (later / earlier for earlier, later in pairwise(shares))
+    return list(accumulate(ratios, lambda rate, ratio: ratio * rate, initial=first))
 
 
 @torch.no_grad()
-def _logits(
-    network: Network, source: TileSource, batch_size: int
-) -> tuple[Float[Tensor, "b k"], Int[Tensor, " b"]]:
-    network.eval()
-    device = network.mean.device
-    parts = []
-    for first in range(0, len(source), batch_size):
-        indices = range(first, min(first + batch_size, len(source)))
-        parts.append(network(source.batch(indices).image.to(device)).cpu())
-    return torch.cat(parts), source.labels
+def _follow(average: nn.Module, network: nn.Module, keep: float) -> None:
+    """Move the average towards the network, including the statistics of batch norms."""
+    for slow, fast in zip(
+        average.state_dict().values(), network.state_dict().values(), strict=True
+    ):
+        if slow.is_floating_point():
+            slow.lerp_(fast, 1 - keep)
+        else:
+            slow.copy_(fast)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix.`, without it."""
+    start = f"{prefix}."
+    return {key.removeprefix(start): tensors[key] for key in tensors if key.startswith(start)}

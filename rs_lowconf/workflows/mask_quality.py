@@ -1,8 +1,9 @@
 """How good a generator of tiles with given masks is: fidelity to these, and spectra."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -18,9 +19,10 @@ from rs_lowconf.places import model_path
 from rs_lowconf.runs import RunFolder, sha256_of, write_json, write_text
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
-from rs_lowconf.target.segment_evaluate import evaluate_segmenter
-from rs_lowconf.target.segment_train import train_segmenter
-from rs_lowconf.target.segmenter import Segmenter, load_segmenter, save_segmenter
+from rs_lowconf.target.evaluate import evaluate_segmenter
+from rs_lowconf.target.tasks import SegmentationTask
+from rs_lowconf.target.train import Training
+from rs_lowconf.target.trained import TrainedNetwork, load_trained, save_trained
 from rs_lowconf.workflows.quality import Quality, refuse_idle
 from rs_lowconf.workflows.records import Step, Work
 from rs_lowconf.workflows.training import open_like_masks
@@ -84,7 +86,7 @@ def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) 
         "gan": {"images": gan.header["images"], "sha256": sha256_of(path)},
         "reporter": reporter.figures,
         "tiles": numbers,
-        "figures": {name: [one.to_json() for one in group] for name, group in groups.items()},
+        "figures": {name: [figure.to_json() for figure in group] for name, group in groups.items()},
         **details,
     }
     header = _HEADER.format(
@@ -99,7 +101,7 @@ def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) 
 
 def _reporter(
     settings: Settings, splits: dict[str, WindowSource], path: Path, device: torch.device
-) -> Work[Segmenter]:
+) -> Work[TrainedNetwork]:
     """Return the reporter of an earlier run with the same settings and tiles, or train it."""
     section = settings.evaluate.segmenter
     known = {
@@ -109,23 +111,22 @@ def _reporter(
         "data": settings.data.model_dump(mode="json"),
     }
     if path.exists():
-        earlier = load_segmenter(path, device)
+        earlier = load_trained(path, device, kind="segmenter")
         if earlier.figures.get("made_with") == known:
             return earlier
-    seed, best = seed_of(settings.run.seed, "reporter"), None
+    seed = seed_of(settings.run.seed, "reporter")
     augment = mask_augmentation(settings.augment)
-    for record in train_segmenter(splits["train"], splits["val"], section, augment, seed, device):
-        best = record.best or best
+    task = SegmentationTask(splits["train"], splits["val"], section, augment)
+    training = Training(task, seed, device)
+    for record in training.epochs():
         yield Step(
             title="training the reporter",
             done=record.epoch,
             total=section.epochs,
-            text=f"validation mIoU {record.val_mean_iou:.3f}",
+            text=task.score_text.format(record.val_score),
         )
-    # The first epoch is better than none, so there is a best one.
-    reporter = cast("Segmenter", best)
-    test = splits["test"]
+    reporter, test = training.best, splits["test"]
     report = evaluate_segmenter(reporter, test, test.blocks, seed=seed_of(seed, "bootstrap"))
-    reporter.figures = {**report.to_json(), "made_with": known}
-    save_segmenter(path, reporter)
+    reporter.figures = {**asdict(report), "made_with": known}
+    save_trained(path, reporter)
     return reporter

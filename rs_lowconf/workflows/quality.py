@@ -30,7 +30,7 @@ from rs_lowconf.runs import RunFolder, write_json, write_text
 from rs_lowconf.search.neighbours import features_of
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings, further_sources
-from rs_lowconf.target.classifier import Classifier
+from rs_lowconf.target.trained import TrainedNetwork
 from rs_lowconf.types import TileSource
 from rs_lowconf.workflows.quality_classifiers import load_reporter, train_and_test
 from rs_lowconf.workflows.quality_pictures import Judged, judge_sources, open_judges
@@ -132,7 +132,7 @@ def refuse_idle(settings: Settings, found: Sequence[str]) -> None:
         )
 
 
-def _measure(settings: Settings, tiles: Tiles, reporter: Classifier) -> Work[Sets]:
+def _measure(settings: Settings, tiles: Tiles, reporter: TrainedNetwork) -> Work[Sets]:
     """Measure features and spectra of generated, training and test tiles."""
     seed = seed_of(settings.run.seed, "evaluate")
     sources: dict[str, TileSource] = {
@@ -163,7 +163,7 @@ class Distances:
 
 
 def _nearest_training_tiles(
-    settings: Settings, tiles: Tiles, reporter: Classifier
+    settings: Settings, tiles: Tiles, reporter: TrainedNetwork
 ) -> Work[Distances]:
     """Look for the training tile that each generated and each held-out tile is nearest to."""
     most, seed = settings.evaluate.tiles_per_class, settings.run.seed
@@ -192,7 +192,7 @@ def _write(
     settings: Settings,
     tiles: Tiles,
     folder: Path,
-    reporter: Classifier,
+    reporter: TrainedNetwork,
     results: tuple[Sets, Right, Distances, Judged | None],
 ) -> Work[Quality]:
     """Write report, plots and the mixed sheet."""

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,10 @@ from rs_lowconf.gan.tiles import (
 )
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import ClassifierSettings, Settings
-from rs_lowconf.target.classifier import Classifier, load_classifier, save_classifier
 from rs_lowconf.target.evaluate import evaluate_classifier
-from rs_lowconf.target.train import EpochRecord, train_classifier
+from rs_lowconf.target.tasks import ClassificationTask
+from rs_lowconf.target.train import Training
+from rs_lowconf.target.trained import TrainedNetwork, load_trained, save_trained
 from rs_lowconf.types import TileSource
 from rs_lowconf.workflows.quality_tiles import Tiles
 from rs_lowconf.workflows.records import Step, Work
@@ -42,22 +42,22 @@ _VIEWS: dict[str, Change] = {
 }
 
 
-def load_reporter(settings: Settings, tiles: Tiles, path: Path) -> Work[Classifier]:
+def load_reporter(settings: Settings, tiles: Tiles, path: Path) -> Work[TrainedNetwork]:
     """Return the reporter of an earlier run with the same settings and tiles, or train it."""
     fingerprint = _fingerprint(settings, tiles)
     if path.exists():
-        known = load_classifier(path, tiles.device)
+        known = load_trained(path, tiles.device, kind="classifier")
         if known.figures.get("fingerprint") == fingerprint:
             return known
     section = settings.evaluate.reporter
-    augment, seed = augmentation(settings.augment), seed_of(settings.run.seed, "reporter")
-    training = train_classifier(tiles.train, tiles.val, section, augment, seed, tiles.device)
-    for epoch, best in enumerate(_best(training), start=1):
-        yield Step(title="training the reporter", done=epoch, total=section.epochs)
-        reporter = best
+    task = ClassificationTask(tiles.train, tiles.val, section, augmentation(settings.augment))
+    training = Training(task, seed_of(settings.run.seed, "reporter"), tiles.device)
+    for record in training.epochs():
+        yield Step(title="training the reporter", done=record.epoch, total=section.epochs)
+    reporter = training.best
     report = evaluate_classifier(reporter, tiles.test)
     reporter.figures = {"fingerprint": fingerprint, "accuracy": report.accuracy}
-    save_classifier(path, reporter)
+    save_trained(path, reporter)
     return reporter
 
 
@@ -95,19 +95,19 @@ def train_and_test(settings: Settings, tiles: Tiles) -> Work[Right]:
         for name, (train, _) in pairs.items()
     }
     right = {}
-    done, total = 0, len(_VIEWS) * sum(own.epochs for own in recipes.values())
+    done, total = 0, len(_VIEWS) * sum(section.epochs for section in recipes.values())
     for view, change in _VIEWS.items():
         # The same first weights for all three.
         seed = seed_of(settings.run.seed, "evaluate", "classifier", view)
         for name, (train, val) in pairs.items():
             sources = ChangedTiles(train, change), ChangedTiles(val, change)
-            training = train_classifier(*sources, recipes[name], augment, seed, tiles.device)
-            for best in _best(training):
+            task = ClassificationTask(*sources, recipes[name], augment)
+            training = Training(task, seed, tiles.device)
+            for _ in training.epochs():
                 done += 1
                 title, text = "training on real and on generated tiles", f"{view}, {name} tiles"
                 yield Step(title=title, done=done, total=total, text=text)
-                classifier = best
-            right[view, name] = _right(classifier, ChangedTiles(tiles.test, change))
+            right[view, name] = _right(training.best, ChangedTiles(tiles.test, change))
     return right
 
 
@@ -178,16 +178,16 @@ def cas_on_pictures(
         for kind, (learned, chosen) in kinds.items():
             rows = []
             for number in range(section.cas_seeds):
-                training = train_classifier(
+                task = ClassificationTask(
                     ChangedTiles(learned, change),
                     ChangedTiles(chosen, change),
                     section.cas_classifier,
                     augmentation(settings.augment),
-                    # The same first weights for all three kinds.
-                    seed_of(settings.run.seed, "cas", name, number),
-                    device,
                 )
-                for best in _best(training):
+                # The same first weights for all three kinds.
+                seed = seed_of(settings.run.seed, "cas", name, number)
+                training = Training(task, seed, device)
+                for _ in training.epochs():
                     done += 1
                     yield Step(
                         title="training on real and on generated pictures",
@@ -195,8 +195,7 @@ def cas_on_pictures(
                         total=total,
                         text=f"{name}, {kind} pictures, seed {number + 1}",
                     )
-                    classifier = best
-                rows.append(_right(classifier, tested))
+                rows.append(_right(training.best, tested))
             right[name, kind] = torch.stack(rows)
     return repeated_figures(right, k, seed_of(settings.run.seed, "cas"))
 
@@ -208,17 +207,8 @@ def _as_many_steps(recipe: ClassifierSettings, real: int, tiles: int) -> Classif
     return recipe.model_copy(update={"epochs": epochs})
 
 
-def _best(records: Iterable[EpochRecord]) -> Iterator[Classifier]:
-    """Yield, epoch by epoch, the best classifier so far."""
-    best = None
-    for record in records:
-        best = record.best or best
-        if best is not None:  # always: the first epoch is better than none
-            yield best
-
-
 @torch.no_grad()
-def _right(classifier: Classifier, source: TileSource) -> Bool[Tensor, " n"]:
+def _right(classifier: TrainedNetwork, source: TileSource) -> Bool[Tensor, " n"]:
     """Return which tiles are classified correctly."""
     parts = torch.split(torch.arange(len(source)), _BATCH)
     predicted = [

@@ -20,7 +20,7 @@ from rs_lowconf.search.distances import RealDistances, measure_distances
 from rs_lowconf.search.prior import PriorShell
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import GanSettings, GeneratorSettings, MaskGanSettings, Settings
-from rs_lowconf.target.classifier import load_classifier
+from rs_lowconf.target.trained import load_trained
 from rs_lowconf.workflows.records import Work
 from rs_lowconf.workflows.training import last_record, open_like, open_like_masks
 
@@ -80,13 +80,13 @@ def train_encoder(settings: Settings) -> Work[TrainedEncoder]:
 def _with_labels(settings: Settings, device: torch.device) -> _Lesson:
     paths = {name: settings.run.dir / name / f"{name}.safetensors" for name in ("gan", "extractor")}
     gan, seed = load_model(paths["gan"], device), settings.run.seed
-    extractor = load_classifier(paths["extractor"], device)
+    extractor = load_trained(paths["extractor"], device, kind="classifier")
     source, _ = open_like(settings, gan.generator)
     draw, augment = BalancedDraw(source), augmentations_at(settings.augment)
     change = augment(settings.augment.probability)[0]
 
-    def tiles(count: int, number: int, dice: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        label, chosen = draw(count, dice)
+    def tiles(count: int, number: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        label, chosen = draw(count, rng)
         image = change(source.batch(chosen).image, seed_of(seed, "encoder", "augment", number))
         return image.to(device), label.to(device)
 
@@ -118,8 +118,8 @@ def _with_masks(settings: Settings, device: torch.device) -> _Lesson:
     turn, shift = mask_gan_augmentations(settings.augment)
     show = MaskShow(train, turn=turn, augment=shift, seed=seed, stream="encoder", device=device)
 
-    def tiles(count: int, number: int, dice: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        return show.draw(count, number, dice)
+    def tiles(count: int, number: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        return show.draw(count, number, rng)
 
     image, label = main_classes(train, settings.mask_gan.bank, seed)
     distances = measure_distances(

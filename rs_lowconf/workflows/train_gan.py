@@ -34,8 +34,8 @@ from rs_lowconf.gan.train import GanTraining, StepRecord
 from rs_lowconf.gan.train_sources import SourcesTraining, realism_of
 from rs_lowconf.runs import RunFolder
 from rs_lowconf.settings import GeneratorSettings, Settings, further_sources
-from rs_lowconf.target.classifier import load_classifier
 from rs_lowconf.target.load import check_fit
+from rs_lowconf.target.trained import load_trained
 from rs_lowconf.types import MaskSource, TileSource
 from rs_lowconf.workflows.records import Step, Work
 from rs_lowconf.workflows.training import open_sources
@@ -212,7 +212,9 @@ def _selecting_features(
     settings: Settings, source: TileSource, device: torch.device
 ) -> Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]:
     """Return the extractor's features, by which the best checkpoint is chosen."""
-    extractor = load_classifier(settings.run.dir / "extractor" / "extractor.safetensors", device)
+    extractor = load_trained(
+        settings.run.dir / "extractor" / "extractor.safetensors", device, kind="classifier"
+    )
     channels = list(check_fit(extractor.bands, source.bands, model="extractor"))
     return lambda image: extractor.features(image[:, channels])
 

@@ -21,7 +21,7 @@ from rs_lowconf.search.calibration import Features, calibrate
 from rs_lowconf.search.fitted import FittedGate
 from rs_lowconf.search.neighbours import features_of
 from rs_lowconf.settings import GanSettings, Settings
-from rs_lowconf.target.classifier import load_classifier
+from rs_lowconf.target.trained import load_trained
 from rs_lowconf.types import Critic, FeatureExtractor, TileSource
 from rs_lowconf.workflows.fit_gate import fit_gate
 from rs_lowconf.workflows.records import Work
@@ -61,7 +61,7 @@ def _of_labels(settings: Settings) -> Work[TrainedGate]:
     }
     gan = load_model(paths["gan"], device)
     generator = gan.generator
-    extractor = load_classifier(paths["extractor"], device)
+    extractor = load_trained(paths["extractor"], device, kind="classifier")
     source, val = open_like(settings, generator)
     folder = RunFolder(run / "gate", settings)
     folder.trim_log("images", 0)

@@ -38,7 +38,7 @@ from rs_lowconf.search.taught import teach_gate
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import GanSettings, Settings
 from rs_lowconf.stored import reflectance_of
-from rs_lowconf.target.classifier import load_classifier
+from rs_lowconf.target.trained import load_trained
 from rs_lowconf.types import TileSource
 from rs_lowconf.vocabulary import class_list, class_name, require, vocabulary
 from rs_lowconf.workflows.records import Step, Work
@@ -304,7 +304,7 @@ def _make(
         critic = yield from _refine(settings, critic, gan.generator, train, reviews, seed=seed)
     paths["critic"] = folder / "critic.safetensors"
     save_critic(paths["critic"], critic)
-    extractor = load_classifier(paths["extractor"], device)
+    extractor = load_trained(paths["extractor"], device, kind="classifier")
     fitted = fit_head(
         reviews.image, lambda image: critic.features(image.to(device)), reviews.accepted, seed
     )

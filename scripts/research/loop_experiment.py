@@ -58,8 +58,9 @@ from rs_lowconf.search.parts import fit_spectra
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import ClassifierSettings, GateSettings, Settings, load
 from rs_lowconf.stored import as_stored, reflectance_of
-from rs_lowconf.target.classifier import Classifier, load_classifier, save_classifier
-from rs_lowconf.target.train import train_classifier
+from rs_lowconf.target.tasks import ClassificationTask
+from rs_lowconf.target.train import Training
+from rs_lowconf.target.trained import TrainedNetwork, load_trained, save_trained
 
 CPU = torch.device("cpu")
 JUDGE = GateSettings(images=8_000)
@@ -128,17 +129,14 @@ class Reviewer:
             save_critic(path, fit_realism(judge, generator, test, own))
         return load_critic(path, CPU)
 
-    def _trained_namer(self, path: Path, settings: Settings) -> Classifier:
+    def _trained_namer(self, path: Path, settings: Settings) -> TrainedNetwork:
         if not path.exists():
-            train = open_split(settings.data, "train")
-            best = None
-            for record in train_classifier(
-                train, self._val, NAMER, augmentation(settings.augment), 77, CPU
-            ):
-                best = record.best or best
-            assert best is not None  # noqa: S101  # the first epoch is better than none
-            save_classifier(path, best)
-        return load_classifier(path, CPU)
+            train, augment = open_split(settings.data, "train"), augmentation(settings.augment)
+            training = Training(ClassificationTask(train, self._val, NAMER, augment), 77, CPU)
+            for _ in training.epochs():
+                pass
+            save_trained(path, training.best)
+        return load_trained(path, CPU)
 
 
 def texture_of(image: Tensor, bands: BandSpec) -> Tensor:
