@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from rs_lowconf.estimate.draws import Draw, Pool
 from rs_lowconf.estimate.page import Page, Part, Picture, Table, Text
 from rs_lowconf.estimate.report import Labelled, report
 from rs_lowconf.settings import DesignName
+from tests.make_estimate_golden import leaves
 
 DICE = np.random.default_rng(2)
 N = 3_000
@@ -243,14 +244,3 @@ def test_report_files_keep_their_keys_and_numbers(design: Literal["uniform", "st
     stored = json.loads((Path(__file__).parent / "estimate_reports.json").read_text())[design]
     found = json.loads(json.dumps(report(by_rule(design), 0.9).to_json()))
     assert [*leaves(found)] == [(key, pytest.approx(value)) for key, value in leaves(stored)]
-
-
-def leaves(values: Any, key: str = "") -> list[tuple[str, Any]]:
-    """Return all that JSON values hold, each with its path, in order."""
-    if isinstance(values, dict):
-        parts = [(f"{key}.{name}", own) for name, own in values.items()]
-    elif isinstance(values, list):
-        parts = [(f"{key}.{number}", own) for number, own in enumerate(values)]
-    else:
-        return [(key, values)]
-    return [leaf for name, own in parts for leaf in leaves(own, name)]
