@@ -7,6 +7,7 @@ a word is to change.
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -99,7 +100,7 @@ def _plan(folder: Path, designs: Sequence[DesignName]) -> dict[str, Any]:
 def _design(folder: Path, design: str) -> dict[str, Any]:
     own = [*_settings(folder, f"estimate.design={design}"), "--name", design]
     truth = dict(zip(scores(150, 3)["id"], scores(150, 3)["label"], strict=True))
-    path, draws, printed = folder / "estimate" / design, [], []
+    path, draws, printed = folder / "estimate" / design, list[dict[str, Any]](), list[str]()
     while not draws or draws[-1]["wave"] < draws[-1]["waves"]:
         printed += _ran(folder, "draw", *own)
         wave = len(draws) + 1
@@ -144,7 +145,7 @@ def _replayed(designs: Sequence[DesignName]) -> list[dict[str, Any]]:
         defensive=0.3,
         betting_repetitions=2,
     )
-    return json.loads(json.dumps([one.as_dict() for one in cells]))  # type: ignore[no-any-return]  # a list
+    return json.loads(json.dumps([asdict(cell) for cell in cells]))  # type: ignore[no-any-return]  # a list
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
 from rs_lowconf.estimate.describe import DrawnFrom, describe
-from rs_lowconf.estimate.designs import design_of
+from rs_lowconf.estimate.designs import DESIGNS
 from rs_lowconf.estimate.draws import Draw, Pool
 from rs_lowconf.estimate.page import Page, Part, Picture, Table, Text
 from rs_lowconf.estimate.report import Labelled, report
@@ -39,18 +38,10 @@ def labelled(draw: Draw) -> Labelled:
 
 def drawn(name: DesignName, seed: int, labels: int = 300) -> Draw:
     """Return a draw of any design."""
-    if name != "adaptive":
-        return design_of(name, POOL, labels).draw(seed)
-    waves: list[Wave] = []
-    for size in wave_sizes(labels):
-        one = next_wave(POOL, waves, size, seed)
-        waves.append(Wave(draw=one, error=WRONG[one.index]))
-    return joined(waves)[0]
+    return DESIGNS[name].replay(POOL, WRONG, labels)(seed)
 
 
-@pytest.mark.parametrize(
-    "name", ["uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive"]
-)
+@pytest.mark.parametrize("name", DESIGNS)
 def test_accuracies_and_areas_are_right_on_average_and_know_their_error(name: DesignName) -> None:
     """Over 60 draws: near the truth by the Monte-Carlo error, and told errors as the scatter."""
     said, true = ([np.equal(own, i) for i in range(3)] for own in (PREDICTED, TRUTH))
@@ -79,7 +70,7 @@ def test_accuracies_and_areas_are_right_on_average_and_know_their_error(name: De
 def test_a_zone_without_errors_has_three_over_its_labels() -> None:
     """Of a uniform draw the bound is the rule of three, for the whole of the pool."""
     error_free = replace(POOL, predicted=TRUTH)
-    draw = design_of("uniform", error_free, 300).draw(1)
+    draw = DESIGNS["uniform"].prepare(error_free, 300)(1)
     own = replace(labelled(draw), pool=error_free)
     told = report(own)
     assert told.errors_found == 0
@@ -109,7 +100,7 @@ def test_pixels_of_a_tile_are_no_independent_tiles() -> None:
     group = np.repeat(np.arange(60), 50)
     bad = DICE.random(60) < 0.2
     truth = np.where(bad[group], (PREDICTED + 1) % 3, PREDICTED)
-    draw = design_of("uniform", POOL, 600).draw(0)
+    draw = drawn("uniform", 0, 600)
     own = replace(labelled(draw), truth=truth[draw.index], group=group)
     told = report(own)
     tiles = told.tiles
@@ -128,7 +119,7 @@ def test_prediction_powered_stands_beside_uniform_alone() -> None:
     assert ppi is not None
     assert abs(ppi.error_rate - WRONG.mean()) < 0.06
     assert ppi.interval.reliable
-    few = report(labelled(design_of("uniform", POOL, 20).draw(0))).ppi
+    few = report(labelled(drawn("uniform", 0, 20))).ppi
     assert few is not None
     assert not few.interval.reliable
     told = report(labelled(drawn("stratified", 0)))
@@ -229,8 +220,8 @@ def by_rule(design: Literal["uniform", "stratified"]) -> Labelled:
             chance=chance,
             largest_ratio=float(len(index) / 120 / chance.min()),
             expected_ratio=0.8,
-            stratum=stratum,
-            stratum_sizes=sizes,
+            columns={"stratum": stratum},
+            constants={"stratum_sizes": sizes},
         ),
         truth=truth,
         unclear="refuse" if design == "uniform" else "wrong",
