@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.describe_plan import LabelPlan, plan_labels
-from rs_lowconf.estimate.designs import DEFENSIVE
+from rs_lowconf.estimate.draws import DEFENSIVE
 from rs_lowconf.estimate.intervals import LEVEL
 from rs_lowconf.estimate.prepare import Prepared, prepare
 from rs_lowconf.estimate.report import Unclear, report
@@ -231,10 +231,7 @@ class Pool:
         _check_number(labels)
         values = {"budget": labels, "design": design, "defensive": defensive}
         section = checked(EstimateSettings, values)
-        request = Request(
-            design=section.design, labels=section.budget, defensive=section.defensive, seed=seed
-        )
-        prepared = self._prepared(section.defensive, seed)
+        request, prepared = Request.of(section, seed), self._prepared(section.defensive, seed)
         first = request.draw(prepared.pool)
         waves = Waves(pool=DrawnPool.of(prepared), request=request, draws=(first,))
         return LabelDraw(waves=waves)
@@ -291,12 +288,12 @@ class LabelDraw:
         who label: they would be led by it.
         """
         draws, pool = self.waves.draws, self.waves.pool
-        index = np.concatenate([one.index for one in draws])
+        index = np.concatenate([wave.index for wave in draws])
         return pd.DataFrame(
             {
                 "id": pool.ids[index],
-                "wave": np.repeat(np.arange(len(draws)) + 1, [len(one) for one in draws]),
-                "chance": np.concatenate([one.chance for one in draws]),
+                "wave": np.repeat(np.arange(len(draws)) + 1, [len(wave) for wave in draws]),
+                "chance": np.concatenate([wave.chance for wave in draws]),
                 "error_probability": pool.pool.g[index],
                 "predicted": pool.predicted[index],
             }

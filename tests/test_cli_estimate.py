@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rs_lowconf.estimate.designs import design_of
+from rs_lowconf.estimate.designs import DESIGNS, estimate
 from rs_lowconf.estimate.draws import Pool
-from rs_lowconf.estimate.estimators import estimate
 from rs_lowconf.estimate.intervals import tcz
 from rs_lowconf.review.ids import sample_ids
 from rs_lowconf.settings import DesignName
@@ -109,7 +108,7 @@ class TestTable:
             g=1 - frame["confidence"].to_numpy(),
             predicted=pd.Categorical(frame["predicted"]).codes.astype(np.int64),
         )
-        draw = design_of(design, pool, 80).draw(0)
+        draw = DESIGNS[design].prepare(pool, 80)(0)
         assert [one["id"] for one in draw_of(tmp_path)["units"]] == list(frame["id"][draw.index])
         error = (frame["label"] != frame["predicted"]).to_numpy()
         found = estimate(draw, error[draw.index], pool)
@@ -343,10 +342,10 @@ def test_real_tiles_from_plan_to_report_in_qgis(
     assert interval["low"] <= error.mean() <= interval["high"]
     assert told["units"] == 389
     pool = Pool(g=(1 - scores["confidence"]).clip(0, 1).to_numpy())
-    design, covered = design_of("stratified", pool, 100), 0
+    draw_of, covered = DESIGNS["stratified"].prepare(pool, 100), 0
     for seed in range(200):
-        draw = design.draw(seed)
-        found = tcz(estimate(draw, error[draw.index]))
+        draw = draw_of(seed)
+        found = tcz(estimate(draw, error[draw.index], pool))
         covered += found.low <= error.mean() <= found.high
     assert covered >= 180
 

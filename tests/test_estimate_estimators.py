@@ -13,19 +13,15 @@ from scipy.stats import norm
 
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.accuracy import accuracies, error_matrix
-from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
-from rs_lowconf.estimate.designs import (
-    by_class,
-    by_confidence,
-    fixed_size,
-    sequential,
-    uniform,
-    with_replacement,
-)
+from rs_lowconf.estimate.design import MethodName
+from rs_lowconf.estimate.designs import DESIGNS, estimate
 from rs_lowconf.estimate.draws import Draw, Pool
-from rs_lowconf.estimate.estimators import estimate, naive, prediction_powered
+from rs_lowconf.estimate.estimators import naive
+from rs_lowconf.estimate.methods import METHODS, PPI
+from rs_lowconf.settings import DesignName
 
 G = np.array([0.05, 0.7, 0.3, 0.5, 0.1])
+POOL = Pool(g=G, predicted=np.array([0, 0, 1, 1, 1]))
 ERROR = np.array([True, True, False, False, True])
 RATE = 0.6
 
@@ -54,16 +50,16 @@ class TestEnumeration:
             chance = first[list(order)] / (1 - gone)
             draw = draw_of("lure", order, np.minimum(chance, 1.0))
             total += chance.prod()
-            mean += chance.prod() * estimate(draw, ERROR[list(order)]).value
+            mean += chance.prod() * estimate(draw, ERROR[list(order)], POOL).value
         assert total == pytest.approx(1, abs=1e-12)
         assert mean == pytest.approx(RATE, abs=1e-12)
 
     def test_a_pool_labelled_whole_has_its_own_rate_and_no_variance(self) -> None:
         """Every design without replacement then says exactly what is."""
-        pool = Pool(g=G, predicted=np.array([0, 0, 1, 1, 1]))
-        for design in (uniform(pool, 5), by_class(pool, 5), sequential(pool, 5)):
-            draw = design.draw(0)
-            one = estimate(draw, ERROR[draw.index])
+        names: tuple[DesignName, ...] = ("uniform", "by_class", "lure")
+        for name in names:
+            draw = DESIGNS[name].prepare(POOL, 5)(0)
+            one = estimate(draw, ERROR[draw.index], POOL)
             assert one.value == pytest.approx(RATE, abs=1e-12)
             assert one.variance == pytest.approx(0, abs=1e-12)
 
@@ -77,10 +73,10 @@ class TestEnumeration:
                     "stratified",
                     index,
                     [2 / 3, 2 / 3, 1, 1],
-                    stratum=np.array([0, 0, 1, 1]),
-                    stratum_sizes=np.array([3, 2]),
+                    columns={"stratum": np.array([0, 0, 1, 1])},
+                    constants={"stratum_sizes": np.array([3, 2])},
                 )
-                said = estimate(draw, ERROR[index])
+                said = estimate(draw, ERROR[index], POOL)
                 values.append(said.value)
                 variances.append(said.variance)
         assert np.mean(values) == pytest.approx(RATE, abs=1e-12)
@@ -106,15 +102,20 @@ class TestEnumeration:
             later = base**power / (base**power).sum()
             for second in itertools.product(range(5), repeat=2):
                 chance = np.concatenate([base[list(first)], later[list(second)]])
-                batch = np.array([0, 0, 1, 1])
-                draw = draw_of("adaptive", [*first, *second], chance, batch=batch)
+                draw = draw_of(
+                    "adaptive",
+                    [*first, *second],
+                    chance,
+                    columns={"batch": np.array([0, 0, 1, 1]), "control": np.zeros(4)},
+                    constants={"control_mean": np.zeros(2)},
+                )
                 draws.append((draw, chance.prod()))
         values, weights = self._check(draws)
         assert weights.sum() == pytest.approx(1)
         assert len(np.unique(values)) > 20
 
     def _check(self, draws: list[tuple[Draw, float]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        said = [estimate(draw, ERROR[draw.index]) for draw, _ in draws]
+        said = [estimate(draw, ERROR[draw.index], POOL) for draw, _ in draws]
         weights = np.array([weight for _, weight in draws])
         values = np.array([one.value for one in said])
         assert weights @ values == pytest.approx(RATE, abs=1e-12)
@@ -129,7 +130,7 @@ class TestEnumeration:
         theta = 1/n sum (f + (y - f) xi / pi), variance of its terms over n. They let the pool
         vary, we do not: on average over draws the two differ by the variance of a mean of n.
         """
-        pool, pi = Pool(g=G), np.array([0.2, 0.9, 0.6, 0.7, 0.4])
+        pi = np.array([0.2, 0.9, 0.6, 0.7, 0.4])
         mean = ours = theirs = spread = 0.0
         for taken in itertools.product([0, 1], repeat=5):
             weight = np.prod([p if one else 1 - p for one, p in zip(taken, pi, strict=True)])
@@ -142,7 +143,7 @@ class TestEnumeration:
             index = np.nonzero(np.array(taken))[0]
             theta, variance = np.mean(terms), 0.0
             if len(index):
-                said = estimate(draw_of("active", index, pi[index]), ERROR[index], pool)
+                said = estimate(draw_of("active", index, pi[index]), ERROR[index], POOL)
                 assert said.value == pytest.approx(theta, abs=1e-12)
                 variance = said.variance
             mean += weight * theta
@@ -158,7 +159,7 @@ def test_active_inference_is_that_of_fewhumans() -> None:
     """The same value to 1e-12 as an independent package has, which lets the pool vary too."""
     pool, error = simulated(0.3)
     for seed in range(5):
-        draw = fixed_size(pool, 200).draw(seed)
+        draw = DESIGNS["active"].prepare(pool, 200)(seed)
         said = estimate(draw, error[draw.index], pool)
         names = [str(one) for one in draw.index]
         theirs = active_mean(
@@ -184,40 +185,18 @@ def simulated(blind: float) -> tuple[Pool, NDArray[np.bool_]]:
 
 
 @pytest.mark.parametrize("blind", [0.0, 0.1, 0.3, 1.0])
-@pytest.mark.parametrize(
-    "method",
-    ["uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive", "ppi"],
-)
-def test_methods_are_right_on_average_wherever_errors_hide(method: str, blind: float) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_are_right_on_average_wherever_errors_hide(
+    method: MethodName, blind: float
+) -> None:
     """Within 3 Monte-Carlo standard errors, and the variance they tell is the one they have."""
     pool, error = simulated(blind)
     rounds, labels = {"adaptive": 50, "ppi": 80}.get(method, 200), 200
     values, variances = np.empty(rounds), np.empty(rounds)
-    designs = {
-        "uniform": uniform,
-        "ppi": uniform,
-        "by_class": by_class,
-        "stratified": by_confidence,
-        "importance": with_replacement,
-        "lure": sequential,
-        "active": fixed_size,
-    }
-    design = None if method == "adaptive" else designs[method](pool, labels)  # type: ignore[operator]  # alike
+    draw_of = METHODS[method].replay(pool, error, labels)
     for seed in range(rounds):
-        if design is None:
-            waves: list[Wave] = []
-            for size in wave_sizes(labels):
-                wave = next_wave(pool, waves, size, seed)
-                waves.append(Wave(draw=wave, error=error[wave.index]))
-            draw, _ = joined(waves)
-        else:
-            draw = design.draw(seed)
-        found = error[draw.index]
-        said = (
-            prediction_powered(draw, found, pool)
-            if method == "ppi"
-            else estimate(draw, found, pool)
-        )
+        draw = draw_of(seed)
+        said = METHODS[method].estimate(draw, error[draw.index], pool)
         values[seed], variances[seed] = said.value, said.variance
         assert said.weight.max() <= said.largest_weight * (1 + 1e-9)
     error_of_mean = values.std(ddof=1) / np.sqrt(rounds)
@@ -228,8 +207,8 @@ def test_methods_are_right_on_average_wherever_errors_hide(method: str, blind: f
 def test_prediction_power_is_the_package_of_its_authors() -> None:
     """Value and 90 % interval of ppi-python, from arrays built here."""
     pool, error = simulated(0.1)
-    draw = uniform(pool, 300).draw(5)
-    said = prediction_powered(draw, error[draw.index], pool)
+    draw = DESIGNS["uniform"].prepare(pool, 300)(5)
+    said = PPI.estimate(draw, error[draw.index], pool)
     rest = np.array([g for unit, g in enumerate(pool.g) if unit not in set(draw.index.tolist())])
     y, g = error[draw.index].astype(float), pool.g[draw.index]
     value = float(np.squeeze(ppi_mean_pointestimate(y, g, rest)))
@@ -238,7 +217,7 @@ def test_prediction_power_is_the_package_of_its_authors() -> None:
     half = norm.ppf(0.95) * np.sqrt(said.variance)
     assert half == pytest.approx((high - low) / 2, abs=1e-12)
     with pytest.raises(SettingsError, match="needs a uniform draw, this one is importance"):
-        prediction_powered(with_replacement(pool, 30).draw(0), np.zeros(30, dtype=bool), pool)
+        PPI.estimate(DESIGNS["importance"].prepare(pool, 30)(0), np.zeros(30, dtype=bool), pool)
 
 
 class TestAreas:
@@ -291,10 +270,10 @@ class TestAreas:
         truth = np.where(wrong, (pool.predicted + 1) % 3, pool.predicted)
         areas = []
         for seed in range(80):
-            draw = by_class(pool, 150).draw(seed)
+            draw = DESIGNS["by_class"].prepare(pool, 150)(seed)
             counts, sizes = error_matrix(draw, truth[draw.index], pool, 3)
             said = accuracies(counts, sizes)
-            assert said.overall == pytest.approx(1 - estimate(draw, wrong[draw.index]).value)
+            assert said.overall == pytest.approx(1 - estimate(draw, wrong[draw.index], pool).value)
             areas.append(said.area)
         error = np.std(areas, axis=0) / np.sqrt(len(areas))
         assert (np.abs(np.mean(areas, 0) - np.bincount(truth) / 4_000) < 3 * error).all()
@@ -315,10 +294,10 @@ class TestAreas:
         with pytest.raises(DataError, match="more labels than units"):
             accuracies(np.array([[5, 0], [0, 5]]), np.array([4, 50]))
         pool, _ = simulated(0.0)
-        draw = by_confidence(pool, 40).draw(0)
+        draw = DESIGNS["stratified"].prepare(pool, 40)(0)
         with pytest.raises(DataError, match="an error matrix of a draw by strat"):
             error_matrix(draw, np.zeros(40, dtype=int), pool, 3)
-        draw = by_class(pool, 40).draw(0)
+        draw = DESIGNS["by_class"].prepare(pool, 40)(0)
         with pytest.raises(DataError, match="expected one for each, from 0 to 2"):
             error_matrix(draw, np.full(40, 3), pool, 3)
 
@@ -336,42 +315,36 @@ def test_naive_figures_cannot_be_told_without_their_bias() -> None:
 def test_labels_that_are_missing_or_too_many_are_refused(count: int) -> None:
     """The line says how many there are, and why none may be left out."""
     pool, _ = simulated(0.0)
-    for design in (uniform, with_replacement, sequential, fixed_size, by_confidence):
-        draw = design(pool, 60).draw(0)
+    for design in DESIGNS.values():
+        draw = design.replay(pool, np.zeros(len(pool), dtype=bool), 60)(0)
         with pytest.raises(DataError, match=f"{count} labels for 60 drawn units"):
             estimate(draw, np.zeros(count, dtype=bool), pool)
 
 
-def test_the_active_design_needs_its_pool() -> None:
-    """Without g of all units there is no difference to take."""
+def test_an_estimate_needs_the_pool_of_its_draw() -> None:
+    """Without g of all its units there is no difference to take."""
     pool, error = simulated(0.0)
-    draw = fixed_size(pool, 60).draw(0)
-    with pytest.raises(SettingsError, match="active without its pool"):
-        estimate(draw, error[draw.index])
+    draw = DESIGNS["active"].prepare(pool, 60)(0)
+    with pytest.raises(DataError, match="a draw from 4000 units with a pool of 5"):
+        estimate(draw, error[draw.index], POOL)
 
 
 def test_effective_labels_are_all_of_a_uniform_draw_and_fewer_of_others() -> None:
     """Kish's number."""
     pool, error = simulated(0.0)
-    even = uniform(pool, 100).draw(0)
-    assert estimate(even, error[even.index]).effective == pytest.approx(100)
-    uneven = with_replacement(pool, 100).draw(0)
-    assert estimate(uneven, error[uneven.index]).effective < 90
+    even = DESIGNS["uniform"].prepare(pool, 100)(0)
+    assert estimate(even, error[even.index], pool).effective == pytest.approx(100)
+    uneven = DESIGNS["importance"].prepare(pool, 100)(0)
+    assert estimate(uneven, error[uneven.index], pool).effective < 90
 
 
 @pytest.mark.parametrize("method", ["stratified", "importance", "lure", "active"])
-def test_an_estimate_of_a_million_units_takes_milliseconds(method: str) -> None:
+def test_an_estimate_of_a_million_units_takes_milliseconds(method: DesignName) -> None:
     """Under 50 ms of processor time, the fastest of three."""
     dice = np.random.default_rng(0)
     pool = Pool(g=dice.beta(0.15, 3, 1_000_000))
     error = dice.random(1_000_000) < pool.g
-    designs = {
-        "stratified": by_confidence,
-        "importance": with_replacement,
-        "lure": sequential,
-        "active": fixed_size,
-    }
-    draw = designs[method](pool, 1_000).draw(0)  # type: ignore[operator]  # all take two
+    draw = DESIGNS[method].prepare(pool, 1_000)(0)
     found, times = error[draw.index], []
     for _ in range(3):
         start = time.process_time()

@@ -13,16 +13,9 @@ from scipy.stats import beta, binomtest, chi2
 
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.estimate.betting import betting
-from rs_lowconf.estimate.designs import (
-    Design,
-    by_confidence,
-    fixed_size,
-    sequential,
-    uniform,
-    with_replacement,
-)
-from rs_lowconf.estimate.draws import Draw, Pool
-from rs_lowconf.estimate.estimators import Estimate, estimate
+from rs_lowconf.estimate.designs import DESIGNS, estimate
+from rs_lowconf.estimate.draws import Pool
+from rs_lowconf.estimate.estimators import Estimate
 from rs_lowconf.estimate.intervals import (
     Interval,
     clopper_pearson,
@@ -33,16 +26,17 @@ from rs_lowconf.estimate.intervals import (
     wilson,
 )
 from rs_lowconf.estimate.replay import with_blind_spot
+from rs_lowconf.settings import DesignName
+
+SAMPLED: tuple[DesignName, ...] = ("stratified", "importance", "lure", "active")
 
 
 def even(errors: int, labels: int) -> Estimate:
     """Return a Poisson estimate of equal weights: variance sum w^2 y."""
     wrong = np.arange(labels) < errors
     return Estimate(
-        method="importance",
         value=errors / labels,
         variance=errors / labels**2,
-        errors=errors,
         weight=np.full(labels, 1 / labels),
         wrong=wrong,
         largest_weight=1 / labels,
@@ -69,10 +63,8 @@ class TestExact:
         """As many labels as the variance says; unreliable below ten errors, and says so."""
         p = errors / 200
         one = Estimate(
-            method="uniform",
             value=p,
             variance=p * (1 - p) / 200,
-            errors=errors,
             weight=np.full(200, 1 / 200),
             wrong=np.arange(200) < errors,
             largest_weight=1 / 200,
@@ -111,7 +103,7 @@ class TestExact:
     @pytest.mark.parametrize("level", [0.0, 1.0, 95.0])
     def test_levels_are_shares(self, level: float) -> None:
         """Percent, none and certainty are refused by all."""
-        draw = uniform(Pool(g=np.full(50, 0.1)), 20).draw(0)
+        draw = DESIGNS["uniform"].prepare(Pool(g=np.full(50, 0.1)), 20)(0)
         ways: list[Callable[[], object]] = [
             lambda: ff(even(1, 20), level),
             lambda: kg(even(1, 20), level),
@@ -128,16 +120,16 @@ class TestExact:
 @given(
     seed=st.integers(0, 10_000),
     labels=st.integers(20, 300),
-    design=st.sampled_from([uniform, by_confidence, with_replacement, sequential, fixed_size]),
+    design=st.sampled_from([*SAMPLED, "uniform"]),
 )
 def test_every_interval_is_in_order_and_holds_what_it_should(
-    seed: int, labels: int, design: Callable[[Pool, int], Design]
+    seed: int, labels: int, design: DesignName
 ) -> None:
     """0 <= low <= estimate <= high <= 1; Fay and Feuer's holds more than Tiwari's, mostly."""
     dice = np.random.default_rng(seed)
     pool = Pool(g=dice.beta(0.2, 2, 300))
     error = dice.random(300) < pool.g
-    draw = design(pool, labels).draw(seed)
+    draw = DESIGNS[design].prepare(pool, labels)(seed)
     one = estimate(draw, error[draw.index], pool)
     said = [tcz(one), ff(one), kg(one), betting(draw, error[draw.index])]
     value = min(max(one.value, 0.0), 1.0)
@@ -156,10 +148,10 @@ class TestBetting:
         """Misses over 60 orders of a uniform draw of 25 stay within what the level allows."""
         pool = Pool(g=np.full(40, 0.1))
         error = np.arange(40) < errors
-        design = uniform(pool, 25)
+        design = DESIGNS["uniform"].prepare(pool, 25)
         missed = np.zeros(2)
         for seed in range(60):
-            draw = design.draw(seed)
+            draw = design(seed)
             for place, level in enumerate((0.95, 0.8)):
                 said = betting(draw, error[draw.index], level)
                 missed[place] += not said.low <= errors / 40 <= said.high
@@ -169,7 +161,7 @@ class TestBetting:
     def test_without_errors_it_is_near_the_exact_limit(self) -> None:
         """At most 1.3 times Clopper and Pearson's upper end, and 0 below."""
         pool = Pool(g=np.full(100_000, 0.01))
-        draw = uniform(pool, 1_000).draw(0)
+        draw = DESIGNS["uniform"].prepare(pool, 1_000)(0)
         said = betting(draw, np.zeros(1_000, dtype=bool))
         assert said.low == 0
         assert said.high < 1.3 * clopper_pearson(0, 1_000).high
@@ -178,7 +170,7 @@ class TestBetting:
         """Without replacement: what was not labelled cannot hold more errors than units."""
         pool = Pool(g=np.full(1_000, 0.1))
         error = np.arange(1_000) < 100
-        draw = uniform(pool, 990).draw(3)
+        draw = DESIGNS["uniform"].prepare(pool, 990)(3)
         said = betting(draw, error[draw.index])
         assert said.low <= 0.1 <= said.high
         assert said.width < 0.6 * clopper_pearson(99, 990).width
@@ -187,8 +179,8 @@ class TestBetting:
     def test_all_or_none_wrong(self, wrong: float) -> None:
         """The truth at either end of 0..1 is never excluded, by any design."""
         pool = Pool(g=np.linspace(0.001, 0.6, 500))
-        for design in (uniform, by_confidence, with_replacement, sequential, fixed_size):
-            draw = design(pool, 100).draw(1)
+        for design in (*SAMPLED, "uniform"):
+            draw = DESIGNS[design].prepare(pool, 100)(1)
             said = betting(draw, np.full(100, bool(wrong)))
             assert said.low <= wrong <= said.high
             assert said.width < 0.3
@@ -204,22 +196,22 @@ def coverage_pool(rate: float, blind: float) -> tuple[Pool, NDArray[np.bool_]]:
 
 @pytest.mark.parametrize("blind", [0.0, 0.1, 0.3, 1.0])
 @pytest.mark.parametrize("rate", [0.09, 0.01])
-@pytest.mark.parametrize("design", [by_confidence, with_replacement, sequential, fixed_size])
-def test_intervals_cover(design: Callable[[Pool, int], Design], rate: float, blind: float) -> None:
+@pytest.mark.parametrize("design", SAMPLED)
+def test_intervals_cover(design: DesignName, rate: float, blind: float) -> None:
     """Of 120 draws of 400 labels: `tcz` in 93 %, `ff` and `betting` in 95 %, but for chance.
 
     Chance is three binomial standard errors; defensive share 0.3, blind spots included.
     """
     pool, error = coverage_pool(rate, blind)
     truth, rounds = error.mean(), 120
-    prepared = design(pool, 400)
+    draw_of = DESIGNS[design].prepare(pool, 400)
 
     def covers(interval: Interval) -> bool:
         return bool(interval.low <= truth <= interval.high)
 
     seen: dict[str, list[bool]] = {"tcz": [], "ff": [], "betting": []}
     for seed in range(rounds):
-        draw: Draw = prepared.draw(seed)
+        draw = draw_of(seed)
         found = error[draw.index]
         one = estimate(draw, found, pool)
         seen["tcz"].append(covers(tcz(one)))

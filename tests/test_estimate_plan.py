@@ -1,14 +1,18 @@
 """Plans: what is told before anyone labels is what then happens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import beta
 
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.estimate.anticipate import Cells, MethodName, anticipated, ceiling, cells_of
+from rs_lowconf.estimate.anticipate import Cells, ceiling, cells_of
+from rs_lowconf.estimate.design import MethodName
 from rs_lowconf.estimate.draws import Pool
-from rs_lowconf.estimate.plan import ASSUMING_CALIBRATION, Plan, Validation, plan
+from rs_lowconf.estimate.methods import METHODS
+from rs_lowconf.estimate.plan import ANY_POOL, ASSUMING_CALIBRATION, Plan, Validation, plan
 from rs_lowconf.estimate.replay import replay
 
 
@@ -54,7 +58,7 @@ def test_the_variance_told_is_the_one_that_happens(method: MethodName) -> None:
     order = np.lexsort((pool.predicted, pool.g))
     p = error[order].astype(float)
     assert len(p) == len(cells.g)
-    told = anticipated(cells, p, method, 300, 0.3)
+    told = METHODS[method].expect(replace(cells, p=p), 300, 0.3)
     cell = next(
         replay(
             pool,
@@ -79,18 +83,11 @@ def test_cells_are_like_their_pool() -> None:
     cells = cells_of(pool)
     assert cells.size.sum() == 40_000
     assert len(cells.g) <= 3 * 4_096
-    each = Cells(g=np.sort(pool.g), size=np.ones(40_000), predicted=None)
-    methods: tuple[MethodName, ...] = (
-        "stratified",
-        "importance",
-        "lure",
-        "active",
-        "adaptive",
-        "ppi",
-    )
-    for method in methods:
-        told = anticipated(cells, cells.g, method, 500, 0.3).variance
-        exact = anticipated(each, each.g, method, 500, 0.3).variance
+    g = np.sort(pool.g)
+    each = Cells(g=g, size=np.ones(40_000), predicted=None, p=g)
+    for method in ANY_POOL:
+        told = METHODS[method].expect(cells, 500, 0.3).variance
+        exact = METHODS[method].expect(each, 500, 0.3).variance
         assert told == pytest.approx(exact, rel=0.03), method
 
 

@@ -1,13 +1,16 @@
 """Replays of pools whose labels are known."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.estimate.anticipate import MethodName, labels_of_uniform
+from rs_lowconf.estimate.anticipate import labels_of_uniform
+from rs_lowconf.estimate.design import MethodName
 from rs_lowconf.estimate.draws import Pool
+from rs_lowconf.estimate.methods import METHODS
 from rs_lowconf.estimate.replay import (
     replay,
     replay_naive,
@@ -22,16 +25,7 @@ ERROR = DICE.random(3_000) < G
 
 def test_a_replay_tells_bias_error_saving_and_coverage_of_each_cell() -> None:
     """Every method at both budgets; JSON holds it; uniform saves nothing and the others do."""
-    methods: tuple[MethodName, ...] = (
-        "uniform",
-        "by_class",
-        "stratified",
-        "importance",
-        "lure",
-        "active",
-        "adaptive",
-        "ppi",
-    )
+    methods = tuple(METHODS)
     cells = list(
         replay(
             POOL,
@@ -47,7 +41,7 @@ def test_a_replay_tells_bias_error_saving_and_coverage_of_each_cell() -> None:
     assert [(one.method, one.labels) for one in cells] == [
         (method, labels) for method in methods for labels in (60, 150)
     ]
-    json.dumps([one.as_dict() for one in cells], allow_nan=False)
+    json.dumps([asdict(cell) for cell in cells], allow_nan=False)
     for one in cells:
         assert one.rate == ERROR.mean()
         # Forty skew draws of few labels: their own error is a rough measure.

@@ -5,19 +5,19 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
 from rs_lowconf.estimate.describe import DrawnFrom, describe
-from rs_lowconf.estimate.designs import design_of
+from rs_lowconf.estimate.designs import DESIGNS
 from rs_lowconf.estimate.draws import Draw, Pool
 from rs_lowconf.estimate.page import Page, Part, Picture, Table, Text
 from rs_lowconf.estimate.report import Labelled, report
 from rs_lowconf.settings import DesignName
+from tests.make_estimate_golden import leaves
 
 DICE = np.random.default_rng(2)
 N = 3_000
@@ -38,18 +38,10 @@ def labelled(draw: Draw) -> Labelled:
 
 def drawn(name: DesignName, seed: int, labels: int = 300) -> Draw:
     """Return a draw of any design."""
-    if name != "adaptive":
-        return design_of(name, POOL, labels).draw(seed)
-    waves: list[Wave] = []
-    for size in wave_sizes(labels):
-        one = next_wave(POOL, waves, size, seed)
-        waves.append(Wave(draw=one, error=WRONG[one.index]))
-    return joined(waves)[0]
+    return DESIGNS[name].replay(POOL, WRONG, labels)(seed)
 
 
-@pytest.mark.parametrize(
-    "name", ["uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive"]
-)
+@pytest.mark.parametrize("name", DESIGNS)
 def test_accuracies_and_areas_are_right_on_average_and_know_their_error(name: DesignName) -> None:
     """Over 60 draws: near the truth by the Monte-Carlo error, and told errors as the scatter."""
     said, true = ([np.equal(own, i) for i in range(3)] for own in (PREDICTED, TRUTH))
@@ -78,7 +70,7 @@ def test_accuracies_and_areas_are_right_on_average_and_know_their_error(name: De
 def test_a_zone_without_errors_has_three_over_its_labels() -> None:
     """Of a uniform draw the bound is the rule of three, for the whole of the pool."""
     error_free = replace(POOL, predicted=TRUTH)
-    draw = design_of("uniform", error_free, 300).draw(1)
+    draw = DESIGNS["uniform"].prepare(error_free, 300)(1)
     own = replace(labelled(draw), pool=error_free)
     told = report(own)
     assert told.errors_found == 0
@@ -108,7 +100,7 @@ def test_pixels_of_a_tile_are_no_independent_tiles() -> None:
     group = np.repeat(np.arange(60), 50)
     bad = DICE.random(60) < 0.2
     truth = np.where(bad[group], (PREDICTED + 1) % 3, PREDICTED)
-    draw = design_of("uniform", POOL, 600).draw(0)
+    draw = drawn("uniform", 0, 600)
     own = replace(labelled(draw), truth=truth[draw.index], group=group)
     told = report(own)
     tiles = told.tiles
@@ -127,7 +119,7 @@ def test_prediction_powered_stands_beside_uniform_alone() -> None:
     assert ppi is not None
     assert abs(ppi.error_rate - WRONG.mean()) < 0.06
     assert ppi.interval.reliable
-    few = report(labelled(design_of("uniform", POOL, 20).draw(0))).ppi
+    few = report(labelled(drawn("uniform", 0, 20))).ppi
     assert few is not None
     assert not few.interval.reliable
     told = report(labelled(drawn("stratified", 0)))
@@ -228,8 +220,8 @@ def by_rule(design: Literal["uniform", "stratified"]) -> Labelled:
             chance=chance,
             largest_ratio=float(len(index) / 120 / chance.min()),
             expected_ratio=0.8,
-            stratum=stratum,
-            stratum_sizes=sizes,
+            columns={"stratum": stratum},
+            constants={"stratum_sizes": sizes},
         ),
         truth=truth,
         unclear="refuse" if design == "uniform" else "wrong",
@@ -243,14 +235,3 @@ def test_report_files_keep_their_keys_and_numbers(design: Literal["uniform", "st
     stored = json.loads((Path(__file__).parent / "estimate_reports.json").read_text())[design]
     found = json.loads(json.dumps(report(by_rule(design), 0.9).to_json()))
     assert [*leaves(found)] == [(key, pytest.approx(value)) for key, value in leaves(stored)]
-
-
-def leaves(values: Any, key: str = "") -> list[tuple[str, Any]]:
-    """Return all that JSON values hold, each with its path, in order."""
-    if isinstance(values, dict):
-        parts = [(f"{key}.{name}", own) for name, own in values.items()]
-    elif isinstance(values, list):
-        parts = [(f"{key}.{number}", own) for number, own in enumerate(values)]
-    else:
-        return [(key, values)]
-    return [leaf for name, own in parts for leaf in leaves(own, name)]

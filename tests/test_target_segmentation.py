@@ -246,7 +246,7 @@ def test_bad_input_is_one_line() -> None:
     training = Training(SegmentationTask(train, val, SMALL, blanked), 0, CPU)
     with pytest.raises(JobError, match="lower the learning_rate"):
         list(training.epochs())
-    train.maskss[train.masks == 2] = UNKNOWN
+    train.masks[train.masks == 2] = UNKNOWN
     with pytest.raises(DataError, match=r"no training pixel of class cloud.*data\.mask_classes"):
         SegmentationTask(train, val, SMALL, as_they_are)
 

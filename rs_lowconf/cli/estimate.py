@@ -160,10 +160,12 @@ def _say_pool(prepared: "Prepared") -> None:
 
 def _say_wave(waves: "Waves") -> None:
     """Print what was drawn last."""
+    from rs_lowconf.estimate.designs import DESIGNS
+
     request, wave = waves.request, len(waves.draws)
     number = f"Wave {wave} of {len(request.sizes)}: " if len(request.sizes) > 1 else ""
     defensive = ""
-    if request.design != "uniform":
+    if not DESIGNS[request.design].simple_random:
         defensive = f" {request.defensive:.0%} of the labels uniformly at random,"
     print(
         f"{number}{len(waves.draws[-1]):,} labels, {len(waves.new_ids(wave)):,} units to label. "

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from rs_lowconf.errors import DataError
+from rs_lowconf.estimate.designs import DESIGNS
 from rs_lowconf.estimate.draws import Draw, Pool
 
 
@@ -67,9 +68,9 @@ def accuracies(counts: Int[np.ndarray, "c c"], sizes: Int[np.ndarray, " c"]) -> 
         producer = found / area
         elsewhere = (size**2)[:, None] * within * (1 - within) / (n - 1)[:, None]
         np.fill_diagonal(elsewhere, 0.0)
-        own = size**2 * (1 - producer) ** 2 * spread
+        within_class = size**2 * (1 - producer) ** 2 * spread
         total = area * sizes.sum()
-        producer_variance = (own + producer**2 * elsewhere.sum(0)) / total**2
+        producer_variance = (within_class + producer**2 * elsewhere.sum(0)) / total**2
     return Accuracies(
         overall=float(found.sum()),
         overall_error=float(np.sqrt((share**2 * spread).sum())),
@@ -96,16 +97,13 @@ def error_matrix(
     Raises:
         DataError: the draw is not stratified by predicted class, or a class is out of range.
     """
-    if draw.design != "by_class" or pool.predicted is None:
+    if not DESIGNS[draw.design].strata_are_classes or pool.predicted is None:
         raise DataError(
             f"an error matrix of a draw by {draw.design}",
             expected="one by_class, and a pool with predicted classes",
         )
-    if (
-        len(truth) != len(draw)
-        or truth.min() < 0
-        or max(truth.max(), pool.predicted.max()) >= (classes)
-    ):
+    largest = max(truth.max(), pool.predicted.max())
+    if len(truth) != len(draw) or truth.min() < 0 or largest >= classes:
         raise DataError(
             f"{len(truth)} true classes for {len(draw)} drawn units",
             expected=f"one for each, from 0 to {classes - 1}",

@@ -31,7 +31,7 @@ def equal_spread(
 def uncertain(
     g: Float64[np.ndarray, " z"], size: Float64[np.ndarray, " z"], labels: int, defensive: float
 ) -> Float64[np.ndarray, " z"]:
-    """Return inclusions for `fixed_size`, of a unit of each cell; all units' sum to the labels."""
+    """Return inclusions of a unit of each cell by its spread; all units' sum to the labels."""
     spread, n = spread_of(g), size.sum()
     mean = (size * spread).sum() / n
     share = spread / mean if mean > 0 else np.ones(len(g))
@@ -52,6 +52,23 @@ def mixed(size: Float64[np.ndarray, " n"], defensive: float) -> Float64[np.ndarr
     share = size / total if total > 0 else np.full(n, 1 / n)
     chance: Float64[np.ndarray, " n"] = (1 - defensive) * share + defensive / n
     return chance
+
+
+def expected_ratio(g: Float64[np.ndarray, " n"], chance: Float64[np.ndarray, " n"]) -> float:
+    """Return the mean of 1 / (N chance) over units, weighed by g; see `Draw.expected_ratio`."""
+    total = g.sum()
+    return float((g / chance).sum() / len(g) / total) if total > 0 else 1.0
+
+
+def ratio_of_cells(
+    share: Float64[np.ndarray, " z"], g: Float64[np.ndarray, " z"], defensive: float
+) -> Float64[np.ndarray, " z"]:
+    """Return 1 / (N chance) in each cell of a share of the pool, chances `mixed` from sqrt(g)."""
+    root = np.sqrt(g)
+    ratio: Float64[np.ndarray, " z"] = 1 / (
+        (1 - defensive) * root / max(float(share @ root), 1e-300) + defensive
+    )
+    return ratio
 
 
 def spread_of(g: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:

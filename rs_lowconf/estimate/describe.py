@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.figure import Figure
 
+from rs_lowconf.estimate.designs import DESIGNS
 from rs_lowconf.estimate.intervals import FEW_ERRORS
 from rs_lowconf.estimate.page import Block, Page, Part, Picture, Table, Text
 from rs_lowconf.estimate.result import (
@@ -19,20 +20,10 @@ from rs_lowconf.estimate.result import (
     UnclearUnits,
     percent,
 )
+from rs_lowconf.plot_style import BLUE, GENERATED, OTHER, panels
 
-_BLUE, _RED, _GREY = "#1f5a94", "#b23a48", "#8a8d91"
 _MANY_CLASSES = 30
 """More make a matrix that nobody reads."""
-
-DESIGNS: Mapping[str, str] = {
-    "uniform": "simple random sampling without replacement",
-    "by_class": "strata of predicted classes (Olofsson 2014)",
-    "stratified": "strata of error probability, Neyman allocation with a defensive share",
-    "importance": "importance sampling with replacement, a defensive share uniform",
-    "lure": "one after another without replacement, by error probability (LURE)",
-    "active": "fixed size, inclusion by uncertainty (active statistical inference)",
-    "adaptive": "waves that learn from the labels before them",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +55,11 @@ def describe(report: Report, draw: DrawnFrom) -> Page:
 
 
 def _headline(report: Report) -> list[Block]:
-    rows = [("interval", "low", "high", "width", "what for")]
-    for one in report.intervals:
-        rows.append(
-            (
-                one.method,
-                percent(one.low),
-                percent(one.high),
-                percent(one.width),
-                "; ".join(filter(None, (one.purpose, one.caution))),
-            )
-        )
+    rows: list[tuple[str, ...]] = [("interval", "low", "high", "width", "what for")]
+    for interval in report.intervals:
+        ends = (percent(value) for value in (interval.low, interval.high, interval.width))
+        remarks = "; ".join(filter(None, (interval.purpose, interval.caution)))
+        rows.append((interval.method, *ends, remarks))
     blocks: list[Block] = [
         Text(text=report.headline, key=True),
         Text(
@@ -143,7 +128,7 @@ def _drawing(report: Report, draw: DrawnFrom) -> list[Block]:
     )
     return [
         Text(
-            text=f"Design {report.design}{waves}: {DESIGNS[report.design]}. Defensive share "
+            text=f"Design {report.design}{waves}: {DESIGNS[report.design].words}. Defensive share "
             f"{draw.defensive:g}, seed {draw.seed}. {validated}"
         ),
         Text(
@@ -169,8 +154,8 @@ def _hidden(report: Report) -> Text:
 def _calibration(cells: Sequence[CalibrationCell]) -> list[Block]:
     rows = [("units", "labels", "expected", "found")]
     rows += [
-        (f"{one.units:,}", f"{one.labels:,}", percent(one.expected), percent(one.found))
-        for one in cells
+        (f"{cell.units:,}", f"{cell.labels:,}", percent(cell.expected), percent(cell.found))
+        for cell in cells
     ]
     return [
         Text(
@@ -187,10 +172,11 @@ def _calibration(cells: Sequence[CalibrationCell]) -> list[Block]:
 
 
 def _matrix(accuracy: Accuracy) -> list[Block]:
-    rows = [("class", "predicted", "truly", "user's accuracy", "producer's accuracy")]
-    for predicted, one in zip(accuracy.predicted_share.tolist(), accuracy.by_class, strict=True):
-        area, user, producer = map(_with_error, (one.area, one.user, one.producer))
-        rows.append((one.name, percent(predicted), area, user, producer))
+    heads = ("class", "predicted", "truly", "user's accuracy", "producer's accuracy")
+    rows: list[tuple[str, ...]] = [heads]
+    for mapped, known in zip(accuracy.predicted_share.tolist(), accuracy.by_class, strict=True):
+        shares = map(_with_error, (known.area, known.user, known.producer))
+        rows.append((known.name, percent(mapped), *shares))
     blocks: list[Block] = [
         Text(text="Shares of the pool by class, and accuracies, ± one standard error."),
         Table(rows=rows),
@@ -212,41 +198,37 @@ def _with_error(share: Share) -> str:
 
 
 def _interval_plot(report: Report) -> Figure:
-    figure = Figure(figsize=(7, 0.6 + 0.42 * len(report.intervals)), layout="constrained")
-    axes = figure.subplots()
-    for place, one in enumerate(report.intervals):
-        colour = _BLUE if one.reliable else _GREY
-        axes.plot([100 * one.low, 100 * one.high], [place] * 2, color=colour, lw=3)
-    axes.axvline(100 * report.error_rate, color=_RED, lw=1.5)
-    axes.set_yticks(range(len(report.intervals)), [one.method for one in report.intervals])
+    intervals = report.intervals
+    figure, (axes,) = panels(7, 0.6 + 0.42 * len(intervals))
+    for place, interval in enumerate(intervals):
+        colour = BLUE if interval.reliable else OTHER
+        axes.plot([100 * interval.low, 100 * interval.high], [place] * 2, color=colour, lw=3)
+    axes.axvline(100 * report.error_rate, color=GENERATED, lw=1.5)
+    axes.set_yticks(range(len(intervals)), [interval.method for interval in intervals])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel("error rate, %")
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _calibration_plot(cells: Sequence[CalibrationCell]) -> Figure:
-    figure = Figure(figsize=(5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    known = [(one, one.found) for one in cells if one.found is not None]
-    expected = np.array([one.expected for one, _ in known])
+    figure, (axes,) = panels(5, 4.2)
+    known = [(cell, cell.found) for cell in cells if cell.found is not None]
+    expected = np.array([cell.expected for cell, _ in known])
     found = np.array([rate for _, rate in known])
     most = max(1e-6, 1.05 * max([*expected.tolist(), *found.tolist()], default=1.0))
-    axes.plot([0, 100 * most], [0, 100 * most], color=_GREY, lw=1)
-    most_labels = max([one.labels for one, _ in known], default=1)
-    size = [20 + 180 * one.labels / most_labels for one, _ in known]
-    axes.scatter(100 * expected, 100 * found, s=size, color=_BLUE, alpha=0.7)
+    axes.plot([0, 100 * most], [0, 100 * most], color=OTHER, lw=1)
+    most_labels = max([cell.labels for cell, _ in known], default=1)
+    size = [20 + 180 * cell.labels / most_labels for cell, _ in known]
+    axes.scatter(100 * expected, 100 * found, s=size, color=BLUE, alpha=0.7)
     axes.set_xlabel("expected error rate, %")
     axes.set_ylabel("found error rate, %")
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _matrix_plot(classes: Sequence[str], matrix: Float64[np.ndarray, "k k"]) -> Figure:
     side = 2.4 + 0.55 * len(classes)
-    figure = Figure(figsize=(side, side - 0.6), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(side, side - 0.6, box=True)
     axes.imshow(np.sqrt(matrix), cmap="Blues", vmin=0)
     darkest = np.sqrt(matrix).max()
     for i, row in enumerate(matrix):

@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 
 from rs_lowconf.estimate.intervals import LEVEL
+from rs_lowconf.estimate.methods import METHODS
 from rs_lowconf.estimate.page import Block, Page, Part, Table, Text
-from rs_lowconf.estimate.plan import METHODS, SHARES, Plan, Prospect, Range, plan
+from rs_lowconf.estimate.plan import ANY_POOL, SHARES, Plan, Prospect, Range, plan
 from rs_lowconf.estimate.prepare import Prepared
 
 SAVING = "Labels of a uniform draw over those of a design, for the same variance"
@@ -50,38 +51,29 @@ class LabelPlan:
         missing.
         """
         rows = []
-        for one in self.forecast.prospects:
-            saving, labels = one.saving_range or (None, None), one.labels_range or (None, None)
-            rows.append(
-                {
-                    "design": one.method,
-                    "defensive": one.defensive,
-                    "saving": one.saving,
-                    "width": one.width,
-                    "labels": one.labels,
-                    "saving_low": saving[0],
-                    "saving_high": saving[1],
-                    "labels_low": labels[0],
-                    "labels_high": labels[1],
-                }
-            )
+        for prospect in self.forecast.prospects:
+            row = {"design": prospect.method, **asdict(prospect)}
+            del row["method"]
+            for name in ("saving", "labels"):
+                row[f"{name}_low"], row[f"{name}_high"] = row.pop(f"{name}_range") or (None, None)
+            rows.append(row)
         whole = dict.fromkeys(("labels", "labels_low", "labels_high"), "Int64")
         ends = dict.fromkeys(("saving_low", "saving_high"), "float64")
         return pd.DataFrame(rows).astype(whole | ends)
 
     def sentences(self) -> list[str]:
         """Return rate, ceiling, what is planned and what is assumed."""
-        told, wanted = self.forecast, ""
+        forecast, wanted = self.forecast, ""
         if self.width is not None:
             wanted = f", wanted: an interval {100 * self.width:.3g} % wide"
         lines = [
-            f"Expected error rate: {100 * told.rate:.3g} %{_percent(told.rate_range)}",
-            f"Ceiling: no sampling by this score saves more than {told.ceiling:.1f} times"
-            f"{_times(told.ceiling_range)}",
+            f"Expected error rate: {100 * forecast.rate:.3g} %{_percent(forecast.rate_range)}",
+            f"Ceiling: no sampling by this score saves more than {forecast.ceiling:.1f} times"
+            f"{_times(forecast.ceiling_range)}",
             f"Planned: {self.labels:,} labels{wanted}",
         ]
-        if told.assumption:
-            lines.append(f"All figures {told.assumption}. Give more by estimate.validation.")
+        if forecast.assumption:
+            lines.append(f"All figures {forecast.assumption}. Give more by estimate.validation.")
         return lines
 
     def __str__(self) -> str:
@@ -93,14 +85,11 @@ class LabelPlan:
         heads = ("design", "defensive", "saving", "width")
         wanted = self.width is not None
         rows: list[tuple[str, ...]] = [(*heads, "labels") if wanted else heads]
-        for one in self.forecast.prospects:
-            row = (
-                one.method,
-                f"{one.defensive:g}",
-                f"{one.saving:.2f}{_times(one.saving_range)}",
-                f"{100 * one.width:.3g} %",
-            )
-            rows.append((*row, _needed(one)) if wanted else row)
+        for prospect in self.forecast.prospects:
+            saving = f"{prospect.saving:.2f}{_times(prospect.saving_range)}"
+            width = f"{100 * prospect.width:.3g} %"
+            row = (prospect.method, f"{prospect.defensive:g}", saving, width)
+            rows.append((*row, _needed(prospect)) if wanted else row)
         return rows
 
     def page(self, remark: str) -> Page:
@@ -138,18 +127,19 @@ def plan_labels(
         seed=seed,
         validation=prepared.validation,
         width=width,
-        methods=("by_class", *METHODS),
+        methods=sorted(METHODS, key=ANY_POOL.__contains__),
         shares=tuple(sorted({*SHARES, defensive})),
         level=level,
     )
     return LabelPlan(forecast=forecast, labels=labels, width=width)
 
 
-def _needed(one: Prospect) -> str:
-    if one.labels_range is None:
-        return _labels(one.labels)
-    low, high = one.labels_range
-    return f"{_labels(one.labels)} ({_labels(low)} .. {_labels(high)})"
+def _needed(prospect: Prospect) -> str:
+    needed = _labels(prospect.labels)
+    if prospect.labels_range is None:
+        return needed
+    low, high = prospect.labels_range
+    return f"{needed} ({_labels(low)} .. {_labels(high)})"
 
 
 def _labels(count: int | None) -> str:

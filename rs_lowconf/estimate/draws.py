@@ -5,16 +5,20 @@ a validation set, h stratum, b batch, z cell of units that are alike. What a val
 creation, and says in a line, has no letter.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float64, Int, Shaped
 
 from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import DesignName
 from rs_lowconf.settings.renamed import VALUES
 
+DEFENSIVE = 0.3
+"""Share of the labels drawn uniformly; 0.5 to certify."""
 _NEW_NAMES = VALUES["estimate.design"]
 _OLD_NAMES = {new: old for old, new in _NEW_NAMES.items()}
 """Former names of designs, which older files have; draws are seeded by them, so that the same seed
@@ -24,6 +28,11 @@ goes on drawing the same units."""
 def seed_name(design: str) -> str:
     """Return the name by which draws of a design are seeded."""
     return _OLD_NAMES.get(design, design)
+
+
+def rng_of(seed: int, design: str) -> np.random.Generator:
+    """Return the random stream of one design under a seed."""
+    return np.random.default_rng(seed_of(seed, "estimate", seed_name(design)))
 
 
 def new_name(design: str) -> DesignName:
@@ -86,13 +95,11 @@ class Draw:
     """Units in the pool."""
 
     index: Int[np.ndarray, " m"]
-    """Which unit each label is of. A unit can come twice where draws are replaced (`importance`,
-    `adaptive`): it is labelled once, and its label counts twice."""
+    """Which unit each label is of. A unit can come twice where the design draws with replacement:
+    it is labelled once, and its label counts twice."""
 
     chance: Float64[np.ndarray, " _"]
-    """`uniform`, `by_class`, `stratified`, `active`: the probability that the unit is in the draw.
-    `importance`, `adaptive`: the probability of each single drawing. `lure`: the probability to
-    come next among the units that were left."""
+    """The probability that the unit is in the draw, or what its design has instead."""
 
     largest_ratio: float
     """The largest that one label of any unit of the pool could have weighed, over what a label
@@ -102,38 +109,24 @@ class Draw:
     """The mean of the same over the errors that g expects; 1 for a uniform draw. Only how wide
     the interval of `betting` is depends on it, never whether it holds."""
 
-    stratum: Int[np.ndarray, " _"] | None = None
-    """Which stratum each label is of; None for designs without."""
+    columns: Mapping[str, Shaped[np.ndarray, " _"]] = field(default_factory=dict)
+    """What the design has to know of each label besides, by the names that it gives them."""
 
-    stratum_sizes: Int[np.ndarray, " h"] | None = None
-    """Units of the pool in each stratum."""
-
-    batch: Int[np.ndarray, " m"] | None = None
-    """Which wave of an adaptive design each label is of, from 0 on without a gap."""
-
-    control: Float64[np.ndarray, " _"] | None = None
-    """`adaptive`: how probably the unit of each label errs, by what the waves before said; 0 in
-    the first, before which nobody said anything."""
-
-    control_mean: Float64[np.ndarray, " b"] | None = None
-    """The mean of the same over the pool, of each wave."""
+    constants: Mapping[str, Shaped[np.ndarray, " _"]] = field(default_factory=dict)
+    """What it has to know of the draw besides."""
 
     def __post_init__(self) -> None:
         """Check that all parts speak of the same units.
 
         Raises:
-            DataError: nothing drawn, unequal lengths, a unit outside the pool, a chance outside
-                0..1, or a design without what its estimate needs.
+            DataError: nothing drawn, unequal lengths, a unit outside the pool, or a chance outside
+                0..1.
         """
         if not len(self.index):
             raise DataError("nothing was drawn", expected="at least one unit to label")
-        for name, part in (
-            ("chances", self.chance),
-            ("strata", self.stratum),
-            ("controls", self.control),
-        ):
-            if part is not None and len(part) != len(self.index):
-                raise DataError(f"{len(part)} {name} for {len(self.index)} drawn units")
+        for name, column in {"chances": self.chance, **self.columns}.items():
+            if len(column) != len(self.index):
+                raise DataError(f"{len(column)} {name} for {len(self.index)} drawn units")
         if self.index.min() < 0 or self.index.max() >= self.population:
             raise DataError(
                 f"a drawn unit is not in the pool of {self.population}",
@@ -141,17 +134,27 @@ class Draw:
             )
         if not ((self.chance > 0) & (self.chance <= 1)).all():
             raise DataError("a chance of being drawn is outside 0..1", remedy="draw again")
-        strata = self.stratum is not None and self.stratum_sizes is not None
-        if self.design in ("uniform", "by_class", "stratified") and not strata:
-            raise DataError(f"a draw by {self.design} without strata", remedy="draw again")
-        if self.design == "adaptive" and (
-            self.batch is None or (self.control is None) != (self.control_mean is None)
-        ):
-            raise DataError("an adaptive draw without its waves", remedy="draw again")
 
     def __len__(self) -> int:
         """Return the number of labels."""
         return len(self.index)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Wave:
+    """A draw that has been labelled."""
+
+    draw: Draw
+    error: Bool[np.ndarray, " _"]
+    """Whether the target errs on each drawn unit."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a label for each drawn unit.
+
+        Raises:
+            DataError: more or fewer labels than drawn.
+        """
+        check_labels(self.draw, self.error)
 
 
 def check_labels(draw: Draw, error: Bool[np.ndarray, " e"]) -> None:

@@ -7,23 +7,28 @@ its intervals cover, how it stands a blind spot, and whether `plan` foresaw it.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.estimate.anticipate import MethodName
+from rs_lowconf.estimate.design import MethodName
+from rs_lowconf.estimate.designs import DESIGNS
 from rs_lowconf.estimate.draws import Pool
+from rs_lowconf.estimate.methods import METHODS, PPI
 from rs_lowconf.estimate.plan import FEWEST, plan
 from rs_lowconf.estimate.prepare import Prepared
 from rs_lowconf.estimate.replay import replay, replay_naive, with_blind_spot
 from rs_lowconf.estimate.scores import Scores
 from rs_lowconf.seeds import seed_of
 
-METHODS: tuple[MethodName, ...] = get_args(MethodName)
-SAMPLED: tuple[MethodName, ...] = ("stratified", "importance", "lure", "active", "adaptive")
+SAMPLED = tuple(
+    name
+    for name, design in DESIGNS.items()
+    if not (design.simple_random or design.strata_are_classes)
+)
 """Those that go where errors are expected, which a blind spot can hurt."""
 _CELL = 1
 """Of what a cell holds: another number has all replayed again."""
@@ -77,9 +82,9 @@ def split_validation(scores: Scores, wanted: int, seed: int) -> tuple[Scores, Sc
             f"{len(scores)} labelled units in {scores.source}",
             expected="250 at least: a fifth of them validates",
         )
-    dice = np.random.default_rng(seed_of(seed, "experiment", "validation"))
+    rng = np.random.default_rng(seed_of(seed, "experiment", "validation"))
     taken = np.zeros(len(scores), dtype=bool)
-    taken[dice.permutation(len(scores))[: min(wanted, len(scores) // 5)]] = True
+    taken[rng.permutation(len(scores))[: min(wanted, len(scores) // 5)]] = True
     return scores.take(~taken), scores.take(taken)
 
 
@@ -108,7 +113,7 @@ def cases_of(
     chosen = prepared.choice.name
     middle = budgets[len(budgets) // 2]
     cells: list[tuple[str, MethodName, float, Sequence[int]]] = [
-        *((chosen, method, 0.0, budgets) for method in METHODS if ppi or method != "ppi"),
+        *((chosen, method, 0.0, budgets) for method in METHODS if ppi or method != PPI.name),
         *((other, "stratified", 0.0, budgets) for other in prepared.predictors if other != chosen),
         (RAW, "stratified", 0.0, budgets),
         (RAW, "adaptive", 0.0, budgets),
@@ -116,20 +121,18 @@ def cases_of(
     ]
     return [
         Case(predictor=predictor, method=method, labels=labels, blind=share)
-        for predictor, method, share, own in cells
-        for labels in own
+        for predictor, method, share, wanted in cells
+        for labels in wanted
     ]
 
 
 def replay_case(grounds: Grounds, case: Case) -> dict[str, Any]:
     """Return the cell of a case as JSON values; a function of the case alone."""
-    own = grounds.prepared
-    pool = _by(grounds, case.predictor)
     error = grounds.error
     if case.blind:
-        error = with_blind_spot(error, own.pool.g, case.blind, grounds.seed)
+        error = with_blind_spot(error, grounds.prepared.pool.g, case.blind, grounds.seed)
     cells = replay(
-        pool,
+        _by(grounds, case.predictor),
         error,
         methods=(case.method,),
         budgets=(case.labels,),
@@ -138,43 +141,38 @@ def replay_case(grounds: Grounds, case: Case) -> dict[str, Any]:
         defensive=grounds.defensive,
         betting_repetitions=grounds.repetitions,
     )
-    return next(cells).as_dict() | {"predictor": case.predictor, "blind": case.blind}
+    return asdict(next(cells)) | {"predictor": case.predictor, "blind": case.blind}
 
 
 def foreseen(grounds: Grounds, budgets: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Yield what `plan` expects of each error predictor and design, before any of these labels."""
-    own = grounds.prepared
-    validation = own.validation
+    validation = grounds.prepared.validation
     assert validation is not None  # noqa: S101 -- an experiment has validation labels
     for labels in budgets:
-        told = plan(
-            own.pool,
+        forecast = plan(
+            grounds.prepared.pool,
             labels,
             seed=grounds.seed,
             validation=validation,
-            methods=METHODS,
+            methods=tuple(METHODS),
             shares=(grounds.defensive,),
         )
-        for one in told.prospects:
+        for prospect in forecast.prospects:
             yield {
-                "method": one.method,
+                "method": prospect.method,
                 "labels": labels,
-                "saving": one.saving,
-                "saving_range": one.saving_range,
-                "ceiling": told.ceiling,
-                "ceiling_range": told.ceiling_range,
+                "saving": prospect.saving,
+                "saving_range": prospect.saving_range,
+                "ceiling": forecast.ceiling,
+                "ceiling_range": forecast.ceiling_range,
             }
 
 
 def taken_literally(grounds: Grounds, labels: int) -> dict[str, Any]:
     """Return what errors among the least confident units, as they are, would say."""
-    one = replay_naive(Pool(g=grounds.prepared.raw), grounds.error, labels)
-    return {
-        "labels": labels,
-        "said": one.said,
-        "times_too_high": one.times_too_high,
-        "missed": one.missed,
-    }
+    figures = asdict(replay_naive(Pool(g=grounds.prepared.raw), grounds.error, labels))
+    del figures["rate"]
+    return figures
 
 
 def key_of(grounds: Grounds, case: Case) -> str:
@@ -188,8 +186,8 @@ def key_of(grounds: Grounds, case: Case) -> str:
 
 
 def _by(grounds: Grounds, predictor: str) -> Pool:
-    own = grounds.prepared
+    prepared = grounds.prepared
     if predictor == RAW:
-        return replace(own.pool, g=grounds.prepared.raw)
+        return replace(prepared.pool, g=prepared.raw)
     # Waves learn from the chosen g alone, so that cells do not depend on other models by chance.
-    return replace(own.pool, g=own.predictors[predictor], features=None)
+    return replace(prepared.pool, g=prepared.predictors[predictor], features=None)

@@ -19,7 +19,6 @@ FEW_ERRORS = 10
 _HEAVY = 5
 """So does it where one more error of the largest weight would raise the estimate by more than a
 fifth of it: such errors may exist and none was found."""
-_PREDICTIVE = ("active", "adaptive", "ppi")
 _PURPOSES: Mapping[str, str] = {
     "tcz": "the usual one",
     "ff": "to certify with",
@@ -88,8 +87,8 @@ def ff(estimate: Estimate, level: float = LEVEL) -> Interval:
     "Confidence intervals for directly standardized rates: a method based on the gamma
     distribution", Statistics in Medicine 1997, equations 4 and 5: errors are Poisson, and one
     more might have been found at the largest weight. With equal weights it is Garwood's exact
-    interval. Where more than errors enter the estimate (`active`, `adaptive`, `ppi`), the
-    larger of this variance and the design's is taken.
+    interval. Where more than errors enter the estimate, the larger of this variance and the
+    design's is taken.
 
     Raises:
         SettingsError: see `check_level`.
@@ -97,7 +96,7 @@ def ff(estimate: Estimate, level: float = LEVEL) -> Interval:
     poisson = float((estimate.weight[estimate.wrong] ** 2).sum())
     return gamma_interval(
         estimate.value,
-        max(poisson, estimate.variance) if estimate.method in _PREDICTIVE else poisson,
+        max(poisson, estimate.variance) if estimate.corrects else poisson,
         extra=estimate.largest_weight,
         extra_variance=estimate.largest_weight**2,
         level=level,

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from rs_lowconf.errors import by_reason
 from rs_lowconf.estimate.ladder import Ladder, Rung
+from rs_lowconf.plot_style import GENERATED, OTHER, REAL, panels
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_GENERATED, _REAL, _OTHER = "#b23a48", "#0b6e4f", "#c9a5a9"
+_PALE = "#c9a5a9"
 _COARSE = 0.5
 """Relative standard error above which a number tells little more than its order of magnitude."""
 
@@ -167,18 +166,14 @@ def markdown(ladders: Ladders) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ladder_figure(ladders: Ladders) -> "Figure":
+def ladder_figure(ladders: Ladders) -> Figure:
     """Return the picture: log probability against t, and disagreement by condition."""
-    from matplotlib.figure import Figure
-
-    rows = len(ladders.by_condition) + 1
-    figure = Figure(figsize=(12.5, max(5.0, 1.6 + 0.34 * rows)), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    height = max(5.0, 1.6 + 0.34 * (len(ladders.by_condition) + 1))
+    figure, (left, right) = panels(12.5, height, 1, 2, width_ratios=(1.25, 1))
     _draw_ladder(left, ladders)
     _draw_disagreement(right, ladders)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="both", color="#e6e6e6", lw=0.7)
         axes.set_axisbelow(True)
     return figure
@@ -200,20 +195,20 @@ def _by_name(events: Sequence[str], ladders: Mapping[str, Ladder]) -> Iterator[s
         yield f"| {name} | {' | '.join(told(rung) for rung in rungs_of(ladder))} |"
 
 
-def _draw_ladder(axes: "Axes", ladders: Ladders) -> None:
+def _draw_ladder(axes: Axes, ladders: Ladders) -> None:
     places = list(range(len(ladders.thresholds)))
     for number, ladder in enumerate(ladders.by_condition.values()):
         known = [(i, r.value) for i, r in zip(places, ladder.rungs, strict=True) if r.value]
         axes.plot(
             [i for i, _ in known],
             [value for _, value in known],
-            color=_OTHER,
+            color=_PALE,
             lw=1,
             label="generated, each condition" if number == 0 else None,
         )
-    pools = [("generated, all conditions", ladders.overall, _GENERATED, 0.0)]
+    pools = [("generated, all conditions", ladders.overall, GENERATED, 0.0)]
     if ladders.real is not None:
-        pools.append((f"real, {ladders.real.tiles:,} tiles", ladders.real.overall, _REAL, 0.09))
+        pools.append((f"real, {ladders.real.tiles:,} tiles", ladders.real.overall, REAL, 0.09))
     for name, ladder, colour, shift in pools:
         shifted = [i + shift for i in places]
         _draw_rungs(axes, shifted, ladder.rungs, colour, label=name, upright=True)
@@ -226,17 +221,17 @@ def _draw_ladder(axes: "Axes", ladders: Ladders) -> None:
     axes.set_title("Low confidence")
 
 
-def _draw_disagreement(axes: "Axes", ladders: Ladders) -> None:
+def _draw_disagreement(axes: Axes, ladders: Ladders) -> None:
     real = ladders.real
     beside = {} if real is None else {"all": real.overall, **real.by_class}
     rows = {"all": ladders.overall, **ladders.by_condition}
     for row, (name, ladder) in enumerate(rows.items()):
         theirs = beside[name].disagreement if name in beside else None
         if ladder.disagreement is not None:
-            _draw_rungs(axes, [row - 0.12], [ladder.disagreement], _GENERATED)
+            _draw_rungs(axes, [row - 0.12], [ladder.disagreement], GENERATED)
         if theirs is not None:
-            _draw_rungs(axes, [row + 0.18], [theirs], _REAL)
-    axes.axhline(0.5, color="#8a8d91", lw=0.8)
+            _draw_rungs(axes, [row + 0.18], [theirs], REAL)
+    axes.axhline(0.5, color=OTHER, lw=0.8)
     axes.set_xscale("log")
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), list(rows))
@@ -245,7 +240,7 @@ def _draw_disagreement(axes: "Axes", ladders: Ladders) -> None:
 
 
 def _draw_rungs(
-    axes: "Axes",
+    axes: Axes,
     places: Sequence[float],
     rungs: Sequence[Rung],
     colour: str,

@@ -6,8 +6,7 @@ estimate another quantity, the error rate of the generator's law; so their error
 no number of labels takes away. What is sound is to let them say where to look among real units.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -42,10 +41,6 @@ class GeneratedCell:
     """Labels of a uniform draw of real units of the same RMSE, over these."""
     covered: int
     """Repetitions in which the exact binomial interval at 95 % held the true rate."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return asdict(self)
 
 
 def replay_generated(

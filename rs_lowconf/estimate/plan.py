@@ -1,8 +1,7 @@
 """How many labels will be needed? Told before anyone labels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
@@ -11,19 +10,19 @@ from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.anticipate import (
     Cells,
     Expected,
-    MethodName,
-    anticipated,
     ceiling,
     cells_of,
     labels_of_uniform,
 )
+from rs_lowconf.estimate.design import MethodName
 from rs_lowconf.estimate.draws import Pool
 from rs_lowconf.estimate.intervals import LEVEL, gamma_interval
+from rs_lowconf.estimate.methods import METHODS
 from rs_lowconf.estimate.predictors import recalibrated
 from rs_lowconf.seeds import seed_of
 
-METHODS: tuple[MethodName, ...] = tuple(name for name in get_args(MethodName) if name != "by_class")
-"""Those that every pool allows; `by_class` needs predicted classes."""
+ANY_POOL = tuple(name for name, method in METHODS.items() if not method.strata_are_classes)
+"""Methods that need no predicted classes."""
 SHARES = (0.1, 0.3, 0.5)
 """Defensive shares to compare."""
 ASSUMING_CALIBRATION = "assuming calibration: no labels tell whether g is right"
@@ -109,7 +108,7 @@ def plan(
     seed: int,
     validation: Validation | None = None,
     width: float | None = None,
-    methods: Sequence[MethodName] = METHODS,
+    methods: Sequence[MethodName] = ANY_POOL,
     shares: Sequence[float] = SHARES,
     level: float = LEVEL,
 ) -> Plan:
@@ -140,32 +139,35 @@ def plan(
     if width is not None and not 0 < width < 1:
         raise SettingsError(f"an interval {width:g} wide", expected="between 0 and 1")
     cells = cells_of(pool)
-    cases = [
-        (method, share)
-        for method in methods
-        for share in ((1.0,) if method in ("uniform", "ppi") else shares)
-    ]
     goal = _Goal(labels=labels, width=width, level=level)
-    first, others = _curves(cells, validation, seed)
-    centre = _outlook(cells, first, cases, goal)
-    resamples = [_outlook(cells, curve, cases, goal) for curve in others]
+    curves = [replace(cells, p=curve) for curve in _curves(cells, validation, seed)]
+    ceilings = [ceiling(curve.p, curve.share) for curve in curves]
+
+    def prospect(method: MethodName, share: float) -> Prospect:
+        expected = [METHODS[method].expect(curve, labels, share) for curve in curves]
+        needed = [_needed(each, goal) for each in expected]
+        uniform = [labels_of_uniform(each.variance, each.rate, len(pool)) for each in expected]
+        saving = [count / labels for count in uniform]
+        return Prospect(
+            method=method,
+            defensive=share,
+            saving=saving[0],
+            saving_range=_range(saving[1:]),
+            width=_width(expected[0], goal, 1.0),
+            labels=_whole(needed[0], len(pool)),
+            labels_range=_whole_range(needed[1:], len(pool)),
+        )
+
     return Plan(
-        rate=centre.rate,
-        rate_range=_range([one.rate for one in resamples]),
-        ceiling=centre.ceiling,
-        ceiling_range=_range([one.ceiling for one in resamples]),
+        rate=curves[0].rate,
+        rate_range=_range([curve.rate for curve in curves[1:]]),
+        ceiling=ceilings[0],
+        ceiling_range=_range(ceilings[1:]),
         assumption=_assumption(validation),
         prospects=tuple(
-            Prospect(
-                method=method,
-                defensive=share,
-                saving=centre.saving[case],
-                saving_range=_range([one.saving[case] for one in resamples]),
-                width=centre.width[case],
-                labels=_whole(centre.labels[case], len(pool)),
-                labels_range=_whole_range([one.labels[case] for one in resamples], len(pool)),
-            )
-            for case, (method, share) in enumerate(cases)
+            prospect(method, share)
+            for method in methods
+            for share in ((1.0,) if METHODS[method].simple_random else shares)
         ),
     )
 
@@ -179,42 +181,29 @@ class _Goal:
     level: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Outlook:
-    """All figures for one idea of how errors depend on g."""
-
-    rate: float
-    ceiling: float
-    saving: list[float]
-    width: list[float]
-    labels: list[float | None]
-
-
 def _curves(
     cells: Cells, validation: Validation | None, seed: int
-) -> tuple[Float64[np.ndarray, " z"], list[Float64[np.ndarray, " z"]]]:
-    """Return how probably units of each cell err, and the same as it might be instead.
+) -> list[Float64[np.ndarray, " z"]]:
+    """Return how probably units of each cell err, first, and the same as it might be instead.
 
     With thirty errors or more: a rising curve, and those of bootstrap resamples. With fewer no
     curve can be told, and a resample may hold none: g is scaled to as many errors as were found,
     by a factor whose posterior under Poisson errors is a gamma (Jeffreys' prior adds a half).
     """
     if validation is None:
-        return cells.g, []
+        return [cells.g]
     found = int(validation.error.sum())
-    dice = np.random.default_rng(seed_of(seed, "estimate", "plan"))
+    rng = np.random.default_rng(seed_of(seed, "estimate", "plan"))
     if found >= _ENOUGH_ERRORS:
-        resamples = [_risen(cells, one) for one in _resampled(validation, dice)]
-        return _risen(cells, validation), resamples
+        return [_risen(cells, labels) for labels in (validation, *_resampled(validation, rng))]
     expected = float(validation.g.sum())
     level = (found + 0.5) / expected if expected > 0 else 0.0
     # Errors of one tile are one event.
     events = found
     if validation.group is not None:
         events = len(np.unique(validation.group[validation.error]))
-    factors = dice.gamma(events + 0.5, size=_RESAMPLES) / (events + 0.5)
-    scaled = [np.minimum(cells.g * level * factor, 1.0) for factor in (1.0, *factors)]
-    return scaled[0], scaled[1:]
+    factors = rng.gamma(events + 0.5, size=_RESAMPLES) / (events + 0.5)
+    return [np.minimum(cells.g * level * factor, 1.0) for factor in (1.0, *factors)]
 
 
 def _risen(cells: Cells, validation: Validation) -> Float64[np.ndarray, " z"]:
@@ -229,23 +218,6 @@ def _assumption(validation: Validation | None) -> str | None:
         return ASSUMING_CALIBRATION
     found = int(validation.error.sum())
     return None if found >= _ENOUGH_ERRORS else ASSUMING_SHAPE.format(found=found)
-
-
-def _outlook(
-    cells: Cells,
-    p: Float64[np.ndarray, " z"],
-    cases: Sequence[tuple[MethodName, float]],
-    goal: _Goal,
-) -> _Outlook:
-    rate, units = float(cells.share @ p), int(cells.size.sum())
-    expected = [anticipated(cells, p, method, goal.labels, share) for method, share in cases]
-    return _Outlook(
-        rate=rate,
-        ceiling=ceiling(p, cells.share),
-        saving=[labels_of_uniform(one.variance, rate, units) / goal.labels for one in expected],
-        width=[_width(one, goal, 1.0) for one in expected],
-        labels=[_needed(one, goal) for one in expected],
-    )
 
 
 def _width(expected: Expected, goal: _Goal, factor: float) -> float:
@@ -272,7 +244,7 @@ def _needed(expected: Expected, goal: _Goal) -> float | None:
     return high
 
 
-def _resampled(validation: Validation, dice: np.random.Generator) -> list[Validation]:
+def _resampled(validation: Validation, rng: np.random.Generator) -> list[Validation]:
     """Return bootstrap resamples of the groups, or of the units where there are none."""
     group = np.arange(len(validation.g)) if validation.group is None else validation.group
     _, group = np.unique(group, return_inverse=True)
@@ -280,8 +252,8 @@ def _resampled(validation: Validation, dice: np.random.Generator) -> list[Valida
     members = np.split(order, np.cumsum(np.bincount(group))[:-1])
     resamples = []
     for _ in range(_RESAMPLES):
-        picked = dice.integers(len(members), size=len(members))
-        index = np.concatenate([members[one] for one in picked])
+        picked = rng.integers(len(members), size=len(members))
+        index = np.concatenate([members[group] for group in picked])
         resamples.append(Validation(g=validation.g[index], error=validation.error[index]))
     return resamples
 
@@ -299,5 +271,5 @@ def _whole(labels: float | None, most: int) -> int | None:
 
 
 def _whole_range(values: Sequence[float | None], most: int) -> tuple[int | None, int | None] | None:
-    known = _range([one for one in values if one is not None])
+    known = _range([value for value in values if value is not None])
     return None if known is None else (_whole(known[0], most), _whole(known[1], most))

@@ -14,7 +14,7 @@ from scipy.special import expit, logit
 
 from rs_lowconf.errors import DataError
 from rs_lowconf.estimate.allocation import mixed
-from rs_lowconf.estimate.designs import DEFENSIVE
+from rs_lowconf.estimate.draws import DEFENSIVE
 
 _STRENGTH = 10.0
 """Labels that a prior is worth."""

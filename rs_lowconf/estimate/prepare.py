@@ -9,8 +9,7 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int
 
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.estimate.designs import DEFENSIVE
-from rs_lowconf.estimate.draws import Pool
+from rs_lowconf.estimate.draws import DEFENSIVE, Pool
 from rs_lowconf.estimate.plan import Validation
 from rs_lowconf.estimate.predictors import Choice, chosen, fit_predictor, log_odds
 from rs_lowconf.estimate.scores import Scores, joined, surrogate_doubts
@@ -78,7 +77,7 @@ def prepare(
     """
     doubts = surrogate_doubts(scores, surrogates) if surrogates else None
     features, raw = _features(scores.doubt, doubts), _mean(scores.doubt, doubts, len(surrogates))
-    meeting = joined([one for one in (scores, validation, generated) if one is not None])
+    meeting = joined([table for table in (scores, validation, generated) if table is not None])
     classes = _classes(scores, validation)
     predicted = pd.Categorical(scores.predicted, classes).codes.astype(np.int64)
     if validation is None:
@@ -133,20 +132,20 @@ def _candidates(
 ) -> dict[str, Hint]:
     """Return g of the validation units and of the pool by each candidate."""
     error = validation.error[fitting]
-    own, other = (log_odds(one.doubt)[:, None] for one in (validation, scores))
-    fit = fit_predictor(own[fitting], error, validation.doubt[fitting])
-    prior = fit(own)
-    found = {"confidence": (prior, fit(other))}
-    for name, (ours, theirs) in hints.items():
-        both = np.hstack([own, log_odds(ours)[:, None]])
+    known, wanted = (log_odds(table.doubt)[:, None] for table in (validation, scores))
+    fit = fit_predictor(known[fitting], error, validation.doubt[fitting])
+    prior = fit(known)
+    found = {"confidence": (prior, fit(wanted))}
+    for name, (of_validation, of_pool) in hints.items():
+        both = np.hstack([known, log_odds(of_validation)[:, None]])
         fit = fit_predictor(both[fitting], error, prior[fitting])
-        found[name] = (fit(both), fit(np.hstack([other, log_odds(theirs)[:, None]])))
+        found[name] = (fit(both), fit(np.hstack([wanted, log_odds(of_pool)[:, None]])))
     if generated is not None:
         if not generated.labelled.any():
             raise DataError(f"{generated.source} has no labels", expected="a column label")
         made = generated.take(generated.labelled)
         fit = fit_predictor(log_odds(made.doubt)[:, None], made.error, made.doubt)
-        found["generated"] = (fit(own), fit(other))
+        found["generated"] = (fit(known), fit(wanted))
     return found
 
 
@@ -154,7 +153,7 @@ def _features(
     doubt: Float64[np.ndarray, " n"], surrogates: Float64[np.ndarray, " n"] | None
 ) -> Float64[np.ndarray, "n f"]:
     columns = [doubt] if surrogates is None else [doubt, surrogates]
-    return np.stack([log_odds(one) for one in columns], axis=1)
+    return np.stack([log_odds(column) for column in columns], axis=1)
 
 
 def _mean(
@@ -168,8 +167,10 @@ def _mean(
 
 
 def _classes(*tables: Scores | None) -> tuple[str, ...]:
-    known = [one for one in tables if one is not None]
-    return tuple(sorted({name for one in known for name in (*one.says.names, *one.knows.names)}))
+    given = [table for table in tables if table is not None]
+    return tuple(
+        sorted({name for table in given for name in (*table.says.names, *table.knows.names)})
+    )
 
 
 def _check(validation: Scores) -> None:
@@ -192,9 +193,9 @@ def _half(validation: Scores, seed: int) -> Bool[np.ndarray, " v"]:
     """Return the half that fits: random units, or random whole groups."""
     groups = validation.groups
     unit: Int[np.ndarray, " v"] = np.arange(len(validation)) if groups is None else groups
-    dice = np.random.default_rng(seed_of(seed, "estimate", "halves"))
+    rng = np.random.default_rng(seed_of(seed, "estimate", "halves"))
     many = int(unit.max()) + 1
     first = np.zeros(many, dtype=bool)
-    first[dice.permutation(many)[: -(-many // 2)]] = True
+    first[rng.permutation(many)[: -(-many // 2)]] = True
     half: Bool[np.ndarray, " v"] = first[unit]
     return half

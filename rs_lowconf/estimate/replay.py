@@ -1,22 +1,20 @@
 """Every method replayed on a pool whose labels are all known: how right was it, how sure?"""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
-from rs_lowconf.estimate.anticipate import MethodName, labels_of_uniform
+from rs_lowconf.estimate.anticipate import labels_of_uniform
 from rs_lowconf.estimate.betting import betting
-from rs_lowconf.estimate.designs import design_of
-from rs_lowconf.estimate.draws import Draw, Pool, seed_name
-from rs_lowconf.estimate.estimators import Estimate, estimate, naive, prediction_powered
+from rs_lowconf.estimate.design import MethodName
+from rs_lowconf.estimate.draws import Pool, seed_name
+from rs_lowconf.estimate.estimators import Estimate, naive
 from rs_lowconf.estimate.intervals import Interval, clopper_pearson, ff, kg, tcz
+from rs_lowconf.estimate.methods import METHODS
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.settings import DesignName
 
 _GAMMA: dict[str, Callable[[Estimate], Interval]] = {"tcz": tcz, "ff": ff, "kg": kg}
 
@@ -55,10 +53,6 @@ class Cell:
     variance_ratio: float
     """Mean estimated variance over the mean squared error: 1 if the estimator knows itself."""
     coverage: tuple[Coverage, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return asdict(self)
 
 
 def replay(
@@ -120,10 +114,10 @@ def with_blind_spot(
     """
     if not 0 <= share <= 1:
         raise SettingsError(f"a blind spot of {share:g} of the errors", expected="0 to 1")
-    dice = np.random.default_rng(seed_of(seed, "estimate", "blind spot"))
+    rng = np.random.default_rng(seed_of(seed, "estimate", "blind spot"))
     moved = np.zeros(len(error), dtype=bool)
     wrong = np.nonzero(error)[0]
-    moved[dice.permutation(wrong)[: round(share * len(wrong))]] = True
+    moved[rng.permutation(wrong)[: round(share * len(wrong))]] = True
     left = error & ~moved
     order = np.argsort(g, kind="stable")[: len(g) // 2]
     room = order[~left[order]]
@@ -131,7 +125,7 @@ def with_blind_spot(
         raise SettingsError(
             f"{int(moved.sum())} errors to hide among {len(room)} units", remedy="hide fewer"
         )
-    left[dice.choice(room, int(moved.sum()), replace=False)] = True
+    left[rng.choice(room, int(moved.sum()), replace=False)] = True
     return left
 
 
@@ -180,25 +174,23 @@ def _cell(
     defensive: float,
     betting_repetitions: int,
 ) -> Cell:
-    draw_of = _drawing(pool, error, method, labels, defensive)
+    way = METHODS[method]
+    draw_of = way.replay(pool, error, labels, defensive)
     rate = float(error.mean())
     values, variances = np.empty(repetitions), np.empty(repetitions)
     intervals: dict[str, list[Interval]] = {}
     for repetition in range(repetitions):
         draw = draw_of(seed_of(seed, repetition))
         found = error[draw.index]
-        one = (
-            prediction_powered(draw, found, pool)
-            if method == "ppi"
-            else estimate(draw, found, pool)
-        )
-        values[repetition], variances[repetition] = one.value, one.variance
+        estimate = way.estimate(draw, found, pool)
+        values[repetition], variances[repetition] = estimate.value, estimate.variance
         for name, interval in _GAMMA.items():
-            intervals.setdefault(name, []).append(interval(one))
-        if method == "uniform":
-            exact = clopper_pearson(one.errors, one.labels)
+            intervals.setdefault(name, []).append(interval(estimate))
+        # These two belong to the design, whatever else is made of its labels.
+        if draw.design == method and way.simple_random:
+            exact = clopper_pearson(estimate.errors, estimate.labels)
             intervals.setdefault(exact.method, []).append(exact)
-        if repetition < betting_repetitions and method != "ppi":
+        if draw.design == method and repetition < betting_repetitions:
             intervals.setdefault("betting", []).append(betting(draw, found))
     square = (values - rate) ** 2
     mse = float(square.mean())
@@ -219,33 +211,10 @@ def _cell(
         coverage=tuple(
             Coverage(
                 method=name,
-                covered=sum(one.low <= rate <= one.high for one in own),
-                repetitions=len(own),
-                width=float(np.mean([one.width for one in own])),
+                covered=sum(interval.low <= rate <= interval.high for interval in found_by),
+                repetitions=len(found_by),
+                width=float(np.mean([interval.width for interval in found_by])),
             )
-            for name, own in intervals.items()
+            for name, found_by in intervals.items()
         ),
     )
-
-
-def _drawing(
-    pool: Pool,
-    error: Bool[np.ndarray, " n"],
-    method: MethodName,
-    labels: int,
-    defensive: float,
-) -> Callable[[int], Draw]:
-    """Return what draws by a seed; designs are prepared once for all repetitions."""
-    if method == "adaptive":
-        sizes = wave_sizes(labels)
-
-        def in_waves(seed: int) -> Draw:
-            waves: list[Wave] = []
-            for size in sizes:
-                draw = next_wave(pool, waves, size, seed, defensive)
-                waves.append(Wave(draw=draw, error=error[draw.index]))
-            return joined(waves)[0]
-
-        return in_waves
-    name: DesignName = "uniform" if method == "ppi" else method
-    return design_of(name, pool, labels, defensive).draw

@@ -8,13 +8,10 @@ from jaxtyping import Bool, Float64, Int
 
 from rs_lowconf.estimate.accuracy import accuracies, error_matrix
 from rs_lowconf.estimate.betting import betting
+from rs_lowconf.estimate.design import Design
+from rs_lowconf.estimate.designs import DESIGNS, estimate
 from rs_lowconf.estimate.draws import Draw, Pool
-from rs_lowconf.estimate.estimators import (
-    BiasedEstimate,
-    Estimate,
-    estimate,
-    prediction_powered,
-)
+from rs_lowconf.estimate.estimators import BiasedEstimate, Estimate
 from rs_lowconf.estimate.intervals import (
     FEW_ERRORS,
     LEVEL,
@@ -26,6 +23,7 @@ from rs_lowconf.estimate.intervals import (
     tcz,
     wilson,
 )
+from rs_lowconf.estimate.methods import PPI
 from rs_lowconf.estimate.result import (
     Accuracy,
     BlindSpot,
@@ -64,14 +62,24 @@ class Labelled:
     """Which tile each pixel of the pool is of; None where units stand alone."""
 
     @property
+    def design(self) -> Design:
+        """Return what the units were drawn by."""
+        return DESIGNS[self.draw.design]
+
+    @property
+    def predicted(self) -> Int[np.ndarray, " n"]:
+        """Return the class that the target predicts of each unit of the pool."""
+        assert self.pool.predicted is not None  # noqa: S101 -- who makes it gives classes
+        return self.pool.predicted
+
+    @property
     def error(self) -> Bool[np.ndarray, " m"]:
         """Return whether the target errs on each drawn unit."""
         return self.errors_if(wrong=self.unclear == "wrong")
 
     def errors_if(self, *, wrong: bool) -> Bool[np.ndarray, " m"]:
         """Return the same with unclear units counted as wrong, or as right."""
-        assert self.pool.predicted is not None  # noqa: S101 -- who makes it gives classes
-        differs = self.pool.predicted[self.draw.index] != self.truth
+        differs = self.predicted[self.draw.index] != self.truth
         known = self.truth >= 0
         error: Bool[np.ndarray, " m"] = np.where(known, differs, wrong)
         return error
@@ -85,20 +93,20 @@ def report(labelled: Labelled, level: float = LEVEL) -> Report:
         SettingsError: a level that is not between 0 and 1.
     """
     draw, pool, error = labelled.draw, labelled.pool, labelled.error
-    found = estimate(draw, error, pool)
+    found, sizes = estimate(draw, error, pool), labelled.design.sizes(len(draw))
     naive, naive_labels = _naive(labelled)
     return Report(
         units=len(pool),
         design=draw.design,
         labels=len(draw),
         distinct_units=len(np.unique(draw.index)),
-        waves=None if draw.batch is None else int(draw.batch.max()) + 1,
+        waves=len(sizes) if len(sizes) > 1 else None,
         level=level,
         errors_found=int(error.sum()),
         distinct_errors_found=len(np.unique(draw.index[error])),
         error_rate=found.value,
         standard_error=float(np.sqrt(found.variance)),
-        intervals=_intervals(draw, error, found, level),
+        intervals=_intervals(labelled, found, level),
         effective_labels=found.effective,
         effective_errors=found.effective_errors,
         largest_weight=LargestWeight(
@@ -118,24 +126,21 @@ def report(labelled: Labelled, level: float = LEVEL) -> Report:
     )
 
 
-def _intervals(
-    draw: Draw, error: Bool[np.ndarray, " m"], found: Estimate, level: float
-) -> tuple[Interval, ...]:
-    usual = (tcz(found, level), ff(found, level), betting(draw, error, level), kg(found, level))
-    if draw.design != "uniform":
+def _intervals(labelled: Labelled, found: Estimate, level: float) -> tuple[Interval, ...]:
+    bet = betting(labelled.draw, found.wrong, level)
+    usual = (tcz(found, level), ff(found, level), bet, kg(found, level))
+    if not labelled.design.simple_random:
         return usual
-    count = int(error.sum())
-    exact = (clopper_pearson(count, len(draw), level), wilson(count, len(draw), level))
+    exact = [interval(found.errors, found.labels, level) for interval in (clopper_pearson, wilson)]
     return (*usual, *exact)
 
 
 def _never_predicted(labelled: Labelled) -> dict[str, int]:
     """Return the labels of each class that the target says of no unit: all of them are errors."""
-    assert labelled.pool.predicted is not None  # noqa: S101 -- who makes it gives classes
     counts = np.bincount(labelled.truth[labelled.truth >= 0], minlength=len(labelled.classes))
-    said = np.isin(np.arange(len(labelled.classes)), labelled.pool.predicted)
+    never = np.isin(np.arange(len(labelled.classes)), labelled.predicted, invert=True)
     return {
-        name: int(counts[i]) for i, name in enumerate(labelled.classes) if counts[i] and not said[i]
+        name: int(counts[i]) for i, name in enumerate(labelled.classes) if counts[i] and never[i]
     }
 
 
@@ -146,8 +151,8 @@ def _unclear(labelled: Labelled, level: float) -> UnclearUnits:
     def rate(*, wrong: bool) -> Rate | None:
         if not count:
             return None
-        one = estimate(labelled.draw, labelled.errors_if(wrong=wrong), labelled.pool)
-        return Rate(error_rate=one.value, interval=tcz(one, level))
+        extreme = estimate(labelled.draw, labelled.errors_if(wrong=wrong), labelled.pool)
+        return Rate(error_rate=extreme.value, interval=tcz(extreme, level))
 
     return UnclearUnits(
         units=count,
@@ -177,20 +182,20 @@ def _naive(labelled: Labelled) -> tuple[BiasedEstimate, int]:
 
 def _prediction_powered(labelled: Labelled, level: float) -> PredictionPowered | None:
     """Return PPI++ of a uniform draw, where its package is there and something is left."""
-    if labelled.draw.design != "uniform" or len(labelled.draw) > len(labelled.pool) - 2:
+    if not labelled.design.simple_random or len(labelled.draw) > len(labelled.pool) - 2:
         return None
     try:
         import ppi_py  # noqa: F401
     except ImportError:
         return None
-    one = prediction_powered(labelled.draw, labelled.error, labelled.pool)
+    powered = PPI.estimate(labelled.draw, labelled.error, labelled.pool)
     # Its weight of the predictions is tuned on the same labels, which few errors mislead: at an
     # error rate of 0.1 % it has been 75 % too low on average.
-    reliable = one.errors >= FEW_ERRORS
+    reliable = powered.errors >= FEW_ERRORS
     return PredictionPowered(
-        error_rate=one.value,
-        standard_error=float(np.sqrt(one.variance)),
-        interval=replace(tcz(one, level), reliable=reliable),
+        error_rate=powered.value,
+        standard_error=float(np.sqrt(powered.variance)),
+        interval=replace(tcz(powered, level), reliable=reliable),
     )
 
 
@@ -255,10 +260,10 @@ def _calibration(labelled: Labelled, found: Estimate) -> tuple[CalibrationCell, 
     cell[order] = ((expected - g[order] / 2) / total * _CELLS).astype(np.int64).clip(0, _CELLS - 1)
     size = np.bincount(cell, minlength=_CELLS)
     sum_g = np.bincount(cell, weights=g, minlength=_CELLS)
-    own = cell[draw.index]
-    weight = np.bincount(own, weights=found.weight, minlength=_CELLS)
-    wrong = np.bincount(own, weights=found.weight * found.wrong, minlength=_CELLS)
-    labels = np.bincount(own, minlength=_CELLS)
+    drawn = cell[draw.index]
+    weight = np.bincount(drawn, weights=found.weight, minlength=_CELLS)
+    wrong = np.bincount(drawn, weights=found.weight * found.wrong, minlength=_CELLS)
+    labels = np.bincount(drawn, minlength=_CELLS)
     return tuple(
         CalibrationCell(
             units=int(size[i]),
@@ -274,28 +279,26 @@ def _calibration(labelled: Labelled, found: Estimate) -> tuple[CalibrationCell, 
 def _accuracy(labelled: Labelled) -> Accuracy:
     """Return the error matrix and, by class, accuracies and area.
 
-    Of a draw by `by_class` by the formulas of Olofsson et al. 2014; of others by estimates and
-    their ratios, with the same weights. Unclear units are of no class here.
+    Where the strata are predicted classes by the formulas of Olofsson et al. 2014; else by
+    estimates and their ratios, with the same weights. Unclear units are of no class here.
     """
-    draw, pool, truth = labelled.draw, labelled.pool, labelled.truth
-    assert pool.predicted is not None  # noqa: S101 -- who makes it gives classes
-    k = len(labelled.classes)
-    predicted = pool.predicted[draw.index]
+    truth, k = labelled.truth, len(labelled.classes)
+    predicted = labelled.predicted[labelled.draw.index]
     known = truth >= 0
     counts = np.zeros((k, k), dtype=np.int64)
     np.add.at(counts, (predicted[known], truth[known]), 1)
-    sizes = np.bincount(pool.predicted, minlength=k)
-    if draw.design == "by_class" and known.all():
-        matrix, _ = error_matrix(draw, truth, pool, k)
-        own = accuracies(matrix, sizes)
+    sizes = np.bincount(labelled.predicted, minlength=k)
+    if labelled.design.strata_are_classes and known.all():
+        matrix, _ = error_matrix(labelled.draw, truth, labelled.pool, k)
+        found = accuracies(matrix, sizes)
         share = sizes / sizes.sum()
         proportion = share[:, None] * matrix / np.maximum(matrix.sum(1), 1)[:, None]
         by_class = tuple(
             ClassAccuracy(
                 name=name,
-                user=_share(own.user[i], own.user_error[i]),
-                producer=_share(own.producer[i], own.producer_error[i]),
-                area=_share(own.area[i], own.area_error[i]),
+                user=_share(found.user[i], found.user_error[i]),
+                producer=_share(found.producer[i], found.producer_error[i]),
+                area=_share(found.area[i], found.area_error[i]),
             )
             for i, name in enumerate(labelled.classes)
         )
@@ -314,33 +317,33 @@ def _weighted(
     labelled: Labelled, sizes: Int[np.ndarray, " k"]
 ) -> tuple[Float64[np.ndarray, "k k"], tuple[ClassAccuracy, ...]]:
     """Return shares of the pool by predicted and true class, and what they say of each class."""
-    draw, truth = labelled.draw, labelled.truth
-    assert labelled.pool.predicted is not None  # noqa: S101 -- who makes it gives classes
-    predicted = labelled.pool.predicted[draw.index]
-    # What is subtracted expects errors; of other shares there is nothing to subtract.
-    pool = replace(labelled.pool, g=np.zeros(len(labelled.pool)))
-    draw = replace(draw, control=None, control_mean=None)
-    everything = estimate(draw, np.ones(len(draw), dtype=bool), pool)
+    truth, predicted = labelled.truth, labelled.predicted[labelled.draw.index]
+    weight = _estimated(labelled, np.ones(len(truth), dtype=bool)).weight
     proportion = np.zeros((len(sizes), len(sizes)))
     known = truth >= 0
-    np.add.at(proportion, (predicted[known], truth[known]), everything.weight[known])
+    np.add.at(proportion, (predicted[known], truth[known]), weight[known])
     by_class = []
     for i, name in enumerate(labelled.classes):
-        said, true = predicted == i, truth == i
-        area = estimate(draw, true, pool)
+        mapped, true = predicted == i, truth == i
+        area = _estimated(labelled, true)
         by_class.append(
             ClassAccuracy(
                 name=name,
-                user=_ratio(draw, pool, said & true, said),
-                producer=_ratio(draw, pool, said & true, true),
+                user=_ratio(labelled, mapped & true, mapped),
+                producer=_ratio(labelled, mapped & true, true),
                 area=_share(area.value, np.sqrt(area.variance)),
             )
         )
     return proportion, tuple(by_class)
 
 
+def _estimated(labelled: Labelled, member: Bool[np.ndarray, " m"]) -> Estimate:
+    """Return the share of the pool that is like some of the labels."""
+    return labelled.design.share(labelled.draw, member, labelled.pool)
+
+
 def _ratio(
-    draw: Draw, pool: Pool, part: Bool[np.ndarray, " m"], whole: Bool[np.ndarray, " m"]
+    labelled: Labelled, part: Bool[np.ndarray, " m"], whole: Bool[np.ndarray, " m"]
 ) -> Share:
     """Return the share of a part in a whole, both estimated, and its standard error.
 
@@ -348,7 +351,7 @@ def _ratio(
     "Model assisted survey sampling", 1992, result 5.6.2). As the part lies in the whole, the
     covariance follows from the variance of what is left: Var(b - a) = Var(a) + Var(b) - 2 Cov.
     """
-    a, b, rest = (estimate(draw, own, pool) for own in (part, whole, whole & ~part))
+    a, b, rest = (_estimated(labelled, member) for member in (part, whole, whole & ~part))
     if b.value <= 0:
         return _share(np.nan, np.nan)
     ratio = a.value / b.value
@@ -358,5 +361,5 @@ def _ratio(
 
 def _share(value: float, error: float) -> Share:
     """Return a share with its standard error, None where nothing tells."""
-    known = [None if np.isnan(one) else float(one) for one in (value, error)]
+    known = [None if np.isnan(figure) else float(figure) for figure in (value, error)]
     return Share(value=known[0], standard_error=known[1])

@@ -1,7 +1,7 @@
 """What a report of an estimate holds: typed values, the same as JSON, and as sentences."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,6 @@ class Rate:
     error_rate: float
     interval: Interval
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {"error_rate": self.error_rate, **interval_to_json(self.interval)}
-
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionPowered:
@@ -43,14 +39,6 @@ class PredictionPowered:
     error_rate: float
     standard_error: float
     interval: Interval
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {
-            "error_rate": self.error_rate,
-            "standard_error": self.standard_error,
-            **interval_to_json(self.interval),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +52,6 @@ class UnclearUnits:
     """The error rate if all of them were wrong; None where there are none."""
     if_right: Rate | None
     """The error rate if all of them were right; None where there are none."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        ends = {"if_wrong": self.if_wrong, "if_right": self.if_right}
-        known = {name: end.to_json() for name, end in ends.items() if end is not None}
-        return {"units": self.units, "counted_as": self.counted_as, **known}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,24 +125,6 @@ class Accuracy:
     """Share of the pool that is predicted as each class."""
     by_class: tuple[ClassAccuracy, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {
-            "classes": list(self.classes),
-            "labels": self.labels.tolist(),
-            "share_of_pool": self.share_of_pool.tolist(),
-            "predicted_share": self.predicted_share.tolist(),
-            "by_class": [
-                {
-                    "class": one.name,
-                    "user": asdict(one.user),
-                    "producer": asdict(one.producer),
-                    "area": asdict(one.area),
-                }
-                for one in self.by_class
-            ],
-        }
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
@@ -224,36 +188,20 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {
-            "units": self.units,
-            "design": self.design,
-            "labels": self.labels,
-            "distinct_units": self.distinct_units,
-            "waves": self.waves,
-            "level": self.level,
-            "errors_found": self.errors_found,
-            "distinct_errors_found": self.distinct_errors_found,
-            "error_rate": self.error_rate,
-            "standard_error": self.standard_error,
-            "intervals": [
-                interval_to_json(one) | {"purpose": one.purpose} for one in self.intervals
-            ],
-            "effective_labels": self.effective_labels,
-            "effective_errors": self.effective_errors,
-            "largest_weight": asdict(self.largest_weight),
-            "unclear": self.unclear.to_json(),
-            "never_predicted": dict(self.never_predicted),
-            "naive": {
-                "said": str(self.naive),
-                "bias": self.naive.bias,
-                "labels": self.naive_labels,
-            },
-            "ppi": None if self.ppi is None else self.ppi.to_json(),
-            "blind_spot": asdict(self.blind_spot),
-            "tiles": None if self.tiles is None else asdict(self.tiles),
-            "by_error_probability": [asdict(one) for one in self.by_error_probability],
-            "accuracy": self.accuracy.to_json(),
+        values: dict[str, Any] = _json(self)
+        for interval, known in zip(values["intervals"], self.intervals, strict=True):
+            interval["purpose"] = known.purpose
+        values["unclear"] = {
+            name: part
+            for name, part in values["unclear"].items()
+            if part is not None or name == "counted_as"
         }
+        labels = values.pop("naive_labels")
+        values["naive"] = {"said": str(self.naive), "bias": self.naive.bias, "labels": labels}
+        values["accuracy"]["by_class"] = [
+            {"class": shares.pop("name"), **shares} for shares in values["accuracy"]["by_class"]
+        ]
+        return values
 
     @property
     def headline(self) -> str:
@@ -286,9 +234,9 @@ class Report:
         lines = [
             self.headline,
             *(
-                f"  {one.method:16} {100 * one.low:.3g} .. {100 * one.high:.3g} %  "
-                f"{one.purpose}{f'  ({one.caution})' if one.caution else ''}"
-                for one in self.intervals
+                f"  {interval.method:16} {100 * interval.low:.3g} .. {100 * interval.high:.3g} %  "
+                f"{interval.purpose}{f'  ({interval.caution})' if interval.caution else ''}"
+                for interval in self.intervals
             ),
             f"{self.errors_found} errors among {self.labels:,} labels, which are worth "
             f"{self.effective_labels:,.0f} labels of equal weight. In the "
@@ -305,14 +253,18 @@ class Report:
         return "\n".join(self.sentences())
 
 
-def interval_to_json(interval: Interval) -> dict[str, Any]:
-    """Return an interval as JSON values, without its level, which is the report's."""
-    return {
-        "method": interval.method,
-        "low": interval.low,
-        "high": interval.high,
-        "reliable": interval.reliable,
-    }
+def _json(value: Any) -> Any:
+    """Return JSON values; an interval, without its level, stands beside what it is of."""
+    if isinstance(value, Interval):
+        return {name: getattr(value, name) for name in ("method", "low", "high", "reliable")}
+    if is_dataclass(value):
+        parts = {name: _json(part) for name, part in vars(value).items()}
+        return parts | parts.pop("interval", {})
+    if isinstance(value, tuple):
+        return [_json(part) for part in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def percent(value: float | None) -> str:

@@ -39,6 +39,13 @@ from rs_lowconf.vocabulary import UNCLEAR, class_list, class_name
 
 FORMAT = 1
 _POOL = "pool.parquet"
+_UNIT = ("id", "row", "chance")
+"""What files say of every unit; the rest are columns of the design."""
+_DRAW = (
+    *("format", "design", "labels", "defensive", "seed", "wave", "waves", "before"),
+    *("pool_sha256", "population", "largest_ratio", "expected_ratio", "units"),
+)
+"""What files say of every draw; the rest are constants of the design."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,9 +139,16 @@ def write_draw(
     Raises:
         OutputError: the file cannot be written.
     """
-    stratum, control = (
-        [None] * len(draw) if own is None else own.tolist() for own in (draw.stratum, draw.control)
-    )
+    nothing = [None] * len(draw)
+    columns = {
+        "id": [str(name) for name in stored.units.ids[draw.index]],
+        "row": draw.index.tolist(),
+        "chance": draw.chance.tolist(),
+        # Files of this format have two columns and two constants of every design.
+        "stratum": nothing,
+        "control": nothing,
+        **{name: column.tolist() for name, column in draw.columns.items()},
+    }
     values: dict[str, Any] = {
         "format": FORMAT,
         "design": request.design,
@@ -148,19 +162,11 @@ def write_draw(
         "population": draw.population,
         "largest_ratio": draw.largest_ratio,
         "expected_ratio": draw.expected_ratio,
-        "stratum_sizes": None if draw.stratum_sizes is None else draw.stratum_sizes.tolist(),
-        "control_mean": None if draw.control_mean is None else draw.control_mean.tolist(),
+        "stratum_sizes": None,
+        "control_mean": None,
+        **{name: constant.tolist() for name, constant in draw.constants.items()},
         "units": [
-            {
-                "id": str(stored.units.ids[index]),
-                "row": index,
-                "chance": chance,
-                "stratum": own,
-                "control": expected,
-            }
-            for index, chance, own, expected in zip(
-                draw.index.tolist(), draw.chance.tolist(), stratum, control, strict=True
-            )
+            dict(zip(columns, unit, strict=True)) for unit in zip(*columns.values(), strict=True)
         ],
     }
     write_json(path, {**values, "sha256": _checksum(values)})
@@ -188,7 +194,7 @@ def read_draw(path: Path, stored: StoredPool) -> StoredDraw:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        told = values.pop("sha256")
+        checksum = values.pop("sha256")
     except FileNotFoundError as error:
         raise DataError(f"there is no {path}", command=_draw_again(path.parent)) from error
     except (OSError, ValueError, KeyError, AttributeError) as error:
@@ -196,7 +202,7 @@ def read_draw(path: Path, stored: StoredPool) -> StoredDraw:
             f"{path} is no draw ({error})", remedy="restore it, or draw anew"
         ) from error
     _check_format(path, values)
-    if told != _checksum(values):
+    if checksum != _checksum(values):
         raise DataError(
             f"{path} was changed since it was drawn: its checksum differs",
             expected="the units and chances that the seed gave",
@@ -207,25 +213,27 @@ def read_draw(path: Path, stored: StoredPool) -> StoredDraw:
             f"{path} was drawn from another pool than the {_POOL} beside it",
             remedy="restore that file, or draw anew under another --name",
         )
-    units = values["units"]
-    strata, waves = values["stratum_sizes"], values["control_mean"]
+    units = {name: [unit[name] for unit in values["units"]] for name in values["units"][0]}
+    columns = {name: column for name, column in units.items() if name not in _UNIT}
+    constants = {name: constant for name, constant in values.items() if name not in _DRAW}
     draw = Draw(
         design=new_name(values["design"]),
         population=values["population"],
-        index=np.array([one["row"] for one in units], dtype=np.int64),
-        chance=np.array([one["chance"] for one in units], dtype=np.float64),
+        index=np.array(units["row"], dtype=np.int64),
+        chance=np.array(units["chance"], dtype=np.float64),
         largest_ratio=values["largest_ratio"],
         expected_ratio=values["expected_ratio"],
-        stratum=None if strata is None else np.array([one["stratum"] for one in units]),
-        stratum_sizes=None if strata is None else np.array(strata),
-        batch=np.full(len(units), values["wave"] - 1) if waves is not None else None,
-        control=None if waves is None else np.array([one["control"] for one in units]),
-        control_mean=None if waves is None else np.array(waves),
+        columns={
+            name: np.array(column) for name, column in columns.items() if column[0] is not None
+        },
+        constants={
+            name: np.array(constant) for name, constant in constants.items() if constant is not None
+        },
     )
     same = {name: values[name] for name in ("labels", "defensive", "seed")}
     request = Request(design=draw.design, **same)
     return StoredDraw(
-        request=request, draw=draw, wave=values["wave"], before=values["before"], checksum=told
+        request=request, draw=draw, wave=values["wave"], before=values["before"], checksum=checksum
     )
 
 
@@ -235,7 +243,7 @@ def write_labels(path: Path, ids: Sequence[str], shown: pd.DataFrame) -> None:
     Args:
         path: the CSV file.
         ids: of the units, each once.
-        shown: what may be told of them, a row each.
+        shown: what may be known of them, one row per unit.
 
     Raises:
         OutputError: the file cannot be written.
@@ -272,9 +280,9 @@ def read_labels(path: Path, ids: Sequence[str], classes: Sequence[str]) -> dict[
     wanted = set(ids)
     # Foreign units are kept, labelled or not, so that they are found.
     labels = {
-        name: class_name(own)
-        for name, own in zip(frame["id"], frame["label"], strict=True)
-        if class_name(own) is not None or own.strip() == UNCLEAR or name not in wanted
+        name: class_name(label)
+        for name, label in zip(frame["id"], frame["label"], strict=True)
+        if class_name(label) is not None or label.strip() == UNCLEAR or name not in wanted
     }
     check_known(labels, ids, classes, str(path))
     check_complete([name for name in ids if name not in labels], len(ids), str(path))

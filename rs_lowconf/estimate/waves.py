@@ -8,12 +8,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rs_lowconf.errors import DataError, listed
-from rs_lowconf.estimate.adaptive import Wave, joined, next_wave, wave_sizes
-from rs_lowconf.estimate.designs import design_of
-from rs_lowconf.estimate.draws import Draw, Pool
+from rs_lowconf.estimate.designs import DESIGNS
+from rs_lowconf.estimate.draws import Draw, Pool, Wave
 from rs_lowconf.estimate.prepare import Prepared
 from rs_lowconf.estimate.report import Labelled, Unclear
-from rs_lowconf.settings import DesignName
+from rs_lowconf.settings import DesignName, EstimateSettings
 from rs_lowconf.vocabulary import UNCLEAR, join, vocabulary
 
 Labels = Mapping[str, str | None]
@@ -67,10 +66,16 @@ class Request:
     """Share of the labels drawn uniformly."""
     seed: int
 
+    @classmethod
+    def of(cls, section: EstimateSettings, seed: int) -> "Request":
+        """Return what settings ask for."""
+        labels, defensive = section.budget, section.defensive
+        return cls(design=section.design, labels=labels, defensive=defensive, seed=seed)
+
     @property
     def sizes(self) -> list[int]:
-        """Return the labels of each wave; all in one unless the design is `adaptive`."""
-        return wave_sizes(self.labels) if self.design == "adaptive" else [self.labels]
+        """Return the labels of each wave; most designs draw all in one."""
+        return DESIGNS[self.design].sizes(self.labels)
 
     def draw(self, pool: Pool, before: Sequence[Wave] = ()) -> Draw:
         """Return the next wave, or the whole draw.
@@ -83,10 +88,8 @@ class Request:
             SettingsError: see `check_request`.
             DataError: `by_class` of a pool without predicted classes.
         """
-        if self.design == "adaptive":
-            size = self.sizes[len(before)]
-            return next_wave(pool, before, size, self.seed, self.defensive)
-        return design_of(self.design, pool, self.labels, self.defensive).draw(self.seed)
+        design = DESIGNS[self.design]
+        return design.next_wave(pool, before, self.labels, self.defensive)(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +124,7 @@ class Waves:
             DataError: a class is written nearly as another one.
         """
         parts = self._labelled(labels, unclear, source)
-        before = [Wave(draw=one.draw, error=one.error) for one in parts]
+        before = [Wave(draw=part.draw, error=part.error) for part in parts]
         return replace(self, draws=(*self.draws, self.request.draw(self.pool.pool, before)))
 
     def labelled(self, labels: Labels, unclear: Unclear, source: str = "the labels") -> Labelled:
@@ -136,10 +139,8 @@ class Waves:
             DataError: a class is written nearly as another one.
         """
         parts = self._labelled(labels, unclear, source)
-        if self.request.design != "adaptive":
-            return parts[0]
-        whole, _ = joined([Wave(draw=one.draw, error=one.error) for one in parts])
-        return replace(parts[0], draw=whole, truth=np.concatenate([one.truth for one in parts]))
+        whole = parts[0].design.joined(self.draws)
+        return replace(parts[0], draw=whole, truth=np.concatenate([part.truth for part in parts]))
 
     def _labelled(self, labels: Labels, unclear: Unclear, source: str) -> list[Labelled]:
         """Return each wave with its labels; a unit that comes again has its only label again."""

@@ -15,11 +15,11 @@ from rs_lowconf.bands import composites_or_grey
 from rs_lowconf.gan.quality import Right, Sets, threshold
 from rs_lowconf.gan.spectra import GRID
 from rs_lowconf.gan.spectral_quality import mean_power
+from rs_lowconf.plot_style import GENERATED, OTHER, REAL, panels
 from rs_lowconf.runs import replacing, save_figures
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import TileSource
 
-_GENERATED, _REAL, _OTHER = "#b23a48", "#0b6e4f", "#8a8d91"
 _COLUMNS, _ROWS = 10, 6
 _GAP, _MARGIN, _ENLARGED = 6, 28, 2
 
@@ -94,13 +94,12 @@ def _power_figure(sets: Sets) -> Figure:
     bands = sets.bands.names
     columns = min(len(bands), 5)
     rows = -(-len(bands) // columns)
-    figure = Figure(figsize=(2.7 * columns, 2.3 * rows + 0.6), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
-    for i, (name, axes) in enumerate(zip(bands, panels, strict=False)):
+    figure, plots = panels(2.7 * columns, 2.3 * rows + 0.6, rows, columns, sharex=True)
+    for i, (name, axes) in enumerate(zip(bands, plots, strict=False)):
         for tiles, title, colour, style in (
-            (sets.test, "real, test", _REAL, "-"),
-            (sets.train, "real, training", _OTHER, "--"),
-            (sets.generated, "generated", _GENERATED, "-"),
+            (sets.test, "real, test", REAL, "-"),
+            (sets.train, "real, training", OTHER, "--"),
+            (sets.generated, "generated", GENERATED, "-"),
         ):
             power = mean_power(tiles)[i].numpy()
             axes.loglog(
@@ -108,51 +107,46 @@ def _power_figure(sets: Sets) -> Figure:
             )
         axes.minorticks_off()
         axes.set_title(name, fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels[len(bands) :]:
+    for axes in plots[len(bands) :]:
         axes.set_visible(False)
     figure.supxlabel("cycles per tile", fontsize=10)
     figure.supylabel("power", fontsize=10)
-    lines, titles = panels[0].get_legend_handles_labels()
+    lines, titles = plots[0].get_legend_handles_labels()
     figure.legend(lines, titles, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
 def _index_figure(sets: Sets) -> Figure:
     names = list(sets.test.spectra.indices)
-    figure = Figure(figsize=(4 * len(names), 3.2), layout="constrained")
+    figure, plots = panels(4 * len(names), 3.2, 1, len(names))
     step = 20
     edges = GRID[::step].numpy()
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
-    for name, axes in zip(names, panels, strict=True):
+    for name, axes in zip(names, plots, strict=True):
         for tiles, title, colour in (
-            (sets.test, "real, test", _REAL),
-            (sets.generated, "generated", _GENERATED),
+            (sets.test, "real, test", REAL),
+            (sets.generated, "generated", GENERATED),
         ):
             average = (tiles.weights.draws @ tiles.spectra.indices[name]).mean(0)
             share = average[::step].diff().numpy()
             axes.stairs(share, edges, color=colour, fill=True, alpha=0.25)
             axes.stairs(share, edges, color=colour, lw=1.5, label=title)
         axes.set_title(name)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("share of pixels")
-    panels[0].legend(frameon=False)
+    plots[0].set_ylabel("share of pixels")
+    plots[0].legend(frameon=False)
     return figure
 
 
 def _accuracy_figure(right: Right, sets: Sets) -> Figure:
     views = list(dict.fromkeys(view for view, _ in right))
-    figure = Figure(
-        figsize=(2.5 + 0.75 * len(sets.classes), 3.1 * len(views)), layout="constrained"
-    )
-    panels = figure.subplots(len(views), 1, squeeze=False, sharex=True)[:, 0]
+    width, height = 2.5 + 0.75 * len(sets.classes), 3.1 * len(views)
+    figure, plots = panels(width, height, len(views), sharex=True)
     places = np.arange(len(sets.classes) + 1)
-    for view, axes in zip(views, panels, strict=True):
+    for view, axes in zip(views, plots, strict=True):
         for i, (name, title, colour) in enumerate(
             (
-                ("real", "real", _REAL),
-                ("generated", "generated", _GENERATED),
-                ("gaussian", "Gaussian", _OTHER),
+                ("real", "real", REAL),
+                ("generated", "generated", GENERATED),
+                ("gaussian", "Gaussian", OTHER),
             )
         ):
             shares = _class_shares(right[view, name], sets)
@@ -162,9 +156,8 @@ def _accuracy_figure(right: Right, sets: Sets) -> Figure:
         axes.set_ylim(0, 1)
         axes.set_ylabel("accuracy on real test tiles", fontsize=9)
         axes.set_title(view, fontsize=11)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[-1].set_xticks(places, ["all", *sets.classes], rotation=40, ha="right")
-    lines, titles = panels[0].get_legend_handles_labels()
+    plots[-1].set_xticks(places, ["all", *sets.classes], rotation=40, ha="right")
+    lines, titles = plots[0].get_legend_handles_labels()
     figure.legend(lines, titles, loc="outside upper center", ncols=4, frameon=False)
     return figure
 
@@ -179,15 +172,14 @@ def _class_shares(right: Bool[Tensor, " n"], sets: Sets) -> list[float]:
 def _memorisation_figure(
     generated: Mapping[str, Float[Tensor, " _"]], held_out: Mapping[str, Float[Tensor, " _"]]
 ) -> Figure:
-    figure = Figure(figsize=(4.5 * len(generated), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(generated), squeeze=False)[0]
-    for (space, distances), axes in zip(generated.items(), panels, strict=True):
+    figure, plots = panels(4.5 * len(generated), 3.4, 1, len(generated))
+    for (space, distances), axes in zip(generated.items(), plots, strict=True):
         others = held_out[space]
         both = torch.cat([distances, others])
         bins = np.linspace(0, float(torch.quantile(both, 0.995)) * 1.02, 41).tolist()
         for values, title, colour in (
-            (others, f"held-out real (n = {len(others):,})", _REAL),
-            (distances, f"generated (n = {len(distances):,})", _GENERATED),
+            (others, f"held-out real (n = {len(others):,})", REAL),
+            (distances, f"generated (n = {len(distances):,})", GENERATED),
         ):
             weights = np.full(len(values), 1 / len(values))
             axes.hist(
@@ -197,7 +189,6 @@ def _memorisation_figure(
             threshold(others), color="black", lw=1, ls=":", label="1 % quantile of held-out"
         )
         axes.set_xlabel(f"distance to the nearest training tile, {space}")
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    panels[0].set_ylabel("share of tiles")
+    plots[0].set_ylabel("share of tiles")
     return figure

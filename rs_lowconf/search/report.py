@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from rs_lowconf.measures import vendi_score
+from rs_lowconf.plot_style import GENERATED, REAL, panels
 from rs_lowconf.runs import save_figures
 from rs_lowconf.search.loop import Outcome, Trajectory
 from rs_lowconf.shares import share_of
@@ -251,11 +252,10 @@ def _cost(trajectories: Sequence[Trajectory], taught: int) -> Cost:
 
 
 def _yield_figure(search: Sequence[Trajectory], baseline: Sequence[Trajectory]) -> Figure:
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = panels(7, 4.2)
     for name, trajectories, colour in (
-        ("latent search", search, "#0b6e4f"),
-        ("random latents, same gate", baseline, "#b23a48"),
+        ("latent search", search, REAL),
+        ("random latents, same gate", baseline, GENERATED),
     ):
         if trajectories:
             spent = np.cumsum([one.evaluations for one in trajectories])
@@ -272,21 +272,19 @@ def _yield_figure(search: Sequence[Trajectory], baseline: Sequence[Trajectory]) 
     axes.set_ylabel("accepted hard samples")
     axes.set_title("Hard samples found")
     axes.legend(loc="best", frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _confidence_figure(
     search: Sequence[Trajectory], baseline: Sequence[Trajectory], tau: float
 ) -> Figure:
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = panels(7, 4.2)
     bins = np.linspace(0, 1, 41).tolist()
     random = [one.confidence for one in _answered(baseline)]
     found = [one.found.confidence for one in search if one.found]
     for name, values, colour in (
-        (f"random latents (n = {len(random):,})", random, "#b23a48"),
-        (f"exported samples, as stored (n = {len(found):,})", found, "#0b6e4f"),
+        (f"random latents (n = {len(random):,})", random, GENERATED),
+        (f"exported samples, as stored (n = {len(found):,})", found, REAL),
     ):
         weights = np.full(len(values), 1 / max(len(values), 1))
         axes.hist(values, bins=bins, weights=weights, alpha=0.6, color=colour, label=name)
@@ -294,7 +292,6 @@ def _confidence_figure(
     axes.set_xlabel("confidence of the target (largest probability)")
     axes.set_ylabel("share of tiles")
     axes.legend(loc="upper left", frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -306,8 +303,7 @@ def _confusion(
         if one.found is not None:
             counts[one.label, int(one.found.log_probability.argmax())] += 1
     side = 2.2 + 0.42 * max(counts.shape)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = panels(side + 1, side, box=True)
     axes.imshow(counts, cmap="Greens")
     axes.set_xticks(range(len(target_classes)), target_classes, rotation=60, ha="right")
     axes.set_yticks(range(len(classes)), classes)

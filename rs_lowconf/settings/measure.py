@@ -11,7 +11,7 @@ from rs_lowconf.settings.training import ClassifierSettings, SegmenterSettings
 DesignName = Literal[
     "uniform", "by_class", "stratified", "importance", "lure", "active", "adaptive"
 ]
-"""How units to label are drawn; see `EstimateSettings.design`."""
+"""How units to label are drawn; each is a file of this name in `rs_lowconf/estimate/designs`."""
 
 
 class ReporterSettings(ClassifierSettings):

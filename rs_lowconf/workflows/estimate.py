@@ -106,7 +106,7 @@ def draw_first(settings: Settings, folder: DrawFolder, prepared: Prepared) -> No
         DataError: `by_class` of a pool without predicted classes.
         OutputError: the files cannot be written.
     """
-    request = _request(settings)
+    request = Request.of(settings.estimate, settings.run.seed)
     drawn = request.draw(prepared.pool)
     stored = write_pool(folder.path, prepared)
     write_draw(folder.wave_file(1), request, drawn, stored, wave=1, before=None)
@@ -125,7 +125,8 @@ def draw_next(settings: Settings, folder: DrawFolder) -> tuple[Waves, bool]:
         OutputError: the file cannot be written.
     """
     found = read_waves(folder)
-    same_request(found.waves.request, _request(settings), folder.path)
+    request = Request.of(settings.estimate, settings.run.seed)
+    same_request(found.waves.request, request, folder.path)
     try:
         _read_labels(settings, folder, found.waves, len(found.waves.draws))
     except MissingLabelsError:
@@ -186,16 +187,16 @@ def read_waves(folder: DrawFolder) -> StoredWaves:
     stored = read_pool(folder.path)
     paths = folder.existing or [folder.wave_file(1)]
     drawn = [read_draw(path, stored) for path in paths]
-    checksums = tuple(one.checksum for one in drawn)
-    for number, (path, one) in enumerate(zip(paths, drawn, strict=True), 1):
+    checksums = tuple(wave.checksum for wave in drawn)
+    for number, (path, wave) in enumerate(zip(paths, drawn, strict=True), 1):
         before = None if number == 1 else checksums[number - 2]
-        if (one.wave, one.before) != (number, before):
+        if (wave.wave, wave.before) != (number, before):
             raise DataError(
                 f"{path} is not wave {number} of the draw before it",
                 remedy="restore the files, or draw anew under another --name",
             )
     waves = Waves(
-        pool=stored.units, request=drawn[-1].request, draws=tuple(one.draw for one in drawn)
+        pool=stored.units, request=drawn[-1].request, draws=tuple(wave.draw for wave in drawn)
     )
     return StoredWaves(waves=waves, stored=stored, checksums=checksums)
 
@@ -275,16 +276,6 @@ def _read_labels(
         labels = read_reviews(settings, ids, f"wave {wave} in {folder.packages(wave)}")
     check_clear(labels, settings.estimate.unclear)
     return labels
-
-
-def _request(settings: Settings) -> Request:
-    section = settings.estimate
-    return Request(
-        design=section.design,
-        labels=section.budget,
-        defensive=section.defensive,
-        seed=settings.run.seed,
-    )
 
 
 def _are_pixels(settings: Settings, path: Path) -> bool:

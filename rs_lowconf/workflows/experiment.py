@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -184,16 +184,18 @@ def _generated(
 ) -> list[dict[str, Any]]:
     """Return what labels of generated tiles are worth."""
     return [
-        replay_generated(
-            one.error,
-            source=name,
-            rate=float(grounds.error.mean()),
-            population=len(grounds.error),
-            labels=labels,
-            repetitions=grounds.repetitions,
-            seed=grounds.seed,
-        ).as_dict()
-        for name, one in sources.items()
+        asdict(
+            replay_generated(
+                made.error,
+                source=name,
+                rate=float(grounds.error.mean()),
+                population=len(grounds.error),
+                labels=labels,
+                repetitions=grounds.repetitions,
+                seed=grounds.seed,
+            )
+        )
+        for name, made in sources.items()
         for labels in budgets
     ]
 

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,10 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from rs_lowconf.estimate.anticipate import MethodName
+from rs_lowconf.estimate.design import MethodName
 from rs_lowconf.estimate.draws import Pool
+from rs_lowconf.estimate.experiment import SAMPLED
+from rs_lowconf.estimate.methods import METHODS
 from rs_lowconf.estimate.plan import Validation, plan
 from rs_lowconf.estimate.predictors import (
     chosen,
@@ -64,7 +66,6 @@ VALIDATION = 10_000
 HALVINGS = 9
 DEFENSIVE, CERTIFYING = 0.3, 0.5
 BLIND = (0.1, 0.3, 1.0)
-METHODS: tuple[MethodName, ...] = tuple(n for n in get_args(MethodName) if n != "adaptive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +205,7 @@ def expectations(
                 labels,
                 seed=1,
                 validation=Validation(g=own, error=error),
-                methods=(*METHODS, "adaptive"),
+                methods=tuple(METHODS),
                 shares=(DEFENSIVE,),
             )
             told[f"{name}-{labels}"] = finite(asdict(said))
@@ -238,7 +239,7 @@ def replayed(
         defensive=defensive,
         betting_repetitions=words.betting,
     )
-    return finite(next(cells).as_dict())  # type: ignore[no-any-return]  # a dict stays one
+    return finite(asdict(next(cells)))  # type: ignore[no-any-return]  # a dict stays one
 
 
 def biased_figures(parts: dict[str, Any], labels: int) -> dict[str, Any]:
@@ -248,15 +249,19 @@ def biased_figures(parts: dict[str, Any], labels: int) -> dict[str, Any]:
 
 def cases() -> list[tuple[str, MethodName, float, float]]:
     """Return predictor, method, hidden share of the errors and defensive share of all cells."""
-    plain = [(name, method) for name in ("confidence", "surrogates") for method in METHODS]
+    plain = [
+        (name, method)
+        for name in ("confidence", "surrogates")
+        for method in METHODS
+        if method != "adaptive"
+    ]
     adaptive: list[tuple[str, MethodName]] = [
         (name, "adaptive") for name in ("confidence", "unvalidated")
     ]
-    sampled: tuple[MethodName, ...] = ("stratified", "importance", "lure", "active", "adaptive")
     return [
         *((*case, 0.0, DEFENSIVE) for case in (*plain, *adaptive)),
-        *(("confidence", method, blind, DEFENSIVE) for method in sampled for blind in BLIND),
-        *(("confidence", method, 1.0, CERTIFYING) for method in sampled),
+        *(("confidence", method, blind, DEFENSIVE) for method in SAMPLED for blind in BLIND),
+        *(("confidence", method, 1.0, CERTIFYING) for method in SAMPLED),
     ]
 
 
