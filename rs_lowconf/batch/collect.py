@@ -65,8 +65,13 @@ def write_scores(folder: Path, catalog: Catalog, inputs: Sequence[str]) -> None:
     paths = [folder / name for name in ("scores.parquet", "scores.gpkg", "scores.qgz")]
     with replacing(paths[0]) as temporary:
         frame.to_parquet(temporary)
-    shown = frame.drop(columns="probabilities").rename(columns={"rslow:split": "split"})
-    write_features(paths[1], shown, "scores")
+    write_score_map(folder, frame.drop(columns="probabilities"))
+    stamp(folder, made_from, paths)
+
+
+def write_score_map(folder: Path, frame: geopandas.GeoDataFrame) -> None:
+    """Write scores.gpkg and scores.qgz, which colour tiles by their column `confidence`."""
+    write_features(folder / "scores.gpkg", frame.rename(columns={"rslow:split": "split"}), "scores")
     layer = MapLayer(
         name="confidence of the target",
         provider="ogr",
@@ -74,8 +79,7 @@ def write_scores(folder: Path, catalog: Catalog, inputs: Sequence[str]) -> None:
         crs="EPSG:4326",
         style=[graduated("confidence", edges_of(frame["confidence"].to_numpy()))],
     )
-    write_map(paths[2], [layer], bounds_of(frame), "Confidence of the target")
-    stamp(folder, made_from, paths)
+    write_map(folder / "scores.qgz", [layer], bounds_of(frame), "Confidence of the target")
 
 
 def edges_of(confidence: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> list[float]:
