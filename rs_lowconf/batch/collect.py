@@ -13,7 +13,8 @@ from rs_lowconf.batch.stamp import fingerprint, stamp, unstamp
 from rs_lowconf.batch.status import open_results
 from rs_lowconf.data.catalog.rows import PLACE, centres
 from rs_lowconf.data.catalog.table import Catalog
-from rs_lowconf.review.maps import MapLayer, bounds_of, graduated, write_features, write_map
+from rs_lowconf.review.geopackage import write_features
+from rs_lowconf.review.maps import bounds_of, write_score_project
 from rs_lowconf.runs import replacing
 
 #: Columns of the catalog that are written with a score.
@@ -72,14 +73,8 @@ def write_scores(folder: Path, catalog: Catalog, inputs: Sequence[str]) -> None:
 def write_score_map(folder: Path, frame: geopandas.GeoDataFrame) -> None:
     """Write scores.gpkg and scores.qgz, which colour tiles by their column `confidence`."""
     write_features(folder / "scores.gpkg", frame.rename(columns={"rslow:split": "split"}), "scores")
-    layer = MapLayer(
-        name="confidence of the target",
-        provider="ogr",
-        source="./scores.gpkg|layername=scores",
-        crs="EPSG:4326",
-        style=[graduated("confidence", edges_of(frame["confidence"].to_numpy()))],
-    )
-    write_map(folder / "scores.qgz", [layer], bounds_of(frame), "Confidence of the target")
+    edges = edges_of(frame["confidence"].to_numpy())
+    write_score_project(folder / "scores.qgz", edges, bounds_of(frame), "Confidence of the target")
 
 
 def edges_of(confidence: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> list[float]:
