@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from xml.etree import ElementTree as ET
 
 import geopandas
 import numpy as np
@@ -29,8 +30,9 @@ from rs_lowconf.grid import Grid
 from rs_lowconf.outlines import outlines
 from rs_lowconf.review.composites import composites_of
 from rs_lowconf.review.geopackage import write_features
-from rs_lowconf.review.maps import Raster, RasterGroup, bounds_of, write_context_project
+from rs_lowconf.review.maps import bounds_of
 from rs_lowconf.review.mosaics import Frame, frames_of, mosaic_vrt, mosaics_of
+from rs_lowconf.review.project import Project, fill, part, restyle
 from rs_lowconf.review.samples import Generated, ReviewSample
 from rs_lowconf.review.style import tile_style
 from rs_lowconf.runs import write_text
@@ -81,17 +83,6 @@ def write_context(
     _, height, width = samples[0].pixels.shape
     frame = _outlines(placed, width, height)
     write_features(folder / "context.gpkg", frame, "samples")
-    frames = frames_of([each.grid for each in placed], width, height)
-    groups = [
-        RasterGroup(
-            name=group.name,
-            rasters=_rasters(folder, number, group, frames, samples[0]),
-            shown=group.kind == "REAL",
-        )
-        for number, group in enumerate(_groups(placed), start=1)
-    ]
-    west, south, east, north = bounds_of(frame)
-    margin = max(_LEAST_MARGIN_M, _MARGIN * (east - west), _MARGIN * (north - south))
     kind: Kind = "SYNTHETIC"
     title = "SYNTHETIC tiles (not observations) over the real ones they were generated around"
     # Of all samples of a location together, because separate ones would hide each other.
@@ -99,15 +90,16 @@ def write_context(
     heading = f"'location of SYNTHETIC ' || {names}"
     if not isinstance(samples[0], Generated):
         kind, title, heading = "REAL", "Real tiles to review, at their location", '"sample_id"'
-    write_context_project(
-        folder / "context.qgz",
-        groups,
-        tile_style(samples[0].bands, composites_of(samples[0].bands)[0]),
-        (west - margin, south - margin, east + margin, north + margin),
-        title,
-        kind=kind,
-        heading=heading,
-    )
+    project = Project("context.qgs")
+    fill(project.root, {"@kind": kind, "@heading": heading})
+    places = project.layer(f"locations of {kind} tiles")
+    project.connect(places, "./context.gpkg|layername=samples", "ogr")
+    frames = frames_of([each.grid for each in placed], width, height)
+    _add_rasters(project, folder, _groups(placed), frames, samples[0])
+    west, south, east, north = bounds_of(frame)
+    margin = max(_LEAST_MARGIN_M, _MARGIN * (east - west), _MARGIN * (north - south))
+    bounds = (west - margin, south - margin, east + margin, north + margin)
+    project.write(folder / "context.qgz", title, bounds)
 
 
 def _groups(placed: Sequence[_Placed]) -> list[_Group]:
@@ -128,29 +120,43 @@ def _groups(placed: Sequence[_Placed]) -> list[_Group]:
     return [*samples.values(), *([below] if anchors else [])]
 
 
-def _rasters(
-    folder: Path, number: int, group: _Group, frames: Mapping[Grid, Frame], like: ReviewSample
-) -> list[Raster]:
-    """Write the rasters of a group and return them.
+def _add_rasters(
+    project: Project,
+    folder: Path,
+    groups: Sequence[_Group],
+    frames: Mapping[Grid, Frame],
+    like: ReviewSample,
+) -> None:
+    """Write the rasters of groups, and copy the group and the raster of the template for them.
 
     Args:
+        project: the map.
         folder: the package.
-        number: of the group.
-        group: the tiles.
+        groups: the first one on top.
         frames: of their grids.
         like: any sample; all have its bands and size.
     """
     _, height, width = like.pixels.shape
-    tiles = [(file, grid) for file, (_, grid) in group.tiles.items()]
-    rasters = []
-    for index, mosaic in enumerate(mosaics_of(tiles, frames, width, height), start=1):
-        path = f"context/{number:02d}_{index:03d}.vrt"
-        write_text(folder / path, mosaic_vrt(mosaic, "..", like.bands, width, height))
-        (first, _), *others = mosaic.tiles
-        more = f" and {len(others)} more" if others else ""
-        name = f"{group.kind} {group.tiles[first][0]}{more}"
-        rasters.append(Raster(name=name, source=f"./{path}", crs=mosaic.frame.grid.crs))
-    return rasters
+    example = part(project.tree, "layer-tree-group[@name='group']")
+    raster = project.layer("raster")
+    restyle(raster, tile_style(like.bands, composites_of(like.bands)[0]))
+    for number, group in enumerate(groups, start=1):
+        tiles = [(file, grid) for file, (_, grid) in group.tiles.items()]
+        for index, mosaic in enumerate(mosaics_of(tiles, frames, width, height), start=1):
+            path = f"context/{number:02d}_{index:03d}.vrt"
+            write_text(folder / path, mosaic_vrt(mosaic, "..", like.bands, width, height))
+            (first, _), *others = mosaic.tiles
+            more = f" and {len(others)} more" if others else ""
+            copied = project.copy(raster, f"{group.kind} {group.tiles[first][0]}{more}")
+            project.connect(copied, f"./{path}", "gdal", mosaic.frame.grid.crs)
+        checked = "Qt::Checked" if group.kind == "REAL" else "Qt::Unchecked"
+        entry = ET.SubElement(project.tree, "layer-tree-group", example.attrib)
+        entry.attrib |= {"name": group.name, "checked": checked}
+        *copies, last = example.findall("layer-tree-layer")
+        entry.extend(copies)
+        example[:] = [last]
+    project.tree.remove(example)
+    project.layers.remove(raster)
 
 
 def _outlines(placed: Sequence[_Placed], width: int, height: int) -> geopandas.GeoDataFrame:

@@ -50,7 +50,13 @@ CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
 def write_features(path: Path, frame: geopandas.GeoDataFrame, layer: str) -> None:
     """Write one layer that older QGIS reads too, atomically."""
     with replacing(path) as temporary:
-        temporary.write_bytes(_features(frame, layer))
+        # GDAL requires this suffix, and creates the file itself.
+        beside = temporary.with_name(f"{temporary.name}.gpkg")
+        try:
+            frame.to_file(beside, layer=layer, driver="GPKG", VERSION="1.2")
+            beside.replace(temporary)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def write_cells(
@@ -82,11 +88,12 @@ def write_cells(
         columns, geometry=shapely.box(*zip(*cells, strict=True)), crs=_NO_CRS
     )
     layer, time = path.stem, f"{changed or datetime.now(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
-    content = _features(frame, layer, SPATIAL_INDEX="NO", ADD_GPKG_OGR_CONTENTS="NO")
     # In memory first, because SQLite hides a full disk behind another error.
+    memory, options = BytesIO(), {"SPATIAL_INDEX": "NO", "ADD_GPKG_OGR_CONTENTS": "NO"}
+    frame.to_file(memory, layer=layer, driver="GPKG", VERSION="1.2", **options)
     # isolation_level None: all that is added is one transaction, begun here.
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
-        database.deserialize(content)
+        database.deserialize(memory.getvalue())
         database.executescript("BEGIN;" + _TABLES)
         _write_enums(database, layer, fields, titles)
         database.execute(
@@ -103,13 +110,6 @@ def write_cells(
         content = database.serialize()
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _features(frame: geopandas.GeoDataFrame, layer: str, **options: str) -> bytes:
-    """Return a GeoPackage of one layer."""
-    memory = BytesIO()
-    frame.to_file(memory, layer=layer, driver="GPKG", VERSION="1.2", **options)
-    return memory.getvalue()
 
 
 def _write_enums(
