@@ -22,6 +22,7 @@ from qgis.core import (
     QgsExpressionContextScope,
     QgsExpressionContextUtils,
     QgsFeature,
+    QgsFieldConstraints,
     QgsLayerTree,
     QgsPalLayerSettings,
     QgsProject,
@@ -31,7 +32,7 @@ from qgis.core import (
     QgsVectorLayer,
 )
 
-STATES = (
+STATES: tuple[dict[str, str], ...] = (
     {},
     {"decision": "accept"},
     {"decision": "accept", "true_class": "Water"},
@@ -40,8 +41,24 @@ STATES = (
 )
 """Answers in which default values and constraints are evaluated."""
 
-DRAWN = ("color", "outline_color", "outline_width", "outline_width_unit", "outline_style")
-DRAWN += ("style", "name", "size", "size_unit", "joinstyle")
+KINDS = (
+    QgsFieldConstraints.ConstraintNotNull,
+    QgsFieldConstraints.ConstraintUnique,
+    QgsFieldConstraints.ConstraintExpression,
+)
+
+DRAWN = (
+    "color",
+    "joinstyle",
+    "name",
+    "outline_color",
+    "outline_style",
+    "outline_width",
+    "outline_width_unit",
+    "size",
+    "size_unit",
+    "style",
+)
 
 
 def plain(value: Any) -> Any:
@@ -53,6 +70,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.9g}")
     return value if isinstance(value, (bool, int, str)) else None
+
+
+def number(value: Any) -> int:
+    """Return the number of an enum, which some versions of QGIS give as one."""
+    return int(getattr(value, "value", value))
 
 
 def box(extent: Any) -> list[float]:
@@ -139,7 +161,7 @@ def label(layer: QgsVectorLayer, settings: QgsPalLayerSettings) -> list[str]:
     scales = settings.minimumScale, settings.maximumScale
     words = [
         f"{how.color().name()} {'bold' if how.font().bold() else 'plain'}",
-        f"unit {int(how.sizeUnit())}, wrapped at {settings.autoWrapLength}",
+        f"unit {number(how.sizeUnit())}, wrapped at {settings.autoWrapLength}",
         f"buffer {plain(buffer.size())} {buffer.color().name()}"
         if buffer.enabled()
         else "no buffer",
@@ -181,7 +203,7 @@ def form(layer: QgsVectorLayer) -> dict[str, Any]:
     config, fields = layer.editFormConfig(), layer.fields()
     table = {one.name: one.hidden for one in layer.attributeTableConfig().columns()}
     first = next(layer.getFeatures())
-    report: dict[str, Any] = {"layout": int(config.layout())}
+    report: dict[str, Any] = {"layout": number(config.layout())}
     report["tabs"] = [editor(one) for one in config.tabs()] if report["layout"] == 1 else []
     report["title"] = evaluated(layer.displayExpression(), layer, first)
     report["fields"] = {}
@@ -209,7 +231,7 @@ def form(layer: QgsVectorLayer) -> dict[str, Any]:
         if not all(allowed):  # what everything obeys is no rule
             seen["allowed"] = allowed
             seen["complaint"] = constraints.constraintDescription()
-            seen["strength"] = [int(constraints.constraintStrength(kind)) for kind in (1, 2, 4)]
+            seen["strength"] = [number(constraints.constraintStrength(kind)) for kind in KINDS]
         report["fields"][field.name()] = seen
     return report
 
@@ -235,7 +257,7 @@ def vector(layer: QgsVectorLayer) -> dict[str, Any]:
     return {
         "valid": layer.isValid(),
         "crs": layer.crs().authid() if layer.crs().isValid() else None,
-        "geometry": int(layer.wkbType()),
+        "geometry": number(layer.wkbType()),
         "features": layer.featureCount(),
         "extent": box(layer.extent()),
         "read only": layer.readOnly(),
@@ -261,7 +283,7 @@ def raster(layer: QgsRasterLayer) -> dict[str, Any]:
         report["classes"] = [[one.value, one.label, one.color.name()] for one in how.classes()]
     if how.type() == "singlebandgray":
         report["stretch"] = stretch(how.contrastEnhancement())
-        report["gradient"] = int(how.gradient())
+        report["gradient"] = number(how.gradient())
     if how.type() == "multibandcolor":
         each = how.redContrastEnhancement(), how.greenContrastEnhancement()
         report["stretch"] = [stretch(one) for one in (*each, how.blueContrastEnhancement())]
@@ -269,12 +291,12 @@ def raster(layer: QgsRasterLayer) -> dict[str, Any]:
 
 
 def stretch(enhancement: Any) -> list[float] | None:
-    if enhancement is None or not enhancement.contrastEnhancementAlgorithm():
+    if enhancement is None or not number(enhancement.contrastEnhancementAlgorithm()):
         return None
     return [
         enhancement.minimumValue(),
         enhancement.maximumValue(),
-        int(enhancement.contrastEnhancementAlgorithm()),
+        number(enhancement.contrastEnhancementAlgorithm()),
     ]
 
 
@@ -316,7 +338,7 @@ def described(path: str) -> dict[str, Any]:
         "title": project.title(),
         "crs": project.crs().authid() if project.crs().isValid() else None,
         "background": project.backgroundColor().name(),
-        "relative": int(project.filePathStorage()),
+        "relative": number(project.filePathStorage()),
         "view": box(settings.defaultViewExtent()),
         "view crs": settings.defaultViewExtent().crs().authid() or None,
         "themes": project.mapThemeCollection().mapThemes(),
