@@ -42,7 +42,7 @@ def variants() -> list[Generated]:
 def scored() -> geopandas.GeoDataFrame:
     """Return the results of a job on 40 tiles."""
     confidence = np.linspace(0.3, 1.0, 40) ** 2
-    shapes = shapely.box(10 + confidence, 50, 10.01 + confidence, 50.01)
+    shapes = [shapely.box(10 + x, 50, 10.01 + x, 50.01) for x in confidence]
     rows = {"id": [f"t{n}" for n in range(40)], "confidence": confidence}
     return geopandas.GeoDataFrame(rows, geometry=shapes, crs="EPSG:4326")
 

@@ -84,9 +84,8 @@ def write_cells(
         field.name: pd.Series([row.get(field.name) for row in rows], dtype=_TYPES[field.sql])
         for field in fields
     }
-    frame = geopandas.GeoDataFrame(
-        columns, geometry=shapely.box(*zip(*cells, strict=True)), crs=_NO_CRS
-    )
+    frames = [shapely.box(*cell) for cell in cells]
+    frame = geopandas.GeoDataFrame(columns, geometry=frames, crs=_NO_CRS)
     layer, time = path.stem, f"{changed or datetime.now(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
     # In memory first, because SQLite hides a full disk behind another error.
     memory, options = BytesIO(), {"SPATIAL_INDEX": "NO", "ADD_GPKG_OGR_CONTENTS": "NO"}

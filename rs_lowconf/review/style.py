@@ -136,7 +136,8 @@ def fill_headings(layer: ET.Element, sheet: Sheet, titles: Sequence[str]) -> Non
         "block alone": blocks if alone else [],
         "picture": pictures,
     }
-    rules, placed = part(layer, "labeling/rules"), []
+    rules = part(layer, "labeling/rules")
+    placed: list[ET.Element] = []
     for rule in rules:
         for values in places.get(rule.get("description", ""), [{}]):
             heading = deepcopy(rule)
