@@ -13,7 +13,10 @@ from rs_lowconf.batch.stamp import fingerprint, stamp, unstamp
 from rs_lowconf.batch.status import open_results
 from rs_lowconf.data.catalog.rows import PLACE, centres
 from rs_lowconf.data.catalog.table import Catalog
-from rs_lowconf.review.maps import MapLayer, bounds_of, graduated, write_features, write_map
+from rs_lowconf.errors import ReviewError
+from rs_lowconf.review.geopackage import write_features
+from rs_lowconf.review.maps import bounds_of
+from rs_lowconf.review.project import TEMPLATES, Project, part
 from rs_lowconf.runs import replacing
 
 #: Columns of the catalog that are written with a score.
@@ -65,17 +68,29 @@ def write_scores(folder: Path, catalog: Catalog, inputs: Sequence[str]) -> None:
     paths = [folder / name for name in ("scores.parquet", "scores.gpkg", "scores.qgz")]
     with replacing(paths[0]) as temporary:
         frame.to_parquet(temporary)
-    shown = frame.drop(columns="probabilities").rename(columns={"rslow:split": "split"})
-    write_features(paths[1], shown, "scores")
-    layer = MapLayer(
-        name="confidence of the target",
-        provider="ogr",
-        source="./scores.gpkg|layername=scores",
-        crs="EPSG:4326",
-        style=[graduated("confidence", edges_of(frame["confidence"].to_numpy()))],
-    )
-    write_map(paths[2], [layer], bounds_of(frame), "Confidence of the target")
+    write_score_map(folder, frame.drop(columns="probabilities"))
     stamp(folder, made_from, paths)
+
+
+def write_score_map(folder: Path, frame: geopandas.GeoDataFrame) -> None:
+    """Write scores.gpkg and scores.qgz, which colour tiles by their column `confidence`.
+
+    Raises:
+        ReviewError: the template of the project has another number of colours.
+    """
+    write_features(folder / "scores.gpkg", frame.rename(columns={"rslow:split": "split"}), "scores")
+    project = Project("scores.qgs")
+    layer = project.layer("confidence of the target")
+    edges, colours = edges_of(frame["confidence"].to_numpy()), part(layer, "renderer-v2/ranges")
+    if len(colours) != len(edges) - 1:
+        raise ReviewError(
+            f"{TEMPLATES / 'scores.qgs'} has {len(colours)} colours", expected=f"{len(edges) - 1}"
+        )
+    for colour, low, high in zip(colours, edges[:-1], edges[1:], strict=True):
+        label = f"{low:.3f} to {high:.3f}"
+        colour.attrib |= {"lower": repr(low), "upper": repr(high), "label": label}
+    project.connect(layer, "./scores.gpkg|layername=scores", "ogr")
+    project.write(folder / "scores.qgz", "Confidence of the target", bounds_of(frame))
 
 
 def edges_of(confidence: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> list[float]:

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from xml.etree import ElementTree as ET
 
 import geopandas
 import numpy as np
@@ -28,24 +29,16 @@ import numpy as np
 from rs_lowconf.grid import Grid
 from rs_lowconf.outlines import outlines
 from rs_lowconf.review.composites import composites_of
-from rs_lowconf.review.maps import (
-    MapGroup,
-    MapLayer,
-    bounds_of,
-    places,
-    write_features,
-    write_map,
-)
+from rs_lowconf.review.geopackage import write_features
+from rs_lowconf.review.maps import bounds_of
 from rs_lowconf.review.mosaics import Frame, frames_of, mosaic_vrt, mosaics_of
+from rs_lowconf.review.project import Project, fill, part, restyle
 from rs_lowconf.review.samples import Generated, ReviewSample
-from rs_lowconf.review.style import raster_style
+from rs_lowconf.review.style import tile_style
 from rs_lowconf.runs import write_text
 
 Kind = Literal["REAL", "SYNTHETIC"]
 
-_NEAR = 100_000
-"""At 1 : 100 000 a tile of 64 pixels of 10 m is 6 mm wide."""
-_COLOUR = "220,0,130"
 _MARGIN, _LEAST_MARGIN_M = 0.1, 1_000.0
 """Margin around the initial map view: as a share of it, and the least in metres."""
 
@@ -90,28 +83,23 @@ def write_context(
     _, height, width = samples[0].pixels.shape
     frame = _outlines(placed, width, height)
     write_features(folder / "context.gpkg", frame, "samples")
-    frames = frames_of([one.grid for one in placed], width, height)
-    groups = [
-        MapGroup(
-            name=group.name,
-            layers=_rasters(folder, number, group, frames, samples[0]),
-            shown=group.kind == "REAL",
-        )
-        for number, group in enumerate(_groups(placed), start=1)
-    ]
+    kind: Kind = "SYNTHETIC"
+    title = "SYNTHETIC tiles (not observations) over the real ones they were generated around"
+    # Of all samples of a location together, because separate ones would hide each other.
+    names = 'concatenate("sample_id", group_by:="anchor", concatenator:=\' \')'
+    heading = f"'location of SYNTHETIC ' || {names}"
+    if not isinstance(samples[0], Generated):
+        kind, title, heading = "REAL", "Real tiles to review, at their location", '"sample_id"'
+    project = Project("context.qgs")
+    fill(project.root, {"@kind": kind, "@heading": heading})
+    places = project.layer(f"locations of {kind} tiles")
+    project.connect(places, "./context.gpkg|layername=samples", "ogr")
+    frames = frames_of([each.grid for each in placed], width, height)
+    _add_rasters(project, folder, _groups(placed), frames, samples[0])
     west, south, east, north = bounds_of(frame)
     margin = max(_LEAST_MARGIN_M, _MARGIN * (east - west), _MARGIN * (north - south))
-    observed = not isinstance(samples[0], Generated)
-    if observed:
-        title = "Real tiles to review, at their location"
-    else:
-        title = "SYNTHETIC tiles (not observations) over the real ones they were generated around"
-    write_map(
-        folder / "context.qgz",
-        [_places(observed=observed), *groups],
-        (west - margin, south - margin, east + margin, north + margin),
-        title,
-    )
+    bounds = (west - margin, south - margin, east + margin, north + margin)
+    project.write(folder / "context.qgz", title, bounds)
 
 
 def _groups(placed: Sequence[_Placed]) -> list[_Group]:
@@ -119,67 +107,56 @@ def _groups(placed: Sequence[_Placed]) -> list[_Group]:
     turns: Counter[Grid] = Counter()
     samples: dict[int, _Group] = {}
     anchors: dict[tuple[str, Grid], str] = {}
-    for one in placed:
-        turns[one.grid] += 1
-        kind: Kind = "SYNTHETIC" if isinstance(one.sample, Generated) else "REAL"
-        name = f"{kind} {turns[one.grid]} of each location"
-        group = samples.setdefault(turns[one.grid], _Group(kind=kind, name=name, tiles={}))
-        group.tiles[one.files["tile"]] = (one.sample.sample_id, one.grid)
-        if isinstance(one.sample, Generated) and one.sample.neighbour is not None:
-            anchors.setdefault((one.sample.neighbour.tile_id, one.grid), one.files["anchor"])
+    for each in placed:
+        sample, grid = each.sample, each.grid
+        turns[grid] += 1
+        kind: Kind = "SYNTHETIC" if isinstance(sample, Generated) else "REAL"
+        name = f"{kind} {turns[grid]} of each location"
+        group = samples.setdefault(turns[grid], _Group(kind=kind, name=name, tiles={}))
+        group.tiles[each.files["tile"]] = (sample.sample_id, grid)
+        if isinstance(sample, Generated) and sample.neighbour is not None:
+            anchors.setdefault((sample.neighbour.tile_id, grid), each.files["anchor"])
     below = _Group(kind="REAL", name="REAL", tiles={file: grid for grid, file in anchors.items()})
     return [*samples.values(), *([below] if anchors else [])]
 
 
-def _rasters(
-    folder: Path, number: int, group: _Group, frames: Mapping[Grid, Frame], like: ReviewSample
-) -> list[MapLayer]:
-    """Write the rasters of a group and return their layers.
+def _add_rasters(
+    project: Project,
+    folder: Path,
+    groups: Sequence[_Group],
+    frames: Mapping[Grid, Frame],
+    like: ReviewSample,
+) -> None:
+    """Write the rasters of groups, and copy the group and the raster of the template for them.
 
     Args:
+        project: the map.
         folder: the package.
-        number: of the group.
-        group: the tiles.
+        groups: the first one on top.
         frames: of their grids.
         like: any sample; all have its bands and size.
     """
     _, height, width = like.pixels.shape
-    composite = composites_of(like.bands)[0]
-    red, green, blue = (position + 1 for position in like.bands.index_of(composite.bands))
-    tiles = [(file, grid) for file, (_, grid) in group.tiles.items()]
-    layers = []
-    for index, mosaic in enumerate(mosaics_of(tiles, frames, width, height), start=1):
-        path = f"context/{number:02d}_{index:03d}.vrt"
-        write_text(folder / path, mosaic_vrt(mosaic, "..", like.bands, width, height))
-        (first, _), *others = mosaic.tiles
-        more = f" and {len(others)} more" if others else ""
-        layers.append(
-            MapLayer(
-                name=f"{group.kind} {group.tiles[first][0]}{more}",
-                provider="gdal",
-                source=f"./{path}",
-                crs=mosaic.frame.grid.crs,
-                style=raster_style((red, green, blue), composite.white_number),
-                nearer_than=2 * _NEAR,
-            )
-        )
-    return layers
-
-
-def _places(*, observed: bool) -> MapLayer:
-    """Return the layer of outlines, which labels all samples of a location together."""
-    name, before, place = "REAL", "", '"sample_id"'
-    if not observed:
-        # Separate labels would hide each other.
-        place = 'concatenate("sample_id", group_by:="anchor", concatenator:=\' \')'
-        name, before = "SYNTHETIC", "'location of SYNTHETIC ' || "
-    return MapLayer(
-        name=f"locations of {name} tiles",
-        provider="ogr",
-        source="./context.gpkg|layername=samples",
-        crs="EPSG:4326",
-        style=places(_COLOUR, f"location of a {name} tile", before + place, near=_NEAR),
-    )
+    example = part(project.tree, "layer-tree-group[@name='group']")
+    raster = project.layer("raster")
+    restyle(raster, tile_style(like.bands, composites_of(like.bands)[0]))
+    for number, group in enumerate(groups, start=1):
+        tiles = [(file, grid) for file, (_, grid) in group.tiles.items()]
+        for index, mosaic in enumerate(mosaics_of(tiles, frames, width, height), start=1):
+            path = f"context/{number:02d}_{index:03d}.vrt"
+            write_text(folder / path, mosaic_vrt(mosaic, "..", like.bands, width, height))
+            (first, _), *others = mosaic.tiles
+            more = f" and {len(others)} more" if others else ""
+            copied = project.copy(raster, f"{group.kind} {group.tiles[first][0]}{more}")
+            project.connect(copied, f"./{path}", "gdal", mosaic.frame.grid.crs)
+        checked = "Qt::Checked" if group.kind == "REAL" else "Qt::Unchecked"
+        entry = ET.SubElement(project.tree, "layer-tree-group", example.attrib)
+        entry.attrib |= {"name": group.name, "checked": checked}
+        *copies, last = example.findall("layer-tree-layer")
+        entry.extend(copies)
+        example[:] = [last]
+    project.tree.remove(example)
+    project.layers.remove(raster)
 
 
 def _outlines(placed: Sequence[_Placed], width: int, height: int) -> geopandas.GeoDataFrame:
@@ -187,9 +164,9 @@ def _outlines(placed: Sequence[_Placed], width: int, height: int) -> geopandas.G
 
     Only the name of observed tiles is included: the map must not reveal their class.
     """
-    corners = np.array([one.grid.corners(height, width) for one in placed], dtype=np.float64)
-    shapes = outlines(corners, [one.grid.crs for one in placed])
-    rows = [_row(one.sample) for one in placed]
+    corners = np.array([each.grid.corners(height, width) for each in placed], dtype=np.float64)
+    shapes = outlines(corners, [each.grid.crs for each in placed])
+    rows = [_row(each.sample) for each in placed]
     return geopandas.GeoDataFrame(rows, geometry=shapes, crs="EPSG:4326")
 
 

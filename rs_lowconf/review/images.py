@@ -10,10 +10,11 @@ from jaxtyping import Float32, UInt8, UInt16
 
 from rs_lowconf.bands import Composite
 from rs_lowconf.grid import Grid
-from rs_lowconf.review import geotiff, style
+from rs_lowconf.review import geotiff
 from rs_lowconf.review.fields import Label
 from rs_lowconf.review.panels import Panel, legend_of
 from rs_lowconf.review.previews import Row, write_preview
+from rs_lowconf.review.project import document
 from rs_lowconf.review.samples import (
     Generated,
     Observed,
@@ -25,6 +26,7 @@ from rs_lowconf.review.samples import (
     neighbour_tags,
     sample_tags,
 )
+from rs_lowconf.review.style import block_titles, tile_style
 from rs_lowconf.runs import sha256_of, write_text
 
 
@@ -62,7 +64,7 @@ def write_images(
         names[block.kind] = f"{block.kind}s/{sample.sample_id}.tif"
         path = folder / names[block.kind]
         geotiff.write_tile(path, block.pixels, sample.bands, block.tags, block.grid)
-        write_text(path.with_suffix(".qml"), style.tile_style(sample.bands, composites[0]))
+        write_text(path.with_suffix(".qml"), document(tile_style(sample.bands, composites[0])))
     for block in blocks:
         for panel, values in _values(block.masks, panels):
             before = "" if block.kind == "tile" else f"{block.kind}_"
@@ -74,7 +76,7 @@ def write_images(
     shown = blocks[::-1]
     observed = not isinstance(sample, Generated)
     marked = isinstance(sample, Observed) and sample.pixel is not None
-    titles = style.block_titles(label, len(shown), observed=observed)
+    titles = block_titles(label, len(shown), observed=observed)
     write_preview(
         folder / names["preview"],
         [
@@ -119,10 +121,9 @@ def write_maps(
 
 def shows_real_mask(samples: Sequence[ReviewSample], label: Label) -> bool:
     """Return whether a package shows the mask of a real tile."""
-    neighbours = [neighbour_of(sample) for sample in samples]
-    return label == "confirm" and any(
-        one is not None and one.mask is not None for one in neighbours
-    )
+    neighbours = (neighbour_of(sample) for sample in samples)
+    masks = (neighbour and neighbour.mask for neighbour in neighbours)
+    return label == "confirm" and any(mask is not None for mask in masks)
 
 
 def _sample_block(sample: ReviewSample, label: Label, attribution: str) -> _Block:

@@ -47,11 +47,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.folders import whole_folder
-from rs_lowconf.review import geopackage, project, style
 from rs_lowconf.review.composites import composites_of
 from rs_lowconf.review.context import write_context
 from rs_lowconf.review.fields import (
@@ -62,8 +60,10 @@ from rs_lowconf.review.fields import (
     Label,
     fields_of,
 )
+from rs_lowconf.review.geopackage import write_cells
 from rs_lowconf.review.images import shows_real_mask, write_images
 from rs_lowconf.review.panels import Panel, panel_vrt, panels_of
+from rs_lowconf.review.project import Project, document, restyle
 from rs_lowconf.review.samples import (
     Generated,
     ReviewSample,
@@ -72,6 +72,7 @@ from rs_lowconf.review.samples import (
     suggestion_of,
 )
 from rs_lowconf.review.sheet import Sheet, contact_vrt
+from rs_lowconf.review.style import aliases_of, block_titles, fill_form, fill_headings
 from rs_lowconf.runs import write_json, write_text
 
 MAX_SAMPLES = 500
@@ -269,21 +270,34 @@ def _write_layer(
     label: Label,
 ) -> None:
     """Write the GeoPackage and the project that shows it, with the same style."""
-    rows = [_row(sample, names) for sample, names in zip(samples, files, strict=True)]
-    cells = [sheet.extent(index) for index in range(sheet.count)]
     observed = not isinstance(samples[0], Generated)
-    elements = style.review_style(fields, sheet, label, observed=observed)
-    geopackage.write_geopackage(
-        building / "review.gpkg", fields, rows, cells, style.document(elements)
+    project = Project("review.qgs")
+    layer, pictures = project.layer("review"), project.layer("contact sheet")
+    fill_form(layer, fields, sheet, observed=observed)
+    fill_headings(layer, sheet, block_titles(label, sheet.blocks, observed=observed))
+    write_cells(
+        building / "review.gpkg",
+        fields,
+        [_row(sample, names) for sample, names in zip(samples, files, strict=True)],
+        [sheet.extent(index) for index in range(sheet.count)],
+        style=document(project.style(layer)),
+        titles=aliases_of(layer),
     )
+    project.connect(layer, "./review.gpkg|layername=review", "ogr")
+    project.connect(pictures, "./contact.vrt", "gdal")
+    for panel in panels:
+        copied = project.copy(pictures, panel.kind)
+        project.connect(copied, f"./{panel.kind}.vrt", "gdal")
+        restyle(copied, panel.style())
+        # An open legend explains the colours; that of the contact sheet is useless.
+        project.node(copied).set("expanded", "1")
     if observed:
         title = "Review of real tiles"
     elif label == "confirm":
         title = "Review of SYNTHETIC tiles (not observations)"
     else:
         title = "Review of tiles that may be SYNTHETIC"
-    styles: dict[str, list[ET.Element]] = {panel.kind: panel.style() for panel in panels}
-    project.write_project(building / "review.qgz", sheet.size, elements, title, panels=styles)
+    project.write(building / "review.qgz", title, sheet.bounds)
 
 
 def _row(sample: ReviewSample, files: Mapping[str, str]) -> dict[str, str | float | None]:

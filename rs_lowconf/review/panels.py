@@ -19,8 +19,9 @@ from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.review import geotiff
 from rs_lowconf.review.fields import Label
 from rs_lowconf.review.geotiff import NO_CONFIDENCE, Colour, category_names
+from rs_lowconf.review.project import document, template
 from rs_lowconf.review.sheet import Sheet, picture_source
-from rs_lowconf.review.style import document
+from rs_lowconf.review.style import classes_style
 from rs_lowconf.runs import write_text
 
 Kind = Literal["mask", "predicted", "confidence"]
@@ -108,31 +109,9 @@ class Panel:
         painted: UInt8[np.ndarray, "h w 3"] = table[values]
         return painted
 
-    def style(self) -> list[ET.Element]:
+    def style(self) -> ET.Element:
         """Return how QGIS shows it, the legend included."""
-        pipe = ET.Element("pipe")
-        renderer = ET.SubElement(pipe, "rasterrenderer", opacity="1", alphaBand="-1")
-        if self.classes:
-            renderer.attrib |= {"type": "paletted", "band": "1"}
-            palette = ET.SubElement(renderer, "colorPalette")
-            for index, (name, colour) in enumerate(self.classes.items()):
-                ET.SubElement(
-                    palette,
-                    "paletteEntry",
-                    value=str(index),
-                    color="#{:02x}{:02x}{:02x}".format(*colour),
-                    alpha="255",
-                    label=name,
-                )
-        else:
-            renderer.attrib |= {"type": "singlebandgray", "grayBand": "1"}
-            renderer.set("gradient", "BlackToWhite")
-            stretch = ET.SubElement(renderer, "contrastEnhancement")
-            ET.SubElement(stretch, "minValue").text = "0"
-            ET.SubElement(stretch, "maxValue").text = "1"
-            ET.SubElement(stretch, "algorithm").text = "StretchToMinimumMaximum"
-        ET.SubElement(pipe, "rasterresampler", maxOversampling="2")
-        return [pipe]
+        return classes_style(self.classes) if self.classes else template("confidence.qml")
 
 
 def panels_of(

@@ -83,8 +83,8 @@ def write_preview(
         draw.text((_GAP, top), row.title, fill=_INK, font=heading)
         # Narrow columns have no room for the names of bands.
         shown = {
-            one.caption if legend else _caption(one): stretch(row.pixels, bands, one)
-            for one in composites
+            each.caption if legend else _caption(each): stretch(row.pixels, bands, each)
+            for each in composites
         }
         for column, (text, colours) in enumerate((shown | dict(row.panels)).items()):
             left = _GAP + column * (cell_width + gap)
@@ -119,7 +119,7 @@ def _lines(names: Iterable[str], font: Font, room: int) -> list[list[str]]:
     """Return the legend's names broken into lines of this width."""
     lines: list[list[str]] = []
     for name in names:
-        if lines and sum(_width(one, font) for one in [*lines[-1], name]) <= room:
+        if lines and sum(_width(text, font) for text in [*lines[-1], name]) <= room:
             lines[-1].append(name)
         else:
             lines.append([name])

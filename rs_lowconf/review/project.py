@@ -1,161 +1,185 @@
-"""The QGIS project: one layer of cells over sheets of pictures, without a coordinate system.
+"""QGIS projects and styles, recorded from QGIS: loaded from `templates/`, filled and written.
 
-Written as XML, because no library on PyPI can write projects. Without a CRS QGIS draws the sheet in
-its pixels without any warning; an invented one would show a "no transform" warning and suggest a
-location on Earth.
+Nothing here knows what a form or a symbol looks like. Every template opens in QGIS: its layers are
+in memory, or an empty raster. What a user changes there and saves is in the next package. Only what
+differs between packages is filled in:
+
+* titles, extents, and the sources of layers;
+* copies of layers, where a package has several of a kind;
+* `@marks` in names and expressions; columns that a layer does not have are NULL in expressions.
+
+A sheet has no coordinate system: QGIS then draws it in its pixels without any warning. An invented
+one would show a "no transform" warning and suggest a location on Earth.
 """
 
+import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
+from typing import Final
 from xml.etree import ElementTree as ET
 
-from rs_lowconf.review.fields import LAYER
-from rs_lowconf.review.style import DOCTYPE, QGIS_VERSION, raster_style
+from rasterio.crs import CRS
+
+from rs_lowconf.boundary import reading
+from rs_lowconf.errors import ReviewError, listed
 from rs_lowconf.runs import replacing
 
-# QGIS silently ignores layers whose id has ten characters or fewer.
-_SHEET_ID = "contact_sheet_of_the_tiles"
-_SHEET_NAME = "contact sheet"
-_SHOWN = "Qt::Checked"
-_CANVAS_GREY = 235
+TEMPLATES: Final = Path(__file__).parent / "templates"
+
+Bounds = tuple[float, float, float, float]
+"""West, south, east and north."""
+
+_DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_OF_AUTHOR = ("homePath", "projectMetadata")
+"""What a project tells of who saved it, besides attributes."""
+_OF_SOURCE = ("extent", "wgs84extent", "noData")
+"""What a layer of a project has from its source."""
+_NO_STYLE = ("id", "datasource", "layername", "srs", "provider", *_OF_SOURCE)
+"""What a layer of a project has besides its style."""
 
 
-def write_project(
-    path: Path,
-    size: tuple[int, int],
-    style: Sequence[ET.Element],
-    title: str,
-    *,
-    layer: str = LAYER,
-    read_only: bool = False,
-    panels: Mapping[str, Sequence[ET.Element]] | None = None,
-) -> None:
-    """Write the .qgz, atomically.
+def template(name: str) -> ET.Element:
+    """Return a project or style as QGIS saved it.
 
-    Args:
-        path: the file, beside LAYER.gpkg and `contact.vrt`, replaced when it exists.
-        size: width and height of the sheet, to which the map is zoomed.
-        style: symbols, labels and form of the layer of cells.
-        title: of the project's window.
-        layer: the name of that layer and of its GeoPackage.
-        read_only: whether that layer is read-only in QGIS.
-        panels: styles of further sheets by name, each NAME.vrt of the same size; None or
-            empty without any.
+    Raises:
+        ReviewError: the file is missing or damaged.
     """
-    cells_id = f"{layer}_cells_of_the_sheet"
-    root = ET.Element("qgis", version=QGIS_VERSION, projectname=title)
-    ET.SubElement(root, "title").text = title
-    _append_crs(ET.SubElement(root, "projectCrs"))
-    panels = panels or {}
-    layers = (
-        (cells_id, layer, "ogr"),
-        *((_panel_id(name), name, "gdal") for name in panels),
-        (_SHEET_ID, _SHEET_NAME, "gdal"),
-    )
-    tree = ET.SubElement(root, "layer-tree-group")
-    for identifier, name, provider in layers:
-        ET.SubElement(
-            tree,
-            "layer-tree-layer",
-            id=identifier,
-            name=name,
-            providerKey=provider,
-            checked=_SHOWN,
-            # An open legend explains the colours; that of the contact sheet is useless.
-            expanded="0" if name == _SHEET_NAME else "1",
+    path = TEMPLATES / name
+    with reading(path, remedy="save it again in QGIS, or reinstall rs_lowconf", error=ReviewError):
+        return ET.parse(path).getroot()  # noqa: S314 (part of this installation)
+
+
+def part(element: ET.Element, path: str) -> ET.Element:
+    """Return what a template has at a path below one of its elements.
+
+    Raises:
+        ReviewError: there is nothing.
+    """
+    found = element.find(path)
+    if found is None:
+        raise ReviewError(
+            f"a template in {TEMPLATES} has no {path}",
+            expected="a project or style saved by QGIS",
+            remedy="save it again in QGIS, or reinstall rs_lowconf",
         )
-    canvas = ET.SubElement(root, "mapcanvas", name="theMapCanvas", annotationsVisible="1")
-    ET.SubElement(canvas, "units").text = "unknown"
-    canvas.append(_extent("extent", size))
-    ET.SubElement(canvas, "rotation").text = "0"
-    _append_crs(ET.SubElement(canvas, "destinationsrs"))
-    project_layers = ET.SubElement(root, "projectlayers")
-    project_layers.append(_cells_layer(cells_id, layer, style, read_only=read_only))
-    for name, panel_style in panels.items():
-        project_layers.append(_raster_layer(_panel_id(name), name, f"{name}.vrt", panel_style))
-    sheet_style = raster_style((1, 2, 3), None)
-    project_layers.append(_raster_layer(_SHEET_ID, _SHEET_NAME, "contact.vrt", sheet_style))
-    order = ET.SubElement(root, "layerorder")
-    for identifier, _, _ in layers:
-        ET.SubElement(order, "layer", id=identifier)
-    root.append(_properties())
-    settings = ET.SubElement(root, "ProjectViewSettings")
-    settings.append(_extent("DefaultViewExtent", size))
-    write_qgz(path, root)
+    return found
 
 
-def write_qgz(path: Path, root: ET.Element) -> None:
-    """Write a project's document as a .qgz, atomically."""
-    ET.indent(root, " ")
-    text = DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
-    # A fixed date, so that the same package gives the same bytes.
-    entry = zipfile.ZipInfo(f"{path.stem}.qgs", date_time=(2000, 1, 1, 0, 0, 0))
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        archive.writestr(entry, text)
+def fill(element: ET.Element, values: Mapping[str, object]) -> None:
+    """Replace words, such as `@mark` or `"column"`, in all attributes and texts of an element."""
+    if not values:
+        return
+    words = re.compile(rf"(?:{'|'.join(map(re.escape, values))})(?!\w)")
+
+    def filled(text: str) -> str:
+        return words.sub(lambda found: str(values[found[0]]), text)
+
+    for child in element.iter():
+        child.attrib = {name: filled(text) for name, text in child.attrib.items()}
+        child.text = child.text and filled(child.text)
 
 
-def _cells_layer(
-    identifier: str, name: str, style: Sequence[ET.Element], *, read_only: bool
-) -> ET.Element:
-    layer = ET.Element(
-        "maplayer",
-        type="vector",
-        geometry="Polygon",
-        wkbType="Polygon",
-        labelsEnabled="1",
-        readOnly=str(int(read_only)),
-        styleCategories="AllStyleCategories",
-    )
-    ET.SubElement(layer, "id").text = identifier
-    ET.SubElement(layer, "datasource").text = f"./{name}.gpkg|layername={name}"
-    ET.SubElement(layer, "layername").text = name
-    _append_crs(ET.SubElement(layer, "srs"))
-    ET.SubElement(layer, "provider", encoding="UTF-8").text = "ogr"
-    layer.extend(style)
-    return layer
+def document(style: ET.Element) -> str:
+    """Return a style as a QML document."""
+    return _DOCTYPE + ET.tostring(style, encoding="unicode") + "\n"
 
 
-def _raster_layer(identifier: str, name: str, file: str, style: Sequence[ET.Element]) -> ET.Element:
-    layer = ET.Element("maplayer", type="raster", styleCategories="AllStyleCategories")
-    ET.SubElement(layer, "id").text = identifier
-    ET.SubElement(layer, "datasource").text = f"./{file}"
-    ET.SubElement(layer, "layername").text = name
-    _append_crs(ET.SubElement(layer, "srs"))
-    ET.SubElement(layer, "provider").text = "gdal"
-    layer.extend(style)
-    return layer
+def restyle(layer: ET.Element, style: ET.Element) -> None:
+    """Give a layer of a project the style of a QML document."""
+    replaced = {child.tag for child in style}
+    layer[:] = [*(child for child in layer if child.tag not in replaced), *style]
 
 
-def _panel_id(name: str) -> str:
-    return f"{name}_of_the_tiles"
+class Project:
+    """A project that is being filled."""
 
+    def __init__(self, name: str) -> None:
+        """Load a template, without who saved it where and when."""
+        self._name = name
+        self.root = template(name)
+        self._version = self.root.get("version", "")
+        self.root.attrib = {"version": self._version}
+        self.root[:] = [child for child in self.root if child.tag not in _OF_AUTHOR]
+        self.layers = part(self.root, "projectlayers")
+        self.tree = part(self.root, "layer-tree-group")
 
-def _properties() -> ET.Element:
-    properties = ET.Element("properties")
-    reference = ET.SubElement(properties, "SpatialRefSys")
-    ET.SubElement(reference, "ProjectionsEnabled", type="int").text = "0"
-    paths = ET.SubElement(properties, "Paths")
-    ET.SubElement(paths, "Absolute", type="bool").text = "false"
-    gui = ET.SubElement(properties, "Gui")
-    for colour in ("Red", "Green", "Blue"):
-        ET.SubElement(gui, f"CanvasColor{colour}Part", type="int").text = str(_CANVAS_GREY)
-    return properties
+    def layer(self, name: str) -> ET.Element:
+        """Return a layer.
 
+        Raises:
+            ReviewError: the template has none of this name.
+        """
+        layers = {layer.findtext("layername", ""): layer for layer in self.layers}
+        if name not in layers:
+            raise ReviewError(
+                f"{TEMPLATES / self._name} has the layers {listed([*layers])}",
+                expected=f"one named {name}",
+            )
+        return layers[name]
 
-def _append_crs(parent: ET.Element) -> None:
-    """Declare that there is no coordinate system."""
-    reference = ET.SubElement(parent, "spatialrefsys")
-    ET.SubElement(reference, "wkt")
+    def node(self, layer: ET.Element) -> ET.Element:
+        """Return a layer's entry in the list of layers."""
+        return part(self.tree, f".//layer-tree-layer[@id='{layer.findtext('id')}']")
 
+    def style(self, layer: ET.Element) -> ET.Element:
+        """Return the style of a layer, to be stored elsewhere."""
+        root = ET.Element("qgis", version=self._version, styleCategories="AllStyleCategories")
+        root.extend(child for child in layer if child.tag not in _NO_STYLE)
+        return root
 
-def _extent(tag: str, size: tuple[int, int]) -> ET.Element:
-    width, height = size
-    element = ET.Element(tag)
-    for name, value in (("xmin", 0), ("ymin", -height), ("xmax", width), ("ymax", 0)):
-        if tag == "extent":
-            ET.SubElement(element, name).text = str(value)
-        else:
-            element.set(name, str(value))
-    return element
+    def connect(
+        self, layer: ET.Element, source: str, provider: str, crs: str | None = None
+    ) -> None:
+        """Let a layer show another file.
+
+        Args:
+            layer: of this project.
+            source: relative to the project, such as `./scores.gpkg|layername=scores`.
+            provider: `ogr` or `gdal`.
+            crs: authority code or WKT; None keeps that of the template.
+        """
+        layer[:] = [child for child in layer if child.tag not in _OF_SOURCE]
+        part(layer, "datasource").text, part(layer, "provider").text = source, provider
+        self.node(layer).attrib |= {"source": source, "providerKey": provider}
+        if crs is not None:
+            reference = part(layer, "srs/spatialrefsys")
+            reference[:] = []
+            ET.SubElement(reference, "wkt").text = CRS.from_string(crs).to_wkt()
+
+    def copy(self, layer: ET.Element, name: str) -> ET.Element:
+        """Return a copy of a layer by another name, listed and drawn right above it."""
+        copied, node = deepcopy(layer), self.node(layer)
+        # QGIS silently ignores layers whose id has ten characters or fewer.
+        identifier = f"layer_{len(self.layers):05d}_copied"
+        part(copied, "id").text, part(copied, "layername").text = identifier, name
+        self.layers.append(copied)
+        group = next(group for group in self.tree.iter("layer-tree-group") if node in list(group))
+        place = list(group).index(node)
+        group.insert(place, deepcopy(node))
+        group[place].attrib |= {"id": identifier, "name": name}
+        return copied
+
+    def write(self, path: Path, title: str, bounds: Bounds) -> None:
+        """Write the .qgz, atomically.
+
+        Args:
+            path: the file, replaced when it exists.
+            title: of the project's window.
+            bounds: to which the map is zoomed.
+        """
+        self.root.set("projectname", title)
+        part(self.root, "title").text = title
+        view = part(self.root, "ProjectViewSettings/DefaultViewExtent")
+        for corner, value in zip(_CORNERS, bounds, strict=True):
+            view.set(corner, repr(value))
+            for element in self.root.iterfind(f"mapcanvas/extent/{corner}"):
+                element.text = repr(value)
+        text = _DOCTYPE + ET.tostring(self.root, encoding="unicode") + "\n"
+        # A fixed date, so that the same package gives the same bytes.
+        entry = zipfile.ZipInfo(f"{path.stem}.qgs", date_time=(2000, 1, 1, 0, 0, 0))
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr(entry, text)

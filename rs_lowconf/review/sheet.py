@@ -77,6 +77,12 @@ class Sheet:
             rows * (height + self.line) + self.line,
         )
 
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Return the sheet's extent in map coordinates: x, y, x, y."""
+        width, height = self.size
+        return 0.0, -float(height), float(width), 0.0
+
     def cell(self, index: int) -> Box:
         """Return the frame around one sample."""
         row, column = divmod(index, self.columns)

@@ -2,33 +2,28 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.review import style
 from rs_lowconf.review.composites import composites_of
 from rs_lowconf.review.fields import Field
-from rs_lowconf.review.geopackage import write_geopackage
-from rs_lowconf.review.project import write_project
+from rs_lowconf.review.geopackage import write_cells
+from rs_lowconf.review.project import Project, document
 from rs_lowconf.review.sheet import Sheet, contact_vrt
+from rs_lowconf.review.style import aliases_of, fill_headings
 from rs_lowconf.testset.release import ReleaseTile
 from rs_lowconf.testset.table import reviewed, tile_name
 
-LAYER: Final = "labels"
-
 _FIELDS = (
-    Field(name="sample_id", sql="TEXT", alias="Sample"),
-    Field(name="class_name", sql="TEXT", alias="Class"),
-    Field(name="condition", sql="TEXT", alias="Generated as"),
-    Field(name="predicted", sql="TEXT", alias="Target's prediction"),
-    Field(name="confidence", sql="REAL", alias="Target's confidence"),
-    Field(name="round", sql="INTEGER", alias="Round"),
-    Field(name="reviewers", sql="TEXT", alias="Reviewers"),
-    Field(name="reviewed", sql="TEXT", alias="Time"),
-    Field(name="realism", sql="INTEGER", alias="Realism, 1 to 5"),
+    Field(name="sample_id", sql="TEXT"),
+    Field(name="class_name", sql="TEXT"),
+    Field(name="condition", sql="TEXT"),
+    Field(name="predicted", sql="TEXT"),
+    Field(name="confidence", sql="REAL"),
+    Field(name="round", sql="INTEGER"),
+    Field(name="reviewers", sql="TEXT"),
+    Field(name="reviewed", sql="TEXT"),
+    Field(name="realism", sql="INTEGER"),
 )
-_WRONG = 'CASE WHEN "predicted" <> "class_name" THEN \'target wrong\' END'
-_RED = "214,39,40,255"
 
 
 def write_sheet(
@@ -44,35 +39,23 @@ def write_sheet(
     )
     vrt = contact_vrt(sheet, bands, [[tile_name(tile)] for tile in tiles])
     (folder / "contact.vrt").write_bytes(vrt.encode())
-    elements = [
-        style.outlines(_WRONG, {"target wrong": _RED}, other="target right"),
-        style.headings(
-            sheet,
-            "\"sample_id\" || '   SYNTHETIC'",
-            [
-                "\"class_name\" || '   target: ' || \"predicted\" || ' '"
-                " || round(100 * \"confidence\") || ' %'"
-            ],
-        ),
-    ]
-    write_geopackage(
-        folder / f"{LAYER}.gpkg",
+    project = Project("release.qgs")
+    layer, pictures = project.layer("labels"), project.layer("contact sheet")
+    fill_headings(layer, sheet, ["SYNTHETIC"])
+    write_cells(
+        folder / "labels.gpkg",
         _FIELDS,
         [_row(tile) for tile in tiles],
         [sheet.extent(index) for index in range(sheet.count)],
-        style.document(elements),
-        layer=LAYER,
+        style=document(project.style(layer)),
+        titles=aliases_of(layer),
         # Not the time of writing: the same release must give the same bytes.
         changed=max(reviewed(tile) for tile in tiles),
     )
-    write_project(
-        folder / "release.qgz",
-        sheet.size,
-        elements,
-        "Test set of reviewed SYNTHETIC tiles (not observations)",
-        layer=LAYER,
-        read_only=True,
-    )
+    project.connect(layer, "./labels.gpkg|layername=labels", "ogr")
+    project.connect(pictures, "./contact.vrt", "gdal")
+    title = "Test set of reviewed SYNTHETIC tiles (not observations)"
+    project.write(folder / "release.qgz", title, sheet.bounds)
 
 
 def _row(tile: ReleaseTile) -> dict[str, str | float | None]:

@@ -11,6 +11,7 @@ from rs_lowconf.errors import DataError, OutputError
 from rs_lowconf.folders import whole_folder
 from rs_lowconf.review.composites import composites_of
 from rs_lowconf.review.geotiff import read_tile
+from rs_lowconf.review.project import document
 from rs_lowconf.review.style import tile_style
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.testset.checksums import write_checksums
@@ -122,7 +123,7 @@ def _check(tiles: Sequence[ReleaseTile], classes: Sequence[str]) -> None:
 def _copy_tiles(building: Path, tiles: Sequence[ReleaseTile], bands: BandSpec) -> tuple[int, int]:
     """Copy the tiles byte by byte and write their styles; return their height and width."""
     (building / "tiles").mkdir()
-    style = tile_style(bands, composites_of(bands)[0]).encode()
+    style = document(tile_style(bands, composites_of(bands)[0])).encode()
     shapes = set()
     for tile in tiles:
         path = building / tile_name(tile)
