@@ -22,8 +22,8 @@ import shapely
 from rs_lowconf.batch.collect import write_score_map
 from rs_lowconf.grid import Grid
 from rs_lowconf.review.samples import Generated
+from tests.make_estimate_golden import leaves
 from tests.review_samples import GRID, masked, observed, package, sample
-from tests.test_estimate_report import leaves
 from tests.testset_samples import release, reviewed_tiles
 
 SCRIPT = Path(__file__).parent / "qgis" / "describe.py"

@@ -199,7 +199,7 @@ def _with_error(share: Share) -> str:
 
 def _interval_plot(report: Report) -> Figure:
     intervals = report.intervals
-    figure, (axes,) = panels(7, 0.6 + 0.42 * len(intervals))
+    figure, (axes,) = panels(7.0, 0.6 + 0.42 * len(intervals))
     for place, interval in enumerate(intervals):
         colour = BLUE if interval.reliable else OTHER
         axes.plot([100 * interval.low, 100 * interval.high], [place] * 2, color=colour, lw=3)
@@ -212,7 +212,7 @@ def _interval_plot(report: Report) -> Figure:
 
 
 def _calibration_plot(cells: Sequence[CalibrationCell]) -> Figure:
-    figure, (axes,) = panels(5, 4.2)
+    figure, (axes,) = panels(5.0, 4.2)
     known = [(cell, cell.found) for cell in cells if cell.found is not None]
     expected = np.array([cell.expected for cell, _ in known])
     found = np.array([rate for _, rate in known])

@@ -136,7 +136,7 @@ def _generated(report: Mapping[str, Any]) -> list[Block]:
 
 
 def _rmse_plot(report: Mapping[str, Any]) -> Figure:
-    figure, (axes,) = panels(7, 4.6)
+    figure, (axes,) = panels(7.0, 4.6)
     chosen = report["predictor"]["name"]
     plain = [cell for cell in report["cells"] if cell["predictor"] == chosen and not cell["blind"]]
     for (name, points), colour in zip(_curves(plain, "method"), _COLOURS, strict=False):

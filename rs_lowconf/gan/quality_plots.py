@@ -118,7 +118,7 @@ def _power_figure(sets: Sets) -> Figure:
 
 def _index_figure(sets: Sets) -> Figure:
     names = list(sets.test.spectra.indices)
-    figure, plots = panels(4 * len(names), 3.2, 1, len(names))
+    figure, plots = panels(4.0 * len(names), 3.2, 1, len(names))
     step = 20
     edges = GRID[::step].numpy()
     for name, axes in zip(names, plots, strict=True):

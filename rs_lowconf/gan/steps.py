@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -115,6 +115,7 @@ def some_tiles(source: TileSource | MaskSource, seed: int) -> Float[Tensor, "n c
     return source.batch(torch.randperm(len(source), generator=rng)[:_BASIS_TILES].tolist()).image
 
 
+@runtime_checkable
 class LossRecord(Protocol):
     """Losses of a training step."""
 
@@ -134,6 +135,7 @@ class LossRecord(Protocol):
 R_co = TypeVar("R_co", bound=LossRecord, covariant=True)
 
 
+@runtime_checkable
 class Training(Protocol[R_co]):
     """The part of a GAN's training that `train` needs."""
 

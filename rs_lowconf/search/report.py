@@ -252,7 +252,7 @@ def _cost(trajectories: Sequence[Trajectory], taught: int) -> Cost:
 
 
 def _yield_figure(search: Sequence[Trajectory], baseline: Sequence[Trajectory]) -> Figure:
-    figure, (axes,) = panels(7, 4.2)
+    figure, (axes,) = panels(7.0, 4.2)
     for name, trajectories, colour in (
         ("latent search", search, REAL),
         ("random latents, same gate", baseline, GENERATED),
@@ -278,7 +278,7 @@ def _yield_figure(search: Sequence[Trajectory], baseline: Sequence[Trajectory]) 
 def _confidence_figure(
     search: Sequence[Trajectory], baseline: Sequence[Trajectory], tau: float
 ) -> Figure:
-    figure, (axes,) = panels(7, 4.2)
+    figure, (axes,) = panels(7.0, 4.2)
     bins = np.linspace(0, 1, 41).tolist()
     random = [one.confidence for one in _answered(baseline)]
     found = [one.found.confidence for one in search if one.found]
