@@ -193,9 +193,9 @@ class _Files:
             errors = problems_of(tile, self._settings.tile_size, max_nodata)
         except TileError as error:
             errors = [error]
-        for fault in errors:
-            detail = f" ({fault.detail})" if fault.detail else ""
-            self._tally.note("error", fault.kind, _name(file) + detail)
+        for problem in errors:
+            detail = f" ({problem.detail})" if problem.detail else ""
+            self._tally.note("error", problem.kind, _name(file) + detail)
         if errors:
             self._unusable[listing.split] += 1
         else:
