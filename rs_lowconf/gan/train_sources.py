@@ -33,11 +33,11 @@ from rs_lowconf.gan.steps import (
     optimiser,
     set_learning_rate,
     some_tiles,
-    tensors_of,
 )
 from rs_lowconf.gan.train import AugmentationsAt, BalancedDraw, StepRecord, penalty_on
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GanSettings
+from rs_lowconf.training_state import tensors_of
 from rs_lowconf.types import TileSource
 
 SETTLING = 64

@@ -24,6 +24,7 @@ from rs_lowconf.target.normalise import band_statistics, decorrelation
 from rs_lowconf.target.tasks import Task
 from rs_lowconf.target.trained import TrainedNetwork
 from rs_lowconf.target.truth import Source, in_order, is_known, truth_of
+from rs_lowconf.training_state import restore, tensors_of
 
 log = logging.getLogger(__name__)
 
@@ -166,17 +167,11 @@ class Training:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that the next epoch depends on, besides the arguments."""
-        modules = {"network": self._network, "average": self._average, "best": self.best.network}
-        tensors = {
-            f"{name}.{key}": value
-            for name, module in modules.items()
-            for key, value in module.state_dict().items()
+        return {
+            "epoch": torch.tensor(self.epoch),
+            "best_loss": torch.tensor(self._best_loss, dtype=torch.float64),
+            **tensors_of(self._modules(), {"network": self._optimiser}),
         }
-        for number, moments in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"adam.{number}.{key}": value for key, value in moments.items()}
-        tensors["epoch"] = torch.tensor(self.epoch)
-        tensors["best_loss"] = torch.tensor(self._best_loss, dtype=torch.float64)
-        return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned for a training with the same arguments.
@@ -184,19 +179,12 @@ class Training:
         Raises:
             RuntimeError: it is of another network.
         """
-        self._average.load_state_dict(_below(tensors, "best"))
-        self._keep_best()
-        self._average.load_state_dict(_below(tensors, "average"))
-        self._network.load_state_dict(_below(tensors, "network"))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for number, parameter in enumerate(self._network.parameters()):
-            for key, value in _below(tensors, f"adam.{number}").items():
-                # Laid out like the weights: another order of the loops could round differently.
-                like = torch.empty_like(parameter) if value.ndim else torch.empty_like(value)
-                moments.setdefault(number, {})[key] = like.copy_(value)
-        self._optimiser.load_state_dict(self._optimiser.state_dict() | {"state": moments})
+        restore(self._modules(), {"network": self._optimiser}, tensors)
         self.epoch = int(tensors["epoch"])
         self._best_loss = float(tensors["best_loss"])
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"network": self._network, "average": self._average, "best": self.best.network}
 
 
 def save_state(path: Path, training: Training, made_with: Mapping[str, Any]) -> None:
@@ -306,9 +294,3 @@ def _follow(average: nn.Module, network: nn.Module, keep: float) -> None:
             slow.lerp_(fast, 1 - keep)
         else:
             slow.copy_(fast)
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names start with `prefix.`, without it."""
-    start = f"{prefix}."
-    return {key.removeprefix(start): tensors[key] for key in tensors if key.startswith(start)}
