@@ -119,10 +119,10 @@ def watching(watch: Watch) -> Iterator[None]:
 def _after_look(micro: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
     """Return a micro-batch that counts as a step once it has seen that it may go on."""
 
-    def step(self: Evaluator, *args: Any) -> Any:
+    def step(self: Evaluator, *args: Any, **options: Any) -> Any:
         self._before_batch()
         watch.begin()
-        return micro(self, *args)
+        return micro(self, *args, **options)
 
     return step
 
