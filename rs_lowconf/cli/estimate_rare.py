@@ -52,8 +52,8 @@ def _answer(estimate: "RareEstimate", left: "list[Question]") -> None:
         for done, question in enumerate(left, first):
 
             def watch(asked: int, done: int = done, name: str = question.name) -> None:
-                interrupt.check()
                 bar.update(done, f"{name}: {asked:,} tiles")
+                interrupt.check()
 
             estimate.answer(question, watch)
             bar.update(done + 1)
