@@ -13,8 +13,8 @@ from math import log, log1p
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float64
-from numpy import ndarray
 
 from rs_lowconf.batch.choose import narrow
 from rs_lowconf.batch.review import scores_of
@@ -109,7 +109,7 @@ class RareEstimate:
         """
         asked = 0
 
-        def score(z: Float64[ndarray, "b d"]) -> Float64[ndarray, " b"]:
+        def score(z: Float64[np.ndarray, "b d"]) -> Float64[np.ndarray, " b"]:
             nonlocal asked
             watch(asked)
             found = question.score(z)
