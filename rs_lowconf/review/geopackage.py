@@ -106,7 +106,9 @@ def write_cells(
         )
         database.execute("UPDATE gpkg_contents SET last_change = ?", (time,))
         database.execute("COMMIT")
-        content = database.serialize()
+        content = bytearray(database.serialize())
+    # The counter of changes, which depends on whether GDAL's clock moved on while it wrote.
+    content[24:28] = content[92:96] = (1).to_bytes(4, "big")
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
