@@ -31,7 +31,7 @@ from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.rounds import Judged, judged_samples, round_reports
 from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.runs import RunFolder, kind_of, sha256_of, write_json
-from rs_lowconf.search.calibration import Calibration, calibrate, load_calibration
+from rs_lowconf.search.calibration import Calibration, Features, calibrate, load_calibration
 from rs_lowconf.search.fitted import FittedGate, Kind
 from rs_lowconf.search.head import fit_head
 from rs_lowconf.search.taught import teach_gate
@@ -39,7 +39,7 @@ from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import GanSettings, Settings
 from rs_lowconf.stored import reflectance_of
 from rs_lowconf.target.trained import load_trained
-from rs_lowconf.types import TileSource
+from rs_lowconf.types import Critic, TileSource
 from rs_lowconf.vocabulary import class_list, class_name, require, vocabulary
 from rs_lowconf.workflows.records import Step, Work
 from rs_lowconf.workflows.train_gate import train_critic
@@ -305,29 +305,17 @@ def _make(
     paths["critic"] = folder / "critic.safetensors"
     save_critic(paths["critic"], critic)
     extractor = load_trained(paths["extractor"], device, kind="classifier")
-    fitted = fit_head(
-        reviews.image, lambda image: critic.features(image.to(device)), reviews.accepted, seed
-    )
-    calibration = calibrate(
-        critic,
-        gan.critic,
-        features_in(extractor, gan.generator.bands),
-        train,
-        val,
-        bank=known.bank,  # of the training tiles and the extractor, which are the same
-        seed=settings.run.seed,
+    return _with_head(
+        settings,
+        folder,
+        reviews,
+        known,
+        critics=(critic, gan.critic),
+        features=features_in(extractor, gan.generator.bands),
+        tiles=(train, val),
         models=checksums(paths),
-        device=device,
-        head=fitted.head,
-    )
-    calibration.save(folder / "calibration.safetensors")
-    return LearnedHead(
-        auc=fitted.auc,
-        accepted=fitted.accepted,
-        rejected=fitted.rejected,
-        critic_refined=refined,
-        generator_images=settings.update.generator_images,
-        held_out_real_tiles=len(calibration.reference),
+        refined=refined,
+        seed=seed,
     )
 
 
@@ -350,18 +338,59 @@ def _of_masks(
     critic = load_mask_critic(paths["critic"], gan.generator.bank, device)
     train, val = (open_like_masks(settings, gan.generator, split) for split in ("train", "val"))
     held_out = bank_of(val)
+    return _with_head(
+        settings,
+        folder,
+        reviews,
+        known,
+        critics=(critic.on(held_out), gan.critic.on(held_out)),
+        features=features_in(critic, gan.generator.bands),
+        tiles=(by_mask(train), by_mask(val)),
+        models=checksums(paths),
+        refined=False,
+        seed=seed,
+    )
+
+
+def _with_head(
+    settings: Settings,
+    folder: Path,
+    reviews: Reviews,
+    known: Calibration,
+    *,
+    critics: tuple[Critic, Critic],
+    features: Features,
+    tiles: tuple[TileSource, TileSource],
+    models: Mapping[str, str],
+    refined: bool,
+    seed: int,
+) -> LearnedHead:
+    """Fit a head on the critic's features and write calibration.safetensors with it.
+
+    Args:
+        settings: of the run.
+        folder: of the update.
+        reviews: to learn from.
+        known: the calibration so far; features of the training tiles are as there, because the
+            extractor has not changed.
+        critics: the gate's, and that of the search's energy.
+        features: of the extractor.
+        tiles: of training, and held-out ones.
+        models: checksums of what is calibrated, by name.
+        refined: whether the critic was trained on.
+        seed: of the folds.
+    """
+    device = choose_device(settings.run)
     fitted = fit_head(
-        reviews.image, lambda image: critic.features(image.to(device)), reviews.accepted, seed
+        reviews.image, lambda image: critics[0].features(image.to(device)), reviews.accepted, seed
     )
     calibration = calibrate(
-        critic.on(held_out),
-        gan.critic.on(held_out),
-        features_in(critic, gan.generator.bands),
-        by_mask(train),
-        by_mask(val),
+        *critics,
+        features,
+        *tiles,
         bank=known.bank,
         seed=settings.run.seed,
-        models=checksums(paths),
+        models=models,
         device=device,
         head=fitted.head,
     )
@@ -370,8 +399,8 @@ def _of_masks(
         auc=fitted.auc,
         accepted=fitted.accepted,
         rejected=fitted.rejected,
-        critic_refined=False,
-        generator_images=0,
+        critic_refined=refined,
+        generator_images=settings.update.generator_images,
         held_out_real_tiles=len(calibration.reference),
     )
 
