@@ -5,7 +5,6 @@ discriminator; neither can judge how real a searched tile is. This critic took p
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,8 +17,7 @@ from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator
 from rs_lowconf.gan.mask_train import MaskShow
 from rs_lowconf.gan.networks import Discriminator
 from rs_lowconf.gan.pyramid import ClassGenerator
-from rs_lowconf.gan.spectral import spectral_basis
-from rs_lowconf.gan.steps import some_tiles
+from rs_lowconf.gan.steps import network_shape
 from rs_lowconf.gan.train import BalancedDraw, gradient_penalty, seen_pair
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GateSettings, MaskGanSettings
@@ -56,12 +54,7 @@ def train_judge(  # noqa: PLR0917 - opponents, recipe, chance, place: the order 
     """
     draw = BalancedDraw(source)
     with forked_rng(seed_of(seed, "critic", "weights")):
-        shape: dict[str, Any] = {
-            "bands": source.bands,
-            "classes": source.classes,
-            "tile_size": generator.tile_size,
-            "basis": spectral_basis(some_tiles(source, seed), source.bands, _WHITENING),
-        }
+        shape = network_shape(source, generator.tile_size, seed, _WHITENING)
         judge = Discriminator(settings.width, **shape).to(device)
     weight = settings.gamma / 2 * 3 / len(source.bands) * _PENALTY_EVERY
 
@@ -129,12 +122,7 @@ def train_mask_judge(
         source, turn=turn, augment=shift, seed=seed, stream="mask critic", device=device
     )
     with forked_rng(seed_of(seed, "mask critic", "weights")):
-        shape: dict[str, Any] = {
-            "bands": source.bands,
-            "classes": source.classes,
-            "tile_size": generator.tile_size,
-            "basis": spectral_basis(some_tiles(source, seed), source.bands, recipe.whitening),
-        }
+        shape = network_shape(source, generator.tile_size, seed, recipe.whitening)
         judge = MaskDiscriminator(settings.width, **shape).to(device)
 
     def lesson(number: int, rng: torch.Generator) -> Lesson:

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,15 +16,14 @@ from rs_lowconf.gan.mask_losses import (
 )
 from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator
 from rs_lowconf.gan.masks import masks_of
-from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.steps import (
     fill,
     follow,
     improve,
+    network_shape,
     optimiser,
     precision,
     set_learning_rate,
-    some_tiles,
 )
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import MaskGanSettings
@@ -157,12 +155,9 @@ class MaskGanTraining:
             source, turn=turn, augment=augment, seed=seed, stream="mask gan", device=device
         )
         with forked_rng(seed_of(seed, "mask gan", "weights")):
-            shape: dict[str, Any] = {
-                "bands": source.bands,
-                "classes": source.classes,
-                "tile_size": source.batch([0]).image.shape[-1],
-                "basis": spectral_basis(some_tiles(source, seed), source.bands, settings.whitening),
-            }
+            shape = network_shape(
+                source, source.batch([0]).image.shape[-1], seed, settings.whitening
+            )
             self.generator = MaskGenerator(settings, **shape).to(device)
             self.discriminator = MaskDiscriminator(settings.critic_width, **shape).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(requires_grad=False)

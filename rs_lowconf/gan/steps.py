@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rs_lowconf.errors import JobError, ModelError
+from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import EncoderSettings, GateSettings, GeneratorSettings, UpdateSettings
 from rs_lowconf.training_state import restore
@@ -86,6 +87,25 @@ def some_tiles(source: TileSource | MaskSource, seed: int) -> Float[Tensor, "n c
     """Return random tiles, enough to fit the spectral basis."""
     rng = torch.Generator().manual_seed(seed_of(seed, "gan", "basis"))
     return source.batch(torch.randperm(len(source), generator=rng)[:_BASIS_TILES].tolist()).image
+
+
+def network_shape(
+    source: TileSource | MaskSource, tile_size: int, seed: int, whitening: float
+) -> dict[str, Any]:
+    """Return the arguments by which generators and discriminators are built.
+
+    Args:
+        source: the training split.
+        tile_size: side of a tile in pixels.
+        seed: the run's.
+        whitening: see `spectral_basis`.
+    """
+    return {
+        "bands": source.bands,
+        "classes": source.classes,
+        "tile_size": tile_size,
+        "basis": spectral_basis(some_tiles(source, seed), source.bands, whitening),
+    }
 
 
 @runtime_checkable

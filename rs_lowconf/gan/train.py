@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,15 +12,14 @@ from torch.nn import functional as F
 from rs_lowconf.errors import DataError
 from rs_lowconf.gan.figures import overfit
 from rs_lowconf.gan.networks import ClassTable, Discriminator, Encoder, Generator, Redrawer
-from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.steps import (
     fill,
     follow,
     improve,
+    network_shape,
     optimiser,
     precision,
     set_learning_rate,
-    some_tiles,
 )
 from rs_lowconf.measures import SYMMETRIES, turn
 from rs_lowconf.seeds import forked_rng, seed_of
@@ -110,13 +108,9 @@ class GanTraining:
         self._device = device
         self._draw = BalancedDraw(source)
         with forked_rng(seed_of(seed, "gan", "weights")):
-            basis = spectral_basis(some_tiles(source, seed), source.bands, settings.whitening)
-            shape: dict[str, Any] = {
-                "bands": source.bands,
-                "classes": source.classes,
-                "tile_size": source.batch([0]).image.shape[-1],
-                "basis": basis,
-            }
+            shape = network_shape(
+                source, source.batch([0]).image.shape[-1], seed, settings.whitening
+            )
             self.generator = Generator(settings, **shape).to(device)
             self.discriminator = Discriminator(settings.critic_width, **shape).to(device)
             self._encoder = Encoder(settings, bands=source.bands).to(device)
