@@ -41,7 +41,7 @@ class ForeignTarget:
         tile_size: int,
         device: torch.device,
     ) -> None:
-        """Wrap `function` and probe it with a few tiles, which are not counted as evaluations.
+        """Wrap `function` and probe it with a few tiles.
 
         Args:
             function: a module in eval mode on `device`, or anything else that takes and returns

@@ -110,7 +110,7 @@ class TrainedNetwork:
         return log_probabilities(self._run(self.network, image), self.temperature)
 
     def features(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        """Return penultimate features, on the network's device; counts as an evaluation.
+        """Return penultimate features, on the network's device.
 
         Raises:
             ModelError: it is a segmenter, or the tiles have another number of bands or another
