@@ -437,14 +437,18 @@ def test_drawn_pixels_are_labelled_in_their_surroundings(
 def test_rejected_tiles_with_masks_teach_the_gate(
     rslow: Run, trained: Path, tmp_path: Path
 ) -> None:
-    """An update adds a head that tells what was rejected; critic and masks stay as they are."""
+    """An update adds a head that tells what was rejected; critic and masks stay as they are.
+
+    The reviewer is unsure of what is of middling brightness: which tiles are found depends on the
+    processor, and few of them near the limit of the rule would decide over the figure.
+    """
     folder = tmp_path / "loop"
     for part in ("run/target", "run/gan", "run/gate", "images", "masks"):
         shutil.copytree(trained / part, folder / part)
     config = folder / "config.yaml"
     config.write_text((trained / "config.yaml").read_text().replace(str(trained), str(folder)))
     words = (
-        *("-c", config, "-s", "search.count=26", "-s", "search.baseline_evaluations=0"),
+        *("-c", config, "-s", "search.count=36", "-s", "search.baseline_evaluations=0"),
         *("-s", "search.tau=0.98", "-s", "search.max_evaluations=8000"),
     )
     assert rslow("generate", *words).code == 0
@@ -454,12 +458,18 @@ def test_rejected_tiles_with_masks_teach_the_gate(
     brightness = {
         one.sample_id: read_tile(folder / "run" / one.tile).pixels[0].mean() for one in tiles
     }
-    bright = sorted(brightness, key=lambda name: brightness[name])[len(brightness) // 2 :]
+    in_order = sorted(brightness, key=lambda name: brightness[name])
+    dark, middling, bright = in_order[:12], in_order[12:-12], in_order[-12:]
     with closing(sqlite3.connect(package / "review.gpkg")) as database, database:
-        database.execute("UPDATE review SET decision = 'accept', reviewed_ms = 5")
-        database.executemany(
-            "UPDATE review SET decision = 'reject' WHERE sample_id = ?", [(n,) for n in bright]
-        )
+        for decision, names in (
+            ("accept", dark),
+            ("unsure", middling),
+            ("reject", bright),
+        ):
+            database.executemany(
+                "UPDATE review SET decision = ?, reviewed_ms = 5 WHERE sample_id = ?",
+                [(decision, name) for name in names],
+            )
     assert rslow("review", "import", package, *words).code == 0
     assert "rslow update" in "".join(printed(rslow("status", *words)))
     refused = rslow("update", *words, "-s", "update.generator_images=100")
@@ -482,5 +492,5 @@ def test_rejected_tiles_with_masks_teach_the_gate(
         [reflectance_of(read_tile(folder / "run" / one.tile).pixels) for one in tiles]
     )
     told = score(image, torch.zeros(len(image), dtype=torch.long)).flatten()
-    kept = torch.tensor([one.sample_id not in bright for one in tiles])
-    assert told[kept].mean() > told[~kept].mean()
+    kept, dropped = (torch.tensor([one.sample_id in n for one in tiles]) for n in (dark, bright))
+    assert told[kept].mean() > told[dropped].mean()
