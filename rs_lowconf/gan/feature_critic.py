@@ -101,21 +101,35 @@ class FeatureMixer(nn.Module):
 class FeatureHeads(nn.Module):
     """One realism logit per scale of mixed features, given the class."""
 
-    def __init__(self, classes: int, scales: int, width: int = MIXED) -> None:
-        """Build a head for each scale."""
+    spread: Tensor
+
+    def __init__(self, classes: int, scales: int, *, group: int = 1, width: int = MIXED) -> None:
+        """Build a head for each scale.
+
+        Args:
+            classes: of the tiles.
+            scales: number of scales.
+            group: in training, so many tiles in succession are of the same class; from 2 on, a head
+                also sees the deviation of features within a group (Karras et al., "Progressive
+                growing of GANs", ICLR 2018, over the whole batch).
+            width: channels.
+        """
         super().__init__()
+        self.group = group
         self.first = nn.ModuleList(
             nn.Conv2d(MIXED, width, 3, stride=2 if scale == 0 else 1, padding=1)
             for scale in range(scales)
         )
         self.second = nn.ModuleList(
-            nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(scales)
+            nn.Conv2d(width + (group > 1), width, 3, stride=2, padding=1) for _ in range(scales)
         )
         self.logit = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in range(scales))
         tables = [nn.Embedding(classes, width) for _ in range(scales)]
         for table in tables:
             nn.init.normal_(table.weight, std=width**-0.5)
         self.classes = nn.ModuleList(tables)
+        if group > 1:
+            self.register_buffer("spread", torch.zeros(scales))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, scales: Scales, label: Int[Tensor, " b"]) -> Float[Tensor, "b s"]:
@@ -123,10 +137,26 @@ class FeatureHeads(nn.Module):
         logits = []
         for number, features in enumerate(scales):
             hidden = F.leaky_relu(self.first[number](features), 0.2)
+            if self.group > 1:
+                hidden = torch.cat([hidden, self._spread(hidden, number)], dim=1)
             hidden = F.leaky_relu(self.second[number](hidden), 0.2)
             known = (hidden * self.classes[number](label)[:, :, None, None]).sum(1)
             logits.append((self.logit[number](hidden)[:, 0] + known).mean((1, 2)))
         return torch.stack(logits, dim=1)
+
+    def _spread(self, hidden: Float[Tensor, "b c h w"], number: int) -> Float[Tensor, "b 1 h w"]:
+        """Return how much tiles differ within their group; after training its mean in training.
+
+        So a tile's logits do not depend on the tiles beside it.
+        """
+        shape = (len(hidden), 1, *hidden.shape[2:])
+        if not self.training:
+            return self.spread[number].expand(shape)
+        groups = hidden.unflatten(0, (-1, self.group))
+        deviation = (groups.var(1, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
+        with torch.no_grad():
+            self.spread[number].lerp_(deviation.mean(), 0.01)
+        return deviation.repeat_interleave(self.group)[:, None, None, None].expand(shape)
 
 
 class TextureCritic(nn.Module):

@@ -171,7 +171,7 @@ def build_critics(
                 name=f"{shapes[k].name} {name}",
                 source=k,
                 bands=shapes[k].bands,
-                network=FeatureHeads(len(classes), len(STAGES)).to(device),
+                network=FeatureHeads(len(classes), len(STAGES), group=settings.group).to(device),
                 mixer=mixers[name],
                 gamma=settings.feature_gamma,
                 weight=2.0 if name in rest else 1.0,

@@ -140,7 +140,9 @@ class SourcesTraining:
         settings, number = self.settings, self.images // self.settings.batch_size
         set_learning_rate(self._optimisers.values(), settings, self.images)
         rng = torch.Generator().manual_seed(seed_of(self.seed, "gan", "step", number))
-        label = torch.randint(len(self.generator.classes), (settings.batch_size,), generator=rng)
+        groups = (settings.batch_size // settings.group,)
+        label = torch.randint(len(self.generator.classes), groups, generator=rng)
+        label = label.repeat_interleave(settings.group)
         z = torch.randn(settings.batch_size, self.generator.latent_dim, generator=rng)
         fake = self.generator(z.to(self._device), label.to(self._device))
         due = [c for c in self.critics if number % c.turn[1] == c.turn[0]]

@@ -131,6 +131,9 @@ class GanSettings(GeneratorSettings):
     """Frozen: side in pixels to which tiles are enlarged for it."""
     feature_gamma: PositiveFloat = 50.0
     """Frozen: weight of the gradient penalties on features."""
+    group: PositiveInt = 1
+    """Frozen: so many tiles in succession of a batch have the same class. From 2 on, the critics on
+    features also see how much these differ, and reject tiles of a class that are too much alike."""
 
     latent_layout: NonNegativeInt = 0
     """Channels of a map, of the latent map's size, computed from class and latent vector, for
@@ -153,6 +156,8 @@ class GanSettings(GeneratorSettings):
         for name in _OF_RECIPE["frozen" if self.recipe == "native" else "native"]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect with recipe {self.recipe}, remove it")
+        if self.batch_size % self.group:
+            raise ValueError(f"group {self.group} does not divide batch_size {self.batch_size}")
         return self
 
 
@@ -162,7 +167,7 @@ _OF_RECIPE = {
         *("latent_layout", "depth", "overfit_target", "blend_images", "reconstruction"),
         *("self_supervision", "precision"),
     ),
-    "frozen": ("features", "feature_side", "feature_gamma"),
+    "frozen": ("features", "feature_side", "feature_gamma", "group"),
 }
 
 
