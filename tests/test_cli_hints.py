@@ -83,7 +83,7 @@ SEARCH = (
     "cli/generate.py:_say:review import",
     "cli/review.py:_export:review import",
     "cli/review.py:import_:status",
-    "cli/testset.py:build:status",
+    "workflows/testset.py:build_release:status",
     "cli/testset.py:build:testset evaluate",
     "cli/testset.py:evaluate:testset build",
     "workflows/update.py:_reviews:status",

@@ -19,13 +19,14 @@ from rs_lowconf.errors import AnswerError
 from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
 from rs_lowconf.gan.masks import masks_of
 from rs_lowconf.models import held_out, load_models
-from rs_lowconf.review.geotiff import read_tile
+from rs_lowconf.review.geotiff import read_classes, read_tile
 from rs_lowconf.review.ids import sample_ids
 from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.runs import kind_of, read_checkpoint, write_checkpoint
 from rs_lowconf.settings import load
 from rs_lowconf.stored import reflectance_of
 from rs_lowconf.target.trained import load_trained
+from rs_lowconf.testset import read_release
 from rs_lowconf.workflows.pixels import pixel_scores
 from tests.conftest import Run, train_models
 from tests.make_scenes import make_chips
@@ -283,14 +284,15 @@ def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained:
     "cli/status.py:_say_use:generate",
     "cli/status.py:_say_next:review import",
     "cli/review.py:import_:status",
-    "review/rounds.py:refuse_masks:status",
+    "cli/status.py:_say_use:testset build",
+    "cli/testset.py:build:testset evaluate",
     "cli/estimate_tables.py:pixels:estimate plan",
     "data/masks.py:_required:data check",
 )
 def test_the_loop_with_masks_suggests_nothing_that_is_refused(
     rslow: Run, trained: Path, tmp_path: Path
 ) -> None:
-    """No extractor and no test set is asked for, and data are checked where they are bad."""
+    """No extractor is asked for, a test set has masks, and data are checked where they are bad."""
     folder = tmp_path / "my masks"
     for part in ("run/target", "run/gan", "run/gate", "images", "masks"):
         shutil.copytree(trained / part, folder / part)
@@ -314,8 +316,19 @@ def test_the_loop_with_masks_suggests_nothing_that_is_refused(
         database.execute("UPDATE review SET decision = 'accept', reviewed_ms = 6")
     ran = type_printed(type_printed(ran, "review import"), "status")
     type_printed(ran, "generate --name generate-2")
-    said = type_printed(rslow("testset", "build", *words), "status")
-    assert not any(line.startswith("rslow testset") for line in printed(said))
+    built = type_printed(ran, "testset build")
+    assert built.code == 0, built.err
+    measured = type_printed(built, "testset evaluate")
+    assert "IoU of damage" in measured.out
+    release = read_release(folder / "run" / "testset" / "v1")
+    assert (release.pixelwise, release.classes) == (True, ("background", "damage"))
+    assert {one.sample_id for one in release.tiles} == {
+        path.stem for path in (folder / "run" / "generate" / "tiles").glob("*.tif")
+    }
+    for one in release.tiles:
+        own = read_classes(folder / "run" / "generate" / "masks" / f"{one.sample_id}.tif")
+        assert one.mask is not None
+        assert np.array_equal(read_classes(one.mask.path), own)
     type_printed(rslow("estimate", "pixels", *words), "estimate plan")
     for path in (folder / "images").rglob("*.tif"):
         path.write_bytes(b"")

@@ -396,15 +396,19 @@ def test_disagreements_are_shown_again_with_their_masks(tmp_path: Path, label: A
     assert verdicts(store.opinions())["s0001"].decision == "mask wrong"
 
 
-def test_a_test_set_refuses_masks(rslow: Run, tmp_path: Path) -> None:
-    """One line says that these samples have no class."""
+def test_a_test_set_wants_the_package_of_its_masks(rslow: Run, tmp_path: Path) -> None:
+    """One line says which package is missing; nothing is written."""
     store = ReviewStore(tmp_path / "reviews.sqlite")
-    published(store, tmp_path / "generate" / "review", [masked(0)])
+    folder = published(store, tmp_path / "generate" / "review", [masked(0)])
+    decide(folder, "accept")
+    store.add(read_package(folder))
+    folder.rename(tmp_path / "elsewhere")
     words = ("--set", "testset.licence=CC-BY-4.0", "--set", f"run.dir={tmp_path}")
     ran = rslow("testset", "build", *words)
     assert ran.code == 6
-    assert "the samples of generate/review have masks" in ran.err
+    assert f"the review package {folder} is missing" in ran.err
     assert "\n" not in ran.err.strip()
+    assert not (tmp_path / "testset").exists()
 
 
 def test_stores_from_before_masks_go_on(tmp_path: Path) -> None:

@@ -303,8 +303,8 @@ def _swap_tiles(folder: Path) -> None:
         (_replace("SHA256SUMS", "  stac", "  ../stac"), "SHA256SUMS is missing or damaged"),
         (_replace("SHA256SUMS", "  tiles/s0001.tif", "  tiles/s01.tif"), r"tiles/s01\.tif is miss"),
         (
-            _replace("release.json", '"format": 1', '"format": 2'),
-            "format 2; expected at most 1; up",
+            _replace("release.json", '"format": 1', '"format": 3'),
+            "format 3; expected at most 2; up",
         ),
         (_swap_tiles, r"labels\.parquet and SHA256SUMS differ on tiles/s0000\.tif"),
     ],

@@ -114,7 +114,7 @@ def _say_use(settings: Settings, status: "LoopStatus") -> None:
         )
     else:
         hint("Next", "update")
-    if status.masked or not status.rounds[status.updates + 1]["accepted"]["count"]:
+    if not status.rounds[status.updates + 1]["accepted"]["count"]:
         return
     if settings.testset.licence is None:
         print("For a test set of what was accepted, set testset.licence first.")

@@ -11,8 +11,7 @@ from rs_lowconf.errors import ReviewError, SettingsError
 from rs_lowconf.settings import OwnTarget, Settings
 
 if TYPE_CHECKING:
-    from rs_lowconf.review.store import Opinion, ReviewStore
-    from rs_lowconf.testset import Release, ReleaseTile
+    from rs_lowconf.testset import Release
     from rs_lowconf.types import TargetModel
 
 testset_app = typer.Typer(
@@ -38,66 +37,23 @@ def build(
         typer.Option(help="Use only the store's first N answers, to reproduce a release."),
     ] = None,
 ) -> None:
-    """Write a release of all accepted samples: tiles, classes, provenance, datasheet, STAC.
+    """Write a release of all accepted samples: tiles, labels, provenance, datasheet, STAC.
 
     A release never changes; the same answers give the same checksums. It continues the previous
     release. Open its release.qgz in QGIS.
     """
     settings = load_settings(config, set_)
-    licence = settings.testset.licence
-    if licence is None:
-        raise SettingsError(
-            "testset.licence is not set",
-            expected="the licence under which you publish the tiles",
-            remedy="add --set testset.licence=CC-BY-4.0, or another SPDX identifier",
-        )
-    import torch
+    from rs_lowconf.workflows.testset import build_release
 
-    from rs_lowconf.cli.review import store_of
-    from rs_lowconf.gan.model import load_model
-    from rs_lowconf.places import model_path
-    from rs_lowconf.review.rounds import refuse_masks
-    from rs_lowconf.review.verdicts import agreement
-    from rs_lowconf.testset import read_release, write_release
-
-    store = store_of(settings)
-    refuse_masks(store)
-    number = store.answers() if answers is None else answers
-    # Tiles of a catalog, which belong to no round, are not generated.
-    rounds = {package.package_id: package.classes for package in store.packages() if package.round}
-    opinions = tuple(opinion for opinion in store.opinions(number) if opinion.package_id in rounds)
-    tiles = _accepted(settings, store, opinions)
-    if not tiles:
-        raise ReviewError(
-            "no generated sample was accepted yet",
-            remedy="review a package in QGIS and import it",
-            command="status",
-        )
-    where = settings.run.dir / "testset"
-    folder = out or where / f"v{len(_releases(where)) + 1}"
-    # Only earlier ones, or a reproduced release would continue its successor.
-    before = [release for release in _releases(folder.parent) if _order(release) < _order(folder)]
-    going_on = parent or (before[-1] if before else None)
-    gan = load_model(model_path(settings, "gan"), torch.device("cpu"))
-    agreed = agreement(opinions)
-    write_release(
-        folder,
-        tiles,
-        classes=tuple(dict.fromkeys(name for classes in rounds.values() for name in classes)),
-        bands=gan.generator.bands,
-        attribution=gan.header["attribution"],
-        licence=licence,
-        provenance={"answers": str(number)},
-        parent=going_on,
-        agreement={key: agreed[key] for key in ("alpha_decision", "alpha_decision_and_class")},
-    )
-    release = read_release(folder)
+    release = build_release(settings, out, parent=parent, answers=answers)
+    before = "with " if release.pixelwise else ""
     counts = ", ".join(
-        f"{sum(tile.class_name == name for tile in release.tiles)} {name}"
+        f"{sum(name in tile.classes for tile in release.tiles)} {before}{name}"
         for name in release.classes
     )
+    used = release.provenance["answers"]
     print(f"{len(release.tiles)} tiles ({counts}): {release.folder}")
-    print(f"Checksum {release.checksum}; built from the first {number} answers")
+    print(f"Checksum {release.checksum}; built from the first {used} answers")
     print(f"Open in QGIS: {release.folder / 'release.qgz'}")
     hint("Next", "testset evaluate", "--release", release.folder)
 
@@ -107,7 +63,7 @@ def evaluate(
     target: Annotated[
         Path | None,
         typer.Argument(
-            help="A classifier written by rslow train target; default is the settings' target."
+            help="A network written by rslow train target; default is the settings' target."
         ),
     ] = None,
     config: ConfigOption = None,
@@ -118,7 +74,7 @@ def evaluate(
     ] = None,
     trust_code: TrustOption = False,
 ) -> None:
-    """Measure a target on a release, by class and round, with exact 95 % intervals.
+    """Measure a target on a release, by class and round, with 95 % intervals.
 
     The tiles are synthetic and were searched for low confidence of one target: these figures do not
     estimate accuracy in the field and must not be averaged with figures on real data. Writes
@@ -127,10 +83,11 @@ def evaluate(
     settings = load_settings(config, set_)
     from rs_lowconf.runs import write_json
     from rs_lowconf.testset import evaluate_release, read_release
+    from rs_lowconf.workflows.testset import releases_in
 
     where = release
     if where is None:
-        known = _releases(settings.run.dir / "testset")
+        known = releases_in(settings.run.dir / "testset")
         if not known and settings.testset.licence is None:
             raise ReviewError(
                 f"there is no release in {settings.run.dir / 'testset'}",
@@ -148,12 +105,31 @@ def evaluate(
     path = settings.run.dir / f"testset-{read.version}.json"
     write_json(path, report)
     print(f"release {read.version}: {report['evaluated']} of {report['tiles']} tiles evaluated")
-    for kind in ("class", "round"):
-        for name, share in report[f"{kind}_accuracy"].items():
-            print(f"  {kind} {name}: {_told(share)}")
-    print(f"  all: {_told(report['accuracy'])}")
+    if read.pixelwise:
+        _tell_pixels(report)
+    else:
+        for kind in ("class", "round"):
+            for name, share in report[f"{kind}_accuracy"].items():
+                print(f"  {kind} {name}: {_told(share)}")
+        print(f"  all: {_told(report['accuracy'])}")
     print(report["note"])
     print(f"Report: {path}")
+
+
+def _tell_pixels(report: dict[str, Any]) -> None:
+    """Print the figures of a release with masks."""
+    for name, value in report["iou"].items():
+        print(f"  IoU of {name}: {_between(value, report['iou_95'][name])}")
+    for name, part in report["round"].items():
+        share = _between(part["pixel_accuracy"], part["pixel_accuracy_95"])
+        print(f"  pixels right in round {name}: {share}")
+    print(f"  pixels right: {_between(report['pixel_accuracy'], report['pixel_accuracy_95'])}")
+
+
+def _between(value: float | None, interval: list[float] | None) -> str:
+    if value is None or interval is None:
+        return "not determined: no pixel is of it, or predicted as it"
+    return f"{value:.1%} ({interval[0]:.1%} .. {interval[1]:.1%})"
 
 
 def _told(share: dict[str, Any]) -> str:
@@ -161,50 +137,6 @@ def _told(share: dict[str, Any]) -> str:
         return "no tiles"
     low, high = share["interval_95"]
     return f"{share['value']:.1%} ({low:.1%} .. {high:.1%}) of {share['n']}"
-
-
-def _releases(folder: Path) -> list[Path]:
-    """Return the releases in a folder in the order of their numbers, then of their names."""
-    found = [path.parent for path in folder.glob("[!.]*/release.json")]
-    return sorted(found, key=_order)
-
-
-def _order(release: Path) -> tuple[int, str]:
-    """Return a sort key that puts v10 after v9."""
-    return len(release.name), release.name
-
-
-def _accepted(
-    settings: Settings, store: "ReviewStore", opinions: "tuple[Opinion, ...]"
-) -> "list[ReleaseTile]":
-    """Return the generated samples that reviewers accepted with the same class."""
-    from rs_lowconf.review.verdicts import verdicts
-    from rs_lowconf.testset import ReleaseTile
-
-    found = verdicts(opinions)
-    tiles = {}
-    for package in store.packages():
-        for sent in store.samples(package.package_id):
-            verdict = found.get(sent.sample_id)
-            if sent.origin == "real" or verdict is None or verdict.decision != "accept":
-                continue
-            # Samples of the rounds that these opinions are of are generated.
-            assert sent.prediction is not None  # noqa: S101
-            tiles[sent.sample_id] = ReleaseTile(
-                sample_id=sent.sample_id,
-                path=settings.run.dir / sent.tile,
-                sha256=sent.sha256,
-                class_name=str(verdict.true_class),
-                condition=sent.condition,
-                predicted=sent.prediction.class_name,
-                confidence=sent.prediction.confidence,
-                round=package.round,
-                reviewers=tuple(name or "unnamed" for name in verdict.reviewers),
-                reviewed_ms=verdict.reviewed_ms,
-                realism=verdict.realism,
-                provenance={**sent.provenance, "origin": sent.origin},
-            )
-    return list(tiles.values())
 
 
 def _target(

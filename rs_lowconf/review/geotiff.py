@@ -131,10 +131,10 @@ def write_classes(
     tags: Mapping[str, str],
     grid: Grid | None = None,
 ) -> None:
-    """Write the classes of a tile's pixels like `write_tile`, with their names in a sidecar file.
+    """Write the classes of a tile's pixels like `write_tile`; `write_names` adds their names.
 
     Args:
-        path: the file, replaced when it exists; so is PATH.aux.xml with the names.
+        path: the file, replaced when it exists.
         mask: indices of `classes`; `UNKNOWN` is nodata.
         classes: colours by name, in the order of indices.
         tags: as of the tile.
@@ -153,6 +153,15 @@ def write_classes(
         file.write(mask, 1)
         file.write_colormap(1, dict(enumerate(classes.values())))
         file.update_tags(**tags, RSLOW_CLASSES=json.dumps(list(classes)))
+
+
+def write_names(path: Path, classes: Mapping[str, Colour]) -> None:
+    """Write PATH.aux.xml, from which GDAL reads the names of a file's classes.
+
+    Args:
+        path: what `write_classes` wrote.
+        classes: in the order of indices.
+    """
     root = ET.Element("PAMDataset")
     ET.SubElement(root, "PAMRasterBand", band="1").append(category_names(classes))
     ET.indent(root, " ")

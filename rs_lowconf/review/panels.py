@@ -95,6 +95,12 @@ class Panel:
             geotiff.write_classes(path, values, self.classes, tags, grid)
         else:
             geotiff.write_confidence(path, values, tags, grid)
+        self.describe(path)
+
+    def describe(self, path: Path) -> None:
+        """Write what stands beside a file: its style, and the names of its classes if any."""
+        if self.classes:
+            geotiff.write_names(path, self.classes)
         write_text(path.with_suffix(".qml"), document(self.style()))
 
     def paint(
@@ -127,11 +133,16 @@ def panels_of(
     if not pixel_classes:
         return ()
     colours = colours_of((*pixel_classes, *target_classes))
-    mask = Panel(kind="mask", classes={name: colours[name] for name in pixel_classes})
+    mask = mask_panel(pixel_classes)
     if label == "blind":
         return (mask,)
     predicted = Panel(kind="predicted", classes={name: colours[name] for name in target_classes})
     return (mask, predicted, Panel(kind="confidence", classes={}))
+
+
+def mask_panel(pixel_classes: Sequence[str]) -> Panel:
+    """Return the panel of masks; classes have the same colours beside those of any target."""
+    return Panel(kind="mask", classes=colours_of(pixel_classes))
 
 
 def legend_of(panels: Sequence[Panel]) -> dict[str, Colour]:

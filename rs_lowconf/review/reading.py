@@ -98,7 +98,7 @@ def read_package(folder: Path) -> ReviewedPackage:
         ReviewError: it is not a package, has a newer format, or is damaged: a file is missing or
             edited, a sample is missing or foreign, or the form does not allow an answer.
     """
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     expected = {entry["sample_id"]: entry for entry in manifest["samples"]}
     _check_tiles(folder, expected)
     masks = "pixel_classes" in manifest
@@ -142,7 +142,12 @@ class _Manifest(BaseModel, strict=True):
     pixel_classes: list[str] = []
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what the export wrote of a package.
+
+    Raises:
+        ReviewError: it is not a package, has a newer format, or its manifest is damaged.
+    """
     path = folder / "manifest.json"
     try:
         text = path.read_bytes()

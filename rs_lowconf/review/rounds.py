@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from sklearn.metrics import roc_auc_score
 
-from rs_lowconf.errors import ReviewError
 from rs_lowconf.review.store import Opinion, ReviewStore, SentSample
 from rs_lowconf.review.verdicts import Verdict, verdicts
 from rs_lowconf.shares import share_of
@@ -152,20 +151,3 @@ def _seconds(opinions: Iterable[Opinion]) -> float | None:
     gaps = [gap / 1_000 for answered in times.values() for gap in np.diff(sorted(answered))]
     worked = [gap for gap in gaps if 0 < gap <= _BREAK_S]
     return float(np.median(worked)) if worked else None
-
-
-def masked_package(store: ReviewStore) -> str | None:
-    """Return a package whose samples have masks: no release is made of them."""
-    return next((one.folder for one in store.packages() if one.pixel_classes), None)
-
-
-def refuse_masks(store: ReviewStore) -> None:
-    """Raise a ReviewError where samples have masks, of which no test set is made."""
-    masked = masked_package(store)
-    if masked is not None:
-        raise ReviewError(
-            f"the samples of {masked} have masks",
-            expected="samples of one class each for a test set",
-            remedy="the loop tells what reviewers said of them",
-            command="status",
-        )

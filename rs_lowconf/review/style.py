@@ -88,8 +88,7 @@ def fill_form(layer: ET.Element, fields: Sequence[Field], sheet: Sheet, *, obser
         alias.set("name", f"{known['decision']} (reject: cannot be used)")
         part(layer, "attributetableconfig/columns/column[@name='realism']").set("hidden", "1")
         _leave_out({"realism"}, part(layer, "attributeEditorForm"))
-    _leave_out(absent, layer)
-    fill(layer, {f'"{name}"': "NULL" for name in absent})
+    leave_out(layer, dict.fromkeys(absent, "NULL"))
     for field in fields:
         widget = part(layer, f"fieldConfiguration/field[@name='{field.name}']/editWidget")
         for option in widget.iter("Option"):
@@ -103,7 +102,20 @@ def fill_form(layer: ET.Element, fields: Sequence[Field], sheet: Sheet, *, obser
                 categories[:] = [each for each in categories if each.get("value") in shown]
 
 
-def fill_headings(layer: ET.Element, sheet: Sheet, titles: Sequence[str]) -> None:
+def leave_out(layer: ET.Element, absent: Mapping[str, str]) -> None:
+    """Fit a layer of a template to a file that lacks columns.
+
+    Args:
+        layer: changed in place.
+        absent: for each missing column, what stands for it in expressions, such as NULL.
+    """
+    _leave_out(absent, layer)
+    fill(layer, {f'"{name}"': value for name, value in absent.items()})
+
+
+def fill_headings(
+    layer: ET.Element, sheet: Sheet, titles: Sequence[str], *, alone: bool | None = None
+) -> None:
     """Place the headings of cells, which scale with the pictures, by the rules of the template.
 
     The rules described as `sample` and `block` are for cells with several blocks or with panels,
@@ -116,8 +128,12 @@ def fill_headings(layer: ET.Element, sheet: Sheet, titles: Sequence[str]) -> Non
         layer: of the template, changed in place.
         sheet: the places.
         titles: of the blocks.
+        alone: whether cells take the rules for one block without panels; if missing, those that
+            have no more.
     """
-    line, alone = sheet.line, sheet.blocks == 1 and not sheet.panels
+    line = sheet.line
+    if alone is None:
+        alone = sheet.blocks == 1 and not sheet.panels
     narrow = sheet.blocks == 1 or bool(sheet.panels)
     cell = {"@line": line, "@room": sheet.cell_size[0] - 2 * line if narrow else _ANY_ROOM}
     sample = cell | {"@x": line, "@y": round(1.55 * line), "@title": f"'{titles[-1]}'"}

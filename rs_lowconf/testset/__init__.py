@@ -5,12 +5,13 @@
 
 from rs_lowconf.testset.evaluate import evaluate_release
 from rs_lowconf.testset.read import read_release
-from rs_lowconf.testset.release import ParentRelease, Release, ReleaseTile
+from rs_lowconf.testset.release import ParentRelease, Release, ReleaseMask, ReleaseTile
 from rs_lowconf.testset.write import write_release
 
 __all__ = [
     "ParentRelease",
     "Release",
+    "ReleaseMask",
     "ReleaseTile",
     "evaluate_release",
     "read_release",

@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 
 from rs_lowconf.bands import TRUE_COLOUR
 from rs_lowconf.errors import DataError
 from rs_lowconf.review.geotiff import read_tile
+from rs_lowconf.review.panels import mask_panel
 from rs_lowconf.stored import reflectance_of
+from rs_lowconf.testset.evaluate import mask_of
 from rs_lowconf.testset.read import read_release
 
 _WHITE = 0.3
@@ -62,14 +65,21 @@ class ReviewedTiles(NonGeoDataset):
         return len(self.release.tiles)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return a tile: `image` (reflectance, float32 c h w), `label` and `sample_id`."""
+        """Return a tile: `image` (reflectance, float32 c h w), its label and `sample_id`.
+
+        The label is `label` (the class index), or `mask` (int64 h w, `masks.UNKNOWN` where the
+        class is unknown) in a release with masks.
+        """
         tile = self.release.tiles[index]
         pixels = read_tile(tile.path).pixels[self._channels]
-        sample = {
+        sample: dict[str, Any] = {
             "image": reflectance_of(pixels),
-            "label": torch.tensor(self.classes.index(tile.class_name)),
             "sample_id": tile.sample_id,
         }
+        if self.release.pixelwise:
+            sample["mask"] = mask_of(tile)
+        else:
+            sample["label"] = torch.tensor(self.classes.index(str(tile.class_name)))
         return sample if self.transforms is None else self.transforms(sample)
 
     def plot(
@@ -77,21 +87,38 @@ class ReviewedTiles(NonGeoDataset):
     ) -> Figure:
         """Return a figure of a sample in true colour, with its class and a `prediction` if any.
 
+        With masks, these are shown beside it, with the names of their classes.
+
         Raises:
             RGBBandsMissingError: `bands` lacks red, green or blue.
         """
         if not set(TRUE_COLOUR) <= set(self.bands):
             raise RGBBandsMissingError
         chosen = sample["image"][[self.bands.index(name) for name in TRUE_COLOUR]]
-        figure = Figure(figsize=(4, 4))
-        axes = figure.add_subplot()
-        axes.imshow((chosen / _WHITE).clamp(0, 1).permute(1, 2, 0).numpy())
-        axes.axis("off")
-        if show_titles:
-            title = f"SYNTHETIC, label: {self.classes[int(sample['label'])]}"
+        picture = (chosen / _WHITE).clamp(0, 1).permute(1, 2, 0).numpy()
+        pictures, title = [("", picture)], "SYNTHETIC"
+        if self.release.pixelwise:
+            panel = mask_panel(self.classes)
+            for name in ("mask", "prediction"):
+                if name in sample:
+                    pictures.append((name, panel.paint(sample[name].to(torch.uint8).numpy())))
+        else:
+            title += f", label: {self.classes[int(sample['label'])]}"
             if "prediction" in sample:
                 title += f"\nprediction: {self.classes[int(sample['prediction'])]}"
-            axes.set_title(title)
+        figure = Figure(figsize=(4 * len(pictures), 4), layout="constrained")
+        for number, (name, shown) in enumerate(pictures):
+            axes = figure.add_subplot(1, len(pictures), number + 1)
+            axes.imshow(shown, interpolation="nearest")
+            axes.axis("off")
+            if show_titles:
+                axes.set_title(name or title)
+        if self.release.pixelwise:
+            patches = [
+                Patch(color=(red / 255, green / 255, blue / 255), label=name)
+                for name, (red, green, blue) in panel.classes.items()
+            ]
+            figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
         if suptitle is not None:
             figure.suptitle(suptitle)
         return figure

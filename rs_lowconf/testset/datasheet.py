@@ -16,14 +16,15 @@ def datasheet(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -> s
         tiles: its tiles.
         description: content of release.json.
     """
+    masks = tiles[0].mask is not None
     parts = [
         f"# Datasheet of test set {description['version']}",
         f"**{description['warning']}**",
         'The questions follow Gebru et al., "Datasheets for datasets" (2021).',
-        _motivation(),
+        _motivation(masks=masks),
         *_composition(tiles, description),
         *_collection(tiles, description),
-        _labelling(),
+        _labelling(masks=masks),
         _uses(),
         f"## Distribution\n\nLicence: {description['licence']}\n\n"
         f"Attribution: {description['attribution']}",
@@ -32,12 +33,15 @@ def datasheet(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -> s
     return "\n\n".join(parts) + "\n"
 
 
-def _motivation() -> str:
+def _motivation(*, masks: bool) -> str:
+    kept = "accept them as observations with the right mask"
+    if not masks:
+        kept = "name their class"
     return (
         "## Motivation\n\n"
         "Errors of a good model are rare, and labelling random tiles does not find them. These "
         "tiles were made by a generative model, searched for low confidence of the target, and "
-        "kept when people found them realistic enough to name their class. They show where the "
+        f"kept when people found them realistic enough to {kept}. They show where the "
         "target errs, and whether its successor still does."
     )
 
@@ -45,25 +49,23 @@ def _motivation() -> str:
 def _composition(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -> list[str]:
     height, width = description["tile_size"]
     bands = description["bands"]
-    wrong = sum(tile.predicted != tile.class_name for tile in tiles)
-    changed = sum(tile.condition != tile.class_name for tile in tiles)
-    confidences = [tile.confidence for tile in tiles]
+    masks = tiles[0].mask is not None
+    label = "a mask" if masks else "one class"
     marks = Counter("none" if tile.realism is None else str(tile.realism) for tile in tiles)
     reviewers = Counter(len(tile.reviewers) for tile in tiles)
     return [
         "## Composition",
         f"{len(tiles)} synthetic tiles of {width} x {height} pixels with the bands "
-        f"{', '.join(bands['names'])} ({bands['level']}), each with one class. There is no "
+        f"{', '.join(bands['names'])} ({bands['level']}), each with {label}. There is no "
         "split: all are for testing. They contain no observation, show no place on Earth and "
         "have no coordinates.",
-        "Tiles by class and round of review:",
+        "Tiles by class and round of review"
+        + (", each counted for every class that its mask shows:" if masks else ":"),
         _by_class_and_round(description["counts"]),
-        f"The searched target was wrong on {wrong} of {len(tiles)}, with confidences from "
-        f"{min(confidences):.2f} to {max(confidences):.2f} (median {median(confidences):.2f}). "
-        f"Reviewers chose another class than that of generation for {changed}.",
+        _answers(tiles, masks=masks),
         "Realism scores, 1 to 5:",
         _table(("mark", "tiles"), sorted(marks.items())),
-        "Number of reviewers who agreed on a tile's class:",
+        f"Number of reviewers who agreed on a tile's {'mask' if masks else 'class'}:",
         _table(("reviewers", "tiles"), sorted(reviewers.items())),
         *_agreement(description["agreement"]),
         "The tiles are not a sample of any landscape: frequencies depend on what the generator "
@@ -72,12 +74,33 @@ def _composition(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -
     ]
 
 
+def _answers(tiles: Sequence[ReleaseTile], *, masks: bool) -> str:
+    """Return what the searched target and the reviewers said of the tiles."""
+    confidences = [tile.confidence for tile in tiles]
+    span = (
+        f"from {min(confidences):.2f} to {max(confidences):.2f} (median {median(confidences):.2f})"
+    )
+    if masks:
+        names = len({tile.condition for tile in tiles})
+        return (
+            f"The masks are those of {names} real tiles, for which the tiles were generated. The "
+            f"searched target's mean confidence over a tile's pixels is {span}."
+        )
+    wrong = sum(tile.predicted != tile.class_name for tile in tiles)
+    changed = sum(tile.condition != tile.class_name for tile in tiles)
+    return (
+        f"The searched target was wrong on {wrong} of {len(tiles)}, with confidences {span}. "
+        f"Reviewers chose another class than that of generation for {changed}."
+    )
+
+
 def _by_class_and_round(numbers: Mapping[str, Any]) -> str:
     rows = [
         (name, *by_round.values(), numbers["class"][name])
         for name, by_round in numbers["class_and_round"].items()
     ]
-    rows.append(("all", *numbers["round"].values(), sum(numbers["class"].values())))
+    by_round = numbers["round"].values()
+    rows.append(("all", *by_round, sum(by_round)))
     return _table(("class", *(f"round {number}" for number in numbers["round"]), "all"), rows)
 
 
@@ -100,19 +123,30 @@ def _collection(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) ->
         "that look unlike real ones, except for a few kept to audit it, and an archive dropped "
         "copies. People reviewed the rest in QGIS "
         f"between {times[0]:%Y-%m-%d} and {times[-1]:%Y-%m-%d} (UTC); only accepted tiles on "
-        "whose class they agree are included. They were made by:",
+        f"whose {'class' if tiles[0].mask is None else 'mask'} they agree are included. They were "
+        "made by:",
         _table(("what", "value"), description["provenance"].items()),
     ]
 
 
-def _labelling() -> str:
+def _labelling(*, masks: bool) -> str:
+    label = (
+        "A label is the mask that the tile was generated for, if the reviewers found that the tile "
+        "shows it. Rejected and undecided tiles, and those with a wrong mask, are left out. "
+        f"{LABELS} contains all data on each tile."
+    )
+    if not masks:
+        label = (
+            "A label is the reviewers' class of the whole tile: what a generated tile shows is "
+            "defined by what people see in it, as there is no ground to visit. Rejected, mixed and "
+            f"undecided tiles are left out. {LABELS} contains all data on each tile, including the "
+            "target's prediction."
+        )
     return (
         "## Preprocessing and labelling\n\n"
         "Digital numbers are reflectance x 10000, rounded, at least 1; 0 is nodata and does not "
-        "occur. The tiles are the files that were reviewed, byte by byte. A label is the "
-        "reviewers' class of the whole tile: what a generated tile shows is defined by what "
-        "people see in it, as there is no ground to visit. Rejected, mixed and undecided tiles "
-        f"are left out. {LABELS} contains all data on each tile, including the target's prediction."
+        "occur. The tiles are the files that were reviewed, byte by byte. "
+        f"{label}"
     )
 
 

@@ -2,19 +2,21 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rs_lowconf.errors import ModelError
-from rs_lowconf.review.geotiff import read_tile
+from rs_lowconf.review.geotiff import read_classes, read_tile
 from rs_lowconf.shares import share_of
 from rs_lowconf.stored import reflectance_of
+from rs_lowconf.target.evaluate import evaluate_segmenter
 from rs_lowconf.testset.release import WARNING, Release, ReleaseTile
-from rs_lowconf.types import TargetModel
+from rs_lowconf.types import TargetModel, TileBatch
 from rs_lowconf.vocabulary import class_list, join
 
 _BATCH = 64
@@ -23,7 +25,10 @@ _BATCH = 64
 def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
     """Return the figures of a target on a release, matching bands and classes by name.
 
-    Tiles of classes that the target does not know are counted and left out.
+    Tiles of classes that the target does not know are counted and left out. Where the labels are
+    masks, the target has to know all their classes, and the figures are those of
+    `target.evaluate.SegmentationReport` overall and, in `round`, by round, with tiles as blocks:
+    each is independent evidence.
 
     Returns:
         release: version and checksum.
@@ -36,17 +41,29 @@ def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
 
     Raises:
         ModelError: the target lacks a band, has another level, knows none of the classes, or spells
-            one differently.
+            one differently, or predicts classes of tiles for masks, or the other way round.
         ReviewError: a tile is missing or damaged.
     """
     channels = _channels(release, target)
+    if release.pixelwise != target.pixelwise:
+        what = {True: "one class per pixel", False: "one class per tile"}
+        raise ModelError(
+            f"the target predicts {what[target.pixelwise]}, and the labels of release "
+            f"{release.version} are {'masks' if release.pixelwise else 'classes of tiles'}",
+            expected=f"a target that predicts {what[release.pixelwise]}",
+        )
+    about = {"version": release.version, "checksum": release.checksum}
+    if release.pixelwise:
+        return {"release": about, **_on_masks(release, target)}
     join(
         class_list(f"release {release.version}", release.classes, error=ModelError),
         class_list("the target", target.classes, error=ModelError),
         error=ModelError,
     )
     known = [tile for tile in release.tiles if tile.class_name in target.classes]
-    unknown = Counter(t.class_name for t in release.tiles if t.class_name not in target.classes)
+    unknown = Counter(
+        str(t.class_name) for t in release.tiles if t.class_name not in target.classes
+    )
     if not known:
         raise ModelError(
             f"the target knows none of the classes {', '.join(unknown)} of release "
@@ -60,7 +77,7 @@ def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
     classes = [name for name in release.classes if name in target.classes]
     rounds = sorted({tile.round for tile in known})
     return {
-        "release": {"version": release.version, "checksum": release.checksum},
+        "release": about,
         "tiles": len(release.tiles),
         "evaluated": len(known),
         "left_out": dict(sorted(unknown.items())),
@@ -78,6 +95,60 @@ def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
         },
         "note": _note(unknown),
     }
+
+
+def _on_masks(release: Release, target: TargetModel) -> dict[str, Any]:
+    """Return the figures of a target that predicts a class per pixel."""
+    rounds = sorted({tile.round for tile in release.tiles})
+    parts = {number: [t for t in release.tiles if t.round == number] for number in rounds}
+
+    def figures(tiles: Sequence[ReleaseTile]) -> dict[str, Any]:
+        source = ReleasedMasks(release, tiles)
+        return asdict(evaluate_segmenter(target, source, source.ids))
+
+    total = figures(release.tiles)
+    return {
+        **total,
+        "note": f"{WARNING} {total['note']}".strip(),
+        "evaluated": len(release.tiles),
+        "round": {str(number): figures(tiles) for number, tiles in parts.items()},
+    }
+
+
+class ReleasedMasks:
+    """Tiles of a release with masks as a `MaskSource`."""
+
+    def __init__(self, release: Release, tiles: Sequence[ReleaseTile]) -> None:
+        """Read some tiles of a release."""
+        self.bands = release.bands
+        self.classes = release.classes
+        self.ids = tuple(tile.sample_id for tile in tiles)
+        self._tiles = tiles
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int]) -> TileBatch:
+        """Return the tiles at `indices`."""
+        some = [self._tiles[i] for i in indices]
+        return TileBatch(
+            image=reflectance_of(np.stack([read_tile(tile.path).pixels for tile in some])),
+            bands=self.bands,
+            ids=tuple(tile.sample_id for tile in some),
+            classes=self.classes,
+            mask=torch.stack([mask_of(tile) for tile in some]),
+        )
+
+
+def mask_of(tile: ReleaseTile) -> Int[Tensor, "h w"]:
+    """Return the mask of a tile of a release with masks.
+
+    Raises:
+        ReviewError: it is missing or damaged.
+    """
+    assert tile.mask is not None  # noqa: S101  # asked of releases with masks only
+    return torch.from_numpy(read_classes(tile.mask.path)).long()
 
 
 def _right(flags: Iterable[bool]) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from rs_lowconf.testset.release import (
     CHECKSUMS,
     DESCRIPTION,
     FORMAT,
+    FORMAT_OF_MASKS,
     LABELS,
     ParentRelease,
     Release,
 )
-from rs_lowconf.testset.table import read_labels, tile_name
+from rs_lowconf.testset.table import mask_name, read_labels, tile_name
 
 
 def read_release(folder: Path, *, checksum: bool = True) -> Release:
@@ -38,10 +39,12 @@ def read_release(folder: Path, *, checksum: bool = True) -> Release:
     sums = read_checksums(folder)
     verify(folder, sums if checksum else {name: sums[name] for name in (DESCRIPTION, LABELS)})
     tiles = read_labels(folder)
-    for tile in tiles:
-        if sums.get(tile_name(tile)) != tile.sha256:
+    told = {tile_name(tile): tile.sha256 for tile in tiles}
+    told |= {mask_name(tile): tile.mask.sha256 for tile in tiles if tile.mask is not None}
+    for name, checksum_told in told.items():
+        if sums.get(name) != checksum_told:
             raise DataError(
-                f"release {folder}: {LABELS} and {CHECKSUMS} differ on {tile_name(tile)}",
+                f"release {folder}: {LABELS} and {CHECKSUMS} differ on {name}",
                 remedy="restore the release from a copy, or build it again",
             )
     parent = values["parent"]
@@ -50,6 +53,7 @@ def read_release(folder: Path, *, checksum: bool = True) -> Release:
         version=values["version"],
         checksum=sha256_of(folder / CHECKSUMS),
         classes=tuple(values["classes"]),
+        pixelwise=values["format"] == FORMAT_OF_MASKS,
         bands=BandSpec.from_json(values["bands"]),
         attribution=values["attribution"],
         licence=values["licence"],
@@ -72,10 +76,10 @@ def _description(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged", remedy="restore the release from a copy") from error
     # Before the checksums, which a newer format may compute differently.
-    if form != FORMAT:
+    if form not in (FORMAT, FORMAT_OF_MASKS):
         raise DataError(
             f"release {folder} has format {form}",
-            expected=f"at most {FORMAT}",
+            expected=f"at most {FORMAT_OF_MASKS}",
             remedy="upgrade rs_lowconf",
         )
     return cast("dict[str, Any]", values)

@@ -4,9 +4,10 @@
 release.json      format, version, classes, bands, counts, licence, provenance, parent
 labels.parquet    one row per tile: class, reviewers, round, target's prediction, checksum
 tiles/            the GeoTIFFs as they were reviewed, byte by byte, each with a .qml
+masks/            where pixels have classes: the masks that reviewers accepted, likewise
 stac/             collection.json, items/ and labels/ of the label extension
 DATASHEET.md      intended uses, and misuses
-release.qgz       project for QGIS: contact.vrt and the layer labels.gpkg, not to be edited
+release.qgz       project for QGIS: contact.vrt (and mask.vrt) below labels.gpkg, not to be edited
 SHA256SUMS        checksums of all other files, for `sha256sum -c`
 ```
 
@@ -26,6 +27,8 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import DataError
 
 FORMAT: Final = 1
+FORMAT_OF_MASKS: Final = 2
+"""Format of releases with masks, which older readers would misread."""
 
 DESCRIPTION: Final = "release.json"
 LABELS: Final = "labels.parquet"
@@ -43,6 +46,20 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleaseMask:
+    """An accepted mask."""
+
+    path: Path
+    """Its GeoTIFF: the index of each pixel's class, or `masks.UNKNOWN`."""
+
+    sha256: str
+    """Checksum of that GeoTIFF as it was exported for review."""
+
+    classes: tuple[str, ...]
+    """The classes that it shows, in the order of indices."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReleaseTile:
     """An accepted tile."""
 
@@ -55,17 +72,17 @@ class ReleaseTile:
     sha256: str
     """Checksum of that GeoTIFF, as shown to the reviewers."""
 
-    class_name: str
-    """The reviewers' class: the label."""
+    class_name: str | None
+    """The reviewers' class: the label. None where the label is a mask."""
 
     condition: str
-    """The class for which the tile was generated."""
+    """The class for which the tile was generated, or the name of its mask."""
 
-    predicted: str
-    """The class that the searched target found most likely."""
+    predicted: str | None
+    """The class that the searched target found most likely; None where it gives pixels a class."""
 
     confidence: float
-    """The target's probability of `predicted`."""
+    """The target's probability of `predicted`, or the mean over pixels of the largest one."""
 
     round: int
     """The round of search and review that the tile is from, starting at 1."""
@@ -79,8 +96,18 @@ class ReleaseTile:
     realism: int | None
     """The reviewers' realism score, 1 to 5; None without one."""
 
+    mask: ReleaseMask | None = None
+    """The classes of its pixels: the label. None where the whole tile has a class."""
+
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Its origin, such as the seed of its latent."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the classes that it shows: the reviewers' class, or those of its mask."""
+        if self.mask is not None:
+            return self.mask.classes
+        return () if self.class_name is None else (self.class_name,)
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -91,6 +118,8 @@ class ReleaseTile:
             )
         for name, fits, expected in (
             ("sha256", _SHA256.fullmatch(self.sha256), "64 hexadecimal digits"),
+            ("class_name", (self.class_name is None) == bool(self.mask), "a class or a mask"),
+            ("mask", self.mask is None or self.mask.classes, "a mask with known pixels"),
             ("confidence", 0 <= self.confidence <= 1, "a probability"),
             ("round", self.round >= 1, "1 or more"),
             ("reviewers", self.reviewers, "at least one"),
@@ -137,7 +166,10 @@ class Release:
     """SHA-256 of SHA256SUMS, which stands for every file."""
 
     classes: tuple[str, ...]
-    """The classes that reviewers could choose, in the order of label indices."""
+    """The classes that reviewers could choose, or those of masks, in the order of indices."""
+
+    pixelwise: bool
+    """Whether the labels are masks."""
 
     bands: BandSpec
     """Bands of the tiles; digital numbers are reflectance x 10000."""
@@ -155,7 +187,7 @@ class Release:
     """None for a first release."""
 
     tiles: tuple[ReleaseTile, ...]
-    """In the order of classes, then of sample ids."""
+    """In the order of classes, then of sample ids; with masks of sample ids alone."""
 
 
 def check_version(version: str) -> str:
@@ -173,12 +205,16 @@ def check_version(version: str) -> str:
 
 
 def counts(tiles: Sequence[ReleaseTile], classes: Sequence[str]) -> dict[str, Any]:
-    """Return numbers of tiles: per class, per round, and per class and round."""
-    rounds = sorted({tile.round for tile in tiles})
-    both = Counter((tile.class_name, tile.round) for tile in tiles)
+    """Return numbers of tiles: per class, per round, and per class and round.
+
+    A tile with a mask counts for every class that the mask shows.
+    """
+    by_round = Counter(tile.round for tile in tiles)
+    rounds = sorted(by_round)
+    both = Counter((name, tile.round) for tile in tiles for name in tile.classes)
     return {
         "class": {name: sum(both[name, number] for number in rounds) for name in classes},
-        "round": {str(number): sum(both[name, number] for name in classes) for number in rounds},
+        "round": {str(number): by_round[number] for number in rounds},
         "class_and_round": {
             name: {str(number): both[name, number] for number in rounds} for name in classes
         },
@@ -189,8 +225,10 @@ def compare(
     version: str, checksum: str, before: Iterable[ReleaseTile], now: Iterable[ReleaseTile]
 ) -> ParentRelease:
     """Return the comparison of the tiles `now` with their parent release."""
-    old = {tile.sample_id: tile.class_name for tile in before}
-    new = {tile.sample_id: tile.class_name for tile in now}
+    old, new = (
+        {tile.sample_id: tile.mask.sha256 if tile.mask else tile.class_name for tile in tiles}
+        for tiles in (before, now)
+    )
     return ParentRelease(
         version=version,
         checksum=checksum,

@@ -5,8 +5,9 @@ version. Tiles have no location, so items have no geometry, and the extent of th
 must have one, is the whole Earth. Their time is the time of the review. No platform or instrument
 is named: no satellite took them.
 
-An item is a label item of the extension (a class for the whole tile: `vector`, because there
-is no raster of labels) and also contains the tile itself, as there is no other item to link to.
+An item is a label item of the extension (`raster` with a mask; a class for the whole tile is
+`vector`, because there is no raster of labels) and also contains the tile itself, as there is no
+other item to link to.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.testset.release import DESCRIPTION, LABELS, WARNING, ReleaseTile
-from rs_lowconf.testset.table import reviewed, tile_name
+from rs_lowconf.testset.table import mask_name, reviewed, tile_name
 
 _VERSION: Final = "1.1.0"
 _EXTENSION: Final = "https://stac-extensions.github.io"
@@ -42,10 +43,11 @@ def write_stac(folder: Path, tiles: Sequence[ReleaseTile], description: dict[str
     The tiles and the labels table must be there already; their checksums are noted.
     """
     stac = folder / "stac"
-    for name in ("items", "labels"):
-        (stac / name).mkdir(parents=True)
+    (stac / "items").mkdir(parents=True)
     for tile in tiles:
-        _write(stac / "labels" / f"{tile.sample_id}.geojson", _label(tile))
+        if tile.mask is None:
+            (stac / "labels").mkdir(exist_ok=True)
+            _write(stac / "labels" / f"{tile.sample_id}.geojson", _label(tile))
         _write(stac / "items" / f"{tile.sample_id}.json", _item(folder, tile, description))
     _write(stac / "collection.json", _collection(folder, tiles, description))
 
@@ -70,12 +72,11 @@ def _collection(
             "temporal": {"interval": [[min(times), max(times)]]},
         },
         "summaries": {
-            "label:type": ["vector"],
-            "label:properties": [_PROPERTY],
-            "label:classes": _classes(description),
-            "label:tasks": ["classification"],
-            "label:methods": ["manual"],
-            "label:overviews": _overview(description["counts"]["class"]),
+            **{
+                f"label:{key}": value if isinstance(value, list) else [value]
+                for key, value in _kind(tiles[0], description).items()
+            },
+            "label:overviews": _overview(tiles[0], description["counts"]["class"]),
             "processing:level": [_LEVEL],
             "rslow:synthetic": [True],
         },
@@ -102,7 +103,10 @@ def _item(folder: Path, tile: ReleaseTile, description: dict[str, Any]) -> dict[
         "nodata": 0,
         "bands": [{"name": name} for name in description["bands"]["names"]],
     }
-    label = f"stac/labels/{tile.sample_id}.geojson"
+    if tile.mask is None:
+        label, media = f"stac/labels/{tile.sample_id}.geojson", _GEOJSON
+    else:
+        label, media = mask_name(tile), _GEOTIFF
     return {
         "type": "Feature",
         "stac_version": _VERSION,
@@ -113,27 +117,23 @@ def _item(folder: Path, tile: ReleaseTile, description: dict[str, Any]) -> dict[
         "properties": {
             "datetime": _time(tile),
             "description": WARNING,
-            "label:type": "vector",
-            "label:description": "The class on which the reviewers of this synthetic tile agreed "
-            f"({reviewers})",
-            "label:properties": [_PROPERTY],
-            "label:classes": _classes(description),
-            "label:tasks": ["classification"],
-            "label:methods": ["manual"],
-            "label:overviews": _overview({tile.class_name: 1}),
+            **{f"label:{key}": value for key, value in _kind(tile, description).items()},
+            "label:description": f"The {'class' if tile.mask is None else 'mask'} on which the "
+            f"reviewers of this synthetic tile agreed ({reviewers})",
+            "label:overviews": _overview(tile, dict.fromkeys(tile.classes, 1)),
             "processing:level": _LEVEL,
             "rslow:synthetic": True,
             "rslow:derived_from": description["attribution"],
-            "rslow:class": tile.class_name,
+            **({"rslow:class": tile.class_name} if tile.mask is None else {}),
             "rslow:condition": tile.condition,
-            "rslow:predicted": tile.predicted,
+            **({"rslow:predicted": tile.predicted} if tile.mask is None else {}),
             "rslow:confidence": tile.confidence,
             "rslow:round": tile.round,
             "rslow:reviewers": list(tile.reviewers),
             "rslow:realism": tile.realism,
             "rslow:provenance": dict(sorted(tile.provenance.items())),
         },
-        "assets": {"image": image, "labels": _asset(folder, label, items, _GEOJSON, "labels")},
+        "assets": {"image": image, "labels": _asset(folder, label, items, media, "labels")},
         "links": [
             _link(relation, "../collection.json") for relation in ("root", "parent", "collection")
         ],
@@ -145,17 +145,22 @@ def _label(tile: ReleaseTile) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": [feature]}
 
 
-def _classes(description: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"name": _PROPERTY, "classes": description["classes"]}]
+def _kind(tile: ReleaseTile, description: dict[str, Any]) -> dict[str, Any]:
+    """Return what the label extension tells of all labels of a release."""
+    raster = tile.mask is not None
+    return {
+        "type": "raster" if raster else "vector",
+        "properties": None if raster else [_PROPERTY],
+        "classes": [{"name": None if raster else _PROPERTY, "classes": description["classes"]}],
+        "tasks": ["segmentation" if raster else "classification"],
+        "methods": ["manual"],
+    }
 
 
-def _overview(numbers: dict[str, int]) -> list[dict[str, Any]]:
-    return [
-        {
-            "property_key": _PROPERTY,
-            "counts": [{"name": name, "count": number} for name, number in numbers.items()],
-        }
-    ]
+def _overview(tile: ReleaseTile, numbers: dict[str, int]) -> list[dict[str, Any]]:
+    """Return numbers of tiles by class, each with the property that holds it; a raster has none."""
+    counts = [{"name": name, "count": number} for name, number in numbers.items()]
+    return [{"property_key": _PROPERTY if tile.mask is None else None, "counts": counts}]
 
 
 def _asset(folder: Path, name: str, origin: Path, media: str, role: str) -> dict[str, Any]:

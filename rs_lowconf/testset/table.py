@@ -3,22 +3,30 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rs_lowconf.errors import DataError
-from rs_lowconf.testset.release import LABELS, ReleaseTile
+from rs_lowconf.testset.release import LABELS, ReleaseMask, ReleaseTile
 
-_SCHEMA = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("tile", pa.string()),
-        ("sha256", pa.string()),
-        ("class_name", pa.string()),
-        ("label", pa.int32()),
+_TILE = [("sample_id", pa.string()), ("tile", pa.string()), ("sha256", pa.string())]
+_CLASS = [("class_name", pa.string()), ("label", pa.int32())]
+_MASK = [
+    ("mask", pa.string()),
+    ("mask_sha256", pa.string()),
+    ("mask_classes", pa.list_(pa.string())),
+]
+
+
+def _schema(*, masks: bool) -> pa.Schema:
+    """Return the columns of a release whose labels are masks, or classes of tiles."""
+    columns = [
+        *_TILE,
+        *(_MASK if masks else _CLASS),
         ("condition", pa.string()),
-        ("predicted", pa.string()),
+        *([] if masks else [("predicted", pa.string())]),
         ("confidence", pa.float64()),
         ("round", pa.int32()),
         ("reviewers", pa.list_(pa.string())),
@@ -26,12 +34,17 @@ _SCHEMA = pa.schema(
         ("realism", pa.int32()),
         ("provenance", pa.map_(pa.string(), pa.string())),
     ]
-)
+    return pa.schema(columns)
 
 
 def tile_name(tile: ReleaseTile) -> str:
     """Return the path of a tile in the release."""
     return f"tiles/{tile.sample_id}.tif"
+
+
+def mask_name(tile: ReleaseTile) -> str:
+    """Return the path of a tile's mask in the release."""
+    return f"masks/{tile.sample_id}.tif"
 
 
 def reviewed(tile: ReleaseTile) -> datetime:
@@ -46,10 +59,8 @@ def write_labels(folder: Path, tiles: Sequence[ReleaseTile], classes: Sequence[s
             "sample_id": tile.sample_id,
             "tile": tile_name(tile),
             "sha256": tile.sha256,
-            "class_name": tile.class_name,
-            "label": classes.index(tile.class_name),
+            **_label(tile, classes),
             "condition": tile.condition,
-            "predicted": tile.predicted,
             "confidence": tile.confidence,
             "round": tile.round,
             "reviewers": list(tile.reviewers),
@@ -59,7 +70,23 @@ def write_labels(folder: Path, tiles: Sequence[ReleaseTile], classes: Sequence[s
         }
         for tile in tiles
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), folder / LABELS)
+    schema = _schema(masks=tiles[0].mask is not None)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / LABELS)
+
+
+def _label(tile: ReleaseTile, classes: Sequence[str]) -> dict[str, Any]:
+    """Return what the table tells of a tile's label, and of the target's answer to the tile."""
+    if tile.mask is not None:
+        return {
+            "mask": mask_name(tile),
+            "mask_sha256": tile.mask.sha256,
+            "mask_classes": list(tile.mask.classes),
+        }
+    return {
+        "class_name": tile.class_name,
+        "label": classes.index(str(tile.class_name)),
+        "predicted": tile.predicted,
+    }
 
 
 def read_labels(folder: Path) -> tuple[ReleaseTile, ...]:
@@ -70,7 +97,8 @@ def read_labels(folder: Path) -> tuple[ReleaseTile, ...]:
     """
     path = folder / LABELS
     try:
-        table = pq.read_table(path).cast(_SCHEMA)
+        table = pq.read_table(path)
+        table = table.cast(_schema(masks="mask" in table.column_names))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(
             f"{path} cannot be read ({' '.join(str(error).split())})",
@@ -82,15 +110,26 @@ def read_labels(folder: Path) -> tuple[ReleaseTile, ...]:
             sample_id=row["sample_id"],
             path=folder / "tiles" / f"{row['sample_id']}.tif",
             sha256=row["sha256"],
-            class_name=row["class_name"],
+            class_name=row.get("class_name"),
             condition=row["condition"],
-            predicted=row["predicted"],
+            predicted=row.get("predicted"),
             confidence=row["confidence"],
             round=row["round"],
             reviewers=tuple(row["reviewers"]),
             reviewed_ms=time,
             realism=row["realism"],
+            mask=_mask(folder, row),
             provenance=dict(row["provenance"]),
         )
         for row, time in zip(table.drop_columns(["reviewed"]).to_pylist(), times, strict=True)
+    )
+
+
+def _mask(folder: Path, row: dict[str, Any]) -> ReleaseMask | None:
+    if "mask" not in row:
+        return None
+    return ReleaseMask(
+        path=folder / "masks" / f"{row['sample_id']}.tif",
+        sha256=row["mask_sha256"],
+        classes=tuple(row["mask_classes"]),
     )

@@ -9,7 +9,7 @@ import yaml
 
 from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.places import model_path, newest_update
-from rs_lowconf.review.rounds import masked_package, round_reports
+from rs_lowconf.review.rounds import round_reports
 from rs_lowconf.review.store import STORE, ReviewStore, SentPackage
 from rs_lowconf.runs import header_holds, kind_of
 from rs_lowconf.search.head import MIN_REVIEWS
@@ -39,8 +39,6 @@ class LoopStatus:
     """Whether there is a package of the current round."""
     pending: Pending | None
     """The newest package of the current round that is not reviewed to its end."""
-    masked: bool
-    """Whether samples have masks, from which no test set is made."""
     fitted: bool
     """Whether the gate is one of gate.recipe=frozen, which learns without data."""
     few: bool
@@ -69,7 +67,6 @@ def loop_status(settings: Settings) -> LoopStatus:
         updates=updates,
         searched=bool(current),
         pending=_pending(settings, store, current),
-        masked=masked_package(store) is not None,
         fitted=fitted,
         few=report is None or min(report[kind]["count"] for kind in needed) < MIN_REVIEWS,
         free_name=_free_name(settings, name),

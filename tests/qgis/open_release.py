@@ -48,7 +48,9 @@ def main() -> dict[str, Any]:
     report["valid"] = {name: layer.isValid() for name, layer in layers.items()}
     report["crs"] = [project.crs().isValid(), *(la.crs().isValid() for la in layers.values())]
     report["drawn"] = [layer.name() for layer in project.layerTreeRoot().checkedLayers()]
-    report["classes"] = [feature["class_name"] for feature in labels.getFeatures()]
+    names = labels.fields().names()
+    own = "class_name" if "class_name" in names else "condition"
+    report["classes"] = [feature[own] for feature in labels.getFeatures()]
     report["legend"] = [category.label() for category in labels.renderer().categories()]
     render(project, picture, scale)
     report["editing"] = labels.startEditing()
