@@ -8,12 +8,16 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
 import torch
 from PIL import Image
 
+from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
+from rs_lowconf.data.catalog.rows import from_table
+from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.errors import AnswerError
 from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
@@ -275,6 +279,61 @@ def test_variants_of_real_tiles_keep_their_masks_and_places(rslow: Run, trained:
         tensors, header = read_checkpoint(path, stored)
         write_checkpoint(path, stored, tensors, {**header, "models": {"gan": "another"}})
         type_printed(rslow(*command), "train encoder")
+
+
+def test_masks_of_real_tiles_are_judged(rslow: Run, trained: Path, tmp_path: Path) -> None:
+    """The catalog's mask, or the target's where there is none; a blind package tells not whose."""
+    run = tmp_path / "run"
+    config = ("-c", trained / "config.yaml", "-s", f"run.dir={run}")
+    shutil.copytree(trained / "run" / "target", run / "target")
+    assert rslow("catalog", "build", *config).code == 0
+    path = run / "catalog.parquet"
+    table = pq.read_table(path)
+    masks = [own if i % 2 else [] for i, own in enumerate(table["rslow:masks"].to_pylist())]
+    index = table.column_names.index("rslow:masks")
+    column = pa.array(masks, table.schema.field("rslow:masks").type)
+    pq.write_table(table.set_column(index, "rslow:masks", column), path)
+    ran = rslow("batch", "score", *config, "-s", "batch.executor=serial")
+    assert ran.code == 0, ran.err
+    words = (*config, "-s", "search.tau=0.999999", "-s", "review.max_samples=8")
+    ran = rslow("batch", "review", *words)
+    assert ran.code == 0, ran.err
+    package = run / "batch" / "review"
+    target = load_trained(run / "target" / "target.safetensors", CPU, kind="segmenter")
+    catalog = {row.tile_id: row for part in Catalog(path).tables() for row in from_table(part)}
+    layer = geopandas.read_file(package / "review.gpkg", layer="review").set_index("sample_id")
+    entries = json.loads((package / "manifest.json").read_text())["samples"]
+    told = []
+    for entry in entries:
+        tile = read_tile(package / entry["tile"])
+        row = catalog[tile.tags["RSLOW_TILE_ID"]]
+        image = reflectance(row, read_row(row), target.bands)
+        said = target.predict(image[None])[0].exp().max(0)
+        shown = read_classes(package / entry["mask"])
+        assert np.array_equal(read_classes(package / entry["predicted"]), said.indices.numpy())
+        own = read_mask(row, target.classes) if row.masks else said.indices
+        assert np.array_equal(shown, own.numpy())
+        whose = "catalog" if row.masks else "target"
+        assert (tile.tags["RSLOW_MASK"], tile.tags["RSLOW_SYNTHETIC"]) == (whose, "false")
+        assert layer["mask_name"][entry["sample_id"]] == whose
+        assert tile.grid == row.grid
+        told.append(whose)
+    assert set(told) == {"catalog", "target"}
+
+    with closing(sqlite3.connect(package / "review.gpkg")) as database, database:
+        database.execute("UPDATE review SET decision = 'mask wrong', reviewed_ms = 5 WHERE fid < 4")
+        database.execute("UPDATE review SET decision = 'accept', reviewed_ms = 5 WHERE fid = 4")
+    assert "4 new" in rslow("review", "import", package, *config).out
+    decided = [one.decision for one in ReviewStore(run / STORE).opinions()]
+    assert sorted(decided) == ["accept", "mask wrong", "mask wrong", "mask wrong"]
+    ran = rslow("batch", "review", *words, "-s", "review.mode=blind")
+    assert "4 of them answered before" in ran.out, ran.err
+    blind = run / "batch" / "review-2"
+    content = b"".join(p.read_bytes() for p in blind.rglob("*") if p.suffix in (".tif", ".qml"))
+    assert b"RSLOW_MASK" not in content
+    assert not (blind / "predicted").exists()
+    assert "mask_name" not in geopandas.read_file(blind / "review.gpkg", layer="review").columns
+    assert len(list((blind / "masks").glob("*.tif"))) == len(list((blind / "tiles").glob("*.tif")))
 
 
 @pytest.mark.slow

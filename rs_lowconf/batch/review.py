@@ -1,8 +1,10 @@
 """Real tiles that the target is unsure of, for people to say what they show.
 
 The class in the catalog is suggested where there is one, and nothing elsewhere: what the target
-says would lead people to say the same, so it is on the second tab of the form. The tiles are tagged
-as the observations they are, and `context.qgz` shows them in their place.
+says would lead people to say the same, so it is on the second tab of the form. Where the target
+answers for every pixel, people judge the mask in the catalog, and that of the target where there is
+none: nobody draws a mask in a form. The tiles are tagged as the observations they are, and
+`context.qgz` shows them in their place.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +15,9 @@ import geopandas
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.batch.choose import narrow
@@ -20,17 +25,18 @@ from rs_lowconf.batch.collect import placed
 from rs_lowconf.batch.jobs import COLUMNS, TargetOf
 from rs_lowconf.batch.ledger import read_description
 from rs_lowconf.batch.quotas import within_quotas
-from rs_lowconf.data.catalog.reading import read_row, reflectance
+from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import DataError, JobError
 from rs_lowconf.review.ids import package_id, sample_ids
 from rs_lowconf.review.package import place_for
 from rs_lowconf.review.publish import publish
-from rs_lowconf.review.samples import Observed, Prediction
+from rs_lowconf.review.samples import Observed, Prediction, TileMasks
 from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.settings import Settings
 from rs_lowconf.stored import stored_numbers
+from rs_lowconf.types import TargetModel
 from rs_lowconf.vocabulary import class_list, class_name, join, vocabulary
 
 
@@ -150,9 +156,9 @@ def write_real(
         provenance: what chose them; not told where reviews are blind.
 
     Raises:
-        JobError: the target answers for every pixel, so tiles have no class to ask for.
-        DataError: a tile cannot be read, or has changed, or they have no band in common, or a class
-            is written in two ways.
+        DataError: a tile or mask cannot be read, or has changed, or they have no band in common, or
+            a class is written in two ways.
+        AnswerError: the target has no answer to a tile that it had one to before.
         ReviewError: the tiles differ in size, or have no bands that can be shown.
         OutputError: the package or the store cannot be written.
     """
@@ -167,23 +173,20 @@ def write_real(
     rows = rows_of(catalog, [*scores["id"]])
     model = target.load(rows[0].window[2])
     if model.pixelwise:
-        raise JobError(
-            "the target answers for every pixel",
-            expected="one that gives a tile a class, which reviewers can name",
-        )
-    # Labels may have come into the catalog since.
-    own = [row.label for row in rows if row.label]
-    offered = join(
-        class_list("the target", model.classes), vocabulary("the catalog", [*labels, *own])
-    ).either
+        named = [one for row in rows for one in (row.mask_classes or {}).values() if one]
+    else:
+        # Labels may have come into the catalog since.
+        named = [*labels, *(row.label for row in rows if row.label)]
+    offered = join(class_list("the target", model.classes), vocabulary("the catalog", named)).either
     publish(
         ReviewStore(settings.run.dir / STORE),
         folder,
-        [*_samples(scores, rows)],
+        [*_samples(scores, rows, model, offered)],
         package_id=package,
         label=settings.review.mode,
         round=0,
-        classes=offered,
+        classes=() if model.pixelwise else offered,
+        pixel_classes=offered if model.pixelwise else (),
         target_classes=model.classes,
         attribution=settings.data.attribution,
         provenance={"catalog": catalog.path.name, **provenance},
@@ -200,15 +203,25 @@ def rows_of(catalog: Catalog, ids: Sequence[str]) -> list[CatalogRow]:
     return [found[name] for name in ids]
 
 
-def _samples(scores: geopandas.GeoDataFrame, rows: Sequence[CatalogRow]) -> Iterator[Observed]:
+def _samples(
+    scores: geopandas.GeoDataFrame,
+    rows: Sequence[CatalogRow],
+    model: TargetModel,
+    classes: Sequence[str],
+) -> Iterator[Observed]:
     """Yield tiles with what the catalog and the target say of them."""
     bands = _common(rows)
     for row, score in zip(rows, scores.to_dict("records"), strict=True):
+        numbers, label, masks = read_row(row), row.label or None, None
+        if model.pixelwise:
+            label = "catalog" if row.masks else "target"
+            masks = _masks(row, reflectance(row, numbers, model.bands), model, classes)
         yield Observed(
             sample_id=score["sample_id"],
-            pixels=stored_numbers(reflectance(row, read_row(row), bands)).numpy(),
+            pixels=stored_numbers(reflectance(row, numbers, bands)).numpy(),
             bands=bands,
-            label=row.label or None,
+            label=label,
+            masks=masks,
             prediction=Prediction(
                 class_name=score["predicted"],
                 second=score["second"],
@@ -223,6 +236,34 @@ def _samples(scores: geopandas.GeoDataFrame, rows: Sequence[CatalogRow]) -> Iter
                 **({} if row.taken is None else {"taken": row.taken.isoformat()}),
             },
         )
+
+
+def _masks(
+    row: CatalogRow,
+    image: Float[Tensor, "c h w"],
+    model: TargetModel,
+    classes: Sequence[str],
+) -> TileMasks:
+    """Return the mask of a tile in the catalog, or else the target's, beside the target's answer.
+
+    Args:
+        row: of the tile.
+        image: in the target's bands.
+        model: the target.
+        classes: of masks; those of the target among them.
+    """
+    with torch.no_grad():
+        best = model.predict(image[None])[0].max(dim=0)
+    predicted = best.indices.to(torch.uint8).cpu()
+    if row.masks:
+        mask = read_mask(row, classes)
+    else:
+        mask = torch.tensor([classes.index(name) for name in model.classes])[predicted.long()]
+    return TileMasks(
+        mask=mask.to(torch.uint8).numpy(),
+        predicted=predicted.numpy(),
+        confidence=best.values.exp().clamp(0, 1).cpu().numpy(),
+    )
 
 
 def _common(rows: Sequence[CatalogRow]) -> BandSpec:

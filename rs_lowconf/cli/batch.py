@@ -120,8 +120,10 @@ def review(
 
     Uses the scores of `rslow batch score`: tiles below search.tau, the lowest first, at most
     batch.per_class per class, batch.per_region per region and review.max_samples. The reviewer
-    chooses the class of each tile; its class in the catalog, if any, is suggested. Tiles that were
-    reviewed before are not shown again. Packages are run.dir/batch/review, review-2 and so on.
+    chooses the class of each tile; its class in the catalog, if any, is suggested. Of a target that
+    predicts a class per pixel, the reviewer judges masks instead: the catalog's, or the target's
+    where the catalog has none. Tiles that were reviewed before are not shown again. Packages are
+    run.dir/batch/review, review-2 and so on.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.batch import status

@@ -16,7 +16,8 @@ For an observed tile, which is shown as a real one, only the class is asked for,
 so that accepting requires one.
 
 With masks there is no class to choose: `accept` means that the tile could be an observation and
-that its mask is right; `mask wrong` that it could be one, but its mask is wrong.
+that its mask is right; `mask wrong` that it could be one, but its mask is wrong. Of an observed
+tile the mask is its data set's, or if it has none the model's.
 
 The suggestion is the class that the tile was generated for. The prediction of the model under test
 is on a separate tab, to be opened after deciding, so that it does not bias reviewers.

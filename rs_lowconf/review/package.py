@@ -24,8 +24,8 @@ A reviewer opens `review.qgz`, switches editing on, opens the table of `review` 
 form view and goes through the list; the map highlights the cell of the form. Saving the
 edits writes the decisions. `fields` says what each decision means.
 
-The samples may be real tiles instead, `observed` ones, whose class is asked for: all of them or
-none. They are tagged and shown as what they are, in their place if it is known.
+The samples may be real tiles instead, `observed` ones, whose class or mask is asked for: all of
+them or none. They are tagged and shown as what they are, in their place if it is known.
 
 Every sample has a real neighbour, or none has: then cells and previews show samples alone.
 A sample gets no georeference, because its neighbour looks alike, but the sample shows no place;

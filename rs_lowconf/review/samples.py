@@ -19,10 +19,11 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TileMasks:
-    """The mask that a tile was generated for, and what the model under test makes of the tile."""
+    """The mask to judge, and what the model under test makes of the tile."""
 
     mask: UInt8[np.ndarray, "h w"]
-    """Index of each pixel's class among those of masks, or `UNKNOWN`: true by construction."""
+    """Index of each pixel's class among those of masks, or `UNKNOWN`: what a tile was generated
+    for, which is true by construction; of a real tile its own mask, or the model's."""
 
     predicted: UInt8[np.ndarray, "h w"] | None = None
     """Index of each pixel's class among the model's; None where a blind package is copied."""
@@ -160,15 +161,12 @@ class Generated:
                 f"sample {self.sample_id} lies where no real tile beside it lies",
                 expected="an anchor with a place",
             )
-        shapes = [] if self.masks is None else [self.masks.mask.shape]
+        masks = [] if self.masks is None else [self.masks.mask]
         if beside is not None and beside.mask is not None:
-            shapes.append(beside.mask.shape)
-        for shape in shapes:
-            if shape != self.pixels.shape[1:]:
-                raise ReviewError(
-                    f"a mask of sample {self.sample_id} has shape {shape}",
-                    expected=f"the tile's {self.pixels.shape[1:]}",
-                )
+            masks.append(beside.mask)
+        for mask in masks:
+            if mask.shape != self.pixels.shape[1:]:
+                raise _wrong_shape(self.sample_id, mask, self.pixels)
         if not (self.condition and math.isfinite(self.realism)):
             raise ReviewError(
                 f"sample {self.sample_id} has the condition {self.condition!r} and realism "
@@ -179,7 +177,10 @@ class Generated:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Observed:
-    """A real tile that is shown as one: the question is its class, or that of one of its pixels."""
+    """A real tile that is shown as one.
+
+    The question is its class, or that of one of its pixels, or whether a mask of it is right.
+    """
 
     sample_id: str
     """As of a generated tile."""
@@ -191,7 +192,8 @@ class Observed:
     """What the channels of `pixels` hold."""
 
     label: str | None
-    """The class that its data set gives it, which is suggested; None when there is none."""
+    """The class that its data set gives it, which is suggested; None when there is none. With
+    `masks` instead whose mask it is."""
 
     prediction: Prediction | None
     """None when no model was asked."""
@@ -209,12 +211,17 @@ class Observed:
     sha256: str | None = None
     """Checksum of the tile's digital numbers as the catalog has it; None takes that of `pixels`."""
 
+    masks: TileMasks | None = None
+    """The mask that is judged; None where a class is asked for."""
+
     provenance: Mapping[str, str] = field(default_factory=dict)
     """As of a generated tile."""
 
     def __post_init__(self) -> None:
         """Check once; after that the value is trusted."""
         _check_tile(self)
+        if self.masks is not None and self.masks.mask.shape != self.pixels.shape[1:]:
+            raise _wrong_shape(self.sample_id, self.masks.mask, self.pixels)
         if self.pixel is not None and not all(side % 2 for side in self.pixels.shape[1:]):
             raise ReviewError(
                 f"sample {self.sample_id} asks for the pixel in the middle of {self.pixels.shape}",
@@ -233,11 +240,11 @@ def neighbour_of(sample: ReviewSample) -> RealNeighbour | None:
 
 def masks_of(sample: ReviewSample) -> TileMasks | None:
     """Return the classes of a sample's pixels; None where the question is one class."""
-    return sample.masks if isinstance(sample, Generated) else None
+    return sample.masks
 
 
 def suggestion_of(sample: ReviewSample) -> str | None:
-    """Return the class to confirm, or the name of the mask; None where there is none."""
+    """Return the class to confirm, or what the mask is called; None where there is none."""
     return sample.condition if isinstance(sample, Generated) else sample.label
 
 
@@ -247,8 +254,8 @@ def sample_tags(sample: ReviewSample) -> dict[str, str]:
     tags = {f"RSLOW_{key.upper()}": value for key, value in sample.provenance.items()}
     tags["RSLOW_SAMPLE_ID"] = sample.sample_id
     if suggestion is not None:
-        key = "RSLOW_CONDITION" if isinstance(sample, Generated) else "RSLOW_CLASS"
-        tags[key] = suggestion
+        key = "RSLOW_MASK" if masks_of(sample) is not None else "RSLOW_CLASS"
+        tags["RSLOW_CONDITION" if isinstance(sample, Generated) else key] = suggestion
     if prediction is not None:
         if masks_of(sample) is None:  # means over pixels tell nothing
             tags["RSLOW_PREDICTED"] = prediction.class_name
@@ -314,6 +321,14 @@ def check_masks(
                     f"a mask of sample {sample.sample_id} holds the class {mask.max()}",
                     expected=f"0 to {len(classes) - 1} ({', '.join(classes)})",
                 )
+
+
+def _wrong_shape(
+    name: str, mask: UInt8[np.ndarray, "h w"], pixels: UInt16[np.ndarray, "c v u"]
+) -> ReviewError:
+    return ReviewError(
+        f"a mask of sample {name} has shape {mask.shape}", expected=f"the tile's {pixels.shape[1:]}"
+    )
 
 
 def _check_tile(sample: ReviewSample) -> None:

@@ -101,6 +101,7 @@ def _again(source: ReviewedPackage, sent: SentSample, entry: dict[str, Any]) -> 
                 tile=name,
                 pixel=(int(pixel[0]), int(pixel[1])) if pixel else None,
                 sha256=sent.sha256,
+                masks=_masks(source, entry),
                 provenance=sent.provenance,
             )
     # Models were asked about every generated sample.
