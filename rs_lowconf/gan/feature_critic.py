@@ -152,11 +152,12 @@ class FeatureHeads(nn.Module):
         shape = (len(hidden), 1, *hidden.shape[2:])
         if not self.training:
             return self.spread[number].expand(shape)
-        groups = hidden.unflatten(0, (-1, self.group))
+        groups = hidden.reshape(-1, self.group, *hidden.shape[1:])
         deviation = (groups.var(1, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
         with torch.no_grad():
             self.spread[number].lerp_(deviation.mean(), 0.01)
-        return deviation.repeat_interleave(self.group)[:, None, None, None].expand(shape)
+        told: Tensor = deviation.repeat_interleave(self.group)[:, None, None, None].expand(shape)
+        return told
 
 
 class TextureCritic(nn.Module):
