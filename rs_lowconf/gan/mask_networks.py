@@ -7,8 +7,6 @@ the whole tile and a latent map for its positions. The networks are as small as 
 `rs_lowconf.gan.networks`, and work on principal components, too.
 """
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -16,12 +14,12 @@ from torch.nn import functional as F
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.gan.networks import (
-    DARKEST,
     EMBEDDING,
     FINE,
     FilmBlock,
     PatchReader,
     PlainBlock,
+    TileNetwork,
     compress,
     double,
     eights,
@@ -76,12 +74,8 @@ class MaskBlock(nn.Module):
         return features + residual
 
 
-class MaskGenerator(nn.Module):
-    """Latents and masks to reflectance: deterministic, no hidden noise.
-
-    The latent is flat, so that a search need not know its structure: first the global part,
-    which sets the tile's appearance, then the map, which sets what the mask leaves open.
-    """
+class MaskGenerator(TileNetwork):
+    """Latents and masks to reflectance; the latent map sets what the mask leaves open."""
 
     def __init__(
         self,
@@ -93,13 +87,7 @@ class MaskGenerator(nn.Module):
         basis: SpectralBasis,
     ) -> None:
         """Build for bands, classes of pixels and a tile side that is a multiple of 16."""
-        super().__init__()
-        self.bands = bands
-        self.classes = classes
-        self.tile_size = tile_size
-        self._global = settings.latent_global
-        self._map = (settings.latent_map, tile_size // 8, tile_size // 8)
-        self.latent_parts: tuple[int, ...] = (self._global, math.prod(self._map))
+        super().__init__(settings, bands=bands, classes=classes, tile_size=tile_size)
         half = settings.width
         quarter, eighth = eights(1.6 * half), eights(2.4 * half)
         style, layers = EMBEDDING, len(classes) + 1
@@ -119,19 +107,14 @@ class MaskGenerator(nn.Module):
         self.unwhiten = Unwhiten(basis)
         self.to(memory_format=torch.channels_last)
 
-    @property
-    def latent_dim(self) -> int:
-        """Return the length of the whole latent."""
-        return sum(self.latent_parts)
-
     def forward(
         self, z: Float[Tensor, "b d"], mask: Int[Tensor, "b h w"]
     ) -> Float[Tensor, "b c h w"]:
         """Return reflectance for latents and masks of class indices, or `UNKNOWN`."""
         fine = mask_layers(mask, len(self.classes))
         half, quarter, eighth = (F.avg_pool2d(fine, size) for size in (2, 4, 8))
-        style = F.leaky_relu(self.style(z[:, : self._global]), 0.2)
-        layout = z[:, self._global :].reshape(-1, *self._map)
+        overall, layout = self.parts_of(z)
+        style = F.leaky_relu(self.style(overall), 0.2)
         features = self.spread(layout) + self.place(eighth) + self.start(style)[:, :, None, None]
         for block in self.block8:
             features = block(features, style, eighth)  # b 2.4w s/8 s/8
@@ -141,9 +124,7 @@ class MaskGenerator(nn.Module):
         # Reflectance is computed in full precision, also in mixed-precision training.
         with torch.autocast(features.device.type, enabled=False):
             components = self.draw(F.leaky_relu(features.float(), 0.2))  # b c s s
-            image: Tensor = self.unwhiten(components)
-        # The discriminator has to see what is too dark, or the generator does not learn it.
-        return image if self.training else image.clamp_min(DARKEST)
+            return self.drawn(self.unwhiten(components))
 
 
 class MaskDiscriminator(PatchReader):

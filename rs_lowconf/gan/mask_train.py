@@ -1,7 +1,6 @@
 """Training of the generator of tiles with given masks: OASIS with zero-centred penalties."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from rs_lowconf.gan.mask_losses import (
 from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator
 from rs_lowconf.gan.masks import masks_of
 from rs_lowconf.gan.steps import (
-    fill,
+    SavedTraining,
     follow,
     improve,
     network_shape,
@@ -27,7 +26,6 @@ from rs_lowconf.gan.steps import (
 )
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import MaskGanSettings
-from rs_lowconf.training_state import tensors_of
 from rs_lowconf.types import MaskAugmentation, MaskSource
 
 
@@ -110,12 +108,8 @@ class MaskShow:
         return discriminator.components(moved, dither), mask
 
 
-class MaskGanTraining:
-    """Networks, weight average and optimisers between steps.
-
-    Every random choice of a step is derived from the run seed and the step's number, so
-    there is no random state to save: a resumed run equals an uninterrupted one.
-    """
+class MaskGanTraining(SavedTraining):
+    """Networks, weight average and optimisers between steps."""
 
     kind = "mask gan"
     """Kind of the files that it writes."""
@@ -207,23 +201,8 @@ class MaskGanTraining:
             agreement=float(agreement(losses.of_real.detach(), seen_mask).mean()),
         )
 
-    def state(self) -> dict[str, Tensor]:
-        """Return everything that the next step depends on, as tensors by name."""
-        return {
-            "images": torch.tensor(self.images),
-            **tensors_of(self._modules(), self._optimisers),
-        }
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` returned.
-
-        Raises:
-            ModelError: the state is of a network with other settings or data.
-        """
-        fill(self._modules(), self._optimisers, tensors)
-        self.images = int(tensors["images"])
-
-    def _modules(self) -> dict[str, nn.Module]:
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the modules with weights, by name."""
         return {
             "generator": self.generator,
             "discriminator": self.discriminator,

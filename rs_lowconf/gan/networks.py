@@ -93,12 +93,48 @@ class ClassTable(nn.Module):
         return vectors
 
 
-class Generator(nn.Module):
-    """Latents and classes to reflectance: deterministic, no hidden noise; a `TileGenerator`.
+class TileNetwork(nn.Module):
+    """Latents and conditions to reflectance: deterministic, no hidden noise.
 
-    The latent is flat, so that a search need not know its structure: first the global part,
-    which sets appearance together with the class, then the map, which sets layout.
+    The latent is flat, so that a search need not know its structure: first the global part, which
+    sets a tile's appearance, then a map of one eighth of the tile's side, which sets its layout.
     """
+
+    def __init__(
+        self,
+        settings: GeneratorSettings,
+        *,
+        bands: BandSpec,
+        classes: tuple[str, ...],
+        tile_size: int,
+    ) -> None:
+        """Build for bands, classes and a tile side that is a multiple of 16."""
+        super().__init__()
+        self.bands = bands
+        self.classes = classes
+        self.tile_size = tile_size
+        self._global = settings.latent_global
+        self._map = (settings.latent_map, tile_size // 8, tile_size // 8)
+        self.latent_parts: tuple[int, ...] = (self._global, math.prod(self._map))
+
+    @property
+    def latent_dim(self) -> int:
+        """Return the length of the whole latent."""
+        return sum(self.latent_parts)
+
+    def parts_of(
+        self, z: Float[Tensor, "b d"]
+    ) -> tuple[Float[Tensor, "b g"], Float[Tensor, "b m _ _"]]:
+        """Return the global part of latents, and their map."""
+        return z[:, : self._global], z[:, self._global :].reshape(-1, *self._map)
+
+    def drawn(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return what is drawn: critics have to see what is too dark, or it is never learned."""
+        return image if self.training else image.clamp_min(DARKEST)
+
+
+class Generator(TileNetwork):
+    """Latents and classes to reflectance; a `TileGenerator`."""
 
     def __init__(
         self,
@@ -110,13 +146,7 @@ class Generator(nn.Module):
         basis: SpectralBasis,
     ) -> None:
         """Build for bands, classes and a tile side that is a multiple of 16."""
-        super().__init__()
-        self.bands = bands
-        self.classes = classes
-        self.tile_size = tile_size
-        self._global = settings.latent_global
-        self._map = (settings.latent_map, tile_size // 8, tile_size // 8)
-        self.latent_parts: tuple[int, ...] = (self._global, math.prod(self._map))
+        super().__init__(settings, bands=bands, classes=classes, tile_size=tile_size)
         half = settings.width
         quarter, eighth = eights(1.6 * half), eights(2.4 * half)
         style = 2 * EMBEDDING
@@ -142,19 +172,14 @@ class Generator(nn.Module):
         # Channels last: convolutions of these widths take half the time on a CPU.
         self.to(memory_format=torch.channels_last)
 
-    @property
-    def latent_dim(self) -> int:
-        """Return the length of the whole latent."""
-        return sum(self.latent_parts)
-
     def forward(
         self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
         """Return reflectance."""
-        latent = self.embed_latent(z[:, : self._global])
+        overall, layout = self.parts_of(z)
+        latent = self.embed_latent(overall)
         style = torch.cat([self.embed_class(label), latent], dim=1)
         style = F.leaky_relu(self.style(style), 0.2)
-        layout = z[:, self._global :].reshape(-1, *self._map)
         if self.layout is not None:
             # Each position has a separate latent; only this can draw one line through all of them.
             layout = torch.cat([layout, self.layout(style).reshape(-1, *self._layout)], dim=1)
@@ -172,9 +197,7 @@ class Generator(nn.Module):
         # Reflectance is computed in full precision, also in mixed-precision training.
         with torch.autocast(features.device.type, enabled=False):
             components = self.draw(F.leaky_relu(features.float(), 0.2))  # b c s s
-            image: Tensor = self.unwhiten(components)
-        # The discriminator has to see what is too dark, or the generator does not learn it.
-        return image if self.training else image.clamp_min(DARKEST)
+            return self.drawn(self.unwhiten(components))
 
 
 class PatchReader(nn.Module):

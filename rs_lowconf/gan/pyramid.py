@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.gan.networks import DARKEST, EMBEDDING, Generator, double
+from rs_lowconf.gan.networks import EMBEDDING, Generator, TileNetwork, double
 from rs_lowconf.gan.spectral import SpectralBasis, Unwhiten
 from rs_lowconf.settings import GanSettings
 
@@ -82,12 +82,10 @@ class GrowingBlock(nn.Module):
         return result
 
 
-class PyramidGenerator(nn.Module):
-    """Latents and classes to reflectance: deterministic, no hidden noise; a `TileGenerator`.
+class PyramidGenerator(TileNetwork):
+    """Latents and classes to reflectance; a `TileGenerator`.
 
-    The latent is flat: first the global part, which sets appearance and the coarse layout
-    together with the class, then a map of one eighth of the tile's side, which varies it across the
-    tile.
+    The global part of the latent sets the coarse layout, too, which the map varies across the tile.
     """
 
     def __init__(
@@ -100,13 +98,7 @@ class PyramidGenerator(nn.Module):
         basis: SpectralBasis,
     ) -> None:
         """Build for bands, classes and a tile side that is a multiple of 16."""
-        super().__init__()
-        self.bands = bands
-        self.classes = classes
-        self.tile_size = tile_size
-        self._global = settings.latent_global
-        self._map = (settings.latent_map, tile_size // 8, tile_size // 8)
-        self.latent_parts: tuple[int, ...] = (self._global, math.prod(self._map))
+        super().__init__(settings, bands=bands, classes=classes, tile_size=tile_size)
         width = settings.width
         self._first = tile_size // 16
         self.embed_class = nn.Embedding(len(classes), EMBEDDING)
@@ -125,31 +117,24 @@ class PyramidGenerator(nn.Module):
         # Channels last: convolutions of these widths take half the time on a CPU.
         self.to(memory_format=torch.channels_last)
 
-    @property
-    def latent_dim(self) -> int:
-        """Return the length of the whole latent."""
-        return sum(self.latent_parts)
-
     def forward(
         self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
         """Return reflectance."""
-        overall, embedded = z[:, : self._global], self.embed_class(label)
+        (overall, layout), embedded = self.parts_of(z), self.embed_class(label)
         style = self.style(torch.cat([embedded, self.embed_latent(overall)], dim=1))
         style = F.leaky_relu(style, 0.2)
         started = self.start(torch.cat([overall, embedded], dim=1))
         features = started.reshape(len(z), -1, self._first, self._first)  # b 8w s/16 s/16
         features = features.contiguous(memory_format=torch.channels_last)
         features = self.block8(features, style)  # b 6w s/8 s/8
-        features = features + self.spread(z[:, self._global :].reshape(-1, *self._map))
+        features = features + self.spread(layout)
         features = self.more8(features, style)
         features = self.block4(features, style)  # b 4w s/4 s/4
         features = self.block2(features, style)  # b 2w s/2 s/2
         features = self.block1(features, style)  # b w s s
         components = self.draw(self.norm(features, style))  # b c s s
-        image: Tensor = self.unwhiten(components)
-        # A critic has to see what is too dark, or the generator does not learn it.
-        return image if self.training else image.clamp_min(DARKEST)
+        return self.drawn(self.unwhiten(components))
 
 
 ClassGenerator = Generator | PyramidGenerator

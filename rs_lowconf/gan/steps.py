@@ -1,6 +1,7 @@
 """Shared by all GAN trainings: optimiser, learning rate, weight average and state."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -12,7 +13,7 @@ from rs_lowconf.errors import JobError, ModelError
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import EncoderSettings, GateSettings, GeneratorSettings, UpdateSettings
-from rs_lowconf.training_state import restore
+from rs_lowconf.training_state import restore, tensors_of
 from rs_lowconf.types import MaskSource, TileSource
 
 _BASIS_TILES = 1_000
@@ -64,25 +65,6 @@ def follow(
         slow.lerp_(fast, 1 - keep)
 
 
-def fill(
-    modules: Mapping[str, nn.Module],
-    optimisers: Mapping[str, torch.optim.Adam],
-    tensors: Mapping[str, Tensor],
-) -> None:
-    """Restore what `tensors_of` returned.
-
-    Raises:
-        ModelError: the tensors are of networks with other settings or data.
-    """
-    try:
-        restore(modules, optimisers, tensors)
-    except RuntimeError as error:
-        raise ModelError(
-            "the saved training state is of a generator with other settings or bands",
-            remedy="train in another folder (run.dir), or restore the settings",
-        ) from error
-
-
 def some_tiles(source: TileSource | MaskSource, seed: int) -> Float[Tensor, "n c h w"]:
     """Return random tiles, enough to fit the spectral basis."""
     rng = torch.Generator().manual_seed(seed_of(seed, "gan", "basis"))
@@ -106,6 +88,42 @@ def network_shape(
         "tile_size": tile_size,
         "basis": spectral_basis(some_tiles(source, seed), source.bands, whitening),
     }
+
+
+class SavedTraining(ABC):
+    """A GAN's training between two steps.
+
+    Every random choice of a step is derived from the run seed and the step's number, so there is no
+    random state to save: a resumed run equals an uninterrupted one.
+    """
+
+    images: int
+    """Real tiles shown so far."""
+    _optimisers: dict[str, torch.optim.Adam]
+
+    @abstractmethod
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the modules with weights, by name."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that the next step depends on, as tensors by name."""
+        saved = tensors_of(self.modules(), self._optimisers)
+        return {"images": torch.tensor(self.images), **saved}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned.
+
+        Raises:
+            ModelError: the state is of a network with other settings or data.
+        """
+        try:
+            restore(self.modules(), self._optimisers, tensors)
+        except RuntimeError as error:
+            raise ModelError(
+                "the saved training state is of a generator with other settings or bands",
+                remedy="train in another folder (run.dir), or restore the settings",
+            ) from error
+        self.images = int(tensors["images"])
 
 
 @runtime_checkable

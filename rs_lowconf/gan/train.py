@@ -13,7 +13,7 @@ from rs_lowconf.errors import DataError
 from rs_lowconf.gan.figures import overfit
 from rs_lowconf.gan.networks import ClassTable, Discriminator, Encoder, Generator, Redrawer
 from rs_lowconf.gan.steps import (
-    fill,
+    SavedTraining,
     follow,
     improve,
     network_shape,
@@ -24,7 +24,6 @@ from rs_lowconf.gan.steps import (
 from rs_lowconf.measures import SYMMETRIES, turn
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GanSettings
-from rs_lowconf.training_state import tensors_of
 from rs_lowconf.types import Augmentation, TileSource
 
 AugmentationsAt = Callable[[float], tuple[Augmentation, Augmentation]]
@@ -59,12 +58,8 @@ class StepRecord:
     that of the first."""
 
 
-class GanTraining:
-    """Networks, weight average and optimisers between steps.
-
-    Every random choice of a step is derived from the run seed and the step's number, so
-    there is no random state to save: a resumed run equals an uninterrupted one.
-    """
+class GanTraining(SavedTraining):
+    """Networks, weight average and optimisers between steps."""
 
     kind = "gan"
     """Kind of the files that it writes."""
@@ -187,11 +182,7 @@ class GanTraining:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that the next step depends on, as tensors by name."""
-        return {
-            "images": torch.tensor(self.images),
-            "strength": torch.tensor(self.strength, dtype=torch.float64),
-            **tensors_of(self._modules(), self._optimisers),
-        }
+        return super().state() | {"strength": torch.tensor(self.strength, dtype=torch.float64)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned.
@@ -199,11 +190,11 @@ class GanTraining:
         Raises:
             ModelError: the state is of a network with other settings or data.
         """
-        fill(self._modules(), self._optimisers, tensors)
-        self.images = int(tensors["images"])
+        super().restore(tensors)
         self.strength = float(tensors["strength"])
 
-    def _modules(self) -> dict[str, nn.Module]:
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the modules with weights, by name."""
         modules: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,

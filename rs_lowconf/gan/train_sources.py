@@ -6,7 +6,7 @@ all bands.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from rs_lowconf.gan.source_critics import (
 )
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.steps import (
-    fill,
+    SavedTraining,
     follow,
     improve,
     optimiser,
@@ -37,7 +37,6 @@ from rs_lowconf.gan.steps import (
 from rs_lowconf.gan.train import AugmentationsAt, BalancedDraw, StepRecord, penalty_on
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GanSettings
-from rs_lowconf.training_state import tensors_of
 from rs_lowconf.types import TileSource
 
 SETTLING = 64
@@ -63,12 +62,8 @@ class TrainingSource:
         return SourceShape(name=self.name, rendering=self.rendering, tiles=len(self.tiles))
 
 
-class SourcesTraining:
-    """Networks, weight average and optimisers between steps; see `train.GanTraining`.
-
-    Every random choice of a step is derived from the run seed and the step's number, so that a
-    resumed run equals the unbroken one.
-    """
+class SourcesTraining(SavedTraining):
+    """Networks, weight average and optimisers between steps; see `train.GanTraining`."""
 
     kind = "gan"
     """Kind of the files that it writes."""
@@ -210,22 +205,6 @@ class SourcesTraining:
             seed=seed_of(self.seed, "gan", "settle"),
         )
         return self.average.eval()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return everything that the next step depends on, as tensors by name."""
-        return {
-            "images": torch.tensor(self.images),
-            **tensors_of(self.modules(), self._optimisers),
-        }
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` returned.
-
-        Raises:
-            ModelError: the state is of a network with other settings or data.
-        """
-        fill(self.modules(), self._optimisers, tensors)
-        self.images = int(tensors["images"])
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the modules with weights, by name."""
