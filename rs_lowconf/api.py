@@ -514,8 +514,9 @@ def write_review(
 ) -> Path:
     """Write hard tiles as a package for review in QGIS.
 
-    The folder gets `tiles/` (one GeoTIFF per tile), `samples.parquet`, the store of reviews and,
-    last, `review/`, the package: open `review/review.qgz` in QGIS.
+    The folder gets `tiles/` (one GeoTIFF per tile), `samples.parquet`, `report.html` (a page of all
+    samples), the store of reviews and, last, `review/`, the package: open `review/review.qgz` in
+    QGIS.
 
     Args:
         result: of a search.
@@ -546,8 +547,7 @@ def write_review(
             ),
         }
     )
-    log = result.log
-    finish(write_results(settings, result.models, folder, log.trajectories, log.journal))
+    finish(write_results(settings, result.models, folder, result.log, result.report))
     return folder / "review"
 
 

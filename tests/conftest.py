@@ -20,6 +20,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from rasterio import Affine
+from selenium import webdriver
 
 from rs_lowconf.bands import EUROSAT_ORDER
 from rs_lowconf.cli import main
@@ -199,6 +200,29 @@ def qgis_python() -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return python
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[webdriver.Chrome]:
+    """Return a Chromium without a screen; without one, skip here and fail on the build server."""
+    found = shutil.which("chromium"), shutil.which("chromedriver")
+    if None in found:
+        reason = "chromium or chromedriver is missing: install Debian's package chromium-driver"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(found[0])
+    for word in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+        *("disable-dev-shm-usage", "window-size=1400,900"),
+    ):
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(found[1])))
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture(scope="session")

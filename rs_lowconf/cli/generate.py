@@ -33,8 +33,8 @@ def generate(
     """Search for realistic tiles that the target is unsure of and write a QGIS review package.
 
     Without --config it searches the embedded models and needs neither data nor network. Resumes an
-    interrupted run. Writes report.json, plots/, samples.parquet, tiles/ and review/ into
-    run.dir/NAME; open review/review.qgz in QGIS.
+    interrupted run. Writes report.html, report.json, plots/, samples.parquet, tiles/ and review/
+    into run.dir/NAME; open report.html in a browser and review/review.qgz in QGIS.
     """
     settings = load_settings(config, set_)
     folder = settings.run.dir / name
@@ -105,8 +105,8 @@ def _export(
                 else "a larger search.tau is easier to reach"
             ),
         )
-    show(write_results(settings, models, folder, search.trajectories, search.journal))
-    _say(report, folder, settings.review.max_samples)
+    show(write_results(settings, models, folder, search, report))
+    _say(report, folder, settings)
 
 
 def _say_gate(report: "SearchReport") -> None:
@@ -138,8 +138,8 @@ def print_unanswered(what: str, reasons: "Mapping[str, int]") -> None:
         )
 
 
-def _say(report: "SearchReport", folder: Path, most: int) -> None:
-    ours = report.search
+def _say(report: "SearchReport", folder: Path, settings: Settings) -> None:
+    ours, most = report.search, settings.review.max_samples
     print(
         f"{ours.accepted} hard samples in {ours.evaluations:,} evaluations and "
         f"{ours.seconds:.0f} s ({report.end}); {report.evaluations_unfinished:,} more "
@@ -174,6 +174,8 @@ def _say(report: "SearchReport", folder: Path, most: int) -> None:
             f"The review package contains the {most} most different ones; samples.parquet and "
             "tiles/ contain all."
         )
-    print(f"Report: {folder / 'report.json'}")
+    after = " (open it after the review, it tells what the model said)"
+    blind = settings.review.mode == "blind"
+    print(f"Report{after if blind else ''}: {folder / 'report.html'}")
     print(f"Open in QGIS: {folder / 'review' / 'review.qgz'}")
     hint("Then", "review import", folder / "review")

@@ -121,7 +121,7 @@ class Generated:
     """The critic's realism logit, higher for more real."""
 
     gate_score: float
-    """The gate's p-value."""
+    """The gate's joint score, the worst of its standardised parts, higher for more real."""
 
     tile: str
     """Its GeoTIFF with all that is known of it, relative to the folder of the review store."""

@@ -83,7 +83,7 @@ class SentSample:
     realism: float | None
     """The critic's logit when the sample was exported; None if not computed."""
     gate_score: float | None
-    """The gate's p-value when the sample was exported; None if not computed."""
+    """The gate's joint score when the sample was exported; None if not computed."""
     tile: str
     """GeoTIFF with all its metadata, relative to the store's folder; for a tile of a catalog its id
     there, because its pixels are not copied; for a pixel the id of its tile, its row and its

@@ -1,6 +1,6 @@
-"""Found tiles to files: table, tiles with all that is known of them, and the review package.
+"""Found tiles to files: table, tiles with all that is known of them, page and review package.
 
-One tile after the other, so that ten thousand take no more memory than a review package.
+One tile after the other, so that ten thousand take no more memory than a page and a review package.
 """
 
 from collections import Counter
@@ -21,6 +21,7 @@ from rs_lowconf.errors import AnswerError
 from rs_lowconf.gan.masks import MaskBank
 from rs_lowconf.grid import Grid
 from rs_lowconf.models import HeldOut, Models, held_out
+from rs_lowconf.pages.samples import Card, card_of
 from rs_lowconf.review.geotiff import observed_tags, synthetic_tags, write_tile
 from rs_lowconf.review.ids import package_id, sample_id
 from rs_lowconf.review.images import write_maps
@@ -45,6 +46,9 @@ from rs_lowconf.settings import Settings
 from rs_lowconf.stored import stored_numbers
 from rs_lowconf.version import __version__
 from rs_lowconf.workflows.records import LeftOut, Step, Work
+from rs_lowconf.workflows.search import SearchLog
+from rs_lowconf.workflows.search_page import write_search_page
+from rs_lowconf.workflows.search_report import SearchReport
 
 _ROWS = 256
 _FOLDERS = {"found": "tiles", "audit": "audit", "real": "real"}
@@ -226,10 +230,10 @@ def write_results(
     settings: Settings,
     models: Models,
     folder: Path,
-    trajectories: Sequence[Trajectory],
-    journal: Journal,
+    search: SearchLog,
+    report: SearchReport,
 ) -> Work[None]:
-    """Write tiles/, samples.parquet and review/ for the found tiles; yield how far that is.
+    """Write tiles/, samples.parquet, report.html and review/ for the found tiles; yield progress.
 
     The review package comes last and whole, after the store knows of it: where it exists,
     everything else does.
@@ -238,16 +242,19 @@ def write_results(
         settings: of the run.
         models: that searched.
         folder: of the search.
-        trajectories: of the search.
-        journal: holds their tiles.
+        search: what it found.
+        report: of the search.
     """
-    found = [one for one in trajectories if one.found is not None]
-    rejected = [one for one in trajectories if one.audit is not None]
+    journal = search.journal
+    found = [one for one in search.trajectories if one.found is not None]
+    rejected = [one for one in search.trajectories if one.audit is not None]
     real = models.real
     bank = None if real is None else features_of(models.gate.extractor, real, models.device)
     export = Export(settings=settings, models=models, folder=folder, bank=bank)
     with replacing(folder / "samples.parquet") as temporary:
-        yield from _write_table(temporary, _write_tiles(export, found, journal), len(found))
+        tiles = _write_tiles(export, found, journal, cards := list[Card]())
+        yield from _write_table(temporary, tiles, len(found))
+    write_search_page(folder, report, settings, models, cards)
     shown = yield from choose_shown(export, found, rejected, journal)
     classes: tuple[str, ...] = ()
     if models.generator.bank is None:
@@ -356,13 +363,16 @@ def _provenance(models: Models, one: Trajectory) -> dict[str, str]:
 
 
 def _write_tiles(
-    export: Export, found: Sequence[Trajectory], journal: Journal
+    export: Export, found: Sequence[Trajectory], journal: Journal, cards: list[Card]
 ) -> Iterator[dict[str, Any]]:
-    """Write tile after tile and yield its row of the table."""
+    """Write tile after tile, add it to `cards` for the page, and yield its row of the table."""
+    models = export.models
     for one in found:
         own, tile = kept_by(one, "found"), journal.tile(one.seed_id)
         sample = export.sample(one, tile)
         export.write(sample, sample_tags(sample))
+        features = own.features.numpy()
+        cards.append(card_of(sample, features, models.pixel_classes, models.target.classes))
         path = export.settings.run.dir / sample.tile
         top = own.log_probability.topk(2).values
         neighbour = sample.neighbour

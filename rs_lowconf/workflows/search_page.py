@@ -1,0 +1,83 @@
+"""What the page of a search tells beside its samples."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rs_lowconf.models import Models
+from rs_lowconf.pages.samples import Card
+from rs_lowconf.pages.write import Told, write_page
+from rs_lowconf.places import model_path
+from rs_lowconf.runs import versions
+from rs_lowconf.search.report import gate_lines
+from rs_lowconf.settings import Settings
+from rs_lowconf.target.origin import model_file
+from rs_lowconf.workflows.search_report import SearchReport
+
+
+def write_search_page(
+    folder: Path,
+    report: SearchReport,
+    settings: Settings,
+    models: Models,
+    cards: Sequence[Card],
+) -> Path:
+    """Write `report.html` of a search and return it; see `pages.write.write_page`."""
+    return write_page(folder, told_of(report, settings, models), cards, settings.run.seed)
+
+
+def told_of(report: SearchReport, settings: Settings, models: Models) -> Told:
+    """Return what was tested, the answer in one sentence, and what it cost."""
+    ours, theirs = report.search, report.random_latents
+    times = report.times_less_than_random
+    fewer = None if times is None else times.evaluations_per_accepted
+    answer = (
+        f"{ours.accepted:,} generated tiles that passed the gate and on which the target's "
+        f"confidence is below {report.tau:.0%} were found in {ours.evaluations:,} evaluations"
+    )
+    if fewer is not None:
+        answer += f", {fewer:.1f} times fewer per tile than with random latents"
+    model = model_file(settings.target, model_path(settings, "target"))
+    installed = versions()
+    tested = {
+        "Target": f"{settings.target.kind}" + ("" if model is None else f", {model.name}"),
+        "Its file's SHA-256": str(models.fingerprint["target file"]),
+        "Its bands": f"{', '.join(models.target.bands.names)} ({models.target.bands.level})",
+        "Its classes": ", ".join(models.target.classes),
+        "Generator's SHA-256": models.generator.sha256,
+        "Generator learned from": models.generator.attribution,
+        "Real tiles beside samples": "none" if models.real is None else f"{len(models.real):,}",
+        "Date": report.created,
+        "Method": report.method,
+        "Versions": ", ".join(f"{name} {text}" for name, text in installed.items() if text),
+    }
+    heads = ("", "tiles", "evaluations", "evaluations per tile", "seconds per tile")
+    costs = [heads]
+    for name, one in (("search", ours), ("random latents", theirs and theirs.summary)):
+        if one:
+            costs.append(
+                (
+                    name,
+                    f"{one.accepted:,}",
+                    f"{one.evaluations:,}",
+                    _number(one.evaluations / one.accepted if one.accepted else None),
+                    _number(one.seconds_per_accepted),
+                )
+            )
+    looked = ours.rejected_by_gate + ours.passed_gate
+    dropped = f"The gate dropped {ours.rejected_by_gate:,} of {looked:,} tiles of low confidence."
+    return Told(
+        title="Hard samples of the target",
+        answer=f"{answer}.",
+        tested=tested,
+        costs=costs,
+        notes=[
+            dropped,
+            *gate_lines(report.gate),
+            "The tiles are synthetic and were searched for low confidence: their number says "
+            "nothing of how often the target is wrong. See rslow estimate for that.",
+        ],
+    )
+
+
+def _number(value: float | None) -> str:
+    return "none found" if value is None else f"{value:,.2g}" if value < 10 else f"{value:,.0f}"
