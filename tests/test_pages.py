@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,7 +205,8 @@ def test_samples_are_chosen_in_a_browser(
     chromium.execute_async_script("setTimeout(arguments[0], 50)")
     assert shown() == [card.name for card in own]
     fetched = chromium.execute_script("return performance.getEntriesByType('resource').length")
-    complaints = [entry["message"] for entry in chromium.get_log("browser")]
+    log: Any = chromium  # of which selenium publishes no types
+    complaints = [entry["message"] for entry in log.get_log("browser")]
     assert (fetched, complaints) == (0, [])
     broken = chromium.execute_script(
         "return [...document.images].filter((e) => e.complete && !e.naturalWidth).length"
