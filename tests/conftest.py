@@ -202,27 +202,47 @@ def qgis_python() -> str:
     return python
 
 
+OpenChromium = Callable[..., webdriver.Chrome]
+
+
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[webdriver.Chrome]:
-    """Return a Chromium without a screen; without one, skip here and fail on the build server."""
+def open_chromium() -> Iterator[OpenChromium]:
+    """Return what opens a Chromium without a screen; skip without one, fail on the build server."""
     found = shutil.which("chromium"), shutil.which("chromedriver")
     if None in found:
         reason = "chromium or chromedriver is missing: install Debian's package chromium-driver"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(found[0])
-    for word in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
-        *("disable-background-networking", "disable-component-update", "disable-sync"),
-        *("disable-dev-shm-usage", "window-size=1400,900"),
-    ):
-        options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(found[1])))
-    yield driver
-    driver.quit()
+    opened = []
+
+    def start(profile: Path | None = None, downloads: Path | None = None) -> webdriver.Chrome:
+        """Open one, with a profile that lasts, and a folder for downloads."""
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(found[0])
+        for word in (
+            *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+            *("disable-background-networking", "disable-component-update", "disable-sync"),
+            *("disable-dev-shm-usage", "window-size=1400,900"),
+            *([] if profile is None else [f"user-data-dir={profile}"]),
+        ):
+            options.add_argument(f"--{word}")
+        if downloads is not None:
+            options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        service = webdriver.ChromeService(str(found[1]))
+        opened.append(webdriver.Chrome(options=options, service=service))
+        return opened[-1]
+
+    yield start
+    for driver in opened:
+        driver.quit()
+
+
+@pytest.fixture(scope="session")
+def chromium(open_chromium: OpenChromium) -> webdriver.Chrome:
+    """Return a Chromium that tests share."""
+    return open_chromium()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""`rslow review plugin | status | import | agreement`: reviews made in QGIS."""
+"""`rslow review plugin | serve | status | import | agreement`: reviews in QGIS or a browser."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from rs_lowconf.review.reading import ReviewedPackage
     from rs_lowconf.review.store import Opinion, ReviewStore
 
-review_app = typer.Typer(help="Import and compare reviews from QGIS.", no_args_is_help=True)
+review_app = typer.Typer(
+    help="Review in a browser; import and compare reviews.", no_args_is_help=True
+)
 app.add_typer(review_app, name="review")
 
 PackagesArgument = Annotated[
@@ -85,9 +88,46 @@ def status(packages: PackagesArgument) -> None:
         )
 
 
+@review_app.command()
+def serve(
+    package: Annotated[Path, typer.Argument(help="Folder of a package.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Whether to open the browser.")] = True,
+) -> None:
+    """Review a package in a browser on this machine, with the keys of the QGIS plugin.
+
+    Each decision is written into the package's review.gpkg, durably, before the page says that it
+    is saved. Ctrl-C ends it. Without this command, review.html can be opened as a file: it keeps
+    decisions in the browser and saves them to a file for rslow review import.
+    """
+    import webbrowser
+
+    from rs_lowconf.review.browser import ReviewServer
+    from rs_lowconf.review.reading import read_package
+
+    reviewed = read_package(package)
+    with ReviewServer(reviewed, port) as server:
+        print(f"{reviewed.decided} of {len(reviewed.answers)} samples are decided.")
+        print(f"Open in a browser on this machine: {server.url}", flush=True)
+        print("Ctrl-C ends the review.", flush=True)
+        if browser:
+            webbrowser.open(server.url)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+    decided = read_package(package).decided
+    print(f"{decided} of {len(reviewed.answers)} samples are decided.")
+    hint("Then", "review import", package)
+
+
 @review_app.command(name="import")
 def import_(
-    packages: PackagesArgument,
+    packages: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of packages, or files of answers saved by review.html.",
+            metavar="PACKAGE...",
+        ),
+    ],
     config: ConfigOption = None,
     set_: SetOption = None,
     reviewer: Annotated[
@@ -104,7 +144,10 @@ def import_(
     settings = load_settings(config, set_)
     from rs_lowconf.review.reading import read_package
 
-    found = [read_package(folder) for folder in packages]
+    found = [
+        _with_saved_answers(settings, path) if path.is_file() else read_package(path)
+        for path in packages
+    ]
     stores = [store_of_package(settings, reviewed) for reviewed in found]
     for reviewed, store in zip(found, stores, strict=True):
         added = store.add(reviewed, reviewer)
@@ -118,6 +161,21 @@ def import_(
         if any(one.round for one in store.packages()):
             own = store.path.resolve() == store_of(settings).path.resolve()
             hint("Next", "status", set_=() if own else (f"run.dir={store.path.parent}",))
+
+
+def _with_saved_answers(settings: Settings, path: Path) -> "ReviewedPackage":
+    """Return the package of a file of answers, as its run exported it, with these answers."""
+    from rs_lowconf.review.browser import package_of_answers, with_answers
+    from rs_lowconf.review.reading import read_package
+
+    store, wanted = store_of(settings), package_of_answers(path)
+    for package in store.packages():
+        if package.package_id == wanted:
+            return with_answers(read_package(store.path.parent / package.folder), path)
+    raise ReviewError(
+        f"the run in {settings.run.dir} has exported no package {wanted}",
+        remedy="name its run with --config, or --set run.dir=FOLDER",
+    )
 
 
 @review_app.command()

@@ -8,6 +8,7 @@ tiles/          all bands of each sample as GeoTIFF, with a .qml that fixes the 
 anchors/        the most similar real tile of each sample, likewise; absent without real tiles
 previews/       one PNG a sample, shown in the form
 manifest.json   format version, classes, bands, stretch, checksums
+review.html     the same for a browser, see `browser`
 context.qgz     only with samples that have a place, see `context`; context.gpkg, context/
 ```
 
@@ -50,6 +51,7 @@ from pathlib import Path
 
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.folders import whole_folder
+from rs_lowconf.review.browser import write_page
 from rs_lowconf.review.composites import composites_of
 from rs_lowconf.review.context import write_context
 from rs_lowconf.review.fields import (
@@ -154,6 +156,15 @@ def write_package(
             write_context(building, samples, files)
         fields = fields_of(label, classes, masks=bool(panels), observed=observed)
         _write_layer(building, samples, files, fields, sheet=sheet, panels=panels, label=label)
+        write_page(
+            building,
+            samples,
+            files,
+            package_id=package_id,
+            label=label,
+            classes=classes,
+            title=_title(samples, label),
+        )
         write_json(
             building / "manifest.json",
             {
@@ -291,13 +302,15 @@ def _write_layer(
         restyle(copied, panel.style())
         # An open legend explains the colours; that of the contact sheet is useless.
         project.node(copied).set("expanded", "1")
-    if observed:
-        title = "Review of real tiles"
-    elif label == "confirm":
-        title = "Review of SYNTHETIC tiles (not observations)"
-    else:
-        title = "Review of tiles that may be SYNTHETIC"
-    project.write(building / "review.qgz", title, sheet.bounds)
+    project.write(building / "review.qgz", _title(samples, label), sheet.bounds)
+
+
+def _title(samples: Sequence[ReviewSample], label: Label) -> str:
+    if not isinstance(samples[0], Generated):
+        return "Review of real tiles"
+    if label == "confirm":
+        return "Review of SYNTHETIC tiles (not observations)"
+    return "Review of tiles that may be SYNTHETIC"
 
 
 def _row(sample: ReviewSample, files: Mapping[str, str]) -> dict[str, str | float | None]:

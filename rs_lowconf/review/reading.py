@@ -113,7 +113,7 @@ def read_package(folder: Path) -> ReviewedPackage:
     ]
     _refuse(folder, faults, "the samples that were exported")
     classes = tuple(manifest["classes"])
-    faults = [fault for row in rows for fault in _faults(row, classes, masks=masks)]
+    faults = [fault for row in rows for fault in faults_of(row, classes, masks=masks)]
     _refuse(folder, faults, "what the form allows", "correct it in QGIS and save")
     return ReviewedPackage(
         folder=folder,
@@ -220,7 +220,7 @@ def _rows(path: Path, *, masks: bool) -> list[dict[str, Any]]:
         return [dict(row) for row in database.execute(query)]
 
 
-def _faults(row: Mapping[str, Any], classes: tuple[str, ...], *, masks: bool) -> list[str]:
+def faults_of(row: Mapping[str, Any], classes: tuple[str, ...], *, masks: bool) -> list[str]:
     """Return the problems of a row as text."""
     name, decision, true_class = row["sample_id"], row["decision"], row["true_class"]
     faults = []

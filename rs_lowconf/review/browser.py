@@ -1,0 +1,337 @@
+"""A package reviewed in a browser: its page, and a server that writes decisions into the package.
+
+The page `review.html` lies in the package and has the keys of the QGIS plugin. Opened as a file it
+keeps decisions in the browser and saves them to a file, which `read_answers` reads. Served by
+`server_of` it has each decision written into `review.gpkg`, as QGIS would, before it says so.
+"""
+
+import json
+import re
+import secrets
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from rs_lowconf.boundary import reading
+from rs_lowconf.errors import ReviewError
+from rs_lowconf.review.fields import LAYER, Label
+from rs_lowconf.review.project import TEMPLATES
+from rs_lowconf.review.reading import Answer, ReviewedPackage, faults_of
+from rs_lowconf.review.samples import Generated, ReviewSample, masks_of, suggestion_of
+from rs_lowconf.runs import write_text
+
+PAGE = "review.html"
+FORMAT = 1
+"""Of files of answers."""
+_MOST_BYTES = 100_000
+"""Of a decision that is sent."""
+_PREVIEW = re.compile(r"previews/[A-Za-z0-9_-]+\.png")
+
+
+def write_page(
+    folder: Path,
+    samples: Sequence[ReviewSample],
+    files: Sequence[Mapping[str, str]],
+    *,
+    package_id: str,
+    label: Label,
+    classes: Sequence[str],
+    title: str,
+) -> None:
+    """Write the page of a package; of a blind one it tells ids, previews and classes alone.
+
+    Args:
+        folder: the package.
+        samples: in the order to show them in.
+        files: the files of each.
+        package_id: its id.
+        label: whether something is suggested.
+        classes: among which reviewers choose.
+        title: of the page.
+    """
+    data = {
+        "package_id": package_id,
+        "title": title,
+        "classes": list(classes),
+        "masks": masks_of(samples[0]) is not None,
+        "observed": not isinstance(samples[0], Generated),
+        "samples": [
+            {
+                "id": sample.sample_id,
+                "preview": names["preview"],
+                **({} if label == "blind" else _opinion(sample)),
+            }
+            for sample, names in zip(samples, files, strict=True)
+        ],
+    }
+    # No text may end the script that it stands in.
+    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    page = (TEMPLATES / PAGE).read_text(encoding="utf-8")
+    write_text(folder / PAGE, page.replace("@DATA@", text))
+
+
+def _opinion(sample: ReviewSample) -> dict[str, str]:
+    """Return what is suggested for a sample, and what the model says of it."""
+    said, suggestion = sample.prediction, suggestion_of(sample)
+    told = {} if suggestion is None else {"suggestion": suggestion}
+    if said is not None:
+        name = "" if masks_of(sample) is not None else f"{said.class_name}, "
+        told["opinion"] = f"{name}confidence {said.confidence:.0%}"
+    return told
+
+
+class _Answer(BaseModel):
+    """A decision as a page sends or saves it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    sample_id: str
+    decision: str | None
+    true_class: str | None = None
+    comment: str = ""
+    reviewer: str = ""
+    reviewed_ms: int
+
+
+class _Answers(BaseModel):
+    """A file of answers."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    format: int
+    package_id: str
+    answers: list[_Answer]
+
+
+def package_of_answers(path: Path) -> str:
+    """Return the id of the package that a saved file of answers belongs to.
+
+    Raises:
+        ReviewError: it is no such file.
+    """
+    return _answers_in(path).package_id
+
+
+def with_answers(package: ReviewedPackage, path: Path) -> ReviewedPackage:
+    """Return a package with the answers that its page saved to a file, instead of its own.
+
+    Raises:
+        ReviewError: the file is of another package or damaged, or has an answer that the form does
+            not allow.
+    """
+    saved = _answers_in(path)
+    if saved.package_id != package.package_id:
+        raise ReviewError(
+            f"{path} has answers to package {saved.package_id}", expected=package.package_id
+        )
+    known = {one.sample_id: one for one in package.answers}
+    rows = {one.sample_id: one.model_dump() | {"realism": None} for one in saved.answers}
+    faults = [f"sample {name} is foreign" for name in rows if name not in known]
+    for row in rows.values():
+        faults += faults_of(row, package.classes, masks=bool(package.pixel_classes))
+    if faults or len(rows) < len(saved.answers):
+        raise ReviewError(
+            f"{path}: {faults[0] if faults else 'a sample is answered twice'}",
+            expected="what the page saved",
+            remedy="save the file again, and do not edit it",
+        )
+    answers = {name: Answer(**row) for name, row in rows.items()}
+    return replace(package, answers=tuple(answers.get(name, _none(name)) for name in known))
+
+
+def _none(name: str) -> Answer:
+    return Answer(
+        sample_id=name,
+        decision=None,
+        true_class=None,
+        realism=None,
+        comment="",
+        reviewer="",
+        reviewed_ms=0,
+    )
+
+
+def _answers_in(path: Path) -> _Answers:
+    with reading(
+        path,
+        problem="is not a file of answers",
+        expected="what the page of a review package saved",
+        error=ReviewError,
+    ):
+        saved = _Answers.model_validate_json(path.read_bytes())
+    if saved.format != FORMAT:
+        raise ReviewError(
+            f"{path} has format {saved.format}",
+            expected=f"at most {FORMAT}",
+            remedy="upgrade rs_lowconf",
+        )
+    return saved
+
+
+class ReviewServer(ThreadingHTTPServer):
+    """Serves a package on the loopback address, to those who know the address that it prints."""
+
+    daemon_threads = True
+
+    def __init__(self, package: ReviewedPackage, port: int = 0) -> None:
+        """Listen, without answering yet.
+
+        Args:
+            package: whose review.gpkg gets the decisions.
+            port: to listen on; 0 takes a free one.
+
+        Raises:
+            ReviewError: the package has no page, or the port cannot be used.
+        """
+        if not (package.folder / PAGE).is_file():
+            raise ReviewError(
+                f"package {package.folder} has no {PAGE}",
+                expected="one that this version exported",
+                remedy="review it in QGIS",
+            )
+        self.package = package
+        # Others on this machine can reach the port, but do not know this.
+        self._secret = secrets.token_urlsafe(16)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise ReviewError(
+                f"port {port} cannot be used ({error.strerror})", remedy="choose another --port"
+            ) from error
+
+    @property
+    def base(self) -> str:
+        """Return the path below which everything is."""
+        return f"/{self._secret}/"
+
+    @property
+    def url(self) -> str:
+        """Return the address of the page."""
+        return f"http://127.0.0.1:{self.server_address[1]}{self.base}"
+
+    def answers(self) -> list[dict[str, Any]]:
+        """Return the rows of the package."""
+        with closing(self._database()) as database:
+            database.row_factory = sqlite3.Row
+            found = database.execute(f'SELECT {self._columns} FROM "{LAYER}" ORDER BY fid')  # noqa: S608 (ours)
+            return [dict(row) for row in found]
+
+    def keep(self, answer: _Answer) -> dict[str, Any]:
+        """Write a decision durably, and return the row.
+
+        A row that becomes pending again keeps its reviewer, so that an import recognises that the
+        decision was withdrawn.
+
+        Raises:
+            ReviewError: the form does not allow it.
+        """
+        package, row = self.package, answer.model_dump()
+        masks = bool(package.pixel_classes)
+        faults = faults_of(row | {"realism": None}, package.classes, masks=masks)
+        if answer.sample_id not in {one.sample_id for one in package.answers}:
+            faults = [f"there is no sample {answer.sample_id}"]
+        if faults:
+            raise ReviewError(faults[0], expected="what the form allows")
+        if masks:
+            del row["true_class"]
+        name, reviewer = row.pop("sample_id"), row.pop("reviewer")
+        if answer.decision is not None:
+            row["reviewer"] = reviewer
+        row["comment"] = row["comment"] or None
+        with closing(self._database()) as database, database:
+            # EXTRA syncs the folder too, so an acknowledged answer survives a power cut.
+            database.execute("PRAGMA synchronous = EXTRA")
+            changed = ", ".join(f"{column} = ?" for column in row)
+            database.execute(
+                f'UPDATE "{LAYER}" SET {changed} WHERE sample_id = ?',  # noqa: S608 (ours)
+                (*row.values(), name),
+            )
+        return next(one for one in self.answers() if one["sample_id"] == name)
+
+    @property
+    def _columns(self) -> str:
+        classes = "NULL AS true_class" if self.package.pixel_classes else "true_class"
+        return (
+            f"sample_id, decision, {classes}, coalesce(comment, '') AS comment, "
+            "coalesce(reviewer, '') AS reviewer, coalesce(reviewed_ms, 0) AS reviewed_ms"
+        )
+
+    def _database(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.package.folder / "review.gpkg", timeout=10)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers requests for the page, its previews and its answers, and nothing else."""
+
+    server: ReviewServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Send the page, a preview or the answers."""
+        name = self._name()
+        if name is None:
+            return
+        folder = self.server.package.folder
+        if name == "":
+            self._send((folder / PAGE).read_bytes(), "text/html; charset=utf-8")
+        elif name == "answers":
+            self._send_json(self.server.answers())
+        elif _PREVIEW.fullmatch(name) and (folder / name).is_file():
+            self._send((folder / name).read_bytes(), "image/png")
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND, "there is no such file")
+
+    def do_POST(self) -> None:
+        """Keep a decision, and say so once it is on the disk."""
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > _MOST_BYTES:
+            self.close_connection = True
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "a decision is smaller than that")
+            return
+        content = self.rfile.read(length)
+        if self._name() != "answers":
+            return
+        try:
+            row = self.server.keep(_Answer.model_validate_json(content))
+        except (ReviewError, ValueError) as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error).splitlines()[0])
+        except sqlite3.Error as error:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"review.gpkg cannot be written ({error})")
+        else:
+            self._send_json(row)
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing: the library prints nothing."""
+
+    def _name(self) -> str | None:
+        """Return the path below the secret one; refuses any other, and requests of other sites."""
+        base, host = self.server.base, f"127.0.0.1:{self.server.server_address[1]}"
+        origin = self.headers.get("Origin")
+        if (
+            not self.path.startswith(base)
+            or self.headers.get("Host") != host
+            or origin not in (None, f"http://{host}")
+        ):
+            self._refuse(HTTPStatus.FORBIDDEN, "this address is not known")
+            return None
+        return self.path.removeprefix(base)
+
+    def _send_json(self, values: Any) -> None:
+        self._send(json.dumps(values).encode(), "application/json")
+
+    def _refuse(self, status: HTTPStatus, why: str) -> None:
+        self._send(why.encode(), "text/plain; charset=utf-8", status)
+
+    def _send(self, content: bytes, media: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", media)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(content)
