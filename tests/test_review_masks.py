@@ -85,7 +85,7 @@ def test_package_has_its_parts(tmp_path: Path, real: bool) -> None:
             *(f"{place}/{i}.{end}" for place in classes for end in ("tif", "qml", "tif.aux.xml")),
         )
     }
-    whole = {"review.qgz", "review.gpkg", "contact.vrt", "manifest.json"}
+    whole = {"review.html", "review.qgz", "review.gpkg", "contact.vrt", "manifest.json"}
     whole |= {"mask.vrt", "predicted.vrt", "confidence.vrt"}
     assert set(files_in(folder)) == each | whole
     manifest = json.loads((folder / "manifest.json").read_text())

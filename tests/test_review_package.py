@@ -63,6 +63,7 @@ def test_package_has_its_parts(tmp_path: Path, real: bool) -> None:
         )
     }
     assert set(files_in(folder)) == each | {
+        "review.html",
         "review.qgz",
         "review.gpkg",
         "contact.vrt",
