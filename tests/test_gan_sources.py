@@ -8,19 +8,30 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.source import open_split
-from rs_lowconf.errors import DataError
+from rs_lowconf.errors import DataError, ModelError
 from rs_lowconf.gan.encode import comparison_of
+from rs_lowconf.gan.feature_critic import MIXED, FeatureHeads
 from rs_lowconf.gan.figures import FrozenDistance, sample
 from rs_lowconf.gan.frozen import frozen_network, pooled, weights_of
-from rs_lowconf.gan.model import load_model, restore_state, save_sources_model, save_state
+from rs_lowconf.gan.model import (
+    CHECKPOINT,
+    STATE,
+    load_model,
+    restore_state,
+    resume,
+    save_sources_model,
+    save_state,
+)
 from rs_lowconf.gan.networks import Discriminator
 from rs_lowconf.gan.pyramid import PyramidGenerator
 from rs_lowconf.gan.rendering import Rendering
 from rs_lowconf.gan.source_critics import WHOLE_FROM, SourcesCritic, SourceShape, build_critics
 from rs_lowconf.gan.spectral import spectral_basis
+from rs_lowconf.gan.train import BalancedDraw
 from rs_lowconf.gan.train_sources import SourcesTraining, TrainingSource, realism_of
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.settings import EuroSatData, GanSettings
@@ -245,6 +256,89 @@ def test_the_written_model_draws_and_judges_as_the_training_does(
     same, other = unlike(drawn, drawn), unlike(drawn, drawn.flip(0))
     assert (same == 0).all()
     assert (other[[0, 2]] > 0).all()
+
+
+def test_heads_see_how_much_tiles_of_a_class_differ() -> None:
+    """In training the logits of equal tiles change with their group; afterwards with nothing."""
+    torch.manual_seed(0)
+    heads = FeatureHeads(3, 2, group=2)
+    one, other = ([torch.randn(1, MIXED, side, side) for side in (16, 8)] for _ in range(2))
+    alike = [torch.cat([part, part]) for part in one]
+    apart = [torch.cat([part, theirs]) for part, theirs in zip(one, other, strict=True)]
+    label = torch.tensor([1, 1])
+    with torch.no_grad():
+        assert not torch.allclose(heads(alike, label)[0], heads(apart, label)[0], atol=1e-4)
+        assert torch.allclose(heads(alike, label)[0], heads(alike, label)[1], atol=1e-5)
+        assert (heads.spread > 0).all()
+        heads.eval()
+        kept = heads.spread.clone()
+        assert torch.allclose(heads(alike, label)[0], heads(apart, label)[0], atol=1e-5)
+        assert torch.allclose(heads(one, label[:1])[0], heads(apart, label)[0], atol=1e-5)
+        assert torch.equal(heads.spread, kept)
+
+
+class Noted(BalancedDraw):
+    """Draws tiles, and keeps the classes that it was asked for."""
+
+    def __init__(self, draw: BalancedDraw) -> None:
+        self.draw = draw
+        self.asked: list[list[int]] = []
+
+    def of(self, label: Tensor, rng: torch.Generator) -> list[int]:
+        self.asked.append(label.tolist())
+        return self.draw.of(label, rng)
+
+
+def test_groups_are_of_one_class_and_resumed(tmp_path: Path) -> None:
+    """Real tiles come in pairs of a class; 4 steps are bit for bit 2, a file and 2 more."""
+    unbroken = start(group=2)
+    noted = Noted(unbroken._draws[0])
+    unbroken._draws[0] = noted
+    for _ in range(4):
+        unbroken.step()
+    assert noted.asked
+    assert all(label[0::2] == label[1::2] for label in noted.asked)
+    first = start(group=2)
+    for _ in range(2):
+        first.step()
+    save_state(tmp_path / STATE, first)
+    second = start(group=2)
+    resume(tmp_path, second)
+    for _ in range(2):
+        second.step()
+    ours, theirs = second.state(), unbroken.state()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    with pytest.raises(ValueError, match="group 3 does not divide batch_size 4"):
+        GanSettings(recipe="frozen", batch_size=4, group=3)
+
+
+def test_a_training_goes_on_from_its_checkpoint_alone(
+    trained: SourcesTraining, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without its state it starts at the averaged weights, and says so; other settings refuse."""
+    save_sources_model(tmp_path / CHECKPOINT, trained, realism_of(trained), attribution="nobody")
+    again = start()
+    resume(tmp_path, again)
+    assert again.images == trained.images > 0
+    assert "state.safetensors is missing" in caplog.text
+    for name, module in again.modules().items():
+        wanted = trained.modules()["average" if name == "generator" else name].state_dict()
+        assert all(torch.equal(value, wanted[k]) for k, value in module.state_dict().items()), name
+    before = again.images
+    again.step()
+    assert again.images == before + SMALL.batch_size
+    save_state(tmp_path / STATE, trained)
+    caplog.clear()
+    whole = start()
+    resume(tmp_path, whole)
+    assert all(torch.equal(value, trained.state()[name]) for name, value in whole.state().items())
+    assert not caplog.text
+    (tmp_path / STATE).unlink()
+    with pytest.raises(ModelError, match="other settings of learning_rate"):
+        resume(tmp_path, start(learning_rate=0.5))
+    empty = start()
+    resume(tmp_path / "nowhere", empty)
+    assert empty.images == 0
 
 
 def test_a_checkpoint_without_calibration_is_read(

@@ -26,6 +26,8 @@ from rs_lowconf.vocabulary import class_list
 
 log = logging.getLogger(__name__)
 
+STATE, CHECKPOINT = "state.safetensors", "gan.safetensors"
+"""In the folder of a training: everything that its next step depends on, and its best model."""
 CRITIC_KIND = "critic"
 ENCODER_KIND = "encoder"
 
@@ -288,6 +290,38 @@ def restore_state(path: Path, training: GanTraining | MaskGanTraining | SourcesT
         ModelError: the file is damaged, or of a training with other settings or seed.
     """
     tensors, header = read_checkpoint(path, _state_kind(training))
+    _require_same(path, header, training)
+    training.restore(tensors)
+
+
+def resume(folder: Path, training: GanTraining | MaskGanTraining | SourcesTraining) -> None:
+    """Continue a training from its folder, if there is anything: its state, or else its checkpoint.
+
+    Raises:
+        ModelError: the file is damaged, or of a training with other settings or seed.
+    """
+    state, checkpoint = folder / STATE, folder / CHECKPOINT
+    if state.exists():
+        restore_state(state, training)
+    elif checkpoint.exists():
+        tensors, header = read_checkpoint(checkpoint, training.kind)
+        _require_same(checkpoint, header, training)
+        training.begin_at(tensors, header["images"])
+        log.warning(
+            "%s is missing: training goes on from %s after %s images, with averaged weights and an "
+            "optimiser that knows nothing of the steps before",
+            state,
+            checkpoint.name,
+            f"{training.images:,}",
+        )
+
+
+def _require_same(
+    path: Path,
+    header: Mapping[str, Any],
+    training: GanTraining | MaskGanTraining | SourcesTraining,
+) -> None:
+    """Raise a ModelError if a file is of a training with other settings or seed."""
     # A setting that did not exist then had today's default.
     before = type(training.settings).model_validate(header["settings"]).model_dump(mode="json")
     free = ("images", "checkpoint_images", "sheet_columns", "bank")
@@ -300,7 +334,6 @@ def restore_state(path: Path, training: GanTraining | MaskGanTraining | SourcesT
             f"{path} was trained with other settings of {', '.join(changed)}",
             remedy="restore them, or choose another run.dir",
         )
-    training.restore(tensors)
 
 
 def _state_kind(training: GanTraining | MaskGanTraining | SourcesTraining) -> str:

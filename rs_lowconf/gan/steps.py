@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -13,7 +14,7 @@ from rs_lowconf.errors import JobError, ModelError
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import EncoderSettings, GateSettings, GeneratorSettings, UpdateSettings
-from rs_lowconf.training_state import restore, tensors_of
+from rs_lowconf.training_state import restore, tensors_below, tensors_of
 from rs_lowconf.types import MaskSource, TileSource
 
 _BASIS_TILES = 1_000
@@ -116,14 +117,37 @@ class SavedTraining(ABC):
         Raises:
             ModelError: the state is of a network with other settings or data.
         """
-        try:
+        with _fitting("the saved training state"):
             restore(self.modules(), self._optimisers, tensors)
-        except RuntimeError as error:
-            raise ModelError(
-                "the saved training state is of a generator with other settings or bands",
-                remedy="train in another folder (run.dir), or restore the settings",
-            ) from error
         self.images = int(tensors["images"])
+
+    def begin_at(self, tensors: Mapping[str, Tensor], images: int) -> None:
+        """Continue from the weights of a checkpoint; the optimisers start anew.
+
+        Args:
+            tensors: of the averaged generator, which trains on, and of its critics.
+            images: real tiles shown before.
+
+        Raises:
+            ModelError: the checkpoint is of a network with other settings or data.
+        """
+        with _fitting("the checkpoint"):
+            for name, module in self.modules().items():
+                stored = tensors_below(tensors, "generator" if name == "average" else name)
+                if stored:  # networks that only help in training are in no checkpoint
+                    module.load_state_dict(stored)
+        self.images = images
+
+
+@contextmanager
+def _fitting(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ModelError(
+            f"{what} is of a generator with other settings or bands",
+            remedy="train in another folder (run.dir), or restore the settings",
+        ) from error
 
 
 @runtime_checkable

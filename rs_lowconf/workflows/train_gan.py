@@ -26,7 +26,14 @@ from rs_lowconf.gan.mask_model import save_mask_model
 from rs_lowconf.gan.mask_sheet import write_mask_sheets
 from rs_lowconf.gan.mask_train import MaskGanTraining, MaskStepRecord
 from rs_lowconf.gan.masks import bank_of
-from rs_lowconf.gan.model import restore_state, save_model, save_sources_model, save_state
+from rs_lowconf.gan.model import (
+    CHECKPOINT,
+    STATE,
+    resume,
+    save_model,
+    save_sources_model,
+    save_state,
+)
 from rs_lowconf.gan.sheet import write_sheets
 from rs_lowconf.gan.source_critics import owners
 from rs_lowconf.gan.steps import LossRecord, train
@@ -284,9 +291,7 @@ def _on_sources(settings: Settings) -> _Training[StepRecord]:
 def _run(settings: Settings, training: _Training[R]) -> Work[TrainedGan]:
     """Go on from the state where there is one, and yield every step."""
     state, path = training.state, settings.run.dir / "gan"
-    file = path / "state.safetensors"
-    if file.exists():
-        restore_state(file, state)
+    resume(path, state)
     folder = RunFolder(path, settings)
     folder.trim_log("images", state.images)
     start, first = time.monotonic(), state.images
@@ -294,7 +299,7 @@ def _run(settings: Settings, training: _Training[R]) -> Work[TrainedGan]:
     best = min((line[training.distance] for line in log), default=math.inf)
 
     def save() -> None:
-        save_state(file, state)
+        save_state(path / STATE, state)
 
     def measure(records: Sequence[R]) -> None:
         nonlocal best
@@ -302,7 +307,7 @@ def _run(settings: Settings, training: _Training[R]) -> Work[TrainedGan]:
         found = training.measure(records)
         if found[training.distance] < best:
             best = found[training.distance]
-            training.keep(path / "gan.safetensors")
+            training.keep(path / CHECKPOINT)
         training.draw(path / "sheets")
         folder.log(
             {
@@ -323,7 +328,7 @@ def _run(settings: Settings, training: _Training[R]) -> Work[TrainedGan]:
     )
     chosen = min(folder.read_log(), key=lambda line: line[training.distance])["images"]
     return TrainedGan(
-        images=state.images, chosen=chosen, path=path / "gan.safetensors", sheets=path / "sheets"
+        images=state.images, chosen=chosen, path=path / CHECKPOINT, sheets=path / "sheets"
     )
 
 
