@@ -129,8 +129,9 @@ class GanSettings(GeneratorSettings):
     reserved for the probe of `rslow evaluate`."""
     feature_side: PositiveInt = 96
     """Frozen: side in pixels to which tiles are enlarged for it."""
-    feature_gamma: PositiveFloat = 50.0
-    """Frozen: weight of the gradient penalties on features."""
+    feature_gamma: PositiveFloat = 12.0
+    """Frozen: weight of the gradient penalties on features: with less the critics win, with more
+    they say too little."""
     group: PositiveInt = 1
     """Frozen: so many tiles in succession of a batch have the same class. From 2 on, the critics on
     features also see how much these differ, and reject tiles of a class that are too much alike."""
