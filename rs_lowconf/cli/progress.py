@@ -12,15 +12,29 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from rs_lowconf.errors import left_out_words
 from rs_lowconf.workflows.records import LeftOut, Result, Work
 
 _SECONDS_BETWEEN_LINES = 30.0
+_FEW = 3
+"""Steps before the time left is told: the first ones load and compile, and would frighten."""
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The time left, once a few steps have ended."""
+
+    def render(self, task: Task) -> Text:
+        """Return it as text."""
+        if task.fields["steps"] < _FEW and not task.finished:
+            return Text("-:--:--", style="progress.remaining")
+        return super().render(task)
 
 
 class Reporter:
@@ -29,6 +43,7 @@ class Reporter:
     def __init__(self, label: str, total: int, done: int) -> None:
         """Start at `done` of `total`."""
         self._label, self._total, self._first = label, total, done
+        self._steps = 0
         self._start = self._last_line = time.monotonic()
         console = Console(stderr=True)
         self._bar: Progress | None = None
@@ -39,17 +54,18 @@ class Reporter:
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TextColumn("left"),
-                TimeRemainingColumn(),
+                _TimeLeft(),
                 TextColumn("{task.fields[text]}"),
                 console=console,
             )
-            self._task = self._bar.add_task(label, total=total, completed=done, text="")
+            self._task = self._bar.add_task(label, total=total, completed=done, text="", steps=0)
             self._bar.start()
 
     def update(self, done: int, text: str = "") -> None:
         """Show that `done` of the total is done; `text` is a short status."""
+        self._steps += 1
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, text=text)
+            self._bar.update(self._task, completed=done, text=text, steps=self._steps)
             return
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES or done >= self._total:
@@ -57,8 +73,9 @@ class Reporter:
             rate = (done - self._first) / max(now - self._start, 1e-9)
             rest = self._total - done
             left = rest / rate if rate > 0 else float("inf") if rest > 0 else 0.0
+            told = f", {duration(left)} left" if self._steps >= _FEW or not rest else ""
             print(
-                f"{self._label}: {done:,} of {self._total:,}, {duration(left)} left. {text}",
+                f"{self._label}: {done:,} of {self._total:,}{told}. {text}",
                 file=sys.stderr,
                 flush=True,
             )
