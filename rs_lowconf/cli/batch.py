@@ -1,4 +1,4 @@
-"""`rslow batch score | review | status | retry | stop`: jobs over a catalog."""
+"""`rslow batch score | review | suspects | status | retry | stop`: jobs over a catalog."""
 
 import os
 import shlex
@@ -156,6 +156,48 @@ def review(
     )
     print(f"Open in QGIS: {folder / 'review.qgz'}")
     print(f"At their location, also in QGIS: {folder / 'context.qgz'}")
+    hint("Then", "review import", folder)
+
+
+@batch_app.command()
+def suspects(
+    config: ConfigOption = None, set_: SetOption = None, trust_code: TrustOption = False
+) -> None:
+    """Write the labelled tiles whose label is most suspicious as a package to check in QGIS.
+
+    Uses the scores of `rslow batch score`: the label's probability is far below that of another
+    class. At most batch.per_class per class, batch.per_region per region and review.max_samples.
+    The label is suggested; the reviewer confirms or corrects it. Use a target that did not learn
+    from these labels. Packages are run.dir/batch/review, review-2 and so on.
+    """
+    settings = load_settings(config, set_)
+    from rs_lowconf.batch.review import scores_of, write_real
+    from rs_lowconf.batch.suspects import choose_suspects
+    from rs_lowconf.workflows.catalog import target_of, tiles_of
+
+    catalog, job = tiles_of(settings), job_folder(settings, "score")
+    if not job.exists():
+        raise JobError("the tiles have no scores", command="batch score")
+    target = target_of(settings, trust_code=trust_code)
+    scores = scores_of(catalog, job, target)
+    chosen = choose_suspects(scores, settings, target.classes)
+    print_left_out(chosen.left_out, len(scores))
+    answered = f"; {chosen.answered:,} tiles were answered before" if chosen.answered else ""
+    print(
+        f"{chosen.disagree:,} of {chosen.labelled:,} labels differ from the prediction{answered}; "
+        f"the {len(chosen.scores):,} most suspicious are chosen: "
+        f"{with_counts(Counter(chosen.scores['label']))}"
+    )
+    folder = write_real(
+        settings,
+        catalog,
+        chosen.scores,
+        target,
+        into=settings.run.dir / "batch",
+        labels=chosen.labels,
+        provenance={"chosen_by": "suspicion of the label"},
+    )
+    print(f"Open in QGIS: {folder / 'review.qgz'}")
     hint("Then", "review import", folder)
 
 

@@ -1,0 +1,99 @@
+"""Labelled tiles whose label is suspicious: the target finds another class far likelier.
+
+A score of confident learning (Northcutt et al., "Confident learning: estimating uncertainty in
+dataset labels", JAIR 2021): the margin between the label's probability and the largest other one.
+The target must not have learned from these labels, or it has learned their errors as well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import geopandas
+import numpy as np
+from jaxtyping import Float, Int
+
+from rs_lowconf.batch.choose import narrow
+from rs_lowconf.batch.quotas import within_quotas
+from rs_lowconf.batch.review import Chosen
+from rs_lowconf.errors import JobError
+from rs_lowconf.review.ids import sample_ids
+from rs_lowconf.review.store import STORE, ReviewStore
+from rs_lowconf.settings import Settings
+from rs_lowconf.vocabulary import class_list, join, vocabulary
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Suspects(Chosen):
+    """Tiles whose label is to be judged, the most suspicious first."""
+
+    labelled: int
+    """Scored tiles with a label that the target knows."""
+    disagree: int
+    """Of those, the ones whose label is not the target's prediction."""
+
+
+def suspicion(
+    probability: Float[np.ndarray, "n k"], label: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """Return how suspicious each label is, -1 .. 1: the largest other probability less its own."""
+    own = np.take_along_axis(probability, label[:, None], axis=1)[:, 0]
+    others = probability.copy()
+    np.put_along_axis(others, label[:, None], -np.inf, axis=1)
+    found: Float[np.ndarray, " n"] = others.max(1) - own
+    return found
+
+
+def choose_suspects(
+    scores: geopandas.GeoDataFrame, settings: Settings, classes: Sequence[str]
+) -> Suspects:
+    """Return the most suspicious of the labelled tiles within the quotas that nobody judged yet.
+
+    Args:
+        scores: of `batch score`, see `review.scores_of`.
+        settings: of the run; `review.max_samples` is the most that is taken.
+        classes: of the target, in the order of its probabilities.
+
+    Raises:
+        JobError: no tile has a label that the target knows, or all were judged.
+        DataError: the catalog writes a class nearly as the target does.
+    """
+    own = settings.batch
+    narrowed = narrow(lambda name: scores[name].tolist(), len(scores), own)
+    scores = scores[narrowed.rows]
+    told = class_list("the target", classes)
+    join(vocabulary("the catalog's labels", scores["label"].unique()), told)
+    known = told.names
+    labelled = scores[scores["label"].isin(known)]
+    if not len(labelled):
+        raise JobError(
+            f"none of {len(scores):,} scored tiles has a label that the target knows",
+            remedy="build the catalog of labelled tiles, or see batch.splits and batch.collections",
+        )
+    label = np.array([known.index(name) for name in labelled["label"]])
+    probability = np.stack(labelled["probabilities"].to_numpy()).astype(np.float64)
+    ordered = labelled.assign(
+        suspicion=suspicion(probability, label),
+        sample_id=sample_ids(settings.run.seed, labelled["id"]),
+    ).sort_values(["suspicion", "id"], ascending=[False, True])
+    answered = {one.sample_id for one in ReviewStore(settings.run.dir / STORE).opinions()}
+    left = ordered[~ordered["sample_id"].isin(answered)]
+    if not len(left):
+        raise JobError(f"all {len(ordered):,} labelled tiles were judged already")
+    taken = within_quotas(
+        left["label"].tolist(),
+        left["lon"].to_numpy(),
+        left["lat"].to_numpy(),
+        per_class=own.per_class,
+        per_region=own.per_region,
+        regions=own.regions or own.region_degrees,
+    )
+    return Suspects(
+        scores=left.iloc[taken[: settings.review.max_samples]],
+        tau=1.0,
+        labels=tuple(sorted(scores["label"].dropna().unique())),
+        below=len(ordered),
+        left_out=narrowed.left_out,
+        answered=len(ordered) - len(left),
+        labelled=len(labelled),
+        disagree=int((labelled["label"] != labelled["predicted"]).sum()),
+    )

@@ -1,0 +1,95 @@
+"""Measure how well suspicious labels are found: known ones are flipped, and searched for.
+
+Usage: python scripts/research/label_errors.py EUROSAT_PICTURES OUT [--flipped 100] [--rows 300]
+
+The embedded target of the visible bands scores the test split, of which some labels are flipped to
+another class at random, with five seeds. OUT gets scores.npz and report.json: the share of flipped
+labels among the first rows by `rslow batch suspects`, and by cleanlab's find_label_issues where
+cleanlab is installed (it needs an older NumPy than our lock: install it elsewhere, and call this
+script there again with OUT of the first run, which has the scores).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import rs_lowconf as rl
+from rs_lowconf.batch.suspects import suspicion
+from rs_lowconf.settings import load
+from rs_lowconf.workflows.training import open_sources
+
+try:
+    from cleanlab.filter import find_label_issues
+except ModuleNotFoundError:
+    find_label_issues = None
+
+SEEDS = range(5)
+
+
+def scores_of(root: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
+    """Return probabilities, labels and ids of the test split."""
+    target = rl.load_target({"kind": "embedded", "model": "visible"})
+    settings = load(Path("configs/eurosat-visible.yaml"), (f"data.root={root}",))
+    (source,) = open_sources(settings, "test")
+    tiles = source.tiles
+    order = [tiles.classes.index(name) for name in target.classes]
+    channels = list(tiles.bands.index_of(target.bands.names))
+    said = []
+    for first in range(0, len(tiles), 64):
+        image = tiles.batch(range(first, min(first + 64, len(tiles)))).image
+        with torch.no_grad():
+            said.append(target.predict(image[:, channels]).exp())
+    probability = np.empty((len(tiles), len(order)))
+    probability[:, order] = torch.cat(said).double().numpy()
+    return probability, tiles.labels.numpy(), list(tiles.ids)
+
+
+def main() -> None:
+    """Measure, and print the report."""
+    parser = argparse.ArgumentParser(description="How well suspicious labels are found.")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--flipped", type=int, default=100)
+    parser.add_argument("--rows", type=int, default=300)
+    words = parser.parse_args()
+    words.out.mkdir(parents=True, exist_ok=True)
+    stored = words.out / "scores.npz"
+    if not stored.exists():
+        probability, label, ids = scores_of(words.root)
+        np.savez(stored, probability=probability, label=label, ids=ids)
+    values = np.load(stored)
+    probability, label = values["probability"], values["label"]
+    report: dict[str, object] = {
+        "tiles": len(label),
+        "target_right": float((probability.argmax(1) == label).mean()),
+    }
+    found: dict[str, list[float]] = {}
+    for seed in SEEDS:
+        rng = np.random.default_rng(seed)
+        flipped = rng.choice(len(label), words.flipped, replace=False)
+        noisy = label.copy()
+        shift = rng.integers(1, probability.shape[1], words.flipped)
+        noisy[flipped] = (label[flipped] + shift) % probability.shape[1]
+        orders = {"rslow": np.argsort(-suspicion(probability, noisy), kind="stable")}
+        if find_label_issues is not None:
+            for by in ("normalized_margin", "self_confidence"):
+                orders[f"cleanlab, {by}"] = find_label_issues(
+                    noisy, probability, return_indices_ranked_by=by
+                )
+        for name, order in orders.items():
+            share = np.isin(flipped, order[: words.rows]).mean()
+            found.setdefault(name, []).append(float(share))
+    report["flipped_found"] = found
+    first = np.argsort(-suspicion(probability, label), kind="stable")[: words.rows]
+    report["first_without_flips"] = values["ids"][first].tolist()
+    text = json.dumps(report, indent=1)
+    (words.out / "report.json").write_text(text + "\n", encoding="utf-8")
+    print(json.dumps({k: v for k, v in report.items() if k != "first_without_flips"}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
