@@ -142,7 +142,7 @@ def test_commands_and_settings_of_a_page_exist(path: Path) -> None:
         assert {word.partition("=")[0] for word in words if re.match(r"\w+\.\w+=", word)} <= keys
     for first, rest in re.findall(r"`([a-z_]+)((?:\.[a-z_]+)+)(?:[:=][^`]*)?`", text):
         suffix = rest.rpartition(".")[2]
-        if first in SECTIONS and suffix not in {"json", "parquet", "qgs", "qgz", "gpkg"}:
+        if first in SECTIONS and suffix not in {"html", "json", "parquet", "qgs", "qgz", "gpkg"}:
             assert first + rest in keys, f"{first}{rest} is no setting"
 
 

@@ -26,6 +26,7 @@ from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.store import ReviewStore
 from tests.conftest import OpenChromium, Run
 from tests.review_samples import CLASSES, masked, observed, package, published, sample
+from tests.stories import tells, type_printed
 
 COUNT = 20
 Row = tuple[str | None, str | None, str | None]
@@ -306,6 +307,29 @@ def test_the_server_answers_to_its_page_alone(tmp_path: Path, socket_enabled: No
         assert (code, json.loads(said)["decision"]) == (200, "reject")
         server.shutdown()
     assert rows(folder)["s0000"][0] == "reject"
+
+
+@tells("cli/review.py:serve:review import")
+def test_what_comes_after_a_review_is_told(
+    tmp_path: Path, rslow: Run, monkeypatch: pytest.MonkeyPatch, socket_enabled: None
+) -> None:
+    """Ctrl-C ends the server; how far the review is, and what to type, is printed."""
+
+    def interrupted(self: ReviewServer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ReviewServer, "serve_forever", interrupted)
+    store = ReviewStore(tmp_path / "reviews.sqlite")
+    folder = published(store, tmp_path / "generate" / "review", [sample(0), sample(1)])
+    with closing(sqlite3.connect(folder / "review.gpkg")) as database, database:
+        database.execute("UPDATE review SET decision = 'reject', reviewed_ms = 5 WHERE fid = 1")
+    ran = rslow("review", "serve", folder, "--no-browser")
+    assert ran.code == 0, ran.err
+    assert ran.out.count("1 of 2 samples are decided.") == 2
+    assert "http://127.0.0.1:" in ran.out
+    assert "1 new" in type_printed(ran, "review import").out
+    (folder / "review.html").unlink()
+    assert "has no review.html" in rslow("review", "serve", folder).err
 
 
 def test_files_of_answers_are_checked(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def told_of(report: SearchReport, settings: Settings, models: Models) -> Told:
             dropped,
             *gate_lines(report.gate),
             "The tiles are synthetic and were searched for low confidence: their number says "
-            "nothing of how often the target is wrong. See rslow estimate for that.",
+            "nothing of how often the target is wrong, which only labelled real tiles tell.",
         ],
     )
 
