@@ -47,15 +47,7 @@ def test_wrong_labels_come_first(project: Path, rslow: Run) -> None:
         labels[place] = names[(names.index(labels[place]) + 1) % len(names)]
     index = table.column_names.index("rslow:label")
     pq.write_table(table.set_column(index, "rslow:label", pa.array(labels, pa.string())), path)
-    ids = [table["id"][place].as_py() for place in flipped]
-    asked = (
-        "-s",
-        "batch.executor=serial",
-        "-s",
-        "batch.seconds=null",
-        "-s",
-        "review.max_samples=8",
-    )
+    asked = ("-s", "batch.executor=serial", "-s", "review.max_samples=8")
     refused = rslow("batch", "suspects", *config, *asked)
     assert refused.code == 7
     type_printed(refused, "batch score")
