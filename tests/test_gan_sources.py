@@ -262,9 +262,9 @@ def test_heads_see_how_much_tiles_of_a_class_differ() -> None:
     """In training the logits of equal tiles change with their group; afterwards with nothing."""
     torch.manual_seed(0)
     heads = FeatureHeads(3, 2, group=2)
-    one, other = ([torch.randn(1, MIXED, side, side) for side in (16, 8)] for _ in range(2))
-    alike = [torch.cat([part, part]) for part in one]
-    apart = [torch.cat([part, theirs]) for part, theirs in zip(one, other, strict=True)]
+    one, other = (tuple(torch.randn(1, MIXED, side, side) for side in (16, 8)) for _ in range(2))
+    alike = tuple(torch.cat([part, part]) for part in one)
+    apart = tuple(torch.cat([part, theirs]) for part, theirs in zip(one, other, strict=True))
     label = torch.tensor([1, 1])
     with torch.no_grad():
         assert not torch.allclose(heads(alike, label)[0], heads(apart, label)[0], atol=1e-4)
