@@ -34,7 +34,7 @@ def test_a_label_is_as_suspicious_as_another_class_is_likelier(k: int, seed: int
     assert (suspicion(sure, (label[:3] + 1) % k) == 1).all()
 
 
-@tells("cli/batch.py:suspects:batch score", "cli/batch.py:suspects:review import")
+@tells("cli/batch.py:_scored:batch score", "cli/batch.py:_show_real:review import")
 def test_wrong_labels_come_first(project: Path, rslow: Run) -> None:
     """In the order of suspicion, with the label as the suggestion."""
     config = ("-c", project / "config.yaml")

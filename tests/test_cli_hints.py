@@ -277,8 +277,8 @@ SERIAL = ("batch.executor=serial", "batch.seconds=null")
 @tells(
     "workflows/catalog.py:catalog_of:catalog build",
     "cli/catalog.py:build:catalog check",
-    "cli/batch.py:review:batch score",
-    "cli/batch.py:review:review import",
+    "cli/batch.py:_scored:batch score",
+    "cli/batch.py:_show_real:review import",
     "cli/batch.py:_run_again:batch score",
     "cli/batch.py:work_on:*",
     "batch/choose.py:narrow:catalog show",

@@ -45,17 +45,23 @@ class Chosen:
     """Tiles to be judged."""
 
     scores: geopandas.GeoDataFrame
-    """Theirs, see `collect.placed`, lowest confidence first, with a column `sample_id`."""
-    tau: float
-    """All are below it."""
+    """Theirs, see `collect.placed`, in the order to show them in, with a column `sample_id`."""
     labels: tuple[str, ...]
     """All classes of the scored tiles."""
-    below: int
-    """Tiles below it, chosen or not."""
     left_out: Mapping[str, int]
     """Scored tiles of other splits and collections, by reason."""
     answered: int
-    """Of those, how many reviewers answered before, which are not asked again."""
+    """How many that could be chosen reviewers answered before, which are not asked again."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LeastSure(Chosen):
+    """Tiles to be judged, lowest confidence first."""
+
+    tau: float
+    """All are below it."""
+    below: int
+    """Tiles below it, chosen or not."""
 
 
 def scores_of(catalog: Catalog, job: Path, target: TargetOf) -> geopandas.GeoDataFrame:
@@ -75,7 +81,7 @@ def scores_of(catalog: Catalog, job: Path, target: TargetOf) -> geopandas.GeoDat
     return scores
 
 
-def choose(scores: geopandas.GeoDataFrame, settings: Settings) -> Chosen:
+def choose(scores: geopandas.GeoDataFrame, settings: Settings) -> LeastSure:
     """Return the least sure tiles within the quotas that nobody judged yet.
 
     Raises:
@@ -83,8 +89,7 @@ def choose(scores: geopandas.GeoDataFrame, settings: Settings) -> Chosen:
         DataError: the file of regions cannot be used, or the catalog writes a class nearly as the
             target does.
     """
-    own = settings.batch
-    narrowed = narrow(lambda name: scores[name].tolist(), len(scores), own)
+    narrowed = narrow(lambda name: scores[name].tolist(), len(scores), settings.batch)
     scores = scores[narrowed.rows]
     join(
         vocabulary("the catalog's labels", scores["label"].unique()),
@@ -100,31 +105,52 @@ def choose(scores: geopandas.GeoDataFrame, settings: Settings) -> Chosen:
             f"none of {len(scores):,} scored tiles is below {tau:.3f}{lowest}",
             remedy="raise search.tau, or see batch.splits and batch.collections",
         )
-    names = sample_ids(settings.run.seed, below["id"])
-    answered = {one.sample_id for one in ReviewStore(settings.run.dir / STORE).opinions()}
-    left = below.assign(sample_id=names)
-    left = left[~left["sample_id"].isin(answered)]
+    left = pending(below, settings)
     if not len(left):
         raise JobError(
             f"all {len(below):,} tiles below {tau:.3f} were judged already",
             remedy="raise search.tau",
         )
-    taken = within_quotas(
-        classes_of(left),
-        left["lon"].to_numpy(),
-        left["lat"].to_numpy(),
-        per_class=own.per_class,
-        per_region=own.per_region,
-        regions=own.regions or own.region_degrees,
-    )
-    return Chosen(
-        scores=left.iloc[taken[: settings.review.max_samples]],
+    return LeastSure(
+        scores=first_within_quotas(left, settings),
         tau=tau,
-        labels=tuple(sorted(scores["label"].dropna().unique())),
+        labels=labels_of(scores),
         below=len(below),
         left_out=narrowed.left_out,
         answered=len(below) - len(left),
     )
+
+
+def pending(scores: geopandas.GeoDataFrame, settings: Settings) -> geopandas.GeoDataFrame:
+    """Return the tiles that nobody judged yet, with a column `sample_id`."""
+    named = scores.assign(sample_id=sample_ids(settings.run.seed, scores["id"]))
+    answered = {one.sample_id for one in ReviewStore(settings.run.dir / STORE).opinions()}
+    return named[~named["sample_id"].isin(answered)]
+
+
+def first_within_quotas(
+    scores: geopandas.GeoDataFrame, settings: Settings
+) -> geopandas.GeoDataFrame:
+    """Return the first tiles within the quotas, as many as one package shows.
+
+    Raises:
+        DataError: the file of regions cannot be used.
+    """
+    own = settings.batch
+    taken = within_quotas(
+        classes_of(scores),
+        scores["lon"].to_numpy(),
+        scores["lat"].to_numpy(),
+        per_class=own.per_class,
+        per_region=own.per_region,
+        regions=own.regions or own.region_degrees,
+    )
+    return scores.iloc[taken[: settings.review.max_samples]]
+
+
+def labels_of(scores: geopandas.GeoDataFrame) -> tuple[str, ...]:
+    """Return the classes in the catalog of scored tiles."""
+    return tuple(sorted(scores["label"].dropna().unique()))
 
 
 def classes_of(scores: geopandas.GeoDataFrame) -> list[str]:

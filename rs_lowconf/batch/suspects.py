@@ -13,11 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rs_lowconf.batch.choose import narrow
-from rs_lowconf.batch.quotas import within_quotas
-from rs_lowconf.batch.review import Chosen
+from rs_lowconf.batch.review import Chosen, first_within_quotas, labels_of, pending
 from rs_lowconf.errors import JobError
-from rs_lowconf.review.ids import sample_ids
-from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.settings import Settings
 from rs_lowconf.vocabulary import class_list, join, vocabulary
 
@@ -55,10 +52,10 @@ def choose_suspects(
 
     Raises:
         JobError: no tile has a label that the target knows, or all were judged.
-        DataError: the catalog writes a class nearly as the target does.
+        DataError: the file of regions cannot be used, or the catalog writes a class nearly as the
+            target does.
     """
-    own = settings.batch
-    narrowed = narrow(lambda name: scores[name].tolist(), len(scores), own)
+    narrowed = narrow(lambda name: scores[name].tolist(), len(scores), settings.batch)
     scores = scores[narrowed.rows]
     told = class_list("the target", classes)
     join(vocabulary("the catalog's labels", scores["label"].unique()), told)
@@ -71,27 +68,13 @@ def choose_suspects(
         )
     label = np.array([known.index(name) for name in labelled["label"]])
     probability = np.stack(labelled["probabilities"].to_numpy()).astype(np.float64)
-    ordered = labelled.assign(
-        suspicion=suspicion(probability, label),
-        sample_id=sample_ids(settings.run.seed, labelled["id"]),
-    ).sort_values(["suspicion", "id"], ascending=[False, True])
-    answered = {one.sample_id for one in ReviewStore(settings.run.dir / STORE).opinions()}
-    left = ordered[~ordered["sample_id"].isin(answered)]
+    ordered = labelled.assign(suspicion=suspicion(probability, label))
+    left = pending(ordered.sort_values(["suspicion", "id"], ascending=[False, True]), settings)
     if not len(left):
         raise JobError(f"all {len(ordered):,} labelled tiles were judged already")
-    taken = within_quotas(
-        left["label"].tolist(),
-        left["lon"].to_numpy(),
-        left["lat"].to_numpy(),
-        per_class=own.per_class,
-        per_region=own.per_region,
-        regions=own.regions or own.region_degrees,
-    )
     return Suspects(
-        scores=left.iloc[taken[: settings.review.max_samples]],
-        tau=1.0,
-        labels=tuple(sorted(scores["label"].dropna().unique())),
-        below=len(ordered),
+        scores=first_within_quotas(left, settings),
+        labels=labels_of(scores),
         left_out=narrowed.left_out,
         answered=len(ordered) - len(left),
         labelled=len(labelled),

@@ -4,6 +4,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,11 @@ from rs_lowconf.places import job_folder
 from rs_lowconf.settings import BatchSettings, Settings
 
 if TYPE_CHECKING:
+    import geopandas
+
     from rs_lowconf.batch import Executor, Job, Status
+    from rs_lowconf.batch.jobs import TargetOf
+    from rs_lowconf.batch.review import Chosen
     from rs_lowconf.data.catalog.table import Catalog
     from rs_lowconf.vocabulary import Vocabulary
 
@@ -127,36 +132,20 @@ def review(
     """
     settings = load_settings(config, set_)
     from rs_lowconf.batch import status
-    from rs_lowconf.batch.review import choose, classes_of, scores_of, write_real
-    from rs_lowconf.workflows.catalog import target_of, tiles_of
+    from rs_lowconf.batch.review import choose, classes_of
 
-    catalog, job = tiles_of(settings), job_folder(settings, "score")
-    if not job.exists():
-        raise JobError("the tiles have no scores", command="batch score")
-    target = target_of(settings, trust_code=trust_code)
-    scores = scores_of(catalog, job, target)
-    left = status(job).left
+    scored = _scored(settings, trust_code=trust_code)
+    left = status(job_folder(settings, "score")).left
     if left:
         print(f"{left:,} tiles are not scored yet and are skipped.")
-    chosen = choose(scores, settings)
-    print_left_out(chosen.left_out, len(scores))
+    chosen, total = choose(scored.scores, settings), len(scored.scores)
+    print_left_out(chosen.left_out, total)
     answered = f", {chosen.answered:,} of them answered before" if chosen.answered else ""
     print(
-        f"{chosen.below:,} of {len(scores):,} scored tiles are below {chosen.tau:.3f}{answered}; "
+        f"{chosen.below:,} of {total:,} scored tiles are below {chosen.tau:.3f}{answered}; "
         f"{len(chosen.scores):,} are chosen: {with_counts(Counter(classes_of(chosen.scores)))}"
     )
-    folder = write_real(
-        settings,
-        catalog,
-        chosen.scores,
-        target,
-        into=settings.run.dir / "batch",
-        labels=chosen.labels,
-        provenance={"tau": f"{chosen.tau:.6f}"},
-    )
-    print(f"Open in QGIS: {folder / 'review.qgz'}")
-    print(f"At their location, also in QGIS: {folder / 'context.qgz'}")
-    hint("Then", "review import", folder)
+    _show_real(settings, scored, chosen, {"tau": f"{chosen.tau:.6f}"})
 
 
 @batch_app.command()
@@ -171,33 +160,58 @@ def suspects(
     from these labels. Packages are run.dir/batch/review, review-2 and so on.
     """
     settings = load_settings(config, set_)
-    from rs_lowconf.batch.review import scores_of, write_real
     from rs_lowconf.batch.suspects import choose_suspects
-    from rs_lowconf.workflows.catalog import target_of, tiles_of
 
-    catalog, job = tiles_of(settings), job_folder(settings, "score")
-    if not job.exists():
-        raise JobError("the tiles have no scores", command="batch score")
-    target = target_of(settings, trust_code=trust_code)
-    scores = scores_of(catalog, job, target)
-    chosen = choose_suspects(scores, settings, target.classes)
-    print_left_out(chosen.left_out, len(scores))
+    scored = _scored(settings, trust_code=trust_code)
+    chosen = choose_suspects(scored.scores, settings, scored.target.classes)
+    print_left_out(chosen.left_out, len(scored.scores))
     answered = f"; {chosen.answered:,} tiles were answered before" if chosen.answered else ""
     print(
         f"{chosen.disagree:,} of {chosen.labelled:,} labels differ from the prediction{answered}; "
         f"the {len(chosen.scores):,} most suspicious are chosen: "
         f"{with_counts(Counter(chosen.scores['label']))}"
     )
+    _show_real(settings, scored, chosen, {"chosen_by": "suspicion of the label"})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Scored:
+    """A catalog with its scores."""
+
+    catalog: "Catalog"
+    target: "TargetOf"
+    scores: "geopandas.GeoDataFrame"
+
+
+def _scored(settings: Settings, *, trust_code: bool) -> _Scored:
+    """Return what `rslow batch score` found with the target of the settings."""
+    from rs_lowconf.batch.review import scores_of
+    from rs_lowconf.workflows.catalog import target_of, tiles_of
+
+    catalog, job = tiles_of(settings), job_folder(settings, "score")
+    if not job.exists():
+        raise JobError("the tiles have no scores", command="batch score")
+    target = target_of(settings, trust_code=trust_code)
+    return _Scored(catalog=catalog, target=target, scores=scores_of(catalog, job, target))
+
+
+def _show_real(
+    settings: Settings, scored: _Scored, chosen: "Chosen", provenance: dict[str, str]
+) -> None:
+    """Write the chosen tiles as a package, and print where it is."""
+    from rs_lowconf.batch.review import write_real
+
     folder = write_real(
         settings,
-        catalog,
+        scored.catalog,
         chosen.scores,
-        target,
+        scored.target,
         into=settings.run.dir / "batch",
         labels=chosen.labels,
-        provenance={"chosen_by": "suspicion of the label"},
+        provenance=provenance,
     )
     print(f"Open in QGIS: {folder / 'review.qgz'}")
+    print(f"At their location, also in QGIS: {folder / 'context.qgz'}")
     hint("Then", "review import", folder)
 
 

@@ -38,8 +38,6 @@ class Told:
     """A table, heads first."""
     notes: Sequence[str]
     """What else has to be known, such as what the gate drops."""
-    synthetic: bool = True
-    """Whether the samples are generated."""
 
 
 def write_page(folder: Path, told: Told, cards: Sequence[Card], seed: int = 0) -> Path:
@@ -84,6 +82,7 @@ def write_page(folder: Path, told: Told, cards: Sequence[Card], seed: int = 0) -
             "conditions": sorted({card.condition for card in own}),
             "predictions": sorted({card.predicted for card in own} - {""}),
             "map_side": _MAP,
+            "spectrum_size": (_WIDTH, _HEIGHT),
             "first_groups": _FIRST,
             "total": len(cards),
             "number": 0,

@@ -217,9 +217,7 @@ class ReviewServer(ThreadingHTTPServer):
     def answers(self) -> list[dict[str, Any]]:
         """Return the rows of the package."""
         with closing(self._database()) as database:
-            database.row_factory = sqlite3.Row
-            found = database.execute(f'SELECT {self._columns} FROM "{LAYER}" ORDER BY fid')  # noqa: S608 (ours)
-            return [dict(row) for row in found]
+            return [dict(row) for row in database.execute(f"{self._query} ORDER BY fid")]
 
     def keep(self, answer: _Answer) -> dict[str, Any]:
         """Write a decision durably, and return the row.
@@ -251,18 +249,22 @@ class ReviewServer(ThreadingHTTPServer):
                 f'UPDATE "{LAYER}" SET {changed} WHERE sample_id = ?',  # noqa: S608 (ours)
                 (*row.values(), name),
             )
-        return next(one for one in self.answers() if one["sample_id"] == name)
+            (kept,) = database.execute(f"{self._query} WHERE sample_id = ?", (name,))
+        return dict(kept)
 
     @property
-    def _columns(self) -> str:
+    def _query(self) -> str:
         classes = "NULL AS true_class" if self.package.pixel_classes else "true_class"
         return (
-            f"sample_id, decision, {classes}, coalesce(comment, '') AS comment, "
-            "coalesce(reviewer, '') AS reviewer, coalesce(reviewed_ms, 0) AS reviewed_ms"
+            f"SELECT sample_id, decision, {classes}, coalesce(comment, '') AS comment, "  # noqa: S608 (ours)
+            "coalesce(reviewer, '') AS reviewer, coalesce(reviewed_ms, 0) AS reviewed_ms "
+            f'FROM "{LAYER}"'
         )
 
     def _database(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.package.folder / "review.gpkg", timeout=10)
+        database = sqlite3.connect(self.package.folder / "review.gpkg", timeout=10)
+        database.row_factory = sqlite3.Row
+        return database
 
 
 class _Handler(BaseHTTPRequestHandler):
