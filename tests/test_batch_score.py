@@ -1,7 +1,6 @@
 """`rslow batch score`: the oracle is the target, asked about each tile alone."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from rs_lowconf.data.source import open_split
 from rs_lowconf.settings import load
 from rs_lowconf.target.trained import load_trained
 from tests.conftest import Run
+from tests.offscreen import run_offscreen
 
 MAP = Path(__file__).parent / "qgis" / "open_map.py"
 
@@ -219,16 +219,9 @@ def test_the_map_opens_in_qgis(
     lowest = frame.to_crs("EPSG:3857").loc[[frame["confidence"].idxmin()]].geometry.iloc[0]
     centre = lowest.centroid
     project = catalogued / "run" / "batch" / "score" / "scores.qgz"
-    done = subprocess.run(
-        [qgis_python, str(MAP), str(project), str(tmp_path / "map.png"),
-         str(tmp_path / "report.json"), str(centre.x), str(centre.y), "120"],
-        env=os.environ | {
-            "QT_QPA_PLATFORM": "offscreen",
-            "QGIS_CUSTOM_CONFIG_PATH": str(tmp_path / "profile"),
-            "XDG_RUNTIME_DIR": str(tmp_path),
-        },
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
+    report_path = tmp_path / "report.json"
+    words = (MAP, project, tmp_path / "map.png", report_path, centre.x, centre.y, 120)
+    done = run_offscreen([qgis_python, *words], tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["opened"]

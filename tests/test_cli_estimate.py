@@ -1,9 +1,7 @@
 """`rslow estimate plan | draw | report`: from scores by labels to an error rate."""
 
 import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from rs_lowconf.estimate.intervals import tcz
 from rs_lowconf.review.ids import sample_ids
 from rs_lowconf.settings import DesignName
 from tests.conftest import Ran, Run
+from tests.offscreen import run_offscreen
 
 LABEL_PACKAGE = Path(__file__).parent / "qgis" / "label_package.py"
 UNITS = 600
@@ -352,19 +351,7 @@ def test_real_tiles_from_plan_to_report_in_qgis(
 
 def label_in_qgis(python: str, package: Path, answers: Path, folder: Path) -> None:
     """Let QGIS write the answers into a package."""
-    environment = os.environ | {
-        "QT_QPA_PLATFORM": "offscreen",
-        "QGIS_CUSTOM_CONFIG_PATH": str(folder / "profile"),
-        "XDG_RUNTIME_DIR": str(folder),
-    }
-    result = subprocess.run(
-        [python, str(LABEL_PACKAGE), str(package), str(answers)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    result = run_offscreen([python, str(LABEL_PACKAGE), str(package), str(answers)], folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split()[-1] == "100"
 

@@ -7,7 +7,6 @@ That file holds no bytes of ours but what QGIS makes of them: see `qgis/describe
 import json
 import os
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -23,6 +22,7 @@ from rs_lowconf.batch.collect import write_score_map
 from rs_lowconf.grid import Grid
 from rs_lowconf.review.samples import Generated
 from tests.make_estimate_golden import leaves
+from tests.offscreen import run_offscreen
 from tests.review_samples import GRID, masked, observed, package, sample
 from tests.testset_samples import release, reviewed_tiles
 
@@ -90,18 +90,8 @@ def read(python: str, folder: Path) -> dict[str, Any]:
         "rasters": [str(path) for path in rasters.values()],
     }
     (folder / "request.json").write_text(json.dumps(request))
-    environment = {
-        "QT_QPA_PLATFORM": "offscreen",
-        "QGIS_CUSTOM_CONFIG_PATH": str(folder / "profile"),
-        "XDG_RUNTIME_DIR": str(folder),
-    }
-    ran = subprocess.run(
-        [python, str(SCRIPT), str(folder / "request.json"), str(folder / "report.json")],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
+    ran = run_offscreen(
+        [python, str(SCRIPT), str(folder / "request.json"), str(folder / "report.json")], folder
     )
     assert ran.returncode == 0, ran.stderr
     report = json.loads((folder / "report.json").read_text())

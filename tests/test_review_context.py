@@ -1,8 +1,6 @@
 """Variants of real tiles in their place: files, rasters and the map, by rasterio and by QGIS."""
 
 import json
-import os
-import subprocess
 import zipfile
 from dataclasses import replace
 from itertools import combinations
@@ -28,6 +26,7 @@ from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.samples import Generated, Observed
 from rs_lowconf.review.settle import settling_package
 from rs_lowconf.review.store import ReviewStore
+from tests.offscreen import run_offscreen
 from tests.review_samples import (
     ATTRIBUTION,
     CLASSES,
@@ -217,16 +216,17 @@ def session(qgis_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
         for one, grid in zip(variants(), GRIDS, strict=True)
     }
     (folder / "request.json").write_text(json.dumps({"samples": samples, "size": SIZE}))
-    done = subprocess.run(
-        [qgis_python, str(SCRIPT), str(where), str(folder / "request.json"), str(folder),
-         str(folder / "report.json")],
-        env=os.environ | {
-            "QT_QPA_PLATFORM": "offscreen",
-            "QGIS_CUSTOM_CONFIG_PATH": str(folder / "profile"),
-            "XDG_RUNTIME_DIR": str(folder),
-        },
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
+    done = run_offscreen(
+        [
+            qgis_python,
+            str(SCRIPT),
+            str(where),
+            str(folder / "request.json"),
+            str(folder),
+            str(folder / "report.json"),
+        ],
+        folder,
+    )
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return report | {"pictures": folder}

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from rs_lowconf.review.qgis_plugin.layout import layout_of
 from rs_lowconf.review.qgis_plugin.pace import Pace
 from rs_lowconf.review.samples import Prediction
 from rs_lowconf.review.sheet import Sheet
+from tests.offscreen import run_offscreen
 from tests.qgis.desktop import Desktop, Form, desktop
 from tests.review_samples import (
     ATTRIBUTION,
@@ -115,21 +115,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(qgis_python: str, plugin: Path, folder: Path) -> dict[str, Any]:
     """Return what the script saw in QGIS."""
     write_packages(folder)
-    environment = os.environ | {
-        "QT_QPA_PLATFORM": "offscreen",
-        "QGIS_CUSTOM_CONFIG_PATH": str(folder / "profile"),
-        "XDG_RUNTIME_DIR": str(folder),
-    }
     # Files are never read-only for one who may override permissions.
     humble = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
-    result = subprocess.run(
-        [*humble, qgis_python, str(SCRIPT), str(plugin), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    result = run_offscreen([*humble, qgis_python, str(SCRIPT), str(plugin), str(folder)], folder)
     (folder / "locked folder").chmod(0o755)
     assert result.returncode == 0, result.stderr
     seen: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])

@@ -1,8 +1,6 @@
 """Review packages in the real QGIS, which runs under a Python of its own."""
 
 import json
-import os
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from rs_lowconf.review.rounds import judged_samples, round_reports
 from rs_lowconf.review.samples import Generated, ReviewSample, suggestion_of
 from rs_lowconf.review.sheet import Sheet
 from rs_lowconf.review.store import ReviewStore
+from tests.offscreen import run_offscreen
 from tests.review_samples import (
     PIXEL_CLASSES,
     SIZE,
@@ -71,19 +70,7 @@ def run(
         for number, one in enumerate(made)
     ]
     where = package(folder / "review", samples, label)
-    environment = os.environ | {
-        "QT_QPA_PLATFORM": "offscreen",
-        "QGIS_CUSTOM_CONFIG_PATH": str(folder / "profile"),
-        "XDG_RUNTIME_DIR": str(folder),
-    }
-    result = subprocess.run(
-        [python, str(SCRIPT), str(where), str(folder), decision],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    result = run_offscreen([python, str(SCRIPT), str(where), str(folder), decision], folder)
     assert result.returncode == 0, result.stderr
     rows = geopandas.read_file(where / "review.gpkg", layer="review")
     report = json.loads(result.stdout.splitlines()[-1])

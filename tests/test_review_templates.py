@@ -1,10 +1,8 @@
 """Templates of QGIS projects: whoever changes one in QGIS finds it so in the next package."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from rs_lowconf.batch.collect import write_score_map
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.review import project
 from rs_lowconf.review.project import TEMPLATES
+from tests.offscreen import run_offscreen
 from tests.review_samples import masked, observed, package, sample
 from tests.test_qgis_meaning import scored, stored
 
@@ -31,19 +30,7 @@ def templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(python: str, folder: Path, *words: object) -> str:
     """Run a program under QGIS's Python; return its error output."""
-    environment = {
-        "QT_QPA_PLATFORM": "offscreen",
-        "QGIS_CUSTOM_CONFIG_PATH": str(folder / "profile"),
-        "XDG_RUNTIME_DIR": str(folder),
-    }
-    ran = subprocess.run(
-        [python, *map(str, words)],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    ran = run_offscreen([python, *map(str, words)], folder)
     assert ran.returncode == 0, ran.stderr
     return ran.stderr
 

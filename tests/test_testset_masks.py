@@ -1,8 +1,6 @@
 """Releases whose labels are masks: what is kept, refused, and measured."""
 
 import json
-import os
-import subprocess
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -34,6 +32,7 @@ from rs_lowconf.testset import (
 )
 from rs_lowconf.testset.dataset import ReviewedTiles
 from rs_lowconf.types import TargetModel
+from tests.offscreen import run_offscreen
 from tests.review_samples import ATTRIBUTION, SIZE
 from tests.testset_samples import release, reviewed_tile
 
@@ -293,18 +292,8 @@ def test_stac_has_the_masks_as_raster_labels(folder: Path) -> None:
 
 def test_qgis_shows_the_masks(folder: Path, qgis_python: str, tmp_path: Path) -> None:
     """The project opens with tiles and masks; a mask's colours are those of its legend."""
-    environment = os.environ | {
-        "QT_QPA_PLATFORM": "offscreen",
-        "QGIS_CUSTOM_CONFIG_PATH": str(tmp_path / "profile"),
-        "XDG_RUNTIME_DIR": str(tmp_path),
-    }
-    result = subprocess.run(
-        [qgis_python, str(SCRIPT), str(folder), str(tmp_path / "map.png"), "2"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
+    result = run_offscreen(
+        [qgis_python, str(SCRIPT), str(folder), str(tmp_path / "map.png"), "2"], tmp_path
     )
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout.splitlines()[-1])

@@ -1,8 +1,6 @@
 """The sheet of a release, drawn by GDAL and by the real QGIS, for few tiles and for many."""
 
 import json
-import os
-import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from rs_lowconf.review.composites import stretch
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.sheet import Sheet
 from rs_lowconf.testset import read_release
+from tests.offscreen import run_offscreen
 from tests.review_samples import CLASSES
 from tests.testset_samples import BANDS, release, reviewed_tiles, sheet_of
 
@@ -62,18 +61,9 @@ def session(
 ) -> tuple[dict[str, Any], UInt8[np.ndarray, "h w 3"]]:
     """Return what QGIS reports of a release, and what it draws."""
     folder = tmp_path_factory.mktemp("qgis")
-    environment = os.environ | {
-        "QT_QPA_PLATFORM": "offscreen",
-        "QGIS_CUSTOM_CONFIG_PATH": str(folder / "profile"),
-        "XDG_RUNTIME_DIR": str(folder),
-    }
-    result = subprocess.run(
+    result = run_offscreen(
         [qgis_python, str(SCRIPT), str(shown.folder), str(folder / "map.png"), str(shown.scale)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
+        folder,
     )
     assert result.returncode == 0, result.stderr
     with Image.open(folder / "map.png") as image:
