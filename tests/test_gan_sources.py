@@ -28,7 +28,7 @@ from rs_lowconf.gan.model import (
 )
 from rs_lowconf.gan.networks import Discriminator
 from rs_lowconf.gan.pyramid import PyramidGenerator
-from rs_lowconf.gan.rendering import Rendering
+from rs_lowconf.gan.rendering import Rendering, clip_bytes
 from rs_lowconf.gan.source_critics import WHOLE_FROM, SourcesCritic, SourceShape, build_critics
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.train import BalancedDraw
@@ -120,17 +120,30 @@ def test_pictures_are_rendered_as_libjpeg_does(eurosat_root: Path) -> None:
     assert np.abs(np.mean(apart)) < 0.1
 
 
-def test_rendering_passes_gradients_where_nothing_is_cut_off() -> None:
-    """Bytes between 0 and 255 have gradients, those beyond have none."""
-    image = torch.full((1, 5, 16, 16), 0.1, requires_grad=True)
-    bright = torch.full((1, 5, 16, 16), 0.9, requires_grad=True)
-    for tiles in (image, bright):
-        SHOWN(tiles, BANDS).sum().backward()  # type: ignore[no-untyped-call]
+@pytest.mark.parametrize(
+    ("reflectance", "sign", "passes"),
+    [(0.1, 1, True), (0.1, -1, True), (0.9, 1, True), (0.9, -1, False), (-0.1, -1, True), (-0.1, 1, False)],
+)
+def test_rendering_passes_gradients_that_lead_inside(
+    reflectance: float, sign: int, passes: bool
+) -> None:
+    """A step down the gradient may bring a pixel back among the bytes, never farther out."""
+    image = torch.full((1, 5, 16, 16), reflectance, requires_grad=True)
+    (sign * SHOWN(image, BANDS)).sum().backward()  # type: ignore[no-untyped-call]
     assert image.grad is not None
-    assert bright.grad is not None
-    assert (image.grad[:, :3] > 0).all()
     assert (image.grad[:, 3:] == 0).all()
-    assert (bright.grad == 0).all()
+    assert ((image.grad[:, :3] * sign > 0) == passes).all()
+
+
+def test_clipped_bytes_come_back_by_descent() -> None:
+    """Descent on what the clipped picture shows brings all pixels to what is wanted."""
+    numbers = torch.linspace(-900, 900, 50, requires_grad=True)
+    wanted = torch.linspace(0, 255, 50)
+    for _ in range(200):
+        (gradient,) = torch.autograd.grad((clip_bytes(numbers) - wanted).square().sum(), numbers)
+        numbers = (numbers - 0.1 * gradient).detach().requires_grad_()
+    torch.testing.assert_close(clip_bytes(numbers), numbers)
+    torch.testing.assert_close(numbers.detach(), wanted, atol=0.1, rtol=0)
 
 
 def test_a_picture_of_one_band_has_no_colour_to_lose() -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.gan.frozen import FrozenNetwork
 from rs_lowconf.gan.networks import PlainBlock, compress, double
-from rs_lowconf.gan.rendering import BYTE
+from rs_lowconf.gan.rendering import BYTE, clip_bytes
 from rs_lowconf.gan.spectral import SpectralBasis, Whiten
 
 MIXED = 64
@@ -85,7 +85,7 @@ class FeatureMixer(nn.Module):
 
     def _mix(self, image: Float[Tensor, "b c h w"]) -> list[Tensor]:
         picture = image[:, self._channels] * (BYTE / self._white)
-        scales = self._network[0](picture.clamp(0, BYTE), self._side)
+        scales = self._network[0](clip_bytes(picture), self._side)
         mixed: list[Tensor] = []
         for features, across, down in reversed(
             list(zip(scales, self.across, self.down, strict=True))

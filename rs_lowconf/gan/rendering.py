@@ -6,7 +6,7 @@ need not be inverted: what JPEG loses is lost for both.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -52,11 +52,34 @@ class Rendering:
         picked = image[:, list(bands.index_of(self.bands.names))]
         if not self.eight_bits:
             return picked
-        numbers = self.bands.numbers(picked).clamp(0, BYTE)
+        numbers = clip_bytes(self.bands.numbers(picked))
         # A picture of one band, or with a fourth beside its colours, has no colour differences.
         if self.chroma == "half" and len(self.bands) == 3:
-            numbers = _half_chroma(numbers).clamp(0, BYTE)
+            numbers = clip_bytes(_half_chroma(numbers))
         return self.bands.reflectance(numbers)
+
+
+def clip_bytes(numbers: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Clip numbers to 0 .. 255; outside, gradients pass if a step down them leads back inside.
+
+    With the gradient of `torch.clamp`, which is zero outside, no critic that sees the clipped
+    picture could pull a number back, and a generator's darkest and brightest pixels would drift.
+    """
+    result: Tensor = _ClipBytes.apply(numbers)
+    return result
+
+
+class _ClipBytes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, numbers: Tensor) -> Tensor:
+        ctx.save_for_backward(numbers)
+        return numbers.clamp(0, BYTE)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (numbers,) = ctx.saved_tensors
+        outwards = ((numbers > BYTE) & (gradient < 0)) | ((numbers < 0) & (gradient > 0))
+        return gradient.masked_fill(outwards, 0.0)
 
 
 def rendering_of(section: Tiles, bands: BandSpec) -> Rendering:
