@@ -141,8 +141,9 @@ def teach(
             z = _descend(evaluator.guided_by(student), shell, rules, z, label)
         scores = evaluator.score(z, label, gradient=False)
         unanswered.update(scores.unanswered.values())
-        answered = scores.answered
-        pixels.append(scores.pixels[answered])
+        answered = torch.nonzero(scores.answered)[:, 0]
+        # PyTorch 2.9 cannot index uint16 by brackets.
+        pixels.append(scores.pixels.index_select(0, answered))
         odds.append(scores.log_odds[answered])
         correlation = _correlation(student, pixels[-1], odds[-1])
         _fit(student, torch.cat(pixels), torch.cat(odds), rules, round_)
