@@ -59,7 +59,7 @@ def running(text: str) -> list[str]:
 @pytest.mark.parametrize(
     "case",
     [
-        ("callable", 4, 60, "hung: no answer within .* it was in hanging"),
+        ("callable", 8, 60, "hung: no answer within .* it was in hanging"),
         pytest.param(
             ("process", 4, 60, "hung: no answer within .* it was in _header"),
             marks=pytest.mark.slow,
