@@ -141,7 +141,7 @@ def teach(
             z = _descend(evaluator.guided_by(student), shell, rules, z, label)
         scores = evaluator.score(z, label, gradient=False)
         unanswered.update(scores.unanswered.values())
-        answered = torch.nonzero(scores.answered)[:, 0]
+        answered = torch.tensor(scores.answered, dtype=torch.long)
         # PyTorch 2.9 cannot index uint16 by brackets.
         pixels.append(scores.pixels.index_select(0, answered))
         odds.append(scores.log_odds[answered])
