@@ -6,6 +6,7 @@ a word is to change.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -63,6 +64,17 @@ def leaves(values: Any, key: str = "") -> list[tuple[str, Any]]:
     else:
         return [(key, values)]
     return [leaf for name, part in found for leaf in leaves(part, name)]
+
+
+def assert_alike(found: Any, wanted: Any, tolerance: float) -> None:
+    """Keys in order, words and whole numbers are the same, others to a tolerance."""
+    before, after = leaves(wanted), leaves(found)
+    assert [key for key, _ in after] == [key for key, _ in before]
+    for (key, old), (_, new) in zip(before, after, strict=True):
+        if isinstance(old, float):
+            assert math.isclose(new, old, rel_tol=tolerance, abs_tol=tolerance), (key, new, old)
+        else:
+            assert new == old, key
 
 
 def _settings(folder: Path, *more: str) -> list[str]:

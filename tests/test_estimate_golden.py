@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.make_estimate_golden import GOLDEN, leaves, observed
+from tests.make_estimate_golden import GOLDEN, assert_alike, observed
 
 STORED: dict[str, Any] = json.loads(GOLDEN.read_text())
 
@@ -21,13 +21,5 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("part", ["plan", "replayed", *STORED["designs"]])
 def test_nothing_has_changed(part: str, found: dict[str, Any]) -> None:
     """Keys in order, words, units, and numbers to 1e-12; to 1e-6 where scikit-learn fits them."""
-    before, after = (
-        leaves(values.get(part) or values["designs"][part]) for values in (STORED, found)
-    )
-    tolerance = 1e-6 if part in ("plan", "replayed", "adaptive") else 1e-12
-    assert [key for key, _ in after] == [key for key, _ in before]
-    for (key, wanted), (_, value) in zip(before, after, strict=True):
-        if isinstance(wanted, float):
-            assert value == pytest.approx(wanted, rel=tolerance, abs=tolerance), key
-        else:
-            assert value == wanted, key
+    before, after = (values.get(part) or values["designs"][part] for values in (STORED, found))
+    assert_alike(after, before, 1e-6 if part in ("plan", "replayed", "adaptive") else 1e-12)
