@@ -31,6 +31,7 @@ from rs_lowconf.gan.pyramid import PyramidGenerator
 from rs_lowconf.gan.rendering import Rendering, clip_bytes
 from rs_lowconf.gan.source_critics import WHOLE_FROM, SourcesCritic, SourceShape, build_critics
 from rs_lowconf.gan.spectral import spectral_basis
+from rs_lowconf.gan.steps import fallen
 from rs_lowconf.gan.train import BalancedDraw
 from rs_lowconf.gan.train_sources import SourcesTraining, TrainingSource, realism_of
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
@@ -151,6 +152,25 @@ def test_clipped_bytes_come_back_by_descent() -> None:
         numbers = (numbers - 0.1 * gradient).detach().requires_grad_()
     torch.testing.assert_close(clip_bytes(numbers), numbers)
     torch.testing.assert_close(numbers.detach(), wanted, atol=0.1, rtol=0)
+
+
+def test_what_falls_along_a_cosine() -> None:
+    """From 1, half of the way in the middle, down to its end, where it stays."""
+    assert [fallen(done, 0.2) for done in (0.0, 0.5, 1.0, 7.0)] == pytest.approx([1, 0.6, 0.2, 0.2])
+
+
+def test_penalties_become_weaker() -> None:
+    """After `gamma_images` the gradient penalties have the final share of their weight."""
+    late = start(gamma_images=16)
+    weak = start(feature_gamma=3.0, gamma=25.0, final_gamma=1.0)
+    strong = start(final_gamma=1.0)
+    after = []
+    for training in (late, weak, strong):
+        training.images = 16  # as after four steps
+        assert training.step().penalty is not None
+        after.append(torch.cat([p.flatten() for p in training.critics[0].network.parameters()]))
+    torch.testing.assert_close(after[0], after[1])
+    assert (after[0] - after[2]).abs().max() > 1e-5
 
 
 def test_a_picture_of_one_band_has_no_colour_to_lose() -> None:

@@ -29,12 +29,20 @@ def set_learning_rate(
     optimisers: Iterable[torch.optim.Adam], settings: GeneratorSettings, images: int
 ) -> None:
     """Set the learning rate for a number of images: a cosine down to its final share."""
-    done = min(images / settings.images, 1.0)
-    low = settings.final_rate
-    share = low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
+    share = fallen(images / settings.images, settings.final_rate)
     for each in optimisers:
         for group in each.param_groups:
             group["lr"] = settings.learning_rate * share
+
+
+def fallen(done: float, low: float) -> float:
+    """Return what is left of 1 on its way along a cosine down to `low`, where it stays.
+
+    Args:
+        done: share of the way, from 0 on.
+        low: its end.
+    """
+    return low + (1 - low) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
 def precision(settings: GeneratorSettings, device: torch.device) -> torch.autocast:

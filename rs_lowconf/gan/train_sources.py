@@ -28,6 +28,7 @@ from rs_lowconf.gan.source_critics import (
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.steps import (
     SavedTraining,
+    fallen,
     follow,
     improve,
     optimiser,
@@ -153,6 +154,8 @@ class SourcesTraining(SavedTraining):
                 known = critic.see(real, dither[0])
             seen[critic.name] = (known, critic.see(generated, dither[1]))
 
+        # As in R3GAN (Huang et al., NeurIPS 2024), whose penalties also become weaker.
+        left = fallen(self.images / settings.gamma_images, settings.final_gamma)
         losses, penalties, logits = [], [], {}
         for place, critic in enumerate(due):
             known, drawn = seen[critic.name]
@@ -162,7 +165,7 @@ class SourcesTraining(SavedTraining):
             logits[critic.name] = (logit_real.detach(), logit_fake.detach())
             losses.append(F.softplus(logit_fake - logit_real).mean(0).sum())
             if (number // critic.turn[1] + place) % settings.penalty_every == 0:
-                weight = critic.gamma / 2 * settings.penalty_every
+                weight = left * critic.gamma / 2 * settings.penalty_every
                 twice = label.repeat(2)
                 penalty = 2 * penalty_on(partial(critic.judge, label=twice), both)
                 penalties.append(weight * penalty)

@@ -132,6 +132,11 @@ class GanSettings(GeneratorSettings):
     feature_gamma: PositiveFloat = 12.0
     """Frozen: weight of the gradient penalties on features: with less the critics win, with more
     they say too little."""
+    final_gamma: float = Field(default=0.25, gt=0.0, le=1.0)
+    """Frozen: the weights of all gradient penalties fall along a cosine to this share of their
+    first value; once tiles are good, critics may look closer."""
+    gamma_images: PositiveInt = 150_000
+    """Frozen: number of images in which they do."""
     group: PositiveInt = 1
     """Frozen: so many tiles in succession of a batch have the same class. From 2 on, the critics on
     features also see how much these differ, and reject tiles of a class that are too much alike."""
@@ -168,7 +173,10 @@ _OF_RECIPE = {
         *("latent_layout", "depth", "overfit_target", "blend_images", "reconstruction"),
         *("self_supervision", "precision"),
     ),
-    "frozen": ("features", "feature_side", "feature_gamma", "group"),
+    "frozen": (
+        *("features", "feature_side", "feature_gamma", "group"),
+        *("final_gamma", "gamma_images"),
+    ),
 }
 
 
