@@ -28,7 +28,7 @@ from rs_lowconf.data.catalog.check import check_tiles, groups_of, same_pixels, s
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import BandFile, CatalogRow, centres, from_table, to_table
 from rs_lowconf.data.catalog.scan import Account, looked_at, masked_rows, rows_of
-from rs_lowconf.data.catalog.sources import date_in, list_images
+from rs_lowconf.data.catalog.sources import collection_of, date_in, list_images
 from rs_lowconf.data.catalog.table import Catalog, merge, write_catalog
 from rs_lowconf.data.files import SPLITS
 from rs_lowconf.data.left_out import LeftOut
@@ -38,6 +38,7 @@ from rs_lowconf.errors import DataError, RsLowconfError, SettingsError
 from rs_lowconf.grid import Grid
 from rs_lowconf.settings import (
     BatchSettings,
+    CatalogSettings,
     EuroSatData,
     ImageData,
     MaskData,
@@ -369,6 +370,17 @@ def test_merged_catalogs(
     assert ran.code == 4
     assert "catalog.collection" in ran.err
     assert read_back(Catalog(tmp_path / "all.parquet")) == both
+
+
+@pytest.mark.parametrize(
+    ("name", "collection"),
+    [("Seine 2023 (north)", "Seine-2023-north"), ("...", "tiles"), ("a.b_c-1", "a.b_c-1")],
+)
+def test_a_collection_is_named_after_its_folder(name: str, collection: str) -> None:
+    """Whatever the folder is called, `catalog.collection` would allow the name."""
+    settings = settings_of(images=Path("/data") / name)
+    assert collection_of(settings) == collection
+    assert CatalogSettings(collection=collection_of(settings))
 
 
 @pytest.mark.parametrize("fault", ["changed", "truncated", "missing"])

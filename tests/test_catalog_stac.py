@@ -100,6 +100,10 @@ def test_public_stacs(name: str, tmp_path: Path, rslow: Run) -> None:
     rows = [row for table in Catalog(tmp_path / "c.parquet").tables() for row in from_table(table)]
     names = L2A if level == "L2A" else L1C
     assert len(rows) == 9
+    collection = json.loads(drawn.path.read_text())["collection"]
+    assert {row.collection for row in rows} == {collection}
+    assert all(row.tile_id.startswith(f"{collection}/") for row in rows)
+    assert f"9 tiles of {collection}: " in ran.out
     for row in rows:
         assert set(row.bands.names) == set(names)
         assert row.bands.level == level

@@ -15,10 +15,11 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 
-from rs_lowconf.batch.collect import write_score_map
+from rs_lowconf.batch.score_map import write_score_map
 from rs_lowconf.grid import Grid
 from rs_lowconf.review.samples import Generated
 from tests.make_estimate_golden import leaves
@@ -43,7 +44,13 @@ def scored() -> geopandas.GeoDataFrame:
     """Return the results of a job on 40 tiles."""
     confidence = np.linspace(0.3, 1.0, 40) ** 2
     shapes = [shapely.box(10 + x, 50, 10.01 + x, 50.01) for x in confidence]
-    rows = {"id": [f"t{n}" for n in range(40)], "confidence": confidence}
+    rows = {
+        "id": [f"t{n}" for n in range(40)],
+        "confidence": confidence,
+        "datetime": pd.to_datetime(["2023-07-01T10:30:00Z"] * 40),
+        "lon": 10.005 + confidence,
+        "lat": 50.005,
+    }
     return geopandas.GeoDataFrame(rows, geometry=shapes, crs="EPSG:4326")
 
 

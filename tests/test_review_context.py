@@ -69,8 +69,15 @@ def variants() -> list[Generated]:
     for number, grid in enumerate(GRIDS):
         one = replace(sample(number, grid=grid), anchored=True)
         anchor = samples.setdefault(grid, one)
-        made.append(replace(one, neighbour=anchor.neighbour))
+        date = {"anchor_taken": "2023-07-01T10:36:29+00:00"}
+        made.append(replace(one, neighbour=anchor.neighbour, provenance={**one.provenance, **date}))
     return made
+
+
+def taken(one: Observed, number: int) -> Observed:
+    """Return the tile with the day of July on which it was taken, from 1."""
+    date = f"2023-07-0{number + 1}T10:36:29+00:00"
+    return replace(one, provenance={**one.provenance, "taken": date})
 
 
 def box_of(grid: Grid) -> list[float]:
@@ -139,11 +146,23 @@ def test_a_sample_without_a_place_is_not_on_the_map(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", ["confirm", "blind"])
 def test_real_tiles_are_on_the_map_as_such(tmp_path: Path, label: Label) -> None:
-    """Nothing on it is called SYNTHETIC, and no word of it tells of a class or the target."""
-    samples = [observed(number, grid) for number, grid in enumerate(GRIDS)]
+    """Nothing on it is called SYNTHETIC, and nothing tells what the target takes a tile for.
+
+    In a blind package nothing tells how sure it is, or what the catalog says, either.
+    """
+    samples = [taken(observed(number, grid), number) for number, grid in enumerate(GRIDS)]
     folder = package(tmp_path / "review", samples, label)
     rows = geopandas.read_file(folder / "context.gpkg")
-    assert list(rows.columns) == ["sample_id", "geometry"]
+    dates = [f"2023-07-0{number + 1}" for number in range(len(GRIDS))]
+    assert list(rows["date"]) == dates
+    if label == "confirm":
+        suggested = [f"{CLASSES[number % 4]}?" for number in range(len(GRIDS))]
+        titles = [f"{one} 0.31\n{date}" for one, date in zip(suggested, dates, strict=True)]
+        assert list(rows["title"]) == titles
+        assert "predicted" not in rows.columns
+    else:
+        assert list(rows["title"]) == dates
+        assert list(rows.columns) == ["sample_id", "date", "title", "place", "geometry"]
     with zipfile.ZipFile(folder / "context.qgz") as archive:
         told = archive.read("context.qgs").decode()
     assert "REAL 3 of each location" in told
@@ -256,9 +275,20 @@ def test_qgis_opens_the_map(session: dict[str, Any]) -> None:
     assert places["valid"]
     assert places["shown"]
     assert "SYNTHETIC" in places["name"]
-    columns = ["fid", "sample_id", "condition", "predicted", "confidence", "anchor"]
-    assert places["columns"] == columns
+    columns = "fid sample_id condition predicted confidence anchor date title place"
+    assert places["columns"] == columns.split()
     assert len(places["rows"]) == len(GRIDS)
+    assert (
+        places["labels"][0]
+        == places["labels"][2]
+        == (
+            "location of SYNTHETIC tiles\nForest read as Field 0.31\n"
+            "Town read as Water 0.31\nWater read as Forest 0.31\n2023-07-01"
+        )
+    )
+    assert places["labels"][1] == (
+        "location of SYNTHETIC tiles\nField read as Town 0.31\n2023-07-01"
+    )
 
 
 def test_corners_are_those_of_the_anchor(session: dict[str, Any]) -> None:

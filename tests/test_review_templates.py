@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rs_lowconf.batch.collect import write_score_map
+from rs_lowconf.batch.score_map import write_score_map
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.review import project
 from rs_lowconf.review.project import TEMPLATES
@@ -125,7 +125,7 @@ def test_templates_that_do_not_fit_are_refused(templates: Path, case: str, tmp_p
 def test_another_number_of_colours_is_refused(templates: Path, tmp_path: Path) -> None:
     """The map of scores has five quantiles, so that its template needs five colours."""
     text = (templates / "scores.qgs").read_text(encoding="utf-8")
-    text = re.sub(r"<range [^>]*/>", "", text, count=1)
+    text = re.sub(r"<rule [^>]*symbol=.0. />", "", text, count=1)
     (templates / "scores.qgs").write_text(text, encoding="utf-8")
     with pytest.raises(ReviewError, match=r"scores\.qgs has 4 colours; expected 5"):
         write_score_map(tmp_path, scored())

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rs_lowconf.data.catalog.rows import CatalogRow
+from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import DataError, ModelError
 from rs_lowconf.runs import classes_of, sha256_of
@@ -99,6 +99,15 @@ class CatalogRows:
             )
             for (level, bands, height, width, masked), count in counts.most_common()
         )
+
+
+def rows_of(catalog: Catalog, ids: Sequence[str]) -> list[CatalogRow]:
+    """Return the rows of these tiles, in their order."""
+    found: dict[str, CatalogRow] = {}
+    for table in catalog.tables(COLUMNS):
+        own = table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+        found |= {row.tile_id: row for row in from_table(own)}
+    return [found[name] for name in ids]
 
 
 @dataclass(frozen=True, kw_only=True)

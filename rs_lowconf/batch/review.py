@@ -13,8 +13,6 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,11 +20,11 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.batch.choose import narrow
 from rs_lowconf.batch.collect import placed
-from rs_lowconf.batch.jobs import COLUMNS, TargetOf
+from rs_lowconf.batch.jobs import TargetOf, rows_of
 from rs_lowconf.batch.ledger import read_description
 from rs_lowconf.batch.quotas import within_quotas
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
-from rs_lowconf.data.catalog.rows import CatalogRow, from_table
+from rs_lowconf.data.catalog.rows import CatalogRow
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import DataError, JobError
 from rs_lowconf.review.ids import package_id, sample_ids
@@ -218,15 +216,6 @@ def write_real(
         provenance={"catalog": catalog.path.name, **provenance},
     )
     return folder
-
-
-def rows_of(catalog: Catalog, ids: Sequence[str]) -> list[CatalogRow]:
-    """Return the rows of these tiles, in their order."""
-    found: dict[str, CatalogRow] = {}
-    for table in catalog.tables(COLUMNS):
-        own = table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
-        found |= {row.tile_id: row for row in from_table(own)}
-    return [found[name] for name in ids]
 
 
 def _samples(

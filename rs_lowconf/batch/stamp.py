@@ -14,7 +14,7 @@ from rs_lowconf.batch.ledger import ERRORS, PARTS
 from rs_lowconf.runs import write_json
 
 STAMP: Final = "collected.json"
-_FORMAT = 1
+_FORMAT = 2
 """Format of the files and of the stamp; another one makes them anew."""
 
 

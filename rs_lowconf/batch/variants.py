@@ -360,6 +360,7 @@ def _known(one: _Variant, models: Models) -> dict[str, str]:
         "gan_sha256": models.fingerprint["GAN file"],
         "target_sha256": str(models.fingerprint["target file"]),
         "derived_from": f"{one.row.tile_id} sha256 {one.row.sha256}",
+        **({} if one.row.taken is None else {"anchor_taken": one.row.taken.isoformat()}),
         "anchor_confidence": f"{record['confidence']:.6f}",
         "inversion_pixel_error": f"{record['pixel_error']:.6f} of {record['pixel_bound']:.6f}",
         "inversion_feature_error": f"{record['feature_error']:.6f} of "

@@ -24,7 +24,7 @@ from rs_lowconf.cli.tables import (
     show_table,
     with_counts,
 )
-from rs_lowconf.errors import DataError, SettingsError
+from rs_lowconf.errors import DataError, SettingsError, listed
 from rs_lowconf.places import catalog_path
 from rs_lowconf.settings import MaskData, Rasters
 
@@ -47,11 +47,12 @@ def build(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Catalog the tiles of any kind of data as GeoParquet with STAC columns, one row per tile.
 
     Images of any size are cut into tiles of data.tile_size with spacing data.stride. Every tile is
-    read once. Files that cannot be used are an error with exit code 4, unless data.skip_bad is set.
+    read once. Ids begin with catalog.collection, which by default is the name of the source. Files
+    that cannot be used are an error with exit code 4, unless data.skip_bad is set.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.data.catalog.scan import Account
-    from rs_lowconf.data.catalog.table import write_catalog
+    from rs_lowconf.data.catalog.table import Catalog, write_catalog
     from rs_lowconf.data.left_out import LeftOut
     from rs_lowconf.data.mixtures import Finding
 
@@ -73,7 +74,9 @@ def build(config: ConfigOption = None, set_: SetOption = None) -> None:
     for fault in account.left_out.faults:
         show_finding(console, Finding(severity="warning", text=f"left out: {fault}"))
     show_meanings(console, dict(account.meanings.most_common()), "image")
-    print(f"{number:,} tiles: {path}")
+    tables = Catalog(path).tables(["collection"])
+    names = sorted({name for table in tables for name in table["collection"].to_pylist()})
+    print(f"{number:,} tiles of {listed(names)}: {path}")
     hint("Check its digital numbers", "catalog check")
 
 
@@ -142,20 +145,23 @@ def show(config: ConfigOption = None, set_: SetOption = None) -> None:
     show_table(console, "Tiles by", "lll", _counts(catalog))
 
 
-def _rows(data: Rasters, collection: str, account: "Account") -> "Iterator[CatalogRow]":
+def _rows(data: Rasters, collection: str | None, account: "Account") -> "Iterator[CatalogRow]":
     """Yield the rows of all images; errors are raised, or collected if skip_bad is set."""
     from rs_lowconf.data.catalog.scan import looked_at, masked_rows, rows_of
-    from rs_lowconf.data.catalog.sources import list_images
+    from rs_lowconf.data.catalog.sources import collection_of, list_images
     from rs_lowconf.data.tiles import TileError
 
     if isinstance(data, MaskData):
-        cut = masked_rows(data, collection, account.left_out)
+        cut = masked_rows(data, collection or collection_of(data), account.left_out)
         by_image = {row.files[0].href: row.said or "" for row in cut}
         account.meanings.update(by_image.values())
         work = [partial(looked_at, row, data, account.left_out) for row in cut]
     else:
         images = list_images(data, account.left_out)
-        work = [partial(rows_of, image, data, collection, account) for image in images]
+        work = [
+            partial(rows_of, image, data, collection or collection_of(data, image), account)
+            for image in images
+        ]
     with progress("cataloguing", len(work)) as bar:
         for done, tiles in enumerate(work, start=1):
             try:

@@ -1,7 +1,8 @@
 """The map of georeferenced samples: tiles generated around real tiles, or real tiles.
 
 ```
-context.qgz   outlines and names of the samples, their rasters, and those of their anchors
+context.qgz   outlines of the samples with class, confidence and date, their rasters, and those of
+              their anchors
 context.gpkg  the outlines
 context/      the rasters, straight from the tiles (see `mosaics`)
 ```
@@ -29,8 +30,9 @@ import numpy as np
 from rs_lowconf.grid import Grid
 from rs_lowconf.outlines import outlines
 from rs_lowconf.review.composites import composites_of
+from rs_lowconf.review.fields import Label
 from rs_lowconf.review.geopackage import write_features
-from rs_lowconf.review.maps import bounds_of
+from rs_lowconf.review.maps import on_map
 from rs_lowconf.review.mosaics import Frame, frames_of, mosaic_vrt, mosaics_of
 from rs_lowconf.review.project import Project, fill, part, restyle
 from rs_lowconf.review.samples import Generated, ReviewSample
@@ -64,7 +66,10 @@ class _Group:
 
 
 def write_context(
-    folder: Path, samples: Sequence[ReviewSample], files: Sequence[Mapping[str, str]]
+    folder: Path,
+    samples: Sequence[ReviewSample],
+    files: Sequence[Mapping[str, str]],
+    label: Label,
 ) -> None:
     """Write the map into a package, unless no sample is georeferenced.
 
@@ -72,6 +77,7 @@ def write_context(
         folder: the package, with its tiles.
         samples: of the package.
         files: the manifest's entry of each.
+        label: of the package; a blind one tells only when a tile was taken.
     """
     placed = [
         _Placed(sample=sample, grid=sample.grid, files=entry)
@@ -81,25 +87,29 @@ def write_context(
     if not placed:
         return
     _, height, width = samples[0].pixels.shape
-    frame = _outlines(placed, width, height)
+    frame = _outlines(placed, width, height, label)
     write_features(folder / "context.gpkg", frame, "samples")
     kind: Kind = "SYNTHETIC"
     title = "SYNTHETIC tiles (not observations) over the real ones they were generated around"
     # Of all samples of a location together, because separate ones would hide each other.
-    names = 'concatenate("sample_id", group_by:="anchor", concatenator:=\' \')'
-    heading = f"'location of SYNTHETIC ' || {names}"
-    if not isinstance(samples[0], Generated):
-        kind, title, heading = "REAL", "Real tiles to review, at their location", '"sample_id"'
+    heading = r"""concatenate("title", group_by:="place", concatenator:='\n')"""
+    if isinstance(samples[0], Generated):
+        heading = (
+            rf"""'location of SYNTHETIC tiles\n' || {heading} || coalesce('\n' || "date", '')"""
+        )
+    else:
+        kind, title = "REAL", "Real tiles to review, at their location"
     project = Project("context.qgs")
     fill(project.root, {"@kind": kind, "@heading": heading})
     places = project.layer(f"locations of {kind} tiles")
     project.connect(places, "./context.gpkg|layername=samples", "ogr")
     frames = frames_of([each.grid for each in placed], width, height)
     _add_rasters(project, folder, _groups(placed), frames, samples[0])
-    west, south, east, north = bounds_of(frame)
+    shown = on_map(frame.geometry)
+    west, south, east, north = shown.total_bounds.tolist()
     margin = max(_LEAST_MARGIN_M, _MARGIN * (east - west), _MARGIN * (north - south))
     bounds = (west - margin, south - margin, east + margin, north + margin)
-    project.write(folder / "context.qgz", title, bounds)
+    project.write(folder / "context.qgz", title, bounds, shown.crs.to_string())
 
 
 def _groups(placed: Sequence[_Placed]) -> list[_Group]:
@@ -159,24 +169,46 @@ def _add_rasters(
     project.layers.remove(raster)
 
 
-def _outlines(placed: Sequence[_Placed], width: int, height: int) -> geopandas.GeoDataFrame:
-    """Return one row per sample with its outline in degrees.
-
-    Only the name of observed tiles is included: the map must not reveal their class.
-    """
+def _outlines(
+    placed: Sequence[_Placed], width: int, height: int, label: Label
+) -> geopandas.GeoDataFrame:
+    """Return one row per sample with its outline in degrees."""
     corners = np.array([each.grid.corners(height, width) for each in placed], dtype=np.float64)
     shapes = outlines(corners, [each.grid.crs for each in placed])
-    rows = [_row(each.sample) for each in placed]
+    places = {grid: number for number, grid in enumerate(dict.fromkeys(e.grid for e in placed))}
+    rows = [_row(each.sample, label) | {"place": places[each.grid]} for each in placed]
     return geopandas.GeoDataFrame(rows, geometry=shapes, crs="EPSG:4326")
 
 
-def _row(sample: ReviewSample) -> dict[str, Any]:
-    if not isinstance(sample, Generated) or sample.neighbour is None:
-        return {"sample_id": sample.sample_id}
-    return {
-        "sample_id": sample.sample_id,
-        "condition": sample.condition,
-        "predicted": sample.prediction.class_name,
-        "confidence": sample.prediction.confidence,
-        "anchor": sample.neighbour.tile_id,
-    }
+def _row(sample: ReviewSample, label: Label) -> dict[str, Any]:
+    """Return what the map tells of a sample, and the same as a title.
+
+    Of an observed tile it tells no more than the first tab of the form, and how sure the model is,
+    but not of which class.
+    """
+    row: dict[str, Any] = {"sample_id": sample.sample_id}
+    prediction, masks = sample.prediction, sample.masks is not None
+    if isinstance(sample, Generated):
+        assert sample.neighbour is not None  # noqa: S101  # it lies where that lies
+        row |= {
+            "condition": sample.condition,
+            "predicted": sample.prediction.class_name,
+            "confidence": sample.prediction.confidence,
+            "anchor": sample.neighbour.tile_id,
+            "date": sample.provenance.get("anchor_taken", "")[:10] or None,
+        }
+        said = "mask" if masks else f"{sample.condition} read as {sample.prediction.class_name}"
+        return row | {"title": f"{said} {sample.prediction.confidence:.2f}"}
+    row["date"] = date = sample.provenance.get("taken", "")[:10] or None
+    told: list[str | None] = []
+    if label == "confirm":
+        suggested = None if masks else sample.label
+        confidence = None if prediction is None else prediction.confidence
+        row |= {"suggested": suggested, "confidence": confidence}
+        told = [
+            "mask" if masks else suggested and f"{suggested}?",
+            None if confidence is None else f"{confidence:.2f}",
+        ]
+    # In two short lines, because QGIS leaves out labels that have no room.
+    lines = (" ".join(filter(None, told)), date)
+    return row | {"title": "\n".join(filter(None, lines)) or "tile to judge"}

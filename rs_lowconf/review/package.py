@@ -153,7 +153,7 @@ def write_package(
             write_text(building / f"{panel.kind}.vrt", panel_vrt(sheet, panel, cells))
         observed = not isinstance(samples[0], Generated)
         if label == "confirm" or observed:
-            write_context(building, samples, files)
+            write_context(building, samples, files, label)
         fields = fields_of(label, classes, masks=bool(panels), observed=observed)
         _write_layer(building, samples, files, fields, sheet=sheet, panels=panels, label=label)
         write_page(

@@ -33,6 +33,7 @@ Bounds = tuple[float, float, float, float]
 
 _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_VIEW = "ProjectViewSettings/DefaultViewExtent"
 _OF_AUTHOR = ("homePath", "projectMetadata")
 """What a project tells of who saved it, besides attributes."""
 _OF_SOURCE = ("extent", "wgs84extent", "noData")
@@ -145,9 +146,7 @@ class Project:
         part(layer, "datasource").text, part(layer, "provider").text = source, provider
         self.node(layer).attrib |= {"source": source, "providerKey": provider}
         if crs is not None:
-            reference = part(layer, "srs/spatialrefsys")
-            reference[:] = []
-            ET.SubElement(reference, "wkt").text = CRS.from_string(crs).to_wkt()
+            _refer(part(layer, "srs/spatialrefsys"), crs)
 
     def copy(self, layer: ET.Element, name: str) -> ET.Element:
         """Return a copy of a layer by another name, listed and drawn right above it."""
@@ -162,17 +161,21 @@ class Project:
         group[place].attrib |= {"id": identifier, "name": name}
         return copied
 
-    def write(self, path: Path, title: str, bounds: Bounds) -> None:
+    def write(self, path: Path, title: str, bounds: Bounds, crs: str | None = None) -> None:
         """Write the .qgz, atomically.
 
         Args:
             path: the file, replaced when it exists.
             title: of the project's window.
             bounds: to which the map is zoomed.
+            crs: of the map and of `bounds`; None keeps that of the template.
         """
+        if crs is not None:
+            for place in ("projectCrs", "mapcanvas/destinationsrs", _VIEW):
+                _refer(part(self.root, f"{place}/spatialrefsys"), crs)
         self.root.set("projectname", title)
         part(self.root, "title").text = title
-        view = part(self.root, "ProjectViewSettings/DefaultViewExtent")
+        view = part(self.root, _VIEW)
         for corner, value in zip(_CORNERS, bounds, strict=True):
             view.set(corner, repr(value))
             for element in self.root.iterfind(f"mapcanvas/extent/{corner}"):
@@ -183,3 +186,9 @@ class Project:
         entry.compress_type = zipfile.ZIP_DEFLATED
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             archive.writestr(entry, text)
+
+
+def _refer(reference: ET.Element, crs: str) -> None:
+    """Let a part of a project be in another CRS, which QGIS 3.22 reads from WKT only."""
+    reference[:] = []
+    ET.SubElement(reference, "wkt").text = CRS.from_string(crs).to_wkt()

@@ -13,8 +13,9 @@ class CatalogSettings(Section):
 
     path: Path | None = None
     """The GeoParquet file; default is run.dir/catalog.parquet."""
-    collection: str = Field(default="tiles", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of these tiles in `rslow catalog build`; prefix of their ids."""
+    collection: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of these tiles in `rslow catalog build`; prefix of their ids. Default is the name of the
+    source: of the collection of a STAC item, else of the folder or file of the data."""
     sample: PositiveInt = 1_000
     """Tiles of each collection that `rslow catalog check` reads, evenly spread."""
 

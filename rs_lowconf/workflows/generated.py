@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from rs_lowconf.asking import ask, require_most
-from rs_lowconf.batch.review import rows_of
+from rs_lowconf.batch.jobs import rows_of
 from rs_lowconf.data.catalog.reading import read_row, reflectance
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import ModelError

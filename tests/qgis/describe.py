@@ -49,7 +49,10 @@ KINDS = (
 
 DRAWN = (
     "color",
+    "draw_inside_polygon",
     "joinstyle",
+    "line_color",
+    "line_width",
     "name",
     "outline_color",
     "outline_style",
@@ -102,7 +105,7 @@ def symbol(drawn: Any) -> str:
         properties = {
             name: layer.properties()[name] for name in DRAWN if name in layer.properties()
         }
-        for name in {"color", "outline_color"} & set(properties):
+        for name in {"color", "line_color", "outline_color"} & set(properties):
             colour = QgsSymbolLayerUtils.decodeColor(properties[name])
             properties[name] = f"{colour.name()} {colour.alpha()}"
         if properties.get("style") == "no":
@@ -124,16 +127,16 @@ def renderer(layer: QgsVectorLayer) -> dict[str, Any]:
             [plain(one.value()) or None, one.label(), one.renderState(), symbol(one.symbol())]
             for one in how.categories()
         ]
-    elif how.type() == "graduatedSymbol":
-        report["by"] = how.classAttribute()
-        report["classes"] = [
-            [plain(one.lowerValue()), plain(one.upperValue()), one.label(), symbol(one.symbol())]
-            for one in how.ranges()
-        ]
     elif how.type() == "RuleRenderer":
         report["classes"] = [
-            [one.label(), one.minimumScale(), one.maximumScale(), symbol(one.symbol())]
-            for one in how.rootRule().children()
+            [
+                one.label(),
+                one.minimumScale(),
+                one.maximumScale(),
+                symbol(one.symbol()) if one.symbol() else None,
+                *filter(None, [one.filterExpression()]),
+            ]
+            for one in how.rootRule().descendants()
         ]
     report["order"] = [
         [clause.expression().expression(), clause.ascending()]

@@ -15,6 +15,9 @@ from typing import Any
 from qgis.core import (
     QgsApplication,
     QgsCoordinateReferenceSystem,
+    QgsExpression,
+    QgsExpressionContext,
+    QgsExpressionContextUtils,
     QgsLayerTree,
     QgsMapRendererSequentialJob,
     QgsMapSettings,
@@ -49,6 +52,18 @@ def block(layer: QgsRasterLayer, box: list[float], size: int) -> list[float]:
     """Return the pixels of the first band in a box, line after line."""
     read = layer.dataProvider().block(1, QgsRectangle(*box), size, size)
     return [read.value(row, column) for row in range(size) for column in range(size)]
+
+
+def labels(layer: Any) -> list[str]:
+    """Return the label of each feature."""
+    context = QgsExpressionContext(QgsExpressionContextUtils.globalProjectLayerScopes(layer))
+    expression = QgsExpression(layer.labeling().settings().fieldName)
+    found = []
+    for feature in layer.getFeatures():
+        context.setFeature(feature)
+        found.append(expression.evaluate(context))
+        assert not expression.hasEvalError(), expression.evalErrorString()
+    return found
 
 
 def draw(project: QgsProject, path: Path, box: QgsRectangle, crs: Any, width: int) -> None:
@@ -103,6 +118,7 @@ def main() -> None:
             "shown": root.findLayer(layer.id()).isVisible(),
             "rows": [feature.attributes() for feature in layer.getFeatures()],
             "columns": layer.fields().names(),
+            "labels": labels(layer),
         }
         for layer in vectors
     ]

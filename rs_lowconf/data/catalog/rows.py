@@ -141,6 +141,8 @@ class SourceImage:
     """Statements of the source about the numbers."""
     nodata: float | None = None
     """The nodata value that the source declares."""
+    collection: str | None = None
+    """The collection that the source says it belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,12 +29,15 @@ from rs_lowconf.settings import (
     GeoPackageData,
     ImageData,
     LabelledTiles,
+    MaskData,
     Rasters,
     StacData,
 )
 from rs_lowconf.vocabulary import class_name, text_of
 
 #: The column that names the file: gdaltindex calls it location.
+_UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
+"""What `catalog.collection` does not allow."""
 _PATH_COLUMNS = ("location", "href", "path")
 _STAMPS = (
     (re.compile(r"(?<!\d)(\d{8}T\d{6})(?!\d)"), "%Y%m%dT%H%M%S"),
@@ -61,6 +64,20 @@ def list_images(settings: Rasters, left_out: LeftOut) -> Iterator[SourceImage]:
             yield from items_of(settings, left_out)
         case EuroSatTiles() | FolderTiles():
             yield from _labelled(settings, left_out)
+
+
+def collection_of(settings: Rasters, image: SourceImage | None = None) -> str:
+    """Return the name of the source of an image: its collection, else of its folder or file."""
+    if isinstance(settings, ImageData | MaskData):
+        path = settings.images.resolve()
+    else:
+        assert isinstance(settings, LabelledTiles | GeoPackageData | StacData)  # noqa: S101
+        path = settings.root.resolve()
+    name = path.stem if path.suffix in {".gpkg", ".parquet"} else path.name
+    if path.suffix == ".json":  # usually called catalog or collection: its folder tells more
+        name = path.parent.name
+    said = image.collection if image is not None else None
+    return _UNUSUAL.sub("-", said or name).strip("._-") or "tiles"
 
 
 def date_in(name: str) -> datetime | None:

@@ -66,6 +66,7 @@ def _image(
         area=_area(item, where),
         said=statements,
         nodata=nodata_of(chosen, where),
+        collection=item.collection,
     )
 
 
