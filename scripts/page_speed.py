@@ -12,8 +12,9 @@ import torch
 from selenium import webdriver
 
 import rs_lowconf as rl
+from rs_lowconf.pages.result import Result
 from rs_lowconf.pages.samples import Card, card_of
-from rs_lowconf.pages.write import Told, write_page
+from rs_lowconf.pages.write import write_page
 from rs_lowconf.review.samples import Generated, Prediction, RealNeighbour
 from rs_lowconf.stored import stored_numbers
 
@@ -33,7 +34,7 @@ def bench_pages(repeats: int = 3) -> dict[str, Any]:
         options.add_argument(f"--{word}")
     service = webdriver.ChromeService(shutil.which("chromedriver") or "")
     found: dict[str, Any] = {}
-    told = Told(title="Page", answer="An answer.", tested={}, costs=[("", "tiles")], notes=[])
+    told = Result(title="Page", answer="An answer.", tested={}, notes=[], parts=[])
     with webdriver.Chrome(options=options, service=service) as browser:
         for count in COUNTS:
             many = [

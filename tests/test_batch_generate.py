@@ -1,5 +1,6 @@
 """`rslow batch generate`: variants in their place, read back from the files it writes."""
 
+import html
 import json
 import os
 import re
@@ -126,6 +127,12 @@ def test_variants_lie_on_their_tiles_and_are_what_the_tables_say(generated: Path
     }
     assert (folder / "review" / "context.qgz").is_file()
     assert (folder / "sheet.png").is_file()
+    page = html.unescape((folder / "report.html").read_text())
+    assert all(f'<article id="{one["sample_id"]}"' in page for one in found)
+    assert page.count("<article") == len(found)
+    varied = report["endings"]["varied"]
+    assert f"{len(found)} variants on which" in page
+    assert f"around {varied} of {report['tiles']} real tiles" in page
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`rslow batch score`: the oracle is the target, asked about each tile alone."""
 
+import html
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from rasterio.warp import transform
 
+from rs_lowconf.batch.score_page import MOST_TILES
 from rs_lowconf.data.catalog.table import Catalog, write_catalog
 from rs_lowconf.data.source import open_split
 from rs_lowconf.settings import load
@@ -118,7 +120,9 @@ def test_a_second_run_does_nothing(catalogued: Path, rslow: Run) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-@pytest.mark.parametrize("name", ["scores.parquet", "scores.gpkg", "scores.qgz", "collected.json"])
+@pytest.mark.parametrize(
+    "name", ["scores.parquet", "scores.gpkg", "scores.qgz", "collected.json", "report.html"]
+)
 def test_a_lost_file_is_made_again(catalogued: Path, rslow: Run, name: str) -> None:
     """Whatever is missing of the files at the end comes back, without scoring a tile again."""
     assert score(rslow, catalogued).code == 0
@@ -129,6 +133,33 @@ def test_a_lost_file_is_made_again(catalogued: Path, rslow: Run, name: str) -> N
     assert parts(catalogued) == first
     assert scores(catalogued).equals(found)
     assert "Nothing to do" in score(rslow, catalogued).out
+
+
+def test_the_page_shows_the_tiles_below_the_limit_that_are_at_hand(
+    catalogued: Path, rslow: Run
+) -> None:
+    """One picture for each tile below tau whose file is there; another tau makes another page."""
+    assert score(rslow, catalogued).code == 0
+    page = catalogued / "run" / "batch" / "score" / "report.html"
+    found = scores(catalogued)
+    tau = 0.9
+    below = found[found["confidence"] < tau]
+    assert 0 < len(below) <= MOST_TILES
+    text = html.unescape(page.read_text())
+    assert text.count("<article>") == text.count("data:image/webp") - 1 == len(below)
+    assert f"below 90 % on {len(below)} of {len(found)} scored tiles" in text
+    places = [text.index(f"{name}, ") for name in below.sort_values("confidence")["id"]]
+    assert places == sorted(places)
+    first = parts(catalogued)
+    for lost in below["id"]:
+        name = lost.removeprefix("tiles/").removesuffix("_r00000_c00000")
+        (catalogued / "tiles" / f"{name}.tif").unlink()
+    ran = score(rslow, catalogued, "-s", f"search.tau={tau + 1e-9}")
+    assert ran.code == 0, ran.err
+    assert parts(catalogued) == first
+    text = page.read_text()
+    assert "<article>" not in text
+    assert f"{len(below)} of them are not shown" in text
 
 
 def test_another_split_is_told_without_scoring_again(catalogued: Path, rslow: Run) -> None:

@@ -1,5 +1,6 @@
 """`rslow evaluate` as a user meets it."""
 
+import html
 import json
 import shutil
 import sys
@@ -102,10 +103,13 @@ def test_every_figure_has_its_number_and_interval_or_a_reason(evaluated: Path) -
 def test_table_and_pictures_are_there(evaluated: Path) -> None:
     """report.md holds every figure of report.json, and each plot opens as a picture."""
     table = (evaluated / "report.md").read_text()
+    page = html.unescape((evaluated / "report.html").read_text())
+    assert page.count("data:image/webp") == 5
     for group, own in report_of(evaluated)["figures"].items():
         assert f"## {group}" in table
         for one in own:
             assert f"| {one['name']} |" in table
+            assert f"<th>{one['name']}</th>" in page
     plots = {path.name for path in (evaluated / "plots").iterdir()}
     assert plots == {"radial_power.png", "class_accuracy.png", "memorisation.png", "indices.png"}
     for name in plots:

@@ -131,6 +131,12 @@ def test_rejects_alone_teach_the_gate_without_data(fitted: Path, rslow: Run) -> 
     report = json.loads((fitted / "run" / "update-1" / "report.json").read_text())
     assert (report["rejected"], report["accepted"]) == (12, 0)
     assert report["dropped"]["value"] > 0.5
+    before, after = (report["gate"][when] for when in ("before", "after"))
+    assert {*after["parts"]} - {*before["parts"]} == {"reviews"}
+    assert after["power"]["kinds"] == before["power"]["kinds"] == known.fitted.power["kinds"]
+    page = (fitted / "run" / "update-1" / "report.html").read_text()
+    assert "learned from 12 rejected and 0 accepted tiles" in page
+    assert page.count("<article>") == 12
     rslow("generate", *words, "--name", "round-2", "-s", "search.max_evaluations=60")
     again = json.loads((fitted / "run" / "round-2" / "report.json").read_text())
     assert "reviews" in again["gate"]["parts"]

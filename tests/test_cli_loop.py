@@ -1,5 +1,6 @@
 """The loop of search, review and update as operators and reviewers meet it."""
 
+import html
 import json
 import os
 import shutil
@@ -158,6 +159,11 @@ def test_an_update_changes_the_gate_of_the_next_round(reviewed: Path) -> None:
     report = json.loads((made / "report.json").read_text())
     assert report["head"]["auc"] > 0.8  # brightness is easy to learn
     assert not report["critic_refined"]
+    page = html.unescape((made / "report.html").read_text())
+    assert report["gate"]["before"]["parts"] == report["gate"]["after"]["parts"][:-1]
+    assert page.count("<article>") == len(report["reviewed"])
+    assert f"AUC of {report['head']['auc']:.2f}" in page
+    assert f"learned from {report['head']['accepted']} accepted" in page
     said = run(reviewed, "status")
     assert "Updates of the gate: 1" in said
     assert "Next: rslow generate --name round-2" in said

@@ -14,16 +14,17 @@ from PIL import Image
 from selenium.webdriver import Chrome
 from selenium.webdriver.support.ui import Select
 
+from rs_lowconf.pages.result import Part, Result
 from rs_lowconf.pages.samples import Card, card_of, groups_of, places_of, traits_of
-from rs_lowconf.pages.write import MOST, Told, write_page
+from rs_lowconf.pages.write import MOST, write_page
 from rs_lowconf.review.composites import composites_of, stretch
 from tests.review_samples import CLASSES, PIXEL_CLASSES, SIZE, masked, sample
 
-TOLD = Told(
+TOLD = Result(
     title="Hard samples of the target",
     answer="24 tiles were found.",
     tested={"Target": "trained", "SHA-256": "0" * 64},
-    costs=[("", "tiles", "evaluations"), ("search", "24", "300")],
+    parts=[Part(title="Cost", table=[("", "tiles", "evaluations"), ("search", "24", "300")])],
     notes=["The gate dropped 3 of 27 tiles."],
 )
 HOSTILE = """<script>document.title='broken'</script>"><img src=x onerror=alert(1)>&'"""

@@ -10,9 +10,11 @@ from rs_lowconf.batch.job import Job, Progress, run_job
 from rs_lowconf.batch.ledger import TileError
 from rs_lowconf.batch.serial import Serial
 from rs_lowconf.batch.status import (
+    Problem,
     Status,
     forget_errors,
     open_results,
+    problems,
     read_errors,
     request_stop,
     status,
@@ -24,6 +26,7 @@ __all__ = [
     "Executor",
     "FailureKind",
     "Job",
+    "Problem",
     "Processes",
     "Progress",
     "Serial",
@@ -32,6 +35,7 @@ __all__ = [
     "Work",
     "forget_errors",
     "open_results",
+    "problems",
     "read_errors",
     "request_stop",
     "run_job",

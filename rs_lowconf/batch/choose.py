@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 from numpy.typing import NDArray
 
 from rs_lowconf.batch.jobs import CatalogRows
@@ -15,7 +15,7 @@ from rs_lowconf.batch.quotas import within_quotas
 from rs_lowconf.data.catalog.rows import PLACE, centres
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import JobError, RsLowconfError, left_out_words
-from rs_lowconf.settings import BatchSettings
+from rs_lowconf.settings import BatchSettings, SearchSettings
 from rs_lowconf.vocabulary import Vocabulary, class_name, join, vocabulary
 
 _READ = ("id", "collection", "rslow:split", "rslow:label", *PLACE)
@@ -32,6 +32,18 @@ class Narrowed:
     """True for these tiles."""
     left_out: Mapping[str, int]
     """Number of other tiles, by reason."""
+
+
+def tau_of(confidence: Float64[np.ndarray, " n"], settings: SearchSettings) -> float:
+    """Return the confidence below which a scored tile counts as unsure.
+
+    Args:
+        confidence: of all scored tiles; `search.tau_quantile` is one of theirs.
+        settings: what is asked for.
+    """
+    if settings.tau_quantile is None or not len(confidence):
+        return settings.tau
+    return float(np.quantile(confidence, settings.tau_quantile))
 
 
 def narrow(

@@ -1,4 +1,4 @@
-"""Joins the results of a job with the location of its tiles."""
+"""Joins the results of a job with the location of its tiles: tables, a map for QGIS, a page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
+from rs_lowconf.batch.jobs import TargetOf
 from rs_lowconf.batch.score_map import write_score_map
+from rs_lowconf.batch.score_page import write_score_page
 from rs_lowconf.batch.stamp import fingerprint, stamp, unstamp
 from rs_lowconf.batch.status import open_results
 from rs_lowconf.data.catalog.rows import PLACE, centres
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.runs import replacing
+from rs_lowconf.settings import Settings
 
 #: Columns of the catalog that are written with a score.
 _BESIDE = ("id", "collection", "datetime", "rslow:split", "geometry")
@@ -45,13 +48,21 @@ def placed(catalog: Catalog, job: Path) -> geopandas.GeoDataFrame:
     )
 
 
-def write_scores(folder: Path, catalog: Catalog, inputs: Sequence[str]) -> None:
-    """Write scores.parquet, scores.gpkg and scores.qgz into a job folder of `score`.
+def write_scores(
+    folder: Path,
+    catalog: Catalog,
+    inputs: Sequence[str],
+    settings: Settings,
+    target: TargetOf,
+) -> None:
+    """Write scores.parquet, scores.gpkg, scores.qgz and report.html into a job folder of `score`.
 
     Args:
         folder: of the job.
         catalog: of the job.
         inputs: identify catalog and settings, see `stamp.py`.
+        settings: of the run.
+        target: that scored.
 
     Raises:
         JobError: it is not a job folder, or has no results yet.
@@ -65,4 +76,5 @@ def write_scores(folder: Path, catalog: Catalog, inputs: Sequence[str]) -> None:
     with replacing(table) as temporary:
         frame.to_parquet(temporary)
     written = write_score_map(folder, frame.drop(columns="probabilities"), catalog)
-    stamp(folder, made_from, [table, *written])
+    page = write_score_page(folder, frame, catalog, settings, target)
+    stamp(folder, made_from, [table, *written, page])

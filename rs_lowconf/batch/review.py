@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.batch.choose import narrow
+from rs_lowconf.batch.choose import narrow, tau_of
 from rs_lowconf.batch.collect import placed
 from rs_lowconf.batch.jobs import TargetOf, rows_of
 from rs_lowconf.batch.ledger import read_description
@@ -93,9 +92,7 @@ def choose(scores: geopandas.GeoDataFrame, settings: Settings) -> LeastSure:
         vocabulary("the catalog's labels", scores["label"].unique()),
         vocabulary("the target's answers", scores["predicted"].unique()),
     )
-    tau = settings.search.tau
-    if settings.search.tau_quantile is not None and len(scores):
-        tau = float(np.quantile(scores["confidence"], settings.search.tau_quantile))
+    tau = tau_of(scores["confidence"].to_numpy(), settings.search)
     below = scores[scores["confidence"] < tau].sort_values(["confidence", "id"])
     if not len(below):
         lowest = f", the lowest is {scores['confidence'].min():.3f}" if len(scores) else ""

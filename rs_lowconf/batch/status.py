@@ -87,6 +87,29 @@ def read_errors(folder: Path) -> Iterator[TileError]:
         yield from read_errors_file(path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Why tiles are bad."""
+
+    text: str
+    """What happened to them, in one line."""
+    count: int
+    """Number of tiles."""
+    example: str
+    """The first of their ids."""
+
+
+def problems(folder: Path) -> list[Problem]:
+    """Return what happened to the bad tiles of a job, the most frequent first."""
+    found: dict[str, Problem] = {}
+    for error in read_errors(folder):
+        text = f"{error.kind.value}: {error.message}"
+        known = found.get(text, Problem(text=text, count=0, example=error.id))
+        example = min(known.example, error.id)
+        found[text] = Problem(text=text, count=known.count + 1, example=example)
+    return sorted(found.values(), key=lambda one: (-one.count, one.example))
+
+
 def open_results(folder: Path) -> "pyarrow.dataset.Dataset":
     """Return the results so far, one row per good tile, in no particular order.
 

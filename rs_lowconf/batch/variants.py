@@ -1,6 +1,7 @@
 """What the job `generate` found: figures, tables, GeoTIFFs in their place, and a review package.
 
 ```
+report.html        a page for a browser: the answer, endings, variants beside their tiles
 report.json        endings, inversion errors against their bounds and variants, by class
 tiles.parquet      a row a tile: ending, errors, bounds, latent
 variants.parquet   a row a variant: its tile, scores, distances, file, latent
@@ -15,7 +16,7 @@ One pass over the parts, of which a few are in memory at a time.
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,11 +34,13 @@ from rs_lowconf.batch.generate import SCHEMA, VARIANT
 from rs_lowconf.batch.jobs import CatalogRows
 from rs_lowconf.batch.ledger import PARTS
 from rs_lowconf.batch.stamp import fingerprint, is_stamped, stamp, unstamp
+from rs_lowconf.batch.variants_page import write_variants_page
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.gan.masks import MaskBank
 from rs_lowconf.gan.sheet import GAP, tiles_row
 from rs_lowconf.models import Models, of_masks
+from rs_lowconf.pages.samples import Card, card_of
 from rs_lowconf.review.geotiff import synthetic_tags, write_tile
 from rs_lowconf.review.ids import package_id
 from rs_lowconf.review.package import place_for
@@ -45,7 +48,7 @@ from rs_lowconf.review.publish import publish
 from rs_lowconf.review.samples import Generated, Prediction, RealNeighbour, TileMasks
 from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.runs import output_errors, replacing, sha256_of, write_json
-from rs_lowconf.search.calibration import CRITIC
+from rs_lowconf.search.calibration import CRITIC, Features
 from rs_lowconf.settings import Settings
 from rs_lowconf.stored import reflectance_of, stored_numbers
 from rs_lowconf.version import __version__
@@ -82,7 +85,9 @@ class _Variant:
     file: Path
 
 
-def write_variants(settings: Settings, models: Models, rows: CatalogRows, folder: Path) -> Written:
+def write_variants(
+    settings: Settings, models: Models, rows: CatalogRows, folder: Path, features: Features
+) -> Written:
     """Write everything into the folder of a job.
 
     Args:
@@ -90,6 +95,7 @@ def write_variants(settings: Settings, models: Models, rows: CatalogRows, folder
         models: that searched.
         rows: that the job worked on.
         folder: of the job.
+        features: in which distance means dissimilarity, for the page.
 
     Raises:
         TileError: a tile that was searched around cannot be read any more.
@@ -121,10 +127,16 @@ def write_variants(settings: Settings, models: Models, rows: CatalogRows, folder
             variants.write_table(pa.Table.from_pylist(told, schema=_VARIANTS))
     writer.remove_others()
     writer.write_sheet()
-    package, shown = writer.write_package()
+    chosen = writer.chosen()
+    package = writer.write_package(chosen)
     name = None if package is None else package.name
-    write_json(folder / _REPORT, {**figures.report(), "package": name, "shown": shown})
-    written = [folder / name for name in (_REPORT, "tiles.parquet", "variants.parquet")]
+    report = {**figures.report(), "package": name, "shown": len(chosen)}
+    write_json(folder / _REPORT, report)
+    cards = [writer.card(one, features) for one in chosen]
+    page = write_variants_page(
+        folder, report, settings, models, cards=cards, catalog=rows.catalog.path
+    )
+    written = [page, *(folder / name for name in (_REPORT, "tiles.parquet", "variants.parquet"))]
     stamp(folder, made_from, written if package is None else [*written, package])
     return _read(folder)
 
@@ -279,19 +291,30 @@ class _Writer:
                 if path.relative_to(self._folder).as_posix() not in known:
                     path.unlink()
 
-    def write_package(self) -> tuple[Path | None, int]:
-        """Return the review package, and how many it shows; one that exists is never changed."""
-        # Best last in the heap: the first variants of all tiles come first.
-        chosen = [entry[-1] for entry in sorted(self._shown, key=lambda one: one[:3], reverse=True)]
+    def chosen(self) -> list[_Variant]:
+        """Return the variants that people are shown, the first ones of all tiles first."""
+        # Best last in the heap.
+        return [entry[-1] for entry in sorted(self._shown, key=lambda one: one[:3], reverse=True)]
+
+    @torch.no_grad()
+    def card(self, one: _Variant, features: Features) -> Card:
+        """Return a variant as a page shows it."""
+        models, sample = self._models, self._sample(one)
+        image = reflectance_of(sample.pixels)[None].to(models.device)
+        seen = features(image)[0].cpu().numpy()
+        return card_of(sample, seen, models.pixel_classes, models.target.classes)
+
+    def write_package(self, chosen: Sequence[_Variant]) -> Path | None:
+        """Return the review package of variants; one that exists is never changed."""
         if not chosen:
-            return None, 0
+            return None
         settings, models = self._settings, self._models
         # With the files' checksums: other pixels of the same seeds are other variants.
         content = [(one.own["sample_id"], sha256_of(one.file)) for one in chosen]
         package = package_id(settings.run.seed, "variants", repr(content))
         review = place_for(self._folder, package)
         if review.exists():
-            return review, len(chosen)
+            return review
         publish(
             ReviewStore(settings.run.dir / STORE),
             review,
@@ -305,7 +328,7 @@ class _Writer:
             provenance={name: str(value) for name, value in models.fingerprint.items()},
             pixel_classes=models.pixel_classes,
         )
-        return review, len(chosen)
+        return review
 
     def _sample(self, one: _Variant) -> Generated:
         models, own, row = self._models, one.own, one.row

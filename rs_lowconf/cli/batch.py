@@ -65,8 +65,8 @@ def score(
 
     Can be interrupted, killed and run again: results are kept, and only tiles affected by changed
     settings or data are scored again. Tiles that cannot be scored are listed and do not stop the
-    job. Results are in run.dir/batch/score: parts/ while it runs, at the end also scores.parquet
-    and scores.qgz.
+    job. Results are in run.dir/batch/score: parts/ while it runs, at the end also report.html,
+    scores.parquet and scores.qgz.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.batch import Job
@@ -94,6 +94,7 @@ def score(
         sha256_of(catalog.path),
         work.key,
         selection(batch, settings.run.seed),
+        f"{settings.search.tau} {settings.search.tau_quantile}",
     )
     print_classes(labels_of(catalog), "the target", target.classes)
     if is_stamped(folder, fingerprint(folder, inputs)):
@@ -112,7 +113,8 @@ def score(
             return
         from rs_lowconf.batch.collect import write_scores
 
-        write_scores(folder, catalog, inputs)
+        write_scores(folder, catalog, inputs, settings, target)
+    print(f"Report: {folder / 'report.html'}")
     print(f"Scores: {folder / 'scores.parquet'}")
     print(f"Open in QGIS: {folder / 'scores.qgz'}")
 
@@ -356,13 +358,10 @@ def _show_state(folder: Path) -> "Status":
 
 def _show_errors(folder: Path) -> None:
     """Print the problems, each with its number of tiles and an example."""
-    from rs_lowconf.batch import read_errors
+    from rs_lowconf.batch import problems
 
-    problems: dict[str, list[str]] = {}
-    for error in read_errors(folder):
-        problems.setdefault(f"{error.kind.value}: {error.message}", []).append(error.id)
-    ordered = sorted(problems.items(), key=lambda item: (-len(item[1]), min(item[1])))
-    for text, ids in ordered[:_ERRORS_SHOWN]:
-        print(f"  {len(ids):,} {text} (such as {min(ids)})")
-    if len(ordered) > _ERRORS_SHOWN:
-        print(f"  and {len(ordered) - _ERRORS_SHOWN:,} other problems, all in {folder / 'errors'}")
+    found = problems(folder)
+    for one in found[:_ERRORS_SHOWN]:
+        print(f"  {one.count:,} {one.text} (such as {one.example})")
+    if len(found) > _ERRORS_SHOWN:
+        print(f"  and {len(found) - _ERRORS_SHOWN:,} other problems, all in {folder / 'errors'}")

@@ -40,8 +40,9 @@ def generate(
     label or mask), and the search starts around them. Tiles that cannot be reconstructed well are
     reported and get no variants. Variants have the grid of their tile and are marked as synthetic.
     Can be interrupted, killed and run again, like all batch jobs. Results are in
-    run.dir/batch/generate: parts/ while it runs, at the end report.json, tiles.parquet,
-    variants.parquet and the review packages with review.qgz and, at the real location, context.qgz.
+    run.dir/batch/generate: parts/ while it runs, at the end report.html, report.json,
+    tiles.parquet, variants.parquet and the review packages with review.qgz and, at the real
+    location, context.qgz.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.batch import Job
@@ -55,7 +56,7 @@ def generate(
     models = load_models(_for_driver(settings), trust_code=trust_code)
     for_workers = _for_workers(settings, models)
     # Missing inputs are reported before anything begins.
-    load_inversions(for_workers, models)
+    features = load_inversions(for_workers, models).features
     rows = chosen_rows(catalog, settings.batch, settings.run.seed)
     print_left_out(rows.left_out, len(catalog))
     if models.generator.bank is None:
@@ -77,7 +78,8 @@ def generate(
         chunk_rows=settings.batch.chunk or _CHUNK,
     )
     if work_on(job, executor_of(settings.batch, scheduler)):
-        _say(write_variants(for_workers, models, rows, folder.absolute()), folder, for_workers)
+        written = write_variants(for_workers, models, rows, folder.absolute(), features)
+        _say(written, folder, for_workers)
 
 
 def _say(written: "Written", folder: Path, settings: Settings) -> None:
@@ -103,7 +105,7 @@ def _say(written: "Written", folder: Path, settings: Settings) -> None:
         )
     print(f"{report['variants']:,} variants: {folder / 'variants'}, {folder / 'variants.parquet'}")
     print(f"Real, reconstructed, variants: {folder / 'sheet.png'}")
-    print(f"Report: {folder / 'report.json'}")
+    print(f"Report: {folder / 'report.html'} and report.json")
     if written.package is None:
         return
     if report["shown"] < report["variants"]:

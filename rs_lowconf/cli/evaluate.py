@@ -31,11 +31,11 @@ def evaluate(
     """Measure the generator against real tiles: likeness, usefulness, spectra, copies.
 
     Needs a GAN and real tiles of the split evaluate.split; trains the classifiers it measures
-    with. Writes report.json, report.md, plots/ and mixed.png (generated tiles without labels; the
-    key is mixed.json) into run.dir/NAME. With pictures in data.more, the probe tries to tell
-    generated tiles from real ones by a network that nothing else sees through; probe.jsonl logs
-    every time it does. Of tiles with masks: fidelity to these, spectra, and sheets/ in the place of
-    plots.
+    with. Writes report.html, report.json, report.md, plots/ and mixed.png (generated tiles without
+    labels; the key is mixed.json) into run.dir/NAME. With pictures in data.more, the probe tries to
+    tell generated tiles from real ones by a network that nothing else sees through; probe.jsonl
+    logs every time it does. Of tiles with masks: fidelity to these, spectra, and sheets/ in the
+    place of plots.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.workflows.mask_quality import evaluate_masks
@@ -48,6 +48,7 @@ def evaluate(
         _say(measurement)
     if quality.note:
         print(quality.note)
+    print(f"Report: {quality.page}")
     print(f"The whole table: {quality.report}")
     if settings.data.masked:
         print(f"Masks, real and generated tiles: {folder / 'sheets'}")

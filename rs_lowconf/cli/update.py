@@ -13,7 +13,8 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
     calibrated again to the same joint false rejection. A gate of gate.recipe=frozen holds what
     this takes. One of gate.recipe=native needs 10 accepts too, and the data that it was trained
     on; from update.refine_from rejects the last stage of its critic is trained on with them as
-    fakes, unless tiles have masks. Writes run.dir/update-N, whole or not at all, with report.json.
+    fakes, unless tiles have masks. Writes run.dir/update-N, whole or not at all, with report.html
+    and report.json.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.workflows.update import LearnedHead
@@ -21,19 +22,11 @@ def update(config: ConfigOption = None, set_: SetOption = None) -> None:
 
     made = show(update_gate(settings))
     learned = made.learned
+    print(f"update {made.number}: {learned.answer}")
     if isinstance(learned, LearnedHead):
         print(
-            f"update {made.number}: a head from {learned.accepted} accepted and "
-            f"{learned.rejected} rejected samples, cross-validated AUC {learned.auc:.2f}; critic "
-            f"{'refined' if learned.critic_refined else 'as before'}, generator "
-            f"{'trained on' if learned.generator_images else 'as before'}; {made.folder}"
+            f"The critic is {'refined' if learned.critic_refined else 'as before'}, the generator "
+            f"{'trained on' if learned.generator_images else 'as before'}."
         )
-    else:
-        low, high = learned.dropped["interval_95"]
-        print(
-            f"update {made.number}: a part of the gate from {learned.rejected} rejected and "
-            f"{learned.accepted} accepted samples; cross-validated, it drops "
-            f"{learned.dropped['value']:.0%} ({low:.0%} .. {high:.0%}) of what was rejected; "
-            f"{made.folder}"
-        )
+    print(f"Report: {made.folder / 'report.html'}")
     hint("Next", "status")

@@ -44,6 +44,8 @@ class Measurement:
     """The same figure of real tiles instead of generated ones; None if that makes no sense."""
     better: Literal["lower", "higher", "like the floor"] = "lower"
     note: str = ""
+    control: bool = False
+    """Whether it is of tiles made for comparison, not of generated ones."""
 
     def to_json(self) -> dict[str, Any]:
         """Return values for the JSON report."""

@@ -33,6 +33,12 @@ from rs_lowconf.seeds import seed_of
 #: Share of held-out real tiles that are nearer to a training tile than the threshold.
 QUANTILE = 0.01
 
+HEADS = (
+    *("figure", "value", "95 % interval", "tiles", "floor", "95 % interval", "tiles"),
+    *("better", "what"),
+)
+"""Of the table of all figures."""
+
 Right = Mapping[tuple[str, str], Bool[Tensor, " n"]]
 """Which test tiles a classifier gets right, by its input and its training tiles."""
 
@@ -222,6 +228,7 @@ def classification_figures(right: Right, classes: int, seed: int) -> list[Measur
                     measured=share_of(right[view, name]),
                     floor=share_of(real),
                     better="higher",
+                    control=name == "gaussian",
                     note=f"the floor is trained on real tiles; chance is {1 / classes:.0%}",
                 )
             )
@@ -234,6 +241,7 @@ def classification_figures(right: Right, classes: int, seed: int) -> list[Measur
                     name=f"{title}, {view}, ratio to real",
                     measured=ratio,
                     better="higher",
+                    control=name == "gaussian",
                     note=note,
                 )
             )
@@ -262,6 +270,7 @@ def repeated_figures(
                     measured=repeated_share(seeds, seed),
                     floor=repeated_share(real, seed),
                     better="higher",
+                    control=name == "gaussian",
                     note=f"the floor is trained on real tiles; mean of {len(seeds)} seeds; "
                     f"chance is {1 / classes:.0%}",
                 ),
@@ -269,6 +278,7 @@ def repeated_figures(
                     name=f"{title}, {view}, ratio to real",
                     measured=repeated_ratio(seeds, real, seed),
                     better="higher",
+                    control=name == "gaussian",
                     note="paired over test tiles; the interval is over tiles and seeds",
                 ),
             ]
@@ -313,15 +323,17 @@ def markdown(groups: Mapping[str, Sequence[Measurement]]) -> str:
         lines += [
             f"## {title}",
             "",
-            "| figure | value | 95 % interval | tiles | floor | 95 % interval | tiles "
-            "| better | what |",
+            f"| {' | '.join(HEADS)} |",
             "|---|---:|---|---:|---:|---|---:|---|---|",
+            *(f"| {' | '.join(row_of(one))} |" for one in measurements),
         ]
-        for one in measurements:
-            cells = [one.name, *_cells(one.measured), *_cells(one.floor), one.better, one.note]
-            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def row_of(one: Measurement) -> list[str]:
+    """Return the cells of a figure, below `HEADS`."""
+    return [one.name, *_cells(one.measured), *_cells(one.floor), one.better, one.note]
 
 
 def _cells(one: Estimate | None) -> list[str]:

@@ -138,7 +138,8 @@ def _index_figure(sets: Sets) -> Figure:
 
 def _accuracy_figure(right: Right, sets: Sets) -> Figure:
     views = list(dict.fromkeys(view for view, _ in right))
-    width, height = 2.5 + 0.75 * len(sets.classes), 3.1 * len(views)
+    # Wide enough for the legend, where there are few classes.
+    width, height = max(8.0, 2.5 + 0.75 * len(sets.classes)), 3.1 * len(views)
     figure, plots = panels(width, height, len(views), sharex=True)
     places = np.arange(len(sets.classes) + 1)
     for view, axes in zip(views, plots, strict=True):

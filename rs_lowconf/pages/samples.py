@@ -1,29 +1,19 @@
 """Samples as a page shows them, and groups of samples that fail alike, with a name for each."""
 
-import base64
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8, UInt16
+from jaxtyping import Float, UInt16
 from PIL import Image
 from sklearn.cluster import KMeans
 
-from rs_lowconf.bands import (
-    PRODUCT_SCALE,
-    TRUE_COLOUR,
-    WAVELENGTH_NM,
-    BandSpec,
-    composites_or_grey,
-)
-from rs_lowconf.review.composites import stretch
+from rs_lowconf.bands import PRODUCT_SCALE, TRUE_COLOUR, WAVELENGTH_NM, BandSpec
+from rs_lowconf.pages.pictures import composites, sheet, webp
 from rs_lowconf.review.panels import panels_of
 from rs_lowconf.review.samples import Generated
 
-_GAP = 2
-_QUALITY = 82
 _RIM = 4
 """Pixels at the edge of a tile."""
 _LARGE = 12
@@ -110,7 +100,7 @@ def card_of(
         target_classes: of the model under test.
     """
     beside, bands = sample.neighbour, sample.bands
-    rows = [_pictures(sample.pixels, bands)]
+    rows = [composites(sample.pixels, bands)]
     if sample.masks is not None:
         known = {
             "mask": sample.masks.mask,
@@ -122,8 +112,8 @@ def card_of(
             if values is not None:
                 rows[0].append(panel.paint(values))
     if beside is not None:
-        rows.append(_pictures(beside.pixels, bands))
-    sheet = _sheet(rows)
+        rows.append(composites(beside.pixels, bands))
+    shown = sheet(rows)
     known_class = f" ({beside.class_name})" if beside is not None and beside.class_name else ""
     return Card(
         name=sample.sample_id,
@@ -132,8 +122,8 @@ def card_of(
         second="" if sample.masks is not None else sample.prediction.second,
         confidence=sample.prediction.confidence,
         gate_score=sample.gate_score,
-        picture=_webp(sheet),
-        size=(sheet.shape[1], sheet.shape[0]),
+        picture=webp(Image.fromarray(shown)),
+        size=(shown.shape[1], shown.shape[0]),
         spectrum=_spectrum(sample.pixels, bands),
         real_spectrum=() if beside is None else _spectrum(beside.pixels, bands),
         neighbour="" if beside is None else f"{beside.tile_id}{known_class}",
@@ -258,31 +248,6 @@ def _distance(
     spread = float(np.sqrt((own.var() + other.var()) / 2))
     distance = float(own.mean() - other.mean()) / max(spread, 1e-9)
     return max(-_CLEAR, min(_CLEAR, distance))
-
-
-def _pictures(
-    pixels: UInt16[np.ndarray, "c h w"], bands: BandSpec
-) -> list[UInt8[np.ndarray, "h w 3"]]:
-    return [stretch(pixels, bands, composite) for composite in composites_or_grey(bands)]
-
-
-def _sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]]) -> UInt8[np.ndarray, "v u 3"]:
-    """Return pictures in rows, with white gaps."""
-    height, width = rows[0][0].shape[:2]
-    columns = max(len(row) for row in rows)
-    shape = (len(rows) * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3)
-    sheet = np.full(shape, 255, dtype=np.uint8)
-    for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            top, left = i * (height + _GAP), j * (width + _GAP)
-            sheet[top : top + height, left : left + width] = picture
-    return sheet
-
-
-def _webp(picture: UInt8[np.ndarray, "h w 3"]) -> str:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="WEBP", quality=_QUALITY, method=4)
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def _spectrum(

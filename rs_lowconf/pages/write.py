@@ -1,12 +1,11 @@
-"""The page of a search: what was tested, the answer, and every sample beside its real neighbour."""
+"""Pages of samples: what was tested, the answer, and every sample beside its real neighbour."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from rs_lowconf.pages.rendering import template
+from rs_lowconf.pages.result import Result
 from rs_lowconf.pages.samples import Card, Group, groups_of, places_of
 from rs_lowconf.runs import write_text
 
@@ -25,22 +24,7 @@ _COLOURS = (
 """Okabe and Ito's palette, and darker."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """What a page tells beside its samples."""
-
-    title: str
-    answer: str
-    """One sentence."""
-    tested: Mapping[str, str]
-    """What was tested with what: model, checksum, data, date, versions."""
-    costs: Sequence[Sequence[str]]
-    """A table, heads first."""
-    notes: Sequence[str]
-    """What else has to be known, such as what the gate drops."""
-
-
-def write_page(folder: Path, told: Told, cards: Sequence[Card], seed: int = 0) -> Path:
+def write_page(folder: Path, told: Result, cards: Sequence[Card], seed: int = 0) -> Path:
     """Write a page of samples; above a thousand, pages of a thousand and an index.
 
     Args:
@@ -55,15 +39,7 @@ def write_page(folder: Path, told: Told, cards: Sequence[Card], seed: int = 0) -
     Raises:
         OutputError: a file cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rs_lowconf.pages"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["spectrum"] = _spectrum
-    template = environment.get_template("samples.html")
+    samples = template("samples.html")
     groups = groups_of(cards, seed)
     group_of = {card.name: number for number, group in enumerate(groups) for card in group.cards}
     parts = [cards[first : first + MOST] for first in range(0, len(cards), MOST)]
@@ -76,6 +52,7 @@ def write_page(folder: Path, told: Told, cards: Sequence[Card], seed: int = 0) -
         """Write one page with some of the samples."""
         values = {
             "told": told,
+            "spectrum": _spectrum,
             "colours": _COLOURS,
             "group_of": group_of,
             "cards": own,
@@ -88,12 +65,12 @@ def write_page(folder: Path, told: Told, cards: Sequence[Card], seed: int = 0) -
             "number": 0,
             "pages": [],
         }
-        write_text(path, template.render(values | changes))
+        write_text(path, samples.render(values | changes))
         return path
 
     rows = [_row(number, group, place) for number, group in enumerate(groups)]
     points = _points(cards, group_of, place)
-    if len(parts) == 1:
+    if len(parts) <= 1:
         return written(folder / "report.html", cards, groups=rows, points=points)
     (folder / "report").mkdir(exist_ok=True)
     for number, part in enumerate(parts, start=1):

@@ -24,6 +24,7 @@ from rs_lowconf.target.tasks import SegmentationTask
 from rs_lowconf.target.train import Training
 from rs_lowconf.target.trained import TrainedNetwork, load_trained, save_trained
 from rs_lowconf.workflows.quality import Quality, refuse_idle
+from rs_lowconf.workflows.quality_page import write_quality_page
 from rs_lowconf.workflows.records import Step, Work
 from rs_lowconf.workflows.training import open_like_masks
 
@@ -41,7 +42,7 @@ nothing; of the test tiles' pixels it has {right:.1%} right.
 
 
 def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) -> Work[Quality]:
-    """Measure fidelity to masks and spectra, and write report.json, report.md and sheets/.
+    """Measure fidelity to masks and spectra, and write a page, tables and sheets/.
 
     Args:
         settings: of the run; the reporter's are in `evaluate.segmenter`.
@@ -96,7 +97,19 @@ def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) 
     )
     write_text(folder / "report.md", f"{header}\n{markdown(groups)}")
     write_json(folder / "report.json", report)
-    return Quality(headline=tuple(fidelity), report=folder / "report.md")
+    page = write_quality_page(
+        folder,
+        header=header,
+        groups=groups,
+        tested={
+            "Generator's SHA-256": report["gan"]["sha256"],
+            "Generator learned from": gan.header["attribution"],
+            "Real tiles": settings.data.attribution,
+            "Classes": ", ".join(generator.bank.classes),
+            "Bands": f"{', '.join(generator.bands.names)} ({generator.bands.level})",
+        },
+    )
+    return Quality(headline=tuple(fidelity), report=folder / "report.md", page=page)
 
 
 def _reporter(

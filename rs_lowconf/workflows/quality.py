@@ -23,6 +23,7 @@ from rs_lowconf.gan.quality import (
     memorisation_figures,
 )
 from rs_lowconf.gan.quality_plots import write_mixed_sheet, write_plots
+from rs_lowconf.gan.source_quality import MEANING
 from rs_lowconf.gan.spectra import band_deviations, limits_of, tile_spectra
 from rs_lowconf.gan.spectral_quality import spectral_figures
 from rs_lowconf.gan.tiles import all_turns, at_most
@@ -33,6 +34,7 @@ from rs_lowconf.settings import Settings, further_sources
 from rs_lowconf.target.trained import TrainedNetwork
 from rs_lowconf.types import TileSource
 from rs_lowconf.workflows.quality_classifiers import load_reporter, train_and_test
+from rs_lowconf.workflows.quality_page import write_quality_page
 from rs_lowconf.workflows.quality_pictures import Judged, judge_sources, open_judges
 from rs_lowconf.workflows.quality_tiles import Tiles, load_tiles
 from rs_lowconf.workflows.records import Step, Work
@@ -63,6 +65,8 @@ class Quality:
     """The figures that say most; the report has all."""
     report: Path
     """The table of all figures, as Markdown; what else was written is beside it."""
+    page: Path
+    """The same as a page, with the pictures."""
     note: str = ""
     """How often the probe has been opened for this model; empty without a probe."""
 
@@ -70,7 +74,7 @@ class Quality:
 def evaluate(settings: Settings, folder: Path, found: Sequence[str] = ()) -> Work[Quality]:
     """Measure a generator of labelled tiles against real ones; yield how far that is.
 
-    Writes report.json, report.md, plots/ and mixed.png into the folder.
+    Writes report.html, report.json, report.md, plots/ and mixed.png into the folder.
 
     Args:
         settings: of the run.
@@ -245,9 +249,23 @@ def _write(
     table = f"{header}\n{markdown(groups)}{judged.text if judged else ''}"
     write_text(folder / "report.md", table)
     write_json(folder / "report.json", report)
+    page = write_quality_page(
+        folder,
+        header=header,
+        groups=groups,
+        tested={
+            "Generator's SHA-256": tiles.gan_sha256,
+            "Generator learned from": tiles.gan.header["attribution"],
+            "Real tiles": settings.data.attribution,
+            "Classes": ", ".join(sets.classes),
+            "Bands": f"{', '.join(sets.bands.names)} ({sets.bands.level})",
+        },
+        notes=[MEANING.replace("*", ""), judged.opened] if judged else [],
+    )
     judges = judged.groups.values() if judged else ()
     return Quality(
         headline=tuple(chain(distribution, use, *judges)),
         note=judged.opened if judged else "",
         report=folder / "report.md",
+        page=page,
     )

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rs_lowconf.models import Models
+from rs_lowconf.pages.rendering import made, target_facts
+from rs_lowconf.pages.result import Part, Result
 from rs_lowconf.pages.samples import Card
-from rs_lowconf.pages.write import Told, write_page
+from rs_lowconf.pages.write import write_page
 from rs_lowconf.places import model_path
-from rs_lowconf.runs import versions
 from rs_lowconf.search.report import gate_lines
 from rs_lowconf.settings import Settings
-from rs_lowconf.target.origin import model_file
 from rs_lowconf.workflows.search_report import SearchReport
 
 
@@ -25,7 +25,7 @@ def write_search_page(
     return write_page(folder, told_of(report, settings, models), cards, settings.run.seed)
 
 
-def told_of(report: SearchReport, settings: Settings, models: Models) -> Told:
+def told_of(report: SearchReport, settings: Settings, models: Models) -> Result:
     """Return what was tested, the answer in one sentence, and what it cost."""
     ours, theirs = report.search, report.random_latents
     times = report.times_less_than_random
@@ -36,19 +36,15 @@ def told_of(report: SearchReport, settings: Settings, models: Models) -> Told:
     )
     if fewer is not None:
         answer += f", {fewer:.1f} times fewer per tile than with random latents"
-    model = model_file(settings.target, model_path(settings, "target"))
-    installed = versions()
+    target = models.target
     tested = {
-        "Target": f"{settings.target.kind}" + ("" if model is None else f", {model.name}"),
-        "Its file's SHA-256": str(models.fingerprint["target file"]),
-        "Its bands": f"{', '.join(models.target.bands.names)} ({models.target.bands.level})",
-        "Its classes": ", ".join(models.target.classes),
+        **target_facts(settings.target, model_path(settings, "target"), target.classes),
+        "Its bands": f"{', '.join(target.bands.names)} ({target.bands.level})",
         "Generator's SHA-256": models.generator.sha256,
         "Generator learned from": models.generator.attribution,
         "Real tiles beside samples": "none" if models.real is None else f"{len(models.real):,}",
-        "Date": report.created,
         "Method": report.method,
-        "Versions": ", ".join(f"{name} {text}" for name, text in installed.items() if text),
+        **made(report.created),
     }
     heads = ("", "tiles", "evaluations", "evaluations per tile", "seconds per tile")
     costs = [heads]
@@ -65,11 +61,11 @@ def told_of(report: SearchReport, settings: Settings, models: Models) -> Told:
             )
     looked = ours.rejected_by_gate + ours.passed_gate
     dropped = f"The gate dropped {ours.rejected_by_gate:,} of {looked:,} tiles of low confidence."
-    return Told(
+    return Result(
         title="Hard samples of the target",
         answer=f"{answer}.",
         tested=tested,
-        costs=costs,
+        parts=[Part(title="What it cost", table=costs, wide=True)],
         notes=[
             dropped,
             *gate_lines(report.gate),

@@ -1,7 +1,7 @@
 """What reviewers said changes the gate and, on request, the generator."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,15 @@ from rs_lowconf.vocabulary import class_list, class_name, require, vocabulary
 from rs_lowconf.workflows.records import Step, Work
 from rs_lowconf.workflows.train_gate import train_critic
 from rs_lowconf.workflows.training import open_like, open_like_masks
+from rs_lowconf.workflows.update_page import Reviewed, write_update_page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """What `Gate.describe` says before and after an update."""
+
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +69,17 @@ class LearnedHead:
     """Real tiles that the generator was trained on with; 0 where it is as before."""
     held_out_real_tiles: int
     """On so many the gate is calibrated."""
+    gate: Gates
+
+    @property
+    def answer(self) -> str:
+        """Return in one sentence what was learned."""
+        bound = self.gate.after["joint_false_rejection_at_most"]
+        return (
+            f"The gate learned from {self.accepted:,} accepted and {self.rejected:,} rejected "
+            f"tiles: cross-validated, what it learned tells them apart with an AUC of "
+            f"{self.auc:.2f}, and it still rejects at most {bound:.1%} of real tiles on average."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return its part of report.json."""
@@ -68,6 +88,7 @@ class LearnedHead:
             "critic_refined": self.critic_refined,
             "generator_images": self.generator_images,
             "held_out_real_tiles": self.held_out_real_tiles,
+            "gate": vars(self.gate),
         }
 
 
@@ -81,10 +102,23 @@ class LearnedPart:
     """Cross-validated share of the rejected tiles that it drops, with its interval."""
     held_out_real_tiles: int
     """On so many its first stage is calibrated."""
+    gate: Gates
+
+    @property
+    def answer(self) -> str:
+        """Return in one sentence what was learned."""
+        low, high = self.dropped["interval_95"]
+        bound = self.gate.after["joint_false_rejection_at_most"]
+        return (
+            f"The gate learned from {self.rejected:,} rejected and {self.accepted:,} accepted "
+            f"tiles: cross-validated, it drops {self.dropped['value']:.0%} ({low:.0%} .. "
+            f"{high:.0%}) of what was rejected, and still rejects at most {bound:.1%} of real "
+            "tiles on average."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return its part of report.json."""
-        return vars(self)
+        return {**vars(self), "gate": vars(self.gate)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +141,15 @@ class Reviews:
     label: Int[Tensor, " n"]
     """Class that each was generated for."""
     accepted: Bool[Tensor, " n"]
+
+    def tiles(self, classes: Sequence[str]) -> list[Reviewed]:
+        """Return them one by one, with the names of their classes."""
+        return [
+            Reviewed(name=name, condition=classes[label], accepted=accepted, image=image)
+            for name, label, accepted, image in zip(
+                self.names, self.label.tolist(), self.accepted.tolist(), self.image, strict=True
+            )
+        ]
 
 
 def update(settings: Settings) -> Work[Update]:
@@ -136,14 +179,24 @@ def update(settings: Settings) -> Work[Update]:
                 settings, building, gan, reviews, known, fitted=known.fitted, seed=seed
             )
         RunFolder(building, settings)
-        write_json(
-            building / "report.json",
-            {
-                "update": before + 1,
-                **learned.to_json(),
-                "reviewed": sorted(reviews.names),
-                "rounds": {str(k): v for k, v in round_reports(store).items()},
+        report = {
+            "update": before + 1,
+            **learned.to_json(),
+            "reviewed": sorted(reviews.names),
+            "rounds": {str(k): v for k, v in round_reports(store).items()},
+        }
+        write_json(building / "report.json", report)
+        write_update_page(
+            building,
+            answer=learned.answer,
+            report=report,
+            tested={
+                "Generator's SHA-256": generator.sha256,
+                "Generator learned from": generator.attribution,
+                "Reviewed tiles": f"{len(reviews.names):,}",
             },
+            tiles=reviews.tiles(generator.net.classes),
+            bands=generator.net.bands,
         )
     return Update(number=before + 1, folder=folder, learned=learned)
 
@@ -199,6 +252,10 @@ def _teach(
         accepted=taught.accepted,
         dropped=taught.dropped,
         held_out_real_tiles=len(taught.gate.stages[0].reference),
+        gate=Gates(
+            before=fitted.describe(settings.search.false_rejection),
+            after=taught.gate.describe(settings.search.false_rejection),
+        ),
     )
 
 
@@ -395,6 +452,10 @@ def _with_head(
         head=fitted.head,
     )
     calibration.save(folder / "calibration.safetensors")
+    gates = [
+        own.gate(critics[0], features, settings.search.false_rejection).describe()
+        for own in (known, calibration)
+    ]
     return LearnedHead(
         auc=fitted.auc,
         accepted=fitted.accepted,
@@ -402,6 +463,7 @@ def _with_head(
         critic_refined=refined,
         generator_images=settings.update.generator_images,
         held_out_real_tiles=len(calibration.reference),
+        gate=Gates(before=gates[0], after=gates[1]),
     )
 
 
