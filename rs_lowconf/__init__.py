@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rs_lowconf.estimate.describe_plan import LabelPlan
     from rs_lowconf.estimate.result import Report
     from rs_lowconf.estimation import LabelDraw, Pool
+    from rs_lowconf.review.pictures import write_pictures
     from rs_lowconf.review.reading import ReviewedPackage
     from rs_lowconf.review.reading import read_package as read_review
     from rs_lowconf.settings import SearchSettings, Settings
@@ -59,6 +60,7 @@ _PLACES = {
     "load_settings": "settings:load",
     "load_target": "api",
     "read_review": "review.reading:read_package",
+    "write_pictures": "review.pictures",
     "write_review": "api",
 }
 
@@ -84,6 +86,7 @@ __all__ = [
     "load_settings",
     "load_target",
     "read_review",
+    "write_pictures",
     "write_review",
 ]
 

@@ -17,6 +17,7 @@ import rs_lowconf as rl
 from rs_lowconf import reference
 from rs_lowconf.cli.app import app
 from rs_lowconf.settings import Settings, keys_of
+from tests.fiftyone_stand_in import fiftyone
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "pages"
@@ -114,6 +115,7 @@ def test_the_python_of_a_page_runs(
 ) -> None:
     """Block by block, in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "fiftyone", fiftyone())
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
     names: dict[str, Any] = {"__name__": path.stem}
     for block in blocks:

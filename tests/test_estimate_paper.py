@@ -236,6 +236,7 @@ def test_reviews_take_the_place_of_conditions(pools: Path, tmp_path: Path) -> No
             pixel_classes=(),
             answers=answers,
             manifest={},
+            shown={},
         )
     )
     settings = load(None, (f"run.dir={tmp_path}",))

@@ -15,6 +15,7 @@ import rs_lowconf as rl
 from rs_lowconf import api, ask_tell, estimation
 from rs_lowconf.errors import DataError, JobError, ModelError, ReviewError, SettingsError
 from rs_lowconf.estimate import describe_plan, result
+from rs_lowconf.review import pictures
 from rs_lowconf.search.report import Cost
 from rs_lowconf.workflows.search import Searching
 
@@ -57,7 +58,7 @@ def found(generator: rl.Generator, gate: rl.RealismGate) -> rl.SearchResult:
     return rl.Search(generator, target, gate, tau=0.6, count=5, seed=3).result()
 
 
-@pytest.mark.parametrize("module", [api, ask_tell, estimation, describe_plan, result])
+@pytest.mark.parametrize("module", [api, ask_tell, estimation, describe_plan, result, pictures])
 def test_examples_of_the_docstrings_run(
     module: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from rs_lowconf.errors import ReviewError
-from rs_lowconf.review.browser import ReviewServer, package_of_answers, with_answers
+from rs_lowconf.review.answers import package_of_answers, with_answers
+from rs_lowconf.review.browser import ReviewServer
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.store import ReviewStore
 from tests.conftest import OpenChromium, Run

@@ -124,7 +124,7 @@ def import_(
     packages: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of packages, or files of answers saved by review.html.",
+            help="Folders of packages, files saved by review.html, or tables of answers (.csv).",
             metavar="PACKAGE...",
         ),
     ],
@@ -165,7 +165,7 @@ def import_(
 
 def _with_saved_answers(settings: Settings, path: Path) -> "ReviewedPackage":
     """Return the package of a file of answers, as its run exported it, with these answers."""
-    from rs_lowconf.review.browser import package_of_answers, with_answers
+    from rs_lowconf.review.answers import package_of_answers, with_answers
     from rs_lowconf.review.reading import read_package
 
     store, wanted = store_of(settings), package_of_answers(path)

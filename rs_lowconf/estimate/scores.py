@@ -30,8 +30,8 @@ from jaxtyping import Bool, Float, Float64, Int
 from numpy.typing import NDArray
 
 from rs_lowconf.boundary import reading
+from rs_lowconf.csvs import text_table
 from rs_lowconf.errors import DataError
-from rs_lowconf.estimate.csvs import text_table
 from rs_lowconf.estimate.predictors import entropy_share, one_minus_margin
 from rs_lowconf.vocabulary import Joined, Vocabulary, class_name, join, text_of, vocabulary
 

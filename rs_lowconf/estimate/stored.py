@@ -23,8 +23,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rs_lowconf.csvs import text_table
 from rs_lowconf.errors import DataError, RsLowconfError, SettingsError
-from rs_lowconf.estimate.csvs import text_table
 from rs_lowconf.estimate.draws import Draw, Pool, new_name
 from rs_lowconf.estimate.prepare import Prepared
 from rs_lowconf.estimate.waves import (

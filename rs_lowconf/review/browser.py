@@ -1,8 +1,8 @@
 """A package reviewed in a browser: its page, and a server that writes decisions into the package.
 
 The page `review.html` lies in the package and has the keys of the QGIS plugin. Opened as a file it
-keeps decisions in the browser and saves them to a file, which `read_answers` reads. Served by
-`server_of` it has each decision written into `review.gpkg`, as QGIS would, before it says so.
+keeps decisions in the browser and saves them to a file, which `answers` reads. Served by
+`ReviewServer` it has each decision written into `review.gpkg`, as QGIS would, before it says so.
 """
 
 import json
@@ -11,25 +11,20 @@ import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from rs_lowconf.boundary import reading
 from rs_lowconf.errors import ReviewError
+from rs_lowconf.review.answers import SentAnswer
 from rs_lowconf.review.fields import LAYER, Label
 from rs_lowconf.review.project import TEMPLATES
-from rs_lowconf.review.reading import Answer, ReviewedPackage, faults_of
+from rs_lowconf.review.reading import ReviewedPackage, faults_of
 from rs_lowconf.review.samples import Generated, ReviewSample, masks_of, suggestion_of
 from rs_lowconf.runs import write_text
 
 PAGE = "review.html"
-FORMAT = 1
-"""Of files of answers."""
 _MOST_BYTES = 100_000
 """Of a decision that is sent."""
 _PREVIEW = re.compile(r"previews/[A-Za-z0-9_-]+\.png")
@@ -87,92 +82,6 @@ def _opinion(sample: ReviewSample) -> dict[str, str]:
     return told
 
 
-class _Answer(BaseModel):
-    """A decision as a page sends or saves it."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    sample_id: str
-    decision: str | None
-    true_class: str | None = None
-    comment: str = ""
-    reviewer: str = ""
-    reviewed_ms: int
-
-
-class _Answers(BaseModel):
-    """A file of answers."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    format: int
-    package_id: str
-    answers: list[_Answer]
-
-
-def package_of_answers(path: Path) -> str:
-    """Return the id of the package that a saved file of answers belongs to.
-
-    Raises:
-        ReviewError: it is no such file.
-    """
-    return _answers_in(path).package_id
-
-
-def with_answers(package: ReviewedPackage, path: Path) -> ReviewedPackage:
-    """Return a package with the answers that its page saved to a file, instead of its own.
-
-    Raises:
-        ReviewError: the file is of another package or damaged, or has an answer that the form does
-            not allow.
-    """
-    saved = _answers_in(path)
-    if saved.package_id != package.package_id:
-        raise ReviewError(
-            f"{path} has answers to package {saved.package_id}", expected=package.package_id
-        )
-    known = {one.sample_id: one for one in package.answers}
-    rows = {one.sample_id: one.model_dump() | {"realism": None} for one in saved.answers}
-    faults = [f"sample {name} is foreign" for name in rows if name not in known]
-    for row in rows.values():
-        faults += faults_of(row, package.classes, masks=bool(package.pixel_classes))
-    if faults or len(rows) < len(saved.answers):
-        raise ReviewError(
-            f"{path}: {faults[0] if faults else 'a sample is answered twice'}",
-            expected="what the page saved",
-            remedy="save the file again, and do not edit it",
-        )
-    answers = {name: Answer(**row) for name, row in rows.items()}
-    return replace(package, answers=tuple(answers.get(name, _none(name)) for name in known))
-
-
-def _none(name: str) -> Answer:
-    return Answer(
-        sample_id=name,
-        decision=None,
-        true_class=None,
-        realism=None,
-        comment="",
-        reviewer="",
-        reviewed_ms=0,
-    )
-
-
-def _answers_in(path: Path) -> _Answers:
-    with reading(
-        path,
-        problem="is not a file of answers",
-        expected="what the page of a review package saved",
-        error=ReviewError,
-    ):
-        saved = _Answers.model_validate_json(path.read_bytes())
-    if saved.format != FORMAT:
-        raise ReviewError(
-            f"{path} has format {saved.format}",
-            expected=f"at most {FORMAT}",
-            remedy="upgrade rs_lowconf",
-        )
-    return saved
-
-
 class ReviewServer(ThreadingHTTPServer):
     """Serves a package on the loopback address, to those who know the address that it prints."""
 
@@ -219,7 +128,7 @@ class ReviewServer(ThreadingHTTPServer):
         with closing(self._database()) as database:
             return [dict(row) for row in database.execute(f"{self._query} ORDER BY fid")]
 
-    def keep(self, answer: _Answer) -> dict[str, Any]:
+    def keep(self, answer: SentAnswer) -> dict[str, Any]:
         """Write a decision durably, and return the row.
 
         A row that becomes pending again keeps its reviewer, so that an import recognises that the
@@ -299,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._name() != "answers":
             return
         try:
-            row = self.server.keep(_Answer.model_validate_json(content))
+            row = self.server.keep(SentAnswer.model_validate_json(content))
         except (ReviewError, ValueError) as error:
             self._refuse(HTTPStatus.BAD_REQUEST, str(error).splitlines()[0])
         except sqlite3.Error as error:

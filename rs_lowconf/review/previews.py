@@ -102,6 +102,11 @@ def write_preview(
             draw.rectangle(swatch, fill=legend[name], outline=_INK)
             draw.text((left + _SWATCH + 6, top - 2), name, fill=_INK, font=caption)
             left += _width(name, caption)
+    save_png(path, picture, description)
+
+
+def save_png(path: Path, picture: Image.Image, description: str) -> None:
+    """Write a picture that says what it is, in case it is copied elsewhere; atomically."""
     text_chunks = PngImagePlugin.PngInfo()
     text_chunks.add_text("Description", description)
     with replacing(path) as temporary:

@@ -7,9 +7,9 @@ write-ahead log beside the GeoPackage, which `copied` copies too.
 import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -26,6 +26,9 @@ from rs_lowconf.review.fields import (
 )
 from rs_lowconf.runs import sha256_of
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _COLUMNS = (
     "sample_id",
     "decision",
@@ -35,6 +38,19 @@ _COLUMNS = (
     "reviewer",
     "reviewed_ms",
 )
+
+_SHOWN = {
+    "cond_class": "condition",
+    "mask_name": "condition",
+    "pred_class": "predicted",
+    "second_class": "second",
+    "confidence": "confidence",
+}
+"""Columns that tell of the model, of which a blind package has none, as `samples.parquet` names
+them."""
+
+_FILES = {"tile": "tile", "preview": "preview", "mask": "mask", "predicted": "predicted_mask"}
+"""Files of a sample in the manifest, as `to_pandas` names them."""
 
 _LATEST_MS = 253_402_300_800_000
 """The year 10000: later times are invalid."""
@@ -80,6 +96,10 @@ class ReviewedPackage:
     manifest: Mapping[str, Any]
     """As written at export."""
 
+    shown: Mapping[str, Mapping[str, Any]]
+    """What the package tells of the model, by sample: `condition`, `predicted`, `second` and
+    `confidence`, as far as there are such; nothing in a blind one."""
+
     @property
     def decisions(self) -> tuple[Decision, ...]:
         """Return the decisions that the form offers."""
@@ -89,6 +109,45 @@ class ReviewedPackage:
     def decided(self) -> int:
         """Return how many samples have a decision."""
         return sum(answer.decision is not None for answer in self.answers)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return one row per sample, in the order of the package.
+
+        The columns are `package_id` and `sample_id`; the answer: `decision` (None if pending),
+        `true_class`, `realism`, `comment`, `reviewer` and `reviewed`, its time in UTC; what the
+        package tells of the model, unless it is blind: `condition`, `predicted`, `second` and
+        `confidence`; and paths of files: `tile` (all bands), `preview` (what the reviewer saw)
+        and, with masks, `mask` and `predicted_mask`.
+
+        Written as CSV and changed by other tools, it is read by `rslow review import`.
+        """
+        import numpy as np
+        import pandas as pd
+
+        files = {
+            entry["sample_id"]: {
+                column: str(self.folder / entry[kind])
+                for kind, column in _FILES.items()
+                if kind in entry
+            }
+            for entry in self.manifest["samples"]
+        }
+        rows = [
+            {
+                "package_id": self.package_id,
+                **asdict(answer),
+                **self.shown[answer.sample_id],
+                **files[answer.sample_id],
+            }
+            for answer in self.answers
+        ]
+        # Missing text stays None in every version of pandas.
+        table = pd.DataFrame(rows, dtype=object)
+        times = np.array([one.reviewed_ms or "NaT" for one in self.answers], "datetime64[ms]")
+        table["reviewed_ms"] = pd.Series(times).dt.tz_localize("UTC")
+        table = table.rename(columns={"reviewed_ms": "reviewed"})
+        numbers = {"realism": "Int64", "confidence": "float64"}
+        return table.astype({name: kind for name, kind in numbers.items() if name in table})
 
 
 def read_package(folder: Path) -> ReviewedPackage:
@@ -121,8 +180,12 @@ def read_package(folder: Path) -> ReviewedPackage:
         label=manifest["label"],
         classes=classes,
         pixel_classes=tuple(manifest.get("pixel_classes", ())),
-        answers=tuple(_answer(row) for row in rows),
+        answers=tuple(answer_of(row) for row in rows),
         manifest=manifest,
+        shown={
+            row["sample_id"]: {told: row[name] for name, told in _SHOWN.items() if name in row}
+            for row in rows
+        },
     )
 
 
@@ -216,7 +279,9 @@ def _rows(path: Path, *, masks: bool) -> list[dict[str, Any]]:
         fault = database.execute("PRAGMA quick_check").fetchone()[0]
         if fault != "ok":
             raise sqlite3.DatabaseError(fault.splitlines()[0])
-        query = f'SELECT {columns} FROM "{LAYER}" ORDER BY fid'  # noqa: S608 (ours)
+        there = {row["name"] for row in database.execute(f'PRAGMA table_info("{LAYER}")')}
+        shown = "".join(f", {name}" for name in _SHOWN if name in there)
+        query = f'SELECT {columns}{shown} FROM "{LAYER}" ORDER BY fid'  # noqa: S608 (ours)
         return [dict(row) for row in database.execute(query)]
 
 
@@ -245,7 +310,8 @@ def faults_of(row: Mapping[str, Any], classes: tuple[str, ...], *, masks: bool) 
     return faults
 
 
-def _answer(row: Mapping[str, Any]) -> Answer:
+def answer_of(row: Mapping[str, Any]) -> Answer:
+    """Return the answer of a row in which `faults_of` finds none."""
     return Answer(
         sample_id=row["sample_id"],
         decision=row["decision"],
