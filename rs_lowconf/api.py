@@ -288,6 +288,10 @@ def load_target(
         model = {"kind": "embedded", "model": model, "batch_size": batch_size}
     if isinstance(model, Mapping):
         section = target_settings(model)
+        if section.class_map:
+            raise SettingsError(
+                "class_map says nothing about the model itself", remedy="give it to rl.Search"
+            )
         if isinstance(section, TrainedTarget) and section.path is None:
             raise SettingsError("the target has no file", remedy="set path to its checkpoint")
         file = model_path(checked(Settings, {"target": section}), "target")
@@ -437,6 +441,7 @@ class Search:
         seed: int = 0,
         folder: Path | str | None = None,
         keep_rejected: bool = False,
+        class_map: Mapping[str, str] | None = None,
         settings: SearchSettings | None = None,
     ) -> None:
         """Fit the models to each other.
@@ -452,6 +457,8 @@ class Search:
             folder: for the journal, from which an interrupted search goes on; a temporary one,
                 which lasts as long as this search or its result, when missing.
             keep_rejected: whether to keep tiles that the gate drops, so that people can check it.
+            class_map: common names of classes of the target and of the generator, where these
+                differ, such as `{"River": "water", "SeaLake": "water"}`; see `target.class_map`.
             settings: everything else; `tau`, `count`, `conditions` and the gate's false rejection
                 take the place of theirs.
 
@@ -475,6 +482,7 @@ class Search:
                 "run": generator.settings.run.model_copy(update={"seed": seed}),
                 "search": own,
                 "review": ReviewSettings(mode=mode),
+                "target": target_settings({"class_map": dict(class_map or {})}),
             }
         )
         models = fit_models(

@@ -5,7 +5,7 @@ the caller passes the answers, so the search is not implemented twice.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import Queue
 from types import TracebackType
@@ -65,6 +65,7 @@ class AskTell:
         conditions: Sequence[str] | None = None,
         seed: int = 0,
         folder: Path | str | None = None,
+        class_map: Mapping[str, str] | None = None,
         settings: SearchSettings | None = None,
     ) -> None:
         """Prepare a search; it starts with the first `ask`.
@@ -81,6 +82,7 @@ class AskTell:
             conditions: to search; all of the generator's when missing.
             seed: of the search.
             folder: for the journal; a temporary one when missing.
+            class_map: see `Search`.
             settings: all other settings.
         """
         self._bands = BandSpec(names=tuple(bands), level=level)
@@ -112,6 +114,7 @@ class AskTell:
                     conditions=conditions,
                     seed=seed,
                     folder=folder,
+                    class_map=class_map,
                     settings=settings,
                 ).result()
             except BaseException as error:

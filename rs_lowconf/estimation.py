@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
+from rs_lowconf.class_map import ClassMap
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.describe_plan import LabelPlan, plan_labels
 from rs_lowconf.estimate.draws import DEFENSIVE
@@ -21,7 +22,7 @@ from rs_lowconf.estimate.intervals import LEVEL
 from rs_lowconf.estimate.prepare import Prepared, prepare
 from rs_lowconf.estimate.report import Unclear, report
 from rs_lowconf.estimate.result import Report
-from rs_lowconf.estimate.scores import Measure, Scores, read_scores, scores_of
+from rs_lowconf.estimate.scores import Measure, Scores, by_common_names, read_scores, scores_of
 from rs_lowconf.estimate.waves import (
     DrawnPool,
     Labels,
@@ -61,6 +62,7 @@ class Pool:
         group: Iterable[object] | None = None,
         labels: Iterable[str | None] | None = None,
         measure: Measure = "confidence",
+        class_map: Mapping[str, str] | None = None,
         validation: "Pool | None" = None,
     ) -> None:
         """Check what a model says; `Pool.read` reads it from a table instead.
@@ -76,13 +78,15 @@ class Pool:
             labels: the true class of each unit, None where it is unknown. A pool that is to be
                 labelled needs none; one for `validation` needs all.
             measure: how to read from all probabilities how sure the model is.
+            class_map: common names of classes, where the model names others than the labels, such
+                as `{"River": "water", "SeaLake": "water"}`; see `target.class_map`.
             validation: labelled units that were drawn uniformly from units like these: they tell
                 what the confidence is worth, and need scikit-learn.
 
         Raises:
             DataError: lengths differ, an id occurs twice, a value is no probability, or a class is
                 written in two ways.
-            SettingsError: neither `predicted` nor `classes` are given.
+            SettingsError: neither `predicted` nor `classes` are given, or the map lacks a label.
         """
         values = np.asarray(confidence, dtype=np.float64)
         if values.ndim not in (1, 2):
@@ -104,10 +108,12 @@ class Pool:
                 f"columns of unequal length: {', '.join(lengths)}", expected="one value per unit"
             )
         measure = checked(EstimateSettings, {"measure": measure}).measure
-        self._scores = scores_of(pd.DataFrame(given), "the pool", measure)
+        names = ClassMap.of(class_map or {})
+        self._scores = scores_of(pd.DataFrame(given), "the pool", measure, names)
         self._validation: Scores | None = None
         if validation is not None:
-            self._validation = replace(validation._scores, source="the validation units")
+            own = replace(validation._scores, source="the validation units")
+            self._validation = by_common_names(own, names)
         self._surrogates: tuple[Path, ...] = ()
         self._generated: Scores | None = None
 
@@ -117,6 +123,7 @@ class Pool:
         path: Path | str,
         *,
         measure: Measure = "confidence",
+        class_map: Mapping[str, str] | None = None,
         validation: Path | str | None = None,
         surrogates: Sequence[Path | str] = (),
         generated: Path | str | None = None,
@@ -127,6 +134,7 @@ class Pool:
             path: with the columns `id`, `predicted`, `confidence` and, where known, `label` and
                 `group`; in Parquet also `probabilities`, a list for each unit.
             measure: see `Pool`.
+            class_map: see `Pool`.
             validation: a table of labelled units, see `Pool`.
             surrogates: tables of what other models say of the same units.
             generated: a table of generated tiles with labels; needs `validation`.
@@ -143,10 +151,15 @@ class Pool:
         """
         measure = checked(EstimateSettings, {"measure": measure}).measure
         pool = cls.__new__(cls)
-        pool._scores = read_scores(Path(path), measure)
-        pool._validation = None if validation is None else read_scores(Path(validation), measure)
+        names = ClassMap.of(class_map or {})
+
+        def table(path: Path | str) -> Scores:
+            return read_scores(Path(path), measure, class_map=names)
+
+        pool._scores = table(path)
+        pool._validation = None if validation is None else table(validation)
         pool._surrogates = tuple(map(Path, surrogates))
-        pool._generated = None if generated is None else read_scores(Path(generated), measure)
+        pool._generated = None if generated is None else table(generated)
         return pool
 
     def __len__(self) -> int:
@@ -359,15 +372,17 @@ class LabelDraw:
 
     def _known(self, labels: Mapping[Any, object] | pd.Series, section: EstimateSettings) -> Labels:
         """Return labels with ids and classes as the pool writes them, checked."""
+        class_map = self.waves.pool.class_map
         known = {
-            text_of(key) or "": class_name(label)
+            text_of(key) or "": class_name(label, class_map.names)
             for key, label in labels.items()
             # An empty cell is a missing label, as it is in a table.
             if not (isinstance(label, str) and not label.strip())
         }
         waves = range(1, len(self.waves.draws) + 1)
         ids = [name for wave in waves for name in self.waves.new_ids(wave)]
-        check_known(known, ids, (*self.waves.pool.classes, *section.classes), "the labels")
+        classes = (*self.waves.pool.classes, *section.classes, *class_map.names)
+        check_known(known, ids, class_map.commons(classes), "the labels")
         check_complete([name for name in ids if name not in known], len(ids), "the labels")
         check_clear(known, section.unclear)
         return known

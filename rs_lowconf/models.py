@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.class_map import ClassMap
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import AnswerError, ModelError, SettingsError, by_reason
 from rs_lowconf.gan.critic import RealismCritic
@@ -135,6 +136,8 @@ class Models:
     generator: GeneratorModel
     gate: GateModel
     target: TargetModel
+    class_map: ClassMap
+    """Which classes of the target and the generator mean the same."""
     real: TileSource | None
     """Real tiles to show beside generated ones; None where there are no data."""
     evaluator: Evaluator
@@ -185,7 +188,7 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
     file = model_file(settings.target, trained)
     models = fit_models(settings, generator, gate, target, real=real, device=device)
     about = {
-        "target settings": settings.target.model_dump(mode="json"),
+        "target settings": settings.target.model_dump(mode="json", exclude={"class_map"}),
         "target file": None if file is None else sha256_of(file),
     }
     return replace(models, fingerprint={**models.fingerprint, **about})
@@ -218,7 +221,8 @@ def fit_models(
     """
     own, bank, bands = settings.search, generator.bank, generator.net.bands
     target_channels = check_fit(target.bands, bands)
-    _check_classes(generator, real, target)
+    class_map = settings.target.common_names
+    _check_classes(generator, real, target, class_map)
     _check_tau(own, target)
     method = method_of(own, differentiable=target.differentiable)
     regions = None
@@ -253,6 +257,7 @@ def fit_models(
         generator=generator,
         gate=gate,
         target=target,
+        class_map=class_map,
         real=real,
         evaluator=evaluator,
         shell=PriorShell(generator.net.latent_parts, own.prior_tail),
@@ -273,6 +278,8 @@ def fit_models(
             "search.per_condition": per_condition,
             "audit": audits(settings),
             "round": number,
+            # Pages and plots depend on it.
+            **({"class map": dict(class_map.names)} if class_map.names else {}),
         },
         device=device,
     )
@@ -595,18 +602,28 @@ def _labels(
     return tuple(labels)
 
 
-def _check_classes(generator: GeneratorModel, real: TileSource | None, target: TargetModel) -> None:
+def _check_classes(
+    generator: GeneratorModel,
+    real: TileSource | None,
+    target: TargetModel,
+    class_map: ClassMap,
+) -> None:
     """Refuse models and tiles that write the same class in two ways.
 
-    The target may know other classes than the generator, and tiles may be of others.
+    The target may know other classes than the generator, and tiles may be of others. Where a map
+    says which are the same, it has to do so for all of the generator.
 
     Raises:
         ModelError: they do.
+        SettingsError: the map does not fit them.
     """
     drawn = class_list("the generator", generator.classes, error=ModelError)
-    join(drawn, class_list("the target", target.classes, error=ModelError), error=ModelError)
+    known = class_list("the target", target.classes, error=ModelError)
+    tiles = None
     if generator.bank is None and real is not None:
         tiles = class_list("the data", real.classes, error=ModelError)
+    class_map.meet_all((drawn, *([tiles] if tiles else [])), known, error=ModelError)
+    if tiles is not None:
         missing = join(drawn, tiles, error=ModelError).left_only
         if missing:
             log.warning(

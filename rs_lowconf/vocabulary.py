@@ -35,7 +35,8 @@ _WORD = 6
 `beach`."""
 _LISTED = 12
 
-ClassMap = Mapping[str, str]
+Renames = Mapping[str, str]
+"""Common names of classes by name, both normalised; see `class_map.ClassMap`."""
 
 
 def text_of(value: object) -> str | None:
@@ -61,7 +62,7 @@ def text_of(value: object) -> str | None:
     return str(value)
 
 
-def class_name(value: object, class_map: ClassMap | None = None) -> str | None:
+def class_name(value: object, class_map: Renames | None = None) -> str | None:
     """Return the normalised name of a class; None for unknown.
 
     Args:
@@ -98,7 +99,7 @@ def vocabulary(
     origin: str,
     values: Iterable[object],
     *,
-    class_map: ClassMap | None = None,
+    class_map: Renames | None = None,
     error: type[RsLowconfError] = DataError,
 ) -> Vocabulary:
     """Return the names among values in the order of their first occurrence, without unknown ones.
@@ -164,8 +165,8 @@ class Joined:
         left, right = self.left, self.right
         if left.names and right.names and not self.both:
             raise error(
-                f"{left.origin} name {_some(left.names)}, and {right.origin} "
-                f"{_some(right.names)}: no class in common",
+                f"{left.origin} name {some_of(left.names)}, and {right.origin} "
+                f"{some_of(right.names)}: no class in common",
                 expected="the same names for the same classes",
                 remedy="use the same names in both",
             )
@@ -175,7 +176,7 @@ class Joined:
     def remark(self) -> str:
         """Return the names on one side only, as a sentence; empty if there are none."""
         sides = ((self.left.origin, self.left_only), (self.right.origin, self.right_only))
-        sides_only = [f"only {origin} name {_some(names)}" for origin, names in sides if names]
+        sides_only = [f"only {origin} name {some_of(names)}" for origin, names in sides if names]
         return f"Classes: {'; '.join(sides_only)}." if sides_only else ""
 
 
@@ -183,7 +184,7 @@ def join(
     left: Vocabulary,
     right: Vocabulary,
     *,
-    class_map: ClassMap | None = None,
+    class_map: Renames | None = None,
     error: type[RsLowconfError] = DataError,
 ) -> Joined:
     """Compare two vocabularies.
@@ -222,7 +223,7 @@ def require(
     *,
     remedy: str,
     error: type[RsLowconfError] = DataError,
-    class_map: ClassMap | None = None,
+    class_map: Renames | None = None,
 ) -> tuple[int, ...]:
     """Return the position in `known` of each name in `wanted`.
 
@@ -236,8 +237,8 @@ def require(
         hint = f" (like {near[0][1]!r} but for one letter)" if near else ""
         are = "is" if len(unknown) == 1 else "are"
         raise error(
-            f"{wanted.origin}: {_some(unknown)}{hint} {are} unknown to {known.origin}",
-            expected=f"some of {_some(known.names)}",
+            f"{wanted.origin}: {some_of(unknown)}{hint} {are} unknown to {known.origin}",
+            expected=f"some of {some_of(known.names)}",
             remedy=remedy,
         )
     return tuple(known.names.index(name) for name in wanted.names)
@@ -261,7 +262,7 @@ def _alike(left: Vocabulary, right: Vocabulary) -> list[Pair]:
     ]
 
 
-def _refuse(pairs: Sequence[Pair], class_map: ClassMap | None, error: type[RsLowconfError]) -> None:
+def _refuse(pairs: Sequence[Pair], class_map: Renames | None, error: type[RsLowconfError]) -> None:
     settled = class_map or {}
     pairs = [pair for pair in pairs if pair[0] not in settled and pair[2] not in settled]
     if pairs:
@@ -343,6 +344,7 @@ def _slip(a: str, b: str) -> bool:
     return wrong or missing or one[i + 1 :] == other[i:] or swapped
 
 
-def _some(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """Return names as text; of many the first, and how many more there are."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more

@@ -116,7 +116,7 @@ class GenerateWork:
         search = run_settings.search.model_dump_json(include=_READ)
         return (
             f"generate 2 {self.models_key} {run_settings.run.seed} {search} "
-            f"{run_settings.variants.model_dump_json()} {run_settings.target.model_dump_json()}"
+            f"{run_settings.variants.model_dump_json()} {run_settings.target.answers}"
         )
 
     @property

@@ -176,9 +176,9 @@ class TargetOf:
 
     @property
     def key(self) -> str:
-        """Identity of the target: its settings and the checksum of its file."""
+        """Identity of the target: what its answers depend on, and the checksum of its file."""
         file = model_file(self.settings, self.trained)
-        return f"{self.settings.model_dump_json()} {None if file is None else sha256_of(file)}"
+        return f"{self.settings.answers} {None if file is None else sha256_of(file)}"
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from rs_lowconf.batch.collect import placed
 from rs_lowconf.batch.jobs import TargetOf, rows_of
 from rs_lowconf.batch.ledger import read_description
 from rs_lowconf.batch.quotas import within_quotas
+from rs_lowconf.class_map import ClassMap
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow
 from rs_lowconf.data.catalog.table import Catalog
@@ -34,7 +35,7 @@ from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.settings import Settings
 from rs_lowconf.stored import stored_numbers
 from rs_lowconf.types import TargetModel
-from rs_lowconf.vocabulary import class_list, class_name, join, vocabulary
+from rs_lowconf.vocabulary import class_list, class_name, vocabulary
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,12 +84,13 @@ def choose(scores: geopandas.GeoDataFrame, settings: Settings) -> LeastSure:
 
     Raises:
         JobError: there is none.
+        SettingsError: target.class_map lacks a label.
         DataError: the file of regions cannot be used, or the catalog writes a class nearly as the
             target does.
     """
     narrowed = narrow(lambda name: scores[name].tolist(), len(scores), settings.batch)
     scores = scores[narrowed.rows]
-    join(
+    settings.target.common_names.meet(
         vocabulary("the catalog's labels", scores["label"].unique()),
         vocabulary("the target's answers", scores["predicted"].unique()),
     )
@@ -133,7 +135,7 @@ def first_within_quotas(
     """
     own = settings.batch
     taken = within_quotas(
-        classes_of(scores),
+        classes_of(scores, settings.target.common_names),
         scores["lon"].to_numpy(),
         scores["lat"].to_numpy(),
         per_class=own.per_class,
@@ -148,9 +150,10 @@ def labels_of(scores: geopandas.GeoDataFrame) -> tuple[str, ...]:
     return tuple(sorted(scores["label"].dropna().unique()))
 
 
-def classes_of(scores: geopandas.GeoDataFrame) -> list[str]:
-    """Return the class of each tile: its label, or else what the target says."""
-    return [str(own) for own in scores["label"].where(scores["label"].notna(), scores["predicted"])]
+def classes_of(scores: geopandas.GeoDataFrame, class_map: ClassMap) -> list[str]:
+    """Return the class of each tile: its label, or else the common name of what the target says."""
+    said = scores["predicted"].map(class_map.common)
+    return [str(own) for own in scores["label"].where(scores["label"].notna(), said)]
 
 
 def write_real(
@@ -165,7 +168,8 @@ def write_real(
 ) -> Path:
     """Write a package of tiles, unless it is there, and return it.
 
-    Reviewers choose among the classes of the target and those of the catalog.
+    Reviewers choose among the classes of the target and those of the catalog; where
+    target.class_map gives a class of the target some of the catalog, among these instead.
 
     Args:
         settings: of the run; `review.mode` decides what is told.
@@ -198,11 +202,22 @@ def write_real(
     else:
         # Labels may have come into the catalog since.
         named = [*labels, *(row.label for row in rows if row.label)]
-    offered = join(class_list("the target", model.classes), vocabulary("the catalog", named)).either
+    class_map = settings.target.common_names
+    catalog_classes, target_classes = (
+        vocabulary("the catalog", named),
+        class_list("the target", model.classes),
+    )
+    class_map.meet(catalog_classes, target_classes)
+    if model.pixelwise:
+        # The target's mask is shown where the catalog has none, so its classes stay.
+        own = class_map.commons(model.classes)
+    else:
+        own = class_map.in_words_of_data(model.classes, model.classes)
+    offered = tuple(dict.fromkeys((*own, *catalog_classes.names)))
     publish(
         ReviewStore(settings.run.dir / STORE),
         folder,
-        [*_samples(scores, rows, model, offered)],
+        [*_samples(scores, rows, model, offered, class_map)],
         package_id=package,
         label=settings.review.mode,
         round=0,
@@ -220,6 +235,7 @@ def _samples(
     rows: Sequence[CatalogRow],
     model: TargetModel,
     classes: Sequence[str],
+    class_map: ClassMap,
 ) -> Iterator[Observed]:
     """Yield tiles with what the catalog and the target say of them."""
     bands = _common(rows)
@@ -227,7 +243,7 @@ def _samples(
         numbers, label, masks = read_row(row), row.label or None, None
         if model.pixelwise:
             label = "catalog" if row.masks else "target"
-            masks = _masks(row, reflectance(row, numbers, model.bands), model, classes)
+            masks = _masks(row, reflectance(row, numbers, model.bands), model, classes, class_map)
         yield Observed(
             sample_id=score["sample_id"],
             pixels=stored_numbers(reflectance(row, numbers, bands)).numpy(),
@@ -255,6 +271,7 @@ def _masks(
     image: Float[Tensor, "c h w"],
     model: TargetModel,
     classes: Sequence[str],
+    class_map: ClassMap,
 ) -> TileMasks:
     """Return the mask of a tile in the catalog, or else the target's, beside the target's answer.
 
@@ -262,7 +279,8 @@ def _masks(
         row: of the tile.
         image: in the target's bands.
         model: the target.
-        classes: of masks; those of the target among them.
+        classes: of masks; the common names of those of the target among them.
+        class_map: gives these names.
     """
     with torch.no_grad():
         best = model.predict(image[None])[0].max(dim=0)
@@ -270,7 +288,8 @@ def _masks(
     if row.masks:
         mask = read_mask(row, classes)
     else:
-        mask = torch.tensor([classes.index(name) for name in model.classes])[predicted.long()]
+        shown = [classes.index(class_map.common(name)) for name in model.classes]
+        mask = torch.tensor(shown)[predicted.long()]
     return TileMasks(
         mask=mask.to(torch.uint8).numpy(),
         predicted=predicted.numpy(),

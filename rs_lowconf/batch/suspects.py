@@ -16,7 +16,7 @@ from rs_lowconf.batch.choose import narrow
 from rs_lowconf.batch.review import Chosen, first_within_quotas, labels_of, pending
 from rs_lowconf.errors import JobError
 from rs_lowconf.settings import Settings
-from rs_lowconf.vocabulary import class_list, join, vocabulary
+from rs_lowconf.vocabulary import class_list, vocabulary
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,27 +47,33 @@ def choose_suspects(
 
     Args:
         scores: of `batch score`, see `review.scores_of`.
-        settings: of the run; `review.max_samples` is the most that is taken.
+        settings: of the run; `review.max_samples` is the most that is taken, and
+            `target.class_map` says which labels mean a class of the target.
         classes: of the target, in the order of its probabilities.
 
     Raises:
         JobError: no tile has a label that the target knows, or all were judged.
         DataError: the file of regions cannot be used, or the catalog writes a class nearly as the
             target does.
+        SettingsError: the map lacks a label.
     """
     narrowed = narrow(lambda name: scores[name].tolist(), len(scores), settings.batch)
     scores = scores[narrowed.rows]
-    told = class_list("the target", classes)
-    join(vocabulary("the catalog's labels", scores["label"].unique()), told)
-    known = told.names
-    labelled = scores[scores["label"].isin(known)]
+    told, class_map = class_list("the target", classes), settings.target.common_names
+    class_map.meet(vocabulary("the catalog's labels", scores["label"].unique()), told)
+    known = class_map.commons(told.names)
+    meant = scores["label"].map(class_map.common, na_action="ignore")
+    labelled, meant = scores[meant.isin(known)], meant[meant.isin(known)]
     if not len(labelled):
         raise JobError(
             f"none of {len(scores):,} scored tiles has a label that the target knows",
-            remedy="build the catalog of labelled tiles, or see batch.splits and batch.collections",
+            remedy="build the catalog of labelled tiles, or see batch.splits, "
+            "batch.collections and target.class_map",
         )
-    label = np.array([known.index(name) for name in labelled["label"]])
-    probability = np.stack(labelled["probabilities"].to_numpy()).astype(np.float64)
+    label = np.array([known.index(name) for name in meant])
+    said = np.stack(labelled["probabilities"].to_numpy()).astype(np.float64)
+    columns = [list(class_map.places(name, told.names)) for name in known]
+    probability = np.stack([said[:, places].sum(1) for places in columns], axis=1)
     ordered = labelled.assign(suspicion=suspicion(probability, label))
     left = pending(ordered.sort_values(["suspicion", "id"], ascending=[False, True]), settings)
     if not len(left):
@@ -78,5 +84,5 @@ def choose_suspects(
         left_out=narrowed.left_out,
         answered=len(ordered) - len(left),
         labelled=len(labelled),
-        disagree=int((labelled["label"] != labelled["predicted"]).sum()),
+        disagree=int((meant != labelled["predicted"].map(class_map.common)).sum()),
     )

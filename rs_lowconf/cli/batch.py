@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rs_lowconf.class_map import PLAIN, ClassMap
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import (
@@ -96,7 +97,7 @@ def score(
         selection(batch, settings.run.seed),
         f"{settings.search.tau} {settings.search.tau_quantile}",
     )
-    print_classes(labels_of(catalog), "the target", target.classes)
+    print_classes(labels_of(catalog), "the target", target.classes, settings.target.common_names)
     if is_stamped(folder, fingerprint(folder, inputs)):
         _show_state(folder)
         print("Nothing to do: tiles, target and settings have not changed.")
@@ -141,11 +142,12 @@ def review(
     if left:
         print(f"{left:,} tiles are not scored yet and are skipped.")
     chosen, total = choose(scored.scores, settings), len(scored.scores)
+    classes = classes_of(chosen.scores, settings.target.common_names)
     print_left_out(chosen.left_out, total)
     answered = f", {chosen.answered:,} of them answered before" if chosen.answered else ""
     print(
         f"{chosen.below:,} of {total:,} scored tiles are below {chosen.tau:.3f}{answered}; "
-        f"{len(chosen.scores):,} are chosen: {with_counts(Counter(classes_of(chosen.scores)))}"
+        f"{len(chosen.scores):,} are chosen: {with_counts(Counter(classes))}"
     )
     _show_real(settings, scored, chosen, {"tau": f"{chosen.tau:.6f}"})
 
@@ -268,15 +270,21 @@ def stop(
     print("It will stop after the chunks in progress.")
 
 
-def print_classes(labels: "Vocabulary", origin: str, classes: Sequence[str]) -> None:
+def print_classes(
+    labels: "Vocabulary", origin: str, classes: Sequence[str], class_map: ClassMap = PLAIN
+) -> None:
     """Print which classes only a catalog or only a model has; nothing if one has none.
 
     Raises:
         DataError: a class is spelled in two ways, reported before hours of work.
+        SettingsError: the map does not fit them.
     """
-    from rs_lowconf.vocabulary import class_list, join
+    from rs_lowconf.vocabulary import class_list
 
-    remark = join(labels, class_list(f"the classes of {origin}", classes)).remark
+    known = class_list(f"the classes of {origin}", classes)
+    if classes:
+        class_map.check(known)
+    remark = class_map.meet(labels, known).remark
     if labels.names and classes and remark:
         print(remark)
 

@@ -77,8 +77,8 @@ def evaluate(
     """Measure a target on a release, by class and round, with 95 % intervals.
 
     The tiles are synthetic and were searched for low confidence of one target: these figures do not
-    estimate accuracy in the field and must not be averaged with figures on real data. Writes
-    run.dir/testset-RELEASE.json.
+    estimate accuracy in the field and must not be averaged with figures on real data. A target
+    whose classes have other names needs target.class_map. Writes run.dir/testset-RELEASE.json.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.runs import write_json
@@ -101,7 +101,8 @@ def evaluate(
             )
         where = known[-1]
     read = read_release(where)
-    report = evaluate_release(read, _target(settings, target, read, trust_code=trust_code))
+    loaded = _target(settings, target, read, trust_code=trust_code)
+    report = evaluate_release(read, loaded, settings.target.common_names)
     path = settings.run.dir / f"testset-{read.version}.json"
     write_json(path, report)
     print(f"release {read.version}: {report['evaluated']} of {report['tiles']} tiles evaluated")

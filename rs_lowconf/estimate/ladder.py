@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from rs_lowconf.class_map import PLAIN, ClassMap
 from rs_lowconf.estimate.intervals import Interval, clopper_pearson
 from rs_lowconf.estimate.rare import RareEvent
 
@@ -107,6 +108,7 @@ def real_ladders(
     *,
     thresholds: Sequence[float],
     classes: Sequence[str],
+    class_map: ClassMap = PLAIN,
 ) -> tuple[Ladder, dict[str, Ladder]]:
     """Return the ladder of all tiles of a real pool, and that of the tiles of each label.
 
@@ -116,9 +118,13 @@ def real_ladders(
         label: of the tiles, None where there is none.
         thresholds: from the highest to the lowest.
         classes: the target's; of tiles of other labels no disagreement is told.
+        class_map: which labels and classes mean the same.
     """
-    wrong = np.array([a != b for a, b in zip(predicted, label, strict=True)], dtype=bool)
-    known = np.array([own in classes for own in label], dtype=bool)
+    wrong = np.array(
+        [not class_map.same(b, a) for a, b in zip(predicted, label, strict=True)], dtype=bool
+    )
+    commons = class_map.commons(classes)
+    known = np.array([class_map.common(own or "") in commons for own in label], dtype=bool)
 
     def of(chosen: Bool[np.ndarray, " n"]) -> Ladder:
         judged = chosen & known

@@ -19,7 +19,8 @@ are read as id and label.
 """
 
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from numpy.typing import NDArray
 
 from rs_lowconf.boundary import reading
+from rs_lowconf.class_map import PLAIN, ClassMap
 from rs_lowconf.csvs import text_table
 from rs_lowconf.errors import DataError
 from rs_lowconf.estimate.predictors import entropy_share, one_minus_margin
@@ -62,6 +64,8 @@ class Scores:
     """Columns that are not ours, for whoever labels."""
     features: Float[np.ndarray, "n f"] | None = None
     """In which distance means dissimilarity; None where the table has none."""
+    class_map: ClassMap = PLAIN
+    """By whose common names `predicted` and `label` go."""
 
     def __len__(self) -> int:
         """Return the number of units."""
@@ -110,18 +114,27 @@ class Scores:
             group=None if self.group is None else self.group[rows],
             shown=self.shown[rows],
             features=None if self.features is None else self.features[rows],
+            class_map=self.class_map,
         )
 
 
-def read_scores(path: Path, measure: Measure = "confidence", *, features: bool = False) -> Scores:
+def read_scores(
+    path: Path,
+    measure: Measure = "confidence",
+    *,
+    features: bool = False,
+    class_map: ClassMap = PLAIN,
+) -> Scores:
     """Read a table of scores.
 
     Args:
         path: Parquet or CSV.
         measure: what tells how sure the target is.
         features: whether to read features, which may be large.
+        class_map: which classes of predictions and labels mean the same.
 
     Raises:
+        SettingsError: the map lacks a label.
         DataError: it is missing or no table, a column is missing, an id is missing or occurs
             twice, a confidence is outside 0..1, the measure needs probabilities that are not
             there, or two classes are written nearly the same.
@@ -130,19 +143,25 @@ def read_scores(path: Path, measure: Measure = "confidence", *, features: bool =
     frame = _read(path, unread | ({"probabilities"} if measure == "confidence" else set()))
     if "sample_id" in frame and "id" not in frame:
         frame = frame.rename(columns=_GENERATED)
-    return scores_of(frame, str(path), measure)
+    return scores_of(frame, str(path), measure, class_map)
 
 
-def scores_of(frame: pd.DataFrame, source: str, measure: Measure = "confidence") -> Scores:
+def scores_of(
+    frame: pd.DataFrame,
+    source: str,
+    measure: Measure = "confidence",
+    class_map: ClassMap = PLAIN,
+) -> Scores:
     """Return the scores that a table holds, checked.
 
     Args:
         frame: with the columns that this file describes.
         source: where it comes from, for errors.
         measure: what tells how sure the target is.
+        class_map: which classes of predictions and labels mean the same.
 
     Raises:
-        DataError: see `read_scores`.
+        DataError, SettingsError: see `read_scores`.
     """
     missing = [name for name in NEEDED if name not in frame]
     if missing:
@@ -188,8 +207,26 @@ def scores_of(frame: pd.DataFrame, source: str, measure: Measure = "confidence")
         shown=frame[[name for name in frame if name not in _KNOWN]],
         features=_lists(frame, "features", source) if "features" in frame else None,
     )
-    join(scores.knows, scores.says)
-    return scores
+    return by_common_names(scores, class_map)
+
+
+def by_common_names(scores: Scores, class_map: ClassMap) -> Scores:
+    """Return scores whose predictions and labels go by the common names of a map.
+
+    Raises:
+        SettingsError: the map lacks a label.
+        DataError: a class is written nearly as another one.
+    """
+    class_map.meet(scores.knows, scores.says)
+    if not class_map.names:
+        return scores
+    common = partial(class_name, class_map=class_map.names)
+    return replace(
+        scores,
+        predicted=_texts(pd.Series(scores.predicted), common),
+        label=None if scores.label is None else _texts(pd.Series(scores.label), common),
+        class_map=class_map,
+    )
 
 
 def joined(tables: Sequence[Scores]) -> Joined:
@@ -227,7 +264,7 @@ def surrogate_doubts(scores: Scores, surrogates: Sequence[Path]) -> Float64[np.n
     """
     total = np.zeros(len(scores))
     for path in surrogates:
-        own = read_scores(path)
+        own = read_scores(path, class_map=scores.class_map)
         place = pd.Index(own.ids).get_indexer(scores.ids)
         lost = np.nonzero(place < 0)[0]
         if len(lost):

@@ -23,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rs_lowconf.class_map import PLAIN, ClassMap
 from rs_lowconf.csvs import text_table
 from rs_lowconf.errors import DataError, RsLowconfError, SettingsError
 from rs_lowconf.estimate.draws import Draw, Pool, new_name
@@ -64,6 +65,7 @@ def write_pool(folder: Path, prepared: Prepared) -> StoredPool:
         OutputError: the file cannot be written.
     """
     pool, features = prepared.pool, prepared.pool.features
+    class_map = prepared.scores.class_map
     table = pa.table(
         {
             "id": pa.array(prepared.scores.ids, pa.string()),
@@ -85,6 +87,7 @@ def write_pool(folder: Path, prepared: Prepared) -> StoredPool:
         "format": FORMAT,
         "classes": prepared.classes,
         "validated": prepared.validation is not None,
+        **({"class_map": dict(class_map.names)} if class_map.names else {}),
     }
     table = table.replace_schema_metadata({"rs_lowconf": json.dumps(about)})
     with replacing(folder / _POOL) as temporary:
@@ -119,6 +122,7 @@ def read_pool(folder: Path) -> StoredPool:
         ),
         group=frame["group"].to_numpy(object) if "group" in frame else None,
         validated=bool(about["validated"]),
+        class_map=ClassMap(names=about.get("class_map", {})),
     )
     return StoredPool(units=units, sha256=sha256_of(path))
 
@@ -255,8 +259,16 @@ def write_labels(path: Path, ids: Sequence[str], shown: pd.DataFrame) -> None:
         frame.to_csv(temporary, index=False)
 
 
-def read_labels(path: Path, ids: Sequence[str], classes: Sequence[str]) -> dict[str, str | None]:
+def read_labels(
+    path: Path, ids: Sequence[str], classes: Sequence[str], class_map: ClassMap = PLAIN
+) -> dict[str, str | None]:
     """Return the class of each unit; None where the labeller could not tell, written `?`.
+
+    Args:
+        path: the CSV file.
+        ids: of the units.
+        classes: that labels may name, besides those in the map.
+        class_map: by whose common names the classes are returned.
 
     Raises:
         DataError: the file is no table of these units, an id comes twice, a class is unknown,
@@ -280,11 +292,11 @@ def read_labels(path: Path, ids: Sequence[str], classes: Sequence[str]) -> dict[
     wanted = set(ids)
     # Foreign units are kept, labelled or not, so that they are found.
     labels = {
-        name: class_name(label)
+        name: class_name(label, class_map.names)
         for name, label in zip(frame["id"], frame["label"], strict=True)
         if class_name(label) is not None or label.strip() == UNCLEAR or name not in wanted
     }
-    check_known(labels, ids, classes, str(path))
+    check_known(labels, ids, class_map.commons((*classes, *class_map.names)), str(path))
     check_complete([name for name in ids if name not in labels], len(ids), str(path))
     return labels
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rs_lowconf.class_map import PLAIN, ClassMap
 from rs_lowconf.errors import DataError, listed
 from rs_lowconf.estimate.designs import DESIGNS
 from rs_lowconf.estimate.draws import Draw, Pool, Wave
@@ -35,6 +36,8 @@ class DrawnPool:
     """Which tile each pixel is of; None where units stand alone."""
     validated: bool
     """Whether the error probabilities were validated with labels."""
+    class_map: ClassMap = PLAIN
+    """By whose common names classes go, and labels are read."""
 
     @property
     def predicted(self) -> NDArray[np.object_]:
@@ -52,6 +55,7 @@ class DrawnPool:
             pool=prepared.pool,
             group=prepared.scores.group,
             validated=prepared.validation is not None,
+            class_map=prepared.scores.class_map,
         )
 
 
@@ -196,6 +200,20 @@ def check_known(labels: Labels, ids: Collection[str], classes: Sequence[str], so
             expected=f"{', '.join(classes)}, or {UNCLEAR} where it cannot be told",
             remedy="correct it, or name further classes in estimate.classes",
         )
+
+
+def common_labels(labels: Labels, pool: DrawnPool, source: str) -> Labels:
+    """Return labels by the common names of the pool's classes.
+
+    Raises:
+        SettingsError: the map of classes lacks one of them.
+        DataError: a class is written nearly as another one.
+    """
+    own = pool.class_map
+    if not own.names:
+        return labels
+    own.meet(vocabulary(source, labels.values()), vocabulary("the pool", pool.classes))
+    return {unit: None if name is None else own.common(name) for unit, name in labels.items()}
 
 
 def check_complete(missing: Sequence[str], wanted: int, source: str) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.cluster import KMeans
 
 from rs_lowconf.bands import PRODUCT_SCALE, TRUE_COLOUR, WAVELENGTH_NM, BandSpec
+from rs_lowconf.class_map import PLAIN, ClassMap
 from rs_lowconf.pages.pictures import composites, sheet, webp
 from rs_lowconf.review.panels import panels_of
 from rs_lowconf.review.samples import Generated
@@ -65,13 +66,15 @@ class Card:
     features: Float[np.ndarray, " f"]
     traits: Mapping[str, float]
     real_traits: Mapping[str, float] | None
+    class_map: ClassMap = PLAIN
+    """Which predictions mean the condition."""
 
     @property
     def confusion(self) -> str:
         """Return what the target makes of it."""
         if not self.predicted:
             return "unsure pixels"
-        if self.predicted == self.condition:
+        if self.class_map.same(self.condition, self.predicted):
             return f"{self.condition} barely recognised"
         return f"{self.condition} taken for {self.predicted}"
 
@@ -90,6 +93,7 @@ def card_of(
     features: Float[np.ndarray, " f"],
     pixel_classes: Sequence[str],
     target_classes: Sequence[str],
+    class_map: ClassMap = PLAIN,
 ) -> Card:
     """Return a sample as a page shows it.
 
@@ -98,6 +102,7 @@ def card_of(
         features: of the space in which distance means dissimilarity.
         pixel_classes: of masks; empty where tiles have a class.
         target_classes: of the model under test.
+        class_map: which of its classes mean which condition.
     """
     beside, bands = sample.neighbour, sample.bands
     rows = [composites(sample.pixels, bands)]
@@ -130,6 +135,7 @@ def card_of(
         features=np.asarray(features, dtype=np.float64),
         traits=traits_of(sample.pixels, bands),
         real_traits=None if beside is None else traits_of(beside.pixels, bands),
+        class_map=class_map,
     )
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from rs_lowconf.class_map import PLAIN, ClassMap
 from rs_lowconf.measures import vendi_score
 from rs_lowconf.plot_style import GENERATED, REAL, panels
 from rs_lowconf.runs import save_figures
@@ -216,11 +218,15 @@ def write_plots(
     tau: float,
     classes: Sequence[str],
     target_classes: Sequence[str],
+    class_map: ClassMap = PLAIN,
 ) -> list[Path]:
-    """Write the yield curve, the confidences and condition against prediction as PNG."""
+    """Write the yield curve, the confidences and condition against prediction as PNG.
+
+    Where the target has class names of its own, the predictions that are right are framed.
+    """
     figures = {
         "yield": _yield_figure(search, baseline),
-        "confusion": _confusion(search, classes, target_classes),
+        "confusion": _confusion(search, classes, target_classes, class_map),
     }
     if baseline:
         figures["confidence"] = _confidence_figure(search, baseline, tau)
@@ -296,7 +302,10 @@ def _confidence_figure(
 
 
 def _confusion(
-    search: Sequence[Trajectory], classes: Sequence[str], target_classes: Sequence[str]
+    search: Sequence[Trajectory],
+    classes: Sequence[str],
+    target_classes: Sequence[str],
+    class_map: ClassMap,
 ) -> Figure:
     counts = np.zeros((len(classes), len(target_classes)), dtype=int)
     for one in search:
@@ -313,5 +322,12 @@ def _confusion(
         number = int(counts[row, column])
         colour = "white" if number > counts.max() / 2 else "black"
         axes.text(int(column), int(row), str(number), ha="center", va="center", color=colour)
-    axes.set_title("Exported hard samples")
+    title = "Exported hard samples"
+    if class_map.names:  # otherwise the names tell which are right
+        title += " (framed: right)"
+        for row, name in enumerate(classes):
+            for column in class_map.places(name, target_classes):
+                place = (column - 0.43, row - 0.43)
+                axes.add_patch(Rectangle(place, 0.86, 0.86, fill=False, edgecolor="black"))
+    axes.set_title(title)
     return figure

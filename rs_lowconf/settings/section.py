@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 
+from rs_lowconf.class_map import ClassMap
 from rs_lowconf.errors import RsLowconfError
 from rs_lowconf.vocabulary import class_list, class_name, vocabulary
 
@@ -30,8 +31,17 @@ def _masked(named: dict[int, str | None]) -> dict[int, str | None]:
     return {value: class_name(name) for value, name in named.items()}
 
 
+def _mapped(names: dict[str, str]) -> dict[str, str]:
+    try:
+        return {**ClassMap.of(names).names}
+    except RsLowconfError as error:
+        raise ValueError(str(error)) from error
+
+
 ClassNames = Annotated[tuple[str, ...], AfterValidator(_listed)]
 """In the form in which all names of classes are compared, each once."""
+CommonNames = Annotated[dict[str, str], AfterValidator(_mapped)]
+"""Common names of classes by name, see `class_map.ClassMap`."""
 MaskClasses = Annotated[dict[int, str | None], AfterValidator(_masked)]
 
 

@@ -7,10 +7,31 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from rs_lowconf.bands import Level
-from rs_lowconf.settings.section import ClassNames, Section
+from rs_lowconf.class_map import ClassMap
+from rs_lowconf.settings.section import ClassNames, CommonNames, Section
 
 
-class OwnTarget(Section):
+class NamedClasses(Section):
+    """A target whose classes may have other names than those of the generator and the data."""
+
+    class_map: CommonNames = Field(default_factory=dict)
+    """Which classes mean the same, where the target names others than the generator or the data: a
+    common name for each, such as `{River: water, SeaLake: water}` for a target that knows `water`.
+    Many names may have one; a name may be of either side. A class of the data that the target does
+    not know is mapped to itself."""
+
+    @property
+    def common_names(self) -> ClassMap:
+        """Return `class_map` as what compares classes."""
+        return ClassMap(names=self.class_map)
+
+    @property
+    def answers(self) -> str:
+        """Return, as JSON, all settings that the target's answers depend on."""
+        return self.model_dump_json(exclude={"class_map"})
+
+
+class OwnTarget(NamedClasses):
     """A target in the format of this package, which says itself what it reads and returns."""
 
     kind: str
@@ -37,7 +58,7 @@ class TrainedTarget(OwnTarget):
     """Its checkpoint; default is the one in run.dir."""
 
 
-class ModelFormat(Section):
+class ModelFormat(NamedClasses):
     """Input and output of an external model."""
 
     bands: tuple[str, ...]

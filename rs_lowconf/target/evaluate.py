@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from scipy.stats import binomtest
 from torch import Tensor
 
+from rs_lowconf.class_map import PLAIN, ClassMap
 from rs_lowconf.errors import DataError, ModelError
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.target.load import check_fit
@@ -107,7 +108,12 @@ def evaluate_classifier(model: TargetModel, source: TileSource) -> ClassifierRep
 
 
 def evaluate_segmenter(
-    model: TargetModel, source: MaskSource, blocks: Sequence[Hashable], *, seed: int = 0
+    model: TargetModel,
+    source: MaskSource,
+    blocks: Sequence[Hashable],
+    *,
+    seed: int = 0,
+    class_map: ClassMap = PLAIN,
 ) -> SegmentationReport:
     """Return the figures of `model` on a split, matching bands and classes by name.
 
@@ -116,18 +122,25 @@ def evaluate_segmenter(
         source: the split.
         blocks: the block of land of each tile.
         seed: of the bootstrap.
+        class_map: which classes of model and split mean the same; the figures are of their common
+            names.
 
     Raises:
         DataError: no pixel's class is known.
         ModelError: the model predicts one class per tile, or bands, level or classes do not fit.
+        SettingsError: the map lacks a class of the split.
     """
     if not model.pixelwise:
         raise ModelError("the target predicts one class per tile", expected="one class per pixel")
-    k = len(model.classes)
+    classes = class_map.commons(model.classes)
+    k = len(classes)
+    to_common = torch.tensor([classes.index(class_map.common(name)) for name in model.classes])
     confusion: dict[Hashable, Tensor] = {}
     gaps, confidence_sum, tile = torch.zeros(1, dtype=torch.float64), 0.0, iter(blocks)
-    for log_probability, truth in _answers(model, source, "masks", "correct data.mask_classes"):
-        largest, predicted = log_probability.max(1)
+    answers = _answers(model, source, "masks", "correct data.mask_classes", class_map)
+    for log_probability, truth in answers:
+        largest, said = log_probability.max(1)
+        predicted = to_common[said]
         known = is_known(truth)
         # By block: pixels of land that lies together are not independent.
         for true, answer, here in zip(truth, predicted, known, strict=True):
@@ -142,26 +155,27 @@ def evaluate_segmenter(
         raise DataError("no pixel of the split to evaluate on has a known class")
     pixels = sum(int(counts.sum()) for counts in known_blocks)
     calibration = (math.fsum(gaps.abs().tolist()) / pixels, confidence_sum / pixels)
-    return _report(torch.stack(known_blocks), model.classes, len(source), calibration, seed)
+    return _report(torch.stack(known_blocks), classes, len(source), calibration, seed)
 
 
 def _answers(
-    model: TargetModel, source: Source, what: str, remedy: str
+    model: TargetModel, source: Source, what: str, remedy: str, class_map: ClassMap = PLAIN
 ) -> Iterator[tuple[Float[Tensor, "b k *pixels"], Int[Tensor, "b *pixels"]]]:
-    """Yield log-probabilities and true classes of all tiles, by the classes of the model.
+    """Yield log-probabilities of all tiles, and their true classes by the model's common names.
 
     Args:
         model: the target.
         source: the split.
         what: the source in messages.
         remedy: what to do where its classes do not fit.
+        class_map: which classes of target and source mean the same.
     """
-    places = require(
-        class_list(f"the {what}", source.classes),
-        class_list("the target", model.classes),
-        remedy=remedy,
-        error=ModelError,
-    )
+    told, known = class_list(f"the {what}", source.classes), class_list("the target", model.classes)
+    if class_map.names:
+        class_map.meet(told, known, error=ModelError)
+    named, commons = (replace(side, names=class_map.commons(side.names)) for side in (told, known))
+    require(named, commons, remedy=remedy, error=ModelError, class_map=class_map.names)
+    places = [commons.names.index(class_map.common(name)) for name in told.names]
     channels = list(check_fit(model.bands, source.bands))
     to_model = torch.full((max(UNKNOWN + 1, len(places)),), UNKNOWN)
     to_model[: len(places)] = torch.tensor(places)

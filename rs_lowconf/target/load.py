@@ -12,6 +12,7 @@ from rs_lowconf.target.foreign import ForeignTarget
 from rs_lowconf.target.programs import load_module
 from rs_lowconf.target.trained import load_trained
 from rs_lowconf.types import TargetModel
+from rs_lowconf.vocabulary import class_list
 
 
 def load_target(
@@ -33,13 +34,18 @@ def load_target(
 
     Raises:
         ModelError: the target is missing, damaged, needs trust or does not match the settings.
-        SettingsError: timm or segmentation_models_pytorch has no such architecture.
+        SettingsError: timm or segmentation_models_pytorch has no such architecture, or
+            target.class_map does not fit the target.
     """
+    target: TargetModel
     if isinstance(settings, OwnTarget):
-        return load_trained(trained, device, batch_size=settings.batch_size)
-    load = load_black_box if settings.kind in BLACK_BOXES else load_module
-    function = load(settings, trust_code=trust_code, device=device)
-    return ForeignTarget(function, settings, tile_size=tile_size, device=device)
+        target = load_trained(trained, device, batch_size=settings.batch_size)
+    else:
+        load = load_black_box if settings.kind in BLACK_BOXES else load_module
+        function = load(settings, trust_code=trust_code, device=device)
+        target = ForeignTarget(function, settings, tile_size=tile_size, device=device)
+    settings.common_names.check(class_list("the target", target.classes, error=ModelError))
+    return target
 
 
 def check_fit(reads: BandSpec, data: BandSpec, *, model: str = "target") -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from rs_lowconf.class_map import ClassMap
 from rs_lowconf.testset.release import CHECKSUMS, LABELS, ReleaseTile
 from rs_lowconf.testset.table import reviewed
 
@@ -62,7 +63,7 @@ def _composition(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -
         "Tiles by class and round of review"
         + (", each counted for every class that its mask shows:" if masks else ":"),
         _by_class_and_round(description["counts"]),
-        _answers(tiles, masks=masks),
+        _answers(tiles, ClassMap(names=description.get("class_map", {})), masks=masks),
         "Realism scores, 1 to 5:",
         _table(("mark", "tiles"), sorted(marks.items())),
         f"Number of reviewers who agreed on a tile's {'mask' if masks else 'class'}:",
@@ -74,7 +75,7 @@ def _composition(tiles: Sequence[ReleaseTile], description: Mapping[str, Any]) -
     ]
 
 
-def _answers(tiles: Sequence[ReleaseTile], *, masks: bool) -> str:
+def _answers(tiles: Sequence[ReleaseTile], class_map: ClassMap, *, masks: bool) -> str:
     """Return what the searched target and the reviewers said of the tiles."""
     confidences = [tile.confidence for tile in tiles]
     span = (
@@ -86,11 +87,18 @@ def _answers(tiles: Sequence[ReleaseTile], *, masks: bool) -> str:
             f"The masks are those of {names} real tiles, for which the tiles were generated. The "
             f"searched target's mean confidence over a tile's pixels is {span}."
         )
-    wrong = sum(tile.predicted != tile.class_name for tile in tiles)
+    wrong = sum(not class_map.same(tile.class_name, tile.predicted) for tile in tiles)
     changed = sum(tile.condition != tile.class_name for tile in tiles)
     return (
         f"The searched target was wrong on {wrong} of {len(tiles)}, with confidences {span}. "
         f"Reviewers chose another class than that of generation for {changed}."
+        + (
+            " The target's classes have names of their own; a prediction counts as right where "
+            f"both have one common name. These are, with the names that each stands for: "
+            f"{class_map.text}."
+            if class_map.names
+            else ""
+        )
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rs_lowconf.class_map import PLAIN, ClassMap
 from rs_lowconf.errors import ModelError
 from rs_lowconf.review.geotiff import read_classes, read_tile
 from rs_lowconf.shares import share_of
@@ -17,12 +18,14 @@ from rs_lowconf.stored import reflectance_of
 from rs_lowconf.target.evaluate import evaluate_segmenter
 from rs_lowconf.testset.release import WARNING, Release, ReleaseTile
 from rs_lowconf.types import TargetModel, TileBatch
-from rs_lowconf.vocabulary import class_list, join
+from rs_lowconf.vocabulary import class_list
 
 _BATCH = 64
 
 
-def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
+def evaluate_release(
+    release: Release, target: TargetModel, class_map: ClassMap = PLAIN
+) -> dict[str, Any]:
     """Return the figures of a target on a release, matching bands and classes by name.
 
     Tiles of classes that the target does not know are counted and left out. Where the labels are
@@ -30,19 +33,26 @@ def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
     `target.evaluate.SegmentationReport` overall and, in `round`, by round, with tiles as blocks:
     each is independent evidence.
 
+    Args:
+        release: of a test set.
+        target: the model to measure.
+        class_map: which classes of the release and the target mean the same.
+
     Returns:
         release: version and checksum.
         tiles, evaluated, left_out: numbers of tiles, the last by class.
         accuracy, class_accuracy, round_accuracy: each `value`, `interval_95` (exact: Clopper
             and Pearson 1934), `count` and `n`; value and interval are None without tiles.
         mean_confidence: mean of the largest probability.
-        confusion: tiles by class, then by the target's prediction.
+        confusion: tiles by class, then by the target's prediction, in its own words.
+        class_map: common names by name; only where there is a map.
         note: what these figures do not mean.
 
     Raises:
         ModelError: the target lacks a band, has another level, knows none of the classes, or spells
             one differently, or predicts classes of tiles for masks, or the other way round.
         ReviewError: a tile is missing or damaged.
+        SettingsError: the map lacks a class of the release.
     """
     channels = _channels(release, target)
     if release.pixelwise != target.pixelwise:
@@ -52,32 +62,37 @@ def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
             f"{release.version} are {'masks' if release.pixelwise else 'classes of tiles'}",
             expected=f"a target that predicts {what[release.pixelwise]}",
         )
-    about = {"version": release.version, "checksum": release.checksum}
+    about: dict[str, Any] = {
+        "release": {"version": release.version, "checksum": release.checksum},
+        **({"class_map": dict(class_map.names)} if class_map.names else {}),
+    }
     if release.pixelwise:
-        return {"release": about, **_on_masks(release, target)}
-    join(
+        return {**about, **_on_masks(release, target, class_map)}
+    class_map.meet(
         class_list(f"release {release.version}", release.classes, error=ModelError),
         class_list("the target", target.classes, error=ModelError),
         error=ModelError,
     )
-    known = [tile for tile in release.tiles if tile.class_name in target.classes]
-    unknown = Counter(
-        str(t.class_name) for t in release.tiles if t.class_name not in target.classes
-    )
+    classes = [name for name in release.classes if class_map.places(name, target.classes)]
+    known = [tile for tile in release.tiles if tile.class_name in classes]
+    unknown = Counter(str(t.class_name) for t in release.tiles if t.class_name not in classes)
     if not known:
         raise ModelError(
             f"the target knows none of the classes {', '.join(unknown)} of release "
             f"{release.version}",
             expected=f"some of {', '.join(target.classes)}",
+            remedy="say in target.class_map which mean the same",
         )
     log_probability = _predict(known, channels, target)
     predicted = [target.classes[k] for k in log_probability.argmax(1).tolist()]
-    right = [(tile, tile.class_name == name) for tile, name in zip(known, predicted, strict=True)]
+    right = [
+        (tile, class_map.same(tile.class_name, name))
+        for tile, name in zip(known, predicted, strict=True)
+    ]
     pairs = Counter(zip((tile.class_name for tile in known), predicted, strict=True))
-    classes = [name for name in release.classes if name in target.classes]
     rounds = sorted({tile.round for tile in known})
     return {
-        "release": about,
+        **about,
         "tiles": len(release.tiles),
         "evaluated": len(known),
         "left_out": dict(sorted(unknown.items())),
@@ -97,14 +112,14 @@ def evaluate_release(release: Release, target: TargetModel) -> dict[str, Any]:
     }
 
 
-def _on_masks(release: Release, target: TargetModel) -> dict[str, Any]:
+def _on_masks(release: Release, target: TargetModel, class_map: ClassMap) -> dict[str, Any]:
     """Return the figures of a target that predicts a class per pixel."""
     rounds = sorted({tile.round for tile in release.tiles})
     parts = {number: [t for t in release.tiles if t.round == number] for number in rounds}
 
     def figures(tiles: Sequence[ReleaseTile]) -> dict[str, Any]:
         source = ReleasedMasks(release, tiles)
-        return asdict(evaluate_segmenter(target, source, source.ids))
+        return asdict(evaluate_segmenter(target, source, source.ids, class_map=class_map))
 
     total = figures(release.tiles)
     return {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.class_map import PLAIN, ClassMap
 from rs_lowconf.errors import DataError, OutputError
 from rs_lowconf.folders import whole_folder
 from rs_lowconf.masks import UNKNOWN
@@ -46,6 +47,7 @@ def write_release(
     provenance: Mapping[str, str],
     parent: Path | None = None,
     agreement: Mapping[str, float | None] | None = None,
+    class_map: ClassMap = PLAIN,
 ) -> None:
     """Write a release, completely or not at all.
 
@@ -60,6 +62,7 @@ def write_release(
         provenance: origin of the tiles, such as checksums of models.
         parent: folder of the release that this one continues.
         agreement: figures of the agreement of reviewers, by name; None is undefined.
+        class_map: which classes of the labels and of the target's predictions mean the same.
 
     Raises:
         DataError: a tile or mask was changed since its review or does not fit the others, or the
@@ -91,6 +94,7 @@ def write_release(
             "synthetic": True,
             "warning": WARNING,
             "classes": list(classes),
+            **({"class_map": dict(class_map.names)} if class_map.names else {}),
             "bands": bands.to_json(),
             "tile_size": [height, width],
             "tiles": len(ordered),

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rs_lowconf.errors import DataError
+from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.describe import DrawnFrom, describe
 from rs_lowconf.estimate.page import write_report
 from rs_lowconf.estimate.prepare import Prepared
@@ -32,6 +32,7 @@ from rs_lowconf.estimate.waves import (
     Request,
     Waves,
     check_clear,
+    common_labels,
 )
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.settings import Settings
@@ -236,7 +237,10 @@ def write_to_label(
     if folder.source == "table":
         assert section.scores is not None  # noqa: S101 -- else labels come from reviews
         if not folder.table(wave).exists():
-            _write_table(read_scores(section.scores, section.measure), folder.table(wave), ids)
+            scores = read_scores(
+                section.scores, section.measure, class_map=settings.target.common_names
+            )
+            _write_table(scores, folder.table(wave), ids)
         return ToLabel(table=folder.table(wave), packages=())
     into = folder.packages(wave)
     if section.scores is None:
@@ -244,9 +248,12 @@ def write_to_label(
 
         packages = write_tile_packages(settings, into, ids, trust_code=trust_code)
     else:
+        from rs_lowconf.workflows.catalog import target_of
         from rs_lowconf.workflows.pixels import write_pixel_packages
 
-        classes = tuple(dict.fromkeys((*waves.pool.classes, *section.classes)))
+        target = target_of(settings, trust_code=trust_code)
+        own = waves.pool.class_map.in_words_of_data(waves.pool.classes, target.classes)
+        classes = tuple(dict.fromkeys((*own, *section.classes)))
         packages = write_pixel_packages(settings, into, ids, classes)
     return ToLabel(table=None, packages=tuple(packages))
 
@@ -262,18 +269,24 @@ def _write_table(scores: Scores, path: Path, ids: list[str]) -> None:
     write_labels(path, ids, shown)
 
 
-def _read_labels(
-    settings: Settings, folder: DrawFolder, waves: Waves, wave: int
-) -> dict[str, str | None]:
+def _read_labels(settings: Settings, folder: DrawFolder, waves: Waves, wave: int) -> Labels:
     """Return the class of each unit that is new in a wave; see `read_all_labels`."""
-    ids = waves.new_ids(wave)
+    ids, class_map = waves.new_ids(wave), waves.pool.class_map
+    if settings.target.common_names != class_map:
+        raise SettingsError(
+            f"the draw in {folder.path} was made with target.class_map "
+            f"{dict(class_map.names)}, and the settings have {settings.target.class_map}",
+            remedy="set it as it was, or draw anew under another --name",
+        )
+    labels: Labels
     if folder.source == "table":
         classes = (*waves.pool.classes, *settings.estimate.classes)
-        labels = read_labels(folder.table(wave), ids, classes)
+        labels = read_labels(folder.table(wave), ids, classes, class_map)
     else:
         from rs_lowconf.workflows.labelling import read_reviews
 
-        labels = read_reviews(settings, ids, f"wave {wave} in {folder.packages(wave)}")
+        where = f"wave {wave} in {folder.packages(wave)}"
+        labels = common_labels(read_reviews(settings, ids, where), waves.pool, "the reviews")
     check_clear(labels, settings.estimate.unclear)
     return labels
 

@@ -86,7 +86,9 @@ def _grounds(settings: Settings, sources: Mapping[str, Scores]) -> Work[Grounds]
     if own.validation is None:
         scores, validation = split_validation(scores, own.experiment.validation, seed)
     else:
-        validation = read_scores(own.validation, own.measure, features=True)
+        validation = read_scores(
+            own.validation, own.measure, features=True, class_map=scores.class_map
+        )
     if not scores.error.any():
         raise DataError(f"the labels of {scores.source} hold no error", expected="one at least")
     hints = {}
@@ -205,7 +207,12 @@ def _sources(settings: Settings) -> Work[dict[str, Scores]]:
     found: dict[str, Scores] = {}
     path = settings.estimate.experiment.random_latents
     if path is not None:
-        made = read_scores(path, settings.estimate.measure, features=True)
+        made = read_scores(
+            path,
+            settings.estimate.measure,
+            features=True,
+            class_map=settings.target.common_names,
+        )
         unlabelled = int((~made.labelled).sum())
         reasons = {"without a label": unlabelled} if unlabelled else {}
         yield LeftOut(what=f"rows of {path}", reasons=reasons, total=len(made))
@@ -224,12 +231,13 @@ def found_tiles(settings: Settings, path: Path) -> Work[Scores]:
     from rs_lowconf.review.store import STORE, ReviewStore
     from rs_lowconf.review.verdicts import verdicts
 
-    made = read_scores(path, settings.estimate.measure)
+    class_map = settings.target.common_names
+    made = read_scores(path, settings.estimate.measure, class_map=class_map)
     said = verdicts(ReviewStore(settings.run.dir / STORE).opinions())
     condition = made.label if made.label is not None else np.full(len(made), None)
     label = np.array(
         [
-            class_name(said[name].true_class) if name in said else own
+            class_name(said[name].true_class, class_map.names) if name in said else own
             for name, own in zip(made.ids, condition, strict=True)
         ],
         dtype=object,

@@ -372,7 +372,9 @@ def _write_tiles(
         sample = export.sample(one, tile)
         export.write(sample, sample_tags(sample))
         features = own.features.numpy()
-        cards.append(card_of(sample, features, models.pixel_classes, models.target.classes))
+        cards.append(
+            card_of(sample, features, models.pixel_classes, models.target.classes, models.class_map)
+        )
         path = export.settings.run.dir / sample.tile
         top = own.log_probability.topk(2).values
         neighbour = sample.neighbour

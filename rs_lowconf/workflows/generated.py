@@ -21,7 +21,7 @@ from rs_lowconf.search.prior import draw_latent
 from rs_lowconf.settings import Settings
 from rs_lowconf.target.load import check_fit
 from rs_lowconf.types import TileBatch
-from rs_lowconf.vocabulary import class_list, join
+from rs_lowconf.vocabulary import class_list
 from rs_lowconf.workflows.pixels import parquet_pieces, pixel_scores
 from rs_lowconf.workflows.records import Step, Work
 
@@ -58,7 +58,7 @@ def open_random_tiles(settings: Settings, *, trust_code: bool) -> RandomTiles:
     """
     models = load_models(settings, trust_code=trust_code)
     classes = models.pixel_classes or models.generator.net.classes
-    meeting = join(
+    meeting = models.class_map.meet(
         class_list("the conditions", classes, error=ModelError),
         class_list("the target", models.target.classes, error=ModelError),
         error=ModelError,
@@ -92,7 +92,9 @@ def write_generated(tiles: RandomTiles, count: int, path: Path) -> Work[ScoredGe
             require_most(unanswered, seeds.stop)
             write(table)
             pairs = zip(table["predicted"].to_pylist(), table["label"].to_pylist(), strict=True)
-            wrong += sum(said != true for said, true in pairs if true is not None)
+            wrong += sum(
+                not models.class_map.same(true, said) for said, true in pairs if true is not None
+            )
             rows += len(table) - table["label"].null_count
             yield Step(title=title, done=seeds.stop, total=count)
     return ScoredGenerated(

@@ -11,6 +11,7 @@ from torch import Tensor
 from rs_lowconf.asking import ask, require_most
 from rs_lowconf.batch.jobs import TargetOf
 from rs_lowconf.batches import fixed_batches
+from rs_lowconf.class_map import ClassMap
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import ModelError
 from rs_lowconf.estimate.rare import Score
@@ -22,7 +23,7 @@ from rs_lowconf.search.reading import log_odds
 from rs_lowconf.settings import Settings
 from rs_lowconf.target.load import check_fit
 from rs_lowconf.types import TargetModel, TileGenerator
-from rs_lowconf.vocabulary import class_list, join
+from rs_lowconf.vocabulary import class_list
 from rs_lowconf.workflows.catalog import target_of
 
 
@@ -32,6 +33,8 @@ class Law:
 
     generator: TileGenerator
     target: TargetModel
+    class_map: ClassMap
+    """Which classes of the generator and the target mean the same."""
     channels: tuple[int, ...]
     """The generator's channels that the target reads, in its order."""
     micro_batch: int
@@ -94,14 +97,14 @@ class Law:
 
         None where the target has no such class.
         """
-        if name not in self.target.classes:
+        places = list(self.class_map.places(name, self.target.classes))
+        if not places:
             return None
-        place = self.target.classes.index(name)
 
         def score(z: Float64[np.ndarray, "b d"]) -> Float64[np.ndarray, " b"]:
             said = self.answers(z, name).double()
-            own = said[:, place].clone()
-            said[:, place] = -torch.inf
+            own = said[:, places].max(1).values
+            said[:, places] = -torch.inf
             margin: Float64[np.ndarray, " b"] = (own - said.max(1).values).numpy()
             return margin
 
@@ -128,7 +131,8 @@ def load_law(settings: Settings, *, trust_code: bool) -> Law:
             "the target answers for every pixel", expected="one that gives a tile a class"
         )
     # A condition that the target has no class for is told of in the report.
-    join(
+    class_map = settings.target.common_names
+    class_map.meet(
         class_list("the generator", generator.classes, error=ModelError),
         class_list("the target", target.classes, error=ModelError),
         error=ModelError,
@@ -137,9 +141,11 @@ def load_law(settings: Settings, *, trust_code: bool) -> Law:
     return Law(
         generator=generator,
         target=target,
+        class_map=class_map,
         channels=check_fit(target.bands, generator.bands),
         micro_batch=size,
         device=device,
-        key=f"{sha256_of(path)} {named.key} {size}",
+        key=f"{sha256_of(path)} {named.key} {size}"
+        + (f" {dict(class_map.names)}" if class_map.names else ""),
         target_of=named,
     )

@@ -30,7 +30,7 @@ from rs_lowconf.settings import Settings
 from rs_lowconf.stored import stored_numbers
 from rs_lowconf.target.load import check_fit, load_target
 from rs_lowconf.types import TargetModel, TileBatch
-from rs_lowconf.vocabulary import class_list, join
+from rs_lowconf.vocabulary import class_list
 from rs_lowconf.workflows.records import Step, Work
 
 _TILES = 32
@@ -87,7 +87,7 @@ def open_pixels(settings: Settings, *, trust_code: bool) -> PixelPool:
         raise ModelError("the target predicts one class per tile", expected="one class per pixel")
     splits = cast("tuple[Split, ...]", settings.batch.splits or ("test",))
     sources = tuple(open_masks(settings.data, split) for split in splits)
-    meeting = join(
+    meeting = settings.target.common_names.meet(
         class_list("the masks", sources[0].classes, error=ModelError),
         class_list("the target", target.classes, error=ModelError),
         error=ModelError,

@@ -46,11 +46,16 @@ def load_scores(settings: Settings, *, features: bool = False) -> Work[Scores]:
     """
     section = settings.estimate
     if section.scores is not None:
-        return read_scores(section.scores, section.measure, features=features)
+        return read_scores(
+            section.scores,
+            section.measure,
+            features=features,
+            class_map=settings.target.common_names,
+        )
     path = job_folder(settings, "score") / "scores.parquet"
     if not path.exists():
         raise _no_scores(settings, path)
-    scores = read_scores(path, section.measure)
+    scores = read_scores(path, section.measure, class_map=settings.target.common_names)
     narrowed = narrow(
         lambda name: scores.shown[name].tolist(), len(scores), settings.batch, error=DataError
     )
@@ -81,7 +86,9 @@ def write_plan(settings: Settings, prepared: Prepared) -> LabelPlan:
 
 
 def _table(path: Path | None, settings: Settings) -> Scores | None:
-    return None if path is None else read_scores(path, settings.estimate.measure)
+    if path is None:
+        return None
+    return read_scores(path, settings.estimate.measure, class_map=settings.target.common_names)
 
 
 def _no_scores(settings: Settings, path: Path) -> JobError:

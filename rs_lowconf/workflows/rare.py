@@ -33,7 +33,7 @@ from rs_lowconf.places import job_folder
 from rs_lowconf.runs import RunFolder, save_figures, write_json, write_text
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import RareSettings, Settings
-from rs_lowconf.vocabulary import class_list, join, require, vocabulary
+from rs_lowconf.vocabulary import class_list, require, vocabulary
 from rs_lowconf.workflows.catalog import catalog_of
 from rs_lowconf.workflows.latents import Law, load_law
 from rs_lowconf.workflows.records import LeftOut, Work
@@ -271,7 +271,7 @@ def _real_pool(
         return None, f"No real tiles stand beside: {error.said}."
     left_out, total = dict(narrowed.left_out), len(scores)
     scores = scores[narrowed.rows]
-    join(
+    law.class_map.meet(
         vocabulary("the catalog's labels", scores["label"].unique()),
         class_list("the target", law.target.classes),
     )
@@ -291,6 +291,7 @@ def _real_pool(
         scores["label"].where(scores["label"].notna(), None).tolist(),
         thresholds=thresholds,
         classes=law.target.classes,
+        class_map=law.class_map,
     )
     splits = scores["rslow:split"].value_counts()
     return RealPool(

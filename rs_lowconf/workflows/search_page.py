@@ -40,6 +40,7 @@ def told_of(report: SearchReport, settings: Settings, models: Models) -> Result:
     tested = {
         **target_facts(settings.target, model_path(settings, "target"), target.classes),
         "Its bands": f"{', '.join(target.bands.names)} ({target.bands.level})",
+        **({"Common names of classes": models.class_map.text} if models.class_map.names else {}),
         "Generator's SHA-256": models.generator.sha256,
         "Generator learned from": models.generator.attribution,
         "Real tiles beside samples": "none" if models.real is None else f"{len(models.real):,}",

@@ -143,6 +143,7 @@ def write_report(
         tau=models.tau,
         classes=models.generator.net.classes,
         target_classes=models.target.classes,
+        class_map=models.class_map,
     )
 
 

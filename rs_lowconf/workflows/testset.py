@@ -73,6 +73,7 @@ def build_release(
         licence=licence,
         provenance={"answers": str(number)},
         parent=parent or (before[-1] if before else None),
+        class_map=settings.target.common_names,
         agreement={key: agreed[key] for key in ("alpha_decision", "alpha_decision_and_class")},
     )
     return read_release(folder)
