@@ -193,10 +193,8 @@ class Pool:
             >>> import rs_lowconf as rl
             >>> pool = rl.Pool(np.linspace(0.5, 1, 1_000), ["crop"] * 1_000)
             >>> plan = pool.plan(labels=100, width=0.1)
-            >>> table = plan.to_pandas().set_index(["design", "defensive"])
-            >>> needed = table["labels"]
-            >>> bool(needed["stratified", 0.3] < needed["uniform", 1.0])
-            True
+            >>> print(plan.recommendation)
+            Recommendation: draw 306 labels with design uniform, for an interval 10 % wide.
         """
         _check_number(labels)
         values = {"budget": labels, "width": width, "defensive": defensive, "level": level}

@@ -6,7 +6,7 @@ from rs_lowconf.errors import MissingPackageError
 
 _REVIEW: Final = frozenset({"PIL", "krippendorff", "sklearn"})
 _ESTIMATE: Final = frozenset({"sklearn"})
-_GENERATE: Final = _REVIEW | _ESTIMATE | {"torch", "safetensors", "jinja2"}
+_GENERATE: Final = _REVIEW | _ESTIMATE | {"torch", "safetensors"}
 EXTRAS: Final = {
     "review": _REVIEW,
     "estimate": _ESTIMATE,

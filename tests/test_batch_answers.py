@@ -1,5 +1,7 @@
 """`rslow batch score` where a target has no answer to some tiles, or to none of them."""
 
+import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -189,3 +191,56 @@ def test_results_of_a_run_in_the_home_folder_lie_there(
     (catalog / "settings.yaml").write_text("run: {dir: ~/run}\n")
     assert rslow("batch", "status", "-c", "~/settings.yaml").out == status.out
     assert not list(work.iterdir())
+
+
+def by_pixel(image: NDArray[Any]) -> NDArray[Any]:
+    """Return logits of every pixel."""
+    return np.asarray(image[:, 3:] * 4 - 1)
+
+
+SHOWN = (
+    (("batch", "review"), ("search.tau=0.999999",)),
+    (("batch", "suspects"), ()),
+    (("estimate", "draw"), ("estimate.budget=20",)),
+)
+
+
+@pytest.mark.parametrize(("command", "more"), SHOWN, ids=["review", "suspects", "draw"])
+def test_tiles_with_scores_are_shown_without_trust(
+    catalog: Path, rslow: Run, command: tuple[str, str], more: tuple[str, ...]
+) -> None:
+    """What shows tiles to people runs no classifier: it takes classes and scores from the job."""
+    assert score(rslow, catalog).code == 0
+    ran = shown(rslow, catalog, command, *more)
+    assert ran.code == 0, ran.err
+    assert "--trust-code" not in ran.out
+    package = re.findall(r"Open in QGIS: (.*)/review.qgz", ran.out)[0]
+    manifest = json.loads((Path(package) / "manifest.json").read_text())
+    assert set(manifest["classes"]) == {"woods", "meadow", "fields"}
+    assert manifest["samples"]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["now", "earlier version"])
+def test_masks_need_trust_and_so_do_scores_that_do_not_say_what_they_are_of(
+    catalog: Path, rslow: Run, told: bool
+) -> None:
+    """A segmenter runs again for its masks; scores of earlier versions do not say what it is."""
+    changes = {"python": f"{__name__}:by_pixel"} if told else {}
+    assert score(rslow, catalog, **changes).code == 0
+    parts = [*(catalog / "run" / "batch" / "score" / "parts").glob("part-*")]
+    for path in [] if told else parts:
+        pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+    command, more = SHOWN[0]
+    ran = shown(rslow, catalog, command, *more, **changes)
+    assert ran.code == 5
+    assert ran.err.count("\n") == 1
+    assert "--trust-code" in ran.err
+    assert shown(rslow, catalog, command, *more, "--trust-code", **changes).code == 0
+
+
+def shown(rslow: Run, folder: Path, command: tuple[str, str], *more: str, **target: str) -> Any:
+    """Run a command that shows tiles, with the target of `score`."""
+    values = [f"target.{name}={value}" for name, value in (TARGET | target).items()]
+    values += [f"run.dir={folder / 'run'}", *(word for word in more if not word.startswith("--"))]
+    options = [word for word in more if word.startswith("--")]
+    return rslow(*command, *options, *(word for value in values for word in ("-s", value)))

@@ -97,6 +97,8 @@ def test_a_black_box_is_searched_and_what_is_found_is_its_own(
     assert report["method"] == method
     assert report["search"]["accepted"] >= 3
     assert ("student" in report) == (method == "student")
+    # Before the search begins, and only if there is a student to pay for.
+    assert ("The target gives no gradients" in done.out) == (method == "student")
     if method == "student":
         assert report["student"]["evaluations"] == 96
         assert report["search"]["evaluations"] > 96

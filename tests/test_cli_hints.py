@@ -217,6 +217,7 @@ def table(tmp_path: Path) -> Path:
 @tells(
     "cli/estimate.py:draw:estimate draw",
     "cli/estimate.py:draw:estimate report",
+    "cli/estimate.py:plan:estimate draw",
     "cli/estimate.py:draw:estimate report#2",
     "workflows/estimate.py:report_draw:*",
     "estimate/stored.py:read_draw:*",
@@ -251,6 +252,7 @@ def test_an_estimate_from_a_table_by_what_is_printed(
     fill(5)
     type_printed(ran, "estimate report")
     type_printed(rslow("estimate", "draw", "--name", "my draw", *words), "estimate report")
+    type_printed(rslow("estimate", "plan", *words), "estimate draw")
 
 
 @pytest.fixture

@@ -429,6 +429,17 @@ def test_settings_are_checked(tmp_path: Path, changes: dict[str, Any], complaint
         chosen(tmp_path, **changes)
 
 
+def test_check_tells_repeated_pixels_from_unknown_ones(tmp_path: Path) -> None:
+    """Where the last tile of a row is moved back inside, pixels of the one before are repeated."""
+    make_chips(tmp_path, 12, side=48)
+    report = check_masks(chosen(tmp_path, val_share=0.2, test_share=0.2))
+    for name in ("val", "test"):
+        split = report.splits[name]
+        assert (split.unknown, split.nodata) == (0, 0)
+        assert split.repeated > 0
+        assert sum(split.pixels.values()) + split.repeated == split.tiles * 32 * 32
+
+
 def test_check_counts_as_numpy_does(tmp_path: Path, rslow: Run) -> None:
     """`rslow data check` counts pixels a class, nodata and blocks, and lists every bad file."""
     make_chips(tmp_path, 12, side=32)

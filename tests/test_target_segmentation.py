@@ -27,6 +27,7 @@ from rs_lowconf.target.train import Training, calibrate, restore_state, save_sta
 from rs_lowconf.target.trained import NetworkSpec, TrainedNetwork, load_trained, save_trained
 from rs_lowconf.types import MaskSource, TargetModel
 from rs_lowconf.workflows import train_target
+from rs_lowconf.workflows.records import Expected
 from tests.conftest import Run
 from tests.fakes import FakePatches
 from tests.make_scenes import make_chips
@@ -285,6 +286,9 @@ segmenter: {{encoder: tu-resnet10t, width: 4, epochs: 2, batch_size: 8}}
     monkeypatch.setattr(train_target, "_SAVE_SECONDS", 0.0)
     stopped = tmp_path / "stopped" / "target"
     work = train_target.train_network(load(config, [f"run.dir={tmp_path}/stopped"]), "target")
+    expected = next(work)
+    assert isinstance(expected, Expected)
+    assert 0 < expected.seconds < 3_600
     next(work)
     assert (stopped / "state.safetensors").exists()  # if it were killed here
     work.close()

@@ -40,6 +40,20 @@ def tiles(tmp_path: Path) -> list[ReleaseTile]:
     return reviewed_tiles(tmp_path / "store", COUNT)
 
 
+def test_a_release_that_says_little_says_so(tmp_path: Path, tiles: list[ReleaseTile]) -> None:
+    """Few tiles and labels of one person are cautioned against; many tiles of several are not."""
+    found = read_release(release(tmp_path / "v1", tiles))
+    alone = replace(found, tiles=tuple(replace(one, reviewers=("ann",)) for one in found.tiles[:2]))
+    few, person = alone.cautions
+    assert few.startswith("2 tiles are too few")
+    assert person.startswith("one reviewer decided all labels")
+    shared = [replace(one, reviewers=("ann", "bob")) for one in found.tiles]
+    assert replace(found, tiles=tuple(shared * 3)).cautions == ()
+    each = [replace(one, reviewers=(f"p{i % 2}",)) for i, one in enumerate(shared * 3)]
+    (single,) = replace(found, tiles=tuple(each)).cautions
+    assert "no tile was judged twice" in single
+
+
 def test_release_comes_back(tmp_path: Path, tiles: list[ReleaseTile]) -> None:
     """What is written is read again, with the tiles in the order of classes and names."""
     found = read_release(release(tmp_path / "v1", tiles))

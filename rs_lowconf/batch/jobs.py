@@ -44,6 +44,9 @@ COLUMNS = (
     "rslow:mask_classes",
 )
 
+#: Metadata of scores: `true` if the target predicts a class per pixel, `false` if one per tile.
+PIXELWISE = "rslow:pixelwise"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CatalogRows:

@@ -97,7 +97,8 @@ class Pieces:
                 self._add(chunk, rows.slice(start, size), sent.attempts + 1)
         if chunk.pieces:
             return None
-        results = pa.concat_tables([self._schema.empty_table(), *chunk.tables])
+        # Metadata is that of the first table.
+        results = pa.concat_tables([*chunk.tables, self._schema.empty_table()])
         return FinishedChunk(chunk=chunk.left.chunk, results=results, errors=chunk.errors)
 
     def _add(self, chunk: _Open, rows: pa.Table, attempts: int) -> None:

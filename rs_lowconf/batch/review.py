@@ -19,14 +19,16 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.batch.choose import narrow, tau_of
 from rs_lowconf.batch.collect import placed
-from rs_lowconf.batch.jobs import TargetOf, rows_of
+from rs_lowconf.batch.jobs import PIXELWISE, TargetOf, rows_of
 from rs_lowconf.batch.ledger import read_description
 from rs_lowconf.batch.quotas import within_quotas
+from rs_lowconf.batch.status import open_results
 from rs_lowconf.class_map import ClassMap
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import DataError, JobError
+from rs_lowconf.places import job_folder
 from rs_lowconf.review.ids import package_id, sample_ids
 from rs_lowconf.review.package import place_for
 from rs_lowconf.review.publish import publish
@@ -77,6 +79,18 @@ def scores_of(catalog: Catalog, job: Path, target: TargetOf) -> geopandas.GeoDat
             command="batch score",
         )
     return scores
+
+
+def predicts_tiles(job: Path) -> bool:
+    """Return whether the scores of a job say that the target predicts one class per tile.
+
+    Scores of earlier versions do not say it.
+
+    Raises:
+        JobError: the job has no results yet.
+    """
+    told = open_results(job).schema.metadata or {}
+    return told.get(PIXELWISE.encode()) == b"false"
 
 
 def choose(scores: geopandas.GeoDataFrame, settings: Settings) -> LeastSure:
@@ -196,8 +210,14 @@ def write_real(
     if folder.exists():
         return folder
     rows = rows_of(catalog, [*scores["id"]])
-    model = target.load(rows[0].window[2])
-    if model.pixelwise:
+    # Only masks need the model; scores say what it predicts of tiles, and running it needs trust.
+    model = None
+    if predicts_tiles(job_folder(settings, "score")) and target.classes:
+        classes, pixelwise = target.classes, False
+    else:
+        model = target.load(rows[0].window[2])
+        classes, pixelwise = model.classes, model.pixelwise
+    if pixelwise:
         named = [one for row in rows for one in (row.mask_classes or {}).values() if one]
     else:
         # Labels may have come into the catalog since.
@@ -205,25 +225,25 @@ def write_real(
     class_map = settings.target.common_names
     catalog_classes, target_classes = (
         vocabulary("the catalog", named),
-        class_list("the target", model.classes),
+        class_list("the target", classes),
     )
     class_map.meet(catalog_classes, target_classes)
-    if model.pixelwise:
+    if pixelwise:
         # The target's mask is shown where the catalog has none, so its classes stay.
-        own = class_map.commons(model.classes)
+        own = class_map.commons(classes)
     else:
-        own = class_map.in_words_of_data(model.classes, model.classes)
+        own = class_map.in_words_of_data(classes, classes)
     offered = tuple(dict.fromkeys((*own, *catalog_classes.names)))
     publish(
         ReviewStore(settings.run.dir / STORE),
         folder,
-        [*_samples(scores, rows, model, offered, class_map)],
+        [*_samples(scores, rows, model if pixelwise else None, offered, class_map)],
         package_id=package,
         label=settings.review.mode,
         round=0,
-        classes=() if model.pixelwise else offered,
-        pixel_classes=offered if model.pixelwise else (),
-        target_classes=model.classes,
+        classes=() if pixelwise else offered,
+        pixel_classes=offered if pixelwise else (),
+        target_classes=classes,
         attribution=settings.data.attribution,
         provenance={"catalog": catalog.path.name, **provenance},
     )
@@ -233,17 +253,18 @@ def write_real(
 def _samples(
     scores: geopandas.GeoDataFrame,
     rows: Sequence[CatalogRow],
-    model: TargetModel,
+    segmenter: TargetModel | None,
     classes: Sequence[str],
     class_map: ClassMap,
 ) -> Iterator[Observed]:
-    """Yield tiles with what the catalog and the target say of them."""
+    """Yield tiles with what the catalog and the target say of them; a segmenter runs again."""
     bands = _common(rows)
     for row, score in zip(rows, scores.to_dict("records"), strict=True):
         numbers, label, masks = read_row(row), row.label or None, None
-        if model.pixelwise:
+        if segmenter is not None:
             label = "catalog" if row.masks else "target"
-            masks = _masks(row, reflectance(row, numbers, model.bands), model, classes, class_map)
+            image = reflectance(row, numbers, segmenter.bands)
+            masks = _masks(row, image, segmenter, classes, class_map)
         yield Observed(
             sample_id=score["sample_id"],
             pixels=stored_numbers(reflectance(row, numbers, bands)).numpy(),

@@ -1,5 +1,6 @@
 """Scores tiles of a catalog with a target, in the workers."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from rs_lowconf.asking import ask
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.batch.jobs import TargetOf, TileKind, require_fitting
+from rs_lowconf.batch.jobs import PIXELWISE, TargetOf, TileKind, require_fitting
 from rs_lowconf.batch.work import ERROR, Call
 from rs_lowconf.batches import fixed_batches
 from rs_lowconf.data.catalog.reading import read_row, reflectance
@@ -73,7 +74,9 @@ def scorer(
                 # Its process may have exited: the next tiles need a new one.
                 del loaded[side]
                 raise
-        return pa.Table.from_pylist(records, schema=columns)
+        pixelwise = any(model.pixelwise for model in loaded.values())
+        told = {PIXELWISE: json.dumps(pixelwise)}
+        return pa.Table.from_pylist(records, schema=columns.with_metadata(told))
 
     return score
 

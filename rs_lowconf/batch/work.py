@@ -54,9 +54,10 @@ class Work(Protocol):
         where it does not count as the time of a tile.
 
         The function gets rows and returns one row for each of their ids in any order, with the
-        columns of `schema`. A column `error` (string) may give the reason why a tile has no result;
-        where it is not null, the other columns do not count. An exception is attributed to a tile
-        of the chunk, which is then searched for; an `OutputError` or a full disk ends the job.
+        columns of `schema`; metadata of its schema is stored with them. A column `error` (string)
+        may give the reason why a tile has no result; where it is not null, the other columns do not
+        count. An exception is attributed to a tile of the chunk, which is then searched for; an
+        `OutputError` or a full disk ends the job.
 
         Raises:
             RsLowconfError: no tile can be processed, for example if a model is missing.
@@ -169,7 +170,8 @@ def answer(call: Call, schema: pa.Schema, rows: pa.Table) -> pa.Table | str:
             if ERROR in table.column_names
             else pa.nulls(len(table), pa.string())
         )
-        return table.select(schema.names).cast(schema).append_column(ERROR, errors)
+        found = schema.with_metadata(table.schema.metadata)
+        return table.select(schema.names).cast(found).append_column(ERROR, errors)
     except OutputError:
         raise
     # Whatever error a tile causes, the other tiles go on.

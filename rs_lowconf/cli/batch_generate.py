@@ -13,6 +13,7 @@ from rs_lowconf.cli.batch import (
     print_classes,
     work_on,
 )
+from rs_lowconf.cli.generate import print_teaching
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import print_left_out, show
 from rs_lowconf.errors import SettingsError
@@ -151,6 +152,7 @@ def _student(settings: Settings, models: "Models", folder: Path) -> Path | None:
     names = (settings.run.seed, models.fingerprint)
     digest = hashlib.sha256(repr(names).encode()).hexdigest()[:16]
     path = folder.absolute() / f"student-{digest}.safetensors"
+    print_teaching(settings, models, path)
     show(taught(settings, models, path, models.evaluator))
     return path
 

@@ -105,6 +105,7 @@ def _mask_counts(report: "MaskReport") -> Iterable[Sequence[str]]:
     yield "(tiles left out)", *(f"{found.left_out:,}" for found in splits)
     for name in next(iter(splits)).pixels:
         yield f"pixels of {name}", *(f"{found.pixels[name]:,}" for found in splits)
+    yield "pixels repeated", *(f"{found.repeated:,}" for found in splits)
     yield "pixels unknown", *(f"{found.unknown:,}" for found in splits)
     yield "of these nodata", *(f"{found.nodata:,}" for found in splits)
 

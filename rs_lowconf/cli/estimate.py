@@ -34,7 +34,8 @@ def plan(config: ConfigOption = None, set_: SetOption = None) -> None:
     For each design and defensive share: how many labels it saves over a uniform draw, the expected
     width of the interval with estimate.budget, and the labels needed for estimate.width. With
     estimate.validation, ranges come from a bootstrap of these labels; without it, the target's
-    confidence is assumed to be calibrated. Writes run.dir/estimate/plan.json and plan.md.
+    confidence is assumed to be calibrated. It ends with a recommendation. Writes
+    run.dir/estimate/plan.json and plan.md.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.cli.tables import open_console, show_table
@@ -48,6 +49,13 @@ def plan(config: ConfigOption = None, set_: SetOption = None) -> None:
     print(f"{planned}\n")
     show_table(open_console(), SAVING, "l" + "r" * (len(rows[0]) - 1), rows)
     print(f"The whole plan: {folder / 'plan.json'}, {folder / 'plan.md'}")
+    print(planned.recommendation)
+    wanted = {
+        "design": planned.recommended.method,
+        "budget": planned.recommended_labels,
+        "defensive": planned.recommended.defensive,
+    }
+    hint("Then", "estimate draw", set_=[f"estimate.{key}={wanted[key]}" for key in wanted])
 
 
 @estimate_app.command()

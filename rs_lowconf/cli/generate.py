@@ -46,11 +46,35 @@ def generate(
     from rs_lowconf.models import load_models
 
     models = load_models(settings, trust_code=trust_code)
+    print_teaching(settings, models, folder / "search" / "student.safetensors")
     search = run_search(settings, models, folder, "search")
     baseline = None
     if settings.search.baseline_evaluations:
         baseline = run_search(settings, models, folder, "baseline", spent=search.seconds)
     _export(settings, models, folder, search, baseline)
+
+
+def print_teaching(settings: Settings, models: "Models", student: Path) -> None:
+    """Print what a student costs, if one has to be trained, and how to do without.
+
+    Args:
+        settings: of the run.
+        models: that search.
+        student: file of an earlier one.
+    """
+    if models.method != "student" or student.exists():
+        return
+    own = settings.search.student
+    line = (
+        f"The search needs a student, which first learns from {own.evaluations:,} evaluations of "
+        "the target; search.student sets how many."
+    )
+    if not models.target.differentiable:
+        line += (
+            " The target gives no gradients. If it is a network of PyTorch, the same weights as "
+            "TorchScript (target.kind=torchscript) do: then no student is needed."
+        )
+    print(line)
 
 
 def run_search(

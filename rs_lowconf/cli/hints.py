@@ -16,6 +16,9 @@ from rs_lowconf.settings import Settings
 #: Kinds of targets that are never loaded without --trust-code.
 _FOREIGN = ("callable", "export", "process", "python", "sklearn", "torchscript")
 
+#: Commands that load the target only if it predicts a class per pixel.
+_FOR_MASKS = ("batch review", "batch suspects", "estimate draw")
+
 #: Kinds of data that only catalogs are built from.
 _FOR_CATALOGS = ("none", "images", "geopackage", "stac")
 
@@ -103,6 +106,7 @@ def command_line(command: str, *words: object, set_: Sequence[str] = ()) -> str:
         ]
         parts += [part for setting in (*kept, *set_) for part in ("--set", setting)]
     foreign = _given.settings is not None and _given.settings.target.kind in _FOREIGN
+    foreign = foreign and " ".join(name[:2]) not in _FOR_MASKS
     if "--trust-code" in takes and (_given.trust_code or foreign):
         parts.append("--trust-code")
     return f"rslow {shlex.join(parts)}"

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from rs_lowconf.errors import left_out_words
-from rs_lowconf.workflows.records import LeftOut, Result, Work
+from rs_lowconf.workflows.records import Expected, LeftOut, Result, Work
 
 _SECONDS_BETWEEN_LINES = 30.0
 _FEW = 3
@@ -155,6 +155,9 @@ def show(work: Work[Result], check: Callable[[], None] = lambda: None) -> Result
                 result: Result = end.value
                 return result
             check()
+            if isinstance(record, Expected):
+                print(f"{record.what} takes about {duration(record.seconds)} on this machine.")
+                continue
             if isinstance(record, LeftOut):
                 shown.close()
                 title = None

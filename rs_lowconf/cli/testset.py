@@ -54,6 +54,8 @@ def build(
     used = release.provenance["answers"]
     print(f"{len(release.tiles)} tiles ({counts}): {release.folder}")
     print(f"Checksum {release.checksum}; built from the first {used} answers")
+    for caution in release.cautions:
+        print(f"Warning: {caution}.")
     print(f"Open in QGIS: {release.folder / 'release.qgz'}")
     hint("Next", "testset evaluate", "--release", release.folder)
 

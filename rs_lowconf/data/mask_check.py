@@ -32,8 +32,10 @@ class MaskSplit:
     an error in their file."""
     pixels: Mapping[str, int]
     """Pixels by class; where training tiles overlap they count more than once."""
+    repeated: int
+    """Pixels with data where tiles at an edge overlap the tile before, which counts them."""
     unknown: int
-    """Pixels of unknown class, nodata included."""
+    """Other pixels of unknown class, nodata included."""
     nodata: int
     """Pixels without data."""
 
@@ -82,7 +84,7 @@ def check_masks(settings: MaskData) -> MaskReport:
     pictures, tally = open_pictures(settings), Tally()
     left_out = LeftOut(skip_bad=True)
     if pictures.bands is None:
-        empty = MaskSplit(tiles=0, blocks=0, left_out=0, pixels={}, unknown=0, nodata=0)
+        empty = MaskSplit(tiles=0, blocks=0, left_out=0, pixels={}, repeated=0, unknown=0, nodata=0)
         splits = dict.fromkeys(SPLITS, empty)
     else:
         cuts = split_cuts(settings, pictures.usable, left_out)
@@ -118,7 +120,7 @@ def _look_at(
     cuts: list[Cut], settings: MaskData, bands: BandSpec, tally: Tally, left_out: LeftOut
 ) -> MaskSplit:
     counts = torch.zeros(UNKNOWN + 1, dtype=torch.int64)
-    nodata = 0
+    nodata = repeated = 0
     used: list[Cut] = []
     for _, chosen in by_picture(cuts):
         try:
@@ -126,6 +128,9 @@ def _look_at(
                 used.append(cut)
                 counts += torch.bincount(content.mask.flatten(), minlength=UNKNOWN + 1)
                 nodata += int(content.tile.nodata.sum())
+                old = torch.ones_like(content.tile.nodata)
+                old[slice(*cut.window.fresh_rows), slice(*cut.window.fresh_cols)] = False
+                repeated += int((old & ~content.tile.nodata).sum())
                 tally.add(
                     bands,
                     content.tile.select(bands)[:, ~content.tile.nodata],
@@ -139,6 +144,7 @@ def _look_at(
         blocks=len({cut.block for cut in used}),
         left_out=len(cuts) - len(used),
         pixels={name: int(counts[label]) for label, name in enumerate(class_names(settings))},
-        unknown=int(counts[UNKNOWN]),
+        repeated=repeated,
+        unknown=int(counts[UNKNOWN]) - repeated,
         nodata=nodata,
     )

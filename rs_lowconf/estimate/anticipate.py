@@ -47,14 +47,22 @@ class Expected:
     rate: float
     """Error rate of the pool."""
     variance: float
-    square_weight: float
-    """Mean of the squared weights of the labels."""
+    error_squares: float
+    """Sum of the squared weights of the errors, which is their variance if they are Poisson."""
+    largest_weight: float
+    """The largest weight that a label could have."""
 
     @classmethod
-    def of(cls, cells: Cells, variance: float, square_weight: float) -> "Expected":
+    def of(
+        cls, cells: Cells, variance: float, *, error_squares: float, largest_weight: float
+    ) -> "Expected":
         """Return it with the rate of some cells; rounding leaves no variance below 0."""
-        variance = max(float(variance), 0.0)
-        return cls(rate=cells.rate, variance=variance, square_weight=float(square_weight))
+        return cls(
+            rate=cells.rate,
+            variance=max(float(variance), 0.0),
+            error_squares=float(error_squares),
+            largest_weight=float(largest_weight),
+        )
 
 
 def units_of(pool: Pool) -> Cells:

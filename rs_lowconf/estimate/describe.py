@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 
 from rs_lowconf.estimate.designs import DESIGNS
 from rs_lowconf.estimate.intervals import FEW_ERRORS
-from rs_lowconf.estimate.page import Block, Page, Part, Picture, Table, Text
+from rs_lowconf.estimate.page import Answer, Block, Page, Part, Picture, Table, Text
 from rs_lowconf.estimate.result import (
-    Accuracy,
     CalibrationCell,
     PredictionPowered,
     Report,
@@ -39,29 +38,72 @@ class DrawnFrom:
     """Checksum of each file of the draw, by its name."""
 
 
-def describe(report: Report, draw: DrawnFrom) -> Page:
-    """Return the report as a page."""
+def describe(report: Report, draw: DrawnFrom, facts: Mapping[str, str]) -> Page:
+    """Return the report as a page: one answer, then the details.
+
+    Args:
+        report: the figures.
+        draw: what else is known of the draw.
+        facts: what was tested, when and with what, by name.
+    """
     parts = [
-        Part(title="Error rate", blocks=_headline(report)),
-        Part(title="How it was drawn", blocks=_drawing(report, draw)),
+        Part(title="What this says", blocks=_meaning(report)),
         Part(title="Where errors may hide", blocks=[_hidden(report)]),
+        Part(title="Accuracies and areas", blocks=_matrix(report)),
+        Part(title="Was the error probability right?", blocks=_calibration(report)),
+        Part(title="For statisticians: other intervals", blocks=_intervals(report), folded=True),
         Part(
-            title="Was the error probability right?",
-            blocks=_calibration(report.by_error_probability),
+            title="For statisticians: how it was drawn",
+            blocks=_drawing(report, draw),
+            folded=True,
         ),
-        Part(title="Error matrix and areas", blocks=_matrix(report.accuracy)),
     ]
-    return Page(title="Error rate of the target", parts=parts)
+    return Page(
+        title="Error rate of the target",
+        answer=Answer(
+            text=f"{report.headline}.", value=report.error_rate, interval=report.interval
+        ),
+        facts=facts,
+        parts=parts,
+    )
 
 
-def _headline(report: Report) -> list[Block]:
+def drawn_by(report: Report, draw: DrawnFrom) -> str:
+    """Return the settings that decided what was labelled, in a line."""
+    design = DESIGNS[report.design]
+    defensive = "" if design.simple_random else f", {_share(draw.defensive)} of them uniformly"
+    return (
+        f"design {report.design}, {report.labels:,} labels{defensive}, seed {draw.seed}, "
+        f"confidence level {_share(report.level)}"
+    )
+
+
+def _meaning(report: Report) -> list[Block]:
+    texts = (
+        report.best_guess,
+        report.coverage,
+        "Every unit of the pool had a known chance to be drawn, and labels are weighted by its "
+        "inverse, so the estimate is right on average even if the error probabilities are wrong. "
+        "It holds for the pool that was drawn from, and for no other data.",
+        _unclear(report.unclear),
+        report.never_predicted_sentence,
+        _tiles(report.tiles),
+    )
+    return [Text(text=text) for text in texts if text]
+
+
+def _intervals(report: Report) -> list[Block]:
     rows: list[tuple[str, ...]] = [("interval", "low", "high", "width", "what for")]
     for interval in report.intervals:
         ends = (percent(value) for value in (interval.low, interval.high, interval.width))
         remarks = "; ".join(filter(None, (interval.purpose, interval.caution)))
         rows.append((interval.method, *ends, remarks))
     blocks: list[Block] = [
-        Text(text=report.headline, key=True),
+        Text(
+            text=f"The answer above is the interval {report.interval.method}. Which one it is "
+            "follows from the design, before anyone labels: to choose among intervals after a look "
+            "at the labels would make all of them cover less often than they say."
+        ),
         Text(
             text=f"{report.labels:,} labels of {report.distinct_units:,} units, "
             f"{report.errors_found:,} errors found. Standard error "
@@ -73,17 +115,11 @@ def _headline(report: Report) -> list[Block]:
         Table(rows=rows),
         Picture(
             name="intervals",
-            caption="Estimate and intervals.",
+            caption="Estimate (red) and intervals.",
             figure=_interval_plot(report),
         ),
     ]
-    texts = (
-        _unclear(report.unclear),
-        report.never_predicted_sentence,
-        _prediction_powered(report.ppi),
-        _tiles(report.tiles),
-        report.naive_sentence,
-    )
+    texts = (_prediction_powered(report.ppi), report.naive_sentence)
     return [*blocks, *(Text(text=text) for text in texts if text)]
 
 
@@ -129,12 +165,7 @@ def _drawing(report: Report, draw: DrawnFrom) -> list[Block]:
     return [
         Text(
             text=f"Design {report.design}{waves}: {DESIGNS[report.design].words}. Defensive share "
-            f"{draw.defensive:g}, seed {draw.seed}. {validated}"
-        ),
-        Text(
-            text="Every unit of the pool had a known chance to be drawn, and labels are weighted "
-            "by its inverse, so the estimate is right on average even if the error probabilities "
-            "are wrong. It holds for the pool that was drawn from, and for no other data."
+            f"{_share(draw.defensive)}, seed {draw.seed}. {validated}"
         ),
         Table(rows=[("file", "SHA-256"), *draw.sha256.items()]),
     ]
@@ -143,58 +174,83 @@ def _drawing(report: Report, draw: DrawnFrom) -> list[Block]:
 def _hidden(report: Report) -> Text:
     zone = report.blind_spot
     return Text(
-        text=f"Of the {zone.share_of_pool:.0%} of the pool where errors are least expected "
-        f"(error probability up to {zone.largest_g:.2g}), {zone.labels:,} labels hold "
+        text=f"In the {zone.share_of_pool:.0%} of the pool where errors are least expected "
+        f"(error probability up to {percent(zone.largest_g)}), {zone.labels:,} labels hold "
         f"{zone.errors} errors: with {report.level:.0%} certainty at most "
         f"{percent(zone.at_most)} of the pool's units are errors there. Only more labels in that "
         "zone can lower this bound: to about 3 / labels times its share where none is an error."
     )
 
 
-def _calibration(cells: Sequence[CalibrationCell]) -> list[Block]:
-    rows = [("units", "labels", "expected", "found")]
+def _calibration(report: Report) -> list[Block]:
+    cells = report.by_error_probability
+    rows = [(report.unit, "labels", "expected", "found", "interval")]
     rows += [
-        (f"{cell.units:,}", f"{cell.labels:,}", percent(cell.expected), percent(cell.found))
+        (
+            f"{cell.units:,}",
+            f"{cell.labels:,}",
+            percent(cell.expected),
+            percent(cell.found),
+            _between(cell.low, cell.high),
+        )
         for cell in cells
     ]
     return [
         Text(
             text="Each row holds a tenth of the expected errors, those where they are least "
-            "expected first; found rates are weighted by the chances of the draw."
+            "expected first; found rates are weighted by the chances of the draw. Where few labels "
+            f"stand, the {_share(report.level)} intervals are wide."
         ),
         Table(rows=rows),
         Picture(
             name="calibration",
-            caption="Expected and found error rate; larger dots have more labels.",
+            caption="Expected and found error rate with intervals; larger dots have more labels.",
             figure=_calibration_plot(cells),
         ),
     ]
 
 
-def _matrix(accuracy: Accuracy) -> list[Block]:
+def _matrix(report: Report) -> list[Block]:
+    accuracy = report.accuracy
     heads = ("class", "predicted", "truly", "user's accuracy", "producer's accuracy")
     rows: list[tuple[str, ...]] = [heads]
     for mapped, known in zip(accuracy.predicted_share.tolist(), accuracy.by_class, strict=True):
-        shares = map(_with_error, (known.area, known.user, known.producer))
+        shares = map(_with_interval, (known.area, known.user, known.producer))
         rows.append((known.name, percent(mapped), *shares))
     blocks: list[Block] = [
-        Text(text="Shares of the pool by class, and accuracies, ± one standard error."),
+        Text(
+            text=f"Shares of the pool by class, and accuracies, with {_share(report.level)} "
+            "intervals (by Korn and Graubard). User's accuracy: of what is predicted as a class, "
+            "the share that is of it. Producer's accuracy: of what is of a class, the share that "
+            "is predicted as it."
+        ),
         Table(rows=rows),
     ]
     if len(accuracy.classes) <= _MANY_CLASSES:
         blocks.append(
             Picture(
                 name="matrix",
-                caption="Share of the pool by predicted and true class, in per cent.",
+                caption="Share of the pool by predicted and true class, in per cent, as estimated.",
                 figure=_matrix_plot(accuracy.classes, accuracy.share_of_pool),
             )
         )
     return blocks
 
 
-def _with_error(share: Share) -> str:
-    error = share.standard_error
-    return percent(share.value) + (f" ± {percent(error)}" if error else "")
+def _with_interval(share: Share) -> str:
+    if share.value is None:
+        return "not determined"
+    return f"{percent(share.value)} ({_between(share.low, share.high)})"
+
+
+def _between(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "no label"
+    return f"{percent(low)} .. {percent(high)}"
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:g} %"
 
 
 def _interval_plot(report: Report) -> Figure:
@@ -213,10 +269,16 @@ def _interval_plot(report: Report) -> Figure:
 
 def _calibration_plot(cells: Sequence[CalibrationCell]) -> Figure:
     figure, (axes,) = panels(5.0, 4.2)
-    known = [(cell, cell.found) for cell in cells if cell.found is not None]
+    known = [
+        (cell, (cell.found, cell.low, cell.high))
+        for cell in cells
+        if cell.found is not None and cell.low is not None and cell.high is not None
+    ]
     expected = np.array([cell.expected for cell, _ in known])
-    found = np.array([rate for _, rate in known])
+    found, low, high = np.array([rates for _, rates in known]).reshape(-1, 3).T
     most = max(1e-6, 1.05 * max([*expected.tolist(), *found.tolist()], default=1.0))
+    beside = [100 * (found - low).clip(0), 100 * (high - found).clip(0)]
+    axes.errorbar(100 * expected, 100 * found, yerr=beside, fmt="none", ecolor=BLUE, lw=1)
     axes.plot([0, 100 * most], [0, 100 * most], color=OTHER, lw=1)
     most_labels = max([cell.labels for cell, _ in known], default=1)
     size = [20 + 180 * cell.labels / most_labels for cell, _ in known]

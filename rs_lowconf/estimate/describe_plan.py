@@ -5,12 +5,17 @@ from typing import Any
 
 import pandas as pd
 
+from rs_lowconf.estimate.design import MethodName
 from rs_lowconf.estimate.intervals import LEVEL
 from rs_lowconf.estimate.methods import METHODS
 from rs_lowconf.estimate.page import Block, Page, Part, Table, Text
-from rs_lowconf.estimate.plan import ANY_POOL, SHARES, Plan, Prospect, Range, plan
+from rs_lowconf.estimate.plan import ANY_POOL, FEWEST, SHARES, Plan, Prospect, Range, plan
 from rs_lowconf.estimate.prepare import Prepared
 
+_ASIDE: tuple[MethodName, ...] = ("ppi", "adaptive")
+"""Never recommended: no draw, and one in five rounds of labelling."""
+_SIMPLE: tuple[MethodName, ...] = ("uniform", "stratified")
+_SAME = 1.05
 SAVING = "Labels of a uniform draw over those of a design, for the same variance"
 
 
@@ -38,9 +43,67 @@ class LabelPlan:
     width: float | None
     """Wanted width of the interval, 0..1; None where none is."""
 
+    @property
+    def recommended(self) -> Prospect:
+        """Return the prospect to take, of one round of labelling.
+
+        That is the one that needs fewest labels for the wanted width, or whose interval is
+        narrowest. A uniform draw, whose interval is exact, wins where it costs less than a
+        twentieth more, and then the default design.
+        """
+
+        def cost(prospect: Prospect) -> float:
+            if self.width is None:
+                return prospect.width
+            return float("inf") if prospect.labels is None else prospect.labels
+
+        fitting = [each for each in self.forecast.prospects if each.method not in _ASIDE]
+        fitting.sort(key=cost)
+        near = [each for each in fitting if cost(each) <= _SAME * cost(fitting[0])]
+        simple = [each for name in _SIMPLE for each in near if each.method == name]
+        return (simple or near)[0]
+
+    @property
+    def recommended_labels(self) -> int:
+        """Return how many labels to draw: those planned, or what the wanted width needs."""
+        prospect = self.recommended
+        needed: tuple[int | None, ...] = (prospect.labels, *(prospect.labels_range or ()))
+        known = [count for count in needed if count is not None]
+        if self.width is None or len(known) < len(needed):
+            return self.labels
+        return max([FEWEST, *known])
+
+    @property
+    def recommendation(self) -> str:
+        """Return in one sentence what to draw, and what it will tell."""
+        prospect, labels = self.recommended, self.recommended_labels
+        shared = ""
+        if not METHODS[prospect.method].simple_random:
+            shared = f", {100 * prospect.defensive:g} % of them uniformly"
+        said = f"Recommendation: draw {labels:,} labels with design {prospect.method}{shared}"
+        uniform = next(each for each in self.forecast.prospects if each.method == "uniform")
+        if self.width is None:
+            said += f"; expect an interval {100 * prospect.width:.3g} % wide"
+            if prospect is not uniform:
+                said += f", where a uniform draw has one of {100 * uniform.width:.3g} %"
+        elif labels == self.labels and prospect.labels != labels:
+            said += (
+                f"; expect an interval {100 * prospect.width:.3g} % wide: one of "
+                f"{100 * self.width:.3g} % needs more labels than the pool has"
+            )
+        else:
+            said += f", for an interval {100 * self.width:.3g} % wide"
+        return f"{said}."
+
     def to_json(self) -> dict[str, Any]:
         """Return all figures as JSON values."""
-        return asdict(self.forecast)
+        prospect = self.recommended
+        recommended = {
+            "design": prospect.method,
+            "labels": self.recommended_labels,
+            "defensive": prospect.defensive,
+        }
+        return {**asdict(self.forecast), "recommended": recommended}
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per design and defensive share.
@@ -88,14 +151,15 @@ class LabelPlan:
         for prospect in self.forecast.prospects:
             saving = f"{prospect.saving:.2f}{_times(prospect.saving_range)}"
             width = f"{100 * prospect.width:.3g} %"
-            row = (prospect.method, f"{prospect.defensive:g}", saving, width)
+            row = (prospect.method, f"{100 * prospect.defensive:g} %", saving, width)
             rows.append((*row, _needed(prospect)) if wanted else row)
         return rows
 
     def page(self, remark: str) -> Page:
         """Return sentences, a remark (it may be empty) and the table as a page."""
         texts: list[Block] = [Text(text=line) for line in (*self.sentences(), remark) if line]
-        blocks = [*texts, Text(text=f"{SAVING}:"), Table(rows=self.rows())]
+        ends: list[Block] = [Text(text=f"{SAVING}:"), Table(rows=self.rows())]
+        blocks = [*texts, *ends, Text(text=self.recommendation, key=True)]
         return Page(title="Plan of an error estimate", parts=[Part(title="Outlook", blocks=blocks)])
 
 

@@ -74,8 +74,8 @@ class BiasedEstimate:
     def __str__(self) -> str:
         """Return both figures with what is wrong with them."""
         return (
-            f"{self.low_confidence_rate:.4g} of the least confident units, "
-            f"at least {self.found_over_pool:.4g} of the pool ({self.bias})"
+            f"{100 * self.low_confidence_rate:.4g} % of the least confident units, "
+            f"at least {100 * self.found_over_pool:.4g} % of the pool ({self.bias})"
         )
 
     def __format__(self, spec: str) -> str:

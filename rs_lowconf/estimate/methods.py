@@ -68,7 +68,7 @@ class PredictionPoweredMean(Method):
         spread, joint = float(share @ centred**2), float(share @ (centred * cells.p))
         saved = joint**2 / (spread * (1 + labels / max(total - labels, 1))) if spread else 0.0
         variance = (cells.rate * (1 - cells.rate) - saved) * (1 / labels - 1 / total)
-        return Expected.of(cells, variance, 1 / labels**2)
+        return Expected.of(cells, variance, error_squares=variance, largest_weight=1 / labels)
 
 
 PPI = PredictionPoweredMean()

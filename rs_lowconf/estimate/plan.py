@@ -16,7 +16,7 @@ from rs_lowconf.estimate.anticipate import (
 )
 from rs_lowconf.estimate.design import MethodName
 from rs_lowconf.estimate.draws import Pool
-from rs_lowconf.estimate.intervals import LEVEL, gamma_interval
+from rs_lowconf.estimate.intervals import LEVEL, binomial_ends, gamma_interval
 from rs_lowconf.estimate.methods import METHODS
 from rs_lowconf.estimate.predictors import recalibrated
 from rs_lowconf.seeds import seed_of
@@ -78,7 +78,8 @@ class Prospect:
     """Labels of a uniform draw of the same variance, over those of this method."""
     saving_range: Range | None
     width: float
-    """Expected width of the interval `tcz` at the planned number of labels."""
+    """Expected width of the interval that the report will answer with, see
+    `intervals.answering`, at the planned number of labels."""
     labels: int | None
     """Labels needed for the wanted width; None if the pool has fewer units, or none is wanted."""
     labels_range: tuple[int | None, int | None] | None
@@ -145,7 +146,7 @@ def plan(
 
     def prospect(method: MethodName, share: float) -> Prospect:
         expected = [METHODS[method].expect(curve, labels, share) for curve in curves]
-        needed = [_needed(each, goal) for each in expected]
+        needed = [_needed(method, each, goal) for each in expected]
         uniform = [labels_of_uniform(each.variance, each.rate, len(pool)) for each in expected]
         saving = [count / labels for count in uniform]
         return Prospect(
@@ -153,7 +154,7 @@ def plan(
             defensive=share,
             saving=saving[0],
             saving_range=_range(saving[1:]),
-            width=_width(expected[0], goal, 1.0),
+            width=_width(method, expected[0], goal, 1.0),
             labels=_whole(needed[0], len(pool)),
             labels_range=_whole_range(needed[1:], len(pool)),
         )
@@ -220,26 +221,31 @@ def _assumption(validation: Validation | None) -> str | None:
     return None if found >= _ENOUGH_ERRORS else ASSUMING_SHAPE.format(found=found)
 
 
-def _width(expected: Expected, goal: _Goal, factor: float) -> float:
-    """Return the width of `tcz` at `factor` times the labels that `expected` is for."""
+def _width(method: MethodName, expected: Expected, goal: _Goal, factor: float) -> float:
+    """Return the width of `answering` at `factor` times the labels that `expected` is for."""
+    if method == "uniform":
+        labels = goal.labels * factor
+        low, high = binomial_ends(expected.rate * labels, labels, goal.level)
+        return high - low
+    heaviest = expected.largest_weight / factor
     return gamma_interval(
         expected.rate,
-        expected.variance / factor,
-        extra=1 / (goal.labels * factor),
-        extra_variance=expected.square_weight / factor**2,
+        expected.error_squares / factor,
+        extra=heaviest,
+        extra_variance=heaviest**2,
         level=goal.level,
-        method="tcz",
+        method="ff",
     ).width
 
 
-def _needed(expected: Expected, goal: _Goal) -> float | None:
+def _needed(method: MethodName, expected: Expected, goal: _Goal) -> float | None:
     """Return the labels at which the interval is so wide, the variance a label being the same."""
     if goal.width is None:
         return None
     low, high = 1.0, _MOST_LABELS
     while high / low > 1.001:
         middle = float(np.sqrt(low * high))
-        enough = _width(expected, goal, middle / goal.labels) <= goal.width
+        enough = _width(method, expected, goal, middle / goal.labels) <= goal.width
         low, high = (low, middle) if enough else (middle, high)
     return high
 

@@ -16,7 +16,8 @@ from rs_lowconf.estimate.intervals import (
     FEW_ERRORS,
     LEVEL,
     Interval,
-    clopper_pearson,
+    answering,
+    binomial_ends,
     ff,
     gamma_upper,
     kg,
@@ -121,18 +122,21 @@ def report(labelled: Labelled, level: float = LEVEL) -> Report:
         ppi=_prediction_powered(labelled, level),
         blind_spot=_blind_spot(labelled, found, level),
         tiles=_tiles(labelled, found),
-        by_error_probability=_calibration(labelled, found),
-        accuracy=_accuracy(labelled),
+        by_error_probability=_calibration(labelled, found, level),
+        accuracy=_accuracy(labelled, level),
     )
 
 
 def _intervals(labelled: Labelled, found: Estimate, level: float) -> tuple[Interval, ...]:
     bet = betting(labelled.draw, found.wrong, level)
-    usual = (tcz(found, level), ff(found, level), bet, kg(found, level))
-    if not labelled.design.simple_random:
-        return usual
-    exact = [interval(found.errors, found.labels, level) for interval in (clopper_pearson, wilson)]
-    return (*usual, *exact)
+    others: tuple[Interval, ...] = (tcz(found, level), bet, kg(found, level))
+    if labelled.design.simple_random:
+        others = (ff(found, level), *others, wilson(found.errors, found.labels, level))
+    return (_answering(labelled, found, level), *others)
+
+
+def _answering(labelled: Labelled, found: Estimate, level: float) -> Interval:
+    return answering(found, level, simple_random=labelled.design.simple_random)
 
 
 def _never_predicted(labelled: Labelled) -> dict[str, int]:
@@ -152,7 +156,7 @@ def _unclear(labelled: Labelled, level: float) -> UnclearUnits:
         if not count:
             return None
         extreme = estimate(labelled.draw, labelled.errors_if(wrong=wrong), labelled.pool)
-        return Rate(error_rate=extreme.value, interval=tcz(extreme, level))
+        return Rate(error_rate=extreme.value, interval=_answering(labelled, extreme, level))
 
     return UnclearUnits(
         units=count,
@@ -250,7 +254,7 @@ def _tiles(labelled: Labelled, found: Estimate) -> TileScatter | None:
     )
 
 
-def _calibration(labelled: Labelled, found: Estimate) -> tuple[CalibrationCell, ...]:
+def _calibration(labelled: Labelled, found: Estimate, level: float) -> tuple[CalibrationCell, ...]:
     """Return expected and found error rates of tenths of the pool's expected errors."""
     g, draw = labelled.pool.g, labelled.draw
     order = np.argsort(g, kind="stable")
@@ -264,19 +268,24 @@ def _calibration(labelled: Labelled, found: Estimate) -> tuple[CalibrationCell, 
     weight = np.bincount(drawn, weights=found.weight, minlength=_CELLS)
     wrong = np.bincount(drawn, weights=found.weight * found.wrong, minlength=_CELLS)
     labels = np.bincount(drawn, minlength=_CELLS)
-    return tuple(
-        CalibrationCell(
-            units=int(size[i]),
-            labels=int(labels[i]),
-            expected=float(sum_g[i] / size[i]),
-            found=float(wrong[i] / weight[i]) if weight[i] > 0 else None,
+    cells = []
+    for i in np.flatnonzero(size):
+        rate = float(wrong[i] / weight[i]) if weight[i] > 0 else None
+        ends = _ends(rate, _effective(found.weight[drawn == i]), level)
+        cells.append(
+            CalibrationCell(
+                units=int(size[i]),
+                labels=int(labels[i]),
+                expected=float(sum_g[i] / size[i]),
+                found=rate,
+                low=ends[0],
+                high=ends[1],
+            )
         )
-        for i in range(_CELLS)
-        if size[i]
-    )
+    return tuple(cells)
 
 
-def _accuracy(labelled: Labelled) -> Accuracy:
+def _accuracy(labelled: Labelled, level: float) -> Accuracy:
     """Return the error matrix and, by class, accuracies and area.
 
     Where the strata are predicted classes by the formulas of Olofsson et al. 2014; else by
@@ -293,17 +302,20 @@ def _accuracy(labelled: Labelled) -> Accuracy:
         found = accuracies(matrix, sizes)
         share = sizes / sizes.sum()
         proportion = share[:, None] * matrix / np.maximum(matrix.sum(1), 1)[:, None]
+        weight = _weights(labelled)
         by_class = tuple(
             ClassAccuracy(
                 name=name,
-                user=_share(found.user[i], found.user_error[i]),
-                producer=_share(found.producer[i], found.producer_error[i]),
-                area=_share(found.area[i], found.area_error[i]),
+                user=_share(found.user[i], found.user_error[i], weight[predicted == i], level),
+                producer=_share(
+                    found.producer[i], found.producer_error[i], weight[truth == i], level
+                ),
+                area=_share(found.area[i], found.area_error[i], weight, level),
             )
             for i, name in enumerate(labelled.classes)
         )
     else:
-        proportion, by_class = _weighted(labelled, sizes)
+        proportion, by_class = _weighted(labelled, sizes, level)
     return Accuracy(
         classes=labelled.classes,
         labels=counts,
@@ -314,11 +326,11 @@ def _accuracy(labelled: Labelled) -> Accuracy:
 
 
 def _weighted(
-    labelled: Labelled, sizes: Int[np.ndarray, " k"]
+    labelled: Labelled, sizes: Int[np.ndarray, " k"], level: float
 ) -> tuple[Float64[np.ndarray, "k k"], tuple[ClassAccuracy, ...]]:
     """Return shares of the pool by predicted and true class, and what they say of each class."""
     truth, predicted = labelled.truth, labelled.predicted[labelled.draw.index]
-    weight = _estimated(labelled, np.ones(len(truth), dtype=bool)).weight
+    weight = _weights(labelled)
     proportion = np.zeros((len(sizes), len(sizes)))
     known = truth >= 0
     np.add.at(proportion, (predicted[known], truth[known]), weight[known])
@@ -329,9 +341,9 @@ def _weighted(
         by_class.append(
             ClassAccuracy(
                 name=name,
-                user=_ratio(labelled, mapped & true, mapped),
-                producer=_ratio(labelled, mapped & true, true),
-                area=_share(area.value, np.sqrt(area.variance)),
+                user=_ratio(labelled, mapped & true, mapped, level),
+                producer=_ratio(labelled, mapped & true, true, level),
+                area=_share(area.value, np.sqrt(area.variance), weight[known], level),
             )
         )
     return proportion, tuple(by_class)
@@ -342,8 +354,16 @@ def _estimated(labelled: Labelled, member: Bool[np.ndarray, " m"]) -> Estimate:
     return labelled.design.share(labelled.draw, member, labelled.pool)
 
 
+def _weights(labelled: Labelled) -> Float64[np.ndarray, " m"]:
+    """Return what each label adds to a share of the pool."""
+    return _estimated(labelled, np.ones(len(labelled.draw), dtype=bool)).weight
+
+
 def _ratio(
-    labelled: Labelled, part: Bool[np.ndarray, " m"], whole: Bool[np.ndarray, " m"]
+    labelled: Labelled,
+    part: Bool[np.ndarray, " m"],
+    whole: Bool[np.ndarray, " m"],
+    level: float,
 ) -> Share:
     """Return the share of a part in a whole, both estimated, and its standard error.
 
@@ -353,13 +373,43 @@ def _ratio(
     """
     a, b, rest = (_estimated(labelled, member) for member in (part, whole, whole & ~part))
     if b.value <= 0:
-        return _share(np.nan, np.nan)
+        return _share(np.nan, np.nan, np.zeros(0), level)
     ratio = a.value / b.value
     spread = (1 - ratio) * a.variance - ratio * (1 - ratio) * b.variance + ratio * rest.variance
-    return _share(ratio, np.sqrt(max(spread, 0.0)) / b.value)
+    return _share(ratio, np.sqrt(max(spread, 0.0)) / b.value, b.weight[whole], level)
 
 
-def _share(value: float, error: float) -> Share:
-    """Return a share with its standard error, None where nothing tells."""
+def _share(value: float, error: float, weight: Float64[np.ndarray, " w"], level: float) -> Share:
+    """Return a share with its standard error and interval, None where nothing tells.
+
+    The interval is that of Korn and Graubard (see `kg`), with no more labels than there are. Where
+    all or none are of the kind, the standard error is 0 and says nothing; then labels count as
+    their weights let them.
+
+    Args:
+        value: the share; NaN where nothing tells.
+        error: its standard error.
+        weight: of the labels that it is a share of.
+        level: how often the interval shall cover the truth.
+    """
     known = [None if np.isnan(figure) else float(figure) for figure in (value, error)]
-    return Share(value=known[0], standard_error=known[1])
+    labels = _effective(weight)
+    if 0 < value < 1 and error > 0:
+        labels = min(value * (1 - value) / error**2, float(len(weight)))
+    low, high = _ends(known[0], labels, level)
+    return Share(value=known[0], standard_error=known[1], low=low, high=high)
+
+
+def _ends(
+    value: float | None, labels: float, level: float
+) -> tuple[float, float] | tuple[None, None]:
+    """Return the ends of an interval of a share, by so many labels of equal weight."""
+    if value is None or labels <= 0:
+        return None, None
+    value = min(max(value, 0.0), 1.0)
+    return binomial_ends(value * labels, labels, level)
+
+
+def _effective(weight: Float64[np.ndarray, " w"]) -> float:
+    """Return how many labels of equal weight say as much; see `Estimate.effective`."""
+    return float(weight.sum() ** 2 / (weight**2).sum()) if len(weight) else 0.0

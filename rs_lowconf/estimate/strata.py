@@ -69,7 +69,12 @@ class InStrata(Design):
         n = allocate(whole, spread_of(mean_g.clip(0, 1)), labels, defensive)
         share = size / size.sum()
         variance = (share**2 * (1 - n / size) * mean_p * (1 - mean_p) / n).sum()
-        return Expected.of(cells, variance, (n / labels * (share / n) ** 2).sum())
+        return Expected.of(
+            cells,
+            variance,
+            error_squares=(share**2 * mean_p / n).sum(),
+            largest_weight=(share / n).max(),
+        )
 
     def terms(self, draw: Draw, error: Bool[np.ndarray, " m"]) -> Terms:
         """Return what each label adds, times the labels.

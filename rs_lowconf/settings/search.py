@@ -45,6 +45,11 @@ class StudentSettings(Section):
     steps: PositiveInt = 300
     """Training steps of 32 tiles each after each round."""
 
+    @property
+    def evaluations(self) -> int:
+        """Return how many evaluations of the target it learns from."""
+        return self.first + self.rounds * self.each
+
 
 class SearchSettings(Section):
     """Latent search for tiles that the target is unsure of."""

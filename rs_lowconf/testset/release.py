@@ -153,6 +153,10 @@ class ParentRelease:
     """Sample ids whose class differs."""
 
 
+FEW_TILES = 30
+"""A release of fewer says little: see `Release.cautions`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Release:
     """A release on disk."""
@@ -188,6 +192,25 @@ class Release:
 
     tiles: tuple[ReleaseTile, ...]
     """In the order of classes, then of sample ids; with masks of sample ids alone."""
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Return what makes it a weak test: too few tiles, or labels that one person decided."""
+        found = []
+        if len(self.tiles) < FEW_TILES:
+            # Clopper and Pearson's of 15 out of 30 is 31 .. 69 %.
+            found.append(
+                f"{len(self.tiles):,} tiles are too few to compare targets: below {FEW_TILES}, the "
+                "95 % interval of an accuracy can be more than 37 % wide"
+            )
+        people = {name for tile in self.tiles for name in tile.reviewers}
+        if len(people) == 1:
+            found.append(
+                "one reviewer decided all labels: nobody knows how often another would disagree"
+            )
+        elif all(len(tile.reviewers) == 1 for tile in self.tiles):
+            found.append("every label is one reviewer's: no tile was judged twice")
+        return tuple(found)
 
 
 def check_version(version: str) -> str:

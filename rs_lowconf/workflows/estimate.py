@@ -1,6 +1,7 @@
 """An error estimate in a folder: drawn in waves, labelled by people, reported."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.estimate.describe import DrawnFrom, describe
-from rs_lowconf.estimate.page import write_report
+from rs_lowconf.estimate.describe import DrawnFrom, describe, drawn_by
 from rs_lowconf.estimate.prepare import Prepared
 from rs_lowconf.estimate.report import report
 from rs_lowconf.estimate.result import Report
@@ -34,6 +34,9 @@ from rs_lowconf.estimate.waves import (
     check_clear,
     common_labels,
 )
+from rs_lowconf.pages.rendering import made, target_facts
+from rs_lowconf.pages.report import write_report
+from rs_lowconf.places import catalog_path, model_path
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.settings import Settings
 
@@ -174,9 +177,53 @@ def report_draw(settings: Settings, folder: DrawFolder) -> Report:
         validated=waves.pool.validated,
         sha256={path.name: sha256_of(path) for path in files},
     )
-    values = {"format": REPORT_FORMAT, "draw": asdict(draw), **result.to_json()}
-    write_report(folder.path, describe(result, draw), values)
+    facts = _facts(settings, waves.pool.classes, result, draw)
+    values = {
+        "format": REPORT_FORMAT,
+        "draw": asdict(draw),
+        "facts": facts,
+        "answer": result.headline,
+        **result.to_json(),
+    }
+    write_report(folder.path, describe(result, draw, facts), values)
     return result
+
+
+def _facts(
+    settings: Settings, classes: Sequence[str], result: Report, draw: DrawnFrom
+) -> dict[str, str]:
+    """Return which target was tested on what, and when.
+
+    Of a table nobody knows more than its predictions tell.
+    """
+    section, file = settings.estimate, settings.estimate.scores
+    created = made()
+    if file is None:
+        tested = target_facts(settings.target, model_path(settings, "target"), classes)
+        where = str(catalog_path(settings))
+        for name, asked in (
+            ("splits", settings.batch.splits),
+            ("collections", settings.batch.collections),
+        ):
+            where += "" if asked is None else f", {name} {', '.join(asked)}"
+    else:
+        gone = "the table is gone"
+        tested = {
+            "Target": f"the model whose predictions are in {file.name}",
+            "SHA-256 of that table": sha256_of(file) if file.is_file() else gone,
+            "Its classes": ", ".join(classes),
+        }
+        where = str(file)
+    unclear = "" if section.unclear == "refuse" else f", unclear ones count as {section.unclear}"
+    return {
+        "Target": tested.pop("Target"),
+        "Pool": f"{result.units:,} {result.unit} of {where}",
+        "Date": created["Date"],
+        "Settings": drawn_by(result, draw),
+        "Labels": f"{result.labels:,}, of which {result.errors_found:,} are errors{unclear}",
+        **tested,
+        "Versions": created["Versions"],
+    }
 
 
 def read_waves(folder: DrawFolder) -> StoredWaves:

@@ -24,10 +24,10 @@ from rs_lowconf.estimate.experiment import (
     split_validation,
     taken_literally,
 )
-from rs_lowconf.estimate.page import write_report
 from rs_lowconf.estimate.paper import neighbour_errors, replay_generated
 from rs_lowconf.estimate.prepare import prepare
 from rs_lowconf.estimate.scores import Scores, read_scores
+from rs_lowconf.pages.report import write_report
 from rs_lowconf.runs import finite, write_json
 from rs_lowconf.settings import Settings
 from rs_lowconf.vocabulary import class_name

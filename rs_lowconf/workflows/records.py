@@ -47,7 +47,15 @@ class LeftOut:
     """How many there were, with these."""
 
 
-Record = Progress | LeftOut
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """How long work will take, said before it begins."""
+
+    what: str
+    seconds: float
+
+
+Record = Progress | LeftOut | Expected
 
 Result = TypeVar("Result")
 

@@ -316,7 +316,7 @@ def taught(
         learning_rate=rules.learning_rate,
         max_age=rules.max_age,
     )
-    total = own.first + own.rounds * own.each
+    total = own.evaluations
     yield Teaching(done=0, total=total)
     for made in teach(evaluator, models.shell, teaching, models.device):
         yield Teaching(done=made[1].evaluations, total=total)

@@ -22,7 +22,7 @@ from rs_lowconf.target.evaluate import (
 from rs_lowconf.target.tasks import ClassificationTask, SegmentationTask, Task
 from rs_lowconf.target.train import Training, calibrate, restore_state, save_state
 from rs_lowconf.target.trained import TrainedNetwork, save_trained
-from rs_lowconf.workflows.records import Step, Work
+from rs_lowconf.workflows.records import Expected, Step, Work
 
 Name = Literal["target", "extractor"]
 Report = ClassifierReport | SegmentationReport
@@ -77,6 +77,8 @@ def train_network(settings: Settings, name: Name) -> Work[TrainedTarget]:
     folder.trim_log("epoch", training.epoch)
     file, saved = path / f"{name}.safetensors", time.monotonic()
     try:
+        if masked:
+            yield Expected(what="Training the segmenter", seconds=training.seconds_left())
         for record in training.epochs():
             named = {"val_score": task.score}
             folder.log({named.get(key, key): value for key, value in asdict(record).items()})

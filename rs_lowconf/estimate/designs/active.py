@@ -68,7 +68,13 @@ class Active(Design):
         total, inclusion = cells.size.sum(), uncertain(cells.g, cells.size, labels, defensive)
         missed = cells.p * (1 - cells.g) ** 2 + (1 - cells.p) * cells.g**2
         variance = cells.share @ (missed * (1 - inclusion) / inclusion) / total
-        return Expected.of(cells, variance, cells.share @ (1 / inclusion) / labels / total)
+        return Expected.of(
+            cells,
+            variance,
+            # The larger one, as `ff` takes it where more than errors enter.
+            error_squares=max(variance, cells.share @ (cells.p / inclusion) / total),
+            largest_weight=1 / inclusion.min() / total,
+        )
 
     def terms(self, draw: Draw, error: Bool[np.ndarray, " m"]) -> Terms:
         """Return N terms, y / pi or 0; those of units without label are 0.

@@ -154,8 +154,13 @@ class Adaptive(Design):
         rest = float(each[1:].sum())
         variance = each[0] * (float(share @ (p * first)) - rate**2)
         variance += rest * (float(share @ (missed * later)) - (rate - share @ curve) ** 2)
-        square = (each[0] * float(share @ first) + rest * float(share @ later)) / labels
-        return Expected.of(cells, variance, square)
+        squares = each[0] * float(share @ (p * first)) + rest * float(share @ (p * later))
+        return Expected.of(
+            cells,
+            variance,
+            error_squares=max(variance, squares),
+            largest_weight=max(first.max(), later.max()) * (wave_shares(sizes) / sizes).max(),
+        )
 
 
 def wave_shares(labels: Int[np.ndarray, " b"]) -> Float64[np.ndarray, " b"]:

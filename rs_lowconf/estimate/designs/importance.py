@@ -47,7 +47,12 @@ class Importance(Design):
         """Return the variance of independent drawings."""
         ratio = ratio_of_cells(cells.share, cells.g, defensive)
         variance = (cells.share @ (cells.p * ratio) - cells.rate**2) / labels
-        return Expected.of(cells, variance, cells.share @ ratio / labels**2)
+        return Expected.of(
+            cells,
+            variance,
+            error_squares=cells.share @ (cells.p * ratio) / labels,
+            largest_weight=ratio.max() / labels,
+        )
 
 
 def with_replacement(

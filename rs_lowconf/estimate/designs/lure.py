@@ -99,7 +99,12 @@ class Lure(Design):
         spread = (there @ chance) * (there @ (cells.p / chance)) - (there @ cells.p) ** 2
         combine = n * (n - labels) / (n - step) ** 2
         variance = (combine**2 * spread).mean() / n**2 / labels
-        return Expected.of(cells, variance, cells.share @ ratio / labels**2)
+        return Expected.of(
+            cells,
+            variance,
+            error_squares=cells.share @ (cells.p * ratio) / labels,
+            largest_weight=ratio.max() / labels,
+        )
 
     def terms(self, draw: Draw, error: Bool[np.ndarray, " m"]) -> Terms:
         """Return y / (N q) and the errors found before, each with its 1 / N.
