@@ -91,14 +91,10 @@ class Composite:
     bands: tuple[str, str, str]
     """Bands shown as red, green and blue."""
     white: float
-    """Reflectance shown at full brightness; 0 is shown black."""
+    """Reflectance shown at full brightness in plots; 0 is shown black. Reviews have others, see
+    `review.composites`."""
     network_white: float
     """Reflectance that pretrained networks get as 255."""
-
-    @property
-    def white_number(self) -> int:
-        """Return `white` in digital numbers of written tiles, 10,000 per unit of reflectance."""
-        return round(self.white * PRODUCT_SCALE)
 
 
 #: The range of true colour for networks is that of EuroSAT's JPEGs, so that they see these as

@@ -21,6 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from rs_lowconf.errors import ReviewError
+from rs_lowconf.review import qgis_plugin
 from rs_lowconf.review.answers import package_of_answers, with_answers
 from rs_lowconf.review.browser import ReviewServer
 from rs_lowconf.review.reading import read_package
@@ -30,6 +31,7 @@ from tests.review_samples import CLASSES, masked, observed, package, published, 
 from tests.stories import tells, type_printed
 
 COUNT = 20
+CLASS_KEYS = "0123456789"
 Row = tuple[str | None, str | None, str | None]
 
 
@@ -64,7 +66,7 @@ def opened(browser: Chrome, url: str) -> Chrome:
 
 def here(browser: Chrome) -> str:
     """Return the sample that is shown."""
-    return browser.find_element(By.ID, "place").text.split(": ")[1]
+    return browser.find_element(By.ID, "place").text.split()[1]
 
 
 class Served:
@@ -138,7 +140,7 @@ def test_what_is_acknowledged_survives_kills_of_browser_and_server(
     for first, last in ((0, 7), (7, COUNT)):
         server = serve(folder)
         browser = opened(open_chromium(), server.url)
-        assert browser.find_element(By.ID, "count").text == f"{first} decided"
+        assert browser.find_element(By.ID, "count").text == f"{first} of {COUNT} decided"
         name = browser.find_element(By.ID, "reviewer")
         name.send_keys("Ada", Keys.ENTER)
         for number in range(first, last):
@@ -180,7 +182,7 @@ def test_a_page_opened_as_a_file_keeps_decisions_and_saves_them(
     downloads = tmp_path / "downloads"
     downloads.mkdir()
     browser = opened(open_chromium(profile, downloads), url)
-    assert browser.find_element(By.ID, "count").text == f"{COUNT} decided"
+    assert browser.find_element(By.ID, "count").text == f"{COUNT} of {COUNT} decided"
     press(browser, "u", Keys.BACKSPACE)  # changed, and changed back
     browser.find_element(By.CSS_SELECTOR, "#keep button").click()
     WebDriverWait(browser, 20).until(lambda _: [*downloads.glob("*.json")])
@@ -230,7 +232,70 @@ def test_keys_do_what_those_of_the_plugin_do(
     assert browser.find_element(By.ID, "opinion").text == ""
     press(browser, Keys.ARROW_LEFT)
     assert here(browser) == second
-    assert "The model says" in browser.find_element(By.ID, "opinion").text
+    said = "The model says: Town, confidence 31%; then Field; critic's score -0.25."
+    assert browser.find_element(By.ID, "opinion").text == said
+
+
+def test_notes_are_of_the_sample_decided_last(
+    tmp_path: Path, chromium: Chrome, serve: Callable[[Path], Served], socket_enabled: None
+) -> None:
+    """As in the plugin: comment and realism are of the tile just decided, until one moves on."""
+    folder = package(tmp_path / "review", [sample(number) for number in range(12)])
+    browser = opened(chromium, serve(folder).url)
+    assert browser.find_element(By.ID, "place").text == "01 s0000"
+    press(browser, "a", "h")
+    assert browser.find_element(By.ID, "place").text == "02 s0001"
+    assert browser.find_element(By.ID, "of").text == "Realism of 01"
+    assert [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#rate .chosen")] == ["H4"]
+    browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ENTER)
+    browser.find_element(By.ID, "comment").send_keys("a note", Keys.ENTER)
+    WebDriverWait(browser, 20).until(lambda b: "s0000" in b.find_element(By.ID, "saved").text)
+    press(browser, Keys.ARROW_RIGHT, "d")
+    assert browser.find_element(By.ID, "of").text == "Realism"
+    notes = [(one.comment, one.realism) for one in read_package(folder).answers]
+    assert notes[:4] == [("a note", 4), ("", None), ("", 1), ("", None)]
+    assert press(browser, "+") == "Brightness 125%"
+    picture = browser.find_element(By.ID, "picture")
+    assert picture.value_of_css_property("filter") == "brightness(1.25)"
+    height = picture.size["height"]
+    browser.find_element(By.TAG_NAME, "body").send_keys(" ")
+    assert picture.size["height"] > height
+
+
+def test_page_and_plugin_have_the_same_keys(tmp_path: Path) -> None:
+    """What a reviewer learnt in one works in the other, and the guide says it."""
+    folder = package(tmp_path / "review", [sample(0)])
+    page = (folder / "review.html").read_text()
+    here = set(re.findall(r'command\("\w+", "([^"]+)"', page)) | {*CLASS_KEYS, *"dfghj"}
+    plugin = Path(qgis_plugin.__file__).with_name("review.py").read_text()
+    names = {"Left": "ArrowLeft", "Right": "ArrowRight", "Return": "Enter", "Space": " ",
+             "Plus": "+", "Minus": "-"}  # fmt: skip
+    there = re.findall(r"command\(Qt.Key.Key_(\w+), ", plugin)
+    there += re.findall(r"    Qt.Key.Key_(\w+): \"", plugin)
+    assert {names.get(key, key if len(key) > 1 else key.lower()) for key in there} | {
+        *CLASS_KEYS
+    } == here
+    guide = Path(__file__).parents[1] / "docs" / "pages" / "howto" / "review-in-qgis.md"
+    told = " ".join(re.findall(r"^\| (.*?) \|", guide.read_text(), re.MULTILINE))
+    words = {"ArrowLeft": "arrow", "ArrowRight": "arrow", " ": "Space"}
+    for key in here - set(CLASS_KEYS):
+        assert words.get(key, key.upper() if len(key) == 1 else key) in told, key
+
+
+def test_answers_of_an_older_page_keep_the_score(tmp_path: Path, socket_enabled: None) -> None:
+    """A page that knows no realism does not remove the one that QGIS has stored."""
+    folder = package(tmp_path / "review", [sample(0)])
+    with closing(sqlite3.connect(folder / "review.gpkg")) as database, database:
+        database.execute("UPDATE review SET realism = 4")
+    with ReviewServer(read_package(folder)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        answer = {"sample_id": "s0000", "decision": "reject", "reviewed_ms": 5}
+        for change, kept in (({}, 4), ({"realism": 2}, 2)):
+            content = json.dumps(answer | change).encode()
+            request = urllib.request.Request(f"{server.url}answers", content)  # noqa: S310 (ours)
+            with urllib.request.urlopen(request, timeout=20) as said:  # noqa: S310 (ours)
+                assert json.loads(said.read())["realism"] == kept
+        server.shutdown()
 
 
 def test_masks_are_judged_without_classes(
@@ -340,15 +405,18 @@ def test_files_of_answers_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "answers.json"
     one = {"sample_id": "s0000", "decision": "accept", "true_class": "Town", "comment": "",
            "reviewer": "Ada", "reviewed_ms": 7}  # fmt: skip
-    good = {"format": 1, "package_id": read.package_id, "answers": [one]}
+    good: dict[str, Any] = {"format": 1, "package_id": read.package_id, "answers": [one]}
     path.write_text(json.dumps(good))
     assert package_of_answers(path) == read.package_id
     answer, other = with_answers(read, path).answers
     assert (answer.decision, answer.true_class, answer.reviewer) == ("accept", "Town", "Ada")
     assert other.decision is None
+    path.write_text(json.dumps({**good, "format": 2, "answers": [{**one, "realism": 5}]}))
+    assert with_answers(read, path).answers[0].realism == 5
     for change, why in (
         ({"package_id": "0" * 16}, "has answers to package 0000"),
-        ({"format": 2}, "format 2; expected at most 1"),
+        ({"format": 3}, "format 3; expected at most 2"),
+        ({"answers": [{**one, "realism": 6}]}, "has the realism 6"),
         ({"answers": [one, one]}, "answered twice"),
         ({"answers": [{**one, "true_class": "Moon"}]}, "unknown class 'Moon'"),
         ({"answers": [{**one, "sample_id": "s0007"}]}, "s0007 is foreign"),

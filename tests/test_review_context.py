@@ -129,7 +129,8 @@ def test_outlines_are_those_of_the_tiles(tmp_path: Path) -> None:
     folder = package(tmp_path / "review", variants())
     rows = geopandas.read_file(folder / "context.gpkg")
     assert list(rows["sample_id"]) == [one.sample_id for one in variants()]
-    assert list(rows["confidence"]) == [one.prediction.confidence for one in variants()]
+    assert list(rows["rank"]) == [*"12345678"]
+    assert list(rows["condition"]) == [one.condition for one in variants()]
     assert list(rows["anchor"][:4]) == ["Forest_0", "Field_1", "Forest_0", "Forest_0"]
     for grid, outline in zip(GRIDS, rows.geometry, strict=True):
         own = geopandas.GeoSeries([outline], crs=rows.crs).to_crs(grid.crs).iloc[0]
@@ -154,15 +155,15 @@ def test_real_tiles_are_on_the_map_as_such(tmp_path: Path, label: Label) -> None
     folder = package(tmp_path / "review", samples, label)
     rows = geopandas.read_file(folder / "context.gpkg")
     dates = [f"2023-07-0{number + 1}" for number in range(len(GRIDS))]
-    assert list(rows["date"]) == dates
     if label == "confirm":
-        suggested = [f"{CLASSES[number % 4]}?" for number in range(len(GRIDS))]
-        titles = [f"{one} 0.31\n{date}" for one, date in zip(suggested, dates, strict=True)]
-        assert list(rows["title"]) == titles
-        assert "predicted" not in rows.columns
+        told = [f"{number + 1} {CLASSES[number % 4]}? 0.31" for number in range(len(GRIDS))]
     else:
-        assert list(rows["title"]) == dates
-        assert list(rows.columns) == ["sample_id", "date", "title", "place", "geometry"]
+        told = [f"{number + 1}" for number in range(len(GRIDS))]
+        columns = ["sample_id", "rank", "date", "title", "place", "geometry"]
+        assert list(rows.columns) == columns
+    assert list(rows["date"]) == dates
+    assert list(rows["title"]) == [f"{a}\n{b}" for a, b in zip(told, dates, strict=True)]
+    assert "predicted" not in rows.columns
     with zipfile.ZipFile(folder / "context.qgz") as archive:
         told = archive.read("context.qgs").decode()
     assert "REAL 3 of each location" in told
@@ -275,20 +276,15 @@ def test_qgis_opens_the_map(session: dict[str, Any]) -> None:
     assert places["valid"]
     assert places["shown"]
     assert "SYNTHETIC" in places["name"]
-    columns = "fid sample_id condition predicted confidence anchor date title place"
+    columns = "fid sample_id rank condition anchor confidence date title place"
     assert places["columns"] == columns.split()
     assert len(places["rows"]) == len(GRIDS)
     assert (
         places["labels"][0]
         == places["labels"][2]
-        == (
-            "location of SYNTHETIC tiles\nForest read as Field 0.31\n"
-            "Town read as Water 0.31\nWater read as Forest 0.31\n2023-07-01"
-        )
+        == ("location of SYNTHETIC tiles\n1 Forest 0.31\n3 Town 0.31\n4 Water 0.31\n2023-07-01")
     )
-    assert places["labels"][1] == (
-        "location of SYNTHETIC tiles\nField read as Town 0.31\n2023-07-01"
-    )
+    assert places["labels"][1] == ("location of SYNTHETIC tiles\n2 Field 0.31\n2023-07-01")
 
 
 def test_corners_are_those_of_the_anchor(session: dict[str, Any]) -> None:

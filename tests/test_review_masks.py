@@ -86,7 +86,7 @@ def test_package_has_its_parts(tmp_path: Path, real: bool) -> None:
         )
     }
     whole = {"review.html", "review.qgz", "review.gpkg", "contact.vrt", "manifest.json"}
-    whole |= {"mask.vrt", "predicted.vrt", "confidence.vrt"}
+    whole |= {"mask.vrt", "predicted.vrt", "confidence.vrt", "opinions.gpkg"}
     assert set(files_in(folder)) == each | whole
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format"] == FORMAT_OF_MASKS

@@ -3,24 +3,27 @@
 import json
 import shutil
 import sqlite3
+import warnings
 import zipfile
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree as ET
 
 import geopandas
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
+from jaxtyping import UInt16
 from PIL import Image
 from rasterio.errors import CRSError
 
-from rs_lowconf.bands import EUROSAT_ORDER
+from rs_lowconf.bands import EUROSAT_ORDER, SHORT_WAVE_INFRARED, BandSpec, Level
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.grid import Grid
-from rs_lowconf.review.composites import composites_of, stretch
+from rs_lowconf.review.composites import composites_of, ranges_of, stretch
 from rs_lowconf.review.fields import DECISIONS, FORMAT, FORMAT_OF_OBSERVED, Label
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.samples import Prediction, ReviewSample
@@ -66,6 +69,7 @@ def test_package_has_its_parts(tmp_path: Path, real: bool) -> None:
         "review.html",
         "review.qgz",
         "review.gpkg",
+        "opinions.gpkg",
         "contact.vrt",
         "manifest.json",
     }
@@ -94,12 +98,68 @@ def test_contact_sheet_shows_the_tiles(tmp_path: Path, names: tuple[str, ...], r
 
 
 def test_stretch_is_fixed_and_clips() -> None:
-    """Half of white is the middle grey, above white stays white, and 1 is not a gap."""
+    """The middle of a range is the middle grey, above it is white, and below it is not a gap."""
     one = sample(0)
-    composite = composites_of(one.bands)[0]
-    for number, byte in ((1, 1), (1500, 128), (3000, 255), (60_000, 255)):
-        flat = np.full_like(one.pixels, number)
-        assert (stretch(flat, one.bands, composite) == byte).all()
+    for composite in composites_of(one.bands):
+        for channel, (low, high) in enumerate(ranges_of(one.bands, composite)):
+            middle = (low + high) // 2
+            for number, byte in ((1, 1), (low, 1), (middle, 128), (high, 255), (60_000, 255)):
+                flat = np.full_like(one.pixels, number)
+                assert (stretch(flat, one.bands, composite)[..., channel] == byte).all()
+
+
+def test_every_composite_of_every_level_has_ranges() -> None:
+    """No level of no composite is left without a stretch."""
+    for level in get_args(Level):
+        bands = BandSpec(names=EUROSAT_ORDER, level=level)
+        for composite in composites_of(bands):
+            assert all(0 <= low < high for low, high in ranges_of(bands, composite))
+
+
+@pytest.fixture(scope="module")
+def eurosat_tiles(eurosat_root: Path) -> dict[str, UInt16[np.ndarray, "n c h w"]]:
+    """Return all real tiles by class."""
+    tiles: dict[str, list[Any]] = {}
+    for path in sorted(eurosat_root.rglob("*.tif")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with rasterio.open(path) as file:
+                tiles.setdefault(path.stem.split("_")[0], []).append(file.read())
+    return {name: np.stack(each) for name, each in tiles.items()}
+
+
+def test_composites_clip_few_pixels_of_real_tiles(
+    eurosat_tiles: dict[str, UInt16[np.ndarray, "n c h w"]],
+) -> None:
+    """Of no class are 5 % of the pixels too dark or too bright in any composite.
+
+    Of Pasture 46 % were, when short-wave infrared ended at 0.4.
+    """
+    bands = BandSpec(names=EUROSAT_ORDER, level="L1C")
+    assert len(eurosat_tiles) == 10
+    for name, tiles in eurosat_tiles.items():
+        for composite in composites_of(bands):
+            shown = tiles[:, list(bands.index_of(composite.bands))]
+            low, high = np.array(ranges_of(bands, composite)).T[:, None, :, None, None]
+            clipped = ((shown < low) | (shown > high)).any(axis=1).mean()
+            assert clipped < 0.05, (name, composite.name, clipped)
+    before = eurosat_tiles["Pasture"][:, list(bands.index_of(SHORT_WAVE_INFRARED))] > 4000
+    assert before.any(axis=1).mean() > 0.4
+
+
+def test_surface_reflectance_is_not_dark(eurosat_root: Path) -> None:
+    """True colour of real L2A scenes is brighter than from 0 to 0.3, and hardly clipped."""
+    names = (*EUROSAT_ORDER[:8], "B8A", "B09", "B11", "B12")
+    bands = BandSpec(names=names, level="L2A")
+    composite = composites_of(bands)[0]
+    scenes = ["Boadella_2020-06-21", "Boadella_2021-07-16", "Boadella_2022-06-01", "Jaca_1"]
+    for name in scenes:
+        with rasterio.open(eurosat_root.parent / "scenes" / f"{name}.tif") as file:
+            pixels = file.read().astype(np.uint16)
+        drawn = stretch(pixels, bands, composite)[(pixels > 0).all(axis=0)]
+        shown = pixels[list(bands.index_of(composite.bands))][:, (pixels > 0).all(axis=0)]
+        assert np.median(drawn) > 1.3 * np.median(1 + shown / 3000 * 254), name
+        assert (drawn == 255).any(axis=-1).mean() < 0.05, name
 
 
 @pytest.mark.parametrize(
@@ -246,7 +306,7 @@ def test_layer_is_plain_and_pending(tmp_path: Path, real: bool) -> None:
     for name in ("decision", "true_class", "realism", "comment", "reviewer", "reviewed_ms"):
         assert rows[name].isna().all(), name
     assert list(rows["cond_class"]) == [one.condition for one in samples]
-    assert list(rows["pred_class"]) == [one.prediction.class_name for one in samples]
+    assert not {"pred_class", "second_class", "confidence", "d_score"} & set(rows.columns)
     sheet = sheet_of(samples)
     for index, frame in enumerate(rows.geometry):
         assert frame.is_valid
@@ -381,6 +441,21 @@ def test_confirm_package_does_tell(tmp_path: Path) -> None:
     files = files_in(package(tmp_path / "review", [sample(3)]))
     for word in ("pred_class", "0123abcd", "Water_3", "RSLOW_CONDITION"):
         assert any(word.encode() in content for content in files.values()), word
+
+
+@pytest.mark.parametrize("label", ["confirm", "blind"])
+def test_opinions_are_a_table_of_their_own(tmp_path: Path, label: Label) -> None:
+    """One row per sample says what the model says; a blind package has no such table."""
+    samples = [sample(number) for number in range(3)]
+    path = package(tmp_path / "review", samples, label) / "opinions.gpkg"
+    assert path.exists() == (label == "confirm")
+    if label == "confirm":
+        rows = pyogrio.read_dataframe(path)
+        assert list(rows["sample_id"]) == [one.sample_id for one in samples]
+        assert list(rows["pred_class"]) == [one.prediction.class_name for one in samples]
+        assert list(rows["second_class"]) == [one.prediction.second for one in samples]
+        assert list(rows["confidence"]) == [one.prediction.confidence for one in samples]
+        assert list(rows["d_score"]) == [one.realism for one in samples]
 
 
 def test_misfits_are_named(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from rs_lowconf.review.panels import colours_of
 from rs_lowconf.review.plugin import write_plugin
 from rs_lowconf.review.qgis_plugin.layout import layout_of
 from rs_lowconf.review.qgis_plugin.pace import Pace
+from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.samples import Prediction
 from rs_lowconf.review.sheet import Sheet
 from tests.offscreen import run_offscreen
@@ -47,6 +48,8 @@ from tests.review_samples import (
 )
 
 SCRIPT = Path(__file__).parent / "qgis" / "drive_dock.py"
+OLDER = Path(__file__).parent / "older" / "review-confirm.zip"
+"""The samples 0 to 2 of `review_samples.py`, by the code of commit 1e83602."""
 COUNT = 6
 MANY = tuple(f"class {number}" for number in range(12))
 
@@ -83,6 +86,9 @@ def write_packages(folder: Path) -> None:
     """Write the packages that the script asks for."""
     samples = [sample(number) for number in range(COUNT)]
     package(folder / "confirm", samples)
+    package(folder / "picked", samples)
+    with zipfile.ZipFile(OLDER) as archive:
+        archive.extractall(folder)
     package(folder / "observed", [observed(n, labelled=n == 0, asked=n < 2) for n in range(3)])
     package(folder / "masks", [masked(number) for number in range(5)])
     package(folder / "blind masks", [masked(number, real=False) for number in range(2)], "blind")
@@ -279,7 +285,7 @@ def test_dock_waits_for_a_package(report: dict[str, Any]) -> None:
     opened = report["confirm"]["opened"]
     assert opened["visible"]
     assert opened["focus"] == "QgsMapCanvas"
-    assert {"s0000", "1 of 6", "Forest", "Pending", "0 of 6 decided"} <= set(opened["texts"])
+    assert {"1 s0000", "of 6", "Forest", "Pending", "0 of 6 decided"} <= set(opened["texts"])
 
 
 def test_keys_decide(report: dict[str, Any]) -> None:
@@ -288,8 +294,8 @@ def test_keys_decide(report: dict[str, Any]) -> None:
     expected = [("accept", "Forest"), ("accept", "Water"), ("reject", None), ("unsure", None)]
     assert answers(decided) == [*expected, ("mixed", None), (None, None)]
     assert all(row[4] and row[5] > 1.6e12 for row in decided["stored"][:5])
-    assert decided["stored"][5][3:] == [None, None, None]
-    assert {"s0005", "5 of 6 decided", "less than a minute left"} <= set(decided["texts"])
+    assert decided["stored"][5][3:] == [None, None, None, None]
+    assert {"6 s0005", "5 of 6 decided, less than a minute left"} <= set(decided["texts"])
 
 
 def test_undo_leaves_a_withdrawal(report: dict[str, Any]) -> None:
@@ -300,13 +306,13 @@ def test_undo_leaves_a_withdrawal(report: dict[str, Any]) -> None:
         assert new[1:4] == [None, None, None]
         assert new[4] == old[4]
         assert new[5] > old[5]
-    assert "s0003" in report["confirm"]["undone"]["texts"]
+    assert "4 s0003" in report["confirm"]["undone"]["texts"]
 
 
 def test_undo_restores_the_decision_before(report: dict[str, Any]) -> None:
     """Undoing a changed decision brings back the old one with its name, and a newer time."""
     steps = report["confirm"]
-    assert "s0001" in steps["went back"]["texts"]
+    assert "2 s0001" in steps["went back"]["texts"]
     assert answers(steps["changed"])[1] == ("reject", None)
     (changed, restored, undone) = (
         steps[name]["stored"] for name in ("changed", "restored", "undone")
@@ -315,6 +321,73 @@ def test_undo_restores_the_decision_before(report: dict[str, Any]) -> None:
     assert restored[1][5] > changed[1][5]
     assert "Accepted: Water" in steps["restored"]["texts"]
     assert "There is nothing to undo." in report["staying"]["nothing"]["texts"]
+
+
+def test_a_click_on_a_cell_shows_its_sample(report: dict[str, Any]) -> None:
+    """The first click on the map, also where the dock was closed; dragging only moves the map."""
+    steps = report["picking"]
+    assert "1 s0000" in steps["opened"]["texts"]
+    assert {"4 s0003", "Pending"} <= set(steps["picked"]["texts"])
+    assert steps["picked"]["visible"]
+    assert steps["picked"]["focus"] == "QgsMapCanvas"
+    texts, moved = steps["dragged"]
+    assert "4 s0003" in texts
+    assert moved
+    assert answers(steps["decided"])[3] == ("accept", "Water")
+
+
+def test_comment_and_realism_are_of_the_sample_decided_last(report: dict[str, Any]) -> None:
+    """Not of the next one, which is shown; after moving by hand, of the sample that is shown."""
+    steps = report["picking"]
+    assert {"5 s0004", "Comment on 4", "Realism of 4"} <= set(steps["decided"]["texts"])
+    assert steps["asked"]["focus"].startswith("Enter")
+    notes = [(row[3], row[6]) for row in steps["noted"]["stored"]]
+    assert notes == [(None, None)] * 3 + [("a note", 4)] + [(None, None)] * 2
+    # R rejects s0004, J scores it; an arrow goes past s0005 to s0000, which D scores.
+    scores = [row[6] for row in steps["went back"]["stored"]]
+    assert scores == [1, None, None, 4, 5, None]
+    assert answers(steps["went back"])[4] == ("reject", None)
+    assert {"5 s0004", "Comment", "Realism"} <= set(steps["went back"]["texts"])
+
+
+def test_what_the_model_says_is_shown_after_the_decision(report: dict[str, Any]) -> None:
+    """Only of samples that are decided."""
+    steps = report["picking"]
+    for step in ("opened", "picked", "decided"):
+        assert "shown after the decision" in steps[step]["texts"]
+        assert not any("confidence" in text for text in steps[step]["texts"])
+    said = "Field, confidence 31%; then Forest; critic's score -0.25"
+    assert said in steps["seen"]["texts"]
+    assert not any("Model" in text for text in report["masks"]["blind"]["texts"])
+
+
+def test_an_older_package_is_reviewed(report: dict[str, Any], folder: Path) -> None:
+    """With the model's opinion in the layer: it is shown after the decision only, and read."""
+    steps = report["older"]
+    assert {"1 s0000", "Pending", "shown after the decision"} <= set(steps["opened"]["texts"])
+    said = "Field, confidence 31%; then Forest; critic's score -0.25"
+    assert not any("confidence" in text for text in steps["opened"]["texts"])
+    assert {said, "Accepted: Forest"} <= set(steps["seen"]["texts"])
+    first, *others = read_package(folder / "older").answers
+    assert (first.decision, first.true_class, first.realism) == ("accept", "Forest", 5)
+    assert [one.decision for one in others] == [None, None]
+
+
+def test_brightness_is_changed_for_all_samples(report: dict[str, Any]) -> None:
+    """Plus and minus scale what the map shows, within limits, and nothing is to be saved."""
+    plain, brighter, darker, again, most, least = [
+        np.array(pixels, dtype=float) for pixels, _ in report["brightness"][:6]
+    ]
+    said = [texts for _, texts in report["brightness"][:6]]
+    assert all(f"Brightness {value}%" in texts for value, texts in zip(
+        (125, 80, 100, 500, 40), said[1:], strict=True
+    ))  # fmt: skip
+    assert np.allclose(brighter, np.minimum(plain * 1.25, 255), atol=2)
+    assert np.allclose(darker, plain * 0.8, atol=2)
+    assert np.allclose(again, plain, atol=1)
+    assert plain.std() > 5
+    assert most.mean() > brighter.mean() > plain.mean() > least.mean()
+    assert report["brightness"][6] == [False]
 
 
 def test_typing_does_not_decide(report: dict[str, Any]) -> None:
@@ -352,7 +425,7 @@ def test_key_held_decides_once(report: dict[str, Any]) -> None:
 def test_next_pending_wraps(report: dict[str, Any]) -> None:
     """N goes to what is left, from the end to the beginning, and then says that all is done."""
     steps = report["confirm"]
-    assert {"s0004", "Pending"} <= set(steps["wrapped"]["texts"])
+    assert {"5 s0004", "Pending"} <= set(steps["wrapped"]["texts"])
     assert all(decision for decision, _ in answers(steps["finished"]))
     assert {"All samples are decided.", "6 of 6 decided"} <= set(steps["finished"]["texts"])
 
@@ -404,7 +477,7 @@ def test_blind_asks_for_the_class(report: dict[str, Any]) -> None:
     assert answers(steps["asked"]) == [(None, None)] * 3
     assert "Which class? Press its digit." in steps["asked"]["texts"]
     assert answers(steps["decided"]) == [("accept", "Town"), (None, None), (None, None)]
-    assert {"s0000", "Accepted: Town"} <= set(steps["decided"]["texts"])
+    assert {"1 s0000", "Accepted: Town"} <= set(steps["decided"]["texts"])
     assert steps["decided"]["stored"][0][4] == "Ada u r"
     assert steps["remembered"] == [False, "Ada u r"]
 
@@ -534,8 +607,14 @@ def secured(where: Path, expected: Rows) -> Callable[[], bool]:
 
 
 def shows(running: Desktop, *texts: str) -> Callable[[], bool]:
-    """Return whether the dock shows these texts and the map is drawn."""
-    return lambda: set(texts) <= set(running.shown["dock"] or []) and not running.shown["drawing"]
+    """Return whether texts of the dock begin so, and the map is drawn."""
+
+    def check() -> bool:
+        said = running.shown["dock"] or []
+        begun = all(any(one.startswith(text) for one in said) for text in texts)
+        return begun and not running.shown["drawing"]
+
+    return check
 
 
 @pytest.mark.usefixtures("tools", "qgis_python")
@@ -543,17 +622,17 @@ def test_reviewing_by_keys_survives_a_kill(tmp_path: Path, pictures: Path, plugi
     """Twenty samples by key presses in the real desktop: after kill -9 every decision is there."""
     where = package(tmp_path / "review", [sample(number) for number in range(20)])
     with desktop(tmp_path / "profile", where, plugin) as running:
-        running.wait(shows(running, "s0000", "0 of 20 decided"), "the dock is open")
+        running.wait(shows(running, "01 s0000", "0 of 20 decided"), "the dock is open")
         running.press("a", "3", "r", "u", "m")
-        running.wait(shows(running, "s0005", "5 of 20 decided"), "five are decided")
+        running.wait(shows(running, "06 s0005", "5 of 20 decided"), "five are decided")
         running.picture(pictures / "dock.png")
         running.press("BackSpace", "BackSpace")
-        running.wait(shows(running, "s0003", "3 of 20 decided"), "two are undone")
+        running.wait(shows(running, "04 s0003", "3 of 20 decided"), "two are undone")
         running.press("m", "Return")
         running.wait(lambda: running.shown["focus"] == "QLineEdit", "the comment has the keys")
         running.type("a runway? mauve, nr 1")
         running.press("Return", "Right", "n")
-        running.wait(shows(running, "s0006", "4 of 20 decided"), "two were passed over")
+        running.wait(shows(running, "07 s0006", "4 of 20 decided"), "two were passed over")
         last = pictures / "whole.png"
         running.picture(last)
         for number in range(1, 4):
@@ -562,9 +641,9 @@ def test_reviewing_by_keys_survives_a_kill(tmp_path: Path, pictures: Path, plugi
             running.wait(partial(differs, running, view, last), "another composite shows")
             last = view
         running.press("space", "0", "Left", "r")
-        running.wait(shows(running, "s0007", "5 of 20 decided"), "one is changed")
+        running.wait(shows(running, "08 s0007", "5 of 20 decided"), "one is changed")
         running.press(*"aaur1ma2ruamr")
-        running.wait(shows(running, "s0004", "18 of 20 decided"), "the passed over are left")
+        running.wait(shows(running, "05 s0004", "18 of 20 decided"), "the passed over are left")
         running.press("a", "2")
         running.wait(shows(running, "All samples are decided."), "all are decided")
         running.press("BackSpace")
@@ -577,7 +656,7 @@ def test_reviewing_by_keys_survives_a_kill(tmp_path: Path, pictures: Path, plugi
         running.kill()
     assert stored(where, "review.gpkg") == expected
     with desktop(tmp_path / "profile", where) as running:
-        running.wait(shows(running, "s0005", "19 of 20 decided"), "the dock goes on")
+        running.wait(shows(running, "06 s0005", "19 of 20 decided"), "the dock goes on")
         running.picture(pictures / "reopened.png")
         running.kill()
     assert stored(where, "review.gpkg") == expected

@@ -66,7 +66,7 @@ def run(
     """Write a package, let QGIS open, draw and edit it."""
     # Names that would leave the cell of a sample alone if they were not drawn smaller.
     samples = [
-        replace(one, sample_id=f"sample-with-a-long-name-{number:04d}")
+        replace(one, sample_id=f"sample-with-a-long-name-{9999 - number:04d}")
         for number, one in enumerate(made)
     ]
     where = package(folder / "review", samples, label)
@@ -118,9 +118,9 @@ def real(
 def test_project_opens_whole(confirm: Session) -> None:
     """QGIS reads the project without a coordinate system, both layers valid and switched on."""
     assert confirm.report["read"]
-    assert confirm.report["valid"] == {"review": True, "contact sheet": True}
+    assert confirm.report["valid"] == dict.fromkeys(("review", "opinions", "contact sheet"), True)
     assert confirm.report["drawn"] == ["review", "contact sheet"]
-    assert confirm.report["crs"] == [False, False, False]
+    assert not any(confirm.report["crs"])
     assert "SYNTHETIC" in confirm.report["title"]
     assert confirm.report["complaints"] == []
 
@@ -202,6 +202,30 @@ def test_accepting_confirms_the_suggestion(confirm: Session) -> None:
     assert row["reviewed_ms"] > 1.6e12  # milliseconds, not seconds
 
 
+OPINION = ("pred_class", "second_class", "confidence", "d_score")
+
+
+def test_nothing_tells_the_opinion_before_a_decision(confirm: Session) -> None:
+    """Identify lists what the model says of decided samples only, and so does the open form."""
+    before, after = confirm.report["identified"]["before"], confirm.report["identified"]["after"]
+    for shown, seen, one in zip(before, after, confirm.samples, strict=False):
+        said = one.prediction
+        assert said is not None
+        assert [shown[name] for name in OPINION] == [""] * 4
+        assert not {said.class_name, said.second, str(said.confidence)} & (
+            {*shown.values()} - {suggestion_of(one)}
+        )
+        assert [seen[name] for name in OPINION] == [said.class_name, said.second, "0.31", "-0.25"]
+        assert shown["sample_id"] == one.sample_id
+    assert confirm.report["form"]["confidence"] == ["", "0.31"]
+
+
+def test_the_list_beside_the_form_is_in_order_of_rank(confirm: Session) -> None:
+    """Each entry begins with the rank, by which it is sorted."""
+    names = [one.sample_id for one in confirm.samples]
+    assert confirm.report["list"] == [f"{n} {name}" for n, name in enumerate(names, start=1)]
+
+
 def test_correcting_is_stored(confirm: Session) -> None:
     """A class named by the reviewer stays, and a rejected sample has none."""
     assert confirm.report["edits"] == [True, True]
@@ -241,7 +265,7 @@ def test_masks_have_layers_with_names_of_classes(masks: Session) -> None:
     """One layer a kind; each legend names its classes, and a class has one colour everywhere."""
     names = ["review", "mask", "predicted", "confidence", "contact sheet"]
     assert masks.report["drawn"] == names
-    assert masks.report["valid"] == dict.fromkeys(names, True)
+    assert masks.report["valid"] == dict.fromkeys([*names, "opinions"], True)
     assert masks.report["complaints"] == []
     legends = masks.report["legends"]
     for name, classes in (("mask", PIXEL_CLASSES), ("predicted", TARGET_CLASSES)):

@@ -100,7 +100,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "another layer": (
         cut("review.qgs", "<layername>review<", "<layername>my review<"),
-        r"review\.qgs has the layers contact sheet, my review; expected one named review",
+        r"review\.qgs has the layers contact sheet, opinions, my review; expected one named review",
     ),
     "no project": (
         cut("review.qgs", "projectlayers", "layers"),

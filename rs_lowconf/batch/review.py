@@ -228,11 +228,8 @@ def write_real(
         class_list("the target", classes),
     )
     class_map.meet(catalog_classes, target_classes)
-    if pixelwise:
-        # The target's mask is shown where the catalog has none, so its classes stay.
-        own = class_map.commons(classes)
-    else:
-        own = class_map.in_words_of_data(classes, classes)
+    # The target's mask is shown where the catalog has none, so its classes stay.
+    own = class_map.commons(classes) if pixelwise else class_map.in_words_of_data(classes, classes)
     offered = tuple(dict.fromkeys((*own, *catalog_classes.names)))
     publish(
         ReviewStore(settings.run.dir / STORE),

@@ -16,8 +16,8 @@ from rs_lowconf.boundary import reading
 from rs_lowconf.errors import ReviewError, listed
 from rs_lowconf.review.reading import ReviewedPackage, answer_of, faults_of
 
-FORMAT = 1
-"""Of files that a page saves."""
+FORMAT = 2
+"""Of files that a page saves; those of format 1 have no realism."""
 _COLUMNS = ("package_id", "sample_id", "decision")
 """What a table must have."""
 _OPTIONAL = ("true_class", "realism", "comment", "reviewer", "reviewed")
@@ -35,6 +35,7 @@ class SentAnswer(BaseModel):
     comment: str = ""
     reviewer: str = ""
     reviewed_ms: int
+    realism: int | None = None
 
 
 class _File(BaseModel):
@@ -98,8 +99,7 @@ def with_answers(package: ReviewedPackage, path: Path) -> ReviewedPackage:
 
 
 def _pending(name: str) -> dict[str, Any]:
-    row = SentAnswer(sample_id=name, decision=None, reviewed_ms=0).model_dump()
-    return row | {"realism": None}
+    return SentAnswer(sample_id=name, decision=None, reviewed_ms=0).model_dump()
 
 
 def _is_table(path: Path) -> bool:
@@ -116,13 +116,13 @@ def _saved_in(path: Path) -> _Saved:
         error=ReviewError,
     ):
         saved = _File.model_validate_json(path.read_bytes())
-    if saved.format != FORMAT:
+    if not 1 <= saved.format <= FORMAT:
         raise ReviewError(
             f"{path} has format {saved.format}",
             expected=f"at most {FORMAT}",
             remedy="upgrade rs_lowconf",
         )
-    rows = [one.model_dump() | {"realism": None} for one in saved.answers]
+    rows = [one.model_dump() for one in saved.answers]
     return _Saved(package_id=saved.package_id, rows=rows)
 
 

@@ -73,12 +73,16 @@ def write_page(
 
 
 def _opinion(sample: ReviewSample) -> dict[str, str]:
-    """Return what is suggested for a sample, and what the model says of it."""
+    """Return what is suggested for a sample, and what the model says, as the plugin words it."""
     said, suggestion = sample.prediction, suggestion_of(sample)
     told = {} if suggestion is None else {"suggestion": suggestion}
     if said is not None:
-        name = "" if masks_of(sample) is not None else f"{said.class_name}, "
-        told["opinion"] = f"{name}confidence {said.confidence:.0%}"
+        parts = [f"confidence {said.confidence:.0%}"]
+        if masks_of(sample) is None:
+            parts = [f"{said.class_name}, {parts[0]}", f"then {said.second}"]
+        if isinstance(sample, Generated):
+            parts.append(f"critic's score {sample.realism:.2f}")
+        told["opinion"] = "; ".join(parts)
     return told
 
 
@@ -139,7 +143,7 @@ class ReviewServer(ThreadingHTTPServer):
         """
         package, row = self.package, answer.model_dump()
         masks = bool(package.pixel_classes)
-        faults = faults_of(row | {"realism": None}, package.classes, masks=masks)
+        faults = faults_of(row, package.classes, masks=masks)
         if answer.sample_id not in {one.sample_id for one in package.answers}:
             faults = [f"there is no sample {answer.sample_id}"]
         if faults:
@@ -150,6 +154,8 @@ class ReviewServer(ThreadingHTTPServer):
         if answer.decision is not None:
             row["reviewer"] = reviewer
         row["comment"] = row["comment"] or None
+        if "realism" not in answer.model_fields_set:  # by the page of an older package
+            del row["realism"]
         with closing(self._database()) as database, database:
             # EXTRA syncs the folder too, so an acknowledged answer survives a power cut.
             database.execute("PRAGMA synchronous = EXTRA")
@@ -166,7 +172,7 @@ class ReviewServer(ThreadingHTTPServer):
         classes = "NULL AS true_class" if self.package.pixel_classes else "true_class"
         return (
             f"SELECT sample_id, decision, {classes}, coalesce(comment, '') AS comment, "  # noqa: S608 (ours)
-            "coalesce(reviewer, '') AS reviewer, coalesce(reviewed_ms, 0) AS reviewed_ms "
+            "coalesce(reviewer, '') AS reviewer, coalesce(reviewed_ms, 0) AS reviewed_ms, realism "
             f'FROM "{LAYER}"'
         )
 

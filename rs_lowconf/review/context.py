@@ -50,6 +50,8 @@ class _Placed:
     """A georeferenced sample."""
 
     sample: ReviewSample
+    rank: str
+    """Place in the order of review, from 1, with as many digits as the last one."""
     grid: Grid
     files: Mapping[str, str]
     """By kind, relative to the package."""
@@ -73,15 +75,18 @@ def write_context(
 ) -> None:
     """Write the map into a package, unless no sample is georeferenced.
 
+    It says nothing of the model, whose opinion reviewers see after deciding.
+
     Args:
         folder: the package, with its tiles.
         samples: of the package.
         files: the manifest's entry of each.
         label: of the package; a blind one tells only when a tile was taken.
     """
+    digits = len(str(len(samples)))
     placed = [
-        _Placed(sample=sample, grid=sample.grid, files=entry)
-        for sample, entry in zip(samples, files, strict=True)
+        _Placed(sample=sample, rank=f"{rank:0{digits}}", grid=sample.grid, files=entry)
+        for rank, (sample, entry) in enumerate(zip(samples, files, strict=True), start=1)
         if sample.grid is not None
     ]
     if not placed:
@@ -123,7 +128,7 @@ def _groups(placed: Sequence[_Placed]) -> list[_Group]:
         kind: Kind = "SYNTHETIC" if isinstance(sample, Generated) else "REAL"
         name = f"{kind} {turns[grid]} of each location"
         group = samples.setdefault(turns[grid], _Group(kind=kind, name=name, tiles={}))
-        group.tiles[each.files["tile"]] = (sample.sample_id, grid)
+        group.tiles[each.files["tile"]] = (f"{each.rank} {sample.sample_id}", grid)
         if isinstance(sample, Generated) and sample.neighbour is not None:
             anchors.setdefault((sample.neighbour.tile_id, grid), each.files["anchor"])
     below = _Group(kind="REAL", name="REAL", tiles={file: grid for grid, file in anchors.items()})
@@ -176,39 +181,36 @@ def _outlines(
     corners = np.array([each.grid.corners(height, width) for each in placed], dtype=np.float64)
     shapes = outlines(corners, [each.grid.crs for each in placed])
     places = {grid: number for number, grid in enumerate(dict.fromkeys(e.grid for e in placed))}
-    rows = [_row(each.sample, label) | {"place": places[each.grid]} for each in placed]
+    rows = [_row(each, label) | {"place": places[each.grid]} for each in placed]
     return geopandas.GeoDataFrame(rows, geometry=shapes, crs="EPSG:4326")
 
 
-def _row(sample: ReviewSample, label: Label) -> dict[str, Any]:
+def _row(placed: _Placed, label: Label) -> dict[str, Any]:
     """Return what the map tells of a sample, and the same as a title.
 
-    Of an observed tile it tells no more than the first tab of the form, and how sure the model is,
-    but not of which class.
+    It tells no more than the first tab of the form, and how sure the model is, but not of which
+    class; in a blind package not even that.
     """
-    row: dict[str, Any] = {"sample_id": sample.sample_id}
-    prediction, masks = sample.prediction, sample.masks is not None
+    sample = placed.sample
+    row: dict[str, Any] = {"sample_id": sample.sample_id, "rank": placed.rank}
+    taken = "taken"
+    told: list[str | None] = [placed.rank]
+    masks = sample.masks is not None
     if isinstance(sample, Generated):
         assert sample.neighbour is not None  # noqa: S101  # it lies where that lies
-        row |= {
-            "condition": sample.condition,
-            "predicted": sample.prediction.class_name,
-            "confidence": sample.prediction.confidence,
-            "anchor": sample.neighbour.tile_id,
-            "date": sample.provenance.get("anchor_taken", "")[:10] or None,
-        }
-        said = "mask" if masks else f"{sample.condition} read as {sample.prediction.class_name}"
-        return row | {"title": f"{said} {sample.prediction.confidence:.2f}"}
-    row["date"] = date = sample.provenance.get("taken", "")[:10] or None
-    told: list[str | None] = []
+        row |= {"condition": sample.condition, "anchor": sample.neighbour.tile_id}
+        taken = "anchor_taken"
+        told.append("mask" if masks else sample.condition)
+    elif label == "confirm":
+        row["suggested"] = suggested = None if masks else sample.label
+        told.append("mask" if masks else suggested and f"{suggested}?")
     if label == "confirm":
-        suggested = None if masks else sample.label
-        confidence = None if prediction is None else prediction.confidence
-        row |= {"suggested": suggested, "confidence": confidence}
-        told = [
-            "mask" if masks else suggested and f"{suggested}?",
-            None if confidence is None else f"{confidence:.2f}",
-        ]
-    # In two short lines, because QGIS leaves out labels that have no room.
-    lines = (" ".join(filter(None, told)), date)
-    return row | {"title": "\n".join(filter(None, lines)) or "tile to judge"}
+        prediction = sample.prediction
+        row["confidence"] = confidence = None if prediction is None else prediction.confidence
+        told.append(None if confidence is None else f"{confidence:.2f}")
+    row["date"] = date = sample.provenance.get(taken, "")[:10] or None
+    title = " ".join(filter(None, told))
+    # In two short lines, because QGIS leaves out labels that have no room. The date of an anchor
+    # stands once, below all samples of the location.
+    lines = [title] if isinstance(sample, Generated) else [title, date]
+    return row | {"title": "\n".join(filter(None, lines))}

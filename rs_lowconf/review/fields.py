@@ -19,8 +19,9 @@ With masks there is no class to choose: `accept` means that the tile could be an
 that its mask is right; `mask wrong` that it could be one, but its mask is wrong. Of an observed
 tile the mask is its data set's, or if it has none the model's.
 
-The suggestion is the class that the tile was generated for. The prediction of the model under test
-is on a separate tab, to be opened after deciding, so that it does not bias reviewers.
+The suggestion is the class that the tile was generated for. What the model under test says is in a
+table of its own, `opinions`, so that it does not bias reviewers: the project joins it to decided
+samples, as fields that are NULL before, also where QGIS lists all fields of a sample.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ FORMAT_OF_OBSERVED: Final = 3
 """Format of packages of observed tiles, which older versions would label SYNTHETIC."""
 
 LAYER: Final = "review"
+OPINIONS: Final = "opinions"
 DECISIONS: Final[tuple[Decision, ...]] = ("accept", "reject", "unsure", "mixed")
 MASK_DECISIONS: Final[tuple[Decision, ...]] = ("accept", "mask wrong", "reject", "unsure")
 """Decisions on tiles with masks; realistic ones first."""
@@ -55,13 +57,15 @@ _COLUMNS: Final[Mapping[str, SqlType]] = {
     "reviewer": "TEXT",
     # Milliseconds since 1970: a time of QGIS is local and has no zone.
     "reviewed_ms": "INTEGER",
+}
+_OPINIONS: Final[Mapping[str, SqlType]] = {
+    "sample_id": "TEXT",
     "pred_class": "TEXT",
     "second_class": "TEXT",
     "confidence": "REAL",
     "d_score": "REAL",
 }
 _OF_CLASSES = {"cond_class", "true_class", "pred_class", "second_class"}
-_OF_MODELS = {"cond_class", "mask_name", "pred_class", "second_class", "confidence", "d_score"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,19 +81,17 @@ class Field:
     """The smallest and the largest value, both allowed, if there are any."""
 
 
-def fields_of(
-    label: Label, classes: Sequence[str], *, masks: bool = False, observed: bool = False
-) -> tuple[Field, ...]:
-    """Return the columns of a package; a blind one has no column on the model.
+def fields_of(label: Label, classes: Sequence[str], *, masks: bool = False) -> tuple[Field, ...]:
+    """Return the columns of the layer `review`; a blind one has no suggestion.
 
     Args:
         label: of the package.
         classes: for `true_class`.
         masks: whether the tiles have masks: then no column is about classes.
-        observed: whether the tiles are shown as real ones.
     """
     absent = _OF_CLASSES if masks else {"mask_name"}
-    absent = absent | (_OF_MODELS if label == "blind" else {"d_score"} if observed else set())
+    if label == "blind":
+        absent = absent | {"cond_class", "mask_name"}
     choices = {"decision": MASK_DECISIONS if masks else DECISIONS, "true_class": tuple(classes)}
     return tuple(
         Field(
@@ -100,4 +102,20 @@ def fields_of(
         )
         for name, sql in _COLUMNS.items()
         if name not in absent
+    )
+
+
+def opinions_of(label: Label, *, masks: bool, observed: bool) -> tuple[Field, ...]:
+    """Return the columns of the table `opinions`; a blind package has none.
+
+    Args:
+        label: of the package.
+        masks: whether the tiles have masks: then no column is about classes.
+        observed: whether the tiles are shown as real ones, which no critic judged.
+    """
+    absent = (_OF_CLASSES if masks else set()) | ({"d_score"} if observed else set())
+    return tuple(
+        Field(name=name, sql=sql)
+        for name, sql in _OPINIONS.items()
+        if label != "blind" and name not in absent
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import geopandas
 import pandas as pd
+import pyogrio
 import shapely
 
 from rs_lowconf.review.fields import Field
@@ -48,9 +49,9 @@ CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
 
 
 def write_features(
-    path: Path, frame: geopandas.GeoDataFrame, layer: str, indexed: Sequence[str] = ()
+    path: Path, frame: pd.DataFrame, layer: str, indexed: Sequence[str] = ()
 ) -> None:
-    """Write one layer that older QGIS reads too, atomically.
+    """Write one layer, or table without geometry, that older QGIS reads too, atomically.
 
     Args:
         path: the file, replaced when it exists.
@@ -62,13 +63,24 @@ def write_features(
         # GDAL requires this suffix, and creates the file itself.
         beside = temporary.with_name(f"{temporary.name}.gpkg")
         try:
-            frame.to_file(beside, layer=layer, driver="GPKG", VERSION="1.2")
+            pyogrio.write_dataframe(frame, beside, layer=layer, driver="GPKG", VERSION="1.2")
             with closing(sqlite3.connect(beside)) as database, database:
                 for column in indexed:
                     database.execute(f'CREATE INDEX "{layer}_{column}" ON "{layer}" ("{column}")')
             beside.replace(temporary)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def table_of(
+    fields: Sequence[Field], rows: Sequence[Mapping[str, str | float | None]]
+) -> pd.DataFrame:
+    """Return a column per field; values that a row lacks are missing."""
+    columns = {
+        field.name: pd.Series([row.get(field.name) for row in rows], dtype=_TYPES[field.sql])
+        for field in fields
+    }
+    return pd.DataFrame(columns)
 
 
 def write_cells(
@@ -92,12 +104,8 @@ def write_cells(
         titles: of the columns, by their names.
         changed: time of the content, in UTC; None is now.
     """
-    columns = {
-        field.name: pd.Series([row.get(field.name) for row in rows], dtype=_TYPES[field.sql])
-        for field in fields
-    }
     frames = [shapely.box(*cell) for cell in cells]
-    frame = geopandas.GeoDataFrame(columns, geometry=frames, crs=_NO_CRS)
+    frame = geopandas.GeoDataFrame(table_of(fields, rows), geometry=frames, crs=_NO_CRS)
     layer, time = path.stem, f"{changed or datetime.now(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
     # In memory first, because SQLite hides a full disk behind another error.
     memory, options = BytesIO(), {"SPATIAL_INDEX": "NO", "ADD_GPKG_OGR_CONTENTS": "NO"}

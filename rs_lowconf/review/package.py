@@ -3,6 +3,7 @@
 ```
 review.qgz      project: layer `review` (one cell a sample) over one contact sheet
 review.gpkg     the layer `review` with its form; decisions are written here, by QGIS only
+opinions.gpkg   what the model says, which the form joins after a decision; absent when blind
 contact.vrt     the contact sheet, straight from the tiles
 tiles/          all bands of each sample as GeoTIFF, with a .qml that fixes the stretch
 anchors/        the most similar real tile of each sample, likewise; absent without real tiles
@@ -21,9 +22,10 @@ masks/  predicted/  confidence/           each sample's, with colours and names 
 anchor_masks/                             of real tiles that have one
 ```
 
-A reviewer opens `review.qgz`, switches editing on, opens the table of `review` (F6) in its
-form view and goes through the list; the map highlights the cell of the form. Saving the
-edits writes the decisions. `fields` says what each decision means.
+A reviewer opens `review.qgz` and clicks a cell, where the plugin is installed. Without it the
+reviewer switches editing on, opens the table of `review` (F6) in its form view and goes through
+the list; the map highlights the cell of the form. Saving the edits writes the decisions. `fields`
+says what each decision means. Samples are in order of their rank, which begins their names.
 
 The samples may be real tiles instead, `observed` ones, whose class or mask is asked for: all of
 them or none. They are tagged and shown as what they are, in their place if it is known.
@@ -52,17 +54,20 @@ from pathlib import Path
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.folders import whole_folder
 from rs_lowconf.review.browser import write_page
-from rs_lowconf.review.composites import composites_of
+from rs_lowconf.review.composites import composites_of, ranges_of
 from rs_lowconf.review.context import write_context
 from rs_lowconf.review.fields import (
     FORMAT,
     FORMAT_OF_MASKS,
     FORMAT_OF_OBSERVED,
+    LAYER,
+    OPINIONS,
     Field,
     Label,
     fields_of,
+    opinions_of,
 )
-from rs_lowconf.review.geopackage import write_cells
+from rs_lowconf.review.geopackage import table_of, write_cells, write_features
 from rs_lowconf.review.images import shows_real_mask, write_images
 from rs_lowconf.review.panels import Panel, panel_vrt, panels_of
 from rs_lowconf.review.project import Project, document, restyle
@@ -154,7 +159,7 @@ def write_package(
         observed = not isinstance(samples[0], Generated)
         if label == "confirm" or observed:
             write_context(building, samples, files, label)
-        fields = fields_of(label, classes, masks=bool(panels), observed=observed)
+        fields = fields_of(label, classes, masks=bool(panels))
         _write_layer(building, samples, files, fields, sheet=sheet, panels=panels, label=label)
         write_page(
             building,
@@ -182,7 +187,7 @@ def write_package(
                 "stretch": {
                     composite.caption: {
                         "bands": list(composite.bands),
-                        "range": [0, composite.white_number],
+                        "ranges": ranges_of(samples[0].bands, composite),
                     }
                     for composite in composites
                 },
@@ -282,19 +287,27 @@ def _write_layer(
 ) -> None:
     """Write the GeoPackage and the project that shows it, with the same style."""
     observed = not isinstance(samples[0], Generated)
+    opinions = opinions_of(label, masks=bool(panels), observed=observed)
     project = Project("review.qgs")
-    layer, pictures = project.layer("review"), project.layer("contact sheet")
-    fill_form(layer, fields, sheet, observed=observed)
+    layer, pictures = project.layer(LAYER), project.layer("contact sheet")
+    fill_form(layer, [*fields, *opinions[1:]], sheet, observed=observed)
     fill_headings(layer, sheet, block_titles(label, sheet.blocks, observed=observed))
+    rows = [_row(sample, names) for sample, names in zip(samples, files, strict=True)]
     write_cells(
         building / "review.gpkg",
         fields,
-        [_row(sample, names) for sample, names in zip(samples, files, strict=True)],
+        rows,
         [sheet.extent(index) for index in range(sheet.count)],
         style=document(project.style(layer)),
         titles=aliases_of(layer),
     )
-    project.connect(layer, "./review.gpkg|layername=review", "ogr")
+    project.connect(layer, f"./review.gpkg|layername={LAYER}", "ogr")
+    if opinions:
+        # In a file of its own: of two layers in one that may not be written, QGIS edits one.
+        write_features(building / "opinions.gpkg", table_of(opinions, rows), OPINIONS)
+        project.connect(project.layer(OPINIONS), f"./opinions.gpkg|layername={OPINIONS}", "ogr")
+    else:
+        project.layers.remove(project.layer(OPINIONS))
     project.connect(pictures, "./contact.vrt", "gdal")
     for panel in panels:
         copied = project.copy(pictures, panel.kind)
@@ -314,7 +327,7 @@ def _title(samples: Sequence[ReviewSample], label: Label) -> str:
 
 
 def _row(sample: ReviewSample, files: Mapping[str, str]) -> dict[str, str | float | None]:
-    """Return what the layer can tell of a sample; which columns it has, `fields_of` says."""
+    """Return what a package can tell of a sample; which columns it has, `fields` says."""
     suggestion, prediction = suggestion_of(sample), sample.prediction
     row: dict[str, str | float | None] = {
         "sample_id": sample.sample_id,

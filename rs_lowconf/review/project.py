@@ -123,7 +123,10 @@ class Project:
 
     def node(self, layer: ET.Element) -> ET.Element:
         """Return a layer's entry in the list of layers."""
-        return part(self.tree, f".//layer-tree-layer[@id='{layer.findtext('id')}']")
+        return part(self.tree, self._place(layer))
+
+    def _place(self, layer: ET.Element) -> str:
+        return f".//layer-tree-layer[@id='{layer.findtext('id')}']"
 
     def style(self, layer: ET.Element) -> ET.Element:
         """Return the style of a layer, to be stored elsewhere."""
@@ -134,7 +137,7 @@ class Project:
     def connect(
         self, layer: ET.Element, source: str, provider: str, crs: str | None = None
     ) -> None:
-        """Let a layer show another file.
+        """Let a layer show another file, whether it is listed or not.
 
         Args:
             layer: of this project.
@@ -144,7 +147,8 @@ class Project:
         """
         layer[:] = [child for child in layer if child.tag not in _OF_SOURCE]
         part(layer, "datasource").text, part(layer, "provider").text = source, provider
-        self.node(layer).attrib |= {"source": source, "providerKey": provider}
+        for node in self.tree.iterfind(self._place(layer)):
+            node.attrib |= {"source": source, "providerKey": provider}
         if crs is not None:
             _refer(part(layer, "srs/spatialrefsys"), crs)
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from xml.etree import ElementTree as ET
 
 from rs_lowconf.bands import BandSpec, Composite
+from rs_lowconf.review.composites import Range, ranges_of
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels of the sheet, counted from its upper left corner."""
@@ -146,7 +147,7 @@ def contact_vrt(sheet: Sheet, bands: BandSpec, cells: Sequence[Sequence[str]]) -
                     box = sheet.picture(index, block, place)
                     size = (sheet.width, sheet.height)
                     source = picture_source(size, file, box[:2], position + 1, "UInt16")
-                    source.append(_lookup(composite))
+                    source.append(_lookup(ranges_of(bands, composite)[channel]))
                     band.append(source)
     ET.indent(root, " ")
     return ET.tostring(root, encoding="unicode") + "\n"
@@ -184,7 +185,7 @@ def picture_source(
     return source
 
 
-def _lookup(composite: Composite) -> ET.Element:
+def _lookup(shown: Range) -> ET.Element:
     element = ET.Element("LUT")
-    element.text = f"0:1,{composite.white_number}:255"
+    element.text = "{}:1,{}:255".format(*shown)
     return element

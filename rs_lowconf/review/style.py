@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 from rs_lowconf.bands import BandSpec, Composite
 from rs_lowconf.errors import ReviewError, listed
+from rs_lowconf.review.composites import ranges_of
 from rs_lowconf.review.fields import Field, Label
 from rs_lowconf.review.geotiff import Colour
 from rs_lowconf.review.previews import LEGEND, PANEL_ROW
@@ -26,10 +27,11 @@ def tile_style(bands: BandSpec, composite: Composite) -> ET.Element:
     style = template("tile.qml")
     renderer = part(style, "pipe/rasterrenderer")
     positions = bands.index_of(composite.bands)
-    for colour, position in zip(("red", "green", "blue"), positions, strict=True):
+    shown = zip(("red", "green", "blue"), positions, ranges_of(bands, composite), strict=True)
+    for colour, position, limits in shown:
         renderer.set(f"{colour}Band", str(position + 1))
-        white = part(renderer, f"{colour}ContrastEnhancement/maxValue")
-        white.text = str(composite.white_number)
+        for name, limit in zip(("minValue", "maxValue"), limits, strict=True):
+            part(renderer, f"{colour}ContrastEnhancement/{name}").text = str(limit)
     return style
 
 
@@ -68,8 +70,8 @@ def fill_form(layer: ET.Element, fields: Sequence[Field], sheet: Sheet, *, obser
 
     Args:
         layer: of the template, changed in place.
-        fields: columns of the package; all that is said of others is left out.
-        sheet: the places, which decide on the height of the preview.
+        fields: columns of the layer and those joined to it; all that is said of others is left out.
+        sheet: the places, which decide on the height of the preview and the digits of ranks.
         observed: whether the samples are shown as real tiles: then realism is not asked for.
 
     Raises:
@@ -89,6 +91,7 @@ def fill_form(layer: ET.Element, fields: Sequence[Field], sheet: Sheet, *, obser
         part(layer, "attributetableconfig/columns/column[@name='realism']").set("hidden", "1")
         _leave_out({"realism"}, part(layer, "attributeEditorForm"))
     leave_out(layer, dict.fromkeys(absent, "NULL"))
+    fill(layer, {"@digits": len(str(sheet.count))})
     for field in fields:
         widget = part(layer, f"fieldConfiguration/field[@name='{field.name}']/editWidget")
         for option in widget.iter("Option"):

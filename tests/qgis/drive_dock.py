@@ -2,7 +2,8 @@
 
 Usage: python3 drive_dock.py PLUGIN.zip FOLDER
 
-FOLDER holds the packages `confirm`, `blind`, `many` (of more classes than digits), `observed`
+FOLDER holds the packages `confirm`, `picked` (another one like it), `older` (of an earlier
+version), `blind`, `many` (of more classes than digits), `observed`
 (of real tiles, the first of which has a class in its data set), `masks` and
 `blind masks`, `newer` (of a format that the plugin does not know), and `locked file` and `locked
 folder` (which may not be written). Like open_package.py this runs under QGIS's own Python. Keys
@@ -27,8 +28,8 @@ from qgis.gui import (
     QgsLayerTreeMapCanvasBridge,
     QgsMapCanvas,
 )
-from qgis.PyQt.QtCore import QEvent, QObject, Qt, pyqtSignal
-from qgis.PyQt.QtGui import QKeyEvent
+from qgis.PyQt.QtCore import QEvent, QObject, QPoint, QPointF, Qt, pyqtSignal
+from qgis.PyQt.QtGui import QKeyEvent, QMouseEvent
 from qgis.PyQt.QtTest import QTest
 from qgis.PyQt.QtWidgets import (
     QApplication,
@@ -39,9 +40,10 @@ from qgis.PyQt.QtWidgets import (
     QMenu,
     QProgressBar,
     QPushButton,
+    QWidget,
 )
 
-COLUMNS = ("sample_id", "decision", "true_class", "comment", "reviewer", "reviewed_ms")
+COLUMNS = ("sample_id", "decision", "true_class", "comment", "reviewer", "reviewed_ms", "realism")
 
 
 class Interface(QObject):
@@ -93,6 +95,34 @@ class Reviewer:
         QTest.mouseClick(button, Qt.MouseButton.LeftButton)
         QApplication.processEvents()
 
+    def place(self, number: int) -> QPoint:
+        """Return where the middle of the cell of this sample is on the canvas."""
+        canvas = self.interface.canvas
+        canvas.setExtent(self.project.viewSettings().defaultViewExtent())
+        middle = self.layer.getFeature(number).geometry().centroid().asPoint()
+        middle = canvas.getCoordinateTransform().transform(middle)
+        return QPoint(round(middle.x()), round(middle.y()))
+
+    def pick(self, number: int) -> None:
+        """Click the cell of a sample on the map."""
+        place = self.place(number)
+        view = self.interface.canvas.viewport()
+        QTest.mouseClick(view, Qt.MouseButton.LeftButton, pos=place)
+        QApplication.processEvents()
+
+    def drag(self, number: int) -> None:
+        """Move the map by a cell."""
+        view, place = self.interface.canvas.viewport(), self.place(number)
+        left = Qt.MouseButton.LeftButton
+        QTest.mousePress(view, left, pos=place)
+        for step in (10, 30, 60):
+            where = QPointF(place + QPoint(step, step))
+            none = Qt.KeyboardModifier.NoModifier
+            move = QMouseEvent(QEvent.Type.MouseMove, where, left, left, none)
+            QApplication.sendEvent(view, move)
+        QTest.mouseRelease(view, left, pos=place + QPoint(60, 60))
+        QApplication.processEvents()
+
     def hold(self, key: int, text: str) -> None:
         """Press a key and let it repeat."""
         for repeated in (False, True, True):
@@ -108,10 +138,15 @@ class Reviewer:
     @property
     def texts(self) -> list[str]:
         """Return what the dock says."""
-        content = self.dock.widget()
+        content = self.panel
         if isinstance(content, QLabel):
             return [content.text()]
         return [w.text() for kind in (QLabel, QProgressBar) for w in content.findChildren(kind)]
+
+    @property
+    def panel(self) -> QWidget:
+        """Return what the dock's area for scrolling holds."""
+        return self.dock.widget().widget()
 
     @property
     def focus(self) -> str:
@@ -182,6 +217,53 @@ def confirm(reviewer: Reviewer) -> dict[str, Any]:
     return steps
 
 
+def picking(reviewer: Reviewer) -> dict[str, Any]:
+    """Click cells of a package that nobody decided on, and say what is asked for afterwards."""
+    reviewer.open("picked")
+    steps: dict[str, Any] = {"opened": reviewer.see()}
+    reviewer.dock.hide()
+    reviewer.pick(4)
+    steps["picked"] = reviewer.see()
+    before = reviewer.interface.canvas.center()
+    reviewer.drag(4)
+    steps["dragged"] = [reviewer.texts, reviewer.interface.canvas.center() != before]
+    reviewer.press("a")
+    steps["decided"] = reviewer.see()
+    reviewer.press("h", Qt.Key.Key_Return)
+    steps["asked"] = reviewer.see()
+    reviewer.type("a note")
+    reviewer.press(Qt.Key.Key_Return)
+    steps["noted"] = reviewer.see()
+    reviewer.press("r", "j", Qt.Key.Key_Right, "d", Qt.Key.Key_Left, Qt.Key.Key_Left)
+    steps["went back"] = reviewer.see()
+    reviewer.pick(5)
+    steps["seen"] = reviewer.see()
+    return steps
+
+
+def older(reviewer: Reviewer) -> dict[str, Any]:
+    """Decide and score in a package of an earlier version."""
+    reviewer.open("older")
+    steps = {"opened": reviewer.see()}
+    reviewer.press("a", "j", Qt.Key.Key_Left)
+    steps["seen"] = reviewer.see()
+    return steps
+
+
+def brightness(reviewer: Reviewer) -> list[list[Any]]:
+    """Make a view brighter and darker; return pixels of it, and what the dock says."""
+    reviewer.open("picked")
+    reviewer.press(Qt.Key.Key_Space)
+    seen = []
+    for keys in ([], ["+"], ["-", "-"], ["="], ["+"] * 12, ["-"] * 20):
+        reviewer.press(*keys)
+        image = reviewer.interface.canvas.grab().toImage()
+        middle = [image.pixelColor(image.width() // 4, y) for y in range(300, 500, 7)]
+        seen.append([[one.getRgb()[:3] for one in middle], reviewer.texts])
+    seen.append([reviewer.project.isDirty()])
+    return seen
+
+
 def views(reviewer: Reviewer) -> list[dict[str, Any]]:
     """Cycle through what is shown of the first sample; save what the map shows."""
     reviewer.open("confirm")
@@ -220,7 +302,7 @@ def beside_form(reviewer: Reviewer) -> dict[str, Any]:
 def staying(reviewer: Reviewer) -> dict[str, Any]:
     """Decide without going on; the next session remembers that and the name."""
     reviewer.open("blind")
-    panel = reviewer.dock.widget()
+    panel = reviewer.panel
     panel.advance.click()
     panel.reviewer.setFocus()
     panel.reviewer.selectAll()
@@ -233,7 +315,7 @@ def staying(reviewer: Reviewer) -> dict[str, Any]:
     reviewer.press("2")
     steps["decided"] = reviewer.see()
     reviewer.open("blind")
-    again = reviewer.dock.widget()
+    again = reviewer.panel
     steps["remembered"] = [again.advance.isChecked(), again.reviewer.text()]
     again.advance.click()
     QgsSettings().remove("rs_lowconf_review/reviewer")
@@ -264,7 +346,7 @@ def many(reviewer: Reviewer) -> dict[str, Any]:
 def masks(reviewer: Reviewer) -> dict[str, Any]:
     """Judge masks, of five samples and of two without suggestions."""
     reviewer.open("masks")
-    buttons = reviewer.dock.widget().findChildren(QPushButton)
+    buttons = reviewer.panel.findChildren(QPushButton)
     steps: dict[str, Any] = {"opened": reviewer.see(), "buttons": [b.text() for b in buttons]}
     reviewer.press(Qt.Key.Key_Space, Qt.Key.Key_Space)
     reviewer.interface.canvas.grab().save(str(reviewer.folder / "masks.png"))
@@ -286,7 +368,7 @@ def masks(reviewer: Reviewer) -> dict[str, Any]:
 def observed(reviewer: Reviewer) -> dict[str, Any]:
     """Judge real tiles: the first has a class in its data set, the others have none."""
     reviewer.open("observed")
-    buttons = reviewer.dock.widget().findChildren(QPushButton)
+    buttons = reviewer.panel.findChildren(QPushButton)
     steps: dict[str, Any] = {"opened": reviewer.see(), "buttons": [b.text() for b in buttons]}
     reviewer.press("a", "a")
     steps["asked"] = reviewer.see()
@@ -315,7 +397,7 @@ def elsewhere(reviewer: Reviewer) -> dict[str, Any]:
     reviewer.press(Qt.Key.Key_Right)
     steps["hidden"] = [before, reviewer.extent]
     reviewer.dock.show()
-    reviewer.dock.widget().comment.setFocus()
+    reviewer.panel.comment.setFocus()
     reviewer.type("interrupted")
     reviewer.project.clear()
     QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
@@ -364,6 +446,9 @@ def main() -> dict[str, Any]:
     }
     report["confirm"] = confirm(reviewer)
     report["views"] = views(reviewer)
+    report["picking"] = picking(reviewer)
+    report["older"] = older(reviewer)
+    report["brightness"] = brightness(reviewer)
     report["beside form"] = beside_form(reviewer)
     report["staying"] = staying(reviewer)
     report["many"] = many(reviewer)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qgis.core import (
+    NULL,
     QgsApplication,
     QgsMapRendererParallelJob,
     QgsMapSettings,
@@ -22,10 +23,17 @@ from qgis.core import (
     QgsRasterLayer,
     QgsVectorLayer,
 )
-from qgis.gui import QgsAttributeEditorContext, QgsAttributeForm, QgsGui
+from qgis.gui import (
+    QgsAttributeEditorContext,
+    QgsAttributeForm,
+    QgsDualView,
+    QgsGui,
+    QgsMapCanvas,
+    QgsMapToolIdentify,
+)
 from qgis.PyQt.QtCore import QEventLoop, QSize, QTimer
 from qgis.PyQt.QtGui import QColor
-from qgis.PyQt.QtWidgets import QLabel, QTabWidget
+from qgis.PyQt.QtWidgets import QLabel, QLineEdit, QListView, QTabWidget
 
 SCALE = 2  # screen pixels a pixel of the sheet, so that labels are drawn
 
@@ -63,6 +71,42 @@ def describe(layer: QgsVectorLayer) -> dict[str, Any]:
     }
 
 
+def identified(project: QgsProject, layer: QgsVectorLayer) -> list[dict[str, str]]:
+    """Click in the middle of the first three cells with Identify; return what it lists of each."""
+    canvas = QgsMapCanvas()
+    canvas.resize(600, 600)
+    canvas.setLayers(project.layerTreeRoot().checkedLayers())
+    canvas.setExtent(project.viewSettings().defaultViewExtent())
+    tool = QgsMapToolIdentify(canvas)
+    found = []
+    for feature in list(layer.getFeatures())[:3]:
+        middle = canvas.getCoordinateTransform().transform(feature.geometry().centroid().asPoint())
+        place = [round(middle.x()), round(middle.y())]
+        results = tool.identify(*place, QgsMapToolIdentify.IdentifyMode.TopDownAll)
+        (one,) = [one for one in results if one.mLayer == layer]
+        names = one.mFeature.fields().names()
+        values = {name: text_of(one.mFeature[name]) for name in names}
+        shown = {**one.mAttributes, **one.mDerivedAttributes}
+        found.append({**shown, **values})
+    return found
+
+
+def text_of(value: Any) -> str:
+    return "" if value == NULL else str(value)
+
+
+def listed(layer: QgsVectorLayer) -> list[str]:
+    """Return the list of samples beside the form, from top to bottom."""
+    canvas, view = QgsMapCanvas(), QgsDualView()
+    view.init(layer, canvas)
+    view.setView(QgsDualView.ViewMode.AttributeEditor)
+    view.resize(900, 700)
+    view.show()
+    settle()
+    model = view.findChild(QListView, "mFeatureListView").model()
+    return [model.data(model.index(row, 0)) for row in range(model.rowCount())]
+
+
 def legend(layer: QgsRasterLayer) -> list[list[Any]]:
     """Return value, name and colour of the classes that a layer shows; empty for other kinds."""
     renderer = layer.renderer()
@@ -83,16 +127,23 @@ def show_form(layer: QgsVectorLayer, path: Path, decision: str) -> dict[str, Any
     settle()
     tabs = form.findChild(QTabWidget)
     pictures = [label.pixmap() for label in form.findChildren(QLabel) if label.pixmap()]
+    told = said(form)
     form.changeAttribute("decision", decision)
     form.changeAttribute("comment", "typed in the form")
     settle()
+    told += said(form)
     form.grab().save(str(path))
     shown = [tabs.tabText(i) for i in range(tabs.count())]
     widest = max((picture.width() for picture in pictures), default=0)
     form.save()
     committed = layer.commitChanges()
     form.deleteLater()
-    return {"tabs": shown, "picture": widest, "committed": committed}
+    return {"tabs": shown, "picture": widest, "committed": committed, "confidence": told}
+
+
+def said(form: QgsAttributeForm) -> list[str]:
+    """Return what the form says of the model's confidence; nothing without such a field."""
+    return [field.text() for field in form.findChildren(QLineEdit, "confidence")]
 
 
 def settle() -> None:
@@ -139,11 +190,14 @@ def main() -> dict[str, Any]:
         for folder in sorted(package.iterdir())
         if folder.is_dir() and folder.name not in ("previews", "context")
     }
+    report["identified"] = {"before": identified(project, review)}
+    report["list"] = listed(review)
     report["form"] = show_form(review, pictures / "form.png", decision)
     report["edits"] = [
         decide(review, 1, {"true_class": "Water", "decision": "accept", "realism": 4}),
         decide(review, 2, {"decision": "reject", "true_class": "Water"}),
     ]
+    report["identified"]["after"] = identified(project, review)
     render(project, pictures / "decided.png")
     report["complaints"] = complaints
     return report

@@ -12,7 +12,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from qgis.core import NULL, QgsFeatureRequest, QgsProviderRegistry, QgsRectangle, QgsVectorLayer
+from qgis.core import (
+    NULL,
+    QgsFeatureRequest,
+    QgsPointXY,
+    QgsProviderRegistry,
+    QgsRectangle,
+    QgsVectorLayer,
+)
 
 _PATIENCE_S = 0.5
 
@@ -35,10 +42,16 @@ class Row:
     true_class: str | None
     """Always None if masks are reviewed."""
 
+    realism: int | None
+    """1 to 5; None without a score."""
+
     comment: str
     reviewer: str | None
     reviewed_ms: int | None
     """Time of the last change, UTC, since 1970."""
+
+    opinion: str
+    """What the model says; empty before a decision, and where no model was asked."""
 
     cell: QgsRectangle
     """The sample's position on the sheet."""
@@ -71,11 +84,21 @@ class Decisions:
             suggestion=value.get("cond_class", value.get("mask_name")),
             decision=value["decision"],
             true_class=value.get("true_class"),
+            realism=value["realism"],
             comment=value["comment"] or "",
             reviewer=value["reviewer"],
             reviewed_ms=value["reviewed_ms"],
+            opinion=_opinion(value),
             cell=feature.geometry().boundingBox(),
         )
+
+    def at(self, x: float, y: float) -> int | None:
+        """Return the sample whose cell has this position of the sheet."""
+        place, request = QgsPointXY(x, y), QgsFeatureRequest().setNoAttributes()
+        for row in self._layer.getFeatures(request):
+            if row.geometry().boundingBox().contains(place):
+                return int(row.id())
+        return None
 
     def pending(self) -> list[int]:
         """Return the samples without a decision, in the order of review."""
@@ -94,6 +117,10 @@ class Decisions:
     def comment(self, fid: int, text: str, reviewer: str) -> None:
         """Store a comment."""
         self._write(fid, {"comment": text or None, "reviewer": reviewer, "reviewed_ms": _now()})
+
+    def rate(self, fid: int, realism: int, reviewer: str) -> None:
+        """Store a realism score."""
+        self._write(fid, {"realism": realism, "reviewer": reviewer, "reviewed_ms": _now()})
 
     def undo(self) -> Row:
         """Revert the last decision of this session; return the row as it was before.
@@ -146,6 +173,20 @@ class Decisions:
             reason = " ".join(layer.commitErrors())
             layer.rollBack(not editing)
             raise RefusedError(f"Not saved. {reason}")
+
+
+def _opinion(value: dict[str, Any]) -> str:
+    """Return what the model says of a decided sample, from the fields that are joined to it."""
+    # Packages of earlier versions have them before a decision, too.
+    if value["decision"] is None or value.get("confidence") is None:
+        return ""
+    confidence, score = f"confidence {value['confidence']:.0%}", value.get("d_score")
+    said = [confidence]
+    if value.get("pred_class"):
+        said = [f"{value['pred_class']}, {confidence}", f"then {value['second_class']}"]
+    if score is not None:
+        said.append(f"critic's score {score:.2f}")
+    return "; ".join(said)
 
 
 def _now() -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from qgis.core import QgsProject
 from qgis.gui import QgsDockWidget
 from qgis.PyQt.QtCore import Qt
-from qgis.PyQt.QtWidgets import QLabel, QWidget
+from qgis.PyQt.QtWidgets import QFrame, QLabel, QScrollArea, QWidget
 
 from .package import UnusableError, find_package
 from .review import Review
@@ -54,7 +55,8 @@ class ReviewPlugin:
             self._dock.setUserVisible(True)
             return
         if package is not None:
-            self._review = Review(package, self._iface.mapCanvas())
+            show = partial(self._dock.setUserVisible, True)
+            self._review = Review(package, self._iface.mapCanvas(), show)
             for layer in self._review.layers:
                 layer.willBeDeleted.connect(self._close)
             self._fill(self._review.panel)
@@ -71,7 +73,16 @@ class ReviewPlugin:
 
     def _fill(self, content: QWidget) -> None:
         old = self._dock.widget()
-        self._dock.setWidget(content)
+        # Contents that need more height than a small screen has must not enlarge QGIS's window.
+        area = QScrollArea()
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setWidgetResizable(True)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setWidget(content)
+        bar = area.verticalScrollBar().sizeHint().width()
+        area.setMinimumWidth(content.minimumSizeHint().width() + bar)
+        self._dock.setWidget(area)
         if old is not None:
             old.deleteLater()
 

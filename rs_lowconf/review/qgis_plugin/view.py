@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from qgis.core import (
+    Qgis,
+    QgsContrastEnhancement,
     QgsGeometry,
     QgsMapRendererSequentialJob,
     QgsMapSettings,
@@ -27,6 +29,7 @@ from .package import Package
 _FRAME = QColor(20, 110, 230)
 _INK = QColor(20, 20, 20)
 _NOTHING = QColor(0, 0, 0, 0)
+_BLACK, _WHITE = 1, 255  # bytes of the sheet; 0 is a gap
 _LETTERS = 18  # width of a picture by height of its caption's letters, so that captions fit
 
 
@@ -58,6 +61,24 @@ class CellView:
         self._place += 1
         if self._place == len(self._package.captions):
             self._place = -1
+        self._draw()
+
+    def brighten(self, brightness: float) -> None:
+        """Show all composites brighter, or darker below 1; the package and the project stay."""
+        sheet = self._package.sheets[0]
+        how = QgsContrastEnhancement.ContrastEnhancementAlgorithm
+        for set_one in (
+            sheet.renderer().setRedContrastEnhancement,
+            sheet.renderer().setGreenContrastEnhancement,
+            sheet.renderer().setBlueContrastEnhancement,
+        ):
+            # Bytes would limit the maximum to 255, so that nothing could be darker.
+            stretch = QgsContrastEnhancement(Qgis.DataType.UInt16)
+            stretch.setMinimumValue(_BLACK)
+            stretch.setMaximumValue(_BLACK + (_WHITE - _BLACK) / brightness)
+            stretch.setContrastEnhancementAlgorithm(how.StretchToMinimumMaximum)
+            set_one(stretch)
+        sheet.triggerRepaint()
         self._draw()
 
     def close(self) -> None:
