@@ -156,13 +156,13 @@ def test_real_tiles_are_on_the_map_as_such(tmp_path: Path, label: Label) -> None
     rows = geopandas.read_file(folder / "context.gpkg")
     dates = [f"2023-07-0{number + 1}" for number in range(len(GRIDS))]
     if label == "confirm":
-        told = [f"{number + 1} {CLASSES[number % 4]}? 0.31" for number in range(len(GRIDS))]
+        titles = [f"{number + 1} {CLASSES[number % 4]}? 0.31" for number in range(len(GRIDS))]
     else:
-        told = [f"{number + 1}" for number in range(len(GRIDS))]
+        titles = [f"{number + 1}" for number in range(len(GRIDS))]
         columns = ["sample_id", "rank", "date", "title", "place", "geometry"]
         assert list(rows.columns) == columns
     assert list(rows["date"]) == dates
-    assert list(rows["title"]) == [f"{a}\n{b}" for a, b in zip(told, dates, strict=True)]
+    assert list(rows["title"]) == [f"{a}\n{b}" for a, b in zip(titles, dates, strict=True)]
     assert "predicted" not in rows.columns
     with zipfile.ZipFile(folder / "context.qgz") as archive:
         told = archive.read("context.qgs").decode()
