@@ -54,7 +54,7 @@ class Work(Protocol):
         where it does not count as the time of a tile.
 
         The function gets rows and returns one row for each of their ids in any order, with the
-        columns of `schema`; metadata of its schema is stored with them. A column `error` (string)
+        columns of `schema`; metadata of its own are stored too. A column `error` (string)
         may give the reason why a tile has no result; where it is not null, the other columns do not
         count. An exception is attributed to a tile of the chunk, which is then searched for; an
         `OutputError` or a full disk ends the job.
@@ -170,7 +170,8 @@ def answer(call: Call, schema: pa.Schema, rows: pa.Table) -> pa.Table | str:
             if ERROR in table.column_names
             else pa.nulls(len(table), pa.string())
         )
-        found = schema.with_metadata(table.schema.metadata)
+        told = {**(schema.metadata or {}), **(table.schema.metadata or {})}
+        found = schema.with_metadata(told or None)
         return table.select(schema.names).cast(found).append_column(ERROR, errors)
     except OutputError:
         raise
