@@ -249,7 +249,7 @@ def test_a_bad_item_is_one_line(kind: str, tmp_path: Path, rslow: Run) -> None:
     assert ran.code == 0, ran.err
     told = ran.told
     assert line in told
-    assert "9 tiles:" in told
+    assert "9 tiles of " in told
     assert told.count("WARNING: left out") == 1
 
 

@@ -317,7 +317,7 @@ def test_dark_water_is_data(rslow: Run, write_tile: WriteTile, tmp_path: Path) -
     ran = build(rslow, tmp_path, "data.level=L2A")
     assert ran.code == 0, ran.err
     assert len(rows_in(tmp_path)) == 9
-    assert "1 tile: more nodata than data.max_nodata=0 (tiles/lake_7" in ran.told
+    assert "1 tile: more nodata than data.max_nodata=0 (images/lake_7" in ran.told
     dark = {row.tile_id: read_row(row).pixels for row in rows_in(tmp_path)}
     assert sum(bool((pixels == 0).all(dim=0).any()) for pixels in dark.values()) == 7
 
