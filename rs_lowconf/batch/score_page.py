@@ -115,7 +115,7 @@ def result_of(scored: Scored, tested: dict[str, str], quantile: float | None) ->
         answer += f"; {failed:,} tiles have no score"
     notes = [
         "The confidence is what the model says of itself. How often it is wrong, only labelled "
-        "tiles tell: see rslow estimate.",
+        "tiles tell.",
     ]
     if quantile is not None:
         notes.append(
@@ -205,7 +205,7 @@ def failures(failed: Sequence[Problem]) -> Iterator[Part]:
     if not failed:
         return
     rows = [(one.text, f"{one.count:,}", one.example) for one in failed[:MOST_ROWS]]
-    text = ["The job went on without them; rslow batch retry lets the next run try them again."]
+    text = ["The job went on without them, and leaves them out until they are to be tried again."]
     if len(failed) > MOST_ROWS:
         text.append(f"The {MOST_ROWS} most frequent of {len(failed):,} problems; errors/ has all.")
     heads = ("problem", "tiles", "such as")

@@ -55,7 +55,7 @@ class LabelPlan:
         def cost(prospect: Prospect) -> float:
             if self.width is None:
                 return prospect.width
-            return float("inf") if prospect.labels is None else prospect.labels
+            return float("inf") if prospect.labels is None else float(prospect.labels)
 
         fitting = [each for each in self.forecast.prospects if each.method not in _ASIDE]
         fitting.sort(key=cost)

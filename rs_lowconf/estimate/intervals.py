@@ -263,7 +263,7 @@ def clopper_pearson(errors: int, labels: int, level: float = LEVEL) -> Interval:
         SettingsError: see `check_level`.
     """
     check_level(level)
-    low, high = binomial_ends(errors, labels, level)
+    low, high = binomial_ends(float(errors), float(labels), level)
     return Interval(low=low, high=high, level=level, method="clopper-pearson")
 
 
