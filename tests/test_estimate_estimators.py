@@ -307,7 +307,7 @@ def test_naive_figures_cannot_be_told_without_their_bias() -> None:
     said = naive(1_000, np.array([True, False, True, True]))
     for text in (str(said), f"{said}", f"{said:>10}", f"{said}"):
         assert "biased" in text
-        assert "0.75 of the least confident units, at least 0.003 of the pool" in text
+        assert "75 % of the least confident units, at least 0.3 % of the pool" in text
     assert not hasattr(said, "value")
 
 

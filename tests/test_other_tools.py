@@ -137,10 +137,11 @@ def test_a_table_of_reviews_has_what_the_package_has(tmp_path: Path) -> None:
         "condition", "predicted", "second", "confidence",
     )  # fmt: skip
     with closing(sqlite3.connect(folder / "review.gpkg")) as database:
+        database.execute("ATTACH ? AS model", (str(folder / "opinions.gpkg"),))
         kept = database.execute(
             "SELECT sample_id, decision, true_class, realism, coalesce(comment, ''),"
             " coalesce(reviewer, ''), reviewed_ms, cond_class, pred_class, second_class,"
-            " confidence FROM review ORDER BY fid"
+            " confidence FROM review JOIN model.opinions USING (sample_id) ORDER BY review.fid"
         ).fetchall()
     times = table["reviewed"].map(lambda time: round(time.timestamp() * 1000), na_action="ignore")
     plain = table.assign(reviewed=times)[[*columns]].astype(object)
@@ -175,16 +176,17 @@ def test_a_table_of_a_blind_package_tells_nothing_of_models(tmp_path: Path, make
 def test_pictures_show_three_bands_as_reviews_do(tmp_path: Path, label: Label) -> None:
     """Computed again from the bands that rasterio reads by their names; they say what they are."""
     folder = package(tmp_path / "review", [sample(0), sample(1)], label=label)
-    for composite, bands, white in (
-        ("true_colour", ("B04", "B03", "B02"), 3000),
-        ("near_infrared", ("B08", "B04", "B03"), 4000),
+    for composite, bands, low, high in (
+        ("true_colour", ("B04", "B03", "B02"), (200, 400, 600), (3000, 2700, 2600)),
+        ("near_infrared", ("B08", "B04", "B03"), (100, 200, 400), (5000, 3000, 2700)),
     ):
         pictures = rl.write_pictures(folder / "tiles", tmp_path / composite, composite)
         assert sorted(pictures) == ["s0000", "s0001"]
         for name, path in pictures.items():
             found = bands_of(folder / "tiles" / f"{name}.tif")
             chosen = [found[band] for band in bands]
-            expected = np.minimum(1 + np.stack(chosen, -1) / white * 254, 255)
+            share = (np.stack(chosen, -1) - np.array(low)) / np.subtract(high, low)
+            expected = np.clip(1 + share * 254, 1, 255)
             picture = Image.open(path)
             assert np.abs(np.array(picture) - expected).max() <= 0.5
             assert ("MAY BE" if label == "blind" else "NOT AN") in picture.info["Description"]

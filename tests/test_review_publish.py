@@ -131,8 +131,8 @@ def test_who_was_not_asked_has_said_nothing(
         rows = [json.loads(text) for (text,) in database.execute("SELECT content FROM sample")]
     assert [row["confidence"] for row in rows] == [0.31 if asked else None] * 2
     assert all((row["predicted"] is None) == (row["second"] is None) != asked for row in rows)
-    layer = geopandas.read_file(folder / "review.gpkg", layer="review")
-    assert layer["confidence"].isna().tolist() == [not asked] * 2
+    table = geopandas.read_file(folder / "opinions.gpkg", layer="opinions")
+    assert table["confidence"].isna().tolist() == [not asked] * 2
     tags = read_tile(folder / "tiles" / "s0000.tif").tags
     assert ("RSLOW_CONFIDENCE" in tags) == asked
 

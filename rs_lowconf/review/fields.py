@@ -41,6 +41,7 @@ FORMAT_OF_OBSERVED: Final = 3
 
 LAYER: Final = "review"
 OPINIONS: Final = "opinions"
+OPINIONS_FILE: Final = "opinions.gpkg"
 DECISIONS: Final[tuple[Decision, ...]] = ("accept", "reject", "unsure", "mixed")
 MASK_DECISIONS: Final[tuple[Decision, ...]] = ("accept", "mask wrong", "reject", "unsure")
 """Decisions on tiles with masks; realistic ones first."""

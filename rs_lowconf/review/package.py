@@ -62,6 +62,7 @@ from rs_lowconf.review.fields import (
     FORMAT_OF_OBSERVED,
     LAYER,
     OPINIONS,
+    OPINIONS_FILE,
     Field,
     Label,
     fields_of,
@@ -304,8 +305,8 @@ def _write_layer(
     project.connect(layer, f"./review.gpkg|layername={LAYER}", "ogr")
     if opinions:
         # In a file of its own: of two layers in one that may not be written, QGIS edits one.
-        write_features(building / "opinions.gpkg", table_of(opinions, rows), OPINIONS)
-        project.connect(project.layer(OPINIONS), f"./opinions.gpkg|layername={OPINIONS}", "ogr")
+        write_features(building / OPINIONS_FILE, table_of(opinions, rows), OPINIONS)
+        project.connect(project.layer(OPINIONS), f"./{OPINIONS_FILE}|layername={OPINIONS}", "ogr")
     else:
         project.layers.remove(project.layer(OPINIONS))
     project.connect(pictures, "./contact.vrt", "gdal")

@@ -21,6 +21,8 @@ from rs_lowconf.review.fields import (
     FORMAT_OF_OBSERVED,
     LAYER,
     MASK_DECISIONS,
+    OPINIONS,
+    OPINIONS_FILE,
     Decision,
     Label,
 )
@@ -173,6 +175,7 @@ def read_package(folder: Path) -> ReviewedPackage:
     _refuse(folder, faults, "the samples that were exported")
     classes = tuple(manifest["classes"])
     faults = [fault for row in rows for fault in faults_of(row, classes, masks=masks)]
+    opinions = _opinions(folder / OPINIONS_FILE)
     _refuse(folder, faults, "what the form allows", "correct it in QGIS and save")
     return ReviewedPackage(
         folder=folder,
@@ -184,6 +187,7 @@ def read_package(folder: Path) -> ReviewedPackage:
         manifest=manifest,
         shown={
             row["sample_id"]: {told: row[name] for name, told in _SHOWN.items() if name in row}
+            | opinions.get(row["sample_id"], {})
             for row in rows
         },
     )
@@ -283,6 +287,27 @@ def _rows(path: Path, *, masks: bool) -> list[dict[str, Any]]:
         shown = "".join(f", {name}" for name in _SHOWN if name in there)
         query = f'SELECT {columns}{shown} FROM "{LAYER}" ORDER BY fid'  # noqa: S608 (ours)
         return [dict(row) for row in database.execute(query)]
+
+
+def _opinions(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what the model says, by sample; packages of earlier versions have it in the layer."""
+    if not path.exists():
+        return {}
+    with (
+        reading(
+            path,
+            expected=f"a GeoPackage with the table {OPINIONS} as exported",
+            remedy="copy it from the package as exported; without it, decisions are read alone",
+            error=ReviewError,
+        ),
+        copied(path) as database,
+    ):
+        database.row_factory = sqlite3.Row
+        rows = [dict(row) for row in database.execute(f'SELECT * FROM "{OPINIONS}"')]  # noqa: S608 (ours)
+    return {
+        row["sample_id"]: {told: row[name] for name, told in _SHOWN.items() if name in row}
+        for row in rows
+    }
 
 
 def faults_of(row: Mapping[str, Any], classes: tuple[str, ...], *, masks: bool) -> list[str]:
