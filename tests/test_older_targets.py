@@ -102,7 +102,7 @@ def test_they_are_trained_the_same(older: Path, kind: str, commit: str) -> None:
     assert weights.keys() == tensors.keys()
     for name, value in weights.items():
         apart = (value - tensors[name]).abs().max().item()
-        assert apart < 0.03, f"{name} is {apart:.3g} apart"
+        assert apart < 0.06, f"{name} is {apart:.3g} apart"
     assert trained.temperature == pytest.approx(header["temperature"], rel=0.03)
 
 
