@@ -650,7 +650,7 @@ def test_reviewing_by_keys_survives_a_kill(tmp_path: Path, pictures: Path, plugi
         expected = rows(
             "a:Forest a:Water r m a:Forest - r a:Water a:Forest u r a:Field m a:Field a:Town r u "
             "a:Field m r",
-            {4: "a runway? mauve, nr 1"},
+            {3: "a runway? mauve, nr 1"},
         )
         running.wait(secured(where, expected), "the GeoPackage alone is complete")
         running.kill()
