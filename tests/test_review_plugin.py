@@ -658,6 +658,9 @@ def test_reviewing_by_keys_survives_a_kill(tmp_path: Path, pictures: Path, plugi
     with desktop(tmp_path / "profile", where) as running:
         running.wait(shows(running, "06 s0005", "19 of 20 decided"), "the dock goes on")
         running.picture(pictures / "reopened.png")
+        running.click(500, 600)  # the first click, below the cell in the middle
+        running.wait(lambda: "06 s0005" not in running.shown["dock"], "another sample is shown")
+        running.picture(pictures / "clicked.png")
         running.kill()
     assert stored(where, "review.gpkg") == expected
 
