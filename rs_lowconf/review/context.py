@@ -75,7 +75,7 @@ def write_context(
 ) -> None:
     """Write the map into a package, unless no sample is georeferenced.
 
-    It says nothing of the model, whose opinion reviewers see after deciding.
+    It does not name the class that the model predicts, which reviewers see after deciding.
 
     Args:
         folder: the package, with its tiles.
