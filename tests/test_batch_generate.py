@@ -160,6 +160,23 @@ def test_chunks_and_processes_change_no_variant(
         assert (other / "batch" / "generate" / file).read_bytes() == content
 
 
+def test_the_page_judges_by_common_names(generated: Path, rslow: Run, tmp_path: Path) -> None:
+    """Where all classes mean the same, the target takes no variant for another class."""
+    other = tmp_path / "run"
+    shutil.copytree(generated / "run", other)
+    page = other / "batch" / "generate" / "report.html"
+    assert "taken for" in page.read_text()
+    tiles = pq.read_table(folder_of(generated) / "tiles.parquet")
+    names = {*tiles["condition"].to_pylist(), *(one["predicted"] for one in variants(generated))}
+    common = ", ".join(f"{name}: land" for name in sorted(names))
+    words = ("-s", f"run.dir={other}", "-s", f"target.class_map={{{common}}}")
+    catalog = f"catalog.path={generated / 'run' / 'catalog.parquet'}"
+    ran = generate(rslow, generated, *words, "-s", catalog)
+    assert ran.code == 0, ran.err
+    assert "taken for" not in page.read_text()
+    assert "Common names of classes" in page.read_text()
+
+
 @pytest.mark.slow
 def test_a_second_run_does_nothing_and_other_settings_all(catalogued: Path, rslow: Run) -> None:
     """Files keep their times; a stricter bound makes other endings, and no old file stays."""

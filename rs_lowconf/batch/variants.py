@@ -101,7 +101,7 @@ def write_variants(
         TileError: a tile that was searched around cannot be read any more.
         OutputError: a file cannot be written.
     """
-    made_from = fingerprint(folder, (str(settings.review.max_samples),))
+    made_from = fingerprint(folder, (str(settings.review.max_samples), models.class_map.text))
     if is_stamped(folder, made_from):
         return _read(folder)
     unstamp(folder)
@@ -302,7 +302,8 @@ class _Writer:
         models, sample = self._models, self._sample(one)
         image = reflectance_of(sample.pixels)[None].to(models.device)
         seen = features(image)[0].cpu().numpy()
-        return card_of(sample, seen, models.pixel_classes, models.target.classes)
+        classes = models.pixel_classes, models.target.classes
+        return card_of(sample, seen, *classes, models.class_map)
 
     def write_package(self, chosen: Sequence[_Variant]) -> Path | None:
         """Return the review package of variants; one that exists is never changed."""

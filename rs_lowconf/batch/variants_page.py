@@ -7,13 +7,13 @@ from typing import Any
 from rs_lowconf.batch.generate import Ending
 from rs_lowconf.batch.score_page import failures
 from rs_lowconf.batch.status import problems
+from rs_lowconf.estimate.result import percent
 from rs_lowconf.models import Models
 from rs_lowconf.pages.pictures import picture_of
-from rs_lowconf.pages.rendering import made, percent, target_facts
+from rs_lowconf.pages.rendering import made
 from rs_lowconf.pages.result import Part, Result
 from rs_lowconf.pages.samples import Card
-from rs_lowconf.pages.write import write_page
-from rs_lowconf.places import model_path
+from rs_lowconf.pages.write import tested_by, write_page
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.report import gate_lines
 from rs_lowconf.settings import Settings
@@ -41,12 +41,8 @@ def write_variants_page(
     Raises:
         OutputError: it cannot be written.
     """
-    target = models.target
     tested = {
-        **target_facts(settings.target, model_path(settings, "target"), target.classes),
-        "Its bands": f"{', '.join(target.bands.names)} ({target.bands.level})",
-        "Generator's SHA-256": models.generator.sha256,
-        "Generator learned from": models.generator.attribution,
+        **tested_by(settings, models),
         "Catalog": catalog.name,
         "Its SHA-256": sha256_of(catalog),
         **made(report["created"]),

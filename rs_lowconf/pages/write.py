@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rs_lowconf.pages.rendering import template
+from rs_lowconf.models import Models
+from rs_lowconf.pages.rendering import target_facts, template
 from rs_lowconf.pages.result import Result
 from rs_lowconf.pages.samples import Card, Group, groups_of, places_of
+from rs_lowconf.places import model_path
 from rs_lowconf.runs import write_text
+from rs_lowconf.settings import Settings
 
 MOST = 1_000
 """Samples on one page."""
@@ -22,6 +25,26 @@ _COLOURS = (
     *("#003959", "#734f00", "#004f39", "#66334f", "#2b5a74", "#6a2f00"),
 )
 """Okabe and Ito's palette, and darker."""
+
+
+def tested_by(settings: Settings, models: Models) -> dict[str, str]:
+    """Return which target was tested with which generator.
+
+    Args:
+        settings: of the run.
+        models: that searched.
+
+    Raises:
+        ModelError: the target's file is gone.
+    """
+    target, generator, class_map = models.target, models.generator, models.class_map
+    return {
+        **target_facts(settings.target, model_path(settings, "target"), target.classes),
+        "Its bands": f"{', '.join(target.bands.names)} ({target.bands.level})",
+        **({"Common names of classes": class_map.text} if class_map.names else {}),
+        "Generator's SHA-256": generator.sha256,
+        "Generator learned from": generator.attribution,
+    }
 
 
 def write_page(folder: Path, told: Result, cards: Sequence[Card], seed: int = 0) -> Path:

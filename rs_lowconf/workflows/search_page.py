@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rs_lowconf.models import Models
-from rs_lowconf.pages.rendering import made, target_facts
+from rs_lowconf.pages.rendering import made
 from rs_lowconf.pages.result import Part, Result
 from rs_lowconf.pages.samples import Card
-from rs_lowconf.pages.write import write_page
-from rs_lowconf.places import model_path
+from rs_lowconf.pages.write import tested_by, write_page
 from rs_lowconf.search.report import gate_lines
 from rs_lowconf.settings import Settings
 from rs_lowconf.workflows.search_report import SearchReport
@@ -36,13 +35,8 @@ def told_of(report: SearchReport, settings: Settings, models: Models) -> Result:
     )
     if fewer is not None:
         answer += f", {fewer:.1f} times fewer per tile than with random latents"
-    target = models.target
     tested = {
-        **target_facts(settings.target, model_path(settings, "target"), target.classes),
-        "Its bands": f"{', '.join(target.bands.names)} ({target.bands.level})",
-        **({"Common names of classes": models.class_map.text} if models.class_map.names else {}),
-        "Generator's SHA-256": models.generator.sha256,
-        "Generator learned from": models.generator.attribution,
+        **tested_by(settings, models),
         "Real tiles beside samples": "none" if models.real is None else f"{len(models.real):,}",
         "Method": report.method,
         **made(report.created),
