@@ -13,9 +13,9 @@ from selenium.webdriver import Chrome
 
 from rs_lowconf.batch import Problem
 from rs_lowconf.batch.score_page import MOST_ROWS, MOST_TILES, Scored, result_of
+from rs_lowconf.estimate.result import percent
 from rs_lowconf.gan.measure import Estimate, Measurement
 from rs_lowconf.pages.pictures import picture_of, plot, tile_picture
-from rs_lowconf.pages.rendering import percent
 from rs_lowconf.pages.result import Part, Result, Tile, write_result
 from rs_lowconf.plot_style import panels
 from rs_lowconf.review.rounds import round_report

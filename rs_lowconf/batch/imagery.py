@@ -155,20 +155,19 @@ def _opened(row: CatalogRow) -> _Image | None:
         bands = tuple(_band(row, name) for name in composite.bands)
     except (ReviewError, RasterioError):
         return None
-    if not all(bands):
-        return None
     black, white = (float(row.bands.numbers(value)) for value in (0.0, composite.white))
     return _Image(
-        bands=tuple(band for band in bands if band is not None),
+        bands=bands,
         stretch=f"{black!r}:1,{white!r}:255",
     )
 
 
-def _band(row: CatalogRow, name: str) -> _Band | None:
-    """Return a band of the image of a tile; None where its file cannot be put on a map.
+def _band(row: CatalogRow, name: str) -> _Band:
+    """Return a band of the image of a tile.
 
     Raises:
         RasterioError: the file is missing or damaged.
+        ReviewError: it cannot be put on a map.
     """
     file = next(file for file in row.files if name in file.used)
     number = file.bands.index(name)
@@ -176,7 +175,7 @@ def _band(row: CatalogRow, name: str) -> _Band | None:
         a, b, c, d, e, f = tuple(opened.transform)[:6]
         upright = not b and not d and a > 0 > e
         if opened.crs is None or not upright or number >= opened.count:
-            return None
+            raise ReviewError(f"{file.href} has no place on a map", expected="a CRS, north up")
         kind, (rows, columns) = opened.dtypes[number], opened.block_shapes[number]
         declared = (opened.nodatavals[number], row.nodata, 0.0)
         return _Band(

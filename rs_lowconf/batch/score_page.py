@@ -17,8 +17,9 @@ from rs_lowconf.batch.status import Problem, problems
 from rs_lowconf.data.catalog.reading import read_row, reflectance
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import DataError
+from rs_lowconf.estimate.result import percent
 from rs_lowconf.pages.pictures import plot, tile_picture
-from rs_lowconf.pages.rendering import made, percent, target_facts
+from rs_lowconf.pages.rendering import made, target_facts
 from rs_lowconf.pages.result import Part, Result, Tile, write_result
 from rs_lowconf.plot_style import BLUE, panels
 from rs_lowconf.runs import sha256_of
@@ -205,7 +206,7 @@ def failures(failed: Sequence[Problem]) -> Iterator[Part]:
     if not failed:
         return
     rows = [(one.text, f"{one.count:,}", one.example) for one in failed[:MOST_ROWS]]
-    text = ["The job went on without them, and leaves them out until they are to be tried again."]
+    text = ["The job went on without them; they can be tried again."]
     if len(failed) > MOST_ROWS:
         text.append(f"The {MOST_ROWS} most frequent of {len(failed):,} problems; errors/ has all.")
     heads = ("problem", "tiles", "such as")

@@ -47,13 +47,17 @@ class Estimate:
     @property
     def effective(self) -> float:
         """Labels of equal weight that would say as much (Kish, "Survey sampling", 1965, 11.2)."""
-        return float(self.weight.sum() ** 2 / (self.weight**2).sum())
+        return equal_weight(self.weight)
 
     @property
     def effective_errors(self) -> float:
         """Errors of equal weight that would say as much as those found; 0 without any."""
-        found = self.weight[self.wrong]
-        return float(found.sum() ** 2 / (found**2).sum()) if len(found) else 0.0
+        return equal_weight(self.weight[self.wrong])
+
+
+def equal_weight(weight: Float64[np.ndarray, " m"]) -> float:
+    """Return how many labels of equal weight say as much as labels of these; 0 without any."""
+    return float(weight.sum() ** 2 / (weight**2).sum()) if len(weight) else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

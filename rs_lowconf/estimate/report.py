@@ -11,7 +11,7 @@ from rs_lowconf.estimate.betting import betting
 from rs_lowconf.estimate.design import Design
 from rs_lowconf.estimate.designs import DESIGNS, estimate
 from rs_lowconf.estimate.draws import Draw, Pool
-from rs_lowconf.estimate.estimators import BiasedEstimate, Estimate
+from rs_lowconf.estimate.estimators import BiasedEstimate, Estimate, equal_weight
 from rs_lowconf.estimate.intervals import (
     FEW_ERRORS,
     LEVEL,
@@ -271,7 +271,7 @@ def _calibration(labelled: Labelled, found: Estimate, level: float) -> tuple[Cal
     cells = []
     for i in np.flatnonzero(size):
         rate = float(wrong[i] / weight[i]) if weight[i] > 0 else None
-        ends = _ends(rate, _effective(found.weight[drawn == i]), level)
+        ends = _ends(rate, equal_weight(found.weight[drawn == i]), level)
         cells.append(
             CalibrationCell(
                 units=int(size[i]),
@@ -393,7 +393,7 @@ def _share(value: float, error: float, weight: Float64[np.ndarray, " w"], level:
         level: how often the interval shall cover the truth.
     """
     known = [None if np.isnan(figure) else float(figure) for figure in (value, error)]
-    labels = _effective(weight)
+    labels = equal_weight(weight)
     if 0 < value < 1 and error > 0:
         labels = min(value * (1 - value) / error**2, float(len(weight)))
     low, high = _ends(known[0], labels, level)
@@ -408,8 +408,3 @@ def _ends(
         return None, None
     value = min(max(value, 0.0), 1.0)
     return binomial_ends(value * labels, labels, level)
-
-
-def _effective(weight: Float64[np.ndarray, " w"]) -> float:
-    """Return how many labels of equal weight say as much; see `Estimate.effective`."""
-    return float(weight.sum() ** 2 / (weight**2).sum()) if len(weight) else 0.0

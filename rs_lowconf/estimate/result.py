@@ -307,7 +307,12 @@ def _json(value: Any) -> Any:
 
 
 def percent(value: float | None) -> str:
-    """Return a share as a percentage of three digits, a dash where it is unknown."""
+    """Return a share as a percentage of three digits, a dash where it is unknown.
+
+    Example:
+        >>> percent(0.5), percent(0.01234), percent(1.0), percent(None)
+        ('50 %', '1.23 %', '100 %', '-')
+    """
     if value is None or np.isnan(value):
         return "-"
     return f"{100 * value:.3g} %"

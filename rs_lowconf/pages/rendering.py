@@ -51,13 +51,3 @@ def made(created: str | None = None) -> dict[str, str]:
     installed = ", ".join(f"{name} {text}" for name, text in versions().items() if text)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"Date": created or now, "Versions": installed}
-
-
-def percent(share: float) -> str:
-    """Return a share of one as percent, in three digits.
-
-    Example:
-        >>> percent(0.5), percent(0.01234), percent(1.0)
-        ('50 %', '1.23 %', '100 %')
-    """
-    return f"{100 * share:.3g} %"

@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rs_lowconf.estimate.page import Answer, Page, Picture, Table, Text
-from rs_lowconf.pages.rendering import percent, template
+from rs_lowconf.estimate.result import percent
+from rs_lowconf.pages.rendering import template
 from rs_lowconf.runs import save_figures, write_json, write_text
 
 _WIDTH = 640

@@ -6,7 +6,8 @@ write-ahead log beside the GeoPackage, which `copied` copies too.
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,8 +176,8 @@ def read_package(folder: Path) -> ReviewedPackage:
     _refuse(folder, faults, "the samples that were exported")
     classes = tuple(manifest["classes"])
     faults = [fault for row in rows for fault in faults_of(row, classes, masks=masks)]
-    opinions = _opinions(folder / OPINIONS_FILE)
     _refuse(folder, faults, "what the form allows", "correct it in QGIS and save")
+    opinions = _opinions(folder / OPINIONS_FILE)
     return ReviewedPackage(
         folder=folder,
         package_id=manifest["package_id"],
@@ -186,9 +187,7 @@ def read_package(folder: Path) -> ReviewedPackage:
         answers=tuple(answer_of(row) for row in rows),
         manifest=manifest,
         shown={
-            row["sample_id"]: {told: row[name] for name, told in _SHOWN.items() if name in row}
-            | opinions.get(row["sample_id"], {})
-            for row in rows
+            row["sample_id"]: _shown_of(row) | opinions.get(row["sample_id"], {}) for row in rows
         },
     )
 
@@ -270,16 +269,8 @@ def _rows(path: Path, *, masks: bool) -> list[dict[str, Any]]:
         "NULL AS true_class" if masks and name == "true_class" else name
         for name in _COLUMNS
     )
-    with (
-        reading(
-            path,
-            expected=f"a GeoPackage with the layer {LAYER} as exported",
-            remedy="close it in other programs, such as QGIS, and try again",
-            error=ReviewError,
-        ),
-        copied(path) as database,
-    ):
-        database.row_factory = sqlite3.Row
+    remedy = "close it in other programs, such as QGIS, and try again"
+    with _opened(path, f"layer {LAYER}", remedy) as database:
         fault = database.execute("PRAGMA quick_check").fetchone()[0]
         if fault != "ok":
             raise sqlite3.DatabaseError(fault.splitlines()[0])
@@ -293,21 +284,31 @@ def _opinions(path: Path) -> dict[str, dict[str, Any]]:
     """Return what the model says, by sample; packages of earlier versions have it in the layer."""
     if not path.exists():
         return {}
+    remedy = "copy it from the package as exported; without it, decisions are read alone"
+    with _opened(path, f"table {OPINIONS}", remedy) as database:
+        rows = database.execute(f'SELECT * FROM "{OPINIONS}"')  # noqa: S608 (ours)
+        return {row["sample_id"]: _shown_of(dict(row)) for row in rows}
+
+
+@contextmanager
+def _opened(path: Path, what: str, remedy: str) -> Iterator[sqlite3.Connection]:
+    """Open a copy of a GeoPackage of the package; its rows have names.
+
+    Raises:
+        ReviewError: it cannot be read, or SQLite raises within.
+    """
+    expected = f"a GeoPackage with the {what} as exported"
     with (
-        reading(
-            path,
-            expected=f"a GeoPackage with the table {OPINIONS} as exported",
-            remedy="copy it from the package as exported; without it, decisions are read alone",
-            error=ReviewError,
-        ),
+        reading(path, expected=expected, remedy=remedy, error=ReviewError),
         copied(path) as database,
     ):
         database.row_factory = sqlite3.Row
-        rows = [dict(row) for row in database.execute(f'SELECT * FROM "{OPINIONS}"')]  # noqa: S608 (ours)
-    return {
-        row["sample_id"]: {told: row[name] for name, told in _SHOWN.items() if name in row}
-        for row in rows
-    }
+        yield database
+
+
+def _shown_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row tells of the model, by the names of `samples.parquet`."""
+    return {told: row[name] for name, told in _SHOWN.items() if name in row}
 
 
 def faults_of(row: Mapping[str, Any], classes: tuple[str, ...], *, masks: bool) -> list[str]:

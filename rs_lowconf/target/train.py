@@ -114,15 +114,10 @@ class Training:
         takes a third of the time of a training tile. Nothing is learned.
         """
         task, schedule, network = self._task, self._task.settings, copy.deepcopy(self._network)
-        batch = task.train.batch(task.draws(self._seed)[0].tolist())
-        seconds = 0.0
+        indices, seconds = task.draws(self._seed)[0].tolist(), 0.0
         for step in range(2):
             start = time.perf_counter()
-            image, truth = task.augmented(
-                batch.image.to(self._device), truth_of(batch).to(self._device), step
-            )
-            with forked_rng(step):
-                loss = task.loss(network.train()(image), truth)
+            loss = self._loss(network, indices, self._seed, step)
             loss.backward()  # type: ignore[no-untyped-call]
             loss.item()  # waits for the device
             seconds = time.perf_counter() - start
@@ -163,15 +158,7 @@ class Training:
         """Train one epoch, and return the mean loss of its steps."""
         task, losses = self._task, []
         for step, indices in enumerate(task.draws(seed).tolist()):
-            batch = task.train.batch(indices)
-            image, truth = task.augmented(
-                batch.image.to(self._device),
-                truth_of(batch).to(self._device),
-                seed_of(seed, step, "augment"),
-            )
-            with forked_rng(seed_of(seed, step, "dropout")):
-                logits = self._network.train()(image)
-            loss = task.loss(logits, truth)
+            loss = self._loss(self._network, indices, seed, step)
             done = self.epoch * self._steps + step
             for group in self._optimiser.param_groups:
                 group["lr"] = self._rates[done]
@@ -183,6 +170,20 @@ class Training:
             _follow(self._average, self._network, 0.5 ** (1 / half_life) if half_life else 0.0)
             losses.append(loss.detach())
         return torch.stack(losses).mean().item()
+
+    def _loss(
+        self, network: nn.Module, indices: list[int], seed: int, step: int
+    ) -> Float[Tensor, ""]:
+        """Return the loss of a network on a batch, as in this step of an epoch with this seed."""
+        batch = self._task.train.batch(indices)
+        image, truth = self._task.augmented(
+            batch.image.to(self._device),
+            truth_of(batch).to(self._device),
+            seed_of(seed, step, "augment"),
+        )
+        with forked_rng(seed_of(seed, step, "dropout")):
+            logits = network.train()(image)
+        return self._task.loss(logits, truth)
 
     def _keep_best(self) -> None:
         self.best = TrainedNetwork(self._task.spec, copy.deepcopy(self._average))

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.estimate.result import percent
 from rs_lowconf.pages.pictures import tile_picture
-from rs_lowconf.pages.rendering import made, percent
+from rs_lowconf.pages.rendering import made
 from rs_lowconf.pages.result import Part, Result, Tile, write_result
 from rs_lowconf.shares import share_of
 from rs_lowconf.stored import stored_numbers

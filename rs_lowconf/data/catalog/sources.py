@@ -35,9 +35,9 @@ from rs_lowconf.settings import (
 )
 from rs_lowconf.vocabulary import class_name, text_of
 
-#: The column that names the file: gdaltindex calls it location.
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
 """What `catalog.collection` does not allow."""
+#: The column that names the file: gdaltindex calls it location.
 _PATH_COLUMNS = ("location", "href", "path")
 _STAMPS = (
     (re.compile(r"(?<!\d)(\d{8}T\d{6})(?!\d)"), "%Y%m%dT%H%M%S"),
