@@ -106,7 +106,7 @@ def write_score_map(
         x, y = _points(frame).to_crs(shown.crs).get_coordinates().to_numpy().T
         near = (view[0] <= x) & (x <= view[2]) & (view[1] <= y) & (y <= view[3])
         imagery = write_imagery(folder, catalog, frame, near, groups.tolist())
-    frame["imagery"] = imagery.shown.astype(np.int8)
+    frame["imagery"] = imagery.shown.astype(np.int32)
     write_features(folder / "scores.gpkg", frame, "scores", ["date", "confidence"])
     writer = _Writer(confidence, ranges, imagery.shown, side)
     everything = np.ones(len(frame), dtype=np.bool_)
