@@ -168,7 +168,7 @@ def _entries(model: type[BaseModel], name: str) -> tuple[list[Entry], list[tuple
             continue
         if inside := settings.sections_in(info.annotation):
             inner.append((inside, f"{key}[]"))
-        default = info.get_default(call_default_factory=True)
+        default = info.get_default(call_default_factory=True, validated_data={})
         entries.append(
             Entry(
                 key=key,

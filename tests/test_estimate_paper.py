@@ -152,6 +152,16 @@ def test_the_experiment_answers_the_papers_question(
     assert all(line in out for line in told["answer"])
     folder = tmp_path / "estimate" / "experiment"
     page = (folder / "report.html").read_text()
+    # Errors of this pool are of one kind, so that no rank says anything.
+    compared = told["confusions"]
+    assert list(compared) == [
+        found["source"],
+        generated["source"],
+        "the least sure validation units",
+    ]
+    assert all(one["correlation"] is None for one in compared.values())
+    assert compared[found["source"]]["real_errors"] == round(told["error_rate"] * 1_200)
+    assert "Is what the search finds what the target gets wrong?" in page
     assert "data:image/png;base64," in page
     assert (folder / "plots" / "rmse.png").exists()
     cells = {path: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from rs_lowconf.estimate.confusions import Confusions
 from rs_lowconf.estimate.experiment import SAMPLED
 from rs_lowconf.estimate.page import Block, Page, Part, Picture, Table, Text
 from rs_lowconf.estimate.result import percent
@@ -54,6 +55,7 @@ def describe_experiment(report: Mapping[str, Any]) -> Page:
             ),
             Part(title="Taken literally: biased", blocks=_literal(report)),
             Part(title="Labels of generated tiles", blocks=_generated(report)),
+            *_confusions(report),
         ],
     )
 
@@ -132,6 +134,32 @@ def _generated(report: Mapping[str, Any]) -> list[Block]:
             "(random latents) or of the search (found tiles), not the pool's."
         ),
         Table(rows=rows),
+    ]
+
+
+def _confusions(report: Mapping[str, Any]) -> list[Part]:
+    """Return whether what the search found is what the target gets wrong, if there is a search."""
+    arms = {name: Confusions.from_json(values) for name, values in report["confusions"].items()}
+    if not arms:
+        return []
+    rows = [("tiles", "number", "not as labelled", "real errors met", "rank correlation")]
+    for name, one in arms.items():
+        low, high = one.interval_95 or (None, None)
+        known = (
+            "-" if one.correlation is None else f"{one.correlation:.2f} ({low:.2f} .. {high:.2f})"
+        )
+        met = f"{one.met:,} of {one.real_errors:,}"
+        rows.append((name, f"{one.found:,}", f"{one.found_errors:,}", met, known))
+    found = next(iter(arms.values()))
+    return [
+        Part(
+            title="Is what the search finds what the target gets wrong?",
+            blocks=[
+                *(Text(text=line) for line in found.sentences()),
+                Table(rows=rows),
+                Table(rows=found.table()),
+            ],
+        )
     ]
 
 

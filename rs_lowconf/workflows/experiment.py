@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rs_lowconf.errors import DataError
+from rs_lowconf.estimate.confusions import compare_confusions
 from rs_lowconf.estimate.describe_experiment import answer, describe_experiment
 from rs_lowconf.estimate.experiment import (
     Case,
@@ -42,6 +43,7 @@ _VERDICTS: Mapping[str | None, str] = {
     "unsure": "are unsure of",
     "mask wrong": "found a wrong mask in",
 }
+_UNSURE = "the least sure validation units"
 _MADE, _FOUND = "tiles from random latents", "tiles that the search found"
 
 
@@ -68,6 +70,7 @@ def run_experiment(settings: Settings, folder: Path) -> Work[tuple[str, ...]]:
         **_about(settings, grounds, budgets),
         **measured,
         "generated": _generated(sources, grounds, budgets),
+        "confusions": _confusions(sources, grounds, settings.run.seed),
     }
     values["answer"] = answer(values)
     write_report(folder, describe_experiment(values), values)
@@ -200,6 +203,39 @@ def _generated(
         for name, made in sources.items()
         for labels in budgets
     ]
+
+
+def _confusions(
+    sources: Mapping[str, Scores], grounds: Grounds, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Return the confusions of what was found, and of two baselines, beside those of the pool.
+
+    Real tiles of low confidence come from the validation units, which are none of the pool's.
+    """
+    if _FOUND not in sources:
+        return {}
+    pool, validation = grounds.prepared.scores, grounds.validation
+    least = np.argsort(-validation.doubt, kind="stable")[: len(sources[_FOUND])]
+    unsure = np.zeros(len(validation), dtype=bool)
+    unsure[least[: len(validation) // 2]] = True
+    arms = {**sources, _UNSURE: validation.take(unsure & validation.labelled)}
+    return {
+        name: compare_confusions(
+            _pairs(arms[name]),
+            _pairs(pool),
+            says=pool.says.names,
+            class_map=pool.class_map,
+            seed=seed,
+        ).to_json()
+        for name in (_FOUND, _MADE, _UNSURE)
+        if name in arms
+    }
+
+
+def _pairs(scores: Scores) -> list[tuple[str, str]]:
+    """Return label and prediction of labelled units, in their order."""
+    assert scores.label is not None  # noqa: S101 -- only labelled units come here
+    return list(zip(scores.label.tolist(), scores.predicted.tolist(), strict=True))
 
 
 def _sources(settings: Settings) -> Work[dict[str, Scores]]:

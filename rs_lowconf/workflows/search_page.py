@@ -54,13 +54,23 @@ def told_of(report: SearchReport, settings: Settings, models: Models) -> Result:
                     _number(one.seconds_per_accepted),
                 )
             )
+    parts = [Part(title="What it cost", table=costs, wide=True)]
+    if report.confusions is not None:
+        parts.append(
+            Part(
+                title="Beside the target's errors on real tiles",
+                text=report.confusions.sentences(),
+                table=report.confusions.table(),
+                wide=True,
+            )
+        )
     looked = ours.rejected_by_gate + ours.passed_gate
     dropped = f"The gate dropped {ours.rejected_by_gate:,} of {looked:,} tiles of low confidence."
     return Result(
         title="Hard samples of the target",
         answer=f"{answer}.",
         tested=tested,
-        parts=[Part(title="What it cost", table=costs, wide=True)],
+        parts=parts,
         notes=[
             dropped,
             *gate_lines(report.gate),

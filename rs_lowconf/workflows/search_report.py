@@ -6,7 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rs_lowconf.batch.choose import narrow
+from rs_lowconf.batch.ledger import read_description
+from rs_lowconf.errors import DataError
+from rs_lowconf.estimate.confusions import Confusions, compare_confusions
+from rs_lowconf.estimate.scores import read_scores
 from rs_lowconf.models import Models
+from rs_lowconf.places import job_folder
 from rs_lowconf.runs import RunFolder, write_json
 from rs_lowconf.search.report import (
     Comparison,
@@ -19,6 +25,7 @@ from rs_lowconf.search.report import (
 from rs_lowconf.search.splitting import probability
 from rs_lowconf.search.student import Lessons
 from rs_lowconf.settings import Settings
+from rs_lowconf.workflows.catalog import target_of
 from rs_lowconf.workflows.search import SearchLog, splits
 
 
@@ -66,6 +73,8 @@ class SearchReport:
     """None where no baseline was asked for."""
     times_less_than_random: Comparison | None
     """None where there is no random latent to compare with."""
+    confusions: Confusions | None
+    """Beside those of real tiles; None where the target has scored no labelled ones."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of `report.json`."""
@@ -75,6 +84,8 @@ class SearchReport:
         if self.random_latents is not None:
             theirs = values["random_latents"]
             values["random_latents"] = {**theirs.pop("summary"), **theirs}
+        if self.confusions is not None:
+            values["confusions"] = self.confusions.to_json()
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -112,6 +123,7 @@ def report_of(
         times_less_than_random=compare(ours, theirs.summary)
         if theirs is not None and baseline is not None and baseline.trajectories
         else None,
+        confusions=_confusions(settings, models, search),
     )
 
 
@@ -144,6 +156,44 @@ def write_report(
         classes=models.generator.net.classes,
         target_classes=models.target.classes,
         class_map=models.class_map,
+    )
+
+
+def _confusions(settings: Settings, models: Models, search: SearchLog) -> Confusions | None:
+    """Return the confusions of what was found, beside those of what `rslow batch score` scored.
+
+    None where it scored no labelled tile with this target, or where classes are of pixels.
+    """
+    job = job_folder(settings, "score")
+    path = job / "scores.parquet"
+    if models.pixel_classes or not path.exists():
+        return None
+    # Scores of another target say nothing of this one; they do not stop a search that has ended.
+    if target_of(settings, trust_code=False).key not in read_description(job)["key"]:
+        return None
+    scores = read_scores(path, class_map=models.class_map)
+    try:
+        chosen = narrow(
+            lambda name: scores.shown[name].tolist(), len(scores), settings.batch, error=DataError
+        )
+    except DataError:
+        return None
+    scores = scores.take(chosen.rows)
+    scores = scores.take(scores.labelled)
+    if scores.label is None or not len(scores):
+        return None
+    classes, says = models.generator.net.classes, models.target.classes
+    found = [
+        (classes[one.label], says[int(one.found.log_probability.argmax())])
+        for one in search.trajectories
+        if one.found is not None
+    ]
+    return compare_confusions(
+        found,
+        list(zip(scores.label.tolist(), scores.predicted.tolist(), strict=True)),
+        says=says,
+        class_map=models.class_map,
+        seed=settings.run.seed,
     )
 
 

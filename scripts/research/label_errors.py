@@ -6,7 +6,8 @@ The embedded target of the visible bands scores the test split, of which some la
 another class at random, with five seeds. OUT gets scores.npz and report.json: the share of flipped
 labels among the first rows by `rslow batch suspects`, and by cleanlab's find_label_issues where
 cleanlab is installed (it needs an older NumPy than our lock: install it elsewhere, and call this
-script there again with OUT of the first run, which has the scores).
+script there again with OUT of the first run, which has the scores). Of the first rows without any
+flips OUT gets sheets, for someone to count which labels are true errors.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 import rs_lowconf as rl
 from rs_lowconf.batch.suspects import suspicion
@@ -28,6 +30,8 @@ except ModuleNotFoundError:
     find_label_issues = None
 
 SEEDS = range(5)
+COLUMNS, ROWS, SIDE, TEXT = 8, 5, 160, 30
+"""Of a sheet: tiles per row, rows, pixels per tile and per caption."""
 
 
 def scores_of(root: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
@@ -46,6 +50,30 @@ def scores_of(root: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], list[
     probability = np.empty((len(tiles), len(order)))
     probability[:, order] = torch.cat(said).double().numpy()
     return probability, tiles.labels.numpy(), list(tiles.ids)
+
+
+def write_sheets(
+    root: Path,
+    out: Path,
+    rows: NDArray[np.int64],
+    known: dict[str, NDArray[np.generic]],
+    classes: tuple[str, ...],
+) -> None:
+    """Write tiles with number, label and what the target says, the most suspicious first."""
+    predicted = known["probability"].argmax(1)
+    per_sheet = COLUMNS * ROWS
+    for first in range(0, len(rows), per_sheet):
+        sheet = Image.new("RGB", (COLUMNS * SIDE, ROWS * (SIDE + TEXT)), "white")
+        draw = ImageDraw.Draw(sheet)
+        for place, row in enumerate(rows[first : first + per_sheet]):
+            x, y = place % COLUMNS * SIDE, place // COLUMNS * (SIDE + TEXT)
+            name = classes[int(known["label"][row])]
+            (path,) = root.rglob(f"{known['ids'][row]}.jpg")
+            with Image.open(path) as tile:
+                sheet.paste(tile.resize((SIDE - 4, SIDE - 4), Image.Resampling.BICUBIC), (x, y))
+            draw.text((x + 2, y + SIDE - 3), f"{first + place + 1} {name}", "black")
+            draw.text((x + 2, y + SIDE + 11), f"> {classes[predicted[row]]}", "black")
+        sheet.save(out / f"sheet-{first // per_sheet + 1}.png")
 
 
 def main() -> None:
@@ -86,6 +114,8 @@ def main() -> None:
     report["flipped_found"] = found
     first = np.argsort(-suspicion(probability, label), kind="stable")[: words.rows]
     report["first_without_flips"] = values["ids"][first].tolist()
+    classes = rl.load_target({"kind": "embedded", "model": "visible"}).classes
+    write_sheets(words.root, words.out, first[: words.rows - words.flipped], dict(values), classes)
     text = json.dumps(report, indent=1)
     (words.out / "report.json").write_text(text + "\n", encoding="utf-8")
     print(json.dumps({k: v for k, v in report.items() if k != "first_without_flips"}, indent=1))
