@@ -45,6 +45,8 @@ def test_labels_of_generated_tiles_converge_to_their_own_rate() -> None:
     held = [(i := clopper_pearson(int(k), 400)).low <= 0.05 <= i.high for k in count[:100]]
     expected = binom.pmf(count[:100], 400, 0.1) @ np.array(held)
     assert cell.covered / 4_000 == pytest.approx(expected, abs=0.02)
+    widths = np.array([clopper_pearson(int(k), 400).width for k in count])
+    assert cell.width == pytest.approx(binom.pmf(count, 400, 0.1) @ widths, rel=0.01)
     # As many uniform labels as give that error, over 400.
     assert cell.saving == pytest.approx(0.05 * 0.95 / cell.rmse**2 / 400, rel=0.05)
     with pytest.raises(DataError, match="no labelled units in made"):
@@ -163,7 +165,7 @@ def test_the_experiment_answers_the_papers_question(
     assert compared[found["source"]]["real_errors"] == round(told["error_rate"] * 1_200)
     assert "Is what the search finds what the target gets wrong?" in page
     assert "data:image/png;base64," in page
-    assert (folder / "plots" / "rmse.png").exists()
+    assert {path.stem for path in (folder / "plots").glob("*.png")} == {"rmse", "bias", "width"}
     cells = {path: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
     assert len(cells) == len(told["cells"])
     _, again = experiment(rslow, pools, tmp_path)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from rs_lowconf.estimate.confusions import Confusions
 from rs_lowconf.estimate.experiment import SAMPLED
@@ -40,9 +40,7 @@ def describe_experiment(report: Mapping[str, Any]) -> Page:
                         "and width of 95 % intervals."
                     ),
                     _cells([cell for cell in plain if cell["predictor"] == chosen], report),
-                    Picture(
-                        name="rmse", caption="Error against labels.", figure=_rmse_plot(report)
-                    ),
+                    *_curve_plots(report),
                 ],
             ),
             Part(
@@ -163,34 +161,56 @@ def _confusions(report: Mapping[str, Any]) -> list[Part]:
     ]
 
 
-def _rmse_plot(report: Mapping[str, Any]) -> Figure:
-    figure, (axes,) = panels(7.0, 4.6)
+def _curve_plots(report: Mapping[str, Any]) -> Iterator[Picture]:
+    """Yield error, bias and width of the interval against the number of labels, by design."""
     chosen = report["predictor"]["name"]
     plain = [cell for cell in report["cells"] if cell["predictor"] == chosen and not cell["blind"]]
-    for (name, points), colour in zip(_curves(plain, "method"), _COLOURS, strict=False):
-        axes.loglog(*points, "o-", color=colour, lw=1.5, ms=4, label=name)
-    others = _curves(report["generated"], "source")
-    for style, (name, points) in zip(("--", ":", "-."), others, strict=False):
-        axes.loglog(*points, style, color=GENERATED, marker="s", ms=4, label=name)
-    axes.set_xticks(report["budgets"], [f"{labels:,}" for labels in report["budgets"]])
-    axes.minorticks_off()
-    low, high = axes.get_ylim()
-    marks = [mark for mark in _MARKS if low <= mark <= high]
-    axes.set_yticks(marks, [f"{mark:g}" for mark in marks])
-    axes.set_xlabel("labels")
-    axes.set_ylabel("root mean squared error, percentage points")
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    drawn = [{**cell, "width": _width(cell)} for cell in plain]
+    made = [{**cell, "bias": cell["generated_rate"] - cell["rate"]} for cell in report["generated"]]
+    for key, caption, axis in (
+        ("rmse", "Error against labels.", "root mean squared error"),
+        ("bias", "Bias against labels.", "bias"),
+        ("width", "Width of the answering 95 % interval against labels.", "mean width"),
+    ):
+        figure, (axes,) = panels(7.0, 4.6)
+        for (name, points), colour in zip(_curves(drawn, "method", key), _COLOURS, strict=False):
+            axes.plot(*points, "o-", color=colour, lw=1.5, ms=4, label=name)
+        for (name, points), style in zip(
+            _curves(made, "source", key), ("--", ":", "-."), strict=False
+        ):
+            axes.plot(*points, style, color=GENERATED, marker="s", ms=4, label=name)
+        axes.set_xscale("log")
+        axes.set_xticks(report["budgets"], [f"{labels:,}" for labels in report["budgets"]])
+        axes.minorticks_off()
+        if key == "bias":
+            axes.axhline(0, color="black", lw=0.8)
+        else:
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_locator(NullLocator())
+            low, high = axes.get_ylim()
+            marks = [mark for mark in _MARKS if low <= mark <= high]
+            axes.set_yticks(marks, [f"{mark:g}" for mark in marks])
+        axes.set_xlabel("labels")
+        axes.set_ylabel(f"{axis}, percentage points")
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        yield Picture(name=key, caption=caption, figure=figure)
+
+
+def _width(cell: Mapping[str, Any]) -> float:
+    """Return the mean width of the interval by which an estimate of this design answers."""
+    widths = {each["method"]: each["width"] for each in cell["coverage"]}
+    width: float = widths.get("clopper-pearson", widths["ff"])
+    return width
 
 
 def _curves(
-    cells: Sequence[Mapping[str, Any]], key: str
+    cells: Sequence[Mapping[str, Any]], by: str, key: str
 ) -> list[tuple[str, tuple[list[int], list[float]]]]:
-    """Return labels and errors in percentage points of the cells of each name."""
-    names = dict.fromkeys(cell[key] for cell in cells)
-    groups = {name: [cell for cell in cells if cell[key] == name] for name in names}
+    """Return labels and a figure in percentage points of the cells of each name."""
+    names = dict.fromkeys(cell[by] for cell in cells)
+    groups = {name: [cell for cell in cells if cell[by] == name] for name in names}
     return [
-        (name, ([cell["labels"] for cell in group], [100 * cell["rmse"] for cell in group]))
+        (name, ([cell["labels"] for cell in group], [100 * cell[key] for cell in group]))
         for name, group in groups.items()
     ]
 

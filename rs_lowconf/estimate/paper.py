@@ -41,6 +41,8 @@ class GeneratedCell:
     """Labels of a uniform draw of real units of the same RMSE, over these."""
     covered: int
     """Repetitions in which the exact binomial interval at 95 % held the true rate."""
+    width: float
+    """Mean width of that interval."""
 
 
 def replay_generated(
@@ -86,6 +88,7 @@ def replay_generated(
         rmse=float(np.sqrt(mse)),
         saving=labels_of_uniform(mse, rate, population) / labels,
         covered=sum(held),
+        width=float(np.mean([intervals[int(one)].width for one in found])),
     )
 
 
