@@ -15,14 +15,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from tile_pools import scored
 
 import rs_lowconf as rl
 from rs_lowconf.batch.suspects import suspicion
-from rs_lowconf.settings import load
-from rs_lowconf.workflows.training import open_sources
 
 try:
     from cleanlab.filter import find_label_issues
@@ -34,22 +32,12 @@ COLUMNS, ROWS, SIDE, TEXT = 8, 5, 160, 30
 """Of a sheet: tiles per row, rows, pixels per tile and per caption."""
 
 
-def scores_of(root: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
-    """Return probabilities, labels and ids of the test split."""
-    target = rl.load_target({"kind": "embedded", "model": "visible"})
-    settings = load(Path("configs/eurosat-visible.yaml"), (f"data.root={root}",))
-    (source,) = open_sources(settings, "test")
-    tiles = source.tiles
-    order = [tiles.classes.index(name) for name in target.classes]
-    channels = list(tiles.bands.index_of(target.bands.names))
-    said = []
-    for first in range(0, len(tiles), 64):
-        image = tiles.batch(range(first, min(first + 64, len(tiles)))).image
-        with torch.no_grad():
-            said.append(target.predict(image[:, channels]).exp())
-    probability = np.empty((len(tiles), len(order)))
-    probability[:, order] = torch.cat(said).double().numpy()
-    return probability, tiles.labels.numpy(), list(tiles.ids)
+def scores_of(root: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str], list[str]]:
+    """Return probabilities, labels and ids of the test split, and the classes."""
+    table = scored(root, ["test"])
+    classes = list(rl.load_target({"kind": "embedded", "model": "visible"}).classes)
+    label = np.array([classes.index(name) for name in table["label"]])
+    return np.array(table["probabilities"].tolist()), label, table["id"].tolist(), classes
 
 
 def write_sheets(
@@ -57,10 +45,9 @@ def write_sheets(
     out: Path,
     rows: NDArray[np.int64],
     known: dict[str, NDArray[np.generic]],
-    classes: tuple[str, ...],
 ) -> None:
     """Write tiles with number, label and what the target says, the most suspicious first."""
-    predicted = known["probability"].argmax(1)
+    predicted, classes = known["probability"].argmax(1), known["classes"]
     per_sheet = COLUMNS * ROWS
     for first in range(0, len(rows), per_sheet):
         sheet = Image.new("RGB", (COLUMNS * SIDE, ROWS * (SIDE + TEXT)), "white")
@@ -87,8 +74,8 @@ def main() -> None:
     words.out.mkdir(parents=True, exist_ok=True)
     stored = words.out / "scores.npz"
     if not stored.exists():
-        probability, label, ids = scores_of(words.root)
-        np.savez(stored, probability=probability, label=label, ids=ids)
+        probability, label, ids, classes = scores_of(words.root)
+        np.savez(stored, probability=probability, label=label, ids=ids, classes=classes)
     values = np.load(stored)
     probability, label = values["probability"], values["label"]
     report: dict[str, object] = {
@@ -114,8 +101,7 @@ def main() -> None:
     report["flipped_found"] = found
     first = np.argsort(-suspicion(probability, label), kind="stable")[: words.rows]
     report["first_without_flips"] = values["ids"][first].tolist()
-    classes = rl.load_target({"kind": "embedded", "model": "visible"}).classes
-    write_sheets(words.root, words.out, first[: words.rows - words.flipped], dict(values), classes)
+    write_sheets(words.root, words.out, first[: words.rows - words.flipped], dict(values))
     text = json.dumps(report, indent=1)
     (words.out / "report.json").write_text(text + "\n", encoding="utf-8")
     print(json.dumps({k: v for k, v in report.items() if k != "first_without_flips"}, indent=1))
