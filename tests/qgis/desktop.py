@@ -144,13 +144,13 @@ class Form:
 
 @contextmanager
 def desktop(
-    folder: Path, package: Path, plugin: Path | None = None, *, docked: bool = False
+    folder: Path, opened: Path, plugin: Path | None = None, *, docked: bool = False
 ) -> Iterator[Desktop]:
-    """Open a package in QGIS with a fresh profile; end QGIS and the display afterwards.
+    """Open a package or a map in QGIS with a fresh profile; end QGIS and the display afterwards.
 
     Args:
         folder: for profile and temporary files; may be used again for the same profile.
-        package: the review package.
+        opened: the review package, or a project.
         plugin: the zip to install; None runs QGIS without plugins.
         docked: whether QGIS opens tables in a panel of its window instead of one of their own;
             QGIS 3.44 does not read this setting any more.
@@ -189,14 +189,15 @@ def desktop(
         }
         arguments = ["--nologo", "--noversioncheck", "--profiles-path", str(folder)]
         with (folder / "qgis.log").open("wb") as log:
+            project = opened / "review.qgz" if opened.is_dir() else opened
             process = subprocess.Popen(
-                [qgis, *arguments, "--code", str(WATCH), "--project", str(package / "review.qgz")],
+                [qgis, *arguments, "--code", str(WATCH), "--project", str(project)],
                 env=environment,
                 stdout=log,
                 stderr=log,
             )
         running = Desktop(process, environment)
-        running.wait(lambda: running.shown.get("opened"), "the package is open")
+        running.wait(lambda: running.shown.get("opened"), "the project is open")
         running.focus(running.shown["window"])
         yield running
     finally:

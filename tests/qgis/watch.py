@@ -33,7 +33,7 @@ def look() -> dict[str, Any]:
     focus = QApplication.focusWidget()
     return {
         "window": int(iface.mainWindow().winId()),
-        "opened": bool(layers) and layers[0].featureCount() > 0,
+        "opened": bool(QgsProject.instance().mapLayers()),
         # A key that comes before is lost.
         "ready": iface.actionOpenTable().isEnabled() and iface.mainWindow().isActiveWindow(),
         "drawing": iface.mapCanvas().isDrawing(),
