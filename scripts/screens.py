@@ -20,7 +20,6 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +183,7 @@ QGIS = {
     "scores": Screen("classes/batch/score/scores.qgz"),
     "release": Screen("classes/testset/v1/release.qgz"),
 }
-WIDTHS = {1400: 900, 400: 800}
+SIZES = ((1400, 900), (400, 800))
 
 
 def save(picture: Image.Image, path: Path) -> None:
@@ -198,26 +197,23 @@ def picture_pages(folder: Path, out: Path, names: Collection[str]) -> None:
     options = webdriver.ChromeOptions()
     for word in ("headless", "no-sandbox", "disable-gpu", "hide-scrollbars"):
         options.add_argument(f"--{word}")
-    with webdriver.Chrome(options=options) as browser:
-        for name, (width, height) in product(names, WIDTHS.items()):
+    options.binary_location = str(shutil.which("chromium"))
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    with webdriver.Chrome(options=options, service=service) as browser:
+        for name in names:
             screen = PAGES[name]
-            metrics = {"width": width, "height": height, "mobile": width == 400}
-            browser.execute_cdp_cmd(
-                "Emulation.setDeviceMetricsOverride", metrics | {"deviceScaleFactor": 1}
-            )
-            # A copy, whose reviews begin anew.
-            with tempfile.TemporaryDirectory() as place:
-                source = (folder / screen.opened).parent
-                page = Path(place) / source.name / Path(screen.opened).name
-                page.parent.mkdir()
-                for file in (source / page.name, *source.glob("previews")):
-                    copy = shutil.copytree if file.is_dir() else shutil.copy
-                    copy(file, page.parent / file.name)
-                browser.get(page.as_uri())
-                time.sleep(1)
-                for key in screen.keys:
-                    browser.find_element(By.TAG_NAME, "body").send_keys(key)
+            page = folder / screen.opened
+            for number, (width, height) in enumerate(SIZES):
+                metrics = {"width": width, "height": height, "mobile": width < 500}
+                browser.execute_cdp_cmd(
+                    "Emulation.setDeviceMetricsOverride", metrics | {"deviceScaleFactor": 1}
+                )
+                if number == 0:
+                    browser.get(page.resolve().as_uri())
+                for key in screen.keys if number == 0 else "":
                     time.sleep(0.5)
+                    browser.find_element(By.TAG_NAME, "body").send_keys(key)
+                time.sleep(1)
                 if browser.execute_script("return document.documentElement.scrollWidth") > width:
                     raise SystemExit(f"{name} is wider than {width} pixels")
                 picture = Image.open(BytesIO(browser.get_screenshot_as_png()))
@@ -230,13 +226,14 @@ def picture_qgis(folder: Path, out: Path, names: Collection[str]) -> None:
     version = "".join(re.findall(r"QGIS (\d+\.\d+)", told.stdout + told.stderr)[:1])
     with tempfile.TemporaryDirectory(prefix="screens-") as temporary:
         place = Path(temporary)
-        plugin = write_plugin(place / "plugin.zip")
+        plugin = place / "plugin.zip"
+        write_plugin(plugin)
         for name in names:
             screen = QGIS[name]
             source = folder / screen.opened
             package = source if source.is_dir() else source.parent
             # Beside the original, so that what it refers to is where it was.
-            copy = package.with_name(f"{package.name}-shown")
+            copy = package.with_name(f"{package.name}-{version}")
             shutil.copytree(package, copy)
             opened = copy if source.is_dir() else copy / source.name
             profile = place / f"profile-{name}"
@@ -269,7 +266,7 @@ def show(running: Desktop, screen: Screen) -> None:
         Form(running)
     if screen.view == "identify":
         running.press("ctrl+shift+i")
-        running.click(480, 260)
+        running.click(620, 220)
     settle()
 
 

@@ -173,8 +173,8 @@ def _by(name: str, values: "pd.Series[str]", confidence: "pd.Series[float]", tau
             str(row.Index),
             f"{row.tiles:,}",
             f"{row.below:,}",
-            f"{row.share:.1%}",
-            f"{row.lowest:.1%}",
+            percent(row.share),
+            percent(row.lowest),
         )
         for row in first.itertuples()
     ]
@@ -252,6 +252,7 @@ def _histogram(confidence: Float64[np.ndarray, " n"], tau: float) -> Figure:
     axes.set_xlabel("confidence of the target")
     axes.set_ylabel("tiles")
     axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_major_formatter(lambda share, _: percent(share))
     axes.set_xlim(0, 1)
     axes.legend(frameon=False)
     return figure
@@ -267,6 +268,7 @@ def _by_date(days: "pd.Series[str]", below: Bool[np.ndarray, " n"]) -> Figure:
         pd.to_datetime(groups.index), groups["mean"], s=sizes, color=BLUE, alpha=0.35, lw=0
     )
     axes.set_ylabel("share of tiles below the limit")
+    axes.yaxis.set_major_formatter(lambda share, _: percent(share))
     axes.set_ylim(bottom=0)
     axes.tick_params(axis="x", rotation=30)
     return figure

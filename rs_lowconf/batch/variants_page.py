@@ -77,7 +77,7 @@ def _answer(report: Mapping[str, Any], tau: float) -> str:
 def _notes(report: Mapping[str, Any], shown: int, settings: Settings) -> list[str]:
     """Return what is not shown, and what the number of variants does not say."""
     notes = [
-        f"{report['share_within_bound']:.0%} of the tiles were redrawn within the bound, the "
+        f"{percent(report['share_within_bound'])} of the tiles were redrawn within the bound, the "
         f"{percent(settings.variants.inversion.quantile)} quantile of distances between real tiles "
         "of the class; nothing was searched around the others.",
         "Variants are synthetic and were searched for low confidence: their number says nothing of "
@@ -99,7 +99,7 @@ def _tables(report: Mapping[str, Any]) -> list[Part]:
         for name, count in sorted(report["endings"].items(), key=lambda item: -item[1])
     ]
     classes = [
-        (name, f"{own['tiles']:,}", f"{own['share_within_bound']:.0%}", f"{own['variants']:,}")
+        (name, f"{own['tiles']:,}", percent(own["share_within_bound"]), f"{own['variants']:,}")
         for name, own in report["by_class"].items()
     ]
     return [

@@ -124,7 +124,7 @@ def _points(
             "x": round(8 + float(x) * (_MAP - 16), 1),
             "y": round(8 + float(y) * (_MAP - 16), 1),
             "colour": _COLOURS[group_of[card.name] % len(_COLOURS)],
-            "title": f"{card.name}: {card.confusion}, {card.confidence:.0%}",
+            "title": f"{card.name}: {card.confusion}, {100 * card.confidence:.0f} %",
             "href": f"{place[card.name]}#{card.name}",
         }
         for card, (x, y) in zip(cards, places_of(cards), strict=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rs_lowconf.estimate.result import percent
 from rs_lowconf.models import Models
 from rs_lowconf.pages.rendering import made
 from rs_lowconf.pages.result import Part, Result
@@ -31,7 +32,7 @@ def told_of(report: SearchReport, settings: Settings, models: Models) -> Result:
     fewer = None if times is None else times.evaluations_per_accepted
     answer = (
         f"{ours.accepted:,} generated tiles that passed the gate and on which the target's "
-        f"confidence is below {report.tau:.0%} were found in {ours.evaluations:,} evaluations"
+        f"confidence is below {percent(report.tau)} were found in {ours.evaluations:,} evaluations"
     )
     if fewer is not None:
         answer += f", {fewer:.1f} times fewer per tile than with random latents"

@@ -163,4 +163,4 @@ def _share(share: Mapping[str, Any] | None) -> str:
     if share is None or share["value"] is None:
         return ""
     low, high = share["interval_95"]
-    return f"{share['value']:.0%} ({low:.0%} .. {high:.0%}) of {share['n']:,}"
+    return f"{percent(share['value'])} ({percent(low)} .. {percent(high)}) of {share['n']:,}"
