@@ -249,3 +249,16 @@ def test_single_dates_and_missing_dates_need_no_groups(tmp_path: Path, qgis_pyth
     x, y = centre_of(tmp_path, 0.2)
     far = opened(qgis_python, tmp_path, x, y, 2_000_000)
     assert 10 < painted(far["picture"], RED) < 200
+
+
+def test_scattered_tiles_are_seen_from_afar(tmp_path: Path, qgis_python: str) -> None:
+    """Tiles without neighbours: the map opens on all of the least sure, not on one of them."""
+    corners, confidence = [(2e5 + 60_000 * n, 5e6) for n in range(12)], np.linspace(0.2, 1, 12)
+    write_score_map(tmp_path, scored(corners, ["EPSG:32633"] * 12, confidence.tolist()))
+    report = opened(qgis_python, tmp_path)
+    west, south, east, north = report["view"]
+    scores = geopandas.read_file(tmp_path / "scores.gpkg").to_crs(report["crs"])
+    bounds = scores.sort_values("confidence").iloc[:10].total_bounds
+    assert (west, south) < (bounds[0], bounds[1])
+    assert (bounds[2], bounds[3]) < (east, north)
+    assert painted(report["picture"], RED) > 10

@@ -98,13 +98,16 @@ def write_score_map(
     stacked = _stacked(frame)
     groups = dates if stacked else pd.Series("all", index=dates.index)
     cluster = frame[least][_cluster(frame[least], groups[least])]
-    shown = on_map(cluster.geometry)
-    side = float(np.nanmedian(shown.bounds["maxy"] - shown.bounds["miny"]))
-    view = _view(shown, side)
-    imagery = Imagery(rasters={}, shown=np.zeros(len(frame), dtype=np.bool_))
-    if catalog is not None:
+    for first in (cluster, frame[least]):
+        shown = on_map(first.geometry)
+        side = float(np.nanmedian(shown.bounds["maxy"] - shown.bounds["miny"]))
+        view = _view(shown, side)
         x, y = _points(frame).to_crs(shown.crs).get_coordinates().to_numpy().T
         near = (view[0] <= x) & (x <= view[2]) & (view[1] <= y) & (y <= view[3])
+        if near.sum() > 1:  # scattered tiles, each alone on an empty map, are seen from afar
+            break
+    imagery = Imagery(rasters={}, shown=np.zeros(len(frame), dtype=np.bool_))
+    if catalog is not None:
         imagery = write_imagery(folder, catalog, frame, near, groups.tolist())
     frame["imagery"] = imagery.shown.astype(np.int32)
     write_features(folder / "scores.gpkg", frame, "scores", ["date", "confidence"])
