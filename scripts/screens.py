@@ -40,7 +40,7 @@ ATTRIBUTION = (
 CLASSES = """
 run: {{dir: classes}}
 data: {{kind: eurosat, root: {eurosat}, attribution: "{attribution}"}}
-search: {{count: 16}}
+search: {{count: 24}}
 estimate: {{budget: 60, experiment: {{repetitions: 20}}}}
 evaluate: {{tiles_per_class: 20, reporter: {{width: 16, epochs: 4}},
            classifier: {{width: 16, epochs: 4}}}}
@@ -90,14 +90,13 @@ def make_results(folder: Path, eurosat: Path) -> None:
         "catalog build",
         "batch score",
         "batch review --set search.tau=0.8 --set review.max_samples=24",
-        "batch generate --set batch.splits=[val] --set batch.per_class=2",
+        "batch generate --set batch.splits=[val] --set batch.per_class=1",
         "estimate experiment",
         "estimate draw --set review.mode=blind",
         "evaluate",
     ):
         rslow("classes", command)
-    review("generate/review", ["reject", "accept", "reject", "unsure"])
-    review("blind/review", ["accept", "reject", "reject"])
+    review("generate/review", ["reject", "accept"])
     review("estimate/draw/wave-1/review", ["accept"])
     for command in ("estimate report", "update", "testset build"):
         rslow("classes", command)
@@ -276,7 +275,11 @@ def main() -> None:
         make_results(*map(Path, words))
     elif part in ("pages", "qgis") and len(words) >= 2:
         shown, take = (PAGES, picture_pages) if part == "pages" else (QGIS, picture_qgis)
-        take(Path(words[0]), Path(words[1]), words[2:] or shown)
+        folder, names = Path(words[0]), words[2:] or [*shown]
+        missing = [name for name in names if not (folder / shown[name].opened).exists()]
+        if missing:
+            sys.exit(f"{folder} lacks the results for {', '.join(missing)}")
+        take(folder, Path(words[1]), names)
     else:
         sys.exit(__doc__)
 

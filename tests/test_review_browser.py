@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -200,6 +202,23 @@ def test_a_page_opened_as_a_file_keeps_decisions_and_saves_them(
     assert read_package(folder).decided == 0
     elsewhere = rslow("review", "import", saved, "-s", f"run.dir={tmp_path}")
     assert (elsewhere.code, "has exported no package" in elsewhere.err) == (6, True)
+
+
+def test_answers_of_another_package_of_the_same_name_are_not_shown(
+    tmp_path: Path, open_chromium: OpenChromium, socket_enabled: None
+) -> None:
+    """Runs of one seed name packages and samples alike; also one made again at the same place."""
+    browser = open_chromium()
+    first, copied = package(tmp_path / "first", [sample(0), sample(1)]), tmp_path / "copy"
+    shutil.copytree(first, copied)
+    press(opened(browser, (first / "review.html").as_uri()), "a")
+    again = [replace(sample(n), pixels=sample(n + 2).pixels) for n in range(2)]
+    for place, count in ((copied, 0), (first, 1)):
+        opened(browser, (place / "review.html").as_uri())
+        assert browser.find_element(By.ID, "count").text == f"{count} of 2 decided"
+    shutil.rmtree(first)
+    opened(browser, (package(tmp_path / "first", again) / "review.html").as_uri())
+    assert browser.find_element(By.ID, "count").text == "0 of 2 decided"
 
 
 def test_keys_do_what_those_of_the_plugin_do(

@@ -31,6 +31,8 @@ _WINDOW = (40, 20)
 """Tiles across and down the initial view at most: each has 20 pixels of a laptop's screen."""
 _LEAST_WINDOW = (12, 6)
 """The same at least: a single tile is seen with what is around it."""
+_MARGIN = 0.1
+"""Around the initial view, as a share of it: dots seen from afar are larger than their tiles."""
 _DATES = 30
 """Dates with a group of their own, because QGIS opens the layers of all."""
 _DOTS = 20_000
@@ -195,8 +197,9 @@ def _view(shown: geopandas.GeoSeries, side: float) -> Bounds:
     """Return the initial view of tiles whose side is given in the unit of the map."""
     west, south, east, north = shown.total_bounds.tolist()
     x, y = (west + east) / 2, (south + north) / 2
-    half_width = max(east - west + 2 * side, _LEAST_WINDOW[0] * side) / 2
-    half_height = max(north - south + 2 * side, _LEAST_WINDOW[1] * side) / 2
+    margin = max(2 * side, _MARGIN * (east - west), _MARGIN * (north - south))
+    half_width = max(east - west + margin, _LEAST_WINDOW[0] * side) / 2
+    half_height = max(north - south + margin, _LEAST_WINDOW[1] * side) / 2
     return x - half_width, y - half_height, x + half_width, y + half_height
 
 

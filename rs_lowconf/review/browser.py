@@ -5,6 +5,7 @@ keeps decisions in the browser and saves them to a file, which `answers` reads. 
 `ReviewServer` it has each decision written into `review.gpkg`, as QGIS would, before it says so.
 """
 
+import hashlib
 import json
 import re
 import secrets
@@ -53,6 +54,8 @@ def write_page(
     """
     data = {
         "package_id": package_id,
+        # Runs of the same seed name packages alike: a browser must not mix their answers.
+        "content": hashlib.sha256(json.dumps(list(files)).encode()).hexdigest()[:16],
         "title": title,
         "classes": list(classes),
         "masks": masks_of(samples[0]) is not None,

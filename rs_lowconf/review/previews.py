@@ -1,6 +1,6 @@
 """Pictures for the form: one row per tile, the one to review last; one column per composite."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,9 +86,11 @@ def write_preview(
             each.caption if legend else _caption(each): stretch(row.pixels, bands, each)
             for each in composites
         }
-        for column, (text, colours) in enumerate((shown | dict(row.panels)).items()):
+        pictures = shown | dict(row.panels)
+        small = _fitting(pictures, cell_width)
+        for column, (text, colours) in enumerate(pictures.items()):
             left = _GAP + column * (cell_width + gap)
-            draw.text((left, top + _LINE), text, fill=_INK, font=caption)
+            draw.text((left, top + _LINE), text, fill=_INK, font=small)
             image = Image.fromarray(colours)
             image = image.resize((cell_width, cell_height), Image.Resampling.NEAREST)
             picture.paste(image, (left, top + 2 * _LINE - 2))
@@ -111,6 +113,13 @@ def save_png(path: Path, picture: Image.Image, description: str) -> None:
     text_chunks.add_text("Description", description)
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=text_chunks)
+
+
+def _fitting(captions: Collection[str], room: int) -> Font:
+    """Return a font in which captions of pictures do not run into each other, if it is legible."""
+    fonts = [ImageFont.load_default(size) for size in (14, 13, 12, 11, 10)]
+    fits = (font for font in fonts if max(map(font.getlength, captions), default=0) <= room)
+    return next(fits, fonts[-1])
 
 
 def _frame(draw: ImageDraw.ImageDraw, corner: tuple[int, int], zoom: int) -> None:

@@ -35,7 +35,8 @@ def told_of(report: SearchReport, settings: Settings, models: Models) -> Result:
         f"confidence is below {percent(report.tau)} were found in {ours.evaluations:,} evaluations"
     )
     if fewer is not None:
-        answer += f", {fewer:.1f} times fewer per tile than with random latents"
+        saved = f"{fewer:.1f} times fewer" if fewer > 1.05 else "no fewer"
+        answer += f", {saved} per tile than with random latents"
     tested = {
         **tested_by(settings, models),
         "Real tiles beside samples": "none" if models.real is None else f"{len(models.real):,}",
