@@ -182,6 +182,10 @@ QGIS = {
     "scores": Screen("classes/batch/score/scores.qgz"),
     "release": Screen("classes/testset/v1/release.qgz"),
 }
+WIDE = """
+return [...document.querySelectorAll("html, table")].filter(
+    (each) => each.scrollWidth > Math.min(each.clientWidth + 1, arguments[0])
+).map((each) => each.textContent.trim().slice(0, 60))"""
 SIZES = ((1400, 900), (400, 800))
 
 
@@ -192,7 +196,7 @@ def save(picture: Image.Image, path: Path) -> None:
 
 
 def picture_pages(folder: Path, out: Path, names: Collection[str]) -> None:
-    """Take pictures of pages; stops where one has to be scrolled sideways."""
+    """Take pictures of pages; says where one has to be scrolled sideways."""
     options = webdriver.ChromeOptions()
     for word in ("headless", "no-sandbox", "disable-gpu", "hide-scrollbars"):
         options.add_argument(f"--{word}")
@@ -213,8 +217,9 @@ def picture_pages(folder: Path, out: Path, names: Collection[str]) -> None:
                     time.sleep(0.5)
                     browser.find_element(By.TAG_NAME, "body").send_keys(key)
                 time.sleep(1)
-                if browser.execute_script("return document.documentElement.scrollWidth") > width:
-                    raise SystemExit(f"{name} is wider than {width} pixels")
+                wide = browser.execute_script(WIDE, width)
+                if wide:
+                    print(f"{name} is wider than {width} pixels: {wide}")
                 picture = Image.open(BytesIO(browser.get_screenshot_as_png()))
                 save(picture, out / f"{name}-{width}.webp")
 
