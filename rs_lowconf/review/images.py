@@ -73,7 +73,7 @@ def write_images(
             panel.write(folder / file, values, block.tags, block.grid)
     checksums = {f"{kind}_sha256": sha256_of(folder / name) for kind, name in names.items()}
     names["preview"] = f"previews/{sample.sample_id}.png"
-    shown = blocks[::-1]
+    shown, opinions = blocks[::-1], [panel for panel in panels if panel.of_target]
     observed = not isinstance(sample, Generated)
     marked = isinstance(sample, Observed) and sample.pixel is not None
     titles = block_titles(label, len(shown), observed=observed)
@@ -87,6 +87,7 @@ def write_images(
                 panels={
                     panel.kind: panel.paint(values)
                     for panel, values in _values(block.masks, panels)
+                    if not panel.of_target
                 },
             )
             for title, block in zip(titles, shown, strict=True)
@@ -94,8 +95,21 @@ def write_images(
         sample.bands,
         composites,
         description=blocks[0].tags["TIFFTAG_IMAGEDESCRIPTION"],
-        legend=legend_of(panels),
+        legend=legend_of([panel for panel in panels if not panel.of_target]),
     )
+    if opinions:
+        names["opinion"] = f"opinions/{sample.sample_id}.png"
+        told = {
+            panel.kind: panel.paint(values) for panel, values in _values(blocks[0].masks, opinions)
+        }
+        write_preview(
+            folder / names["opinion"],
+            [Row(title="Model", pixels=sample.pixels, panels=told)],
+            sample.bands,
+            (),
+            description=blocks[0].tags["TIFFTAG_IMAGEDESCRIPTION"],
+            legend=legend_of(opinions),
+        )
     return {"sample_id": sample.sample_id, **names, **checksums}
 
 

@@ -8,6 +8,7 @@ from rs_lowconf.pages.rendering import made
 from rs_lowconf.pages.result import Part, Result
 from rs_lowconf.pages.samples import Card
 from rs_lowconf.pages.write import tested_by, write_page
+from rs_lowconf.percents import percent
 from rs_lowconf.search.report import gate_lines
 from rs_lowconf.settings import Settings
 from rs_lowconf.workflows.search_report import SearchReport
@@ -31,7 +32,8 @@ def told_of(report: SearchReport, settings: Settings, models: Models) -> Result:
     fewer = None if times is None else times.evaluations_per_accepted
     answer = (
         f"{ours.accepted:,} generated tiles that passed the gate and on which the target's "
-        f"confidence is below {report.tau:.0%} were found in {ours.evaluations:,} evaluations"
+        f"confidence is below {percent(report.tau, 0)} were found in "
+        f"{ours.evaluations:,} evaluations"
     )
     if fewer is not None:
         answer += f", {fewer:.1f} times fewer per tile than with random latents"
