@@ -201,7 +201,7 @@ def test_form_asks_for_no_class(tmp_path: Path) -> None:
 
 @both_kinds
 def test_previews_show_the_masks_and_what_colours_mean(tmp_path: Path, real: bool) -> None:
-    """The target's mask and confidence are in a picture of their own, for after the decision."""
+    """The target's mask and confidence are in another picture, which is for after the decision."""
     one = masked(0, real=real)
     folder = package(tmp_path / "review", [one])
     colours = colours_of((*PIXEL_CLASSES, *TARGET_CLASSES))
@@ -213,7 +213,7 @@ def test_previews_show_the_masks_and_what_colours_mean(tmp_path: Path, real: boo
     mask = np.array([*[colours[name] for name in PIXEL_CLASSES], *[PAPER] * 253], dtype=np.uint8)
     shown = {
         "previews": ([mask[own.mask]], [said, grey], PIXEL_CLASSES),
-        "opinions": ([said, grey], [mask[own.mask]], TARGET_CLASSES),
+        "opinions": ([mask[own.mask], said, grey], [], (*PIXEL_CLASSES, *TARGET_CLASSES)),
     }
     for place, (there, hidden, names) in shown.items():
         with Image.open(folder / place / "s0000.png") as picture:

@@ -22,7 +22,7 @@ tile the mask is its data set's, or if it has none the model's.
 The suggestion is the class that the tile was generated for. What the model under test says is in a
 table of its own, `opinions`, so that it does not bias reviewers: the project joins it to decided
 samples, as fields that are NULL before, also where QGIS lists all fields of a sample. With masks
-`opinion` is the picture of those that the model predicts.
+`opinion` is a picture with those that the model predicts.
 """
 
 from collections.abc import Mapping, Sequence

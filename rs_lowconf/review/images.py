@@ -73,7 +73,7 @@ def write_images(
             panel.write(folder / file, values, block.tags, block.grid)
     checksums = {f"{kind}_sha256": sha256_of(folder / name) for kind, name in names.items()}
     names["preview"] = f"previews/{sample.sample_id}.png"
-    shown, opinions = blocks[::-1], [panel for panel in panels if panel.of_target]
+    shown = blocks[::-1]
     observed = not isinstance(sample, Generated)
     marked = isinstance(sample, Observed) and sample.pixel is not None
     titles = block_titles(label, len(shown), observed=observed)
@@ -97,18 +97,16 @@ def write_images(
         description=blocks[0].tags["TIFFTAG_IMAGEDESCRIPTION"],
         legend=legend_of([panel for panel in panels if not panel.of_target]),
     )
-    if opinions:
+    if any(panel.of_target for panel in panels):
         names["opinion"] = f"opinions/{sample.sample_id}.png"
-        told = {
-            panel.kind: panel.paint(values) for panel, values in _values(blocks[0].masks, opinions)
-        }
+        told = {panel.kind: panel.paint(own) for panel, own in _values(blocks[0].masks, panels)}
         write_preview(
             folder / names["opinion"],
-            [Row(title="Model", pixels=sample.pixels, panels=told)],
+            [Row(title=titles[-1], pixels=sample.pixels, panels=told)],
             sample.bands,
-            (),
+            composites,
             description=blocks[0].tags["TIFFTAG_IMAGEDESCRIPTION"],
-            legend=legend_of(opinions),
+            legend=legend_of(panels),
         )
     return {"sample_id": sample.sample_id, **names, **checksums}
 
