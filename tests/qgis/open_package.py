@@ -192,7 +192,7 @@ def main() -> dict[str, Any]:
     report["files"] = {
         folder.name: legend(QgsRasterLayer(str(min(folder.glob("*.tif"))), folder.name))
         for folder in sorted(package.iterdir())
-        if folder.is_dir() and folder.name not in ("previews", "context")
+        if folder.is_dir() and folder.name not in ("previews", "opinions", "context")
     }
     report["identified"] = {"before": identified(project, review)}
     report["list"] = listed(review)
