@@ -325,7 +325,7 @@ def test_form_offers_mask_wrong_and_no_class(masks: Session) -> None:
         offered = ["accept", "mask wrong", "reject", "unsure"]
         assert style["decisions"] == ["(pending)", *offered]
         assert style["categories"] == [*offered, "pending"]
-        assert style["tabs"]["Look after deciding"] == ["confidence", "d_score"]
+        assert style["tabs"]["Look after deciding"] == ["confidence", "d_score", "opinion"]
         assert "mask_name" in style["tabs"]["Judge"]
         assert not {"cond_class", "true_class", "pred_class", "second_class"} & set(
             style["widgets"]

@@ -99,7 +99,9 @@ def write_images(
     )
     if any(panel.of_target for panel in panels):
         names["opinion"] = f"opinions/{sample.sample_id}.png"
-        told = {panel.kind: panel.paint(own) for panel, own in _values(blocks[0].masks, panels)}
+        told: dict[str, UInt8[np.ndarray, "h w 3"]] = {
+            panel.kind: panel.paint(own) for panel, own in _values(blocks[0].masks, panels)
+        }
         write_preview(
             folder / names["opinion"],
             [Row(title=titles[-1], pixels=sample.pixels, panels=told)],
