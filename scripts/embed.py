@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rs_lowconf.models import checksums
+from rs_lowconf.percents import percent
 from rs_lowconf.places import EMBEDDED
 from rs_lowconf.runs import read_checkpoint, sha256_of, write_text
 from rs_lowconf.search.calibration import Calibration, load_calibration
@@ -94,9 +95,10 @@ def figures_of(run: Path, visible: Path) -> list[str]:
     ):
         own = read(folder / "report.json")
         rows.append(
-            f"| {name} | {own['accuracy']:.1%} of {own['tiles']:,} tiles right "
-            f"({own['accuracy_low']:.1%} .. {own['accuracy_high']:.1%}), calibration error "
-            f"{own['ece_equal_count']:.3f} (by chance {own['ece_by_chance']:.3f}) |"
+            f"| {name} | {percent(own['accuracy'], 1)} of {own['tiles']:,} tiles right "
+            f"({percent(own['accuracy_low'], 1)} .. {percent(own['accuracy_high'], 1)}), "
+            f"calibration error {own['ece_equal_count']:.3f} "
+            f"(by chance {own['ece_by_chance']:.3f}) |"
         )
     for group in read(run / "evaluate" / "report.json")["figures"].values():
         for figure in group:
@@ -120,7 +122,8 @@ def gate_of(calibration: Calibration) -> list[str]:
         return gate_lines(calibration.fitted.describe(permitted))
     return [
         f"The gate was calibrated on {len(calibration.reference)} held-out tiles: on average over "
-        f"such sets it rejects at most {permitted:.0%} of real tiles, but one set may be worse.",
+        f"such sets it rejects at most {percent(permitted, 0)} of real tiles, but one set may be "
+        "worse.",
         "What share of generated tiles it drops was not measured.",
     ]
 

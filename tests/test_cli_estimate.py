@@ -119,7 +119,7 @@ class TestTable:
         assert told["errors_found"] == int(error[draw.index].sum())
         assert f"{100 * found.value:.3g} %" in (folder / "report.md").read_text()
         page = (folder / "report.html").read_text()
-        assert page.count("data:image/png;base64,") == 3
+        assert page.count("data:image/webp;base64,") == 3
         assert "http" not in page.replace("http-equiv", "")
         assert "biased" in page
         assert "biased" in ran.out

@@ -7,6 +7,7 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -307,6 +308,55 @@ def test_the_real_ladder_is_a_count(project: Path, rslow: Run) -> None:
     assert other.code == 0, other.err
     assert "are of another target" in other.out
     assert report_of(project)["real"] is None
+
+
+def test_common_names_say_what_disagrees(foreign: Path) -> None:
+    """A target that calls fields open and woods green disagrees as one that has the names does."""
+    named = ("-s", "target.python=bright:score", "-s", "estimate.rare.conditions=[fields, woods]")
+    plain = run(foreign, *FOREIGN, *named, "-s", "target.classes=[fields, woods]")
+    assert plain.code == 0, plain.err
+    own = report_of(foreign)["generated"]
+    means = {"fields": "open", "woods": "green", "meadow": "open"}
+    other = (*named, "-s", "target.classes=[open, green]", "-s", f"target.class_map={means}")
+    mapped = run(foreign, *FOREIGN, *other)
+    assert mapped.code == 0, mapped.err
+    assert report_of(foreign)["generated"] == own
+    swapped = {"fields": "green", "woods": "open", "meadow": "open"}
+    other = (*other[:-1], f"target.class_map={swapped}")
+    assert run(foreign, *FOREIGN, *other).code == 0
+    assert (
+        report_of(foreign)["generated"]["overall"]["disagreement"]
+        != (own["overall"]["disagreement"])
+    )
+    # Without the map the target has no such classes, and no disagreement is told.
+    unmapped = run(foreign, *FOREIGN, *other[:-2])
+    assert unmapped.code == 0, unmapped.err
+    told_of = report_of(foreign)["generated"]["by_condition"]
+    assert {one["disagreement"] for one in told_of.values()} == {None}
+
+
+def test_real_tiles_are_compared_by_common_names(project: Path, rslow: Run) -> None:
+    """Labels that the generator has not are those conditions which mean the same."""
+    config = project / "config.yaml"
+    assert rslow("catalog", "build", "-c", config).code == 0
+    path = project / "run" / "catalog.parquet"
+    table = pq.read_table(path)
+    labels = ["copse" if one == "woods" else one for one in table["rslow:label"].to_pylist()]
+    place = table.column_names.index("rslow:label")
+    pq.write_table(table.set_column(place, "rslow:label", pa.array(labels)), path)
+    scored = rslow("batch", "score", "-c", config, "-s", "batch.executor=serial")
+    assert scored.code == 0, scored.err
+    ran = run(
+        project,
+        *("-s", "target.class_map={copse: woods}", "-s", "estimate.rare.conditions=[woods]"),
+    )
+    assert ran.code == 0, ran.err
+    scores = geopandas.read_parquet(project / "run" / "batch" / "score" / "scores.parquet")
+    woods = scores[scores["label"] == "copse"]
+    real = report_of(project)["real"]
+    assert real["tiles"] == len(woods) > 0
+    wrong = real["by_label"]["copse"]["disagreement"]
+    assert (wrong["found"], wrong["of"]) == (int((woods["predicted"] != "woods").sum()), len(woods))
 
 
 class TestRefusals:

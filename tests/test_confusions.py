@@ -74,7 +74,7 @@ def test_sentences_name_what_is_missed_and_what_no_real_tile_shows() -> None:
     found = [("Forest", "Pasture"), ("River", "River"), ("Forest", "Pasture")]
     result = compare_confusions(found, real, says=CLASSES)
     text = " ".join(result.sentences())
-    assert "3 of 15 labelled real tiles wrong; 0 of these errors (0%)" in text
+    assert "3 of 15 labelled real tiles wrong; 0 of these errors (0 %)" in text
     assert "not found: River taken for Highway (3)." in text
     assert "Forest taken for Pasture (2; none of 5 real tiles)" in text
     assert result.table()[1:] == [

@@ -1,6 +1,7 @@
 """Reading tiles: the oracle is rasterio, or the numbers that were written."""
 
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rs_lowconf.data.files import SPLITS
 from rs_lowconf.data.source import open_split
 from rs_lowconf.data.tiles import read_profile
 from rs_lowconf.errors import DataError
+from rs_lowconf.percents import percent
 from rs_lowconf.settings import DataSettings, EuroSatData, data_settings
 from rs_lowconf.types import TileSource
 from tests.conftest import WriteTile
@@ -198,7 +200,7 @@ def test_nodata_becomes_zero_reflectance(
     write_tile(tmp_path / "a" / "1.tif", bands=RGBN, pixels=pixels, nodata=declared)
     lost = np.zeros((32, 32), dtype=bool)
     lost[: 16 if declared else 8] = True
-    with pytest.raises(DataError, match=f"{lost.mean():.1%}".replace(".", r"\.")):
+    with pytest.raises(DataError, match=re.escape(percent(lost.mean(), 1))):
         only_tile(folder(tmp_path))
     image = only_tile(folder(tmp_path, max_nodata=0.5, dn_offset=offset))
     assert (image[:, lost] == 0).all()

@@ -164,7 +164,7 @@ def test_the_experiment_answers_the_papers_question(
     assert all(one["correlation"] is None for one in compared.values())
     assert compared[found["source"]]["real_errors"] == round(told["error_rate"] * 1_200)
     assert "Is what the search finds what the target gets wrong?" in page
-    assert "data:image/png;base64," in page
+    assert "data:image/webp;base64," in page
     assert {path.stem for path in (folder / "plots").glob("*.png")} == {"rmse", "bias", "width"}
     cells = {path: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
     assert len(cells) == len(told["cells"])

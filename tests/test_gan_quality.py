@@ -546,4 +546,4 @@ def test_repeated_figures_name_kind_and_view() -> None:
     expected = right["v", "generated"].double().mean() / right["v", "real"].double().mean()
     assert ratio is not None
     assert ratio.value == pytest.approx(float(expected))
-    assert "chance is 25%" in lines["CAS, v"].note
+    assert "chance is 25 %" in lines["CAS, v"].note

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import rs_lowconf as rl
-from rs_lowconf import api, ask_tell, estimation
+from rs_lowconf import api, ask_tell, estimation, percents
 from rs_lowconf.errors import DataError, JobError, ModelError, ReviewError, SettingsError
 from rs_lowconf.estimate import describe_plan, result
 from rs_lowconf.review import pictures
@@ -58,7 +58,9 @@ def found(generator: rl.Generator, gate: rl.RealismGate) -> rl.SearchResult:
     return rl.Search(generator, target, gate, tau=0.6, count=5, seed=3).result()
 
 
-@pytest.mark.parametrize("module", [api, ask_tell, estimation, describe_plan, result, pictures])
+@pytest.mark.parametrize(
+    "module", [api, ask_tell, estimation, describe_plan, result, percents, pictures]
+)
 def test_examples_of_the_docstrings_run(
     module: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +283,28 @@ class TestAskTell:
         ).result()
         assert torch.equal(search.result().tiles.image, direct.tiles.image)
         assert asked >= direct.report.search.evaluations
+
+    def test_common_names_of_classes_reach_the_results(
+        self, generator: rl.Generator, gate: rl.RealismGate, tmp_path: Path
+    ) -> None:
+        """Pages tell which predictions are right by them; a map that does not fit is refused."""
+        means = {name: "bright" if name == "Highway" else "dark" for name in generator.conditions}
+        with self.search(generator, gate, class_map=means, conditions=["Highway"]) as search:
+            while (tiles := search.ask()) is not None:
+                search.tell(brightness(tiles.image).numpy())
+        found = search.result()
+        rl.write_review(found, tmp_path / "run")
+        page = (tmp_path / "run" / "report.html").read_text()
+        assert "bright: Highway; dark: " in page or "dark: AnnualCrop" in page
+        said = found.to_pandas()["predicted"].tolist()
+        assert page.count("Highway taken for dark") >= ("dark" in said)
+        assert "Highway taken for bright" not in page
+        with self.search(generator, gate, class_map={"River": "wet"}) as wrong:
+            probed = wrong.ask()  # to see what the model answers
+            assert probed is not None
+            wrong.tell(brightness(probed.image).numpy())
+            with pytest.raises(SettingsError, match="maps River to wet"):
+                wrong.ask()
 
     def test_order_is_kept(self, generator: rl.Generator, gate: rl.RealismGate) -> None:
         """Answers without a question and questions without an answer are refused."""

@@ -19,11 +19,13 @@ from pycocotools.coco import COCO
 from rasterio.errors import NotGeoreferencedWarning
 
 import rs_lowconf as rl
+from rs_lowconf.bands import COMPOSITES, BandSpec
 from rs_lowconf.errors import DataError, ReviewError
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.review.answers import with_answers
+from rs_lowconf.review.composites import stretch
 from rs_lowconf.review.fields import Label
-from rs_lowconf.review.geotiff import synthetic_tags
+from rs_lowconf.review.geotiff import synthetic_tags, write_tile
 from rs_lowconf.review.panels import mask_panel
 from rs_lowconf.review.store import ReviewStore
 from rs_lowconf.runs import sha256_of
@@ -190,6 +192,17 @@ def test_pictures_show_three_bands_as_reviews_do(tmp_path: Path, label: Label) -
             picture = Image.open(path)
             assert np.abs(np.array(picture) - expected).max() <= 0.5
             assert ("MAY BE" if label == "blind" else "NOT AN") in picture.info["Description"]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_pictures_have_the_stretch_of_their_level(tmp_path: Path) -> None:
+    """A tile of surface reflectance is as bright as reviewers see it."""
+    bands = BandSpec(names=("B02", "B03", "B04"), level="L2A")
+    pixels = np.random.default_rng(0).integers(50, 2000, (3, 16, 16)).astype(np.uint16)
+    write_tile(tmp_path / "tiles" / "a.tif", pixels, bands, {})
+    pictures = rl.write_pictures(tmp_path / "tiles", tmp_path / "pictures")
+    expected = stretch(pixels, bands, COMPOSITES["true_colour"])
+    assert np.array_equal(np.array(Image.open(pictures["a"])), expected)
 
 
 def test_what_is_no_folder_of_tiles_is_named(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from selenium.webdriver import Chrome
 
 from rs_lowconf.batch import Problem
 from rs_lowconf.batch.score_page import MOST_ROWS, MOST_TILES, Scored, result_of
-from rs_lowconf.estimate.result import percent
 from rs_lowconf.gan.measure import Estimate, Measurement
 from rs_lowconf.pages.pictures import picture_of, plot, tile_picture
 from rs_lowconf.pages.result import Part, Result, Tile, write_result
+from rs_lowconf.percents import percent
 from rs_lowconf.plot_style import panels
 from rs_lowconf.review.rounds import round_report
 from rs_lowconf.shares import share_of
@@ -116,8 +116,8 @@ def test_tables_of_scores_count_what_pandas_counts(tmp_path: Path) -> None:
             confidence = frame.loc[frame[column] == name, "confidence"]
             assert int(tiles) == len(confidence)
             assert int(below) == (confidence < 0.5).sum()
-            assert share == percent((confidence < 0.5).mean())
-            assert lowest == percent(confidence.min())
+            assert share == percent((confidence < 0.5).mean(), 1)
+            assert lowest == percent(confidence.min(), 1)
         counts = [int(row[2]) for row in rows]
         assert counts == sorted(counts, reverse=True)
     assert any("search.tau_quantile" in note for note in result.notes)
@@ -255,7 +255,7 @@ def test_an_update_tells_both_gates_and_what_was_said(
     kinds = {HOSTILE: {**share_of(30, 40), "fitted": True}}
     gate = {"before": described(kinds=kinds), "after": described(kinds=kinds, before_reviews=True)}
     text = opened(updated(tmp_path, reviewed(12), gate), chromium)
-    for told in ("4.97 %", f"drops of {HOSTILE}", "75 % (58.8 % .. 87.3 %) of 40", "0 of 7",
+    for told in ("4.97 %", f"drops of {HOSTILE}", "75 % (59 % .. 87 %) of 40", "0 of 7",
                  "measured before the gate learned from reviews"):  # fmt: skip
         assert told in text
     rows = chromium.execute_script(

@@ -23,6 +23,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from rs_lowconf.errors import ReviewError
+from rs_lowconf.percents import percent
 from rs_lowconf.review import qgis_plugin
 from rs_lowconf.review.answers import package_of_answers, with_answers
 from rs_lowconf.review.browser import ReviewServer
@@ -251,8 +252,25 @@ def test_keys_do_what_those_of_the_plugin_do(
     assert browser.find_element(By.ID, "opinion").text == ""
     press(browser, Keys.ARROW_LEFT)
     assert here(browser) == second
-    said = "The model says: Town, confidence 31%; then Field; critic's score -0.25."
+    said = "The model says: Town, confidence 31 %; then Field; critic's score -0.25."
     assert browser.find_element(By.ID, "opinion").text == said
+
+
+def test_masks_of_the_model_are_shown_after_the_decision(
+    tmp_path: Path, chromium: Chrome, serve: Callable[[Path], Served], socket_enabled: None
+) -> None:
+    """Before, the page loads no picture of them."""
+    folder = package(tmp_path / "review", [masked(0), masked(1)])
+    browser = opened(chromium, serve(folder).url)
+    masks = browser.find_element(By.ID, "masks")
+    assert not masks.is_displayed()
+    assert not masks.get_attribute("src")
+    press(browser, "a")
+    assert not masks.is_displayed()  # of the next sample
+    press(browser, Keys.ARROW_LEFT)
+    WebDriverWait(browser, 20).until(lambda _: int(masks.get_property("naturalWidth")) > 100)
+    assert masks.is_displayed()
+    assert str(masks.get_attribute("src")).endswith("/opinions/s0000.png")
 
 
 def test_notes_are_of_the_sample_decided_last(
@@ -273,7 +291,7 @@ def test_notes_are_of_the_sample_decided_last(
     assert browser.find_element(By.ID, "of").text == "Realism"
     notes = [(one.comment, one.realism) for one in read_package(folder).answers]
     assert notes[:4] == [("a note", 4), ("", None), ("", 1), ("", None)]
-    assert press(browser, "+") == "Brightness 125%"
+    assert press(browser, "+") == "Brightness 125 %"
     picture = browser.find_element(By.ID, "picture")
     assert picture.value_of_css_property("filter") == "brightness(1.25)"
     height = picture.size["height"]
@@ -344,7 +362,7 @@ def test_a_blind_page_tells_nothing_of_models(tmp_path: Path, kind: str) -> None
     for one in samples:
         words = [one.tile, *one.provenance.values()]
         if one.prediction is not None:
-            words += [f"{one.prediction.confidence:.0%}", str(one.prediction.confidence)]
+            words += [percent(one.prediction.confidence, 0), str(one.prediction.confidence)]
         for word in words:
             if len(word) > 2:
                 assert word not in source, word

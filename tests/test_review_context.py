@@ -1,6 +1,7 @@
 """Variants of real tiles in their place: files, rasters and the map, by rasterio and by QGIS."""
 
 import json
+import re
 import zipfile
 from dataclasses import replace
 from itertools import combinations
@@ -156,19 +157,20 @@ def test_real_tiles_are_on_the_map_as_such(tmp_path: Path, label: Label) -> None
     rows = geopandas.read_file(folder / "context.gpkg")
     dates = [f"2023-07-0{number + 1}" for number in range(len(GRIDS))]
     if label == "confirm":
-        titles = [f"{number + 1} {CLASSES[number % 4]}? 0.31" for number in range(len(GRIDS))]
+        titles = [f"{number + 1} {CLASSES[number % 4]}?" for number in range(len(GRIDS))]
     else:
         titles = [f"{number + 1}" for number in range(len(GRIDS))]
         columns = ["sample_id", "rank", "date", "title", "place", "geometry"]
         assert list(rows.columns) == columns
     assert list(rows["date"]) == dates
-    assert list(rows["title"]) == [f"{a}\n{b}" for a, b in zip(titles, dates, strict=True)]
-    assert "predicted" not in rows.columns
+    assert list(rows["title"]) == titles
+    assert not {"predicted", "confidence"} & {*rows.columns}
     with zipfile.ZipFile(folder / "context.qgz") as archive:
         told = archive.read("context.qgs").decode()
     assert "REAL 3 of each location" in told
     assert "SYNTHETIC" not in told
-    assert not any(name in told for name in (*CLASSES, "0.31"))
+    assert not {*CLASSES, "0.31"} & {*re.findall(r"[\w.]+", told)}
+    assert ("opinions" in told) == (label == "confirm")
 
 
 @pytest.mark.parametrize("label", ["confirm", "blind"])
@@ -235,7 +237,8 @@ def session(qgis_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
         one.sample_id: {"crs": grid.crs, "box": box_of(grid)}
         for one, grid in zip(variants(), GRIDS, strict=True)
     }
-    (folder / "request.json").write_text(json.dumps({"samples": samples, "size": SIZE}))
+    request = {"samples": samples, "size": SIZE, "decide": "s0002"}
+    (folder / "request.json").write_text(json.dumps(request))
     done = run_offscreen(
         [
             qgis_python,
@@ -276,15 +279,25 @@ def test_qgis_opens_the_map(session: dict[str, Any]) -> None:
     assert places["valid"]
     assert places["shown"]
     assert "SYNTHETIC" in places["name"]
-    columns = "fid sample_id rank condition anchor confidence date title place"
-    assert places["columns"] == columns.split()
+    columns = "fid sample_id rank condition anchor date title place decided_fid confidence"
+    assert {*places["rows"][0]} == {*columns.split()}
     assert len(places["rows"]) == len(GRIDS)
-    assert (
-        places["labels"][0]
-        == places["labels"][2]
-        == ("location of SYNTHETIC tiles\n1 Forest 0.31\n3 Town 0.31\n4 Water 0.31\n2023-07-01")
-    )
-    assert places["labels"][1] == ("location of SYNTHETIC tiles\n2 Field 0.31\n2023-07-01")
+    first = "location of SYNTHETIC tiles\n1 Forest\n3 Town\n4 Water\n2023-07-01"
+    assert places["labels"][0] == places["labels"][2] == first
+    assert places["labels"][1] == "location of SYNTHETIC tiles\n2 Field\n2023-07-01"
+
+
+def test_the_map_tells_what_the_model_says_after_the_decision(session: dict[str, Any]) -> None:
+    """Identify and labels have the confidence of the decided sample, and of no other."""
+    (places,), decided = session["places"], session["decided"]
+    assert {row["confidence"] for row in places["rows"]} == {None}
+    assert not any("model" in label for label in places["labels"])
+    told = {row["sample_id"]: row["confidence"] for row in decided["rows"]}
+    assert told.pop("s0002") == pytest.approx(0.31)
+    assert {*told.values()} == {None}
+    first = "location of SYNTHETIC tiles\n1 Forest\n3 Town model 31 %\n4 Water\n2023-07-01"
+    assert decided["labels"][0] == first
+    assert decided["labels"][1] == places["labels"][1]
 
 
 def test_corners_are_those_of_the_anchor(session: dict[str, Any]) -> None:

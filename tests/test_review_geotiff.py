@@ -19,7 +19,7 @@ BANDS = BandSpec(names=("B8A", "B02", "B04"), level="L2A")
 def test_tile_comes_back(tmp_path: Path) -> None:
     """What is written is read again: pixels, names in order, tags, and no place."""
     pixels = tile(0, 0, 3)
-    write_tile(tmp_path / "a.tif", pixels, BANDS, {"RSLOW_LEVEL": "L2A"})
+    write_tile(tmp_path / "a.tif", pixels, BANDS, {})
     found = read_tile(tmp_path / "a.tif")
     assert np.array_equal(found.pixels, pixels)
     assert found.names == BANDS.names

@@ -24,6 +24,7 @@ from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.review.fields import FORMAT_OF_MASKS, MASK_DECISIONS
 from rs_lowconf.review.geotiff import observed_tags, read_classes, read_confidence, write_classes
 from rs_lowconf.review.panels import PALETTE, PAPER, colours_of
+from rs_lowconf.review.previews import LEGEND
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.rounds import round_reports
 from rs_lowconf.review.samples import Generated, Prediction, TileMasks
@@ -80,7 +81,7 @@ def test_package_has_its_parts(tmp_path: Path, real: bool) -> None:
         name
         for i in ("s0000", "s0001")
         for name in (
-            f"previews/{i}.png",
+            *(f"{place}/{i}.png" for place in ("previews", "opinions")),
             *(f"{place}/{i}.{end}" for place in rasters for end in ("tif", "qml")),
             *(f"{place}/{i}.{end}" for place in classes for end in ("tif", "qml", "tif.aux.xml")),
         )
@@ -198,27 +199,43 @@ def test_form_asks_for_no_class(tmp_path: Path) -> None:
     assert {value for (value,) in offered} == set(MASK_DECISIONS)
 
 
-def test_previews_show_the_panels_and_what_colours_mean(tmp_path: Path) -> None:
-    """The sample's row ends with confidence in greys, and the legend has every class's colour."""
-    one = masked(0)
+@both_kinds
+def test_previews_show_the_masks_and_what_colours_mean(tmp_path: Path, real: bool) -> None:
+    """The target's mask and confidence are in another picture, which is for after the decision."""
+    one = masked(0, real=real)
     folder = package(tmp_path / "review", [one])
-    with Image.open(folder / "previews" / "s0000.png") as picture:
-        found = np.asarray(picture.convert("RGB"))
-    zoom = 96 // SIZE
-    right = found.shape[1] - 8
-    confidence = masks_of(one).confidence
-    assert confidence is not None
-    grey = np.kron((confidence.astype(float) * 255).astype(np.uint8), np.ones((zoom, zoom)))
-    columns = found[:, right - 96 : right]
-    tops = [
-        top for top in range(len(columns) - 96) if (columns[top : top + 96, :, 0] == grey).all()
-    ]
-    assert len(tops) == 1
-    below = found[tops[0] + 96 :].reshape(-1, 3)
-    for name, colour in colours_of((*PIXEL_CLASSES, *TARGET_CLASSES)).items():
-        assert (below == colour).all(1).sum() > 100, name
-    shown = {tuple(colour) for colour in found.reshape(-1, 3).tolist()}
-    assert PAPER in shown  # where the class is not known
+    colours = colours_of((*PIXEL_CLASSES, *TARGET_CLASSES))
+    own, zoom = masks_of(one), 96 // SIZE
+    assert own.predicted is not None
+    assert own.confidence is not None
+    grey = np.repeat((own.confidence.astype(float) * 255).astype(np.uint8)[..., None], 3, axis=-1)
+    said = np.array([colours[name] for name in TARGET_CLASSES], dtype=np.uint8)[own.predicted]
+    mask = np.array([*[colours[name] for name in PIXEL_CLASSES], *[PAPER] * 253], dtype=np.uint8)
+    shown = {
+        "previews": ([mask[own.mask]], [said, grey], PIXEL_CLASSES),
+        "opinions": ([mask[own.mask], said, grey], [], (*PIXEL_CLASSES, *TARGET_CLASSES)),
+    }
+    for place, (there, hidden, names) in shown.items():
+        with Image.open(folder / place / "s0000.png") as picture:
+            found = np.asarray(picture.convert("RGB"))
+        for pixels in (*there, *hidden):
+            assert holds(found, pixels, zoom) == any(pixels is each for each in there), place
+        below = found[-LEGEND:].reshape(-1, 3)
+        for name, colour in colours.items():
+            assert ((below == colour).all(1).sum() > 100) == (name in names), (place, name)
+
+
+def holds(
+    picture: UInt8[np.ndarray, "h w 3"], pixels: UInt8[np.ndarray, "v u 3"], zoom: int
+) -> bool:
+    """Return whether a picture has these pixels somewhere, enlarged."""
+    large = pixels.repeat(zoom, 0).repeat(zoom, 1)
+    height, width, _ = large.shape
+    firsts = (picture[: -height + 1, : -width + 1] == large[0, 0]).all(-1)
+    return any(
+        np.array_equal(picture[row : row + height, column : column + width], large)
+        for row, column in np.argwhere(firsts).tolist()
+    )
 
 
 @without_place

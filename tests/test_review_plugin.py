@@ -356,7 +356,7 @@ def test_what_the_model_says_is_shown_after_the_decision(report: dict[str, Any])
     for step in ("opened", "picked", "decided"):
         assert "shown after the decision" in steps[step]["texts"]
         assert not any("confidence" in text for text in steps[step]["texts"])
-    said = "Field, confidence 31%; then Forest; critic's score -0.25"
+    said = "Field, confidence 31 %; then Forest; critic's score -0.25"
     assert said in steps["seen"]["texts"]
     assert not any("Model" in text for text in report["masks"]["blind"]["texts"])
 
@@ -365,7 +365,7 @@ def test_an_older_package_is_reviewed(report: dict[str, Any], folder: Path) -> N
     """With the model's opinion in the layer: it is shown after the decision only, and read."""
     steps = report["older"]
     assert {"1 s0000", "Pending", "shown after the decision"} <= set(steps["opened"]["texts"])
-    said = "Field, confidence 31%; then Forest; critic's score -0.25"
+    said = "Field, confidence 31 %; then Forest; critic's score -0.25"
     assert not any("confidence" in text for text in steps["opened"]["texts"])
     assert {said, "Accepted: Forest"} <= set(steps["seen"]["texts"])
     first, *others = read_package(folder / "older").answers

@@ -38,6 +38,8 @@ SCRIPT = Path(__file__).parent / "qgis" / "open_package.py"
 SCALE = 2  # as in the script
 CANVAS = (235, 235, 235)
 COUNT = 5
+DECIDED = 3
+"""Samples that `open_package` decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +269,7 @@ def test_masks_have_layers_with_names_of_classes(masks: Session) -> None:
     assert masks.report["drawn"] == names
     assert masks.report["valid"] == dict.fromkeys([*names, "opinions"], True)
     assert masks.report["complaints"] == []
+    assert {*masks.report["told by Identify"]} == {"mask", "contact sheet"}
     legends = masks.report["legends"]
     for name, classes in (("mask", PIXEL_CLASSES), ("predicted", TARGET_CLASSES)):
         assert [one[:2] for one in legends[name]] == [[i, one] for i, one in enumerate(classes)]
@@ -283,8 +286,11 @@ def test_masks_have_layers_with_names_of_classes(masks: Session) -> None:
 
 
 def test_map_shows_masks_beside_the_composites(masks: Session) -> None:
-    """Every picture is at its place in its colours, and where no class is known the map shows."""
-    drawn, sheet = masks.picture("map.png"), masks.sheet
+    """Every picture is at its place in its colours, and where no class is known the map shows.
+
+    What the target says is covered in cells that are not decided.
+    """
+    pending, decided, sheet = masks.picture("map.png"), masks.picture("decided.png"), masks.sheet
     panels = panels_of("confirm", PIXEL_CLASSES, TARGET_CLASSES)
     for index, one in enumerate(masks.samples):
         assert isinstance(one, Generated)
@@ -298,14 +304,18 @@ def test_map_shows_masks_beside_the_composites(masks: Session) -> None:
             expected += [panel.paint(value) for panel, value in beside if value is not None]
             for place, picture in enumerate(expected):
                 left, top, right, bottom = sheet.picture(index, block, place)
-                seen = drawn[top * SCALE : bottom * SCALE, left * SCALE : right * SCALE]
-                assert np.array_equal(seen, picture.repeat(SCALE, 0).repeat(SCALE, 1)), (
-                    index,
-                    block,
-                    place,
-                )
+                for drawn, told in ((pending, False), (decided, index < DECIDED)):
+                    seen = drawn[top * SCALE : bottom * SCALE, left * SCALE : right * SCALE]
+                    covered = place > len(sheet.composites) and not told
+                    shown = np.full_like(picture, CANVAS[0]) if covered else picture
+                    assert np.array_equal(seen, shown.repeat(SCALE, 0).repeat(SCALE, 1)), (
+                        index,
+                        block,
+                        place,
+                        told,
+                    )
         left, _, _, bottom = sheet.picture(index, sheet.blocks - 1, 3)
-        assert tuple(drawn[bottom * SCALE - 1, left * SCALE]) == CANVAS
+        assert tuple(pending[bottom * SCALE - 1, left * SCALE]) == CANVAS
 
 
 def test_form_offers_mask_wrong_and_no_class(masks: Session) -> None:
@@ -315,7 +325,7 @@ def test_form_offers_mask_wrong_and_no_class(masks: Session) -> None:
         offered = ["accept", "mask wrong", "reject", "unsure"]
         assert style["decisions"] == ["(pending)", *offered]
         assert style["categories"] == [*offered, "pending"]
-        assert style["tabs"]["Look after deciding"] == ["confidence", "d_score"]
+        assert style["tabs"]["Look after deciding"] == ["confidence", "d_score", "opinion"]
         assert "mask_name" in style["tabs"]["Judge"]
         assert not {"cond_class", "true_class", "pred_class", "second_class"} & set(
             style["widgets"]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from jaxtyping import UInt8
 from PIL import Image
 
+from rs_lowconf.bands import TRUE_COLOUR
 from rs_lowconf.batch.score_map import ranges_of, write_score_map
 from rs_lowconf.data.catalog.rows import centres, to_table
 from rs_lowconf.data.catalog.scan import Account, rows_of
@@ -23,6 +24,7 @@ from rs_lowconf.data.catalog.sources import list_images
 from rs_lowconf.data.catalog.table import Catalog, write_catalog
 from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.outlines import degrees, outlines
+from rs_lowconf.review.composites import RANGES
 from rs_lowconf.review.maps import MAP_CRS, PACIFIC_CRS, largest_cluster
 from rs_lowconf.settings import load
 from tests.make_scenes import corner, write
@@ -181,7 +183,8 @@ def test_one_date_is_seen_at_a_time_over_its_image(stacked: Path, qgis_python: s
     assert max((east - west) / 40, (north - south) / 20) < 1.2 * side
     picture = report["picture"]
     assert painted(picture, RED) > 300
-    ground = [round(1 + 254 * number / 3000) for number in NUMBERS[2::-1]]
+    shown = zip(NUMBERS[2::-1], (RANGES["L2A"][band] for band in TRUE_COLOUR), strict=True)
+    ground = [round(1 + 254 * (number - low) / (high - low)) for number, (low, high) in shown]
     inside = (np.abs(picture.astype(int) - ground).max(-1) <= 1).sum()
     assert inside > 0.2 * picture[..., 0].size
 

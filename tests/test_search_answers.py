@@ -145,6 +145,16 @@ def test_populations_never_move_to_a_tile_without_an_answer() -> None:
     assert low * 0.9 < due < high * 1.1
 
 
+def test_how_far_a_student_is_is_told_after_each_batch() -> None:
+    """So the time left can be told early: not after a round of hundreds of evaluations."""
+    evaluator = blackbox.student_evaluator()
+    teaching = replace(blackbox.TEACHING, first=64, rounds=1, each=16, steps=2)
+    done = [lessons.evaluations for _, lessons in teach(evaluator, SHELL, teaching, CPU)]
+    assert len({*done[: done.index(64)]}) >= 3
+    assert done == sorted(done)
+    assert done[-1] == 80
+
+
 def test_a_student_learns_from_answers_alone(tmp_path: Path) -> None:
     """Its weights are finite, and it knows how many tiles had no answer, also once read again."""
     evaluator = blackbox.student_evaluator()

@@ -154,7 +154,7 @@ def test_every_class_is_in_every_fold() -> None:
 def test_too_few_tiles_for_a_share_are_refused_in_one_line() -> None:
     """Twenty tiles bound 5 % and no share of it."""
     stage = fit_stage(real_tiles(10, 10, 0, 0.4), fakes(20, 1), false_rejection=0.05, seed=0)
-    with pytest.raises(DataError, match=r"20 held-out .* 2\.0%; expected at least 49"):
+    with pytest.raises(DataError, match=r"20 held-out .* 2\.0 %; expected at least 49"):
         judged((stage,), kind_of(tiles(3, 4)), 0.05)
 
 

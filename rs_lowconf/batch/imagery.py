@@ -1,12 +1,12 @@
-"""The images of scored tiles as a few rasters for QGIS: VRTs straight from the files on the disk.
+"""The images that tiles were cut from as a few rasters for QGIS: VRTs of the files on the disk.
 
 A VRT opens its files only when they are drawn, so that a project with hundreds of scenes opens at
-once. All images are shown with one fixed stretch, whatever their digital numbers mean.
+once. All images have the stretch of reviews, whatever their digital numbers mean.
 """
 
 import shutil
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,11 +19,13 @@ import rasterio
 from jaxtyping import Bool, Int
 from rasterio.errors import RasterioError
 
+from rs_lowconf.bands import PRODUCT_SCALE
 from rs_lowconf.batch.jobs import rows_of
 from rs_lowconf.data.catalog.rows import CatalogRow
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import ReviewError
-from rs_lowconf.review.composites import composites_of
+from rs_lowconf.review.composites import Range, composites_of, ranges_of
+from rs_lowconf.review.context import Scenes
 from rs_lowconf.review.project import part
 from rs_lowconf.review.sheet import picture_source
 from rs_lowconf.runs import write_text
@@ -69,6 +71,8 @@ class _Band:
     nodata: float
     crs: str
     transform: tuple[float, float, float, float, float, float]
+    stretch: str
+    """GDAL's lookup table from digital numbers to bytes; 0 is left for what has no data."""
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -77,14 +81,8 @@ class _Band:
         return c, f + e * self.size[1], c + a * self.size[0], f
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Image:
-    """An image in three colours."""
-
-    bands: tuple[_Band, ...]
-    """Shown as red, green and blue."""
-    stretch: str
-    """GDAL's lookup table from digital numbers to bytes; 0 is left for what has no data."""
+_Image = tuple[_Band, ...]
+"""The bands that are shown as red, green and blue."""
 
 
 def write_imagery(
@@ -118,16 +116,58 @@ def write_imagery(
     opened = ((place, _opened(row)) for place, row in zip(there, rows, strict=True))
     readable = ((place, image) for place, image in opened if image is not None)
     found = [*islice(readable, _MOST)]
-    mosaics: dict[tuple[Hashable, str], list[_Image]] = defaultdict(list)
-    for place, image in found:
-        mosaics[groups[place], image.bands[0].crs].append(image)
     rasters: dict[Hashable, list[Raster]] = defaultdict(list)
+    mosaics = _mosaics((groups[place], image) for place, image in found)
     for number, ((group, crs), images) in enumerate(mosaics.items(), start=1):
         path = f"{FOLDER}/{number:03d}.vrt"
         write_text(folder / path, _vrt(images))
         rasters[group].append(Raster(path=path, crs=crs))
     shown = np.isin(codes, [codes[place] for place, _ in found])
     return Imagery(rasters=dict(rasters), shown=shown)
+
+
+def scenes_around(rows: Sequence[CatalogRow], *, blind: bool) -> list[Scenes]:
+    """Return the images on the disk that are larger than the tiles cut from them, by date and CRS.
+
+    The images of the first tiles are on top.
+
+    Args:
+        rows: of the tiles.
+        blind: whether to leave out images whose class the catalog has, because the name of a file
+            or of its folder may be that class.
+    """
+    files: dict[str, CatalogRow] = {}
+    for row in rows:
+        files.setdefault(row.files[0].href, row)
+    named = {row.files[0].href for row in rows if row.label is not None}
+    images: list[tuple[str, _Image]] = []
+    for href, row in files.items():
+        told = blind and href in named
+        image = None if told or not Path(href).is_file() else _opened(row)
+        if image is not None and _is_larger(image, row):
+            images.append((f"{row.taken:%Y-%m-%d}" if row.taken else "an unknown date", image))
+    return [
+        Scenes(name=f"of {date}, {crs}", crs=crs, vrt=_vrt(found))
+        for (date, crs), found in _mosaics(images).items()
+    ]
+
+
+def _is_larger(image: _Image, row: CatalogRow) -> bool:
+    """Return whether an image shows more than the tile that was cut from it."""
+    west, south, east, north = image[0].box
+    x, y = np.array(row.corners).T
+    half = image[0].transform[0] / 2
+    return bool(east - west > np.ptp(x) + half or north - south > np.ptp(y) + half)
+
+
+def _mosaics(
+    images: Iterable[tuple[Hashable, _Image]],
+) -> dict[tuple[Hashable, str], list[_Image]]:
+    """Return the images of each group and CRS, in their order."""
+    mosaics: dict[tuple[Hashable, str], list[_Image]] = defaultdict(list)
+    for group, image in images:
+        mosaics[group, image[0].crs].append(image)
+    return mosaics
 
 
 def _images_of(catalog: Catalog, ids: Sequence[str]) -> tuple[list[str], Int[np.ndarray, " n"]]:
@@ -152,18 +192,14 @@ def _opened(row: CatalogRow) -> _Image | None:
     """Return the image of a tile in true colour if its bands allow, None if it cannot be shown."""
     try:
         composite = composites_of(row.bands)[0]
-        bands = tuple(_band(row, name) for name in composite.bands)
+        shown = zip(composite.bands, ranges_of(row.bands, composite), strict=True)
+        return tuple(_band(row, name, limits) for name, limits in shown)
     except (ReviewError, RasterioError):
         return None
-    black, white = (float(row.bands.numbers(value)) for value in (0.0, composite.white))
-    return _Image(
-        bands=bands,
-        stretch=f"{black!r}:1,{white!r}:255",
-    )
 
 
-def _band(row: CatalogRow, name: str) -> _Band:
-    """Return a band of the image of a tile.
+def _band(row: CatalogRow, name: str, limits: Range) -> _Band:
+    """Return a band of the image of a tile, with the range that is shown.
 
     Raises:
         RasterioError: the file is missing or damaged.
@@ -178,6 +214,7 @@ def _band(row: CatalogRow, name: str) -> _Band:
             raise ReviewError(f"{file.href} has no place on a map", expected="a CRS, north up")
         kind, (rows, columns) = opened.dtypes[number], opened.block_shapes[number]
         declared = (opened.nodatavals[number], row.nodata, 0.0)
+        black, white = (float(row.bands.numbers(limit / PRODUCT_SCALE)) for limit in limits)
         return _Band(
             path=Path(file.href),
             number=number + 1,
@@ -187,12 +224,13 @@ def _band(row: CatalogRow, name: str) -> _Band:
             nodata=next(value for value in declared if value is not None),
             crs=opened.crs.to_string(),
             transform=(a, b, c, d, e, f),
+            stretch=f"{black!r}:1,{white!r}:255",
         )
 
 
 def _vrt(images: Sequence[_Image]) -> str:
     """Return a VRT with three bands of bytes; the first image is on top."""
-    every = [band for image in images for band in image.bands]
+    every = [band for image in images for band in image]
     pixel = min(band.transform[0] for band in every)
     boxes = np.array([band.box for band in every])
     west, south = boxes[:, :2].min(0).tolist()
@@ -207,7 +245,7 @@ def _vrt(images: Sequence[_Image]) -> str:
         ET.SubElement(target, "NoDataValue").text = "0"
         ET.SubElement(target, "ColorInterp").text = colour
         for image in reversed(images):
-            band = image.bands[channel]
+            band = image[channel]
             left, _, right, top = band.box
             source = picture_source(band.size, f"{band.path}", (0, 0), band.number, band.data_type)
             part(source, "SourceFilename").set("relativeToVRT", "0")
@@ -217,7 +255,7 @@ def _vrt(images: Sequence[_Image]) -> str:
             for side, length in zip(("xOff", "yOff", "xSize", "ySize"), place, strict=True):
                 part(source, "DstRect").set(side, repr(length / pixel))
             ET.SubElement(source, "NODATA").text = repr(band.nodata)
-            ET.SubElement(source, "LUT").text = image.stretch
+            ET.SubElement(source, "LUT").text = band.stretch
             target.append(source)
     ET.indent(root, " ")
     return ET.tostring(root, encoding="unicode") + "\n"

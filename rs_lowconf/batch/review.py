@@ -4,7 +4,7 @@ The class in the catalog is suggested where there is one, and nothing elsewhere:
 says would lead people to say the same, so it is on the second tab of the form. Where the target
 answers for every pixel, people judge the mask in the catalog, and that of the target where there is
 none: nobody draws a mask in a form. The tiles are tagged as the observations they are, and
-`context.qgz` shows them in their place.
+`context.qgz` shows them in their place, in the scenes that are on the disk.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +19,7 @@ from torch import Tensor
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.batch.choose import narrow, tau_of
 from rs_lowconf.batch.collect import placed
+from rs_lowconf.batch.imagery import scenes_around
 from rs_lowconf.batch.jobs import PIXELWISE, TargetOf, rows_of
 from rs_lowconf.batch.ledger import read_description
 from rs_lowconf.batch.quotas import within_quotas
@@ -243,6 +244,7 @@ def write_real(
         target_classes=classes,
         attribution=settings.data.attribution,
         provenance={"catalog": catalog.path.name, **provenance},
+        scenes=scenes_around(rows, blind=blind),
     )
     return folder
 

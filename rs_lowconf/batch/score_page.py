@@ -17,10 +17,10 @@ from rs_lowconf.batch.status import Problem, problems
 from rs_lowconf.data.catalog.reading import read_row, reflectance
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import DataError
-from rs_lowconf.estimate.result import percent
 from rs_lowconf.pages.pictures import plot, tile_picture
 from rs_lowconf.pages.rendering import made, target_facts
 from rs_lowconf.pages.result import Part, Result, Tile, write_result
+from rs_lowconf.percents import percent
 from rs_lowconf.plot_style import BLUE, panels
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.settings import Settings
@@ -173,8 +173,8 @@ def _by(name: str, values: "pd.Series[str]", confidence: "pd.Series[float]", tau
             str(row.Index),
             f"{row.tiles:,}",
             f"{row.below:,}",
-            percent(row.share),
-            percent(row.lowest),
+            percent(row.share, 1),
+            percent(row.lowest, 1),
         )
         for row in first.itertuples()
     ]

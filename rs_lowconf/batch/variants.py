@@ -31,6 +31,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rs_lowconf.bands import composites_or_grey
 from rs_lowconf.batch.generate import SCHEMA, VARIANT
+from rs_lowconf.batch.imagery import scenes_around
 from rs_lowconf.batch.jobs import CatalogRows
 from rs_lowconf.batch.ledger import PARTS
 from rs_lowconf.batch.stamp import fingerprint, is_stamped, stamp, unstamp
@@ -328,6 +329,7 @@ class _Writer:
             attribution=models.generator.attribution,
             provenance={name: str(value) for name, value in models.fingerprint.items()},
             pixel_classes=models.pixel_classes,
+            scenes=scenes_around([one.row for one in chosen], blind=False),
         )
         return review
 

@@ -7,13 +7,13 @@ from typing import Any
 from rs_lowconf.batch.generate import Ending
 from rs_lowconf.batch.score_page import failures
 from rs_lowconf.batch.status import problems
-from rs_lowconf.estimate.result import percent
 from rs_lowconf.models import Models
 from rs_lowconf.pages.pictures import picture_of
 from rs_lowconf.pages.rendering import made
 from rs_lowconf.pages.result import Part, Result
 from rs_lowconf.pages.samples import Card
 from rs_lowconf.pages.write import tested_by, write_page
+from rs_lowconf.percents import percent
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.report import gate_lines
 from rs_lowconf.settings import Settings
@@ -77,9 +77,9 @@ def _answer(report: Mapping[str, Any], tau: float) -> str:
 def _notes(report: Mapping[str, Any], shown: int, settings: Settings) -> list[str]:
     """Return what is not shown, and what the number of variants does not say."""
     notes = [
-        f"{percent(report['share_within_bound'])} of the tiles were redrawn within the bound, the "
-        f"{percent(settings.variants.inversion.quantile)} quantile of distances between real tiles "
-        "of the class; nothing was searched around the others.",
+        f"{percent(report['share_within_bound'], 0)} of the tiles were redrawn within the bound, "
+        f"the {percent(settings.variants.inversion.quantile)} quantile of distances between real "
+        "tiles of the class; nothing was searched around the others.",
         "Variants are synthetic and were searched for low confidence: their number says nothing of "
         "how often the target is wrong, which only labelled real tiles tell.",
     ]
@@ -99,7 +99,12 @@ def _tables(report: Mapping[str, Any]) -> list[Part]:
         for name, count in sorted(report["endings"].items(), key=lambda item: -item[1])
     ]
     classes = [
-        (name, f"{own['tiles']:,}", percent(own["share_within_bound"]), f"{own['variants']:,}")
+        (
+            name,
+            f"{own['tiles']:,}",
+            percent(own["share_within_bound"], 0),
+            f"{own['variants']:,}",
+        )
         for name, own in report["by_class"].items()
     ]
     return [

@@ -17,6 +17,7 @@ from rs_lowconf.cli.generate import print_teaching
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import print_left_out, show
 from rs_lowconf.errors import SettingsError
+from rs_lowconf.percents import percent
 from rs_lowconf.places import job_folder
 from rs_lowconf.settings import NoData, Settings
 
@@ -93,16 +94,16 @@ def _say(written: "Written", folder: Path, settings: Settings) -> None:
         print(f"  {count:,} {Ending[name.upper()].value}")
     print_unanswered("around the tiles", report["unanswered"]["by_reason"])
     print(
-        f"Reconstructed within the bound, the {settings.variants.inversion.quantile:.0%} "
+        f"Reconstructed within the bound, the {percent(settings.variants.inversion.quantile, 0)} "
         "quantile of distances between real tiles of the class: "
-        f"{report['share_within_bound']:.0%} of tiles "
-        f"({report['share_within_pixel_bound']:.0%} by pixels, "
-        f"{report['share_within_feature_bound']:.0%} by features)."
+        f"{percent(report['share_within_bound'], 0)} of tiles "
+        f"({percent(report['share_within_pixel_bound'], 0)} by pixels, "
+        f"{percent(report['share_within_feature_bound'], 0)} by features)."
     )
     for name, numbers in report["by_class"].items():
         print(
-            f"  {name}: {numbers['share_within_bound']:.0%} of {numbers['tiles']:,} tiles within "
-            f"the bound, {numbers['variants']:,} variants"
+            f"  {name}: {percent(numbers['share_within_bound'], 0)} of {numbers['tiles']:,} tiles "
+            f"within the bound, {numbers['variants']:,} variants"
         )
     print(f"{report['variants']:,} variants: {folder / 'variants'}, {folder / 'variants.parquet'}")
     print(f"Real, reconstructed, variants: {folder / 'sheet.png'}")

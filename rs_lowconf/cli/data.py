@@ -19,6 +19,7 @@ from rs_lowconf.cli.tables import (
     with_counts,
 )
 from rs_lowconf.errors import DataError
+from rs_lowconf.percents import percent
 from rs_lowconf.settings import MaskData
 
 if TYPE_CHECKING:
@@ -167,4 +168,7 @@ def _format(report: "CheckReport") -> Iterable[Sequence[str]]:
         yield "pixel size", f"{low} to {high} in the unit of the CRS"
     yield "data type", with_counts(report.dtypes)
     yield "CRS", with_counts(report.crs)
-    yield "nodata", f"{report.nodata_share:.2%} of the pixels, in {report.nodata_tiles:,} tiles"
+    yield (
+        "nodata",
+        f"{percent(report.nodata_share, 2)} of the pixels, in {report.nodata_tiles:,} tiles",
+    )

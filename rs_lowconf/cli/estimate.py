@@ -7,6 +7,7 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import show
+from rs_lowconf.percents import percent
 from rs_lowconf.places import catalog_path, job_folder
 from rs_lowconf.settings import Settings
 
@@ -174,7 +175,7 @@ def _say_wave(waves: "Waves") -> None:
     number = f"Wave {wave} of {len(request.sizes)}: " if len(request.sizes) > 1 else ""
     defensive = ""
     if not DESIGNS[request.design].simple_random:
-        defensive = f" {request.defensive:.0%} of the labels uniformly at random,"
+        defensive = f" {percent(request.defensive, 0)} of the labels uniformly at random,"
     print(
         f"{number}{len(waves.draws[-1]):,} labels, {len(waves.new_ids(wave)):,} units to label. "
         f"Design {request.design},{defensive} seed {request.seed}."

@@ -9,6 +9,7 @@ from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_s
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import interrupt_between_steps, show
 from rs_lowconf.errors import JobError, ReviewError, by_reason
+from rs_lowconf.percents import percent
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def print_teaching(settings: Settings, models: "Models", student: Path) -> None:
     own = settings.search.student
     line = (
         f"The search needs a student, which first learns from {own.evaluations:,} evaluations of "
-        "the target; search.student sets how many."
+        "the target; search.student sets how many. How long that takes is told once a few are "
+        "measured."
     )
     if not models.target.differentiable:
         line += (
@@ -192,7 +194,10 @@ def _say(report: "SearchReport", folder: Path, settings: Settings) -> None:
         )
     _say_gate(report)
     kept = ours.still_valid_after_rounding
-    print(f"{kept.share:.1%} were still valid after rounding to stored numbers; only those count.")
+    print(
+        f"{percent(kept.share, 1)} were still valid after rounding to stored numbers; only those "
+        "count."
+    )
     if ours.accepted > most:
         print(
             f"The review package contains the {most} most different ones; samples.parquet and "

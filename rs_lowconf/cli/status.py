@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.hints import hint
+from rs_lowconf.percents import percent
 from rs_lowconf.places import settling_folder
 from rs_lowconf.settings import Settings
 
@@ -55,7 +56,7 @@ def _told(number: int, report: Mapping[str, Any]) -> list[str]:
         if share["n"]:
             low, high = share["interval_95"]
             lines.append(
-                f"  {share['value']:.1%} ({low:.1%} .. {high:.1%}) {text} "
+                f"  {percent(share['value'], 1)} ({percent(low, 1)} .. {percent(high, 1)}) {text} "
                 f"[{share['count']} of {share['n']}]"
             )
     auc = report["gate_auc"]

@@ -8,6 +8,7 @@ import typer
 from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_settings
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.errors import ReviewError, SettingsError
+from rs_lowconf.percents import percent
 from rs_lowconf.settings import OwnTarget, Settings
 
 if TYPE_CHECKING:
@@ -132,14 +133,14 @@ def _tell_pixels(report: dict[str, Any]) -> None:
 def _between(value: float | None, interval: list[float] | None) -> str:
     if value is None or interval is None:
         return "not determined: no pixel is of it, or predicted as it"
-    return f"{value:.1%} ({interval[0]:.1%} .. {interval[1]:.1%})"
+    return f"{percent(value, 1)} ({percent(interval[0], 1)} .. {percent(interval[1], 1)})"
 
 
 def _told(share: dict[str, Any]) -> str:
     if share["value"] is None:
         return "no tiles"
     low, high = share["interval_95"]
-    return f"{share['value']:.1%} ({low:.1%} .. {high:.1%}) of {share['n']}"
+    return f"{percent(share['value'], 1)} ({percent(low, 1)} .. {percent(high, 1)}) of {share['n']}"
 
 
 def _target(

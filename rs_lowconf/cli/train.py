@@ -6,6 +6,7 @@ import typer
 
 from rs_lowconf.cli.app import ConfigOption, SetOption, app, load_settings
 from rs_lowconf.cli.progress import show, show_until_interrupted
+from rs_lowconf.percents import percent
 
 train_app = typer.Typer(help="Train one of the built-in models.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
@@ -44,9 +45,10 @@ def _train(config: ConfigOption, set_: SetOption, name: Literal["target", "extra
     report, end = trained.report, f"temperature {trained.temperature:.2f}; {trained.path}"
     if isinstance(report, ClassifierReport):
         print(
-            f"{name}: {report.accuracy:.1%} of {report.tiles} test tiles "
-            f"(95 % interval {report.accuracy_low:.1%} .. {report.accuracy_high:.1%}), calibration "
-            f"error {report.ece_equal_count:.3f} (by chance {report.ece_by_chance:.3f}), {end}"
+            f"{name}: {percent(report.accuracy, 1)} of {report.tiles} test tiles "
+            f"(95 % interval {percent(report.accuracy_low, 1)} .. "
+            f"{percent(report.accuracy_high, 1)}), calibration error {report.ece_equal_count:.3f} "
+            f"(by chance {report.ece_by_chance:.3f}), {end}"
         )
         if report.note:
             print(report.note)
@@ -67,8 +69,9 @@ def _train(config: ConfigOption, set_: SetOption, name: Literal["target", "extra
             )
     low, high = report.pixel_accuracy_95
     print(
-        f"  pixels right: {report.pixel_accuracy:.1%} ({low:.1%} .. {high:.1%}), floor "
-        f"{report.floor_pixel_accuracy:.1%}; calibration error {report.ece:.3f}, {end}"
+        f"  pixels right: {percent(report.pixel_accuracy, 1)} "
+        f"({percent(low, 1)} .. {percent(high, 1)}), floor "
+        f"{percent(report.floor_pixel_accuracy, 1)}; calibration error {report.ece:.3f}, {end}"
     )
     if report.note:
         print(f"  {report.note}")

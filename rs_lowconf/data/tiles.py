@@ -37,6 +37,7 @@ from rs_lowconf.data.declared import (
 from rs_lowconf.data.nodata import Part, no_data
 from rs_lowconf.errors import DataError, RsLowconfError
 from rs_lowconf.grid import Grid
+from rs_lowconf.percents import percent
 from rs_lowconf.settings import OwnRasters, Rasters
 
 #: Names for bands that are not Sentinel-2 bands.
@@ -447,7 +448,7 @@ def problems_of(tile: Tile, side: int, max_nodata: float = 0.0) -> list[TileErro
             TileError(
                 path,
                 f"has more nodata than data.max_nodata={max_nodata:g} allows",
-                detail=f"{empty:.1%} of the pixels",
+                detail=f"{percent(empty, 1)} of the pixels",
             )
         )
     return problems

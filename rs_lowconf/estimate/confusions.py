@@ -15,6 +15,7 @@ from jaxtyping import Float64, Int
 from scipy.stats import rankdata
 
 from rs_lowconf.class_map import PLAIN, ClassMap
+from rs_lowconf.percents import percent
 from rs_lowconf.seeds import seed_of
 
 _RESAMPLES = 1_000
@@ -99,8 +100,8 @@ class Confusions:
             ]
         lines = [
             f"The target has {self.real_errors:,} of {self.real:,} labelled real tiles wrong; "
-            f"{self.met:,} of these errors ({self.met / self.real_errors:.0%}) are of a confusion "
-            f"that is also among the {self.found:,} found tiles."
+            f"{self.met:,} of these errors ({percent(self.met / self.real_errors, 0)}) are of a "
+            f"confusion that is also among the {self.found:,} found tiles."
         ]
         if self.correlation is not None:
             line = (

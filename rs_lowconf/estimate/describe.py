@@ -17,8 +17,8 @@ from rs_lowconf.estimate.result import (
     Share,
     TileScatter,
     UnclearUnits,
-    percent,
 )
+from rs_lowconf.percents import percent
 from rs_lowconf.plot_style import BLUE, GENERATED, OTHER, panels
 
 _MANY_CLASSES = 30
@@ -174,9 +174,9 @@ def _drawing(report: Report, draw: DrawnFrom) -> list[Block]:
 def _hidden(report: Report) -> Text:
     zone = report.blind_spot
     return Text(
-        text=f"In the {zone.share_of_pool:.0%} of the pool where errors are least expected "
+        text=f"In the {percent(zone.share_of_pool, 0)} of the pool where errors are least expected "
         f"(error probability up to {percent(zone.largest_g)}), {zone.labels:,} labels hold "
-        f"{zone.errors} errors: with {report.level:.0%} certainty at most "
+        f"{zone.errors} errors: with {percent(report.level, 0)} certainty at most "
         f"{percent(zone.at_most)} of the pool's units are errors there. Only more labels in that "
         "zone can lower this bound: to about 3 / labels times its share where none is an error."
     )

@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator
 from rs_lowconf.estimate.confusions import Confusions
 from rs_lowconf.estimate.experiment import SAMPLED
 from rs_lowconf.estimate.page import Block, Page, Part, Picture, Table, Text
-from rs_lowconf.estimate.result import percent
+from rs_lowconf.percents import percent
 from rs_lowconf.plot_style import BLUE, GENERATED, REAL, panels
 
 _COLOURS = (BLUE, REAL, GENERATED, "#8d6a9f", "#d98f2b", "#2a9d9d", "#6b4f2a", "#444444")
@@ -92,13 +92,18 @@ def _cells(cells: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> Tab
 def _covered(cell: Mapping[str, Any], *methods: str) -> Iterator[str]:
     """Yield how often each interval covered the truth."""
     known = {each["method"]: each["covered"] / each["repetitions"] for each in cell["coverage"]}
-    yield from (f"{known[method]:.1%}" if method in known else "-" for method in methods)
+    yield from (percent(known[method], 1) if method in known else "-" for method in methods)
 
 
 def _stress(cells: Sequence[Mapping[str, Any]]) -> Table:
     rows = [("design", "errors hidden", "labels", "saving", "tcz", "ff", "betting")]
     for cell in cells:
-        what = (cell["method"], f"{cell['blind']:.0%}", f"{cell['labels']:,}", _with_error(cell))
+        what = (
+            cell["method"],
+            percent(cell["blind"], 0),
+            f"{cell['labels']:,}",
+            _with_error(cell),
+        )
         rows.append((*what, *_covered(cell, "tcz", "ff", "betting")))
     return Table(rows=rows)
 
@@ -122,7 +127,7 @@ def _generated(report: Mapping[str, Any]) -> list[Block]:
     for cell in report["generated"]:
         times = "-" if cell["times"] is None else f"{cell['times']:.2f}"
         rates = (percent(cell["generated_rate"]), times)
-        covered = f"{cell['covered'] / cell['repetitions']:.0%}"
+        covered = percent(cell["covered"] / cell["repetitions"], 0)
         saving = f"{cell['saving']:.3f}"
         rows.append((cell["source"], f"{cell['labels']:,}", *rates, saving, covered))
     return [
@@ -227,7 +232,7 @@ def answer(report: Mapping[str, Any]) -> list[str]:
     lines.append(
         f"Taken literally, no. The {largest:,} least confident units err "
         f"{naive['times_too_high']:.1f} times as often as the pool, at any number of labels, and "
-        f"errors found over the pool miss {naive['missed']:.0%} of them."
+        f"errors found over the pool miss {percent(naive['missed'], 0)} of them."
     )
     by_name = {
         cell["method"]: cell

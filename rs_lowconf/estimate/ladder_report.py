@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from rs_lowconf.errors import by_reason
 from rs_lowconf.estimate.ladder import Ladder, Rung
+from rs_lowconf.percents import percent
 from rs_lowconf.plot_style import GENERATED, OTHER, REAL, panels
 
 _PALE = "#c9a5a9"
@@ -83,7 +84,7 @@ def told(rung: Rung | None) -> str:
 
 def precision(rung: Rung) -> str:
     """Return the relative standard error."""
-    return "" if rung.relative_error is None else f"{rung.relative_error:.0%}"
+    return "" if rung.relative_error is None else percent(rung.relative_error, 0)
 
 
 def events_of(thresholds: Sequence[float]) -> list[str]:

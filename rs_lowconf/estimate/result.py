@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int
 
 from rs_lowconf.estimate.estimators import BiasedEstimate
 from rs_lowconf.estimate.intervals import LEVEL, SIMULATED, Interval
+from rs_lowconf.percents import percent
 from rs_lowconf.settings import DesignName
 
 
@@ -304,15 +305,3 @@ def _json(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     return dict(value) if isinstance(value, Mapping) else value
-
-
-def percent(value: float | None) -> str:
-    """Return a share as a percentage of three digits, a dash where it is unknown.
-
-    Example:
-        >>> percent(0.5), percent(0.01234), percent(1.0), percent(None)
-        ('50 %', '1.23 %', '100 %', '-')
-    """
-    if value is None or np.isnan(value):
-        return "-"
-    return f"{100 * value:.3g} %"

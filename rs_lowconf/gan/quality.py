@@ -28,6 +28,7 @@ from rs_lowconf.gan.measure import (
 )
 from rs_lowconf.gan.spectra import TileSpectra
 from rs_lowconf.measures import vendi_score
+from rs_lowconf.percents import percent
 from rs_lowconf.seeds import seed_of
 
 #: Share of held-out real tiles that are nearer to a training tile than the threshold.
@@ -229,7 +230,7 @@ def classification_figures(right: Right, classes: int, seed: int) -> list[Measur
                     floor=share_of(real),
                     better="higher",
                     control=name == "gaussian",
-                    note=f"the floor is trained on real tiles; chance is {1 / classes:.0%}",
+                    note=f"the floor is trained on real tiles; chance is {percent(1 / classes, 0)}",
                 )
             )
             ratio = ratio_of(right[view, name], real, seed)
@@ -272,7 +273,7 @@ def repeated_figures(
                     better="higher",
                     control=name == "gaussian",
                     note=f"the floor is trained on real tiles; mean of {len(seeds)} seeds; "
-                    f"chance is {1 / classes:.0%}",
+                    f"chance is {percent(1 / classes, 0)}",
                 ),
                 Measurement(
                     name=f"{title}, {view}, ratio to real",

@@ -16,6 +16,7 @@ from torch import Tensor
 from rs_lowconf.gan.measure import Estimate, Measurement, matched_counts, share_of, weigh
 from rs_lowconf.gan.probe import ProbeResult, probe, result_of
 from rs_lowconf.gan.quality import FeatureSet, feature_figures
+from rs_lowconf.percents import percent
 from rs_lowconf.seeds import seed_of
 
 NETWORK: Literal["efficientnet_lite2"] = "efficientnet_lite2"
@@ -222,7 +223,8 @@ def probe_table(
 def _cells(result: ProbeResult) -> list[str]:
     return [
         f"{result.auc:.3f} ({result.auc_low:.3f} .. {result.auc_high:.3f})",
-        f"{result.kept:.1%} ({result.kept_low:.1%} .. {result.kept_high:.1%})",
+        f"{percent(result.kept, 1)} "
+        f"({percent(result.kept_low, 1)} .. {percent(result.kept_high, 1)})",
         f"{result.generated:,}",
     ]
 

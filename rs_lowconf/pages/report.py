@@ -1,17 +1,13 @@
 """The page of an error estimate: the answer first, then what it is of, then everything else."""
 
-import base64
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from rs_lowconf.estimate.page import Answer, Page, Picture, Table, Text
-from rs_lowconf.estimate.result import percent
+from rs_lowconf.pages.pictures import plot
 from rs_lowconf.pages.rendering import template
+from rs_lowconf.percents import percent
 from rs_lowconf.runs import save_figures, write_json, write_text
 
 _WIDTH = 640
@@ -41,20 +37,12 @@ def as_html(page: Page) -> str:
         number=0,
         answer=None if page.answer is None else _drawn(page.answer),
         kind=_kind,
-        png=_png,
+        plot=plot,
     )
 
 
 def _kind(block: Text | Table | Picture) -> str:
     return type(block).__name__.lower()
-
-
-def _png(figure: Figure) -> str:
-    """Return a plot as base64."""
-    FigureCanvasAgg(figure)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def _drawn(answer: Answer) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from rs_lowconf.models import Models
 from rs_lowconf.pages.rendering import target_facts, template
 from rs_lowconf.pages.result import Result
 from rs_lowconf.pages.samples import Card, Group, groups_of, places_of
+from rs_lowconf.percents import percent
 from rs_lowconf.places import model_path
 from rs_lowconf.runs import write_text
 from rs_lowconf.settings import Settings
@@ -124,7 +125,7 @@ def _points(
             "x": round(8 + float(x) * (_MAP - 16), 1),
             "y": round(8 + float(y) * (_MAP - 16), 1),
             "colour": _COLOURS[group_of[card.name] % len(_COLOURS)],
-            "title": f"{card.name}: {card.confusion}, {100 * card.confidence:.0f} %",
+            "title": f"{card.name}: {card.confusion}, {percent(card.confidence, 0)}",
             "href": f"{place[card.name]}#{card.name}",
         }
         for card, (x, y) in zip(cards, places_of(cards), strict=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rs_lowconf.errors import ReviewError
+from rs_lowconf.percents import percent
 from rs_lowconf.review.answers import SentAnswer
 from rs_lowconf.review.fields import LAYER, Label
 from rs_lowconf.review.project import TEMPLATES
@@ -28,7 +29,7 @@ from rs_lowconf.runs import write_text
 PAGE = "review.html"
 _MOST_BYTES = 100_000
 """Of a decision that is sent."""
-_PREVIEW = re.compile(r"previews/[A-Za-z0-9_-]+\.png")
+_PREVIEW = re.compile(r"(previews|opinions)/[A-Za-z0-9_-]+\.png")
 
 
 def write_page(
@@ -65,6 +66,7 @@ def write_page(
                 "id": sample.sample_id,
                 "preview": names["preview"],
                 **({} if label == "blind" else _opinion(sample)),
+                **({"masks": names["opinion"]} if "opinion" in names else {}),
             }
             for sample, names in zip(samples, files, strict=True)
         ],
@@ -80,7 +82,7 @@ def _opinion(sample: ReviewSample) -> dict[str, str]:
     said, suggestion = sample.prediction, suggestion_of(sample)
     told = {} if suggestion is None else {"suggestion": suggestion}
     if said is not None:
-        parts = [f"confidence {said.confidence:.0%}"]
+        parts = [f"confidence {percent(said.confidence, 0)}"]
         if masks_of(sample) is None:
             parts = [f"{said.class_name}, {parts[0]}", f"then {said.second}"]
         if isinstance(sample, Generated):

@@ -1,11 +1,17 @@
 """The map of georeferenced samples: tiles generated around real tiles, or real tiles.
 
 ```
-context.qgz   outlines of the samples with class, confidence and date, their rasters, and those of
-              their anchors
+context.qgz   outlines of the samples with rank, class and date, their rasters, those of their
+              anchors, and the scenes around them
 context.gpkg  the outlines
-context/      the rasters, straight from the tiles (see `mosaics`)
+context/      the rasters, straight from the tiles (see `mosaics`) and the scenes
 ```
+
+Labels tell how sure the model is of a sample once it is decided. For that, the outlines are joined
+to the rows of `review.gpkg` that have a decision, and these to `opinions.gpkg`, whose rows have the
+same numbers. An expression that looks features up, as in the form, would stop QGIS while it draws.
+
+Scenes stay where they are: on another machine they are not shown.
 
 A sample has the grid of its anchor, so its raster has exactly the corners of its anchor's. Several
 samples at the same location, which would hide each other, are in separate groups: group 1 holds the
@@ -30,19 +36,35 @@ import numpy as np
 from rs_lowconf.grid import Grid
 from rs_lowconf.outlines import outlines
 from rs_lowconf.review.composites import composites_of
-from rs_lowconf.review.fields import Label
+from rs_lowconf.review.fields import LAYER, OPINIONS, OPINIONS_FILE, Label
 from rs_lowconf.review.geopackage import write_features
 from rs_lowconf.review.maps import on_map
 from rs_lowconf.review.mosaics import Frame, frames_of, mosaic_vrt, mosaics_of
 from rs_lowconf.review.project import Project, fill, part, restyle
 from rs_lowconf.review.samples import Generated, ReviewSample
-from rs_lowconf.review.style import tile_style
+from rs_lowconf.review.style import leave_out, tile_style
 from rs_lowconf.runs import write_text
 
 Kind = Literal["REAL", "SYNTHETIC"]
 
+_TITLE = """"title" || coalesce(' model ' || round(100 * "confidence") || ' %', '')"""
+_DATE = r"""coalesce('\n' || "date", '')"""
+"""Short lines of labels, because QGIS leaves out labels that have no room. The date of an anchor
+stands once, below all samples of the location."""
+_SCENES = "REAL scenes around the tiles"
 _MARGIN, _LEAST_MARGIN_M = 0.1, 1_000.0
 """Margin around the initial map view: as a share of it, and the least in metres."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """Real images around tiles, as one raster."""
+
+    name: str
+    """Of the layer, behind "REAL scenes"."""
+    crs: str
+    vrt: str
+    """With three bands of bytes, 0 where there is nothing, and absolute paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +94,18 @@ def write_context(
     samples: Sequence[ReviewSample],
     files: Sequence[Mapping[str, str]],
     label: Label,
+    scenes: Sequence[Scenes],
 ) -> None:
     """Write the map into a package, unless no sample is georeferenced.
 
-    It does not name the class that the model predicts, which reviewers see after deciding.
+    It tells nothing of what the model says before a sample is decided.
 
     Args:
         folder: the package, with its tiles.
         samples: of the package.
         files: the manifest's entry of each.
         label: of the package; a blind one tells only when a tile was taken.
+        scenes: drawn below all else.
     """
     digits = len(str(len(samples)))
     placed = [
@@ -96,20 +120,27 @@ def write_context(
     write_features(folder / "context.gpkg", frame, "samples")
     kind: Kind = "SYNTHETIC"
     title = "SYNTHETIC tiles (not observations) over the real ones they were generated around"
-    # Of all samples of a location together, because separate ones would hide each other.
-    heading = r"""concatenate("title", group_by:="place", concatenator:='\n')"""
-    if isinstance(samples[0], Generated):
-        heading = (
-            rf"""'location of SYNTHETIC tiles\n' || {heading} || coalesce('\n' || "date", '')"""
-        )
-    else:
+    heading = f"""'location of SYNTHETIC tiles\\n' || {_together(_TITLE)} || {_DATE}"""
+    if not isinstance(samples[0], Generated):
         kind, title = "REAL", "Real tiles to review, at their location"
+        heading = _together(f"{_TITLE} || {_DATE}")
     project = Project("context.qgs")
     fill(project.root, {"@kind": kind, "@heading": heading})
     places = project.layer(f"locations of {kind} tiles")
     project.connect(places, "./context.gpkg|layername=samples", "ogr")
+    decided, opinions = project.layer("decided"), project.layer(OPINIONS)
+    if label == "blind":
+        leave_out(places, dict.fromkeys(("decided_fid", "confidence"), "NULL"))
+        places.remove(part(places, "vectorjoins"))
+        project.layers.remove(decided)
+        project.layers.remove(opinions)
+    else:
+        of_decided = '"decision" IS NOT NULL'
+        project.connect(decided, f"./review.gpkg|layername={LAYER}|subset={of_decided}", "ogr")
+        project.connect(opinions, f"./{OPINIONS_FILE}|layername={OPINIONS}", "ogr")
     frames = frames_of([each.grid for each in placed], width, height)
     _add_rasters(project, folder, _groups(placed), frames, samples[0])
+    _add_scenes(project, folder, scenes)
     shown = on_map(frame.geometry)
     west, south, east, north = shown.total_bounds.tolist()
     margin = max(_LEAST_MARGIN_M, _MARGIN * (east - west), _MARGIN * (north - south))
@@ -174,6 +205,22 @@ def _add_rasters(
     project.layers.remove(raster)
 
 
+def _add_scenes(project: Project, folder: Path, scenes: Sequence[Scenes]) -> None:
+    """Write the rasters of scenes, and put their group below all others."""
+    raster = project.layer("scenes")
+    group = part(project.tree, f"layer-tree-group[@name='{_SCENES}']")
+    for number, each in enumerate(scenes, start=1):
+        path = f"context/scenes_{number:03d}.vrt"
+        write_text(folder / path, each.vrt)
+        copied = project.copy(raster, f"REAL scenes {each.name}")
+        project.connect(copied, f"./{path}", "gdal", each.crs)
+    group.remove(project.node(raster))
+    project.layers.remove(raster)
+    project.tree.remove(group)
+    if scenes:
+        project.tree.append(group)
+
+
 def _outlines(
     placed: Sequence[_Placed], width: int, height: int, label: Label
 ) -> geopandas.GeoDataFrame:
@@ -186,11 +233,7 @@ def _outlines(
 
 
 def _row(placed: _Placed, label: Label) -> dict[str, Any]:
-    """Return what the map tells of a sample, and the same as a title.
-
-    It tells no more than the first tab of the form, and how sure the model is, but not of which
-    class; in a blind package not even that.
-    """
+    """Return what the map tells of a sample: no more than the first tab of the form; a title."""
     sample = placed.sample
     row: dict[str, Any] = {"sample_id": sample.sample_id, "rank": placed.rank}
     taken = "taken"
@@ -204,13 +247,10 @@ def _row(placed: _Placed, label: Label) -> dict[str, Any]:
     elif label == "confirm":
         row["suggested"] = suggested = None if masks else sample.label
         told.append("mask" if masks else suggested and f"{suggested}?")
-    if label == "confirm":
-        prediction = sample.prediction
-        row["confidence"] = confidence = None if prediction is None else prediction.confidence
-        told.append(None if confidence is None else f"{confidence:.2f}")
-    row["date"] = date = sample.provenance.get(taken, "")[:10] or None
-    title = " ".join(filter(None, told))
-    # In two short lines, because QGIS leaves out labels that have no room. The date of an anchor
-    # stands once, below all samples of the location.
-    lines = [title] if isinstance(sample, Generated) else [title, date]
-    return row | {"title": "\n".join(filter(None, lines))}
+    row["date"] = sample.provenance.get(taken, "")[:10] or None
+    return row | {"title": " ".join(filter(None, told))}
+
+
+def _together(text: str) -> str:
+    """Return an expression for all samples of a location, because labels hide each other."""
+    return f"""concatenate({text}, group_by:="place", concatenator:='\\n')"""

@@ -21,7 +21,8 @@ tile the mask is its data set's, or if it has none the model's.
 
 The suggestion is the class that the tile was generated for. What the model under test says is in a
 table of its own, `opinions`, so that it does not bias reviewers: the project joins it to decided
-samples, as fields that are NULL before, also where QGIS lists all fields of a sample.
+samples, as fields that are NULL before, also where QGIS lists all fields of a sample. With masks
+`opinion` is a picture with those that the model predicts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,7 @@ _OPINIONS: Final[Mapping[str, SqlType]] = {
     "second_class": "TEXT",
     "confidence": "REAL",
     "d_score": "REAL",
+    "opinion": "TEXT",
 }
 _OF_CLASSES = {"cond_class", "true_class", "pred_class", "second_class"}
 
@@ -114,7 +116,7 @@ def opinions_of(label: Label, *, masks: bool, observed: bool) -> tuple[Field, ..
         masks: whether the tiles have masks: then no column is about classes.
         observed: whether the tiles are shown as real ones, which no critic judged.
     """
-    absent = (_OF_CLASSES if masks else set()) | ({"d_score"} if observed else set())
+    absent = (_OF_CLASSES if masks else {"opinion"}) | ({"d_score"} if observed else set())
     return tuple(
         Field(name=name, sql=sql)
         for name, sql in _OPINIONS.items()

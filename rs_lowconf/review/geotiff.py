@@ -35,6 +35,8 @@ from rs_lowconf.runs import replacing, write_text
 NO_CONFIDENCE = -1.0
 """Nodata of confidence."""
 
+LEVEL = "RSLOW_LEVEL"
+"""Tag of the processing level."""
 Colour = tuple[int, int, int]
 """Red, green and blue, 0..255."""
 
@@ -100,7 +102,7 @@ def write_tile(
     Args:
         path: the file, replaced when it exists.
         pixels: reflectance x 10000; zeros are raised to 1, because nodata is 0.
-        bands: names of the channels, kept as band descriptions.
+        bands: names of the channels, kept as band descriptions, and their level, kept as a tag.
         tags: namespaced RSLOW_* and TIFFTAG_* tags.
         grid: the true location of the tile. None writes no georeference at all: coordinates are
             never invented.
@@ -121,7 +123,7 @@ def write_tile(
     with _written(path, profile, grid) as file:
         file.write(np.maximum(pixels, 1))
         file.descriptions = bands.names
-        file.update_tags(**tags)
+        file.update_tags(**{LEVEL: bands.level, **tags})
 
 
 def write_classes(

@@ -87,6 +87,7 @@ def write_images(
                 panels={
                     panel.kind: panel.paint(values)
                     for panel, values in _values(block.masks, panels)
+                    if not panel.of_target
                 },
             )
             for title, block in zip(titles, shown, strict=True)
@@ -94,8 +95,21 @@ def write_images(
         sample.bands,
         composites,
         description=blocks[0].tags["TIFFTAG_IMAGEDESCRIPTION"],
-        legend=legend_of(panels),
+        legend=legend_of([panel for panel in panels if not panel.of_target]),
     )
+    if any(panel.of_target for panel in panels):
+        names["opinion"] = f"opinions/{sample.sample_id}.png"
+        told: dict[str, UInt8[np.ndarray, "h w 3"]] = {
+            panel.kind: panel.paint(own) for panel, own in _values(blocks[0].masks, panels)
+        }
+        write_preview(
+            folder / names["opinion"],
+            [Row(title=titles[-1], pixels=sample.pixels, panels=told)],
+            sample.bands,
+            composites,
+            description=blocks[0].tags["TIFFTAG_IMAGEDESCRIPTION"],
+            legend=legend_of(panels),
+        )
     return {"sample_id": sample.sample_id, **names, **checksums}
 
 

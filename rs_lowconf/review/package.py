@@ -20,7 +20,10 @@ are generated for it, so it is true if the reviewer agrees. Then there are also
 mask.vrt  predicted.vrt  confidence.vrt   the sheet's panels right of the composites, by kind
 masks/  predicted/  confidence/           each sample's, with colours and names of classes
 anchor_masks/                             of real tiles that have one
+opinions/                                 one PNG a sample of what the model predicts
 ```
+
+What the model predicts is shown after the decision: in the sheet it is covered until then.
 
 A reviewer opens `review.qgz` and clicks a cell, where the plugin is installed. Without it the
 reviewer switches editing on, opens the table of `review` (F6) in its form view and goes through
@@ -50,12 +53,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.folders import whole_folder
 from rs_lowconf.review.browser import write_page
 from rs_lowconf.review.composites import composites_of, ranges_of
-from rs_lowconf.review.context import write_context
+from rs_lowconf.review.context import Scenes, write_context
 from rs_lowconf.review.fields import (
     FORMAT,
     FORMAT_OF_MASKS,
@@ -80,7 +84,7 @@ from rs_lowconf.review.samples import (
     suggestion_of,
 )
 from rs_lowconf.review.sheet import Sheet, contact_vrt
-from rs_lowconf.review.style import aliases_of, block_titles, fill_form, fill_headings
+from rs_lowconf.review.style import aliases_of, block_titles, cover, fill_form, fill_headings
 from rs_lowconf.runs import write_json, write_text
 
 MAX_SAMPLES = 500
@@ -98,6 +102,7 @@ def write_package(
     attribution: str,
     provenance: Mapping[str, str],
     pixel_classes: Sequence[str] = (),
+    scenes: Sequence[Scenes] = (),
 ) -> None:
     """Write a review package; it appears whole or not at all.
 
@@ -113,6 +118,7 @@ def write_package(
         provenance: what made the samples, such as checksums of models; left out when blind.
         pixel_classes: the classes of masks: then every sample has masks, and its condition is
             the name of its mask. Empty: none has.
+        scenes: drawn below the tiles on the map.
 
     Raises:
         ReviewError: the folder exists, or the samples do not fit together.
@@ -159,7 +165,7 @@ def write_package(
             write_text(building / f"{panel.kind}.vrt", panel_vrt(sheet, panel, cells))
         observed = not isinstance(samples[0], Generated)
         if label == "confirm" or observed:
-            write_context(building, samples, files, label)
+            write_context(building, samples, files, label, scenes)
         fields = fields_of(label, classes, masks=bool(panels))
         _write_layer(building, samples, files, fields, sheet=sheet, panels=panels, label=label)
         write_page(
@@ -292,6 +298,7 @@ def _write_layer(
     project = Project("review.qgs")
     layer, pictures = project.layer(LAYER), project.layer("contact sheet")
     fill_form(layer, [*fields, *opinions[1:]], sheet, observed=observed)
+    cover(layer, sheet, [panel.kind for panel in panels if panel.of_target])
     fill_headings(layer, sheet, block_titles(label, sheet.blocks, observed=observed))
     rows = [_row(sample, names) for sample, names in zip(samples, files, strict=True)]
     write_cells(
@@ -314,6 +321,9 @@ def _write_layer(
         copied = project.copy(pictures, panel.kind)
         project.connect(copied, f"./{panel.kind}.vrt", "gdal")
         restyle(copied, panel.style())
+        if panel.of_target:
+            # Identify would tell the values of pixels below the cover.
+            ET.SubElement(ET.SubElement(copied, "flags"), "Identifiable").text = "0"
         # An open legend explains the colours; that of the contact sheet is useless.
         project.node(copied).set("expanded", "1")
     project.write(building / "review.qgz", _title(samples, label), sheet.bounds)
@@ -335,6 +345,7 @@ def _row(sample: ReviewSample, files: Mapping[str, str]) -> dict[str, str | floa
         "preview": files["preview"],
         "cond_class": suggestion,
         "mask_name": suggestion,
+        "opinion": files.get("opinion"),
     }
     if prediction is not None:
         row["pred_class"] = prediction.class_name

@@ -79,6 +79,11 @@ class Panel:
     classes: Mapping[str, Colour]
     """Colours of its classes by name, in the order of indices; empty for confidence."""
 
+    @property
+    def of_target(self) -> bool:
+        """Whether it shows what the target says, which reviewers see after the decision."""
+        return self.kind != "mask"
+
     def file(self, sample_id: str) -> str:
         """Return the path of a sample's file in the package."""
         return f"{_FOLDERS[self.kind]}/{sample_id}.tif"

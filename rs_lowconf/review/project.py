@@ -104,6 +104,7 @@ class Project:
         self._version = self.root.get("version", "")
         self.root.attrib = {"version": self._version}
         self.root[:] = [child for child in self.root if child.tag not in _OF_AUTHOR]
+        self._copies = 0
         self.layers = part(self.root, "projectlayers")
         self.tree = part(self.root, "layer-tree-group")
 
@@ -156,7 +157,8 @@ class Project:
         """Return a copy of a layer by another name, listed and drawn right above it."""
         copied, node = deepcopy(layer), self.node(layer)
         # QGIS silently ignores layers whose id has ten characters or fewer.
-        identifier = f"layer_{len(self.layers):05d}_copied"
+        self._copies += 1
+        identifier = f"layer_{self._copies:05d}_copied"
         part(copied, "id").text, part(copied, "layername").text = identifier, name
         self.layers.append(copied)
         group = next(group for group in self.tree.iter("layer-tree-group") if node in list(group))

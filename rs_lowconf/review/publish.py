@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rs_lowconf.review.context import Scenes
 from rs_lowconf.review.fields import Label
 from rs_lowconf.review.package import write_package
 from rs_lowconf.review.samples import Observed, ReviewSample
@@ -30,6 +31,7 @@ def publish(
     provenance: Mapping[str, str],
     pixel_classes: Sequence[str] = (),
     settles: bool = False,
+    scenes: Sequence[Scenes] = (),
 ) -> None:
     """Register samples in the store and write them as a package for review in QGIS.
 
@@ -46,6 +48,7 @@ def publish(
         provenance: what made or chose the samples; left out of a blind package.
         pixel_classes: of masks; empty when tiles have none.
         settles: whether the samples were answered before and these answers win.
+        scenes: drawn below the tiles on the map.
 
     Raises:
         ReviewError: the folder exists, the samples do not fit together, or the store knows the
@@ -73,6 +76,7 @@ def publish(
         attribution=attribution,
         provenance=provenance,
         pixel_classes=pixel_classes,
+        scenes=scenes,
     )
 
 

@@ -266,7 +266,6 @@ def sample_tags(sample: ReviewSample) -> dict[str, str]:
         if sample.neighbour is not None:
             key = "RSLOW_ANCHOR" if sample.anchored else "RSLOW_NEAREST_REAL"
             tags[key] = sample.neighbour.tile_id
-    tags["RSLOW_LEVEL"] = sample.bands.level
     return tags
 
 

@@ -98,11 +98,36 @@ def fill_form(layer: ET.Element, fields: Sequence[Field], sheet: Sheet, *, obser
             if option.get("name") == "map" and field.choices:
                 _offer(field.choices, option)
             if option.get("name") == "DocumentViewerHeight":
-                option.set("value", str(_preview_height(sheet)))
+                height = PANEL_ROW + LEGEND if field.name == "opinion" else _preview_height(sheet)
+                option.set("value", str(height))
         if field.name == "decision":
             for categories in layer.iterfind("renderer-v2/categories"):
                 shown = ("", *field.choices)
                 categories[:] = [each for each in categories if each.get("value") in shown]
+
+
+def cover(layer: ET.Element, sheet: Sheet, captions: Sequence[str]) -> None:
+    """Let pictures of the tile to judge be seen in decided cells only.
+
+    Args:
+        layer: of the template, changed in place.
+        sheet: the places.
+        captions: of the pictures, which are beside each other; empty for none.
+    """
+    block = sheet.blocks - 1
+    for symbol in layer.iterfind("renderer-v2/symbols/symbol"):
+        for covering in symbol.findall("layer[@class='GeometryGenerator']"):
+            if not captions:
+                symbol.remove(covering)
+                continue
+            places = [sheet.captions(block).index(caption) for caption in captions]
+            left, top = sheet.offset(block, min(places))
+            right = sheet.offset(block, max(places))[0] + sheet.width
+            # Into the gaps, because a screen rounds edges.
+            near, far = sheet.line / 8, sheet.line / 2
+            corners = {"@left": left - near, "@top": top - near}
+            corners |= {"@right": right + far, "@bottom": top + sheet.height + far}
+            fill(covering, corners)
 
 
 def leave_out(layer: ET.Element, absent: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ of the matrix library in `rs_lowconf.determinism`); a stored tile is always scor
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -202,7 +202,19 @@ class Evaluator:
         return regions is None or bool(regions[label].any())
 
     def score(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], *, gradient: bool) -> Scores:
-        """Score tiles of latents, with the energy's gradient on request.
+        """Score tiles of latents, with the energy's gradient on request; see `scoring`."""
+        work = self.scoring(z, label, gradient=gradient)
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                scores: Scores = end.value
+                return scores
+
+    def scoring(
+        self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], *, gradient: bool
+    ) -> Generator[int, None, Scores]:
+        """Score tiles of latents, and yield how many are scored after each batch.
 
         The energy of a latent is the log-odds of the target's confidence, which do not
         saturate as the confidence does, plus the penalties.
@@ -210,10 +222,11 @@ class Evaluator:
         Raises:
             ModelError: the target has no answer for any of the tiles, and they are not just a few.
         """
-        parts = [
-            self._micro(latents, conditions, count, gradient=gradient)
-            for count, (latents, conditions) in fixed_batches(self._micro_batch, z, label)
-        ]
+        parts, scored = [], 0
+        for count, (latents, conditions) in fixed_batches(self._micro_batch, z, label):
+            parts.append(self._micro(latents, conditions, count, gradient=gradient))
+            scored += count
+            yield scored
         gradients = [part.gradient for part in parts if part.gradient is not None]
         unanswered = {
             number * self._micro_batch + row: reason

@@ -20,6 +20,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from rs_lowconf.errors import DataError
+from rs_lowconf.percents import percent
 from rs_lowconf.types import TileSource
 
 log = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ def require_enough(tiles: int, false_rejection: float) -> None:
     if tiles < needed:
         raise DataError(
             f"{tiles} held-out tiles of the generator's classes cannot bound a false rejection of "
-            f"{false_rejection:.1%}",
+            f"{percent(false_rejection, 1)}",
             expected=f"at least {needed}",
             remedy="raise search.false_rejection, or hold out more tiles for validation",
         )
@@ -306,9 +307,10 @@ class Gate:
             "stages": [stage.describe() for stage in deciding],
             "power": dict(self.power),
             "note": (
-                f"On average over draws of the held-out tiles ({counts}) at most {bound:.1%} of "
-                "real tiles are rejected; a single calibration may exceed this with the "
-                "probabilities above. Mirrored and rotated copies would add no information. "
+                f"On average over draws of the held-out tiles ({counts}) at most "
+                f"{percent(bound, 1)} of real tiles are rejected; a single calibration may exceed "
+                "this with the probabilities above. Mirrored and rotated copies would add no "
+                "information. "
                 "There is no guarantee for single classes or for tiles from elsewhere."
             )
             + (

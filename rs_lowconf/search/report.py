@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from rs_lowconf.class_map import PLAIN, ClassMap
 from rs_lowconf.measures import vendi_score
+from rs_lowconf.percents import percent
 from rs_lowconf.plot_style import GENERATED, REAL, panels
 from rs_lowconf.runs import save_figures
 from rs_lowconf.search.loop import Outcome, Trajectory
@@ -148,8 +149,8 @@ def gate_lines(gate: Mapping[str, Any]) -> list[str]:
         gate: result of `Gate.describe`.
     """
     lines = [
-        f"The gate rejects at most {gate['joint_false_rejection_at_most']:.1%} of real tiles on "
-        f"average ({', '.join(gate['parts'])})."
+        f"The gate rejects at most {percent(gate['joint_false_rejection_at_most'], 1)} of real "
+        f"tiles on average ({', '.join(gate['parts'])})."
     ]
     kinds = gate["power"].get("kinds", {})
     if not kinds:
@@ -169,7 +170,8 @@ def gate_lines(gate: Mapping[str, Any]) -> list[str]:
 
 def _percent(share: Mapping[str, Any]) -> str:
     low, high = share["interval_95"]
-    return f"{share['value']:.1%} ({low:.1%} .. {high:.1%}, n = {share['n']:,})"
+    value, ends = percent(share["value"], 1), f"{percent(low, 1)} .. {percent(high, 1)}"
+    return f"{value} ({ends}, n = {share['n']:,})"
 
 
 def no_answers(trajectories: Sequence[Trajectory]) -> NoAnswer:

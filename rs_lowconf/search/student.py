@@ -117,7 +117,7 @@ class TeachingRules:
 def teach(
     evaluator: Evaluator, shell: PriorShell, rules: TeachingRules, device: torch.device
 ) -> Iterator[tuple[Student, Lessons]]:
-    """Yield the student after each round.
+    """Yield the student and how far it is after each batch of evaluations and each round.
 
     Args:
         evaluator: asks the target.
@@ -139,7 +139,18 @@ def teach(
         seed += count
         if round_:
             z = _descend(evaluator.guided_by(student), shell, rules, z, label)
-        scores = evaluator.score(z, label, gradient=False)
+        scoring = evaluator.scoring(z, label, gradient=False)
+        while True:
+            try:
+                scored = next(scoring)
+            except StopIteration as end:
+                scores = end.value
+                break
+            evaluations = seed - count + scored
+            yield (
+                student,
+                Lessons(evaluations=evaluations, correlation=None, unanswered=dict(unanswered)),
+            )
         unanswered.update(scores.unanswered.values())
         answered = torch.tensor(scores.answered, dtype=torch.long)
         # PyTorch 2.9 cannot index uint16 by brackets.

@@ -25,7 +25,7 @@ class ClassificationTask:
 
     score = "val_accuracy"
     """Name of the figure of the validation split that is reported beside its loss."""
-    score_text = "validation accuracy {:.1%}"
+    score_text = "validation accuracy {:.3f}"
     """The same in words, to be formatted with its value."""
 
     def __init__(

@@ -15,6 +15,7 @@ from rs_lowconf.gan.mask_model import load_mask_model
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures
 from rs_lowconf.gan.mask_sheet import write_mask_sheets
 from rs_lowconf.gan.quality import markdown
+from rs_lowconf.percents import percent
 from rs_lowconf.places import model_path
 from rs_lowconf.runs import RunFolder, sha256_of, write_json, write_text
 from rs_lowconf.seeds import seed_of
@@ -37,7 +38,7 @@ where fidelity is measured, else those of the training tiles.
 Intervals are 95 %, over tiles; tiles of one place are alike, so they are rather too short. The
 floor is what real tiles reach in the place of generated ones: where figure and floor agree, this
 measure cannot tell the tiles from real ones. The reporter is a segmenter that selects and gates
-nothing; of the test tiles' pixels it has {right:.1%} right.
+nothing; of the test tiles' pixels it has {right} right.
 """
 
 
@@ -93,7 +94,7 @@ def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) 
     header = _HEADER.format(
         images=gan.header["images"],
         tiles=", ".join(f"{number:,} {name}" for name, number in numbers.items()),
-        right=reporter.figures["pixel_accuracy"],
+        right=percent(reporter.figures["pixel_accuracy"], 1),
     )
     write_text(folder / "report.md", f"{header}\n{markdown(groups)}")
     write_json(folder / "report.json", report)

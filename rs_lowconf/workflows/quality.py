@@ -27,6 +27,7 @@ from rs_lowconf.gan.source_quality import MEANING
 from rs_lowconf.gan.spectra import band_deviations, limits_of, tile_spectra
 from rs_lowconf.gan.spectral_quality import spectral_figures
 from rs_lowconf.gan.tiles import all_turns, at_most
+from rs_lowconf.percents import percent
 from rs_lowconf.runs import RunFolder, write_json, write_text
 from rs_lowconf.search.neighbours import features_of
 from rs_lowconf.seeds import seed_of
@@ -48,7 +49,7 @@ Every class weighs the same. Intervals are 95 %: Wilson's for shares of tiles, e
 over tiles, or half-samples where repeated tiles would distort a figure. The floor is what real
 tiles reach in the place of generated ones, at the same number a class: where figure and floor
 agree, this measure cannot tell the tiles from real ones at this number. Features are those of the
-reporter, a network that selects and gates nothing; it has {reporter:.1%} of these tiles right.
+reporter, a network that selects and gates nothing; it has {reporter} of these tiles right.
 """
 _SPLITS = {
     "test": " Compared with the test split.",
@@ -244,7 +245,7 @@ def _write(
     counted = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
     header = _HEADER.format(
         tiles=f"GAN after {images:,} images. Tiles: {counted}.{_SPLITS[split]}",
-        reporter=reporter.figures["accuracy"],
+        reporter=percent(reporter.figures["accuracy"], 1),
     )
     table = f"{header}\n{markdown(groups)}{judged.text if judged else ''}"
     write_text(folder / "report.md", table)

@@ -5,10 +5,10 @@ The answer to each event is a file of its own, so that an interrupted run goes o
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import log, log1p
 from pathlib import Path
 from typing import Any
@@ -276,7 +276,7 @@ def _real_pool(
         class_list("the target", law.target.classes),
     )
     if settings.estimate.rare.conditions is not None:
-        wanted = scores["label"].isin(settings.estimate.rare.conditions)
+        wanted = scores["label"].map(partial(_is_of, law, settings.estimate.rare.conditions))
         if not wanted.all():
             left_out["of classes that estimate.rare.conditions omits"] = int((~wanted).sum())
         scores = scores[wanted]
@@ -300,6 +300,16 @@ def _real_pool(
         tiles=len(scores),
         splits={str(name): int(count) for name, count in sorted(splits.items())},
     ), ""
+
+
+def _is_of(law: Law, conditions: Sequence[str], label: str | None) -> bool:
+    """Return whether a real tile shows one of these conditions.
+
+    A label that the generator does not know is compared by its common name.
+    """
+    if label is None or label in law.generator.classes:
+        return label in conditions
+    return law.class_map.common(label) in law.class_map.commons(conditions)
 
 
 def _to_json(ladders: Ladders) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rs_lowconf.estimate.result import percent
 from rs_lowconf.models import Models
 from rs_lowconf.pages.rendering import made
 from rs_lowconf.pages.result import Part, Result
 from rs_lowconf.pages.samples import Card
 from rs_lowconf.pages.write import tested_by, write_page
+from rs_lowconf.percents import percent
 from rs_lowconf.search.report import gate_lines
 from rs_lowconf.settings import Settings
 from rs_lowconf.workflows.search_report import SearchReport
@@ -32,7 +32,8 @@ def told_of(report: SearchReport, settings: Settings, models: Models) -> Result:
     fewer = None if times is None else times.evaluations_per_accepted
     answer = (
         f"{ours.accepted:,} generated tiles that passed the gate and on which the target's "
-        f"confidence is below {percent(report.tau)} were found in {ours.evaluations:,} evaluations"
+        f"confidence is below {percent(report.tau, 0)} were found in "
+        f"{ours.evaluations:,} evaluations"
     )
     if fewer is not None:
         saved = f"{fewer:.1f} times fewer" if fewer > 1.05 else "no fewer"

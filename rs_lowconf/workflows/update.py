@@ -26,6 +26,7 @@ from rs_lowconf.gan.refine import refine_critic
 from rs_lowconf.gan.steps import train as gan_steps
 from rs_lowconf.gan.train import GanTraining
 from rs_lowconf.models import checksums, features_in, load_generator, views_of
+from rs_lowconf.percents import percent
 from rs_lowconf.places import model_path, newest_update, update_folder
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.rounds import Judged, judged_samples, round_reports
@@ -78,7 +79,8 @@ class LearnedHead:
         return (
             f"The gate learned from {self.accepted:,} accepted and {self.rejected:,} rejected "
             f"tiles: cross-validated, what it learned tells them apart with an AUC of "
-            f"{self.auc:.2f}, and it still rejects at most {bound:.1%} of real tiles on average."
+            f"{self.auc:.2f}, and it still rejects at most {percent(bound, 1)} of real tiles on "
+            "average."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -111,9 +113,9 @@ class LearnedPart:
         bound = self.gate.after["joint_false_rejection_at_most"]
         return (
             f"The gate learned from {self.rejected:,} rejected and {self.accepted:,} accepted "
-            f"tiles: cross-validated, it drops {self.dropped['value']:.0%} ({low:.0%} .. "
-            f"{high:.0%}) of what was rejected, and still rejects at most {bound:.1%} of real "
-            "tiles on average."
+            f"tiles: cross-validated, it drops {percent(self.dropped['value'], 0)} "
+            f"({percent(low, 0)} .. {percent(high, 0)}) of what was rejected, and still rejects at "
+            f"most {percent(bound, 1)} of real tiles on average."
         )
 
     def to_json(self) -> dict[str, Any]:

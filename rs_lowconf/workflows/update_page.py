@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.estimate.result import percent
 from rs_lowconf.pages.pictures import tile_picture
 from rs_lowconf.pages.rendering import made
 from rs_lowconf.pages.result import Part, Result, Tile, write_result
+from rs_lowconf.percents import percent
 from rs_lowconf.shares import share_of
 from rs_lowconf.stored import stored_numbers
 
@@ -163,4 +163,6 @@ def _share(share: Mapping[str, Any] | None) -> str:
     if share is None or share["value"] is None:
         return ""
     low, high = share["interval_95"]
-    return f"{percent(share['value'])} ({percent(low)} .. {percent(high)}) of {share['n']:,}"
+    return (
+        f"{percent(share['value'], 0)} ({percent(low, 0)} .. {percent(high, 0)}) of {share['n']:,}"
+    )

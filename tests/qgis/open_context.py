@@ -2,13 +2,15 @@
 
 Usage: open_context.py PACKAGE REQUEST.json PICTURES REPORT.json
 
-REQUEST.json: for each sample its "crs" and "box" (west, south, east, north), and "size", the side
-of a tile in pixels.
+REQUEST.json: for each sample its "crs" and "box" (west, south, east, north), "size", the side of a
+tile in pixels, and "decide", the sample that is decided while the map is open.
 """
 
 import json
 import os
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,18 @@ def labels(layer: Any) -> list[str]:
     return found
 
 
+def told(layer: Any) -> dict[str, Any]:
+    """Return what Identify lists of each feature, and the labels."""
+    rows = [feature.attributeMap() for feature in layer.getFeatures()]
+    return {"rows": rows, "labels": labels(layer)}
+
+
+def decide(package: Path, name: str) -> None:
+    """Reject a sample, as another program does."""
+    with closing(sqlite3.connect(package / "review.gpkg")) as database, database:
+        database.execute("UPDATE review SET decision = 'reject' WHERE sample_id = ?", (name,))
+
+
 def draw(project: QgsProject, path: Path, box: QgsRectangle, crs: Any, width: int) -> None:
     settings = QgsMapSettings()
     settings.setLayers(project.layerTreeRoot().checkedLayers())
@@ -116,12 +130,12 @@ def main() -> None:
             "name": layer.name(),
             "valid": layer.isValid(),
             "shown": root.findLayer(layer.id()).isVisible(),
-            "rows": [feature.attributes() for feature in layer.getFeatures()],
-            "columns": layer.fields().names(),
-            "labels": labels(layer),
+            **told(layer),
         }
         for layer in vectors
     ]
+    decide(package, request["decide"])
+    report["decided"] = told(vectors[0])
     report["files"] = {
         f"{folder}/{path.stem}": raster(QgsRasterLayer(str(path), path.stem))
         for folder in ("anchors", "tiles")

@@ -39,7 +39,7 @@ def legend(layer: Any) -> list[Any]:
     items = layer.renderer().legendSymbolItems() if hasattr(layer, "featureCount") else []
     titles = {item.ruleKey(): item.label() for item in items}
     return [
-        [titles[item.parentRuleKey()], item.label(), item.symbol().color().getRgb()]
+        [titles.get(item.parentRuleKey(), ""), item.label(), item.symbol().color().getRgb()]
         for item in items
         if item.symbol()
     ]

@@ -17,6 +17,7 @@ from typing import Any
 from qgis.core import (
     NULL,
     QgsApplication,
+    QgsMapLayer,
     QgsMapRendererParallelJob,
     QgsMapSettings,
     QgsProject,
@@ -183,12 +184,15 @@ def main() -> dict[str, Any]:
     report["geopackage"] = describe(alone)
     render(project, pictures / "map.png")
     rasters = {name: one for name, one in layers.items() if isinstance(one, QgsRasterLayer)}
+    report["told by Identify"] = [
+        name for name, one in rasters.items() if one.flags() & QgsMapLayer.LayerFlag.Identifiable
+    ]
     report["legends"] = {name: legend(one) for name, one in rasters.items()}
     # Files by themselves, as when one is dragged into another project.
     report["files"] = {
         folder.name: legend(QgsRasterLayer(str(min(folder.glob("*.tif"))), folder.name))
         for folder in sorted(package.iterdir())
-        if folder.is_dir() and folder.name not in ("previews", "context")
+        if folder.is_dir() and folder.name not in ("previews", "opinions", "context")
     }
     report["identified"] = {"before": identified(project, review)}
     report["list"] = listed(review)

@@ -21,6 +21,7 @@ from rs_lowconf.data.orders import fitting_order, said_of
 from rs_lowconf.data.radiometry import BandRange
 from rs_lowconf.data.tally import Tally
 from rs_lowconf.data.tiles import TileError
+from rs_lowconf.percents import percent
 
 #: Shares of tiles that another order has to fit better to be reported, and to be nearly certain.
 _PROBABLE, _CERTAIN = 0.5, 0.9
@@ -143,7 +144,7 @@ class _Collection:
             yield Finding(
                 severity="warning",
                 text=f"the band order is {sure} {said_of(order)} ({' '.join(order)}): it makes "
-                f"the spectra of {share:.0%} of {counted:,} tiles smoothest; correct "
+                f"the spectra of {percent(share, 0)} of {counted:,} tiles smoothest; correct "
                 "data.file_bands and build the catalog again",
             )
 

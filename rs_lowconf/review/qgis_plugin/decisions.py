@@ -180,7 +180,7 @@ def _opinion(value: dict[str, Any]) -> str:
     # Packages of earlier versions have them before a decision, too.
     if value["decision"] is None or value.get("confidence") is None:
         return ""
-    confidence, score = f"confidence {value['confidence']:.0%}", value.get("d_score")
+    confidence, score = f"confidence {100 * value['confidence']:.0f} %", value.get("d_score")
     said = [confidence]
     if value.get("pred_class"):
         said = [f"{value['pred_class']}, {confidence}", f"then {value['second_class']}"]

@@ -253,7 +253,7 @@ class Review(QObject):
     def _brighten(self, factor: float) -> None:
         self._brightness = min(max(self._brightness * factor, _DARKEST), _BRIGHTEST)
         self._view.brighten(self._brightness)
-        self.panel.say(f"Brightness {self._brightness:.0%}")
+        self.panel.say(f"Brightness {100 * self._brightness:.0f} %")
 
     def _write_comment(self) -> None:
         self.panel.comment.setFocus()
