@@ -36,6 +36,7 @@ def test_counts_and_correlation_are_those_of_other_ways() -> None:
     assert (result.found, result.real, result.possible) == (300, 2_000, len(possible))
     oracle = spearmanr([theirs[pair] for pair in possible], [ours[pair] for pair in possible])
     assert result.correlation == pytest.approx(float(oracle.statistic))
+    assert result.correlation is not None
     assert result.interval_95 is not None
     assert result.interval_95[0] < result.correlation < result.interval_95[1]
     assert {(one.label, one.predicted) for one in result.pairs} == {

@@ -126,7 +126,9 @@ class Confusions:
 
     def table(self) -> list[tuple[str, ...]]:
         """Return the confusions as cells of text, heads first."""
-        rows = [("true class", "target says", "real errors", "of", "found", "first found as")]
+        rows: list[tuple[str, ...]] = [
+            ("true class", "target says", "real errors", "of", "found", "first found as")
+        ]
         for pair in self.pairs:
             first = "" if pair.first is None else f"{pair.first:,}"
             counts = (f"{pair.real:,}", f"{pair.real_of:,}", f"{pair.found:,}", first)
