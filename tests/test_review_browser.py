@@ -268,7 +268,7 @@ def test_masks_of_the_model_are_shown_after_the_decision(
     press(browser, "a")
     assert not masks.is_displayed()  # of the next sample
     press(browser, Keys.ARROW_LEFT)
-    WebDriverWait(browser, 20).until(lambda _: int(masks.get_property("naturalWidth")) > 100)
+    WebDriverWait(browser, 20).until(lambda _: int(str(masks.get_property("naturalWidth"))) > 100)
     assert masks.is_displayed()
     assert str(masks.get_attribute("src")).endswith("/opinions/s0000.png")
 
