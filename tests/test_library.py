@@ -290,8 +290,7 @@ class TestAskTell:
         """Pages tell which predictions are right by them; a map that does not fit is refused."""
         means = {name: "bright" if name == "Highway" else "dark" for name in generator.conditions}
         with self.search(generator, gate, class_map=means, conditions=["Highway"]) as search:
-            while (tiles := search.ask()) is not None:
-                search.tell(brightness(tiles.image).numpy())
+            self.answered(search)
         found = search.result()
         rl.write_review(found, tmp_path / "run")
         page = (tmp_path / "run" / "report.html").read_text()
@@ -299,12 +298,17 @@ class TestAskTell:
         said = found.to_pandas()["predicted"].tolist()
         assert page.count("Highway taken for dark") >= ("dark" in said)
         assert "Highway taken for bright" not in page
-        with self.search(generator, gate, class_map={"River": "wet"}) as wrong:
-            probed = wrong.ask()  # to see what the model answers
-            assert probed is not None
-            wrong.tell(brightness(probed.image).numpy())
-            with pytest.raises(SettingsError, match="maps River to wet"):
-                wrong.ask()
+        with (
+            self.search(generator, gate, class_map={"River": "wet"}) as wrong,
+            pytest.raises(SettingsError, match="maps River to wet"),
+        ):
+            self.answered(wrong)
+
+    @staticmethod
+    def answered(search: rl.AskTell) -> None:
+        """Answer until the search ends."""
+        while (tiles := search.ask()) is not None:
+            search.tell(brightness(tiles.image).numpy())
 
     def test_order_is_kept(self, generator: rl.Generator, gate: rl.RealismGate) -> None:
         """Answers without a question and questions without an answer are refused."""

@@ -379,7 +379,7 @@ def test_brightness_is_changed_for_all_samples(report: dict[str, Any]) -> None:
         np.array(pixels, dtype=float) for pixels, _ in report["brightness"][:6]
     ]
     said = [texts for _, texts in report["brightness"][:6]]
-    assert all(f"Brightness {value}%" in texts for value, texts in zip(
+    assert all(f"Brightness {value} %" in texts for value, texts in zip(
         (125, 80, 100, 500, 40), said[1:], strict=True
     ))  # fmt: skip
     assert np.allclose(brighter, np.minimum(plain * 1.25, 255), atol=2)
