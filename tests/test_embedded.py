@@ -22,7 +22,8 @@ from rs_lowconf.settings import load
 from rs_lowconf.target.load import load_target
 
 CPU = torch.device("cpu")
-MODELS = {path.stem: path for path in EMBEDDED.glob("*/*.safetensors")}
+TRAINING = EMBEDDED / "training" / "gan.safetensors"
+MODELS = {path.stem: path for path in EMBEDDED.glob("*/*.safetensors") if path != TRAINING}
 PROGRAM = [sys.executable, "-c", "from rs_lowconf.cli import main; main()"]
 SMALL = ("--set", "search.count=3", "--set", "search.baseline_evaluations=0")
 
@@ -32,12 +33,18 @@ def test_they_are_complete_and_small_and_belong_together() -> None:
     gate = {"critic", "calibration"}
     targets = {"multispectral", "visible"}
     assert set(MODELS) == {"gan", "extractor", "encoder", "distances"} | gate | targets
-    shipped = [path for path in EMBEDDED.rglob("*") if path.parent != EMBEDDED / "training"]
+    shipped = [path for path in EMBEDDED.rglob("*") if path.parent != TRAINING.parent]
     assert sum(path.stat().st_size for path in shipped if path.is_file()) <= 12e6
     load_calibration(MODELS["calibration"], checksums(MODELS))
     known = known_to_encoder(load(None))
     load_encoder(MODELS["encoder"], {"gan": known["gan"]}, CPU)
     load_distances(MODELS["distances"], known)
+
+
+def test_the_training_can_go_on() -> None:
+    """Its checkpoint is whole, and its README says after how many images."""
+    images = load_model(TRAINING, CPU).header["images"]
+    assert f"{images:,} images" in (TRAINING.parent / "README.md").read_text()
 
 
 def test_the_model_card_speaks_of_these_files() -> None:
