@@ -78,6 +78,9 @@ def test_sentences_name_what_is_missed_and_what_no_real_tile_shows() -> None:
     assert "3 of 15 labelled real tiles wrong; 0 of these errors (0 %)" in text
     assert "not found: River taken for Highway (3)." in text
     assert "Forest taken for Pasture (2; none of 5 real tiles)" in text
+    assert "split train" not in text
+    learned = compare_confusions(found, real, says=CLASSES, learned=9)
+    assert any("9 of the real tiles are of the split train" in one for one in learned.sentences())
     assert result.table()[1:] == [
         ("River", "Highway", "3", "10", "0", ""),
         ("Forest", "Pasture", "0", "5", "2", "1"),
@@ -128,12 +131,13 @@ def test_a_search_is_compared_with_scored_tiles(project: Path, rslow: Run) -> No
     assert scored.code == 0, scored.err
     found = rslow("generate", "-c", config, "-s", "search.tau=0.95", "-s", "search.count=6")
     assert found.code == 0, found.err
-    real = pq.read_table(project / "run" / "batch" / "score" / "scores.parquet").to_pylist()
+    known = pq.read_table(project / "run" / "batch" / "score" / "scores.parquet").to_pylist()
     ours = pq.read_table(project / "run" / "generate" / "samples.parquet").to_pylist()
     conditions = {one["condition"] for one in ours}
-    real = [one for one in real if one["label"] in conditions]
+    real = [one for one in known if one["label"] in conditions]
     told = json.loads((project / "run" / "generate" / "report.json").read_text())["confusions"]
     assert (told["found"], told["real"]) == (len(ours), len(real))
+    assert told["learned"] == sum(one["rslow:split"] == "train" for one in known)
     assert told["real_errors"] == sum(one["label"] != one["predicted"] for one in real)
     assert told["found_errors"] == sum(one["condition"] != one["predicted"] for one in ours)
     page = (project / "run" / "generate" / "report.html").read_text()

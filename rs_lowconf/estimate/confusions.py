@@ -53,6 +53,8 @@ class Confusions:
     """Labelled real tiles of the compared classes."""
     found: int
     """Found tiles of these classes."""
+    learned: int
+    """Real tiles of the split `train`, which the target may have learned from."""
     left_out: tuple[str, ...]
     """Classes that only one side has."""
     possible: int
@@ -120,6 +122,11 @@ class Confusions:
                 for pair in self.invented[:_NAMED]
             )
             lines.append(f"Found, but of no real tile: {named}{_more(self.invented)}.")
+        if self.learned:
+            lines.append(
+                f"{self.learned:,} of the real tiles are of the split train: a target that learned "
+                "from them errs less there. batch.splits chooses others."
+            )
         if self.left_out:
             lines.append(f"Not compared, as one side lacks them: {', '.join(self.left_out)}.")
         return lines
@@ -160,6 +167,7 @@ def compare_confusions(
     *,
     says: Sequence[str],
     class_map: ClassMap = PLAIN,
+    learned: int = 0,
     seed: int = 0,
 ) -> Confusions:
     """Compare confusions of found tiles with those of real ones.
@@ -170,6 +178,7 @@ def compare_confusions(
         real: label and prediction of each labelled real tile.
         says: classes of the target.
         class_map: which classes of both sides mean the same.
+        learned: real tiles that the target may have learned from.
         seed: of the resamples.
     """
     ours, theirs = (
@@ -206,6 +215,7 @@ def compare_confusions(
     return Confusions(
         real=len(theirs),
         found=len(ours),
+        learned=learned,
         left_out=tuple(name for name in either if name not in both),
         possible=len(possible),
         pairs=tuple(sorted(pairs, key=lambda pair: (-pair.real, -pair.found))),

@@ -193,6 +193,7 @@ def _confusions(settings: Settings, models: Models, search: SearchLog) -> Confus
         list(zip(scores.label.tolist(), scores.predicted.tolist(), strict=True)),
         says=says,
         class_map=models.class_map,
+        learned=int((scores.shown["rslow:split"] == "train").sum()),
         seed=settings.run.seed,
     )
 
