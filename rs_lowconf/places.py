@@ -51,6 +51,11 @@ def job_folder(settings: Settings, kind: str) -> Path:
     return settings.run.dir / "batch" / kind
 
 
+def scores_path(settings: Settings) -> Path:
+    """Return the table of what `rslow batch score` found."""
+    return job_folder(settings, "score") / "scores.parquet"
+
+
 def settling_folder(settings: Settings) -> Path:
     """Return where the next package of what reviewers disagree on goes."""
     number, folder = 1, settings.run.dir / "settle"

@@ -8,7 +8,7 @@ from rs_lowconf.cli.app import ConfigOption, SetOption, TrustOption, app, load_s
 from rs_lowconf.cli.hints import hint
 from rs_lowconf.cli.progress import show
 from rs_lowconf.percents import percent
-from rs_lowconf.places import catalog_path, job_folder
+from rs_lowconf.places import catalog_path, scores_path
 from rs_lowconf.settings import Settings
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def pool_is_there(settings: Settings) -> bool:
     """Return whether real tiles are scored; print the first step towards that if not."""
     if settings.estimate.scores is not None:
         return settings.estimate.scores.exists()
-    if (job_folder(settings, "score") / "scores.parquet").exists():
+    if scores_path(settings).exists():
         return True
     if catalog_path(settings).is_file():
         hint("To compare with real tiles", "batch score")

@@ -110,9 +110,10 @@ def _export(
 ) -> None:
     """Write report, plots, table, tiles and, last, the review package."""
     from rs_lowconf.workflows.export import write_results
-    from rs_lowconf.workflows.search_report import report_of, write_report
+    from rs_lowconf.workflows.search_report import confusions_of, report_of, write_report
 
-    report = report_of(settings, models, search, baseline)
+    confusions = confusions_of(settings, models, search)
+    report = report_of(settings, models, search, baseline, confusions)
     write_report(report, settings, models, folder, search=search, baseline=baseline)
     print_unanswered("of the search", report.search.unanswered.by_reason)
     if report.student is not None:

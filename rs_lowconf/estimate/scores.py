@@ -88,6 +88,14 @@ class Scores:
         return wrong
 
     @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return label and prediction of the labelled units, in their order."""
+        if self.label is None:
+            return []
+        known = self.labelled
+        return list(zip(self.label[known].tolist(), self.predicted[known].tolist(), strict=True))
+
+    @property
     def says(self) -> Vocabulary:
         """Return the classes that the target says."""
         return vocabulary(f"the predictions of {self.source}", dict.fromkeys(self.predicted))

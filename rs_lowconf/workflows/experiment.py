@@ -218,11 +218,11 @@ def _confusions(
     least = np.argsort(-validation.doubt, kind="stable")[: len(sources[_FOUND])]
     unsure = np.zeros(len(validation), dtype=bool)
     unsure[least[: len(validation) // 2]] = True
-    arms = {**sources, _UNSURE: validation.take(unsure & validation.labelled)}
+    arms = {**sources, _UNSURE: validation.take(unsure)}
     return {
         name: compare_confusions(
-            _pairs(arms[name]),
-            _pairs(pool),
+            arms[name].pairs,
+            pool.pairs,
             says=pool.says.names,
             class_map=pool.class_map,
             seed=seed,
@@ -230,12 +230,6 @@ def _confusions(
         for name in (_FOUND, _MADE, _UNSURE)
         if name in arms
     }
-
-
-def _pairs(scores: Scores) -> list[tuple[str, str]]:
-    """Return label and prediction of labelled units, in their order."""
-    assert scores.label is not None  # noqa: S101 -- only labelled units come here
-    return list(zip(scores.label.tolist(), scores.predicted.tolist(), strict=True))
 
 
 def _sources(settings: Settings) -> Work[dict[str, Scores]]:

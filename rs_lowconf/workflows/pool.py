@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from rs_lowconf.batch.choose import narrow
+from rs_lowconf.batch.choose import Narrowed, narrow
 from rs_lowconf.errors import DataError, JobError
 from rs_lowconf.estimate.describe_plan import LabelPlan, plan_labels
 from rs_lowconf.estimate.prepare import Prepared, prepare
 from rs_lowconf.estimate.scores import Scores, read_scores
-from rs_lowconf.places import catalog_path, job_folder
+from rs_lowconf.places import catalog_path, scores_path
 from rs_lowconf.runs import finite, write_json, write_text
 from rs_lowconf.settings import Settings
 from rs_lowconf.workflows.records import LeftOut, Work
@@ -52,15 +52,26 @@ def load_scores(settings: Settings, *, features: bool = False) -> Work[Scores]:
             features=features,
             class_map=settings.target.common_names,
         )
-    path = job_folder(settings, "score") / "scores.parquet"
-    if not path.exists():
-        raise _no_scores(settings, path)
-    scores = read_scores(path, section.measure, class_map=settings.target.common_names)
-    narrowed = narrow(
-        lambda name: scores.shown[name].tolist(), len(scores), settings.batch, error=DataError
-    )
+    scores, narrowed = scored_tiles(settings)
     yield LeftOut(what="tiles", reasons=narrowed.left_out, total=len(scores))
     return scores.take(narrowed.rows)
+
+
+def scored_tiles(settings: Settings) -> tuple[Scores, Narrowed]:
+    """Return what `rslow batch score` found, and which of it is in the splits and collections.
+
+    Raises:
+        DataError: see `load_scores`.
+        JobError: nothing was scored yet.
+    """
+    path = scores_path(settings)
+    if not path.exists():
+        raise _no_scores(settings, path)
+    measure = settings.estimate.measure
+    scores = read_scores(path, measure, class_map=settings.target.common_names)
+    return scores, narrow(
+        lambda name: scores.shown[name].tolist(), len(scores), settings.batch, error=DataError
+    )
 
 
 def write_plan(settings: Settings, prepared: Prepared) -> LabelPlan:

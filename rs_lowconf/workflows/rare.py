@@ -29,7 +29,7 @@ from rs_lowconf.estimate.ladder_report import (
     notes,
 )
 from rs_lowconf.estimate.rare import RareEvent, Score, SubsetRules, counted_event, rare_event
-from rs_lowconf.places import job_folder
+from rs_lowconf.places import scores_path
 from rs_lowconf.runs import RunFolder, save_figures, write_json, write_text
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import RareSettings, Settings
@@ -261,11 +261,11 @@ def _real_pool(
     settings: Settings, law: Law, thresholds: tuple[float, ...]
 ) -> Work[tuple[RealPool | None, str]]:
     """Return what `rslow batch score` found, or why there is nothing to compare with."""
-    job = job_folder(settings, "score")
-    if not (job / "scores.parquet").exists():
+    path = scores_path(settings)
+    if not path.exists():
         return None, "No real tiles stand beside: none are scored."
     try:
-        scores = scores_of(catalog_of(settings), job, law.target_of)
+        scores = scores_of(catalog_of(settings), path.parent, law.target_of)
         narrowed = narrow(lambda name: scores[name].tolist(), len(scores), settings.batch)
     except JobError as error:
         return None, f"No real tiles stand beside: {error.said}."

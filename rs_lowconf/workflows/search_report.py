@@ -1,18 +1,17 @@
 """What a search reports of itself: `report.json` and the plots beside it."""
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rs_lowconf.batch.choose import narrow
 from rs_lowconf.batch.ledger import read_description
-from rs_lowconf.errors import DataError
+from rs_lowconf.errors import DataError, JobError
 from rs_lowconf.estimate.confusions import Confusions, compare_confusions
-from rs_lowconf.estimate.scores import read_scores
 from rs_lowconf.models import Models
-from rs_lowconf.places import job_folder
+from rs_lowconf.places import scores_path
 from rs_lowconf.runs import RunFolder, write_json
 from rs_lowconf.search.report import (
     Comparison,
@@ -26,7 +25,10 @@ from rs_lowconf.search.splitting import probability
 from rs_lowconf.search.student import Lessons
 from rs_lowconf.settings import Settings
 from rs_lowconf.workflows.catalog import target_of
+from rs_lowconf.workflows.pool import scored_tiles
 from rs_lowconf.workflows.search import SearchLog, splits
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +92,21 @@ class SearchReport:
 
 
 def report_of(
-    settings: Settings, models: Models, search: SearchLog, baseline: SearchLog | None
+    settings: Settings,
+    models: Models,
+    search: SearchLog,
+    baseline: SearchLog | None,
+    confusions: Confusions | None = None,
 ) -> SearchReport:
-    """Return the report of a search and of its baseline, if there is one."""
+    """Return the report of a search.
+
+    Args:
+        settings: of the run.
+        models: that searched.
+        search: what it found.
+        baseline: what random latents found; None where there was none.
+        confusions: of what was found, see `confusions_of`.
+    """
     classes = models.generator.net.classes
     taught = search.lessons.evaluations if search.lessons else 0
     ours = summarise(search.trajectories, search.seconds, classes, taught)
@@ -123,7 +137,7 @@ def report_of(
         times_less_than_random=compare(ours, theirs.summary)
         if theirs is not None and baseline is not None and baseline.trajectories
         else None,
-        confusions=_confusions(settings, models, search),
+        confusions=confusions,
     )
 
 
@@ -159,28 +173,29 @@ def write_report(
     )
 
 
-def _confusions(settings: Settings, models: Models, search: SearchLog) -> Confusions | None:
+def confusions_of(settings: Settings, models: Models, search: SearchLog) -> Confusions | None:
     """Return the confusions of what was found, beside those of what `rslow batch score` scored.
 
     None where it scored no labelled tile with this target, or where classes are of pixels.
+
+    Args:
+        settings: of the run; they name the target, which a model in memory has no key for.
+        models: that searched.
+        search: what it found.
     """
-    job = job_folder(settings, "score")
-    path = job / "scores.parquet"
+    path = scores_path(settings)
     if models.pixel_classes or not path.exists():
         return None
-    # Scores of another target say nothing of this one; they do not stop a search that has ended.
-    if target_of(settings, trust_code=False).key not in read_description(job)["key"]:
-        return None
-    scores = read_scores(path, class_map=models.class_map)
     try:
-        chosen = narrow(
-            lambda name: scores.shown[name].tolist(), len(scores), settings.batch, error=DataError
-        )
-    except DataError:
+        # Scores of another target say nothing of this one.
+        if target_of(settings, trust_code=False).key not in read_description(path.parent)["key"]:
+            return None
+        scores, narrowed = scored_tiles(settings)
+    except (DataError, JobError) as error:  # which is no reason to lose a search that has ended
+        log.warning("what was found is not compared with errors on real tiles: %s", error)
         return None
-    scores = scores.take(chosen.rows)
-    scores = scores.take(scores.labelled)
-    if scores.label is None or not len(scores):
+    scores = scores.take(narrowed.rows & scores.labelled)
+    if not len(scores):
         return None
     classes, says = models.generator.net.classes, models.target.classes
     found = [
@@ -190,7 +205,7 @@ def _confusions(settings: Settings, models: Models, search: SearchLog) -> Confus
     ]
     return compare_confusions(
         found,
-        list(zip(scores.label.tolist(), scores.predicted.tolist(), strict=True)),
+        scores.pairs,
         says=says,
         class_map=models.class_map,
         learned=int((scores.shown["rslow:split"] == "train").sum()),
