@@ -22,6 +22,7 @@ from rs_lowconf.bands import Level
 from rs_lowconf.batches import in_fixed_batches
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import ModelError, ReviewError, SettingsError
+from rs_lowconf.generators import finish
 from rs_lowconf.models import (
     GateModel,
     GeneratorModel,
@@ -54,7 +55,6 @@ from rs_lowconf.target.foreign import ForeignTarget
 from rs_lowconf.target.load import load_target as load_target_model
 from rs_lowconf.types import TargetModel, TileBatch
 from rs_lowconf.workflows.export import write_results
-from rs_lowconf.workflows.records import finish
 from rs_lowconf.workflows.search import Searching, SearchLog, SearchRun, Teaching
 from rs_lowconf.workflows.search_report import SearchReport, report_of
 

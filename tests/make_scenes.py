@@ -1,5 +1,6 @@
 """Drawn images with masks: spectra of two classes in blobs, on any grid."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,13 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio import Affine
 from scipy.ndimage import gaussian_filter
+
+from rs_lowconf.bands import Level
+from rs_lowconf.data.catalog.rows import CatalogRow
+from rs_lowconf.data.catalog.scan import Account, rows_of
+from rs_lowconf.data.catalog.sources import list_images
+from rs_lowconf.data.left_out import LeftOut
+from rs_lowconf.settings import load
 
 BANDS = ("B02", "B03", "B04", "B08")
 #: Digital numbers of the background and of damage, in the order of BANDS.
@@ -48,6 +56,32 @@ def draw(height: int, width: int, seed: int) -> tuple[NDArray[np.uint16], NDArra
 def corner(x: float, y: float, size: float = 10.0) -> Affine:
     """Return the transform of an image with its upper left corner at x, y."""
     return Affine(size, 0, x, 0, -size, y)
+
+
+def make_scenes(
+    folder: Path, level: Level, images: Mapping[str, NDArray[np.uint16]], tile_size: int
+) -> list[CatalogRow]:
+    """Write a scene per date, all at one place, below `scenes`, and config.yaml that names them.
+
+    Args:
+        folder: of both.
+        level: of the scenes.
+        images: pixels of each date, c h w in the order of BANDS.
+        tile_size: of the tiles.
+
+    Returns:
+        The tiles of all scenes, as a catalog has them.
+    """
+    for date, image in images.items():
+        name = f"S2_{date.replace('-', '')}T103629.tif"
+        write(folder / "scenes" / name, image, corner(500_000, 5_000_000))
+    (folder / "config.yaml").write_text(
+        f"data: {{kind: images, images: {folder}/scenes, file_bands: [B02, B03, B04, B08],"
+        f" level: {level}, scale: 10000, dn_offset: 0, tile_size: {tile_size}}}\n"
+    )
+    data, account = load(folder / "config.yaml").data, Account(left_out=LeftOut(skip_bad=False))
+    scenes = [*list_images(data, account.left_out)]  # type: ignore[arg-type]
+    return [row for one in scenes for row in rows_of(one, data, "tiles", account)]  # type: ignore[arg-type]
 
 
 def make_chips(folder: Path, count: int, side: int = 48) -> None:

@@ -35,6 +35,7 @@ from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.data.source import open_split
 from rs_lowconf.errors import DataError, RsLowconfError, SettingsError
+from rs_lowconf.generators import finish
 from rs_lowconf.grid import Grid
 from rs_lowconf.settings import (
     BatchSettings,
@@ -46,7 +47,7 @@ from rs_lowconf.settings import (
     StacData,
     data_settings,
 )
-from rs_lowconf.workflows.records import counted, finish
+from rs_lowconf.workflows.records import counted
 from tests.conftest import Run
 from tests.make_scenes import BANDS, corner, draw, make_chips, write
 

@@ -22,8 +22,9 @@ from rs_lowconf.data.check import CheckReport, check_tiles, list_splits
 from rs_lowconf.data.files import SPLITS
 from rs_lowconf.data.radiometry import BandStatistics, radiometric_warnings
 from rs_lowconf.errors import RsLowconfError
+from rs_lowconf.generators import finish
 from rs_lowconf.settings import FolderData, checked
-from rs_lowconf.workflows.records import counted, finish
+from rs_lowconf.workflows.records import counted
 from tests.conftest import WriteTile
 
 L2A = tuple(name for name in EUROSAT_ORDER if name != "B10")

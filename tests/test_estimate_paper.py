@@ -17,12 +17,12 @@ from rs_lowconf.estimate.intervals import clopper_pearson
 from rs_lowconf.estimate.paper import NEIGHBOURS, neighbour_errors, replay_generated
 from rs_lowconf.estimate.prepare import prepare
 from rs_lowconf.estimate.scores import read_scores
+from rs_lowconf.generators import finish
 from rs_lowconf.review.fields import Decision
 from rs_lowconf.review.reading import Answer, ReviewedPackage
 from rs_lowconf.review.store import STORE, ReviewStore, SentPackage, SentSample
 from rs_lowconf.settings import load
 from rs_lowconf.workflows.experiment import found_tiles
-from rs_lowconf.workflows.records import finish
 from tests.conftest import Run
 
 

@@ -40,6 +40,7 @@ from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
 from rs_lowconf.gan.model import restore_state, save_state
 from rs_lowconf.gan.steps import train
+from rs_lowconf.generators import finish
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.search.calibration import critic_parts
 from rs_lowconf.search.gate import GatePart, scores_one_by_one
@@ -57,7 +58,6 @@ from rs_lowconf.types import (
     TileGenerator,
     TileSource,
 )
-from rs_lowconf.workflows.records import finish
 from rs_lowconf.workflows.train_gan import train_mask_gan
 from tests.fakes import FakeMasks, FakeSegmenter, FakeSource
 

@@ -19,18 +19,14 @@ from rs_lowconf.bands import BandSpec, Level
 from rs_lowconf.batch.imagery import scenes_around
 from rs_lowconf.data.catalog.reading import read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow
-from rs_lowconf.data.catalog.scan import Account, rows_of
-from rs_lowconf.data.catalog.sources import list_images
-from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.review.composites import composites_of, ranges_of, stretch
 from rs_lowconf.review.fields import Label
 from rs_lowconf.review.maps import MAP_CRS
 from rs_lowconf.review.package import write_package
 from rs_lowconf.review.samples import Observed
-from rs_lowconf.settings import load
 from rs_lowconf.stored import stored_numbers
 from tests.conftest import Run
-from tests.make_scenes import corner, write
+from tests.make_scenes import corner, make_scenes, write
 from tests.offscreen import run_offscreen
 from tests.review_samples import about
 from tests.test_score_map import SCRIPT
@@ -41,19 +37,12 @@ DATES = ("2023-06-01", "2023-07-01")
 
 def rows_in(folder: Path, level: Level, numbers: Sequence[Sequence[int]]) -> list[CatalogRow]:
     """Return the tiles of a scene per date, in bands of constant numbers at one place."""
-    for date, own in zip(DATES, numbers, strict=True):
-        name = f"S2_{date.replace('-', '')}T103629.tif"
-        pixels = np.broadcast_to(
-            np.array(own, np.uint16)[:, None, None], (4, SIDE * COLUMNS, SIDE * COLUMNS)
-        )
-        write(folder / "scenes" / name, np.array(pixels), corner(500_000, 5_000_000))
-    (folder / "config.yaml").write_text(
-        f"data: {{kind: images, images: {folder}/scenes, file_bands: [B02, B03, B04, B08],"
-        f" level: {level}, scale: 10000, dn_offset: 0, tile_size: {SIDE}}}\n"
-    )
-    data, account = load(folder / "config.yaml").data, Account(left_out=LeftOut(skip_bad=False))
-    images = [*list_images(data, account.left_out)]  # type: ignore[arg-type]
-    return [row for one in images for row in rows_of(one, data, "tiles", account)]  # type: ignore[arg-type]
+    shape = (4, SIDE * COLUMNS, SIDE * COLUMNS)
+    images = {
+        date: np.array(np.broadcast_to(np.array(own, np.uint16)[:, None, None], shape))
+        for date, own in zip(DATES, numbers, strict=True)
+    }
+    return make_scenes(folder, level, images, SIDE)
 
 
 def shown_as(row: CatalogRow, number: int) -> Observed:

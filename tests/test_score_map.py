@@ -19,15 +19,11 @@ from PIL import Image
 from rs_lowconf.bands import TRUE_COLOUR
 from rs_lowconf.batch.score_map import ranges_of, write_score_map
 from rs_lowconf.data.catalog.rows import centres, to_table
-from rs_lowconf.data.catalog.scan import Account, rows_of
-from rs_lowconf.data.catalog.sources import list_images
 from rs_lowconf.data.catalog.table import Catalog, write_catalog
-from rs_lowconf.data.left_out import LeftOut
 from rs_lowconf.outlines import degrees, outlines
 from rs_lowconf.review.composites import RANGES
 from rs_lowconf.review.maps import MAP_CRS, PACIFIC_CRS, largest_cluster
-from rs_lowconf.settings import load
-from tests.make_scenes import corner, write
+from tests.make_scenes import make_scenes
 from tests.offscreen import run_offscreen
 
 SCRIPT = Path(__file__).parent / "qgis" / "open_map.py"
@@ -121,17 +117,8 @@ def stacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     least sure of all are this one and nine of the others.
     """
     folder = tmp_path_factory.mktemp("stacked")
-    image = np.broadcast_to(np.array(NUMBERS, np.uint16)[:, None, None], (4, 96, 192))
-    for date in DATES:
-        name = f"S2_{date.replace('-', '')}T103629.tif"
-        write(folder / "scenes" / name, np.array(image), corner(500_000, 5_000_000))
-    (folder / "config.yaml").write_text(
-        f"data: {{kind: images, images: {folder}/scenes, file_bands: [B02, B03, B04, B08],"
-        f" level: L2A, scale: 10000, dn_offset: 0, tile_size: {SIDE}}}\n"
-    )
-    data, account = load(folder / "config.yaml").data, Account(left_out=LeftOut(skip_bad=False))
-    images = [*list_images(data, account.left_out)]  # type: ignore[arg-type]
-    rows = [row for one in images for row in rows_of(one, data, "tiles", account)]  # type: ignore[arg-type]
+    image = np.array(np.broadcast_to(np.array(NUMBERS, np.uint16)[:, None, None], (4, 96, 192)))
+    rows = make_scenes(folder, "L2A", dict.fromkeys(DATES, image), SIDE)
     write_catalog(folder / "catalog.parquet", [to_table(rows)])
     catalog = Catalog(folder / "catalog.parquet")
     table = pa.concat_tables([*catalog.tables()])

@@ -274,7 +274,7 @@ class Report:
             self.best_guess,
             f"{self.errors_found} errors among {self.labels:,} labels, which are worth "
             f"{self.effective_labels:,.0f} labels of equal weight. In the "
-            f"{100 * zone.share_of_pool:.0f} % of the pool where errors are least expected, "
+            f"{percent(zone.share_of_pool, 0)} of the pool where errors are least expected, "
             f"{zone.errors} of {zone.labels:,} labels are errors: at most "
             f"{percent(zone.at_most)} of the pool are errors there.",
             self.never_predicted_sentence,

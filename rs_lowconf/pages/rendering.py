@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jinja2
 
+from rs_lowconf.percents import percent
 from rs_lowconf.runs import sha256_of, versions
 from rs_lowconf.settings import TargetSettings
 from rs_lowconf.target.origin import model_file
@@ -20,6 +21,7 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["percent"] = percent
     return environment.get_template(name)
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from rs_lowconf.asking import CountedTarget, require_answers
 from rs_lowconf.batches import fixed_batches
+from rs_lowconf.generators import finish
 from rs_lowconf.search.gate import Gate, GatePart
 from rs_lowconf.search.reading import Answer, Reading
 from rs_lowconf.stored import reflectance_of, stored_numbers
@@ -203,13 +204,7 @@ class Evaluator:
 
     def score(self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], *, gradient: bool) -> Scores:
         """Score tiles of latents, with the energy's gradient on request; see `scoring`."""
-        work = self.scoring(z, label, gradient=gradient)
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                scores: Scores = end.value
-                return scores
+        return finish(self.scoring(z, label, gradient=gradient))
 
     def scoring(
         self, z: Float[Tensor, "b d"], label: Int[Tensor, " b"], *, gradient: bool

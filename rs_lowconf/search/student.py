@@ -7,7 +7,8 @@ it leads to are shown to the target.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rs_lowconf.generators import told
 from rs_lowconf.runs import read_checkpoint, write_checkpoint
 from rs_lowconf.search.evaluate import Evaluator
 from rs_lowconf.search.prior import PriorShell, draw_latent
@@ -136,21 +138,13 @@ def teach(
     for round_ in range(rules.rounds + 1):
         count = rules.each if round_ else rules.first
         z, label = _draw(evaluator, rules, seed, count)
-        seed += count
         if round_:
             z = _descend(evaluator.guided_by(student), shell, rules, z, label)
-        scoring = evaluator.scoring(z, label, gradient=False)
-        while True:
-            try:
-                scored = next(scoring)
-            except StopIteration as end:
-                scores = end.value
-                break
-            evaluations = seed - count + scored
-            yield (
-                student,
-                Lessons(evaluations=evaluations, correlation=None, unanswered=dict(unanswered)),
-            )
+        before = Lessons(evaluations=seed, correlation=None, unanswered=dict(unanswered))
+        seed += count
+        scores = yield from told(
+            evaluator.scoring(z, label, gradient=False), partial(_so_far, student, before)
+        )
         unanswered.update(scores.unanswered.values())
         answered = torch.tensor(scores.answered, dtype=torch.long)
         # PyTorch 2.9 cannot index uint16 by brackets.
@@ -166,6 +160,11 @@ def teach(
                 unanswered=dict(unanswered),
             ),
         )
+
+
+def _so_far(student: Student, before: Lessons, scored: int) -> tuple[Student, Lessons]:
+    """Return the student of before a round, and how many evaluations there are within it."""
+    return student, replace(before, evaluations=before.evaluations + scored)
 
 
 def load_student(path: Path, device: torch.device) -> tuple[Student, Lessons]:

@@ -4,6 +4,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from rs_lowconf.generators import told
+
 
 class Progress(Protocol):
     """How far a piece of work is."""
@@ -72,21 +74,11 @@ def counted(work: Generator[int, None, Result], title: str, total: int) -> Work[
         total: how much there is to do.
     """
     done = 0
-    yield Step(title=title, done=done, total=total)
-    while True:
-        try:
-            done += next(work)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        yield Step(title=title, done=done, total=total)
 
+    def step(more: int) -> Step:
+        nonlocal done
+        done += more
+        return Step(title=title, done=done, total=total)
 
-def finish(work: Work[Result]) -> Result:
-    """Do the work without showing anything, and return its result."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    yield step(0)
+    return (yield from told(work, step))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from rs_lowconf.asking import Unanswered
+from rs_lowconf.generators import finish
 from rs_lowconf.models import Models, audits
 from rs_lowconf.search.archive import Archive
 from rs_lowconf.search.calibration import LIKENESS
@@ -24,7 +25,6 @@ from rs_lowconf.search.loop import (
 from rs_lowconf.search.splitting import SplittingRules, split
 from rs_lowconf.search.student import Lessons, Student, TeachingRules, load_student, teach
 from rs_lowconf.settings import Settings
-from rs_lowconf.workflows.records import finish
 
 Stream = Literal["search", "baseline"]
 """The search itself, or random latents under the same gate, which it has to beat."""

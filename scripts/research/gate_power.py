@@ -23,6 +23,7 @@ from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.model import load_generator
 from rs_lowconf.gan.negatives import phase_scrambled, shuffled_blocks
 from rs_lowconf.gan.pyramid import ClassGenerator
+from rs_lowconf.generators import finish
 from rs_lowconf.models import views_of
 from rs_lowconf.runs import write_json, write_text
 from rs_lowconf.search.fitted import FittedGate, Kind, dropped, judged
@@ -31,7 +32,6 @@ from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import GanSettings, Settings, load
 from rs_lowconf.stored import as_stored
 from rs_lowconf.workflows.fit_gate import fit_gate
-from rs_lowconf.workflows.records import finish
 from rs_lowconf.workflows.training import open_sources
 
 SHOWN = 8
