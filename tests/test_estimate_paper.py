@@ -55,6 +55,30 @@ def test_labels_of_generated_tiles_converge_to_their_own_rate() -> None:
         )
 
 
+def test_weights_let_generated_tiles_stand_for_a_pool() -> None:
+    """One half of the tiles shows a class that is nine times as frequent in the pool."""
+    dice = np.random.default_rng(0)
+    error = np.concatenate([dice.random(2_000) < 0.02, dice.random(2_000) < 0.2])
+    weight = np.repeat([1.8, 0.2], 2_000)
+    rate = 0.9 * error[:2_000].mean() + 0.1 * error[2_000:].mean()
+    cell = replay_generated(
+        error,
+        source="made",
+        rate=rate,
+        population=100_000,
+        labels=1_000,
+        repetitions=2_000,
+        seed=1,
+        weight=weight,
+    )
+    assert cell.generated_rate == pytest.approx(rate)
+    deviation = (weight * error).std()
+    assert cell.rmse == pytest.approx(deviation / np.sqrt(1_000), rel=0.06)
+    assert cell.bias_error == pytest.approx(deviation / np.sqrt(4_000))
+    assert 0.92 < cell.covered / 2_000 < 0.97
+    assert cell.width == pytest.approx(2 * 1.96 * deviation / np.sqrt(1_000), rel=0.05)
+
+
 def test_neighbours_are_scipys() -> None:
     """The share of errors among the ten nearest in units of the features' spread."""
     dice = np.random.default_rng(0)
@@ -92,10 +116,13 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ).to_parquet(folder / f"{name}.parquet")
     # As `rslow generate` writes it: what the target is least sure of, named otherwise.
     made = pd.read_parquet(folder / "made.parquet").drop(columns="features")
-    found = made.nsmallest(60, "confidence")
+    found = made.nsmallest(150, "confidence")
     found.rename(columns={"id": "sample_id", "label": "condition"}).to_parquet(
         folder / "found.parquet"
     )
+    # Errors of these stand for the pool's, which are twice as frequent.
+    made.assign(weight=2.0).to_parquet(folder / "weighed.parquet")
+    made.head(60).to_parquet(folder / "few.parquet")
     return folder
 
 
@@ -109,6 +136,8 @@ def experiment(rslow: Run, pools: Path, folder: Path, *more: str) -> tuple[str, 
         "estimate.experiment.repetitions=20",
         "estimate.experiment.budgets=[0.1]",
         "estimate.experiment.blind=[1.0]",
+        f"estimate.experiment.generated={{weighed: {pools / 'weighed.parquet'}, "
+        f"few: {pools / 'few.parquet'}}}",
         *more,
     )
     ran = rslow("estimate", "experiment", *(part for word in own for part in ("--set", word)))
@@ -142,8 +171,12 @@ def test_the_experiment_answers_the_papers_question(
         "adaptive",
     }
     assert set(told["predictor"]["candidates"]) == {"confidence", "retrieved", "generated"}
-    generated, found = told["generated"]
+    # 120 labels are more than the 60 rows of `few`.
+    generated, found, weighed = told["generated"]
     assert found["source"] == "tiles that the search found"
+    assert weighed["source"] == "weighed"
+    assert weighed["generated_rate"] == pytest.approx(2 * generated["generated_rate"])
+    assert abs(weighed["generated_rate"] - told["error_rate"]) < 4 * weighed["bias_error"]
     assert 0.3 < generated["times"] < 0.7
     assert generated["saving"] < 1
     text = " ".join(told["answer"])
@@ -258,6 +291,33 @@ def test_reviews_take_the_place_of_conditions(pools: Path, tmp_path: Path) -> No
     assert told[names[0]] == opposite
     assert names[1] not in told
     assert [told[name] for name in names[2:]] == made["condition"].tolist()[2:]
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "said"),
+    [
+        ("made", -1.0, "800 weights that are no number of 0 or more"),
+        ("made", "much", "800 weights that are no number of 0 or more, the first much of made0"),
+        ("tiles that the search found", 1.0, "names a table 'tiles that the search found'"),
+    ],
+)
+def test_tables_of_generated_tiles_that_cannot_be_used(  # noqa: PLR0917 - fixtures
+    pools: Path, tmp_path: Path, rslow: Run, name: str, weight: object, said: str
+) -> None:
+    """Bad weights, and names that the report has for other tiles, are refused in one line."""
+    path = tmp_path / "made.parquet"
+    pd.read_parquet(pools / "made.parquet").assign(weight=weight).to_parquet(path)
+    own = (
+        f"run.dir={tmp_path}",
+        f"estimate.scores={pools / 'real.parquet'}",
+        f"estimate.experiment.generated={{{name}: {path}}}",
+        "estimate.experiment.repetitions=20",
+        "estimate.experiment.budgets=[0.1]",
+    )
+    ran = rslow("estimate", "experiment", *(part for word in own for part in ("--set", word)))
+    assert ran.code in (3, 4)
+    assert said in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
 
 
 def test_pools_that_cannot_be_replayed(pools: Path, tmp_path: Path, rslow: Run) -> None:

@@ -8,11 +8,18 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from rs_lowconf.errors import DataError, SettingsError
-from rs_lowconf.estimate.anticipate import Cells, ceiling, cells_of
+from rs_lowconf.estimate.anticipate import Cells, ceiling, cells_of, labels_of_uniform
 from rs_lowconf.estimate.design import MethodName
 from rs_lowconf.estimate.draws import Pool
 from rs_lowconf.estimate.methods import METHODS
-from rs_lowconf.estimate.plan import ANY_POOL, ASSUMING_CALIBRATION, Plan, Validation, plan
+from rs_lowconf.estimate.plan import (
+    ANY_POOL,
+    ASSUMING_CALIBRATION,
+    Plan,
+    Validation,
+    plan,
+    stretched,
+)
 from rs_lowconf.estimate.replay import replay
 
 
@@ -117,8 +124,8 @@ class TestPlan:
             assert one.saving_range is not None
             assert one.saving_range[0] <= one.saving <= one.saving_range[1]
 
-    def test_few_errors_tell_a_level_and_no_more(self) -> None:
-        """With four of them, or none, the shape of g stands, and the range is wide and honest."""
+    def test_few_errors_tell_a_level_and_hardly_more(self) -> None:
+        """With four of them, or none, g rises as before, and the range is wide and honest."""
         pool, _ = pool_of(30_000)
         own = validation_of(3_000)
         for kept in (4, 0):
@@ -139,6 +146,29 @@ class TestPlan:
             assert said.rate_range[1] == pytest.approx(exact[1], rel=0.35)
             assert said.rate_range[1] > 3 * said.rate_range[0]
             assert said.ceiling > 2
+
+    def test_ranges_of_few_errors_hold_what_is_true(self) -> None:
+        """Where g is too steep by a half, ranges from about 15 errors hold the saving."""
+        pool, _ = pool_of(5_000)
+        true = stretched(pool.g, 0.6)
+        true *= 0.04 / true.mean()
+        cells = cells_of(pool)
+        at = stretched(cells.g, 0.6)
+        at *= 0.04 / float(cells.share @ at)
+        known = METHODS["importance"].expect(replace(cells, p=at), 600, 0.3)
+        saving = labels_of_uniform(known.variance, known.rate, len(pool)) / 600
+        held = []
+        for seed in range(60):
+            dice = np.random.default_rng(seed)
+            rows = dice.integers(len(pool), size=375)
+            labels = Validation(g=pool.g[rows], error=dice.random(375) < true[rows])
+            said = plan(
+                pool, 600, seed=seed, validation=labels, methods=("importance",), shares=(0.3,)
+            )
+            own = said.prospects[0].saving_range
+            assert own is not None
+            held.append(own[0] <= saving <= own[1])
+        assert 51 <= sum(held) < 60
 
     def test_without_them_calibration_is_assumed_and_said(self) -> None:
         """No range, and the words that the report has to print."""

@@ -1,6 +1,7 @@
 """The report of an experiment in words, tables and plots."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,9 @@ def describe_experiment(report: Mapping[str, Any]) -> Page:
                     Text(
                         text="Saving: labels of a uniform draw of the same root mean squared "
                         "error, over these labels, ± its Monte-Carlo standard error; in brackets "
-                        "what plan foresaw. Bias in its own Monte-Carlo standard errors. Coverage "
-                        "and width of 95 % intervals."
+                        "what plan foresaw. Errors: found among the labels, on average. Bias in "
+                        "its own Monte-Carlo standard errors. Coverage and width of 95 % "
+                        "intervals."
                     ),
                     _cells([cell for cell in plain if cell["predictor"] == chosen], report),
                     *_curve_plots(report),
@@ -74,7 +76,10 @@ def _pool(report: Mapping[str, Any]) -> Text:
 def _cells(cells: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> Table:
     plans = {(plan["method"], plan["labels"]): plan["saving"] for plan in report["foreseen"]}
     rows: list[tuple[str, ...]] = [
-        ("design", "labels", "saving", "RMSE", "bias", "tcz", "ff", "betting", "kg", "width")
+        (
+            *("design", "labels", "errors", "saving", "RMSE", "bias"),
+            *("tcz", "ff", "betting", "kg", "width"),
+        )
     ]
     for cell in cells:
         name, foreseen = f"{cell['method']}, {cell['predictor']}", None
@@ -85,7 +90,8 @@ def _cells(cells: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> Tab
         width = next(each["width"] for each in cell["coverage"] if each["method"] == "tcz")
         figures = (f"{_with_error(cell)}{known}", percent(cell["rmse"]), bias)
         covered = _covered(cell, "tcz", "ff", "betting", "kg")
-        rows.append((name, f"{cell['labels']:,}", *figures, *covered, percent(width)))
+        many = (f"{cell['labels']:,}", f"{cell['errors']:.1f}")
+        rows.append((name, *many, *figures, *covered, percent(width)))
     return Table(rows=rows)
 
 
@@ -120,7 +126,7 @@ def _generated(report: Mapping[str, Any]) -> list[Block]:
         return [
             Text(
                 text="None were given: see rslow estimate random-latents and "
-                "estimate.experiment.random_latents, rslow generate and estimate.generated."
+                "estimate.experiment.random_latents, rslow generate and estimate.generated_samples."
             )
         ]
     rows = [("labels of", "labels", "their error rate", "over the true one", "saving", "covered")]
@@ -134,7 +140,8 @@ def _generated(report: Mapping[str, Any]) -> list[Block]:
         Text(
             text="Errors by the condition that a tile was generated for, or by reviews where there "
             "are some. What their labels converge to is the error rate of the generator's law "
-            "(random latents) or of the search (found tiles), not the pool's."
+            "(random latents) or of the search (found tiles), not the pool's, unless they are "
+            "weighed. Draws are made with replacement from as many tiles as there are."
         ),
         Table(rows=rows),
     ]
@@ -180,10 +187,10 @@ def _curve_plots(report: Mapping[str, Any]) -> Iterator[Picture]:
         figure, (axes,) = panels(7.0, 4.6)
         for (name, points), colour in zip(_curves(drawn, "method", key), _COLOURS, strict=False):
             axes.plot(*points, "o-", color=colour, lw=1.5, ms=4, label=name)
-        for (name, points), style in zip(
-            _curves(made, "source", key), ("--", ":", "-."), strict=False
+        for (name, points), (marker, style) in zip(
+            _curves(made, "source", key), product("s^v*", ("--", ":", "-.")), strict=False
         ):
-            axes.plot(*points, style, color=GENERATED, marker="s", ms=4, label=name)
+            axes.plot(*points, style, color=GENERATED, marker=marker, ms=4, label=name)
         axes.set_xscale("log")
         axes.set_xticks(report["budgets"], [f"{labels:,}" for labels in report["budgets"]])
         axes.minorticks_off()
@@ -246,11 +253,12 @@ def answer(report: Mapping[str, Any]) -> list[str]:
         f"uniform ones, and stratified of {_with_error(by_name['stratified'])} times. No "
         f"sampling by this score could save more than {report['ceiling']:.1f} times."
     )
-    for cell in report["generated"]:
-        if cell["labels"] == largest and cell["times"] is not None:
+    # Rows of a source rise in labels: its last one is that of most.
+    for cell in {cell["source"]: cell for cell in report["generated"]}.values():
+        if cell["times"] is not None:
             lines.append(
                 f"Labels of {cell['source']}: they err {cell['times']:.2f} times as often as real "
-                f"units. As an estimate, {largest:,} of them are worth "
+                f"units. As an estimate, {cell['labels']:,} of them are worth "
                 f"{cell['saving'] * cell['labels']:,.0f} uniform labels of real units, and no "
                 f"number of them is worth more than {_worth(cell, report['units']):,.0f}."
             )

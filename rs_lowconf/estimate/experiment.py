@@ -30,7 +30,7 @@ SAMPLED = tuple(
     if not (design.simple_random or design.strata_are_classes)
 )
 """Those that go where errors are expected, which a blind spot can hurt."""
-_CELL = 1
+_CELL = 2
 """Of what a cell holds: another number has all replayed again."""
 RAW = "as the models say"
 """The error predictor that no label has seen."""

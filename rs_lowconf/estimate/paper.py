@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
+from scipy.stats import norm
 
 from rs_lowconf.errors import DataError
 from rs_lowconf.estimate.anticipate import labels_of_uniform
-from rs_lowconf.estimate.intervals import clopper_pearson
+from rs_lowconf.estimate.intervals import LEVEL, clopper_pearson
 from rs_lowconf.seeds import seed_of
 
 _MOST = 20_000
@@ -32,7 +33,10 @@ class GeneratedCell:
     rate: float
     """True error rate of the real pool."""
     generated_rate: float
-    """Error rate of the generated units, which labels of them converge to."""
+    """Error rate of the generated units, weighed where they have weights: what labels of them
+    converge to."""
+    bias_error: float
+    """Standard error of `generated_rate` itself, which comes from so many units only."""
     times: float | None
     """The same over the true rate; None where that is 0."""
     rmse: float
@@ -40,7 +44,8 @@ class GeneratedCell:
     saving: float
     """Labels of a uniform draw of real units of the same RMSE, over these."""
     covered: int
-    """Repetitions in which the exact binomial interval at 95 % held the true rate."""
+    """Repetitions in which the interval at 95 % held the true rate: the exact binomial one, or the
+    normal one where units have weights."""
     width: float
     """Mean width of that interval."""
 
@@ -54,6 +59,7 @@ def replay_generated(
     labels: int,
     repetitions: int,
     seed: int,
+    weight: Float64[np.ndarray, " m"] | None = None,
 ) -> GeneratedCell:
     """Return how near labels of generated units come to the real error rate.
 
@@ -66,6 +72,8 @@ def replay_generated(
         labels: of each draw.
         repetitions: draws.
         seed: of all of them.
+        weight: of each unit, by which the mean of weight x error stands for the pool; 1 when
+            missing.
 
     Raises:
         DataError: no generated units.
@@ -73,22 +81,31 @@ def replay_generated(
     if not len(error):
         raise DataError(f"no labelled units in {source}", expected="one at least")
     dice = np.random.default_rng(seed_of(seed, "paper", source, labels))
-    own = float(error.mean())
-    found = dice.binomial(labels, own, repetitions)
-    mse = float(((found / labels - rate) ** 2).mean())
-    intervals = {int(one): clopper_pearson(int(one), labels) for one in np.unique(found)}
-    held = [intervals[int(one)].low <= rate <= intervals[int(one)].high for one in found]
+    counted = error.astype(float) if weight is None else error * weight
+    own = float(counted.mean())
+    if weight is None:
+        found = dice.binomial(labels, own, repetitions)
+        values = found / labels
+        exact = {int(one): clopper_pearson(int(one), labels) for one in np.unique(found)}
+        ends = np.array([(exact[int(one)].low, exact[int(one)].high) for one in found])
+    else:
+        drawn = counted[dice.integers(len(counted), size=(repetitions, labels))]
+        values = drawn.mean(1)
+        half = norm.ppf((1 + LEVEL) / 2) * drawn.std(1, ddof=1) / np.sqrt(labels)
+        ends = np.stack([values - half, values + half], axis=1)
+    mse = float(((values - rate) ** 2).mean())
     return GeneratedCell(
         source=source,
         labels=labels,
         repetitions=repetitions,
         rate=rate,
         generated_rate=own,
+        bias_error=float(counted.std() / np.sqrt(len(counted))),
         times=own / rate if rate > 0 else None,
         rmse=float(np.sqrt(mse)),
         saving=labels_of_uniform(mse, rate, population) / labels,
-        covered=sum(held),
-        width=float(np.mean([intervals[int(one)].width for one in found])),
+        covered=int(((ends[:, 0] <= rate) & (rate <= ends[:, 1])).sum()),
+        width=float((ends[:, 1] - ends[:, 0]).mean()),
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
+from scipy.special import expit
 
 from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.anticipate import (
@@ -18,7 +19,7 @@ from rs_lowconf.estimate.design import MethodName
 from rs_lowconf.estimate.draws import Pool
 from rs_lowconf.estimate.intervals import LEVEL, binomial_ends, gamma_interval
 from rs_lowconf.estimate.methods import METHODS
-from rs_lowconf.estimate.predictors import recalibrated
+from rs_lowconf.estimate.predictors import log_odds, recalibrated
 from rs_lowconf.seeds import seed_of
 
 ANY_POOL = tuple(name for name, method in METHODS.items() if not method.strata_are_classes)
@@ -27,8 +28,8 @@ SHARES = (0.1, 0.3, 0.5)
 """Defensive shares to compare."""
 ASSUMING_CALIBRATION = "assuming calibration: no labels tell whether g is right"
 ASSUMING_SHAPE = (
-    "assuming calibration but for the level: {found} errors among the validation labels tell no "
-    "more"
+    "assuming calibration but for level and slope: {found} errors among the validation labels tell "
+    "no more"
 )
 
 FEWEST = 20
@@ -36,6 +37,9 @@ FEWEST = 20
 _RESAMPLES = 200
 _ENOUGH_ERRORS = 30
 """From so many on, errors given g may follow any rising curve; below, g in another scale."""
+_SLOPES = np.linspace(0.02, 2.0, 100)
+_SLOPE_SPREAD = 0.5
+"""Of the slopes' prior; see `_slopes`."""
 _MOST_LABELS = 1e12
 
 Range = tuple[float, float]
@@ -188,8 +192,9 @@ def _curves(
     """Return how probably units of each cell err, first, and the same as it might be instead.
 
     With thirty errors or more: a rising curve, and those of bootstrap resamples. With fewer no
-    curve can be told, and a resample may hold none: g is scaled to as many errors as were found,
-    by a factor whose posterior under Poisson errors is a gamma (Jeffreys' prior adds a half).
+    curve can be told, and a resample may hold none: the log-odds of g are stretched, as far as the
+    places of the errors tell, and scaled to as many errors as were found, by a factor whose
+    posterior under Poisson errors is a gamma (Jeffreys' prior adds a half).
     """
     if validation is None:
         return [cells.g]
@@ -197,14 +202,44 @@ def _curves(
     rng = np.random.default_rng(seed_of(seed, "estimate", "plan"))
     if found >= _ENOUGH_ERRORS:
         return [_risen(cells, labels) for labels in (validation, *_resampled(validation, rng))]
-    expected = float(validation.g.sum())
-    level = (found + 0.5) / expected if expected > 0 else 0.0
+    if not validation.g.any():
+        return [np.zeros_like(cells.g)] * (1 + _RESAMPLES)
     # Errors of one tile are one event.
     events = found
     if validation.group is not None:
         events = len(np.unique(validation.group[validation.error]))
-    factors = rng.gamma(events + 0.5, size=_RESAMPLES) / (events + 0.5)
-    return [np.minimum(cells.g * level * factor, 1.0) for factor in (1.0, *factors)]
+    chance = _slopes(validation, events / max(found, 1))
+    slopes = (float(chance @ _SLOPES), *rng.choice(_SLOPES, size=_RESAMPLES, p=chance))
+    factors = (1.0, *rng.gamma(events + 0.5, size=_RESAMPLES) / (events + 0.5))
+    curves = []
+    for slope, factor in zip(slopes, factors, strict=True):
+        level = (found + 0.5) * factor / stretched(validation.g, slope).sum()
+        curves.append(np.minimum(stretched(cells.g, slope) * level, 1.0))
+    return curves
+
+
+def stretched(g: Float64[np.ndarray, " n"], slope: float) -> Float64[np.ndarray, " n"]:
+    """Return g with log-odds that vary `slope` times as much."""
+    own: Float64[np.ndarray, " n"] = expit(slope * log_odds(g))
+    return own
+
+
+def _slopes(validation: Validation, share: float) -> Float64[np.ndarray, " s"]:
+    """Return how probable each of `_SLOPES` is, from where the errors are.
+
+    Given their number, errors fall on units in proportion to the stretched g. The prior is a normal
+    curve around 1, for g was fitted to labels of other units.
+
+    Args:
+        validation: with few errors.
+        share: events over errors; those of one tile are one event.
+    """
+    weight = -((_SLOPES - 1) ** 2) / (2 * _SLOPE_SPREAD**2)
+    for place, slope in enumerate(_SLOPES):
+        g = stretched(validation.g, slope)
+        weight[place] += share * np.log(g[validation.error] / g.sum()).sum()
+    chance: Float64[np.ndarray, " s"] = np.exp(weight - weight.max())
+    return chance / chance.sum()
 
 
 def _risen(cells: Cells, validation: Validation) -> Float64[np.ndarray, " z"]:

@@ -41,6 +41,8 @@ class Cell:
     repetitions: int
     rate: float
     """True error rate of the pool."""
+    errors: float
+    """Mean number of errors among the labels."""
     bias: float
     """Mean estimate less the true rate."""
     bias_error: float
@@ -177,13 +179,14 @@ def _cell(
     way = METHODS[method]
     draw_of = way.replay(pool, error, labels, defensive)
     rate = float(error.mean())
-    values, variances = np.empty(repetitions), np.empty(repetitions)
+    values, variances, errors = (np.empty(repetitions) for _ in range(3))
     intervals: dict[str, list[Interval]] = {}
     for repetition in range(repetitions):
         draw = draw_of(seed_of(seed, repetition))
         found = error[draw.index]
         estimate = way.estimate(draw, found, pool)
         values[repetition], variances[repetition] = estimate.value, estimate.variance
+        errors[repetition] = estimate.errors
         for name, interval in _GAMMA.items():
             intervals.setdefault(name, []).append(interval(estimate))
         # These two belong to the design, whatever else is made of its labels.
@@ -202,6 +205,7 @@ def _cell(
         defensive=defensive,
         repetitions=repetitions,
         rate=rate,
+        errors=float(errors.mean()),
         bias=float(values.mean() - rate),
         bias_error=float(values.std(ddof=1) / np.sqrt(repetitions)),
         rmse=float(np.sqrt(mse)),

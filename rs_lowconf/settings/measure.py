@@ -80,6 +80,11 @@ class ExperimentSettings(Section):
     random_latents: Path | None = None
     """Table of tiles from random latents, see `rslow estimate random-latents`: the
     paper's method."""
+    generated: dict[str, Path] = Field(default_factory=dict)
+    """Further tables of labelled generated tiles, by the name that the report gives them, such as
+    the same tiles labelled by another judge. Each is an arm of its own that ends at its number of
+    rows. With a column `weight` the estimate is the mean of weight x error, for draws that are made
+    to stand for the pool; without one every row weighs 1."""
 
 
 class RareSettings(Section):

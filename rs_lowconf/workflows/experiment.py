@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+import pandas as pd
+from jaxtyping import Float, Float64
 
-from rs_lowconf.errors import DataError
+from rs_lowconf.errors import DataError, SettingsError
 from rs_lowconf.estimate.confusions import compare_confusions
 from rs_lowconf.estimate.describe_experiment import answer, describe_experiment
 from rs_lowconf.estimate.experiment import (
@@ -54,7 +55,7 @@ def run_experiment(settings: Settings, folder: Path) -> Work[tuple[str, ...]]:
 
     Raises:
         DataError: the labels hold no error, or are too few.
-        SettingsError: see `prepare`.
+        SettingsError: see `prepare`; two tables of generated tiles go by one name.
         OutputError: the folder cannot be written.
     """
     section = settings.estimate
@@ -187,7 +188,7 @@ def _measured(
 def _generated(
     sources: Mapping[str, Scores], grounds: Grounds, budgets: tuple[int, ...]
 ) -> list[dict[str, Any]]:
-    """Return what labels of generated tiles are worth."""
+    """Return what labels of generated tiles are worth; an arm ends at its number of tiles."""
     return [
         asdict(
             replay_generated(
@@ -198,11 +199,34 @@ def _generated(
                 labels=labels,
                 repetitions=grounds.repetitions,
                 seed=grounds.seed,
+                weight=_weight(made),
             )
         )
         for name, made in sources.items()
         for labels in budgets
+        if labels <= len(made)
     ]
+
+
+def _weight(made: Scores) -> Float64[np.ndarray, " m"] | None:
+    """Return the weights of generated tiles; None where their table has none.
+
+    Raises:
+        DataError: one is no number of 0 or more.
+    """
+    if "weight" not in made.shown:
+        return None
+    weight: Float64[np.ndarray, " m"] = pd.to_numeric(
+        made.shown["weight"], errors="coerce"
+    ).to_numpy(dtype=float)
+    wrong = np.nonzero(~(np.isfinite(weight) & (weight >= 0)))[0]
+    if len(wrong):
+        raise DataError(
+            f"{made.source}: {len(wrong)} weights that are no number of 0 or more, the first "
+            f"{made.shown['weight'].iloc[wrong[0]]} of {made.ids[wrong[0]]}",
+            expected="a number in each row, or no column weight",
+        )
+    return weight
 
 
 def _confusions(
@@ -235,21 +259,35 @@ def _confusions(
 def _sources(settings: Settings) -> Work[dict[str, Scores]]:
     """Return the generated tiles that the settings name, labelled ones alone."""
     found: dict[str, Scores] = {}
-    path = settings.estimate.experiment.random_latents
-    if path is not None:
-        made = read_scores(
-            path,
-            settings.estimate.measure,
-            features=True,
-            class_map=settings.target.common_names,
+    own = settings.estimate.experiment
+    taken = [name for name in own.generated if name in (_MADE, _FOUND)]
+    if taken:
+        raise SettingsError(
+            f"estimate.experiment.generated names a table {taken[0]!r}",
+            expected="another name: the report calls other tiles so",
         )
-        unlabelled = int((~made.labelled).sum())
-        reasons = {"without a label": unlabelled} if unlabelled else {}
-        yield LeftOut(what=f"rows of {path}", reasons=reasons, total=len(made))
-        found[_MADE] = made.take(made.labelled)
+    if own.random_latents is not None:
+        found[_MADE] = yield from _labelled(settings, own.random_latents, features=True)
     if settings.estimate.generated_samples is not None:
         found[_FOUND] = yield from found_tiles(settings, settings.estimate.generated_samples)
+    for name, path in own.generated.items():
+        found[name] = yield from _labelled(settings, path)
     return found
+
+
+def _labelled(settings: Settings, path: Path, *, features: bool = False) -> Work[Scores]:
+    """Return the labelled rows of a table of generated tiles."""
+    made = read_scores(
+        path,
+        settings.estimate.measure,
+        features=features,
+        class_map=settings.target.common_names,
+    )
+    _weight(made)  # a bad one is told before hours of replays
+    unlabelled = int((~made.labelled).sum())
+    reasons = {"without a label": unlabelled} if unlabelled else {}
+    yield LeftOut(what=f"rows of {path}", reasons=reasons, total=len(made))
+    return made.take(made.labelled)
 
 
 def found_tiles(settings: Settings, path: Path) -> Work[Scores]:

@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from tile_pools import scored
+from tile_targets import embedded, pool_table, read_tiles
 
-import rs_lowconf as rl
 from rs_lowconf.batch.suspects import suspicion
 
 try:
@@ -34,8 +33,9 @@ COLUMNS, ROWS, SIDE, TEXT = 8, 5, 160, 30
 
 def scores_of(root: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str], list[str]]:
     """Return probabilities, labels and ids of the test split, and the classes."""
-    table = scored(root, ["test"])
-    classes = list(rl.load_target({"kind": "embedded", "model": "visible"}).classes)
+    tiles = read_tiles(root)
+    table = pool_table(embedded(), tiles, np.nonzero(tiles.split == "test")[0])
+    classes = list(tiles.classes)
     label = np.array([classes.index(name) for name in table["label"]])
     return np.array(table["probabilities"].tolist()), label, table["id"].tolist(), classes
 
