@@ -239,7 +239,8 @@ def _slopes(validation: Validation, share: float) -> Float64[np.ndarray, " s"]:
         g = stretched(validation.g, slope)
         weight[place] += share * np.log(g[validation.error] / g.sum()).sum()
     chance: Float64[np.ndarray, " s"] = np.exp(weight - weight.max())
-    return chance / chance.sum()
+    chance /= chance.sum()
+    return chance
 
 
 def _risen(cells: Cells, validation: Validation) -> Float64[np.ndarray, " z"]:

@@ -23,6 +23,7 @@ which of its tiles a generator trained on the split `train` has seen (`split`):
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Literal
@@ -77,7 +78,9 @@ class Tiles:
 def read_tiles(root: Path) -> Tiles:
     """Read all pictures of a folder."""
     settings = load(Path("configs/eurosat-visible.yaml"), (f"data.root={root}",))
-    image, label, ids, split = [], [], [], []
+    image, label = [], []
+    ids: list[str] = []
+    split: list[str] = []
     for name in ("train", "val", "test"):
         (source,) = open_sources(settings, name)
         for first in range(0, len(source.tiles), 64):
@@ -176,7 +179,7 @@ def fit(
         for epoch in range(epochs):
             network.train()
             losses = 0.0
-            for part in torch.randperm(len(rows))[: steps * 32].split(32):
+            for part in torch.randperm(len(rows))[: steps * 32].reshape(steps, 32):
                 index = torch.as_tensor(rows)[part]
                 image = tiles.image[index]
                 turns, flip = torch.randint(4, ()), torch.randint(2, ())
@@ -199,7 +202,8 @@ def answers(network: Network | TrainedNetwork, image: Tensor) -> tuple[Tensor, T
     if isinstance(network, TrainedNetwork):
         image = image.clamp(max=BRIGHTEST)
         return network.predict(image).exp(), network.features(image)
-    features = torch.cat([network.features(part) for part in image.split(64)])
+    parts = [image[first : first + 64] for first in range(0, len(image), 64)]
+    features = torch.cat([network.features(part) for part in parts])
     return network.head(features).softmax(1), features
 
 
@@ -311,7 +315,7 @@ def judge(out: Path, tiles: Tiles) -> None:
             network = _trained(
                 out,
                 f"judge-{half}{number}",
-                lambda: network_of("judge"),
+                partial(network_of, "judge"),
                 tiles,
                 both[other],
                 **_HOW["judges"],
@@ -356,9 +360,8 @@ def main() -> None:
     for name in NAMES:
         if name in words.what:
             learned, pool = training_rows(name, tiles)
-            network = _trained(
-                words.out, name, lambda name=name: network_of(name), tiles, learned, **_HOW[name]
-            )
+            build = partial(network_of, name)
+            network = _trained(words.out, name, build, tiles, learned, **_HOW[name])
             _score(words.out, name, network, tiles, pool)
     if "embedded" in words.what:
         _score(words.out, "embedded", embedded(), tiles, np.nonzero(tiles.split == "test")[0])
