@@ -247,11 +247,13 @@ def answer(report: Mapping[str, Any]) -> list[str]:
         if cell["predictor"] == chosen and cell["labels"] == largest and not cell["blind"]
     }
     best = max((by_name[name] for name in SAMPLED), key=lambda cell: cell["saving"])
+    plain = by_name["stratified"]
+    second = "" if best is plain else f", and stratified of {_with_error(plain)} times"
     lines.append(
         f"Weighed by known chances, {'yes' if best['saving'] > 1 else 'not here'}: with "
         f"{largest:,} labels {best['method']} has the error of {_with_error(best)} times as many "
-        f"uniform ones, and stratified of {_with_error(by_name['stratified'])} times. No "
-        f"sampling by this score could save more than {report['ceiling']:.1f} times."
+        f"uniform ones{second}. No sampling by this score could save more than "
+        f"{report['ceiling']:.1f} times."
     )
     # Rows of a source rise in labels: its last one is that of most.
     for cell in {cell["source"]: cell for cell in report["generated"]}.values():

@@ -474,7 +474,9 @@ def _answer(reports: Mapping[str, Report]) -> Iterator[str]:
         real.append(f"{own['saving']:.1f} (`{name}`)")
         units, rate = report["units"], report["error_rate"]
         arms = {cell["source"]: cell for cell in report["generated"]}
-        found = arms["tiles that the search found"]
+        found = arms.get("tiles that the search found")
+        if found is None:  # fewer of them than labels
+            continue
         generated.append(
             f"{found['times']:.1f} times (`{name}`, worth at most "
             f"{_worth(rate, found['generated_rate'], units):,.0f} labels)"

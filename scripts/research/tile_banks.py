@@ -242,7 +242,7 @@ def main() -> None:
     parser.add_argument("--found", type=int, default=2_000)
     parser.add_argument("--search", action="store_true", help="search alone, without judges")
     parser.add_argument("targets", nargs="*", default=list(TARGETS))
-    said = vars(parser.parse_args())
+    said = vars(parser.parse_intermixed_args())
     only_search = said.pop("search")
     words = Words(**said)
     bank = Bank(words)
