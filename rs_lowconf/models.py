@@ -278,6 +278,8 @@ def fit_models(
             "search.per_condition": per_condition,
             "audit": audits(settings),
             "round": number,
+            # Populations that started by other rules are not continued by these.
+            **({"rules of splitting": 2} if splits(own, method) else {}),
             # Pages and plots depend on it.
             **({"class map": dict(class_map.names)} if class_map.names else {}),
         },
@@ -565,6 +567,11 @@ def method_of(settings: SearchSettings, *, differentiable: bool) -> Method:
             remedy="set search.method=splitting",
         )
     return settings.method
+
+
+def splits(settings: SearchSettings, method: Method) -> bool:
+    """Return whether populations are searched: without gradients, or for a fair draw."""
+    return method == "splitting" or settings.mode == "sample"
 
 
 def _labels(

@@ -12,7 +12,7 @@ Populations are generators that yield latents and are sent their scores, so that
 chooses the batches; the course of each depends on its first latents and its random generator alone.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -47,6 +47,17 @@ class Scored:
 Result = TypeVar("Result")
 Asking = Generator[Ask, Scored, Result]
 """Work that asks for scores and returns a result."""
+
+
+def run(work: Asking[Result], score: Callable[[Ask], Scored]) -> Result:
+    """Do work alone and return its result."""
+    ask = next(work)
+    while True:
+        try:
+            ask = work.send(score(ask))
+        except StopIteration as end:
+            result: Result = end.value
+            return result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -224,26 +235,30 @@ def descend(
 def interval(groups: Sequence[Float64[np.ndarray, " r"]], level: float) -> tuple[float, float]:
     """Return the interval of the mean of groups from the scatter of independent populations.
 
-    From latents within a population it would be far too short.
+    That of the latents within a population would be far too short. Estimates of populations are
+    skew, near log-normal: it is Cox's interval with Student's quantile (Olsson, "Confidence
+    intervals for the mean of a log-normal distribution", Journal of Statistics Education 2005,
+    section 3.4), around the mean, with one variance of the logarithm for all conditions. Where a
+    population tells 0, which has no logarithm, it is that of Welch and Satterthwaite from the
+    standard errors of the means.
 
     Args:
         groups: estimates of two or more populations of each condition, not all of them 0;
             conditions weigh the same.
         level: of confidence, such as 0.95.
     """
-    many = np.array([len(group) for group in groups])
-    parts = np.array([group.mean() * _relative_error(group) for group in groups]) ** 2
     value = float(np.mean([group.mean() for group in groups]))
-    error = np.sqrt(parts.sum()) / len(groups) / value
-    weights = parts / parts.sum() if error else np.full(len(groups), 1 / len(groups))
-    freedom = 1 / (weights**2 / (many - 1)).sum()  # Welch and Satterthwaite
+    met = [group for group in groups if group.any()]
+    many = np.array([len(group) for group in met])
+    shares = np.array([group.mean() for group in met]) / value / len(groups)
+    if min(group.min() for group in met) > 0:
+        freedom = (many - 1).sum()
+        spread = sum((len(group) - 1) * np.log(group).var(ddof=1) for group in met) / freedom
+        error = np.sqrt(spread * (shares**2 / many).sum() + spread**2 / (2 * freedom))
+    else:
+        relative = np.array([group.std(ddof=1) / group.mean() for group in met])
+        parts = (shares * relative) ** 2 / many
+        freedom = parts.sum() ** 2 / (parts**2 / (many - 1)).sum()
+        error = np.sqrt(parts.sum())
     factor = float(np.exp(stdtrit(freedom, (1 + level) / 2) * error))
     return value / factor, min(1.0, value * factor)
-
-
-def _relative_error(values: Float64[np.ndarray, " r"]) -> float:
-    """Return the standard error of a mean over it."""
-    if values.min() > 0:
-        spread = np.log(values).var(ddof=1)
-        return float(np.sqrt(spread / len(values) + spread**2 / (2 * (len(values) - 1))))
-    return float(values.std(ddof=1) / np.sqrt(len(values)) / values.mean()) if values.any() else 0.0

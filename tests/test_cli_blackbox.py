@@ -1,6 +1,7 @@
 """`rslow generate` against black boxes: any callable, searched on the embedded generator."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -142,6 +143,21 @@ def test_a_target_that_fails_in_the_middle_loses_nothing(
     assert generate(tmp_path, "run", **{"search.method": "splitting"}).code == 0
     assert journal.read_text().startswith(before)
     assert tiles_of(tmp_path / "run") == tiles_of(split[1])
+
+
+def test_populations_that_started_by_other_rules_are_not_continued(
+    split: tuple[Ran, Path], tmp_path: Path
+) -> None:
+    """A journal of the former rules is refused in one line, and stays as it is."""
+    shutil.copytree(split[1], tmp_path / "run")
+    about = tmp_path / "run" / "generate" / "search" / "journal.json"
+    former = json.loads(about.read_text())
+    assert former.pop("rules of splitting") == 2
+    about.write_text(json.dumps(former))
+    ran = generate(tmp_path, "run", **{"search.method": "splitting"})
+    assert ran.code == 3, ran.err
+    assert "an unfinished search with other rules of splitting" in ran.err
+    assert json.loads(about.read_text()) == former
 
 
 def test_a_target_without_an_answer_to_some_tiles_is_searched(tmp_path: Path) -> None:

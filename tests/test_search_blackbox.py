@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from rs_lowconf.asking import CountedTarget
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.models import method_of
@@ -19,11 +21,12 @@ from rs_lowconf.search.evaluate import Evaluator
 from rs_lowconf.search.gate import single_stage
 from rs_lowconf.search.journal import Journal
 from rs_lowconf.search.loop import Outcome, SearchRules, Trajectory, search
-from rs_lowconf.search.prior import PriorShell
+from rs_lowconf.search.prior import PriorShell, draw_latent
 from rs_lowconf.search.reading import Reading, log_odds
-from rs_lowconf.search.splitting import SplittingRules, probability, split
+from rs_lowconf.search.splitting import Langevin, SplittingRules, probability, split
 from rs_lowconf.search.student import Student, TeachingRules, load_student, teach
 from rs_lowconf.settings import SearchSettings
+from rs_lowconf.subset_simulation import Latents
 from tests.test_search_loop import BANDS, GATE, FakeGenerator, band_means
 
 CPU = torch.device("cpu")
@@ -217,6 +220,19 @@ class TestSplitting:
             assert plain[0] == plain[1]
             assert (first.found is None) == (second.found is None)
 
+    def test_what_is_low_from_the_start_are_its_random_latents(self) -> None:
+        """Without a level, a population is the latents of its seeds, and their share."""
+        some = list(islice(split(limit_evaluator(-0.5, -0.5), rules()), 64))
+        for population in (some[:32], some[32:]):
+            found = [one for one in population if one.found is not None]
+            assert {one.evaluations for one in found} == {2}  # as drawn, and as stored
+            assert {one.population_probability for one in population} == {len(found) / 32}
+            for one in found:
+                assert one.found is not None
+                assert one.found.tile is not None
+                drawn = draw_latent(1, "search", one.seed_id, len(one.found.tile.z))
+                assert torch.equal(one.found.tile.z, drawn)
+
     def test_closed_conditions_are_skipped_once_they_were_replicated(self) -> None:
         """With one replicate asked for, the second population of a closed condition is skipped."""
         stream = split(limit_evaluator(2.0, 2.0), rules(replicates=1), closed={1})
@@ -238,6 +254,46 @@ class TestSplitting:
         some = list(islice(split(evaluator, rules()), 32))
         assert {one.outcome for one in some} == {Outcome.AGED}
         assert evaluator.target.evaluations == 32
+
+    def test_a_target_that_is_wholly_sure_has_answered(self) -> None:
+        """Infinite log-odds of a confidence of 1 are not taken for a missing answer."""
+
+        class Sure(ShiftedTail):
+            def predict(self, image: Tensor) -> Tensor:
+                return torch.tensor([1.0, 0.0, 0.0]).log().expand(len(image), 3)
+
+        evaluator = limit_evaluator(0.0)
+        evaluator.target = CountedTarget(Sure((0.0,)))
+        some = list(islice(split(evaluator, rules()), 32))
+        assert {one.outcome for one in some} == {Outcome.AGED}
+        assert {one.confidence for one in some} == {1.0}
+
+    def test_the_drift_is_corrected_by_the_ratio_of_both_ways(self) -> None:
+        """Steps to and fro, by the normal densities of scipy: their log ratio is the walk's."""
+        rng = np.random.default_rng(4)
+        z, slopes = rng.standard_normal((2, 6, 7)), rng.standard_normal((2, 6, 7))
+        slopes[0, 1] = np.nan  # a gradient that is not finite: no drift
+        here, there = (
+            Latents(z=own, value=np.zeros(6), extras=kept(slope))
+            for own, slope in zip(z, slopes, strict=True)
+        )
+        walk, step = Langevin(0.7), 0.6
+        still = np.zeros_like(z[0])
+
+        def way(begin: Latents, end: Latents) -> np.ndarray:
+            mean = walk.propose(begin, still, step)
+            density = norm.logpdf(begin.z) + norm.logpdf(end.z, mean, step)
+            return np.asarray(density.sum(1))
+
+        assert np.allclose(walk.propose(here, still + 1, step)[1], 0.8 * z[0, 1] + 0.6)
+        assert np.allclose(way(there, here) - way(here, there), walk.log_ratio(here, there, step))
+
+
+def kept(slopes: np.ndarray) -> np.ndarray:
+    """Return what a search keeps with latents, of which a drift reads the slope."""
+    extras = np.empty(len(slopes), dtype=object)
+    extras[:] = [SimpleNamespace(slope=slope) for slope in slopes]
+    return extras
 
 
 class Pedant:

@@ -1,13 +1,26 @@
 """The engine of rare events: what earlier code told, its constants and its interval."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm, ttest_ind
+from scipy.stats import t as student_t
 
 from rs_lowconf.estimate.rare import RareEvent, SubsetRules, counted_event, rare_event
+from rs_lowconf.subset_simulation import (
+    Ask,
+    Asking,
+    Descent,
+    Population,
+    Scored,
+    descend,
+    interval,
+    run,
+)
 
 GOLDEN = Path(__file__).parent / "rare_golden.json"
 """What `rare_event` told of `told` at commit 322d5e5, before both uses had one engine."""
@@ -50,3 +63,67 @@ def test_rare_events_are_told_as_before() -> None:
         for end in ("low", "high"):
             assert now[name].pop(end) == pytest.approx(before.pop(end), rel=1e-12)
         assert now[name] == before
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("particles", "moves"), [(5, 3), (12, 2), (20, 1)])
+def test_half_that_survive_are_right_on_average(particles: int, moves: int) -> None:
+    """P = 0.023 from 400 populations, also of an odd number: their mean is within 4 errors."""
+
+    def score(ask: Ask) -> Scored:
+        return Scored(value=ask.z.sum(1) / 2, extras=ask.rows)
+
+    def course(seed: int) -> Asking[Descent]:
+        rng = np.random.default_rng(seed)
+        population = Population(
+            rng.standard_normal((particles, 4)), rng, survivors=(particles + 1) // 2, moves=moves
+        )
+        yield from population.begin()
+        return (yield from descend(population, np.array([-2.0]), 40))
+
+    told = np.array([run(course(seed), score).probability[0] for seed in range(400)])
+    assert abs(told.mean() - norm.sf(2.0)) < 4 * told.std(ddof=1) / 20
+
+
+class TestInterval:
+    """The interval of a probability from independent populations."""
+
+    def test_of_one_condition_is_that_of_cox(self) -> None:
+        """Written out for three estimates: the mean times and over exp(t x error)."""
+        values = np.array([1e-4, 2e-4, 4e-4])
+        spread = math.log(2) ** 2
+        error = math.sqrt(spread / 3 + spread**2 / 4)
+        factor = math.exp(float(student_t.ppf(0.975, 2)) * error)
+        assert interval([values], 0.95) == pytest.approx(
+            (values.mean() / factor, values.mean() * factor)
+        )
+
+    @pytest.mark.parametrize(
+        ("scatter", "conditions", "populations"),
+        [(1.1, 1, 10), (0.6, 1, 10), (1.1, 3, 4), (1.1, 10, 2), (0.6, 10, 2)],
+    )
+    def test_it_covers(self, scatter: float, conditions: int, populations: int) -> None:
+        """Log-normal estimates as of 1e-6 (1.1) and 1e-2 (0.6): 91 .. 99.5 % of 600 intervals."""
+        rng = np.random.default_rng(2)
+        truth = 1e-6 * 10.0 ** -rng.uniform(0, 1, (600, conditions))
+        noise = rng.standard_normal((600, conditions, populations))
+        values = truth[:, :, None] * np.exp(scatter * noise - scatter**2 / 2)
+        ends = np.array([interval(list(groups), 0.95) for groups in values])
+        covered = (ends[:, 0] <= truth.mean(1)) & (truth.mean(1) <= ends[:, 1])
+        assert 0.91 <= covered.mean() <= 0.995
+
+    def test_a_population_that_tells_nothing_has_no_logarithm(self) -> None:
+        """Then it is the t interval on the logarithm, by scipy's Welch and Satterthwaite."""
+        some, others = np.array([0.0, 2e-3, 3e-3, 1e-3]), np.array([4e-3, 5e-3, 9e-3])
+        low, high = interval([some, others], 0.9)
+        # The interval of a sum is that of the difference to the other's mirror image.
+        due = ttest_ind(some, -others, equal_var=False).confidence_interval(0.9)
+        value = (some.mean() + others.mean()) / 2
+        assert math.log(high / value) == pytest.approx((due.high / 2 - value) / value)
+        assert low * high == pytest.approx(value**2)
+
+    def test_a_condition_that_no_population_reached_counts_as_nothing(self) -> None:
+        """The others' interval, divided among all."""
+        met = np.array([1e-4, 2e-4, 4e-4])
+        both = interval([met, np.zeros(5)], 0.95)
+        assert both == pytest.approx([end / 2 for end in interval([met], 0.95)])

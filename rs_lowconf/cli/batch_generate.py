@@ -132,7 +132,9 @@ def _for_workers(settings: Settings, models: "Models") -> Settings:
     Raises:
         SettingsError: the search method cannot search around a tile.
     """
-    if models.method == "splitting" or settings.search.mode == "sample":
+    from rs_lowconf.models import splits
+
+    if splits(settings.search, models.method):
         raise SettingsError(
             "search.method=splitting cannot search around a tile",
             remedy="set search.method=student, or leave it at auto, with search.mode=yield",

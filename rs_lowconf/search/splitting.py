@@ -1,12 +1,7 @@
 """Populations of latents move to ever lower confidence: unbiased draws, and their probability.
 
-Adaptive multilevel splitting (Cerou and Guyader, "Adaptive multilevel splitting for rare event
-analysis", 2007), also known as subset simulation. A population starts as draws of the prior of
-one condition; the half with the highest confidence is replaced by copies of the other half, which
-move by steps that preserve the prior below the level; and so on, until most of the population is of
-low confidence. The product of the shares that survived estimates P(low confidence given the
-condition), without bias for any size of population (Brehier et al., "Unbiasedness of some
-generalized adaptive multilevel splitting algorithms", 2016).
+Populations of `subset_simulation`, each of one condition: the score is the log-odds of the
+confidence, half survive a level, and the latents that arrive are judged as stored tiles.
 
 Gradients are not needed. If the target has them, steps may drift along them; a Metropolis test
 corrects for that.
@@ -20,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from scipy.stats import t as student_t
+from jaxtyping import Float64, UInt16
 from torch import Tensor
 
+from rs_lowconf import subset_simulation
 from rs_lowconf.errors import AnswerError
-from rs_lowconf.search.evaluate import Evaluator, Scores
+from rs_lowconf.search.evaluate import Evaluator
 from rs_lowconf.search.loop import (
     Found,
     Outcome,
@@ -38,10 +33,16 @@ from rs_lowconf.search.loop import (
 )
 from rs_lowconf.search.prior import draw_latent
 from rs_lowconf.seeds import seed_of
-
-_ACCEPTANCE = 0.35
-"""Share of proposals to accept; steps grow above it and shrink below."""
-_SMALLEST_STEP, _LARGEST_STEP = 0.02, 0.95
+from rs_lowconf.subset_simulation import (
+    Ask,
+    Asking,
+    CrankNicolson,
+    Latents,
+    Population,
+    Scored,
+    descend,
+    run,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +102,25 @@ def split(
         ):
             yield from (skipped(seed_id, label) for seed_id in seeds)
         else:
-            for one in _Population(evaluator, rules, number, label).run():
+            for one in _Course(evaluator, rules, number, label).run():
                 yield done.get(one.seed_id, one)
         number += 1
 
 
-class _Population:
-    """The latents of one condition, descending."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Kept:
+    """What goes with a latent besides its log-odds."""
+
+    pixels: UInt16[Tensor, "c h w"]
+    confidence: float
+    answered: bool
+    """Whether the target has an answer; if not, the log-odds are infinite: never moved to."""
+    slope: Float64[np.ndarray, " d"] | None
+    """Gradient of the log-odds, where steps drift."""
+
+
+class _Course:
+    """A population of one condition, from random latents to judged tiles."""
 
     def __init__(
         self, evaluator: Evaluator, rules: SplittingRules, number: int, label: int
@@ -117,54 +130,64 @@ class _Population:
         self._rules = rules
         self._first = number * rules.particles
         self._label = label
-        self._step = 0.5
-        dim = sum(evaluator.generator.latent_parts)
-        self._z = torch.stack(
-            [
-                draw_latent(rules.run_seed, rules.stream, self._first + i, dim)
-                for i in range(rules.particles)
-            ]
-        )
         self._evaluations = [0] * rules.particles
         self._unanswered = [Counter[str]() for _ in range(rules.particles)]
-        scores = self._score(self._z, range(rules.particles))
-        self._odds, self._confidence = scores.log_odds, scores.confidence
-        self._pixels = list(scores.pixels)
-        self._drift = self._drift_of(scores)
-        self._dice = torch.Generator().manual_seed(
-            seed_of(rules.run_seed, "search", rules.stream, "population", number)
+        dim = sum(evaluator.generator.latent_parts)
+        seeds = range(self._first, self._first + rules.particles)
+        z = torch.stack([draw_latent(rules.run_seed, rules.stream, seed, dim) for seed in seeds])
+        self._population = Population(
+            z.double().numpy(),
+            np.random.default_rng(
+                seed_of(rules.run_seed, "search", rules.stream, "population", number)
+            ),
+            survivors=rules.particles - rules.particles // 2,
+            moves=rules.moves,
+            walk=Langevin(rules.drift) if rules.drift else CrankNicolson(),
         )
 
     def run(self) -> Iterator[Trajectory]:
         """Descend, then judge the latents that arrived."""
-        rules = self._rules
+        yield from self._judge(*run(self._descend(), self._score))
+
+    def _descend(self) -> Asking[tuple[set[int], float]]:
+        """Return the rows that arrived and the population's estimate."""
+        rules, population = self._rules, self._population
         goal = math.log(rules.tau) - math.log1p(-rules.tau)
-        half = max(1, rules.particles // 2)
-        share = 1.0
-        for _ in range(rules.max_levels):
-            level = float(self._odds.sort(descending=True).values[half - 1])
-            below = torch.nonzero(self._odds < level)[:, 0]
-            if level < goal or not len(below):
-                break
-            share *= len(below) / rules.particles
-            lost = torch.nonzero(self._odds >= level)[:, 0].tolist()
-            parents = below[torch.randint(len(below), (len(lost),), generator=self._dice)]
-            self._copy(lost, parents.tolist())
-            for _ in range(rules.moves):
-                self._move(lost, level)
-        arrived = torch.nonzero(self._odds < goal)[:, 0].tolist()
-        share *= len(arrived) / rules.particles
-        for _ in range(rules.final_moves if arrived else 0):
-            self._move(arrived, goal)
-        yield from self._judge(set(arrived), share)
+        yield from population.begin()
+        descent = yield from descend(population, np.array([goal]), rules.max_levels)
+        arrived = np.flatnonzero(population.latents.value < goal)
+        for _ in range(rules.final_moves if len(arrived) else 0):
+            yield from population.move(arrived, goal)
+        return set(arrived.tolist()), float(descent.probability[0])
+
+    def _score(self, ask: Ask) -> Scored:
+        for row in ask.rows:
+            self._evaluations[row] += 1
+        scores = self._evaluator.score(
+            torch.from_numpy(ask.z).float(),
+            torch.full((len(ask.z),), self._label, dtype=torch.long),
+            gradient=self._rules.drift > 0,
+        )
+        for place, reason in scores.unanswered.items():
+            self._unanswered[ask.rows[place]][reason] += 1
+        extras = np.empty(len(ask.z), dtype=object)
+        for place, pixels in enumerate(scores.pixels):
+            slope = None if scores.gradient is None else scores.gradient[place].double().numpy()
+            extras[place] = _Kept(
+                pixels=pixels,
+                confidence=float(scores.confidence[place]),
+                answered=place not in scores.unanswered,
+                slope=slope,
+            )
+        return Scored(value=scores.log_odds.double().numpy(), extras=extras)
 
     def _judge(self, arrived: set[int], share: float) -> Iterator[Trajectory]:
-        seen: set[bytes] = set()
+        latents, seen = self._population.latents, set[bytes]()
         for i in range(self._rules.particles):
             steps = self._evaluations[i]
             outcome, judged = Outcome.AGED, None
             if i in arrived:
-                latent = self._z[i].numpy().tobytes()
+                latent = latents.z[i].tobytes()
                 if latent in seen:
                     # A copy that never moved: its scores are known.
                     outcome = Outcome.DUPLICATE
@@ -175,7 +198,7 @@ class _Population:
                     if isinstance(judged, AnswerError):
                         self._unanswered[i][judged.reason] += 1
                         outcome = Outcome.UNANSWERED
-            elif math.isinf(self._odds[i]):
+            elif not latents.extras[i].answered:
                 outcome = Outcome.UNANSWERED
             passes = isinstance(judged, Found) and judged.passes
             flipped = isinstance(judged, Refusal) and judged.flipped
@@ -191,7 +214,7 @@ class _Population:
                     isinstance(judged, Found | Refusal) and not flipped and not passes
                 ),
                 dropped_by={dropped_by: 1} if dropped_by else {},
-                confidence=float(self._confidence[i]),
+                confidence=latents.extras[i].confidence,
                 found=judged if isinstance(judged, Found) and judged.passes else None,
                 audit=judged if isinstance(judged, Found) and not judged.passes else None,
                 population_probability=share,
@@ -199,82 +222,53 @@ class _Population:
             )
 
     def _ask(self, i: int) -> Found | Refusal | AnswerError:
-        tile = Tile(z=self._z[i].clone(), pixels=self._pixels[i])
-        state = State(tile=tile, confidence=float(self._confidence[i]))
+        latents = self._population.latents
+        z, kept = torch.from_numpy(latents.z[i]).float(), latents.extras[i]
+        state = State(tile=Tile(z=z, pixels=kept.pixels), confidence=kept.confidence)
         self._evaluations[i] += 1
         return judge_stored(
             self._evaluator, self._rules.tau, self._label, state, keep_rejected=self._rules.audit
         )
 
-    def _copy(self, lost: list[int], parents: list[int]) -> None:
-        for values in (self._z, self._odds, self._confidence, self._drift):
-            values[lost] = values[parents]
-        for row, parent in zip(lost, parents, strict=True):
-            self._pixels[row] = self._pixels[parent]
 
-    def _move(self, rows: list[int], level: float) -> None:
-        """Propose a step for each row that preserves the prior; accept those below the level.
+class Langevin:
+    """Crank-Nicolson steps that drift down the gradient of the log-odds.
 
-        Preconditioned Crank-Nicolson, or with a drift its Langevin variant (Cotter et al., "MCMC
-        methods for functions", Statistical Science 2013).
-        """
-        z, drift = self._z[rows], self._drift[rows]
-        noise = torch.randn(z.shape, generator=self._dice)
-        keep = math.sqrt(1 - self._step**2)
-        proposal = keep * z - (1 - keep) * drift + self._step * noise
-        scores = self._score(proposal, rows)
-        there = self._drift_of(scores)
-        fair = torch.ones(len(rows), dtype=torch.bool)
-        if self._rules.drift:
-            ratio = _tilt(z, proposal, drift, keep) - _tilt(proposal, z, there, keep)
-            fair = torch.rand(len(rows), generator=self._dice).log() < ratio
-        taken = torch.nonzero((scores.log_odds < level) & fair)[:, 0].tolist()
-        moved = [rows[place] for place in taken]
-        self._z[moved] = proposal[taken]
-        self._odds[moved] = scores.log_odds[taken]
-        self._confidence[moved] = scores.confidence[taken]
-        self._drift[moved] = there[taken]
-        for row, place in zip(moved, taken, strict=True):
-            self._pixels[row] = scores.pixels[place]
-        # Robbins and Monro on the logarithm, from past steps only.
-        factor = math.exp(len(taken) / len(rows) - _ACCEPTANCE)
-        self._step = min(_LARGEST_STEP, max(_SMALLEST_STEP, self._step * factor))
-
-    def _drift_of(self, scores: Scores) -> Float[Tensor, "b d"]:
-        """Return the weighted gradients, 0 if not requested."""
-        if scores.gradient is None:
-            return torch.zeros(len(scores.log_odds), self._z.shape[1])
-        # Where a gradient is not finite, the step has no drift.
-        return self._rules.drift * scores.gradient.nan_to_num(0.0, 0.0, 0.0)
-
-    def _score(self, z: Float[Tensor, "b d"], rows: Sequence[int]) -> Scores:
-        for row in rows:
-            self._evaluations[row] += 1
-        scores = self._evaluator.score(
-            z,
-            torch.full((len(z),), self._label, dtype=torch.long),
-            gradient=self._rules.drift > 0,
-        )
-        # Their log-odds are infinite, so they are above any level: abandoned, and never moved to.
-        for place, reason in scores.unanswered.items():
-            self._unanswered[rows[place]][reason] += 1
-        return scores
-
-
-def _tilt(
-    here: Float[Tensor, "b d"],
-    there: Float[Tensor, "b d"],
-    drift: Float[Tensor, "b d"],
-    keep: float,
-) -> Float[Tensor, " b"]:
-    """Return the log ratio by which a drift makes a step less likely.
-
-    Cotter et al. (2013), equation 4.8, whose delta is 2 (1 - keep) / (1 + keep), for a drift that
-    need not be the one of the sampled density.
+    Cotter et al., "MCMC methods for functions", Statistical Science 2013.
     """
-    delta = 2 * (1 - keep) / (1 + keep)
-    along = ((there - here) * drift).sum(1) / 2
-    return along + delta / 4 * ((here + there) * drift).sum(1) + delta / 4 * drift.square().sum(1)
+
+    def __init__(self, weight: float) -> None:
+        """Weigh the gradients."""
+        self._weight = weight
+
+    def propose(
+        self, here: Latents, noise: Float64[np.ndarray, "b d"], step: float
+    ) -> Float64[np.ndarray, "b d"]:
+        """See `subset_simulation.Walk`."""
+        keep = math.sqrt(1 - step**2)
+        return keep * here.z - (1 - keep) * self._drift(here) + step * noise
+
+    def log_ratio(self, here: Latents, there: Latents, step: float) -> Float64[np.ndarray, " b"]:
+        """See `subset_simulation.Walk`."""
+        keep = math.sqrt(1 - step**2)
+        return self._tilt(here, there, keep) - self._tilt(there, here, keep)
+
+    def _drift(self, latents: Latents) -> Float64[np.ndarray, "b d"]:
+        # Where a gradient is not finite, the step has no drift.
+        slopes = np.stack([kept.slope for kept in latents.extras])
+        return self._weight * np.nan_to_num(slopes, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _tilt(self, here: Latents, there: Latents, keep: float) -> Float64[np.ndarray, " b"]:
+        """Return the log ratio by which the drift makes a step less likely.
+
+        Cotter et al. (2013), equation 4.8, whose delta is 2 (1 - keep) / (1 + keep), for a drift
+        that need not be the one of the sampled density.
+        """
+        delta, drift = 2 * (1 - keep) / (1 + keep), self._drift(here)
+        along = ((there.z - here.z) * drift).sum(1) / 2
+        across = ((here.z + there.z) * drift).sum(1) + (drift**2).sum(1)
+        tilt: Float64[np.ndarray, " b"] = along + delta / 4 * across
+        return tilt
 
 
 def probability(
@@ -282,9 +276,8 @@ def probability(
 ) -> dict[str, Any]:
     """Return P(low confidence) under the generator's prior, from whole populations.
 
-    Conditions weigh the same. The interval comes from the variance between populations, which are
-    independent; from latents within a population it would be far too short. It is the t interval of
-    Welch and Satterthwaite on the logarithm.
+    Conditions weigh the same. The interval is that of `subset_simulation.interval`, where each
+    condition has two populations and they do not all say the same.
 
     Args:
         trajectories: of `split`, in the order of their seeds.
@@ -308,20 +301,8 @@ def probability(
     }
     if not estimates:
         return result
-    result["value"] = value = float(
-        np.mean([np.mean(by_population) for by_population in estimates.values()])
-    )
-    if value > 0 and min(len(by_population) for by_population in estimates.values()) > 1:
-        parts = np.array(
-            [
-                np.var(by_population, ddof=1) / len(by_population)
-                for by_population in estimates.values()
-            ]
-        )
-        freedom = np.array([len(by_population) - 1 for by_population in estimates.values()])
-        error = math.sqrt(parts.sum()) / len(estimates)
-        if error > 0:
-            degrees = parts.sum() ** 2 / (parts**2 / freedom).sum()
-            width = float(student_t.ppf(0.975, degrees)) * error / value
-            result["interval_95"] = [value * math.exp(-width), min(1.0, value * math.exp(width))]
+    result["value"] = float(np.mean([one["value"] for one in result["by_condition"].values()]))
+    groups = [np.array(by_population) for by_population in estimates.values()]
+    if min(map(len, groups)) > 1 and any(np.ptp(group) for group in groups):
+        result["interval_95"] = list(subset_simulation.interval(groups, 0.95))
     return result

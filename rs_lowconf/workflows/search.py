@@ -7,7 +7,7 @@ from typing import Literal
 
 from rs_lowconf.asking import Unanswered
 from rs_lowconf.generators import finish
-from rs_lowconf.models import Models, audits
+from rs_lowconf.models import Models, audits, splits
 from rs_lowconf.search.archive import Archive
 from rs_lowconf.search.calibration import LIKENESS
 from rs_lowconf.search.evaluate import Evaluator
@@ -253,11 +253,6 @@ def archive_of(settings: Settings, models: Models) -> Archive:
     )
 
 
-def splits(settings: Settings, models: Models) -> bool:
-    """Return whether populations are searched: without gradients, or for a fair draw."""
-    return models.method == "splitting" or settings.search.mode == "sample"
-
-
 def search_of(
     settings: Settings,
     models: Models,
@@ -267,7 +262,7 @@ def search_of(
 ) -> Search:
     """Return the search that the settings or the target ask for, or the random latents."""
     rules = rules_of(settings, models, stream)
-    if not splits(settings, models) or rules.mode == "random":
+    if not splits(settings.search, models.method) or rules.mode == "random":
         led = evaluator if student is None else evaluator.guided_by(student)
         return lambda done, closed: search(led, models.shell, rules, done, closed)
     own = settings.search.splitting
@@ -327,6 +322,6 @@ def taught(
 def _least_seeds(settings: Settings, models: Models) -> int:
     """Return how many seeds have to be searched whatever was found."""
     own = settings.search.splitting
-    if not splits(settings, models):
+    if not splits(settings.search, models.method):
         return 0
     return own.replicates * own.particles * len(models.labels)

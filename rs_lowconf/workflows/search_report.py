@@ -10,7 +10,7 @@ from typing import Any
 from rs_lowconf.batch.ledger import read_description
 from rs_lowconf.errors import DataError, JobError
 from rs_lowconf.estimate.confusions import Confusions, compare_confusions
-from rs_lowconf.models import Models
+from rs_lowconf.models import Models, splits
 from rs_lowconf.places import scores_path
 from rs_lowconf.runs import RunFolder, write_json
 from rs_lowconf.search.report import (
@@ -26,7 +26,7 @@ from rs_lowconf.search.student import Lessons
 from rs_lowconf.settings import Settings
 from rs_lowconf.workflows.catalog import target_of
 from rs_lowconf.workflows.pool import scored_tiles
-from rs_lowconf.workflows.search import SearchLog, splits
+from rs_lowconf.workflows.search import SearchLog
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def report_of(
     ours = summarise(search.trajectories, search.seconds, classes, taught)
     theirs = None if baseline is None else _random_latents(models, baseline)
     likelihood = None
-    if splits(settings, models):
+    if splits(settings.search, models.method):
         particles = settings.search.splitting.particles
         likelihood = probability(search.trajectories, particles, classes)
     return SearchReport(
