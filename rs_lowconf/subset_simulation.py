@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float64, Int
 from scipy.special import stdtrit
 
 _ACCEPTANCE = 0.44
-"""Share of proposals to accept; steps grow above it and shrink below."""
+"""Share of proposals to accept (Papaioannou et al. 2015, section 4); steps grow above it."""
 _FIRST_STEP, _SMALLEST_STEP, _LARGEST_STEP = 0.6, 0.05, 1.0
 
 
