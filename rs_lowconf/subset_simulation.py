@@ -238,9 +238,9 @@ def interval(groups: Sequence[Float64[np.ndarray, " r"]], level: float) -> tuple
     That of the latents within a population would be far too short. Estimates of populations are
     skew, near log-normal: it is Cox's interval with Student's quantile (Olsson, "Confidence
     intervals for the mean of a log-normal distribution", Journal of Statistics Education 2005,
-    section 3.4), around the mean, with one variance of the logarithm for all conditions. Where a
-    population tells 0, which has no logarithm, it is that of Welch and Satterthwaite from the
-    standard errors of the means.
+    section 3.4), around the mean, with one variance of the logarithm for all conditions, to which
+    those that add more to the mean contribute more. Where a population tells 0, which has no
+    logarithm, it is that of Welch and Satterthwaite from the standard errors of the means.
 
     Args:
         groups: estimates of two or more populations of each condition, not all of them 0;
@@ -252,8 +252,12 @@ def interval(groups: Sequence[Float64[np.ndarray, " r"]], level: float) -> tuple
     many = np.array([len(group) for group in met])
     shares = np.array([group.mean() for group in met]) / value / len(groups)
     if min(group.min() for group in met) > 0:
-        freedom = (many - 1).sum()
-        spread = sum((len(group) - 1) * np.log(group).var(ddof=1) for group in met) / freedom
+        # The root, a compromise by measurement: equal weights let conditions that add nothing
+        # widen the interval, and those of the shares leave few degrees of freedom.
+        weights = (many - 1) * np.sqrt(shares)
+        weights /= weights.sum()
+        spread = weights @ [np.log(group).var(ddof=1) for group in met]
+        freedom = 1 / (weights**2 / (many - 1)).sum()
         error = np.sqrt(spread * (shares**2 / many).sum() + spread**2 / (2 * freedom))
     else:
         relative = np.array([group.std(ddof=1) / group.mean() for group in met])

@@ -112,6 +112,20 @@ class TestInterval:
         covered = (ends[:, 0] <= truth.mean(1)) & (truth.mean(1) <= ends[:, 1])
         assert 0.91 <= covered.mean() <= 0.995
 
+    def test_conditions_that_add_nothing_hardly_widen_it(self) -> None:
+        """Ten conditions from 1e-2 to 1e-8, whose populations scatter more the rarer: covers."""
+        rng = np.random.default_rng(5)
+        scatter = np.linspace(0.55, 1.3, 10)[:, None]
+        truth = 10.0 ** -np.linspace(2, 8, 10)
+        noise = rng.standard_normal((600, 10, 3))
+        values = truth[:, None] * np.exp(scatter * noise - scatter**2 / 2)
+        ends = np.array([interval(list(groups), 0.95) for groups in values])
+        covered = (ends[:, 0] <= truth.mean()) & (truth.mean() <= ends[:, 1])
+        assert 0.91 <= covered.mean() <= 0.995
+        # What Cox tells of the first alone, which is nearly all of the mean, is wider still.
+        alone = np.array([interval([groups[0]], 0.95) for groups in values])
+        assert np.median(ends[:, 1] / ends[:, 0]) < np.median(alone[:, 1] / alone[:, 0])
+
     def test_a_population_that_tells_nothing_has_no_logarithm(self) -> None:
         """Then it is the t interval on the logarithm, by scipy's Welch and Satterthwaite."""
         some, others = np.array([0.0, 2e-3, 3e-3, 1e-3]), np.array([4e-3, 5e-3, 9e-3])
