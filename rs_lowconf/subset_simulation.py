@@ -104,7 +104,8 @@ class CrankNicolson:
         self, here: Latents, noise: Float64[np.ndarray, "b d"], step: float
     ) -> Float64[np.ndarray, "b d"]:
         """See `Walk`."""
-        return np.sqrt(1 - step**2) * here.z + step * noise
+        proposal: Float64[np.ndarray, "b d"] = np.sqrt(1 - step**2) * here.z + step * noise
+        return proposal
 
     def log_ratio(self, here: Latents, there: Latents, step: float) -> None:
         """See `Walk`."""
@@ -197,12 +198,12 @@ def _scored(rows: Int[np.ndarray, " b"], z: Float64[np.ndarray, "b d"]) -> Askin
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Descent:
-    """What one population tells."""
+    """The result of one population."""
 
     probability: Float64[np.ndarray, " t"]
     """That the score is below each threshold; 0 where it did not get so low."""
     counted: Bool[np.ndarray, " t"]
-    """Where it is told from the start, as a share of plain random latents."""
+    """Where it comes from the start, as a share of plain random latents."""
     deepest: float
     """Probability of the last level: what was not met there is rarer, as far as it can tell."""
 
@@ -217,19 +218,20 @@ def descend(
         thresholds: of the score; only the lowest costs.
         max_levels: levels after which it gives up.
     """
-    told, counted = np.full(len(thresholds), np.nan), np.zeros(len(thresholds), dtype=bool)
+    probability = np.full(len(thresholds), np.nan)
+    counted = np.zeros(len(thresholds), dtype=bool)
     for depth in range(max_levels + 1):
         border = population.border() if depth < max_levels else -np.inf
         # What a threshold is worth is read at the first level that has enough latents below it.
         reached = thresholds > border
         below = population.share * (population.latents.value[:, None] < thresholds).mean(0)
-        told = np.where(np.isnan(told) & reached, below, told)
+        probability = np.where(np.isnan(probability) & reached, below, probability)
         if depth == 0:
             counted = reached
         if reached.all():
             break
         yield from population.descend(border)
-    return Descent(probability=told, counted=counted, deepest=population.share)
+    return Descent(probability=probability, counted=counted, deepest=population.share)
 
 
 def interval(groups: Sequence[Float64[np.ndarray, " r"]], level: float) -> tuple[float, float]:
@@ -239,7 +241,7 @@ def interval(groups: Sequence[Float64[np.ndarray, " r"]], level: float) -> tuple
     skew, near log-normal: it is Cox's interval with Student's quantile (Olsson, "Confidence
     intervals for the mean of a log-normal distribution", Journal of Statistics Education 2005,
     section 3.4), around the mean, with one variance of the logarithm for all conditions, to which
-    those that add more to the mean contribute more. Where a population tells 0, which has no
+    those that add more to the mean contribute more. Where a population says 0, which has no
     logarithm, it is that of Welch and Satterthwaite from the standard errors of the means.
 
     Args:

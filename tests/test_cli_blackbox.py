@@ -150,6 +150,7 @@ def test_populations_that_started_by_other_rules_are_not_continued(
 ) -> None:
     """A journal of the former rules is refused in one line, and stays as it is."""
     shutil.copytree(split[1], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "generate" / "review")  # which no unfinished search has
     about = tmp_path / "run" / "generate" / "search" / "journal.json"
     former = json.loads(about.read_text())
     assert former.pop("rules of splitting") == 2

@@ -152,7 +152,7 @@ def rare_event(
     Raises:
         SettingsError: no threshold, or no dimension.
     """
-    return _told(score, dimensions, thresholds, seed, rules or SubsetRules(), levels=True)
+    return _event(score, dimensions, thresholds, seed, rules or SubsetRules(), levels=True)
 
 
 def counted_event(
@@ -167,10 +167,10 @@ def counted_event(
     For a score that is the same for most latents, so that there is no first level to go down to.
     Arguments and errors are those of `rare_event`.
     """
-    return _told(score, dimensions, thresholds, seed, rules or SubsetRules(), levels=False)
+    return _event(score, dimensions, thresholds, seed, rules or SubsetRules(), levels=False)
 
 
-def _told(
+def _event(
     score: Score,
     dimensions: int,
     thresholds: Sequence[float],
@@ -203,13 +203,13 @@ def _told(
         )
         for number in range(rules.replicates)
     ]
-    told = _together(counting, courses, rules.replicates * rules.survivors)
+    descents = _together(counting, courses, rules.replicates * rules.survivors)
     return RareEvent(
         thresholds=tuple(ladder.tolist()),
-        by_replicate=np.stack([one.probability for one in told]),
-        counted=np.stack([one.counted for one in told]),
+        by_replicate=np.stack([descent.probability for descent in descents]),
+        counted=np.stack([descent.counted for descent in descents]),
         latents=rules.replicates * rules.particles,
-        deepest=np.array([one.deepest for one in told]),
+        deepest=np.array([descent.deepest for descent in descents]),
         evaluations=evaluations,
         unscored=unscored,
     )
@@ -244,7 +244,7 @@ def _course(
 def _together(score: Score, courses: Sequence[Asking[Descent]], size: int) -> list[Descent]:
     """Let all populations go down side by side, asking in batches of a size."""
     asks = dict(enumerate(map(next, courses)))
-    told: dict[int, Descent] = {}
+    descents: dict[int, Descent] = {}
     while asks:
         z = np.concatenate([ask.z for ask in asks.values()])
         values = [score(z[first : first + size]) for first in range(0, len(z), size)]
@@ -254,6 +254,6 @@ def _together(score: Score, courses: Sequence[Asking[Descent]], size: int) -> li
                 nothing = np.empty((len(value), 0))
                 asks[number] = courses[number].send(Scored(value=value, extras=nothing))
             except StopIteration as end:
-                told[number] = end.value
+                descents[number] = end.value
                 del asks[number]
-    return [told[number] for number in range(len(courses))]
+    return [descents[number] for number in range(len(courses))]
