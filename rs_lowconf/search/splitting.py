@@ -251,12 +251,17 @@ class Langevin:
     def log_ratio(self, here: Latents, there: Latents, step: float) -> Float64[np.ndarray, " b"]:
         """See `subset_simulation.Walk`."""
         keep = math.sqrt(1 - step**2)
-        return self._tilt(here, there, keep) - self._tilt(there, here, keep)
+        ratio: Float64[np.ndarray, " b"] = self._tilt(here, there, keep)
+        ratio -= self._tilt(there, here, keep)
+        return ratio
 
     def _drift(self, latents: Latents) -> Float64[np.ndarray, "b d"]:
         # Where a gradient is not finite, the step has no drift.
         slopes = np.stack([kept.slope for kept in latents.extras])
-        return self._weight * np.nan_to_num(slopes, nan=0.0, posinf=0.0, neginf=0.0)
+        drift: Float64[np.ndarray, "b d"] = self._weight * np.nan_to_num(
+            slopes, nan=0.0, posinf=0.0, neginf=0.0
+        )
+        return drift
 
     def _tilt(self, here: Latents, there: Latents, keep: float) -> Float64[np.ndarray, " b"]:
         """Return the log ratio by which the drift makes a step less likely.
