@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool
@@ -16,15 +16,14 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.class_map import ClassMap
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import AnswerError, ModelError, SettingsError, by_reason
+from rs_lowconf.gan.condition import Condition, MaskBank, bank_of
 from rs_lowconf.gan.critic import RealismCritic
 from rs_lowconf.gan.encode import comparison_of, encoding
 from rs_lowconf.gan.gate_views import FrozenView, ViewSpec
-from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic, load_mask_model
-from rs_lowconf.gan.mask_train import MaskGanTraining
-from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
-from rs_lowconf.gan.model import GanModel, load_critic, load_encoder, load_model
+from rs_lowconf.gan.masks import MaskCritic, MaskedGenerator, by_mask
+from rs_lowconf.gan.model import GanModel, draws_masks, load_critic, load_encoder, load_model
 from rs_lowconf.places import model_path, update_of
-from rs_lowconf.runs import kind_of, sha256_of
+from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.archive import Looks, learn_looks
 from rs_lowconf.search.calibration import (
     Calibration,
@@ -66,7 +65,7 @@ _NAMED = 12
 class GeneratorModel:
     """A trained generator with what belongs to it."""
 
-    gan: GanModel | MaskGanModel
+    gan: GanModel
     sha256: str
     """Of its file."""
 
@@ -76,15 +75,9 @@ class GeneratorModel:
         return self.gan.generator
 
     @property
-    def bank(self) -> MaskBank | None:
-        """Return the masks that tiles are drawn for; None where they are drawn for classes."""
-        generator = self.gan.generator
-        return generator.bank if isinstance(generator, MaskedGenerator) else None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the conditions, or the classes of their pixels where these are masks."""
-        return self.net.classes if self.bank is None else self.bank.classes
+    def condition(self) -> Condition:
+        """Return what tiles are drawn of: classes, or masks."""
+        return self.gan.condition
 
     @property
     def attribution(self) -> str:
@@ -97,7 +90,7 @@ class GeneratorModel:
 class GateModel:
     """What a gate is made of, and what the search knows of real tiles from it."""
 
-    critic: Critic
+    critic: RealismCritic | MaskCritic
     extractor: FeatureExtractor
     calibration: Calibration
     files: Mapping[str, str]
@@ -157,11 +150,6 @@ class Models:
     """What the results depend on, so that an interrupted search is not mixed with another."""
     device: torch.device
 
-    @property
-    def pixel_classes(self) -> tuple[str, ...]:
-        """Return the classes of the masks, none where there are no masks."""
-        return () if self.generator.bank is None else self.generator.bank.classes
-
 
 def load_models(settings: Settings, *, trust_code: bool) -> Models:
     """Load models and tiles, and check that they fit each other.
@@ -219,15 +207,15 @@ def fit_models(
         DataError: too few tiles were held out to calibrate the gate.
         ModelError: a model does not fit the others.
     """
-    own, bank, bands = settings.search, generator.bank, generator.net.bands
+    own, condition, bands = settings.search, generator.condition, generator.net.bands
     target_channels = check_fit(target.bands, bands)
     class_map = settings.target.common_names
     _check_classes(generator, real, target, class_map)
     _check_tau(own, target)
     method = method_of(own, differentiable=target.differentiable)
     regions = None
-    if bank is not None:
-        regions = regions_of(bank.masks, bank.classes, own.region)
+    if condition.masks is not None:
+        regions = regions_of(condition.masks, condition.classes, own.region)
         if not target.pixelwise:
             raise ModelError(
                 "the generator is conditioned on masks, but the target predicts one class per tile",
@@ -288,14 +276,12 @@ def fit_models(
 
 
 def load_generator(path: Path, device: torch.device) -> GeneratorModel:
-    """Load a generator of either kind.
+    """Load a generator.
 
     Raises:
         ModelError: there is none, or it is damaged.
     """
-    masked = kind_of(path) == MaskGanTraining.kind
-    gan = load_mask_model(path, device) if masked else load_model(path, device)
-    return GeneratorModel(gan=gan, sha256=sha256_of(path))
+    return GeneratorModel(gan=load_model(path, device), sha256=sha256_of(path))
 
 
 def load_gate(settings: Settings, generator: GeneratorModel, device: torch.device) -> GateModel:
@@ -304,14 +290,12 @@ def load_gate(settings: Settings, generator: GeneratorModel, device: torch.devic
     Raises:
         ModelError: there is none, or it belongs to another generator.
     """
-    names = ["critic", "calibration", *([] if generator.bank else ["extractor"])]
+    # Of tiles with masks, the features of the critic say which look alike.
+    names = ["critic", "calibration", *([] if generator.condition.pixelwise else ["extractor"])]
     paths = {name: model_path(settings, name) for name in names}
-    critic: Critic
-    extractor: FeatureExtractor
-    if generator.bank is not None:
-        critic = extractor = load_mask_critic(paths["critic"], generator.bank, device)
-    else:
-        critic = _critic(paths["critic"], generator.net, device)
+    critic = _critic(paths["critic"], generator, device)
+    extractor: FeatureExtractor = critic
+    if "extractor" in paths:
         extractor = load_trained(paths["extractor"], device, kind="classifier")
     known = checksums(paths)
     calibration = load_calibration(paths["calibration"], {"gan": generator.sha256, **known})
@@ -359,7 +343,7 @@ def load_inversions(settings: Settings, models: Models) -> Inversions:
 
 def known_to_encoder(settings: Settings) -> dict[str, str]:
     """Return the checksums of the generator and of whose features tell how alike tiles are."""
-    masked = kind_of(model_path(settings, "gan")) == MaskGanTraining.kind
+    masked = draws_masks(model_path(settings, "gan"))
     names = ("gan", "critic" if masked else "extractor")
     return {name: sha256_of(model_path(settings, name)) for name in names}
 
@@ -392,40 +376,27 @@ class HeldOut:
 
     source: TileSource
     evaluator: Evaluator
-    classes: tuple[str, ...]
-    """The conditions by which the evaluator knows the tiles."""
-    masks: MaskBank | None
-    """The mask of each condition, where these are masks."""
+    condition: Condition
+    """By which the evaluator knows the tiles."""
 
 
 def held_out(settings: Settings, models: Models) -> list[HeldOut]:
     """Return the validation and test tiles, to be shown to reviewers among generated ones."""
+    from rs_lowconf.data.files import Split
     from rs_lowconf.data.masks import open_masks
     from rs_lowconf.data.source import open_split
 
-    if models.generator.bank is None:
-        return [
-            HeldOut(
-                source=open_split(settings.data, split),
-                evaluator=models.evaluator,
-                classes=models.generator.net.classes,
-                masks=None,
-            )
-            for split in ("val", "test")
-        ]
-    found = []
-    for split in ("val", "test"):
+    def held(split: Split) -> HeldOut:
+        condition = models.generator.condition
+        if not condition.pixelwise:
+            tiles = open_split(settings.data, split)
+            return HeldOut(source=tiles, evaluator=models.evaluator, condition=condition)
         source = open_masks(settings.data, split)
         bank = bank_of(source)
-        found.append(
-            HeldOut(
-                source=by_mask(source),
-                evaluator=of_masks(settings.search, models, bank)[0],
-                classes=bank.names,
-                masks=bank,
-            )
-        )
-    return found
+        evaluator, _ = of_masks(settings.search, models, bank)
+        return HeldOut(source=by_mask(source), evaluator=evaluator, condition=bank)
+
+    return [held("val"), held("test")]
 
 
 def of_masks(
@@ -438,14 +409,14 @@ def of_masks(
         models: of tiles with masks.
         bank: the masks, of the same classes and size.
     """
-    gan = cast("MaskGanModel", models.generator.gan)
-    critic = cast("MaskCritic", models.gate.critic).on(bank)
-    evaluator, generator = models.evaluator, MaskedGenerator(gan.generator.generator, bank)
-    said = critic_parts(critic)
-    other = evaluator.of_masks(
+    judge = models.gate.critic
+    assert isinstance(judge, MaskCritic)  # noqa: S101  # of the generator's kind of condition
+    critic = judge.on(bank)
+    generator, energy = models.generator.gan.of_masks(bank)
+    other = models.evaluator.of_masks(
         generator,
-        gate=evaluator.gate.changed(said.get),
-        penalties=_penalties(settings, models.gate.calibration, gan.critic.on(bank), critic),
+        gate=models.evaluator.gate.changed(critic_parts(critic).get),
+        penalties=_penalties(settings, models.gate.calibration, energy, critic),
         regions=regions_of(bank.masks, bank.classes, settings.region),
     )
     return other, generator
@@ -514,13 +485,14 @@ def _real_tiles(settings: Settings, generator: GeneratorModel) -> TileSource | N
     from rs_lowconf.data.masks import open_masks
     from rs_lowconf.data.source import open_split
 
-    if generator.bank is not None and not settings.data.masked:
+    masked = generator.condition.pixelwise
+    if masked and not settings.data.masked:
         raise ModelError(
             "the generator is conditioned on masks, but the data have only tile labels",
             remedy="set data.kind to scenes or chips, or to none",
         )
     source: TileSource
-    if generator.bank is not None:
+    if masked:
         train = open_masks(settings.data, "train")
         bands, source = train.bands, by_mask(train)
     else:
@@ -624,10 +596,11 @@ def _check_classes(
         ModelError: they do.
         SettingsError: the map does not fit them.
     """
-    drawn = class_list("the generator", generator.classes, error=ModelError)
+    condition = generator.condition
+    drawn = class_list("the generator", condition.classes, error=ModelError)
     known = class_list("the target", target.classes, error=ModelError)
     tiles = None
-    if generator.bank is None and real is not None:
+    if not condition.pixelwise and real is not None:
         tiles = class_list("the data", real.classes, error=ModelError)
     class_map.meet_all((drawn, *([tiles] if tiles else [])), known, error=ModelError)
     if tiles is not None:
@@ -654,9 +627,12 @@ def _check_tau(settings: SearchSettings, target: TargetModel) -> None:
         )
 
 
-def _critic(path: Path, generator: TileGenerator, device: torch.device) -> RealismCritic:
-    critic = load_critic(path, device)
-    if (critic.bands, critic.classes) != (generator.bands, generator.classes):
+def _critic(
+    path: Path, generator: GeneratorModel, device: torch.device
+) -> RealismCritic | MaskCritic:
+    critic = load_critic(path, generator.condition, device)
+    known = generator.net.bands, generator.condition.names
+    if (critic.bands, critic.classes) != known:
         raise ModelError(
             f"the critic {path} was trained for another generator", command="train gate"
         )

@@ -59,7 +59,9 @@ def test_every_exported_tile_is_low_confidence_when_read_back_alone(
     folder = project / "run" / "generate"
     target = load_trained(project / "run" / "target" / "target.safetensors", torch.device("cpu"))
     gan = load_model(project / "run" / "gan" / "gan.safetensors", torch.device("cpu"))
-    critic = load_critic(project / "run" / "gate" / "critic.safetensors", torch.device("cpu"))
+    critic = load_critic(
+        project / "run" / "gate" / "critic.safetensors", gan.condition, torch.device("cpu")
+    )
     told = json.loads((folder / "report.json").read_text())["gate"]
     least = told["joint_false_rejection_at_most"]
     for row in pq.read_table(folder / "samples.parquet").to_pylist():

@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from rs_lowconf.gan.condition import TileClasses
 from rs_lowconf.gan.model import load_critic
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.store import ReviewStore
-from rs_lowconf.runs import sha256_of
+from rs_lowconf.runs import read_checkpoint, sha256_of
 from rs_lowconf.search.calibration import load_calibration
 from rs_lowconf.testset import read_release
 from tests.conftest import Run, run_program
@@ -178,7 +179,10 @@ def test_an_update_changes_the_gate_of_the_next_round(reviewed: Path) -> None:
         for p in packages
     )
     assert not first & second
-    critic = load_critic(made / "critic.safetensors", torch.device("cpu"))
+    path = made / "critic.safetensors"
+    _, header = read_checkpoint(path, "critic")
+    conditions = TileClasses(names=tuple(header["classes"]))
+    critic = load_critic(path, conditions, torch.device("cpu"))
     head = load_calibration(made / "calibration.safetensors", {}).head
     assert head is not None
     folder = reviewed / "run" / "round-2"

@@ -20,8 +20,8 @@ from rs_lowconf.data.catalog.rows import from_table
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.data.masks import open_masks
 from rs_lowconf.errors import AnswerError
-from rs_lowconf.gan.mask_model import load_mask_critic, load_mask_model
-from rs_lowconf.gan.masks import masks_of
+from rs_lowconf.gan.condition import MaskBank, masks_of
+from rs_lowconf.gan.model import load_critic, load_model
 from rs_lowconf.models import held_out, load_models
 from rs_lowconf.review.geotiff import read_classes, read_tile
 from rs_lowconf.review.ids import sample_ids
@@ -78,7 +78,7 @@ def test_the_whole_way_ends_in_a_package_with_masks(rslow: Run, trained: Path) -
     assert report["gate"]["parts"] == ["critic", "likeness", "spectra", "mask agreement"]
     assert report["search"]["accepted"] == len(rows) == len(layer) == 4
     assert len({row["condition"] for row in rows}) == 4
-    bank = load_mask_model(trained / "run" / "gan" / "gan.safetensors", CPU).generator.bank
+    bank = load_model(trained / "run" / "gan" / "gan.safetensors", CPU).masked[0].bank
     target = load_trained(trained / "run" / "target" / "target.safetensors", CPU)
     for row in rows:
         name = f"{row['sample_id']}.tif"
@@ -150,22 +150,21 @@ def test_held_out_tiles_are_judged_with_their_own_masks(trained: Path) -> None:
     settings = load(trained / "config.yaml")
     models = load_models(settings, trust_code=False)
     val = held_out(settings, models)[0]
-    assert models.generator.bank is not None
-    assert val.masks is not None
+    bank, own = models.generator.condition, val.condition
+    assert isinstance(bank, MaskBank)
+    assert isinstance(own, MaskBank)
     source = open_masks(settings.data, "val")
     assert val.source.ids == source.ids
-    critic = load_mask_critic(
-        trained / "run" / "gate" / "critic.safetensors", models.generator.bank, CPU
-    ).on(val.masks)
+    critic = load_critic(trained / "run" / "gate" / "critic.safetensors", bank, CPU).on(own)
     for index in range(3):
         tile = source.batch([index])
-        label = val.classes.index(tile.ids[0])
+        label = own.names.index(tile.ids[0])
         pixels = (tile.image[0] * 10_000).round().to(torch.uint16)
         parts = val.evaluator.judge_stored(pixels, label, thorough=True).parts
         with torch.no_grad():
             realism = critic.realism(tile.image, torch.tensor([label]))
         assert parts["critic"] == pytest.approx(float(realism), abs=1e-4)
-        assert torch.equal(val.masks.masks[label].long(), masks_of(tile)[0])
+        assert torch.equal(own.masks[label].long(), masks_of(tile)[0])
 
 
 @pytest.mark.slow

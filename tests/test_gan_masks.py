@@ -15,6 +15,7 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.augment import mask_gan_augmentations
 from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.beside import BesideRecord
+from rs_lowconf.gan.condition import MaskBank, bank_of
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.judge import train_mask_judge
 from rs_lowconf.gan.mask_figures import mask_figures, region_features
@@ -27,18 +28,13 @@ from rs_lowconf.gan.mask_losses import (
     mix_loss,
     random_regions,
 )
-from rs_lowconf.gan.mask_model import (
-    load_mask_critic,
-    load_mask_model,
-    save_mask_critic,
-    save_mask_model,
-)
 from rs_lowconf.gan.mask_networks import MaskDiscriminator
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures, overlaps
 from rs_lowconf.gan.mask_sheet import PALETTE, write_mask_sheets
 from rs_lowconf.gan.mask_train import MaskGanTraining
-from rs_lowconf.gan.masks import MaskBank, MaskCritic, MaskedGenerator, bank_of, by_mask
-from rs_lowconf.gan.model import restore_state, save_state
+from rs_lowconf.gan.masks import MaskCritic, MaskedGenerator, by_mask
+from rs_lowconf.gan.model import load_critic, load_model, save_critic, save_model
+from rs_lowconf.gan.resume import restore_state, save_state
 from rs_lowconf.gan.steps import train
 from rs_lowconf.generators import finish
 from rs_lowconf.masks import UNKNOWN
@@ -409,16 +405,17 @@ def test_a_bank_leaves_out_empty_masks_and_takes_no_more_than_asked() -> None:
 def test_the_saved_model_draws_and_judges_as_the_trained_one(tmp_path: Path) -> None:
     """A round trip through the file keeps generator, critic, masks and their names."""
     training, bank = stirred(), bank_of(FakeMasks(BANDS, 4))
-    save_mask_model(tmp_path / "gan.safetensors", training, bank, attribution="somebody")
-    model = load_mask_model(tmp_path / "gan.safetensors", CPU)
+    critic = MaskCritic(training.discriminator, bank)
+    save_model(tmp_path / "gan.safetensors", training, critic, attribution="somebody")
+    model = load_model(tmp_path / "gan.safetensors", CPU)
+    assert model.condition.masks is not None
     before = MaskedGenerator(training.average, bank)
     z, label = torch.randn(2, before.latent_dim), torch.tensor([0, 2])
-    assert torch.equal(model.generator.masks, bank.masks)
+    assert torch.equal(model.condition.masks, bank.masks)
     assert (model.generator.classes, model.generator.bands) == (bank.names, BANDS)
-    assert model.generator.pixel_classes == bank.classes
+    assert model.condition.pixel_classes == bank.classes
     image = before(z, label)
     assert torch.equal(model.generator(z, label), image)
-    critic = MaskCritic(training.discriminator, bank)
     assert torch.equal(model.critic.realism(image, label), critic.realism(image, label))
     assert model.header["attribution"] == "somebody"
 
@@ -544,7 +541,7 @@ def test_the_command_trains_resumes_and_keeps_the_best(tmp_path: Path) -> None:
     finish(train_mask_gan(longer, source, val))
     assert len((tmp_path / "gan" / "metrics.jsonl").read_text().splitlines()) == 3
     assert len(list((tmp_path / "gan" / "sheets").iterdir())) == 6
-    model = load_mask_model(tmp_path / "gan" / "gan.safetensors", CPU)
+    model = load_model(tmp_path / "gan" / "gan.safetensors", CPU)
     assert len(model.generator.classes) == 5
 
 
@@ -569,8 +566,8 @@ def test_the_judge_of_masks_learns_and_comes_back(trained: MaskGanTraining, tmp_
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     bank = bank_of(source)
     critic = MaskCritic(records[-1].average, bank)
-    save_mask_critic(tmp_path / "critic.safetensors", critic.discriminator)
-    loaded = load_mask_critic(tmp_path / "critic.safetensors", bank, CPU)
+    save_critic(tmp_path / "critic.safetensors", critic)
+    loaded = load_critic(tmp_path / "critic.safetensors", bank, CPU)
     label = torch.arange(len(bank))
     drawn = sample(generator, bank.at(label), 5)
     with torch.no_grad():
@@ -579,7 +576,7 @@ def test_the_judge_of_masks_learns_and_comes_back(trained: MaskGanTraining, tmp_
         assert torch.equal(loaded.agreement(drawn, label), critic.agreement(drawn, label))
     assert float(real.mean()) > float(fake.mean())
     with pytest.raises(DataError, match="masks of a, b"):
-        load_mask_critic(
+        load_critic(
             tmp_path / "critic.safetensors",
             MaskBank(masks=bank.masks, names=bank.names, classes=("a", "b")),
             CPU,

@@ -17,18 +17,11 @@ from rs_lowconf.gan.encode import comparison_of
 from rs_lowconf.gan.feature_critic import MIXED, FeatureHeads
 from rs_lowconf.gan.figures import FrozenDistance, sample
 from rs_lowconf.gan.frozen import frozen_network, pooled, weights_of
-from rs_lowconf.gan.model import (
-    CHECKPOINT,
-    STATE,
-    load_model,
-    restore_state,
-    resume,
-    save_sources_model,
-    save_state,
-)
+from rs_lowconf.gan.model import load_model, save_model
 from rs_lowconf.gan.networks import Discriminator
 from rs_lowconf.gan.pyramid import PyramidGenerator
 from rs_lowconf.gan.rendering import Rendering, clip_bytes
+from rs_lowconf.gan.resume import CHECKPOINT, STATE, restore_state, resume, save_state
 from rs_lowconf.gan.source_critics import WHOLE_FROM, SourcesCritic, SourceShape, build_critics
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.steps import fallen
@@ -282,7 +275,7 @@ def test_the_written_model_draws_and_judges_as_the_training_does(
 ) -> None:
     """A round trip through gan.safetensors keeps tiles, realism, features and the comparison."""
     critic = realism_of(trained)
-    save_sources_model(tmp_path / "gan.safetensors", trained, critic, attribution="nobody")
+    save_model(tmp_path / "gan.safetensors", trained, critic, attribution="nobody")
     model = load_model(tmp_path / "gan.safetensors", CPU)
     assert isinstance(model.generator, PyramidGenerator)
     assert isinstance(model.critic, SourcesCritic)
@@ -356,7 +349,7 @@ def test_a_training_goes_on_from_its_checkpoint_alone(
     trained: SourcesTraining, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without its state it starts at the averaged weights, and says so; other settings refuse."""
-    save_sources_model(tmp_path / CHECKPOINT, trained, realism_of(trained), attribution="nobody")
+    save_model(tmp_path / CHECKPOINT, trained, realism_of(trained), attribution="nobody")
     again = start()
     resume(tmp_path, again)
     assert again.images == trained.images > 0
@@ -386,7 +379,7 @@ def test_a_checkpoint_without_calibration_is_read(
 ) -> None:
     """As the first trainings from several sources wrote them: realism is the plain logit."""
     path = tmp_path / "gan.safetensors"
-    save_sources_model(path, trained, realism_of(trained), attribution="nobody")
+    save_model(path, trained, realism_of(trained), attribution="nobody")
     tensors, header = read_checkpoint(path, "gan")
     old = {name: value for name, value in tensors.items() if not name.startswith("realism.")}
     assert len(old) == len(tensors) - 2

@@ -13,8 +13,9 @@ from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.critic import critic_logit, fit_realism
 from rs_lowconf.gan.figures import domain_distance, figures, overfit, sample
 from rs_lowconf.gan.judge import train_judge
-from rs_lowconf.gan.model import load_model, restore_state, save_model, save_state
+from rs_lowconf.gan.model import load_model, save_model
 from rs_lowconf.gan.networks import Discriminator, Generator
+from rs_lowconf.gan.resume import restore_state, save_state
 from rs_lowconf.gan.sheet import write_sheets
 from rs_lowconf.gan.steps import train
 from rs_lowconf.gan.train import GanTraining, gradient_penalty

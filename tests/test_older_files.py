@@ -4,6 +4,10 @@
 the code of commit 3001176: trainings as in `conftest.py`, a blind search for six tiles, its package
 reviewed by the rule of `test_cli_loop.py` and imported, a release, a catalog, its scores, a draw of
 20 tiles, all with the settings in `config.yaml`, whose names are those of that version.
+
+`older/masks.zip` holds a generator of tiles with given masks and a critic by the code of commit
+322d5e5: of `FakeMasks`, after four steps and with noise on all weights, so that no block is the
+identity; and in `drawn.npz` what they made of four latents.
 """
 
 import csv
@@ -14,14 +18,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import rs_lowconf as rl
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.estimate.stored import read_draw, read_pool
+from rs_lowconf.gan.model import load_critic, load_model
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.testset import read_release
 from tests.conftest import Ran, Run
+from tests.fakes import FakeMasks
+
+CPU = torch.device("cpu")
 
 SETTINGS = """
 run: {{dir: {folder}/run, models: trained, threads: 1}}
@@ -122,3 +131,31 @@ def test_the_same_seeds_find_the_same_tiles(older: Path, rslow: Run) -> None:
         assert without(old.tags, *measured) == without(new.tags, *measured)
         for tag in measured:
             assert float(old.tags[tag]) == pytest.approx(float(new.tags[tag]), abs=0.01)
+
+
+def test_a_generator_of_masks_and_its_critics_are_as_they_were(tmp_path: Path) -> None:
+    """Tiles, realism, agreement with the masks and features are those of the first code.
+
+    They are equal but for what another version of torch adds in another order.
+    """
+    with zipfile.ZipFile(Path(__file__).parent / "older" / "masks.zip") as archive:
+        archive.extractall(tmp_path)
+    drawn = {name: torch.from_numpy(part) for name, part in np.load(tmp_path / "drawn.npz").items()}
+    model = load_model(tmp_path / "gan.safetensors", CPU)
+    generator, critic = model.masked
+    assert model.condition.pixelwise
+    assert model.condition.names == FakeMasks(generator.bands, 4).ids
+    assert model.header["attribution"] == "nobody: drawn masks"
+    gate = load_critic(tmp_path / "critic.safetensors", generator.bank, CPU)
+    label = torch.arange(4)
+    with torch.no_grad():
+        image = generator(drawn["z"], label)
+        found = {
+            "image": image,
+            "realism": critic.realism(image, label),
+            "gate": gate.realism(image, label),
+            "agreement": gate.agreement(image, label),
+            "features": gate.features(image),
+        }
+    for name, values in found.items():
+        torch.testing.assert_close(values, drawn[name], atol=1e-5, rtol=1e-4, msg=name)

@@ -17,7 +17,7 @@ from rs_lowconf.batch.work import Call
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.errors import AnswerError, DataError
-from rs_lowconf.gan.masks import MaskBank, main_class
+from rs_lowconf.gan.condition import MaskBank, main_class
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.models import Inversions, Models, load_inversions, load_models, of_masks
 from rs_lowconf.review.ids import sample_id
@@ -161,7 +161,7 @@ def _misfit(models: Models, kind: TileKind) -> DataError | None:
         what, expected = f"tiles of {size[0]} x {size[1]} pixels", f"{due[0]} x {due[1]}"
     elif missing:
         what, expected = f"bands {' '.join(kind.bands)}", f"{' '.join(missing)} among them"
-    elif models.generator.bank is not None and not kind.masked:
+    elif models.generator.condition.pixelwise and not kind.masked:
         what, expected = "there is no mask", "one, because the generator is conditioned on masks"
         return DataError(what, expected=expected)
     else:
@@ -240,7 +240,7 @@ class Maker:
         Raises:
             DataError: the generator cannot draw such a tile.
         """
-        generator, bank = self.models.generator.net, self.models.generator.bank
+        generator, condition = self.models.generator.net, self.models.generator.condition
         misfit = _misfit(self.models, kind_of_row(row))
         if misfit is not None:
             raise misfit
@@ -249,11 +249,11 @@ class Maker:
             raise DataError(f"{int(content.nodata.sum())} of its pixels have no data")
         pixels = stored_numbers(reflectance(row, content, generator.bands)[None])[0]
         image = reflectance_of(pixels)
-        if bank is None:
+        if not condition.pixelwise:
             known = row.label in generator.classes
             label = generator.classes.index(str(row.label)) if known else -1
             return _Tile(row=row, image=image, label=label, mask=None)
-        mask = read_mask(row, bank.classes)
+        mask = read_mask(row, condition.classes)
         if not (mask != UNKNOWN).any():
             raise DataError("no pixel of its mask is known")
         return _Tile(row=row, image=image, label=0, mask=mask)
@@ -281,7 +281,7 @@ class Maker:
 
     def _setting(self, tiles: Sequence[_Tile]) -> _Setting:
         models = self.models
-        if models.generator.bank is None:
+        if not models.generator.condition.pixelwise:
             return _Setting(
                 generator=models.generator.net,
                 evaluator=models.evaluator,
@@ -291,7 +291,7 @@ class Maker:
         bank = MaskBank(
             masks=masks.to(torch.uint8),
             names=tuple(tile.row.tile_id for tile in tiles),
-            classes=models.generator.bank.classes,
+            classes=models.generator.condition.classes,
         )
         evaluator, generator = of_masks(self.settings.search, models, bank)
         return _Setting(generator=generator, evaluator=evaluator, label=torch.arange(len(tiles)))
@@ -347,7 +347,7 @@ class Maker:
                     "id": tile.row.tile_id,
                     "outcome": ending,
                     "condition": None
-                    if self.models.generator.bank is not None
+                    if self.models.generator.condition.pixelwise
                     else setting.generator.classes[label],
                     "group": distances.classes[int(group[i])],
                     "predicted": target.classes[int(answer.log_probability[0].argmax())],
@@ -367,13 +367,14 @@ class Maker:
 
     def _groups(self, tiles: Sequence[_Tile], inversion: Inversion) -> Int[Tensor, " n"]:
         """Return the class of each tile among those whose distances are known."""
-        if self.models.generator.bank is None:
-            names = self.models.generator.net.classes
+        condition = self.models.generator.condition
+        if not condition.pixelwise:
+            names = condition.names
             return torch.tensor(
                 [self.found.distances.classes.index(names[int(k)]) for k in inversion.label]
             )
         masks = torch.stack([tile.mask for tile in tiles if tile.mask is not None])
-        return main_class(masks, len(self.models.generator.bank.classes))
+        return main_class(masks, len(condition.classes))
 
     @torch.no_grad()
     def _features(self, image: Float[Tensor, "c h w"]) -> Float[Tensor, "1 f"]:

@@ -38,7 +38,7 @@ from rs_lowconf.batch.stamp import fingerprint, is_stamped, stamp, unstamp
 from rs_lowconf.batch.variants_page import write_variants_page
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
-from rs_lowconf.gan.masks import MaskBank
+from rs_lowconf.gan.condition import MaskBank
 from rs_lowconf.gan.sheet import GAP, tiles_row
 from rs_lowconf.models import Models, of_masks
 from rs_lowconf.pages.samples import Card, card_of
@@ -52,6 +52,7 @@ from rs_lowconf.runs import output_errors, replacing, sha256_of, write_json
 from rs_lowconf.search.calibration import CRITIC, Features
 from rs_lowconf.settings import Settings
 from rs_lowconf.stored import reflectance_of, stored_numbers
+from rs_lowconf.types import TileGenerator
 from rs_lowconf.version import __version__
 
 _REPORT = "report.json"
@@ -267,17 +268,17 @@ class _Writer:
     @torch.no_grad()
     def _redrawn(self, row: CatalogRow, record: Mapping[str, Any]) -> torch.Tensor:
         models, z = self._models, torch.tensor([record["latent"]])
-        generator, label = models.generator.net, 0
-        if models.generator.bank is None:
-            label = generator.classes.index(record["condition"])
+        generator: TileGenerator = models.generator.net
+        if models.generator.condition.pixelwise:
+            label = 0
+            _, generator = of_masks(self._settings.search, models, self._bank(row))
         else:
-            bank = self._bank(row)
-            generator = of_masks(self._settings.search, models, bank)[1]
+            label = generator.classes.index(record["condition"])
         drawn = generator(z.to(models.device), torch.tensor([label], device=models.device))
         return drawn.cpu()
 
     def _bank(self, row: CatalogRow) -> MaskBank:
-        classes = self._models.pixel_classes
+        classes = self._models.generator.condition.pixel_classes
         mask = read_mask(row, classes).to(torch.uint8)[None]
         return MaskBank(masks=mask, names=(row.tile_id,), classes=classes)
 
@@ -303,7 +304,7 @@ class _Writer:
         models, sample = self._models, self._sample(one)
         image = reflectance_of(sample.pixels)[None].to(models.device)
         seen = features(image)[0].cpu().numpy()
-        classes = models.pixel_classes, models.target.classes
+        classes = models.generator.condition.pixel_classes, models.target.classes
         return card_of(sample, seen, *classes, models.class_map)
 
     def write_package(self, chosen: Sequence[_Variant]) -> Path | None:
@@ -324,11 +325,11 @@ class _Writer:
             package_id=package,
             label="confirm",
             round=models.round,
-            classes=() if models.generator.bank is not None else models.generator.net.classes,
+            classes=models.generator.condition.tile_classes,
             target_classes=models.target.classes,
             attribution=models.generator.attribution,
             provenance={name: str(value) for name, value in models.fingerprint.items()},
-            pixel_classes=models.pixel_classes,
+            pixel_classes=models.generator.condition.pixel_classes,
             scenes=scenes_around([one.row for one in chosen], blind=False),
         )
         return review
@@ -339,7 +340,7 @@ class _Writer:
         content = reflectance(row, read_row(row), bands)
         pixels = self._pixels(own)
         masks, real_mask = None, None
-        if models.generator.bank is not None:
+        if models.generator.condition.pixelwise:
             bank = self._bank(row)
             evaluator = of_masks(self._settings.search, models, bank)[0]
             predicted, confidence = evaluator.maps_stored(torch.from_numpy(pixels.copy()))

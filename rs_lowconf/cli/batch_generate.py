@@ -61,7 +61,7 @@ def generate(
     features = load_inversions(for_workers, models).features
     rows = chosen_rows(catalog, settings.batch, settings.run.seed)
     print_left_out(rows.left_out, len(catalog))
-    if models.generator.bank is None:
+    if not models.generator.condition.pixelwise:
         # For tiles of other classes the condition is found by inversion.
         print_classes(labels_of(catalog), "the generator", models.generator.net.classes)
     folder = job_folder(settings, "generate")

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rs_lowconf.gan.condition import masks_of
 from rs_lowconf.gan.figures import sample, squared_mmd
 from rs_lowconf.gan.mask_losses import agreement
 from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator, mask_layers
-from rs_lowconf.gan.masks import masks_of
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import MaskSource
 

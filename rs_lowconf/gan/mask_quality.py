@@ -7,9 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rs_lowconf.errors import ModelError
+from rs_lowconf.gan.condition import masks_of
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.mask_networks import MaskGenerator, mask_layers
-from rs_lowconf.gan.masks import LabelledTiles, masks_of
+from rs_lowconf.gan.masks import LabelledTiles
 from rs_lowconf.gan.measure import Estimate, Measurement
 from rs_lowconf.gan.quality import matched_sets
 from rs_lowconf.gan.spectra import limits_of, tile_spectra

@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rs_lowconf.bands import composites_or_grey
+from rs_lowconf.gan.condition import masks_of
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.mask_networks import MaskGenerator, mask_layers
-from rs_lowconf.gan.masks import masks_of
 from rs_lowconf.gan.sheet import GAP, tiles_row
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.runs import replacing

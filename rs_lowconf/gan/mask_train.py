@@ -8,13 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rs_lowconf.errors import DataError
+from rs_lowconf.gan.condition import masks_of
 from rs_lowconf.gan.mask_losses import (
     agreement,
     critic_losses,
     generator_loss,
 )
 from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator
-from rs_lowconf.gan.masks import masks_of
 from rs_lowconf.gan.steps import (
     SavedTraining,
     follow,

@@ -1,135 +1,22 @@
-"""Real masks as conditions, so that a search of latents need not know about masks.
-
-A mask is ground truth by construction and is never searched. Instead of a class index, the search
-gets the index of a real mask in a bank.
-"""
+"""Generator and critic of tiles with masks, as a search of latents knows those of classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int, Integer, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from rs_lowconf.errors import DataError
+from rs_lowconf.gan.condition import MaskBank
 from rs_lowconf.gan.mask_losses import agreement
 from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator, realness
 from rs_lowconf.masks import UNKNOWN
-from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import MaskSource, TileBatch
 
-_BATCH = 64
 _WORST = 0.1
 """Share of a tile's pixels that count as its worst part."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MaskBank:
-    """Real masks with names."""
-
-    masks: UInt8[Tensor, "n h w"]
-    """Class index of each pixel, or `UNKNOWN`."""
-    names: tuple[str, ...]
-    """One per mask, unique: the id of the tile it comes from."""
-    classes: tuple[str, ...]
-    """Classes of pixels."""
-
-    def __post_init__(self) -> None:
-        """Check names, and that every mask has a known pixel.
-
-        Raises:
-            DataError: a name comes twice, a mask has an unknown class or no known pixel.
-        """
-        if not len(self.masks) == len(self.names) == len(set(self.names)):
-            raise DataError(f"{len(self.masks)} masks have {len(set(self.names))} different names")
-        known = self.masks != UNKNOWN
-        if (known & (self.masks >= len(self.classes))).any():
-            raise DataError(
-                f"a mask contains {int(self.masks[known].max())}",
-                expected=f"indices of {len(self.classes)} classes, or {UNKNOWN}",
-            )
-        empty = [
-            n for n, is_known in zip(self.names, known.any(2).any(1), strict=True) if not is_known
-        ]
-        if empty:
-            raise DataError(f"no pixel of mask {empty[0]} is known")
-
-    def __len__(self) -> int:
-        """Return the number of masks."""
-        return len(self.masks)
-
-    def at(self, label: Int[Tensor, " b"]) -> Int[Tensor, "b h w"]:
-        """Return masks by index, on the device of the indices."""
-        return self.masks[label.cpu()].to(label.device).long()
-
-
-def bank_of(source: MaskSource, *, most: int | None = None, seed: int = 0) -> MaskBank:
-    """Return the masks of a source, in its order; those without a known pixel are left out.
-
-    Args:
-        source: of tiles with masks.
-        most: if there are more, this many random ones.
-        seed: of the choice.
-
-    Raises:
-        DataError: there is no mask.
-    """
-    masks, names = [], []
-    for first in range(0, len(source), _BATCH):
-        tiles = source.batch(range(first, min(first + _BATCH, len(source))))
-        mask = masks_of(tiles)
-        known = (mask != UNKNOWN).any(2).any(1)
-        masks.append(mask[known].to(torch.uint8))
-        names += [
-            name for name, is_known in zip(tiles.ids, known.tolist(), strict=True) if is_known
-        ]
-    if not names:
-        raise DataError("there is no mask with a known pixel")
-    chosen = torch.arange(len(names))
-    if most is not None and len(names) > most:
-        rng = torch.Generator().manual_seed(seed_of(seed, "mask bank"))
-        chosen = torch.randperm(len(names), generator=rng)[:most].sort().values
-    return MaskBank(
-        masks=torch.cat(masks)[chosen],
-        names=tuple(names[i] for i in chosen.tolist()),
-        classes=source.classes,
-    )
-
-
-def masks_of(tiles: TileBatch) -> Int[Tensor, "b h w"]:
-    """Return the masks of tiles.
-
-    Raises:
-        DataError: they have none.
-    """
-    if tiles.mask is None:
-        raise DataError(f"tile {tiles.ids[0]} has no mask")
-    return tiles.mask
-
-
-def main_classes(
-    source: MaskSource, most: int, seed: int
-) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
-    """Return tiles and the most frequent class of each tile's known pixels.
-
-    Args:
-        source: of tiles with masks.
-        most: if there are more, this many random ones; those without a known pixel are left out.
-        seed: of the choice.
-    """
-    rng = torch.Generator().manual_seed(seed_of(seed, "main classes"))
-    chosen = torch.randperm(len(source), generator=rng)[:most].sort().values.tolist()
-    tiles = source.batch(chosen)
-    label = main_class(masks_of(tiles), len(source.classes))
-    return tiles.image[label >= 0], label[label >= 0]
-
-
-def main_class(mask: Integer[Tensor, "b h w"], classes: int) -> Int[Tensor, " b"]:
-    """Return the most frequent class of each mask, -1 if no pixel is known."""
-    pixels = mask.flatten(1).long()
-    counts = torch.stack([(pixels == index).sum(1) for index in range(classes)], dim=1)
-    return torch.where(counts.any(1), counts.argmax(1), -1)
 
 
 class MaskedGenerator:
@@ -151,7 +38,6 @@ class MaskedGenerator:
         self.tile_size = generator.tile_size
         self.latent_parts = generator.latent_parts
         self.latent_dim = generator.latent_dim
-        self.masks = bank.masks
         self.pixel_classes = bank.classes
         self.bank = bank
         self.generator = generator.eval().requires_grad_(requires_grad=False)

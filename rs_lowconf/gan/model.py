@@ -1,90 +1,136 @@
-"""The trained model as one file: averaged generator, discriminator and realism calibration."""
+"""Trained models as files: averaged generator, critics, calibration, masks; critic; encoder."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.errors import ModelError
+from rs_lowconf.gan.condition import Condition, MaskBank, TileClasses
 from rs_lowconf.gan.critic import RealismCritic
+from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator
 from rs_lowconf.gan.mask_train import MaskGanTraining
+from rs_lowconf.gan.masks import MaskCritic, MaskedGenerator
 from rs_lowconf.gan.networks import Discriminator, Encoder, Generator
 from rs_lowconf.gan.pyramid import ClassGenerator, PyramidGenerator
 from rs_lowconf.gan.source_critics import SourcesCritic, SourceShape, build_critics
 from rs_lowconf.gan.spectral import SpectralBasis
 from rs_lowconf.gan.train import GanTraining
 from rs_lowconf.gan.train_sources import SourcesTraining
-from rs_lowconf.runs import read_checkpoint, write_checkpoint
-from rs_lowconf.settings import GanSettings, GeneratorSettings
+from rs_lowconf.runs import kind_of, read_checkpoint, write_checkpoint
+from rs_lowconf.settings import GanSettings, GeneratorSettings, MaskGanSettings
 from rs_lowconf.training_state import tensors_below
 from rs_lowconf.vocabulary import class_list
 
 log = logging.getLogger(__name__)
 
-STATE, CHECKPOINT = "state.safetensors", "gan.safetensors"
-"""In the folder of a training: everything that its next step depends on, and its best model."""
-CRITIC_KIND = "critic"
+CRITIC_KIND, MASK_CRITIC_KIND = "critic", "mask critic"
 ENCODER_KIND = "encoder"
+
+
+AnyTraining = GanTraining | SourcesTraining | MaskGanTraining
+GanCritic = RealismCritic | SourcesCritic | MaskCritic
+"""What judges a generator's tiles after its own training."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GanModel:
     """The parts of a trained GAN that a search needs."""
 
-    generator: ClassGenerator
-    critic: RealismCritic | SourcesCritic
+    generator: ClassGenerator | MaskedGenerator
+    critic: GanCritic
+    condition: Condition
+    """What it draws tiles of."""
+    recipe: GanSettings | MaskGanSettings
     header: dict[str, Any]
-    """Settings, bands, classes, tile size, images seen, attribution, seed."""
+    """Settings, bands, classes, tile size, images seen, attribution, seed; names of masks."""
+
+    @property
+    def network(self) -> ClassGenerator | MaskGenerator:
+        """Return what draws tiles of latents and conditions themselves: classes, or masks."""
+        generator = self.generator
+        return generator.generator if isinstance(generator, MaskedGenerator) else generator
+
+    @property
+    def class_generator(self) -> ClassGenerator:
+        """Return the generator of a class for each tile.
+
+        Raises:
+            ModelError: it draws tiles of given masks.
+        """
+        if isinstance(self.generator, MaskedGenerator):
+            raise ModelError(
+                "the generator draws tiles of given masks",
+                expected="one that draws tiles of classes",
+                remedy="train one on tiles with labels, or set data.kind to tiles with masks",
+            )
+        return self.generator
+
+    @property
+    def masked(self) -> tuple[MaskedGenerator, MaskCritic]:
+        """Return generator and critic of tiles with given masks.
+
+        Raises:
+            ModelError: it draws tiles of classes.
+        """
+        if isinstance(self.generator, MaskedGenerator) and isinstance(self.critic, MaskCritic):
+            return self.generator, self.critic
+        raise ModelError(
+            "the generator draws tiles of classes",
+            expected="one that draws tiles of given masks",
+            remedy="train one on data with masks, or set data.kind to the tiles that it draws",
+        )
+
+    def of_masks(self, bank: MaskBank) -> tuple[MaskedGenerator, MaskCritic]:
+        """Return generator and critic of other masks, such as those of held-out tiles.
+
+        Raises:
+            ModelError: it draws tiles of classes.
+            DataError: the masks are of other classes or of another size.
+        """
+        generator, critic = self.masked
+        return MaskedGenerator(generator.generator, bank), critic.on(bank)
 
 
-def save_model(
-    path: Path, training: GanTraining, critic: RealismCritic, *, attribution: str
-) -> None:
-    """Write the averaged generator, the discriminator and the realism calibration."""
-    realism = {"realism.slope": critic.slope, "realism.offset": critic.offset}
-    write_checkpoint(
-        path,
-        training.kind,
-        weights_of(training) | realism,
-        header_of(training) | {"attribution": attribution},
-    )
-
-
-def save_sources_model(
-    path: Path, training: SourcesTraining, critic: SourcesCritic, *, attribution: str
-) -> None:
-    """Write the weight average, its critics and the realism calibration.
+def save_model(path: Path, training: AnyTraining, critic: GanCritic, *, attribution: str) -> None:
+    """Write the weight average, its critics, their calibration, and the masks to draw tiles of.
 
     Args:
         path: the file.
-        training: whose average `settled` has just been called.
+        training: of the generator; of several sources, `settled` has just been called.
         critic: of its critics.
         attribution: of the data.
     """
     tensors = {f"generator.{k}": v for k, v in training.average.state_dict().items()}
-    for name, module in critic.critics.modules().items():
-        tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
-    tensors |= {"realism.slope": critic.slope, "realism.offset": critic.offset}
-    header = header_of(training) | {
-        "attribution": attribution,
-        "sources": [shape.to_json() for shape in critic.critics.shapes],
+    header = header_of(training) | {"attribution": attribution}
+    if isinstance(critic, SourcesCritic):
+        header["sources"] = [shape.to_json() for shape in critic.critics.shapes]
+    if isinstance(critic, MaskCritic):
+        tensors["bank.masks"] = critic.bank.masks
+        header["names"] = list(critic.bank.names)
+    write_checkpoint(path, training.kind, tensors | _tensors_of(critic), header)
+
+
+def _tensors_of(critic: GanCritic) -> dict[str, Tensor]:
+    """Return the weights and the calibration of a critic as tensors by name."""
+    if isinstance(critic, SourcesCritic):
+        modules = critic.critics.modules()
+    else:
+        modules = {"discriminator": critic.discriminator}
+    tensors = {
+        f"{name}.{k}": v for name, module in modules.items() for k, v in module.state_dict().items()
     }
-    write_checkpoint(path, training.kind, tensors, header)
+    if isinstance(critic, MaskCritic):
+        return tensors
+    return tensors | {"realism.slope": critic.slope, "realism.offset": critic.offset}
 
 
-def weights_of(training: GanTraining | MaskGanTraining) -> dict[str, Tensor]:
-    """Return the averaged generator and the discriminator as tensors by name."""
-    tensors = {f"generator.{k}": v for k, v in training.average.state_dict().items()}
-    tensors |= {f"discriminator.{k}": v for k, v in training.discriminator.state_dict().items()}
-    return tensors
-
-
-def header_of(training: GanTraining | MaskGanTraining | SourcesTraining) -> dict[str, Any]:
+def header_of(training: AnyTraining) -> dict[str, Any]:
     """Return all that is needed to rebuild the networks, and the training progress."""
     generator = training.average
     return {
@@ -97,8 +143,13 @@ def header_of(training: GanTraining | MaskGanTraining | SourcesTraining) -> dict
     }
 
 
+def draws_masks(path: Path) -> bool:
+    """Return whether a checkpoint is of a generator of tiles with given masks."""
+    return kind_of(path) == MaskGanTraining.kind
+
+
 def load_model(path: Path, device: torch.device) -> GanModel:
-    """Read what `save_model` or `save_sources_model` wrote.
+    """Read what `save_model` wrote.
 
     The first checkpoints of trainings from several sources have no calibrated critics; their
     realism is the plain sum of the logits.
@@ -106,6 +157,8 @@ def load_model(path: Path, device: torch.device) -> GanModel:
     Raises:
         ModelError: the file is missing, damaged or of another kind.
     """
+    if draws_masks(path):
+        return _load_masked(path, device)
     tensors, header = read_checkpoint(path, GanTraining.kind)
     settings = GanSettings.model_validate(header["settings"])
     shape = shape_of(header)
@@ -140,7 +193,34 @@ def load_model(path: Path, device: torch.device) -> GanModel:
         discriminator = Discriminator(settings.critic_width, **shape)
         fill_network(discriminator, tensors, "discriminator", path)
         critic = RealismCritic(discriminator.to(device), **calibration)
-    return GanModel(generator=generator, critic=critic, header=header)
+    return GanModel(
+        generator=generator,
+        critic=critic,
+        condition=TileClasses(names=generator.classes),
+        recipe=settings,
+        header=header,
+    )
+
+
+def _load_masked(path: Path, device: torch.device) -> GanModel:
+    """Read a generator of tiles with given masks, with its critic and the stored masks."""
+    tensors, header = read_checkpoint(path, MaskGanTraining.kind)
+    settings = MaskGanSettings.model_validate(header["settings"])
+    shape = shape_of(header)
+    generator = MaskGenerator(settings, **shape)
+    discriminator = MaskDiscriminator(settings.critic_width, **shape)
+    fill_network(generator, tensors, "generator", path)
+    fill_network(discriminator, tensors, "discriminator", path)
+    bank = MaskBank(
+        masks=tensors["bank.masks"], names=tuple(header["names"]), classes=shape["classes"]
+    )
+    return GanModel(
+        generator=MaskedGenerator(generator.to(device), bank),
+        critic=MaskCritic(discriminator.to(device), bank),
+        condition=bank,
+        recipe=settings,
+        header=header,
+    )
 
 
 def load_generator(path: Path, device: torch.device) -> tuple[ClassGenerator, dict[str, Any]]:
@@ -168,27 +248,44 @@ def _generator_of(
     return generator.eval().requires_grad_(requires_grad=False)
 
 
-def save_critic(path: Path, critic: RealismCritic) -> None:
-    """Write the gate's critic."""
-    tensors = {f"discriminator.{k}": v for k, v in critic.discriminator.state_dict().items()}
-    tensors |= {"realism.slope": critic.slope, "realism.offset": critic.offset}
+def save_critic(path: Path, critic: RealismCritic | MaskCritic) -> None:
+    """Write the gate's critic; that of tiles with masks judges those of any bank."""
+    network = critic.discriminator
     header = {
-        "width": critic.discriminator.width,
-        "bands": critic.bands.to_json(),
-        "classes": list(critic.classes),
-        "tile_size": critic.discriminator.tile_size,
+        "width": network.width,
+        "bands": network.bands.to_json(),
+        "classes": list(network.classes),
+        "tile_size": network.tile_size,
     }
-    write_checkpoint(path, CRITIC_KIND, tensors, header)
+    kind = MASK_CRITIC_KIND if isinstance(critic, MaskCritic) else CRITIC_KIND
+    write_checkpoint(path, kind, _tensors_of(critic), header)
 
 
-def load_critic(path: Path, device: torch.device) -> RealismCritic:
-    """Read what `save_critic` wrote.
+@overload
+def load_critic(path: Path, condition: TileClasses, device: torch.device) -> RealismCritic: ...
+
+
+@overload
+def load_critic(path: Path, condition: MaskBank, device: torch.device) -> MaskCritic: ...
+
+
+def load_critic(
+    path: Path, condition: Condition, device: torch.device
+) -> RealismCritic | MaskCritic:
+    """Read what `save_critic` wrote, to judge tiles of a generator's conditions.
 
     Raises:
         ModelError: the file is missing, damaged or of another kind.
+        DataError: the masks are of other classes or of another size.
     """
-    tensors, header = read_checkpoint(path, CRITIC_KIND)
-    discriminator = Discriminator(header["width"], **shape_of(header))
+    kind = MASK_CRITIC_KIND if condition.pixelwise else CRITIC_KIND
+    tensors, header = read_checkpoint(path, kind)
+    shape = shape_of(header)
+    if isinstance(condition, MaskBank):
+        judge = MaskDiscriminator(header["width"], **shape)
+        fill_network(judge, tensors, "discriminator", path)
+        return MaskCritic(judge.to(device), condition)
+    discriminator = Discriminator(header["width"], **shape)
     fill_network(discriminator, tensors, "discriminator", path)
     return RealismCritic(
         discriminator.to(device),
@@ -230,12 +327,6 @@ def load_encoder(path: Path, models: Mapping[str, str], device: torch.device) ->
     encoder = Encoder(recipe, bands=BandSpec.from_json(header["bands"]))
     fill_network(encoder, tensors, "encoder", path)
     return encoder.to(device).eval().requires_grad_(requires_grad=False)
-
-
-def save_state(path: Path, training: GanTraining | MaskGanTraining | SourcesTraining) -> None:
-    """Write everything that the next training step depends on."""
-    header = {"seed": training.seed, "settings": training.settings.model_dump(mode="json")}
-    write_checkpoint(path, _state_kind(training), training.state(), header)
 
 
 def fill_network(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: Path) -> None:
@@ -281,60 +372,3 @@ def empty_basis(count: int, side: int) -> SpectralBasis:
         inverse=torch.zeros(count, count),
         resample=torch.zeros(count, side, side),
     )
-
-
-def restore_state(path: Path, training: GanTraining | MaskGanTraining | SourcesTraining) -> None:
-    """Continue a training from what `save_state` wrote.
-
-    Raises:
-        ModelError: the file is damaged, or of a training with other settings or seed.
-    """
-    tensors, header = read_checkpoint(path, _state_kind(training))
-    _require_same(path, header, training)
-    training.restore(tensors)
-
-
-def resume(folder: Path, training: GanTraining | MaskGanTraining | SourcesTraining) -> None:
-    """Continue a training from its folder, if there is anything: its state, or else its checkpoint.
-
-    Raises:
-        ModelError: the file is damaged, or of a training with other settings or seed.
-    """
-    state, checkpoint = folder / STATE, folder / CHECKPOINT
-    if state.exists():
-        restore_state(state, training)
-    elif checkpoint.exists():
-        tensors, header = read_checkpoint(checkpoint, training.kind)
-        _require_same(checkpoint, header, training)
-        training.begin_at(tensors, header["images"])
-        log.warning(
-            "%s is missing: training goes on from %s after %s images, with averaged weights and an "
-            "optimiser that knows nothing of the steps before",
-            state,
-            checkpoint.name,
-            f"{training.images:,}",
-        )
-
-
-def _require_same(
-    path: Path,
-    header: Mapping[str, Any],
-    training: GanTraining | MaskGanTraining | SourcesTraining,
-) -> None:
-    """Raise a ModelError if a file is of a training with other settings or seed."""
-    # A setting that did not exist then had today's default.
-    before = type(training.settings).model_validate(header["settings"]).model_dump(mode="json")
-    free = ("images", "checkpoint_images", "sheet_columns", "bank")
-    wanted = training.settings.model_dump(mode="json")
-    changed = [key for key in wanted if key not in free and wanted[key] != before[key]]
-    if header["seed"] != training.seed:
-        changed.append("run.seed")
-    if changed:
-        raise ModelError(
-            f"{path} was trained with other settings of {', '.join(changed)}",
-            remedy="restore them, or choose another run.dir",
-        )
-
-
-def _state_kind(training: GanTraining | MaskGanTraining | SourcesTraining) -> str:
-    return f"{training.kind} training state"

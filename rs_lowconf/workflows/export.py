@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, UInt16
 from torch import Tensor
 
 from rs_lowconf.errors import AnswerError
-from rs_lowconf.gan.masks import MaskBank
+from rs_lowconf.gan.condition import Condition
 from rs_lowconf.grid import Grid
 from rs_lowconf.models import HeldOut, Models, held_out
 from rs_lowconf.pages.samples import Card, card_of
@@ -90,7 +90,7 @@ class Export:
             parts=kept.parts,
             neighbour=self._neighbour(kept.features, generator.classes[one.label]),
             provenance=_provenance(self.models, one),
-            masks=self._masks(self.models.generator.bank, one.label, tile.pixels),
+            masks=self._masks(self.models.generator.condition, one.label, tile.pixels),
         )
 
     def shown(self, one: Trajectory, tile: Tile, origin: Literal["found", "audit"]) -> Shown:
@@ -107,7 +107,7 @@ class Export:
         batch = source.batch([index])
         pixels = stored_numbers(batch.image[:, list(source.bands.index_of(bands.names))])[0]
         name = source.classes[int(source.labels[index])]
-        features, label = evaluator.features_stored(pixels), held.classes.index(name)
+        features, label = evaluator.features_stored(pixels), held.condition.names.index(name)
         parts = evaluator.judge_stored(pixels, label, thorough=True).parts
         answer = evaluator.answer_stored(pixels, label)
         sample = self._judged(
@@ -120,7 +120,7 @@ class Export:
             parts=parts,
             neighbour=self._neighbour(features, name),
             provenance={"tile_id": source.ids[index]},
-            masks=self._masks(held.masks, label, pixels),
+            masks=self._masks(held.condition, label, pixels),
         )
         self.write(sample, {}, None if batch.grids is None else batch.grids[0])
         return Shown(sample=sample, features=features)
@@ -140,7 +140,9 @@ class Export:
             marks = synthetic_tags(models.generator.attribution)
         path, tags = settings.run.dir / sample.tile, {**tags, **marks}
         write_tile(path, sample.pixels, sample.bands, tags, grid)
-        panels = panels_of("confirm", models.pixel_classes, models.target.classes)
+        panels = panels_of(
+            "confirm", models.generator.condition.pixel_classes, models.target.classes
+        )
         write_maps(self.folder, sample, panels, tags, grid)
 
     def _judged(
@@ -181,14 +183,15 @@ class Export:
         )
 
     def _masks(
-        self, bank: MaskBank | None, label: int, pixels: UInt16[Tensor, "c h w"]
+        self, condition: Condition, label: int, pixels: UInt16[Tensor, "c h w"]
     ) -> TileMasks | None:
-        """Return the mask of a tile and what the target makes of its pixels."""
-        if bank is None:
+        """Return the mask of a tile, if it has one, and what the target makes of its pixels."""
+        mask = condition.mask(label)
+        if mask is None:
             return None
         predicted, confidence = self.models.evaluator.maps_stored(pixels)
         return TileMasks(
-            mask=bank.masks[label].numpy(),
+            mask=mask.numpy(),
             predicted=predicted.to(torch.uint8).numpy(),
             confidence=confidence.clamp(0, 1).numpy(),
         )
@@ -199,6 +202,7 @@ class Export:
 
     def _neighbour(self, features: Float[Tensor, " f"], name: str) -> RealNeighbour | None:
         source, generator = self.models.real, self.models.generator.net
+        condition = self.models.generator.condition
         if source is None or self.bank is None:
             return None
         allowed: Bool[Tensor, "1 n"] | None = None
@@ -206,21 +210,20 @@ class Export:
         # it has would tell that it is generated.
         if self.settings.review.mode != "blind":
             allowed = same_class([name], source.classes, source.labels)
-        elif self.models.generator.bank and name in source.classes:
+        elif condition.pixelwise and name in source.classes:
             allowed = source.labels[None] != source.classes.index(name)
         indices, distances = nearest(features[None], self.bank, allowed)
         index = int(indices[0])
         tile = source.batch([index])
         image = tile.image[:, list(source.bands.index_of(generator.bands.names))]
-        name, bank, mask = source.ids[index], self.models.generator.bank, None
-        if bank is not None and name in bank.names:
-            mask = bank.masks[bank.names.index(name)].numpy()
+        name = source.ids[index]
+        mask = condition.mask(condition.names.index(name)) if name in condition.names else None
         return RealNeighbour(
             tile_id=name,
             pixels=stored_numbers(image)[0].numpy(),
             # Of tiles with masks, each is a condition of its own.
-            class_name="" if bank else source.classes[int(source.labels[index])],
-            mask=mask,
+            class_name="" if condition.pixelwise else source.classes[int(source.labels[index])],
+            mask=None if mask is None else mask.numpy(),
             grid=None if tile.grids is None else tile.grids[0],
             distance=float(distances[0]),
         )
@@ -256,10 +259,10 @@ def write_results(
         yield from _write_table(temporary, tiles, len(found))
     write_search_page(folder, report, settings, models, cards)
     shown = yield from choose_shown(export, found, rejected, journal)
-    classes: tuple[str, ...] = ()
-    if models.generator.bank is None:
-        known = models.generator.net.classes + (models.real.classes if models.real else ())
-        classes = tuple(dict.fromkeys(known))
+    condition = models.generator.condition
+    known = condition.tile_classes
+    if models.real and not condition.pixelwise:
+        known += models.real.classes
     publish(
         ReviewStore(settings.run.dir / STORE),
         folder / "review",
@@ -267,11 +270,11 @@ def write_results(
         package_id=package_id(settings.run.seed, "package", models.round, folder.name),
         label=settings.review.mode,
         round=models.round,
-        classes=classes,
+        classes=tuple(dict.fromkeys(known)),
         target_classes=models.target.classes,
         attribution=models.generator.attribution,
         provenance={name: str(value) for name, value in models.fingerprint.items()},
-        pixel_classes=models.pixel_classes,
+        pixel_classes=models.generator.condition.pixel_classes,
     )
 
 
@@ -335,7 +338,7 @@ def real_tiles(export: Export) -> Work[list[tuple[HeldOut, int]]]:
     for held in held_out(export.settings, export.models):
         for index, label in enumerate(held.source.labels.tolist()):
             name = held.source.classes[label]
-            if name in held.classes:
+            if name in held.condition.names:
                 found.append((held, index))
             else:
                 left_out[f"of {name}, which the generator lacks"] += 1
@@ -373,7 +376,13 @@ def _write_tiles(
         export.write(sample, sample_tags(sample))
         features = own.features.numpy()
         cards.append(
-            card_of(sample, features, models.pixel_classes, models.target.classes, models.class_map)
+            card_of(
+                sample,
+                features,
+                models.generator.condition.pixel_classes,
+                models.target.classes,
+                models.class_map,
+            )
         )
         path = export.settings.run.dir / sample.tile
         top = own.log_probability.topk(2).values

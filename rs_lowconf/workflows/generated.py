@@ -57,7 +57,7 @@ def open_random_tiles(settings: Settings, *, trust_code: bool) -> RandomTiles:
         ModelError: a model is missing or damaged, or they share no class.
     """
     models = load_models(settings, trust_code=trust_code)
-    classes = models.pixel_classes or models.generator.net.classes
+    classes = models.generator.condition.classes
     meeting = models.class_map.meet(
         class_list("the conditions", classes, error=ModelError),
         class_list("the target", models.target.classes, error=ModelError),
@@ -98,7 +98,7 @@ def write_generated(tiles: RandomTiles, count: int, path: Path) -> Work[ScoredGe
             rows += len(table) - table["label"].null_count
             yield Step(title=title, done=seeds.stop, total=count)
     return ScoredGenerated(
-        unit="tiles" if models.generator.bank is None else "pixels",
+        unit="pixels" if models.generator.condition.pixelwise else "tiles",
         labelled=rows,
         disagreement=wrong / rows,
         unanswered=unanswered,
@@ -115,13 +115,14 @@ def _scores(
     generator = models.evaluator.generator
     with torch.no_grad():
         image = generator(z.to(models.device), label.to(models.device))
-        if models.generator.bank is not None:
+        condition = models.generator.condition
+        if condition.masks is not None:
             batch = TileBatch(
                 image=image.cpu(),
                 bands=generator.bands,
                 ids=tuple(names),
-                classes=models.generator.bank.classes,
-                mask=models.generator.bank.masks[label].long(),
+                classes=condition.classes,
+                mask=condition.masks[label].long(),
             )
             return pixel_scores(models.target, batch)
         channels = list(check_fit(models.target.bands, generator.bands))

@@ -15,10 +15,9 @@ from rs_lowconf.class_map import ClassMap
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import ModelError
 from rs_lowconf.estimate.rare import Score
-from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.model import load_model
 from rs_lowconf.places import model_path
-from rs_lowconf.runs import kind_of, sha256_of
+from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.reading import log_odds
 from rs_lowconf.settings import Settings
 from rs_lowconf.target.load import check_fit
@@ -118,12 +117,7 @@ def load_law(settings: Settings, *, trust_code: bool) -> Law:
         ModelError: one is missing, damaged, does not fit the other, or works with masks.
     """
     device, path = choose_device(settings.run), model_path(settings, "gan")
-    if kind_of(path) == MaskGanTraining.kind:
-        raise ModelError(
-            "the generator draws tiles of given masks",
-            expected="one that draws tiles of classes, which can be told one by one",
-        )
-    generator = load_model(path, device).generator
+    generator = load_model(path, device).class_generator
     named = target_of(settings, trust_code=trust_code)
     target = named.load(generator.tile_size)
     if target.pixelwise:

@@ -11,9 +11,9 @@ from rs_lowconf.data.augment import mask_augmentation
 from rs_lowconf.data.files import Split
 from rs_lowconf.data.masks import WindowSource
 from rs_lowconf.device import choose_device
-from rs_lowconf.gan.mask_model import load_mask_model
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures
 from rs_lowconf.gan.mask_sheet import write_mask_sheets
+from rs_lowconf.gan.model import load_model
 from rs_lowconf.gan.quality import markdown
 from rs_lowconf.percents import percent
 from rs_lowconf.places import model_path
@@ -58,8 +58,8 @@ def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) 
     refuse_idle(settings, found)
     device = choose_device(settings.run)
     path = model_path(settings, "gan")
-    gan = load_mask_model(path, device)
-    generator = gan.generator
+    gan = load_model(path, device)
+    generator, _ = gan.masked
     splits = {name: open_like_masks(settings, generator, name) for name in get_args(Split)}
     train, test = splits["train"], splits["test"]
     RunFolder(folder, settings)

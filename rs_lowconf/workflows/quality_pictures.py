@@ -212,7 +212,7 @@ def judge_sources(settings: Settings, tiles: Tiles, folder: Path, judges: Judges
             if one.pictures:
                 groups[f"Use: {one.title}"] = yield from cas_on_pictures(
                     settings,
-                    tiles.gan.generator,
+                    tiles.gan.class_generator,
                     one.view,
                     (one.train, one.val, one.real[0]),
                     tiles.device,
@@ -230,7 +230,7 @@ def _open_views(settings: Settings, tiles: Tiles) -> tuple[list[Shown], dict[str
         DataError: pictures cannot be used.
         ModelError: they show what the generator does not draw.
     """
-    data, bands = settings.data, tiles.gan.generator.bands
+    data, bands = settings.data, tiles.gan.class_generator.bands
     split, classes = settings.evaluate.split, tiles.train.classes
     wanted: tuple[Split, ...] = ("train", "val", "test") if split == "test" else ("train", "val")
     opened = {name: open_more(data, name, classes) for name in wanted}
@@ -246,9 +246,9 @@ def _open_views(settings: Settings, tiles: Tiles) -> tuple[list[Shown], dict[str
             left_out[title] = f"the network takes three bands, these show {len(shown)}"
             continue
         check_fit(shown, bands, model="source of pictures")
-        if section.tile_size != tiles.gan.generator.tile_size:
+        if section.tile_size != tiles.gan.class_generator.tile_size:
             raise ModelError(
-                f"the generator draws tiles of {tiles.gan.generator.tile_size} pixels, the "
+                f"the generator draws tiles of {tiles.gan.class_generator.tile_size} pixels, the "
                 f"pictures in {section.root} have {section.tile_size}",
                 remedy="leave them out of data.more",
             )
@@ -289,7 +289,7 @@ def _draw(
     Returns:
         the tiles by kind; why a kind is missing; of all tiles drawn, which the gate passes.
     """
-    generator, own = tiles.gan.generator, settings.evaluate
+    generator, own = tiles.gan.class_generator, settings.evaluate
     k = len(generator.classes)
     random, few = -(-own.picture_tiles // k), -(-own.probe_tiles // k)
     gate, why = _gate(settings, tiles)
@@ -346,7 +346,7 @@ def _passes(
 
 def _find(tiles: Tiles, judges: Judges) -> _Pile:
     """Return the tiles that the searches found."""
-    pile, bands = _Pile(), tiles.gan.generator.bands
+    pile, bands = _Pile(), tiles.gan.class_generator.bands
     for search in judges.searches:
         for image, condition in found_tiles(search, bands):
             label = torch.tensor([tiles.train.classes.index(condition)])

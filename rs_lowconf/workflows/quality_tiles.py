@@ -46,7 +46,7 @@ def load_tiles(settings: Settings) -> Work[Tiles]:
     device = choose_device(settings.run)
     path = model_path(settings, "gan")
     gan = load_model(path, device)
-    generator = gan.generator
+    generator = gan.class_generator
     check_tile_size(settings, generator)
     wanted = {"bands": generator.bands.names, "classes": generator.classes}
     data = settings.data.model_copy(update=wanted)

@@ -184,7 +184,7 @@ def confusions_of(settings: Settings, models: Models, search: SearchLog) -> Conf
         search: what it found.
     """
     path = scores_path(settings)
-    if models.pixel_classes or not path.exists():
+    if models.generator.condition.pixelwise or not path.exists():
         return None
     try:
         # Scores of another target say nothing of this one.

@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from rs_lowconf.gan.mask_train import MaskGanTraining
+from rs_lowconf.gan.model import draws_masks
 from rs_lowconf.places import model_path, newest_update
 from rs_lowconf.review.rounds import round_reports
 from rs_lowconf.review.store import STORE, ReviewStore, SentPackage
-from rs_lowconf.runs import header_holds, kind_of
+from rs_lowconf.runs import header_holds
 from rs_lowconf.search.head import MIN_REVIEWS
 from rs_lowconf.settings import Settings
 
@@ -93,8 +93,7 @@ def _missing_models(settings: Settings) -> tuple[str, ...]:
 def _draws_masks(settings: Settings) -> bool:
     """Return whether tiles have masks, by the data or else by the generator."""
     path = model_path(settings, "gan")
-    trained = path.is_file() and kind_of(path) == MaskGanTraining.kind
-    return settings.data.masked or trained
+    return settings.data.masked or (path.is_file() and draws_masks(path))
 
 
 def _pending(

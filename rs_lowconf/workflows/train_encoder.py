@@ -8,18 +8,17 @@ import torch
 from rs_lowconf.data.augment import augmentations_at, mask_gan_augmentations
 from rs_lowconf.device import choose_device
 from rs_lowconf.gan import encode
-from rs_lowconf.gan.encode import Draw, Tiles, comparison_of
-from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic, load_mask_model
+from rs_lowconf.gan.condition import main_classes
+from rs_lowconf.gan.encode import Tiles, comparison_of
 from rs_lowconf.gan.mask_train import MaskShow
-from rs_lowconf.gan.masks import main_classes
-from rs_lowconf.gan.model import GanModel, load_model, save_encoder
+from rs_lowconf.gan.model import GanModel, load_critic, load_model, save_encoder
 from rs_lowconf.gan.train import BalancedDraw
 from rs_lowconf.models import features_in
 from rs_lowconf.runs import RunFolder, sha256_of
 from rs_lowconf.search.distances import RealDistances, measure_distances
 from rs_lowconf.search.prior import PriorShell
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.settings import GanSettings, GeneratorSettings, MaskGanSettings, Settings
+from rs_lowconf.settings import Settings
 from rs_lowconf.target.trained import load_trained
 from rs_lowconf.workflows.records import Work
 from rs_lowconf.workflows.training import last_record, open_like, open_like_masks
@@ -41,10 +40,8 @@ class TrainedEncoder:
 class _Lesson:
     """What an encoder is trained on."""
 
-    gan: GanModel | MaskGanModel
-    draw: Draw
+    gan: GanModel
     tiles: Tiles
-    recipe: GeneratorSettings
     distances: RealDistances
 
 
@@ -59,11 +56,11 @@ def train_encoder(settings: Settings) -> Work[TrainedEncoder]:
     device, section = choose_device(settings.run), settings.encoder
     lesson = (_with_masks if settings.data.masked else _with_labels)(settings, device)
     records = encode.train_encoder(
-        lesson.draw,
+        lesson.gan.network,
         comparison_of(lesson.gan.critic),
         lesson.tiles,
         PriorShell(lesson.gan.generator.latent_parts, settings.search.prior_tail).project,
-        lesson.recipe,
+        lesson.gan.recipe,
         section,
         settings.run.seed,
         device,
@@ -72,7 +69,7 @@ def train_encoder(settings: Settings) -> Work[TrainedEncoder]:
     folder.trim_log("images", 0)
     trained = yield from last_record(records, "the encoder", section.images, folder.log)
     path, distances = folder.path / "encoder.safetensors", lesson.distances
-    save_encoder(path, trained, lesson.recipe, models={"gan": distances.models["gan"]})
+    save_encoder(path, trained, lesson.gan.recipe, models={"gan": distances.models["gan"]})
     distances.save(path.with_name("distances.safetensors"))
     return TrainedEncoder(path=path, classes=distances.classes)
 
@@ -81,7 +78,7 @@ def _with_labels(settings: Settings, device: torch.device) -> _Lesson:
     paths = {name: settings.run.dir / name / f"{name}.safetensors" for name in ("gan", "extractor")}
     gan, seed = load_model(paths["gan"], device), settings.run.seed
     extractor = load_trained(paths["extractor"], device, kind="classifier")
-    source, _ = open_like(settings, gan.generator)
+    source, _ = open_like(settings, gan.class_generator)
     draw, augment = BalancedDraw(source), augmentations_at(settings.augment)
     change = augment(settings.augment.probability)[0]
 
@@ -100,21 +97,16 @@ def _with_labels(settings: Settings, device: torch.device) -> _Lesson:
         seed,
         {name: sha256_of(path) for name, path in paths.items()},
     )
-    return _Lesson(
-        gan=gan,
-        draw=gan.generator,
-        tiles=tiles,
-        recipe=GanSettings.model_validate(gan.header["settings"]),
-        distances=distances,
-    )
+    return _Lesson(gan=gan, tiles=tiles, distances=distances)
 
 
 def _with_masks(settings: Settings, device: torch.device) -> _Lesson:
     run, seed = settings.run.dir, settings.run.seed
     paths = {"gan": run / "gan" / "gan.safetensors", "critic": run / "gate" / "critic.safetensors"}
-    gan = load_mask_model(paths["gan"], device)
-    critic = load_mask_critic(paths["critic"], gan.generator.bank, device)
-    train = open_like_masks(settings, gan.generator, "train")
+    gan = load_model(paths["gan"], device)
+    generator, _ = gan.masked
+    critic = load_critic(paths["critic"], generator.bank, device)
+    train = open_like_masks(settings, generator, "train")
     turn, shift = mask_gan_augmentations(settings.augment)
     show = MaskShow(train, turn=turn, augment=shift, seed=seed, stream="encoder", device=device)
 
@@ -126,14 +118,8 @@ def _with_masks(settings: Settings, device: torch.device) -> _Lesson:
         image,
         label,
         train.classes,
-        features_in(critic, gan.generator.bands),
+        features_in(critic, generator.bands),
         seed,
         {name: sha256_of(path) for name, path in paths.items()},
     )
-    return _Lesson(
-        gan=gan,
-        draw=gan.generator.generator,
-        tiles=tiles,
-        recipe=MaskGanSettings.model_validate(gan.header["settings"]),
-        distances=distances,
-    )
+    return _Lesson(gan=gan, tiles=tiles, distances=distances)

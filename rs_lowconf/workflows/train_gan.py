@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -18,22 +19,16 @@ from rs_lowconf.data.masks import open_masks
 from rs_lowconf.data.source import open_split
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import SettingsError
+from rs_lowconf.gan.condition import bank_of
 from rs_lowconf.gan.critic import fit_realism
 from rs_lowconf.gan.figures import FrozenDistance, domain_distance, figures, spectral_figures
 from rs_lowconf.gan.frozen import frozen_network
 from rs_lowconf.gan.mask_figures import mask_figures
-from rs_lowconf.gan.mask_model import save_mask_model
 from rs_lowconf.gan.mask_sheet import write_mask_sheets
 from rs_lowconf.gan.mask_train import MaskGanTraining, MaskStepRecord
-from rs_lowconf.gan.masks import bank_of
-from rs_lowconf.gan.model import (
-    CHECKPOINT,
-    STATE,
-    resume,
-    save_model,
-    save_sources_model,
-    save_state,
-)
+from rs_lowconf.gan.masks import MaskCritic
+from rs_lowconf.gan.model import save_model
+from rs_lowconf.gan.resume import CHECKPOINT, STATE, resume, save_state
 from rs_lowconf.gan.sheet import write_sheets
 from rs_lowconf.gan.source_critics import owners
 from rs_lowconf.gan.steps import LossRecord, train
@@ -126,7 +121,9 @@ def train_mask_gan(settings: Settings, source: MaskSource, val: MaskSource) -> W
     bank = bank_of(source, most=section.bank, seed=seed)
 
     def keep(path: Path) -> None:
-        save_mask_model(path, state, bank, attribution=settings.data.attribution)
+        # A copy, because the critic freezes weights that training still updates.
+        critic = MaskCritic(deepcopy(state.discriminator), bank)
+        save_model(path, state, critic, attribution=settings.data.attribution)
 
     def draw(folder: Path) -> None:
         write_mask_sheets(
@@ -248,7 +245,7 @@ def _on_sources(settings: Settings) -> _Training[StepRecord]:
     )
 
     def keep(path: Path) -> None:
-        save_sources_model(path, state, realism_of(state), attribution=settings.data.attribution)
+        save_model(path, state, realism_of(state), attribution=settings.data.attribution)
 
     def draw(folder: Path) -> None:
         for source in sources:

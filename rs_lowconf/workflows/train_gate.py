@@ -8,10 +8,10 @@ import torch
 
 from rs_lowconf.data.augment import augmentations_at, mask_gan_augmentations
 from rs_lowconf.device import choose_device
+from rs_lowconf.gan.condition import bank_of
 from rs_lowconf.gan.critic import RealismCritic, fit_realism
 from rs_lowconf.gan.judge import train_judge, train_mask_judge
-from rs_lowconf.gan.mask_model import load_mask_model, save_mask_critic
-from rs_lowconf.gan.masks import MaskCritic, bank_of, by_mask
+from rs_lowconf.gan.masks import MaskCritic, by_mask
 from rs_lowconf.gan.model import load_model, save_critic
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.tiles import all_turns
@@ -60,7 +60,7 @@ def _of_labels(settings: Settings) -> Work[TrainedGate]:
         "critic": run / "gate" / "critic.safetensors",
     }
     gan = load_model(paths["gan"], device)
-    generator = gan.generator
+    generator = gan.class_generator
     extractor = load_trained(paths["extractor"], device, kind="classifier")
     source, val = open_like(settings, generator)
     folder = RunFolder(run / "gate", settings)
@@ -111,8 +111,7 @@ def _of_masks(settings: Settings) -> Work[TrainedGate]:
     """Train the critic of tiles with masks; its own features say which tiles look alike."""
     device, run = choose_device(settings.run), settings.run.dir
     paths = {"gan": run / "gan" / "gan.safetensors", "critic": run / "gate" / "critic.safetensors"}
-    gan = load_mask_model(paths["gan"], device)
-    generator = gan.generator
+    generator, opponent = load_model(paths["gan"], device).masked
     train, val = (open_like_masks(settings, generator, split) for split in ("train", "val"))
     folder = RunFolder(run / "gate", settings)
     folder.trim_log("images", 0)
@@ -126,13 +125,13 @@ def _of_masks(settings: Settings) -> Work[TrainedGate]:
         device=device,
     )
     judge = yield from last_record(records, "the gate's critic", settings.gate.images, folder.log)
-    save_mask_critic(paths["critic"], judge)
     held_out = bank_of(val)
     critic = MaskCritic(judge, held_out)
+    save_critic(paths["critic"], critic)
     return _calibrated(
         settings,
         paths,
-        critics=(critic, gan.critic.on(held_out)),
+        critics=(critic, opponent.on(held_out)),
         extractor=(critic, features_in(critic, generator.bands)),
         tiles=(by_mask(train), by_mask(val)),
         device=device,

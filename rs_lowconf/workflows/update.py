@@ -15,11 +15,17 @@ from rs_lowconf.data.memory import MemorySource
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import OutputError, ReviewError, SettingsError
 from rs_lowconf.folders import whole_folder
+from rs_lowconf.gan.condition import TileClasses, bank_of
 from rs_lowconf.gan.critic import RealismCritic, fit_realism
-from rs_lowconf.gan.mask_model import MaskGanModel, load_mask_critic
-from rs_lowconf.gan.mask_train import MaskGanTraining
-from rs_lowconf.gan.masks import bank_of, by_mask
-from rs_lowconf.gan.model import GanModel, load_critic, load_model, save_critic, save_model
+from rs_lowconf.gan.masks import by_mask
+from rs_lowconf.gan.model import (
+    GanModel,
+    draws_masks,
+    load_critic,
+    load_model,
+    save_critic,
+    save_model,
+)
 from rs_lowconf.gan.networks import Generator
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.refine import refine_critic
@@ -31,7 +37,7 @@ from rs_lowconf.places import model_path, newest_update, update_folder
 from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.rounds import Judged, judged_samples, round_reports
 from rs_lowconf.review.store import STORE, ReviewStore
-from rs_lowconf.runs import RunFolder, kind_of, sha256_of, write_json
+from rs_lowconf.runs import RunFolder, sha256_of, write_json
 from rs_lowconf.search.calibration import Calibration, Features, calibrate, load_calibration
 from rs_lowconf.search.fitted import FittedGate, Kind
 from rs_lowconf.search.head import fit_head
@@ -172,7 +178,7 @@ def update(settings: Settings) -> Work[Update]:
     learned: LearnedHead | LearnedPart
     with whole_folder(folder, OutputError(f"{folder} exists already")) as building:
         gan = generator.gan
-        if isinstance(gan, MaskGanModel):
+        if gan.condition.pixelwise:
             learned = _of_masks(settings, building, gan, reviews, known, seed=seed)
         elif known.fitted is None:
             learned = yield from _make(settings, building, gan, reviews, known, seed=seed)
@@ -211,7 +217,7 @@ def _calibration(settings: Settings) -> Calibration:
 def _paths(settings: Settings) -> dict[str, Path]:
     """Return where the models are that a gate is calibrated for."""
     paths = {name: model_path(settings, name) for name in ("gan", "critic", "extractor")}
-    if kind_of(paths["gan"]) == MaskGanTraining.kind:
+    if draws_masks(paths["gan"]):
         del paths["extractor"]
     return paths
 
@@ -334,8 +340,9 @@ def _make(
 ) -> Work[LearnedHead]:
     """Write critic.safetensors, calibration.safetensors and, on request, gan.safetensors."""
     device, paths = choose_device(settings.run), _paths(settings)
-    critic = load_critic(paths["critic"], device)
-    train, val = open_like(settings, gan.generator)
+    drawing = gan.class_generator
+    critic = load_critic(paths["critic"], TileClasses(names=drawing.classes), device)
+    train, val = open_like(settings, drawing)
     refined = int((~reviews.accepted).sum()) >= settings.update.refine_from
     if settings.update.generator_images:
         opponent, generator = gan.critic, gan.generator
@@ -347,20 +354,17 @@ def _make(
                 remedy="set update.generator_images=0",
             )
         if refined:
-            opponent = yield from _refine(
-                settings, opponent, gan.generator, train, reviews, seed=seed
-            )
+            opponent = yield from _refine(settings, opponent, drawing, train, reviews, seed=seed)
         paths["gan"] = folder / "gan.safetensors"
         yield from _tune_generator(
             settings, generator, gan.header, opponent, (train, val), path=paths["gan"]
         )
         gan = load_model(paths["gan"], device)
+        drawing = gan.class_generator
         # Not the one that the generator has just learned to please.
-        critic = yield from train_critic(
-            settings, gan.generator, train, device, lambda record: None
-        )
+        critic = yield from train_critic(settings, drawing, train, device, lambda record: None)
     if refined:
-        critic = yield from _refine(settings, critic, gan.generator, train, reviews, seed=seed)
+        critic = yield from _refine(settings, critic, drawing, train, reviews, seed=seed)
     paths["critic"] = folder / "critic.safetensors"
     save_critic(paths["critic"], critic)
     extractor = load_trained(paths["extractor"], device, kind="classifier")
@@ -370,7 +374,7 @@ def _make(
         reviews,
         known,
         critics=(critic, gan.critic),
-        features=features_in(extractor, gan.generator.bands),
+        features=features_in(extractor, drawing.bands),
         tiles=(train, val),
         models=checksums(paths),
         refined=refined,
@@ -381,7 +385,7 @@ def _make(
 def _of_masks(
     settings: Settings,
     folder: Path,
-    gan: MaskGanModel,
+    gan: GanModel,
     reviews: Reviews,
     known: Calibration,
     *,
@@ -394,16 +398,17 @@ def _of_masks(
             remedy="set update.generator_images=0",
         )
     device, paths = choose_device(settings.run), _paths(settings)
-    critic = load_mask_critic(paths["critic"], gan.generator.bank, device)
-    train, val = (open_like_masks(settings, gan.generator, split) for split in ("train", "val"))
+    generator, opponent = gan.masked
+    critic = load_critic(paths["critic"], generator.bank, device)
+    train, val = (open_like_masks(settings, generator, split) for split in ("train", "val"))
     held_out = bank_of(val)
     return _with_head(
         settings,
         folder,
         reviews,
         known,
-        critics=(critic.on(held_out), gan.critic.on(held_out)),
-        features=features_in(critic, gan.generator.bands),
+        critics=(critic.on(held_out), opponent.on(held_out)),
+        features=features_in(critic, generator.bands),
         tiles=(by_mask(train), by_mask(val)),
         models=checksums(paths),
         refined=False,

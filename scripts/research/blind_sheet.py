@@ -278,7 +278,7 @@ def collect(words: argparse.Namespace, settings: Settings) -> Iterator[Shown]:
         gan = load_model(path, CPU)
         require_classes(gan, classes, path)
     if words.random:
-        drawn = draw_pictures(gan.generator, spread(words.random, len(classes)), view, seed)
+        drawn = draw_pictures(gan.class_generator, spread(words.random, len(classes)), view, seed)
         yield from _shown("random", *drawn, classes)
     if words.passed:
         yield from gate_passed(settings, gan, view, spread(words.passed, len(classes)), seed)
@@ -324,7 +324,7 @@ def gate_passed(
     Raises:
         DataError: the gate passes too few.
     """
-    generator = gan.generator
+    generator = gan.class_generator
     whole = GeneratorModel(gan=gan, sha256=sha256_of(model_path(settings, "gan")))
     permitted = settings.search.false_rejection
     gate = load_gate(settings, whole, CPU).gate(generator.bands, permitted, CPU)

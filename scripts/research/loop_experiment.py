@@ -43,6 +43,7 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.augment import augmentation, augmentations_at
 from rs_lowconf.data.memory import MemorySource
 from rs_lowconf.data.source import open_split
+from rs_lowconf.gan.condition import TileClasses
 from rs_lowconf.gan.critic import RealismCritic, fit_realism
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.judge import train_judge
@@ -118,8 +119,8 @@ class Reviewer:
         return self._judge.realism(image, label), texture, self._spectra(image, label)
 
     def _trained_judge(self, path: Path, settings: Settings, seed: int) -> RealismCritic:
+        generator = load_model(model_path(settings, "gan"), CPU).class_generator
         if not path.exists():
-            generator = load_model(model_path(settings, "gan"), CPU).generator
             test = open_split(settings.data, "test")
             own, judge = seed_of(seed, "judge"), None
             augment = augmentations_at(settings.augment)(settings.augment.probability)
@@ -127,7 +128,7 @@ class Reviewer:
                 judge = record.average
             assert judge is not None  # noqa: S101  # JUDGE.images is positive
             save_critic(path, fit_realism(judge, generator, test, own))
-        return load_critic(path, CPU)
+        return load_critic(path, TileClasses(names=generator.classes), CPU)
 
     def _trained_namer(self, path: Path, settings: Settings) -> TrainedNetwork:
         if not path.exists():
@@ -157,7 +158,7 @@ def fit_texture(settings: Settings, test: MemorySource, seed: int) -> Tensor:
     Fisher's discriminant (1936) of features scaled to unit deviation, with a ridge of 1, because
     there are hardly more real tiles than features.
     """
-    generator = load_model(model_path(settings, "gan"), CPU).generator
+    generator = load_model(model_path(settings, "gan"), CPU).class_generator
     label = torch.arange(FRESH) % len(generator.classes)
     fresh = sample(generator, label, seed_of(seed, "judge", "texture"))
     real = test.batch(range(len(test))).image
