@@ -1,6 +1,7 @@
 """The generator of tiles with given masks: laws, losses, training, model file, fidelity, sheets."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rs_lowconf.data.augment import mask_gan_augmentations
 from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.beside import BesideRecord
 from rs_lowconf.gan.condition import MaskBank, bank_of
+from rs_lowconf.gan.feature_critic import MIXED, FeatureHeads
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.judge import train_mask_judge
 from rs_lowconf.gan.mask_figures import mask_figures, region_features
@@ -34,7 +36,7 @@ from rs_lowconf.gan.mask_sheet import PALETTE, write_mask_sheets
 from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.masks import MaskCritic, MaskedGenerator, by_mask
 from rs_lowconf.gan.model import load_critic, load_model, save_critic, save_model
-from rs_lowconf.gan.resume import restore_state, save_state
+from rs_lowconf.gan.resume import CHECKPOINT, restore_state, resume, save_state
 from rs_lowconf.gan.steps import train
 from rs_lowconf.generators import finish
 from rs_lowconf.masks import UNKNOWN
@@ -62,6 +64,11 @@ BANDS = BandSpec(names=("B02", "B03", "B04", "B08"), level="L2A")
 SMALL = MaskGanSettings(
     width=8, critic_width=8, latent_global=4, latent_map=2, images=240, penalty_every=4, bank=5
 )
+
+
+FROZEN = SMALL.model_copy(update={"recipe": "frozen", "feature_side": 32})
+COMPOSITES = {"tiles true_colour", "tiles near_infrared"}
+"""The critics on frozen features of `BANDS`."""
 
 
 def start(settings: MaskGanSettings = SMALL, seed: int = 1, tile_size: int = 32) -> MaskGanTraining:
@@ -227,23 +234,92 @@ def test_mixed_tiles_keep_whole_classes() -> None:
     assert torch.equal(mixed[:, 1] == 1, region)
 
 
-def test_a_resumed_training_equals_the_unbroken_one(tmp_path: Path) -> None:
-    """12 steps give bit for bit what 6 steps, a file and 6 more steps give."""
-    unbroken, first, second = start(), start(), start()
-    for _ in range(12):
+@pytest.mark.parametrize("settings", [SMALL, FROZEN], ids=["native", "frozen"])
+def test_a_resumed_training_equals_the_unbroken_one(
+    tmp_path: Path, settings: MaskGanSettings
+) -> None:
+    """8 steps give bit for bit what 4 steps, a file and 4 more steps give."""
+    unbroken, first, second = start(settings), start(settings), start(settings)
+    for _ in range(8):
         unbroken.step()
-    for _ in range(6):
+    for _ in range(4):
         first.step()
     save_state(tmp_path / "state.safetensors", first)
     restore_state(tmp_path / "state.safetensors", second)
-    for _ in range(6):
+    for _ in range(4):
         second.step()
     ours, theirs = second.state(), unbroken.state()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    other = start(SMALL.model_copy(update={"mix_weight": 5.0}))
+    other = start(settings.model_copy(update={"mix_weight": 5.0}))
     with pytest.raises(ModelError, match="mix_weight"):
         restore_state(tmp_path / "state.safetensors", other)
+
+
+def test_a_mask_of_one_class_is_judged_as_that_class() -> None:
+    """Heads on features say of a mask that is one class everywhere what they say of the class.
+
+    With two classes, what is said of a position depends on the mask there.
+    """
+    heads = FeatureHeads(3, 2)
+    dice = torch.Generator().manual_seed(0)
+    scales = tuple(torch.randn(3, MIXED, side, side, generator=dice) for side in (8, 4))
+    label = torch.tensor([0, 1, 2])
+    mask = torch.tensor([0, 1, UNKNOWN])[:, None, None].expand(3, 32, 32)
+    torch.testing.assert_close(heads(scales, mask), heads(scales, label))
+    halves = mask.clone()
+    halves[:, :, 16:] = 1
+    mixed = heads(scales, halves)
+    assert torch.allclose(mixed[1], heads(scales, label)[1])
+    assert (mixed - heads(scales, label))[[0, 2]].abs().min() > 1e-4
+
+
+def test_critics_on_features_judge_beside_the_discriminator() -> None:
+    """All composites of the bands have one; they and the generator learn, mixers do not."""
+    plain, training = start(), start(FROZEN)
+    before = {name: value.clone() for name, value in training.state().items()}
+    native, record = plain.step(), training.step()
+    assert native.losses is None
+    assert set(record.losses or {}) == COMPOSITES
+    # Before the first update the discriminator says the same, and the generator loses to more.
+    assert record.critic_loss == native.critic_loss
+    assert record.generator_loss > native.generator_loss + 0.5
+    after = training.state()
+    assert not torch.equal(plain.generator.draw.weight, training.generator.draw.weight)
+    for name in COMPOSITES:
+        assert not torch.equal(before[f"{name}.first.0.weight"], after[f"{name}.first.0.weight"])
+    assert all(torch.equal(before[name], after[name]) for name in after if name.startswith("mixer"))
+    assert training.step().losses != record.losses
+
+
+def test_a_training_with_critics_on_features_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    """The checkpoint holds them; the model that is loaded draws and judges without."""
+    training, again = start(FROZEN), start(FROZEN)
+    training.step()
+    bank = bank_of(FakeMasks(BANDS, 4))
+    critic = MaskCritic(deepcopy(training.discriminator), bank)
+    save_model(tmp_path / CHECKPOINT, training, critic, attribution="somebody")
+    resume(tmp_path, again)
+    assert again.images == training.images
+    ours, theirs = again.feature_modules(), training.feature_modules()
+    assert set(ours) > COMPOSITES
+    for name, module in ours.items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, theirs[name].state_dict()[key])
+    z, label = torch.randn(2, training.generator.latent_dim), torch.tensor([0, 2])
+    model = load_model(tmp_path / CHECKPOINT, CPU)
+    assert torch.equal(model.generator(z, label), MaskedGenerator(training.average, bank)(z, label))
+
+
+def test_settings_of_critics_on_features_need_their_recipe_and_bands() -> None:
+    """A setting without effect is refused, and so are tiles without a composite."""
+    with pytest.raises(ValueError, match="feature_gamma has no effect with recipe native"):
+        MaskGanSettings(feature_gamma=3.0)
+    assert MaskGanSettings(recipe="frozen", feature_gamma=3.0).feature_gamma == 3.0
+    few = FakeMasks(BandSpec(names=("B02", "B08"), level="L2A"), 4)
+    still = (lambda image, mask, seed: (image, mask),) * 2
+    with pytest.raises(DataError, match="no source of tiles has the bands of a composite"):
+        MaskGanTraining(FROZEN, few, turn=still[0], augment=still[1], seed=1, device=CPU)
 
 
 def test_training_keeps_the_global_random_state() -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.gan.frozen import FrozenNetwork
+from rs_lowconf.gan.mask_networks import mask_layers
 from rs_lowconf.gan.networks import PlainBlock, compress, double
 from rs_lowconf.gan.rendering import BYTE, clip_bytes
 from rs_lowconf.gan.spectral import SpectralBasis, Whiten
@@ -99,7 +100,11 @@ class FeatureMixer(nn.Module):
 
 
 class FeatureHeads(nn.Module):
-    """One realism logit per scale of mixed features, given the class."""
+    """One realism logit per scale of mixed features, given the class of the tile or of each pixel.
+
+    A condition enters by projection (Miyato and Koyama, "cGANs with projection discriminator",
+    ICLR 2018): of a mask, position by position.
+    """
 
     spread: Tensor
 
@@ -107,7 +112,7 @@ class FeatureHeads(nn.Module):
         """Build a head for each scale.
 
         Args:
-            classes: of the tiles.
+            classes: of the tiles, or of pixels and one more for those of unknown class.
             scales: number of scales.
             group: in training, so many tiles in succession are of the same class; from 2 on, a head
                 also sees the deviation of features within a group (Karras et al., "Progressive
@@ -132,17 +137,34 @@ class FeatureHeads(nn.Module):
             self.register_buffer("spread", torch.zeros(scales))
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, scales: Scales, label: Int[Tensor, " b"]) -> Float[Tensor, "b s"]:
-        """Return the logits, one per scale; each has an arbitrary constant per class."""
+    def forward(self, scales: Scales, label: Int[Tensor, "b *pixels"]) -> Float[Tensor, "b s"]:
+        """Return the logits, one per scale; each has an arbitrary constant per class.
+
+        Args:
+            scales: mixed features.
+            label: class of each tile, or its mask.
+        """
         logits = []
         for number, features in enumerate(scales):
             hidden = F.leaky_relu(self.first[number](features), 0.2)
             if self.group > 1:
                 hidden = torch.cat([hidden, self._spread(hidden, number)], dim=1)
             hidden = F.leaky_relu(self.second[number](hidden), 0.2)
-            known = (hidden * self.classes[number](label)[:, :, None, None]).sum(1)
+            known = (hidden * self._wanted(label, number, hidden.shape[2:])).sum(1)
             logits.append((self.logit[number](hidden)[:, 0] + known).mean((1, 2)))
         return torch.stack(logits, dim=1)
+
+    def _wanted(
+        self, label: Int[Tensor, "b *pixels"], number: int, size: torch.Size
+    ) -> Float[Tensor, "b c _ _"]:
+        """Return the direction that stands for the condition, at each position of a mask."""
+        table = self.classes[number]
+        if label.ndim == 1:
+            vectors: Tensor = table(label)
+            return vectors[:, :, None, None]
+        weight = table.get_parameter("weight")
+        shares = F.adaptive_avg_pool2d(mask_layers(label, len(weight) - 1), (size[0], size[1]))
+        return torch.einsum("bmhw,mc->bchw", shares, weight)
 
     def _spread(self, hidden: Float[Tensor, "b c h w"], number: int) -> Float[Tensor, "b 1 h w"]:
         """Return how much tiles differ within their group; after training its mean in training.

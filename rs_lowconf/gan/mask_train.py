@@ -1,6 +1,11 @@
-"""Training of the generator of tiles with given masks: OASIS with zero-centred penalties."""
+"""Training of the generator of tiles with given masks: OASIS with zero-centred penalties.
+
+With the recipe `frozen`, critics on frozen features of three-band composites judge the same tiles
+beside the discriminator.
+"""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +14,22 @@ from torch import Tensor, nn
 
 from rs_lowconf.errors import DataError
 from rs_lowconf.gan.condition import masks_of
+from rs_lowconf.gan.feature_critic import FeatureMixer
 from rs_lowconf.gan.mask_losses import (
     agreement,
     critic_losses,
     generator_loss,
 )
 from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator
+from rs_lowconf.gan.pairing import critic_pairing, generator_pairing, inputs_of
+from rs_lowconf.gan.rendering import Rendering
+from rs_lowconf.gan.source_critics import (
+    SourceCritic,
+    SourceShape,
+    feature_critics,
+    modules_of,
+    scale_features,
+)
 from rs_lowconf.gan.steps import (
     SavedTraining,
     follow,
@@ -23,6 +38,7 @@ from rs_lowconf.gan.steps import (
     optimiser,
     precision,
     set_learning_rate,
+    some_tiles,
 )
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import MaskGanSettings
@@ -44,6 +60,8 @@ class MaskStepRecord:
     """R1 + R2 before weighting; None in steps without it."""
     agreement: float
     """Share of known real pixels that the discriminator puts into their class."""
+    losses: Mapping[str, float] | None = None
+    """Loss of every critic on frozen features by name, where there are any."""
 
 
 class MaskShow:
@@ -101,11 +119,24 @@ class MaskShow:
         rng: torch.Generator,
     ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
         """Return the discriminator's input: dithered, augmented components, and their masks."""
-        dither = torch.rand(image.shape, generator=rng).to(self._device) - 0.5
+        moved, mask = self.augmented(image, mask, number)
+        return dithered(discriminator, moved, rng), mask
+
+    def augmented(
+        self, image: Float[Tensor, "b c h w"], mask: Int[Tensor, "b h w"], number: int
+    ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, "b h w"]]:
+        """Return augmented tiles and their masks."""
         # One seed for real and generated tiles, so that both still have one mask and can be mixed.
         seed, stream = self._name
-        moved, mask = self._augment(image, mask, seed_of(seed, stream, "augment", number))
-        return discriminator.components(moved, dither), mask
+        return self._augment(image, mask, seed_of(seed, stream, "augment", number))
+
+
+def dithered(
+    discriminator: MaskDiscriminator, image: Float[Tensor, "b c h w"], rng: torch.Generator
+) -> Float[Tensor, "b c h w"]:
+    """Return the discriminator's input for reflectance with random dither."""
+    dither = torch.rand(image.shape, generator=rng).to(image.device) - 0.5
+    return discriminator.components(image, dither)
 
 
 class MaskGanTraining(SavedTraining):
@@ -137,7 +168,8 @@ class MaskGanTraining(SavedTraining):
             device: where to compute.
 
         Raises:
-            DataError: there are no tiles.
+            DataError: there are no tiles, or with the recipe `frozen` they have no composite.
+            ModelError: the weights of the frozen network are not installed.
         """
         if not len(source):
             raise DataError("there are no training tiles")
@@ -154,10 +186,20 @@ class MaskGanTraining(SavedTraining):
             )
             self.generator = MaskGenerator(settings, **shape).to(device)
             self.discriminator = MaskDiscriminator(settings.critic_width, **shape).to(device)
+            self._mixers, self._critics = dict[str, FeatureMixer](), list[SourceCritic]()
+            if settings.recipe == "frozen":
+                tiles = SourceShape(
+                    name="tiles", rendering=Rendering(bands=source.bands), tiles=len(source)
+                )
+                self._mixers, self._critics = feature_critics(
+                    settings, [tiles], conditions=len(source.classes) + 1, device=device
+                )
+                scale_features(self._mixers, [some_tiles(source, seed)])
         self.average = copy.deepcopy(self.generator).requires_grad_(requires_grad=False)
         self._optimisers = {
             "generator": optimiser(self.generator, settings),
             "discriminator": optimiser(self.discriminator, settings),
+            **{critic.name: optimiser(critic.network, settings) for critic in self._critics},
         }
 
     def step(self) -> MaskStepRecord:
@@ -169,8 +211,10 @@ class MaskGanTraining(SavedTraining):
         z = torch.randn(len(real), self.generator.latent_dim, generator=rng)
         with precision(settings, self._device):
             fake = self.generator(z.to(self._device), mask)
-        seen_real, seen_mask = self._show.seen(self.discriminator, real, mask, number, rng)
-        seen_fake, _ = self._show.seen(self.discriminator, fake, mask, number, rng)
+        real, seen_mask = self._show.augmented(real, mask, number)
+        fake, _ = self._show.augmented(fake, mask, number)
+        seen_real = dithered(self.discriminator, real, rng)
+        seen_fake = dithered(self.discriminator, fake, rng)
 
         losses = critic_losses(
             self.discriminator,
@@ -183,12 +227,17 @@ class MaskGanTraining(SavedTraining):
             else 0.0,
             rng=rng,
         )
-        improve([self._optimisers["discriminator"]], losses.total)
+        seen = inputs_of(self._critics, {0: (real, fake)}, rng)
+        paired = critic_pairing(self._critics, seen, seen_mask, settings, self.images)
+        names = ["discriminator", *paired.losses]
+        improve([self._optimisers[name] for name in names], losses.total + paired.total)
 
         self.discriminator.requires_grad_(requires_grad=False)
         loss = generator_loss(self._judge(seen_fake), losses.of_real, seen_mask)
+        loss = loss + generator_pairing(self._critics, seen, seen_mask, paired)
         improve([self._optimisers["generator"]], loss)
-        self.discriminator.requires_grad_(requires_grad=True)
+        for module in (self.discriminator, *(critic.network for critic in self._critics)):
+            module.requires_grad_(requires_grad=True)
 
         self.images += len(real)
         follow(self.average, self.generator, settings, self.images)
@@ -199,6 +248,7 @@ class MaskGanTraining(SavedTraining):
             mix_loss=losses.consistency.item(),
             penalty=None if losses.penalty is None else losses.penalty.item(),
             agreement=float(agreement(losses.of_real.detach(), seen_mask).mean()),
+            losses={name: part.item() for name, part in paired.losses.items()} or None,
         )
 
     def modules(self) -> dict[str, nn.Module]:
@@ -207,7 +257,12 @@ class MaskGanTraining(SavedTraining):
             "generator": self.generator,
             "discriminator": self.discriminator,
             "average": self.average,
+            **self.feature_modules(),
         }
+
+    def feature_modules(self) -> dict[str, nn.Module]:
+        """Return the modules with weights of the critics on frozen features, by name."""
+        return modules_of(self._critics, self._mixers)
 
     def _judge(self, components: Float[Tensor, "b c h w"]) -> Float[Tensor, "b m h w"]:
         with precision(self.settings, self._device):

@@ -106,10 +106,13 @@ def save_model(path: Path, training: AnyTraining, critic: GanCritic, *, attribut
         critic: of its critics.
         attribution: of the data.
     """
-    tensors = {f"generator.{k}": v for k, v in training.average.state_dict().items()}
+    tensors = _weights_of({"generator": training.average})
     header = header_of(training) | {"attribution": attribution}
     if isinstance(critic, SourcesCritic):
         header["sources"] = [shape.to_json() for shape in critic.critics.shapes]
+    if isinstance(training, MaskGanTraining):
+        # With them a training goes on; what was trained needs only the discriminator.
+        tensors |= _weights_of(training.feature_modules())
     if isinstance(critic, MaskCritic):
         tensors["bank.masks"] = critic.bank.masks
         header["names"] = list(critic.bank.names)
@@ -119,15 +122,18 @@ def save_model(path: Path, training: AnyTraining, critic: GanCritic, *, attribut
 def _tensors_of(critic: GanCritic) -> dict[str, Tensor]:
     """Return the weights and the calibration of a critic as tensors by name."""
     if isinstance(critic, SourcesCritic):
-        modules = critic.critics.modules()
+        tensors = _weights_of(critic.critics.modules())
     else:
-        modules = {"discriminator": critic.discriminator}
-    tensors = {
-        f"{name}.{k}": v for name, module in modules.items() for k, v in module.state_dict().items()
-    }
+        tensors = _weights_of({"discriminator": critic.discriminator})
     if isinstance(critic, MaskCritic):
         return tensors
     return tensors | {"realism.slope": critic.slope, "realism.offset": critic.offset}
+
+
+def _weights_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{k}": v for name, module in modules.items() for k, v in module.state_dict().items()
+    }
 
 
 def header_of(training: AnyTraining) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from rs_lowconf.gan.frozen import STAGES, frozen_network
 from rs_lowconf.gan.networks import Discriminator
 from rs_lowconf.gan.rendering import Rendering
 from rs_lowconf.gan.spectral import SpectralBasis
-from rs_lowconf.settings import GanSettings
+from rs_lowconf.settings import FrozenSettings, GanSettings
 
 WHOLE_FROM = 2_000
 """Number of tiles from which a source's native critic sees whole tiles; with fewer it would
 memorise them, so it sees a few pixels at a time."""
+_MEASURED = 256
+"""Tiles on which mixed features are scaled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +96,10 @@ class SourceCritic:
             return scales
         return (self.network.components(image, dither),)
 
-    def judge(self, seen: tuple[Tensor, ...], label: Int[Tensor, " b"]) -> Float[Tensor, "b s"]:
-        """Return its logits, one or more per tile."""
+    def judge(
+        self, seen: tuple[Tensor, ...], label: Int[Tensor, "b *pixels"]
+    ) -> Float[Tensor, "b s"]:
+        """Return its logits, one or more per tile; critics on features also take masks."""
         if self.mixer is not None:
             logits: Tensor = self.network(seen, label)
             return logits
@@ -115,10 +119,17 @@ class Critics:
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the modules with weights, by name."""
-        return {
-            **{critic.name: critic.network for critic in self.critics},
-            **{f"mixer {name}": mixer for name, mixer in self.mixers.items()},
-        }
+        return modules_of(self.critics, self.mixers)
+
+
+def modules_of(
+    critics: Sequence[SourceCritic], mixers: Mapping[str, FeatureMixer]
+) -> dict[str, nn.Module]:
+    """Return the modules of critics with weights, by name."""
+    return {
+        **{critic.name: critic.network for critic in critics},
+        **{f"mixer {name}": mixer for name, mixer in mixers.items()},
+    }
 
 
 def build_critics(
@@ -147,37 +158,11 @@ def build_critics(
     Raises:
         DataError: no source has the bands of a composite.
     """
-    owner = owners(shapes)
-    if not owner:
-        raise DataError(
-            "no source of tiles has the bands of a composite, such as B04, B03 and B02",
-            remedy="add a source that has them, or set gan.recipe=native",
-        )
-    network = frozen_network(settings.features).to(device)
-    main = max(owner.values(), key=lambda k: shapes[k].tiles)
-    rest = [name for name, source in owner.items() if source != main]
-    mixers, critics = {}, []
-    for name, k in owner.items():
-        composite = COMPOSITES[name]
-        mixers[name] = FeatureMixer(
-            network,
-            source=k,
-            channels=shapes[k].bands.index_of(composite.bands),
-            white=composite.network_white,
-            side=settings.feature_side,
-        ).to(device)
-        critics.append(
-            SourceCritic(
-                name=f"{shapes[k].name} {name}",
-                source=k,
-                bands=shapes[k].bands,
-                network=FeatureHeads(len(classes), len(STAGES), group=settings.group).to(device),
-                mixer=mixers[name],
-                gamma=settings.feature_gamma,
-                weight=2.0 if name in rest else 1.0,
-                turn=(2 * rest.index(name), 2 * len(rest)) if name in rest else (0, 1),
-            )
-        )
+    mixers, on_features = feature_critics(
+        settings, shapes, conditions=len(classes), group=settings.group, device=device
+    )
+    main = on_features[0].source
+    critics = list(on_features)
     for k, (shape, basis) in enumerate(zip(shapes, bases, strict=True)):
         shared: dict[str, Any] = {"bands": shape.bands, "classes": classes, "basis": basis}
         native: Discriminator | TextureCritic = (
@@ -203,6 +188,74 @@ def build_critics(
         mixers=mixers,
         critics=tuple(sorted(critics, key=lambda c: (c.turn[1], c.source != main))),
     )
+
+
+def feature_critics(
+    settings: FrozenSettings,
+    shapes: Sequence[SourceShape],
+    *,
+    conditions: int,
+    group: int = 1,
+    device: torch.device,
+) -> tuple[dict[str, FeatureMixer], list[SourceCritic]]:
+    """Build the critics on frozen features, those of the source with most tiles first.
+
+    Every composite is seen in the tiles of the source that has most of them.
+
+    Args:
+        settings: of the networks.
+        shapes: of the sources.
+        conditions: classes of tiles, or of pixels and one more for those of unknown class.
+        group: see `FeatureHeads`.
+        device: where to compute.
+
+    Returns:
+        the mixers by composite, and the critics.
+
+    Raises:
+        DataError: no source has the bands of a composite.
+    """
+    owner = owners(shapes)
+    if not owner:
+        raise DataError(
+            "no source of tiles has the bands of a composite, such as B04, B03 and B02",
+            remedy="add a source that has them, or set the recipe of the generator to native",
+        )
+    network = frozen_network(settings.features).to(device)
+    main = max(owner.values(), key=lambda k: shapes[k].tiles)
+    rest = [name for name, source in owner.items() if source != main]
+    mixers, critics = {}, []
+    for name, k in owner.items():
+        composite = COMPOSITES[name]
+        mixers[name] = FeatureMixer(
+            network,
+            source=k,
+            channels=shapes[k].bands.index_of(composite.bands),
+            white=composite.network_white,
+            side=settings.feature_side,
+        ).to(device)
+        critics.append(
+            SourceCritic(
+                name=f"{shapes[k].name} {name}",
+                source=k,
+                bands=shapes[k].bands,
+                network=FeatureHeads(conditions, len(STAGES), group=group).to(device),
+                mixer=mixers[name],
+                gamma=settings.feature_gamma,
+                weight=2.0 if name in rest else 1.0,
+                turn=(2 * rest.index(name), 2 * len(rest)) if name in rest else (0, 1),
+            )
+        )
+    return mixers, sorted(critics, key=lambda critic: critic.source != main)
+
+
+def scale_features(
+    mixers: Mapping[str, FeatureMixer], tiles: Sequence[Float[Tensor, "_ _ h w"]]
+) -> None:
+    """Scale mixed features to unit deviation on real tiles, some of each source."""
+    for mixer in mixers.values():
+        device = next(mixer.parameters()).device
+        mixer.measure(tiles[mixer.source][:_MEASURED].to(device))
 
 
 def owners(shapes: Sequence[SourceShape]) -> dict[str, int]:

@@ -8,15 +8,14 @@ all bands.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rs_lowconf.gan.critic import fit_logit
+from rs_lowconf.gan.pairing import critic_pairing, due_critics, generator_pairing, inputs_of
 from rs_lowconf.gan.pyramid import PyramidGenerator, settle
 from rs_lowconf.gan.rendering import Rendering
 from rs_lowconf.gan.source_critics import (
@@ -24,26 +23,24 @@ from rs_lowconf.gan.source_critics import (
     SourcesCritic,
     SourceShape,
     build_critics,
+    scale_features,
 )
 from rs_lowconf.gan.spectral import spectral_basis
 from rs_lowconf.gan.steps import (
     SavedTraining,
-    fallen,
     follow,
     improve,
     optimiser,
     set_learning_rate,
     some_tiles,
 )
-from rs_lowconf.gan.train import AugmentationsAt, BalancedDraw, StepRecord, penalty_on
+from rs_lowconf.gan.train import AugmentationsAt, BalancedDraw, StepRecord
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import GanSettings
 from rs_lowconf.types import TileSource
 
 SETTLING = 64
 """Batches from which the average's normalisation statistics are measured."""
-_MEASURED = 256
-"""Tiles on which mixed features are scaled."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,8 +119,7 @@ class SourcesTraining(SavedTraining):
                 tile_size=self.generator.tile_size,
                 device=device,
             )
-            for mixer in self.all_critics.mixers.values():
-                mixer.measure(tiles[mixer.source][:_MEASURED].to(device))
+            scale_features(self.all_critics.mixers, tiles)
         self.critics = self.all_critics.critics
         self.average = copy.deepcopy(self.generator).requires_grad_(requires_grad=False)
         self._optimisers = {
@@ -141,62 +137,33 @@ class SourcesTraining(SavedTraining):
         label = label.repeat_interleave(settings.group)
         z = torch.randn(settings.batch_size, self.generator.latent_dim, generator=rng)
         fake = self.generator(z.to(self._device), label.to(self._device))
-        due = [c for c in self.critics if number % c.turn[1] == c.turn[0]]
+        due = due_critics(self.critics, number)
         shown = {
             k: self._shown(k, label, fake, number, rng) for k in sorted({c.source for c in due})
         }
         label = label.to(self._device)
-        seen = {}
-        for critic in due:
-            real, generated = shown[critic.source]
-            dither = torch.rand((2, *real.shape), generator=rng).to(self._device) - 0.5
-            with torch.no_grad():
-                known = critic.see(real, dither[0])
-            seen[critic.name] = (known, critic.see(generated, dither[1]))
+        seen = inputs_of(due, shown, rng)
+        paired = critic_pairing(due, seen, label, settings, self.images)
+        improve([self._optimisers[c.name] for c in due], paired.total)
 
-        # As in R3GAN (Huang et al., NeurIPS 2024), whose penalties also become weaker.
-        left = fallen(self.images / settings.gamma_images, settings.final_gamma)
-        losses, penalties, logits = [], [], {}
-        for place, critic in enumerate(due):
-            known, drawn = seen[critic.name]
-            still = tuple(part.detach() for part in drawn)
-            both = tuple(torch.cat(pair) for pair in zip(known, still, strict=True))
-            logit_real, logit_fake = critic.judge(both, label.repeat(2)).chunk(2)
-            logits[critic.name] = (logit_real.detach(), logit_fake.detach())
-            losses.append(F.softplus(logit_fake - logit_real).mean(0).sum())
-            if (number // critic.turn[1] + place) % settings.penalty_every == 0:
-                weight = left * critic.gamma / 2 * settings.penalty_every
-                twice = label.repeat(2)
-                penalty = 2 * penalty_on(partial(critic.judge, label=twice), both)
-                penalties.append(weight * penalty)
-        critic_loss = torch.stack(losses).sum()
-        improve(
-            [self._optimisers[c.name] for c in due], torch.stack([critic_loss, *penalties]).sum()
-        )
-
-        generator_losses = []
-        for critic in due:
-            critic.network.requires_grad_(requires_grad=False)
-            judged = critic.judge(seen[critic.name][1], label)
-            apart = F.softplus(logits[critic.name][0] - judged).mean(0).sum()
-            generator_losses.append(critic.weight * apart)
-        generator_loss = torch.stack(generator_losses).sum()
+        generator_loss = generator_pairing(due, seen, label, paired)
         improve([self._optimisers["generator"]], generator_loss)
         for critic in due:
             critic.network.requires_grad_(requires_grad=True)
 
         self.images += settings.batch_size
         follow(self.average, self.generator, settings, self.images)
-        first = logits[due[0].name]
+        losses = {name: loss.item() for name, loss in paired.losses.items()}
+        real, drawn = paired.logits[due[0].name]
         return StepRecord(
             images=self.images,
-            critic_loss=losses[0].item(),
+            critic_loss=losses[due[0].name],
             generator_loss=generator_loss.item(),
-            logit_real=first[0].mean().item(),
-            logit_fake=first[1].mean().item(),
-            penalty=sum(p.item() for p in penalties) if penalties else None,
+            logit_real=real.mean().item(),
+            logit_fake=drawn.mean().item(),
+            penalty=paired.penalty,
             strength=self._strength,
-            losses={c.name: loss.item() for c, loss in zip(due, losses, strict=True)},
+            losses=losses,
         )
 
     def settled(self) -> PyramidGenerator:

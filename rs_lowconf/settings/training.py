@@ -1,7 +1,8 @@
 """Settings of what `rslow train` makes and `rslow update` changes."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -117,13 +118,16 @@ class GeneratorSettings(Section):
     """Share of the mean band variance added to each principal variance (tempering)."""
 
 
-class GanSettings(GeneratorSettings):
-    """The class-conditional generator and its critics."""
+class FrozenSettings(GeneratorSettings):
+    """Settings shared by generators that may have critics on frozen features."""
+
+    of_recipe: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "native": (),
+        "frozen": ("features", "feature_side", "feature_gamma", "final_gamma", "gamma_images"),
+    }
+    """Settings that mean something for one recipe alone."""
 
     recipe: Literal["native", "frozen"] = "native"
-    """`native`: one discriminator trained from scratch on the tiles of data. `frozen`: critics on
-    the features of a network that was pretrained on photographs, and small native critics; it needs
-    far fewer images, and also uses the tiles of data.more."""
     features: Literal["efficientnet_lite0", "efficientnet_lite1"] = "efficientnet_lite0"
     """Frozen: the pretrained network of the critics. efficientnet_lite2 is not allowed: it is
     reserved for the probe of `rslow evaluate`."""
@@ -137,6 +141,30 @@ class GanSettings(GeneratorSettings):
     first value; once tiles are good, critics may look closer."""
     gamma_images: PositiveInt = 150_000
     """Frozen: number of images in which they do."""
+
+    @model_validator(mode="after")
+    def _effective(self) -> Self:
+        for name in self.of_recipe["frozen" if self.recipe == "native" else "native"]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with recipe {self.recipe}, remove it")
+        return self
+
+
+class GanSettings(FrozenSettings):
+    """The class-conditional generator and its critics."""
+
+    of_recipe: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "native": (
+            *("latent_layout", "depth", "overfit_target", "blend_images", "reconstruction"),
+            *("self_supervision", "precision"),
+        ),
+        "frozen": (*FrozenSettings.of_recipe["frozen"], "group"),
+    }
+
+    recipe: Literal["native", "frozen"] = "native"
+    """`native`: one discriminator trained from scratch on the tiles of data. `frozen`: critics on
+    the features of a network that was pretrained on photographs, and small native critics; it needs
+    far fewer images, and also uses the tiles of data.more."""
     group: PositiveInt = 1
     """Frozen: so many tiles in succession of a batch have the same class. From 2 on, the critics on
     features also see how much these differ, and reject tiles of a class that are too much alike."""
@@ -158,31 +186,18 @@ class GanSettings(GeneratorSettings):
     memorising few tiles; 0: none."""
 
     @model_validator(mode="after")
-    def _effective(self) -> "GanSettings":
-        for name in _OF_RECIPE["frozen" if self.recipe == "native" else "native"]:
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has no effect with recipe {self.recipe}, remove it")
+    def _whole_groups(self) -> Self:
         if self.batch_size % self.group:
             raise ValueError(f"group {self.group} does not divide batch_size {self.batch_size}")
         return self
 
 
-#: Settings of the generator's training that mean something for one recipe alone.
-_OF_RECIPE = {
-    "native": (
-        *("latent_layout", "depth", "overfit_target", "blend_images", "reconstruction"),
-        *("self_supervision", "precision"),
-    ),
-    "frozen": (
-        *("features", "feature_side", "feature_gamma", "group"),
-        *("final_gamma", "gamma_images"),
-    ),
-}
-
-
-class MaskGanSettings(GeneratorSettings):
+class MaskGanSettings(FrozenSettings):
     """The generator conditioned on masks, for data with masks instead of labels."""
 
+    recipe: Literal["native", "frozen"] = "native"
+    """`native`: one discriminator trained from scratch on the tiles of data. `frozen`: beside it,
+    critics on the features of a network that was pretrained on photographs."""
     learning_rate: PositiveFloat = 1e-3
     """Step size of Adam."""
     gamma: PositiveFloat = 0.02

@@ -135,8 +135,11 @@ def train_mask_gan(settings: Settings, source: MaskSource, val: MaskSource) -> W
             images=state.images,
         )
 
-    def measure(records: Sequence[MaskStepRecord]) -> dict[str, float]:  # noqa: ARG001
-        return mask_figures(state.average, state.discriminator, val, seed)
+    def measure(records: Sequence[MaskStepRecord]) -> dict[str, float]:
+        return {
+            **_by_critic(records),
+            **mask_figures(state.average, state.discriminator, val, seed),
+        }
 
     return _run(
         settings,
@@ -262,13 +265,8 @@ def _on_sources(settings: Settings) -> _Training[StepRecord]:
 
     def measure(records: Sequence[StepRecord]) -> dict[str, float]:
         generator = state.settled()
-        losses = [record.losses or {} for record in records]
-        names = sorted({name for parts in losses for name in parts})
         return {
-            **{
-                f"loss, {name}": fmean(parts[name] for parts in losses if name in parts)
-                for name in names
-            },
+            **_by_critic(records),
             **spectral_figures(generator, held_out[0].tiles, seed),
             "distance": distance_of(generator, seed),
         }
@@ -283,6 +281,15 @@ def _on_sources(settings: Settings) -> _Training[StepRecord]:
         keep=keep,
         draw=draw,
     )
+
+
+def _by_critic(records: Sequence[StepRecord | MaskStepRecord]) -> dict[str, float]:
+    """Return the mean loss of each critic by name, where there are several."""
+    losses = [record.losses or {} for record in records]
+    names = sorted({name for parts in losses for name in parts})
+    return {
+        f"loss, {name}": fmean(parts[name] for parts in losses if name in parts) for name in names
+    }
 
 
 def _run(settings: Settings, training: _Training[R]) -> Work[TrainedGan]:
