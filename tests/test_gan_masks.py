@@ -36,6 +36,7 @@ from rs_lowconf.gan.mask_sheet import PALETTE, write_mask_sheets
 from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.masks import MaskCritic, MaskedGenerator, by_mask
 from rs_lowconf.gan.model import load_critic, load_model, save_critic, save_model
+from rs_lowconf.gan.paired_probe import PairedProbe, probe_masks
 from rs_lowconf.gan.resume import CHECKPOINT, restore_state, resume, save_state
 from rs_lowconf.gan.steps import train
 from rs_lowconf.generators import finish
@@ -582,6 +583,41 @@ def test_spectral_figures_of_masks_have_floors() -> None:
     assert means.measured is not None
     assert means.floor is not None
     assert means.measured.value > means.floor.value
+
+
+def test_the_probe_of_masks_tells_what_looks_generated() -> None:
+    """Tiles drawn by the law of the real ones pass for real, those of a fresh generator do not."""
+    bands = BandSpec(names=("B02", "B03", "B04"), level="L2A")
+    train, test = (FakeMasks(bands, 40, tile_size=16, seed=seed) for seed in (0, 9))
+    still = (lambda image, mask, seed: (image, mask),) * 2
+    generator = MaskGanTraining(
+        SMALL, train, turn=still[0], augment=still[1], seed=1, device=CPU
+    ).average
+
+    def probed() -> PairedProbe:
+        (found,) = probe_masks(generator, train, test, most=30, seed=3, device=CPU)
+        return found
+
+    told = probed()
+    assert [line.name for line in told.measurements()] == [
+        "probe, true colour, same masks: AUC",
+        "probe, true colour, same masks: kept at 5 % false rejection",
+    ]
+    fresh, floor = told.generated, told.floor
+    assert fresh is not None
+    assert floor is not None
+    assert (fresh.whole.real, fresh.whole.generated) == (30, 30)
+    assert fresh.whole.auc_low > 0.95
+    assert floor.whole.auc_low < 0.5 < floor.whole.auc_high
+
+    def by_law(z: Tensor, mask: Tensor) -> Tensor:
+        noise = torch.randn(len(z), 3, 16, 16, generator=torch.Generator().manual_seed(len(z)))
+        return 0.1 + 0.2 * (mask == 1)[:, None] + 0.02 * noise
+
+    generator.forward = by_law  # type: ignore[method-assign]
+    same = probed().generated
+    assert same is not None
+    assert same.whole.auc_low < 0.5 < same.whole.auc_high
 
 
 def test_sheets_show_masks_above_real_and_generated_tiles(tmp_path: Path) -> None:

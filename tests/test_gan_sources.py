@@ -387,7 +387,7 @@ def test_a_checkpoint_without_calibration_is_read(
     model = load_model(path, CPU)
     assert isinstance(model.critic, SourcesCritic)
     label = torch.arange(3)
-    drawn = sample(model.generator, label, 0)
+    drawn = sample(model.network, label, 0)
     assert torch.equal(model.critic.realism(drawn, label), model.critic.logit(drawn, label))
     assert "not calibrated" in caplog.text
 

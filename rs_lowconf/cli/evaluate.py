@@ -34,8 +34,8 @@ def evaluate(
     with. Writes report.html, report.json, report.md, plots/ and mixed.png (generated tiles without
     labels; the key is mixed.json) into run.dir/NAME. With pictures in data.more, the probe tries to
     tell generated tiles from real ones by a network that nothing else sees through; probe.jsonl
-    logs every time it does. Of tiles with masks: fidelity to these, spectra, and sheets/ in the
-    place of plots.
+    logs every time it does. Of tiles with masks: fidelity to these, spectra, the probe, and sheets/
+    in the place of plots.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.workflows.mask_quality import evaluate_masks

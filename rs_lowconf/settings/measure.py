@@ -45,7 +45,7 @@ class EvaluateSettings(Section):
     over real ones."""
     probe_tiles: PositiveInt = 1_000
     """With pictures in data.more: number of real and of generated tiles for the probe, equal for
-    all classes."""
+    all classes. Of tiles with masks: most of each."""
     picture_tiles: PositiveInt = 5_000
     """With pictures in data.more: generated tiles to measure KID, FD, precision and recall on, with
     as many real tiles as the floor and the whole split as reference."""

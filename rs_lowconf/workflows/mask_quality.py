@@ -1,4 +1,4 @@
-"""How good a generator of tiles with given masks is: fidelity to these, and spectra."""
+"""How good a generator of tiles with given masks is: fidelity to these, spectra, the probe."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +14,9 @@ from rs_lowconf.device import choose_device
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures
 from rs_lowconf.gan.mask_sheet import write_mask_sheets
 from rs_lowconf.gan.model import load_model
+from rs_lowconf.gan.paired_probe import probe_masks
 from rs_lowconf.gan.quality import markdown
+from rs_lowconf.gan.source_quality import MEANING
 from rs_lowconf.percents import percent
 from rs_lowconf.places import model_path
 from rs_lowconf.runs import RunFolder, sha256_of, write_json, write_text
@@ -24,6 +26,7 @@ from rs_lowconf.target.evaluate import evaluate_segmenter
 from rs_lowconf.target.tasks import SegmentationTask
 from rs_lowconf.target.train import Training
 from rs_lowconf.target.trained import TrainedNetwork, load_trained, save_trained
+from rs_lowconf.workflows.probe_log import log_probe
 from rs_lowconf.workflows.quality import Quality, refuse_idle
 from rs_lowconf.workflows.quality_page import write_quality_page
 from rs_lowconf.workflows.records import Step, Work
@@ -43,12 +46,12 @@ nothing; of the test tiles' pixels it has {right} right.
 
 
 def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) -> Work[Quality]:
-    """Measure fidelity to masks and spectra, and write a page, tables and sheets/.
+    """Measure fidelity to masks, spectra and the probe; write a page, tables and sheets/.
 
     Args:
         settings: of the run; the reporter's are in `evaluate.segmenter`.
         folder: of the evaluation.
-        found: searches for a probe, which tiles with masks have none of: refused.
+        found: searches, whose tiles the probe takes of tiles with labels only: refused.
 
     Raises:
         SettingsError: a setting or a search would have no effect.
@@ -66,11 +69,20 @@ def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) 
     reporter = yield from _reporter(settings, splits, folder / "reporter.safetensors", device)
     seed = seed_of(settings.run.seed, "evaluate")
     title = "figures with intervals"
-    yield Step(title=title, done=0, total=3)
+    yield Step(title=title, done=0, total=4)
     fidelity = mask_fidelity(generator.generator, test, reporter, seed=seed, device=device)
-    yield Step(title=title, done=1, total=3)
+    yield Step(title=title, done=1, total=4)
     spectral, details = mask_spectral_figures(generator.generator, train, test, seed)
-    yield Step(title=title, done=2, total=3)
+    yield Step(title=title, done=2, total=4)
+    probes = probe_masks(
+        generator.generator,
+        train,
+        test,
+        most=settings.evaluate.probe_tiles,
+        seed=seed,
+        device=device,
+    )
+    yield Step(title=title, done=3, total=4)
     write_mask_sheets(
         folder / "sheets",
         generator.generator,
@@ -79,8 +91,11 @@ def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) 
         seed=seed,
         images=gan.header["images"],
     )
-    yield Step(title=title, done=3, total=3)
+    yield Step(title=title, done=4, total=4)
+    probed = [line for own in probes for line in own.measurements()]
     groups = {"Fidelity to masks": fidelity, "Spectra and texture": spectral}
+    if probed:
+        groups["Probe"] = probed
     numbers = {name: len(source) for name, source in splits.items()}
     report: dict[str, Any] = {
         "format": FORMAT,
@@ -89,14 +104,19 @@ def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) 
         "reporter": reporter.figures,
         "tiles": numbers,
         "figures": {name: [figure.to_json() for figure in group] for name, group in groups.items()},
+        "probe": {own.title: own.to_json() for own in probes},
         **details,
     }
+    notes = list[str]()
+    if any(own.generated for own in probes):
+        opened = log_probe(settings, folder, report["probe"], **report["gan"])
+        notes = [MEANING.replace("*", ""), opened]
     header = _HEADER.format(
         images=gan.header["images"],
         tiles=", ".join(f"{number:,} {name}" for name, number in numbers.items()),
         right=percent(reporter.figures["pixel_accuracy"], 1),
     )
-    write_text(folder / "report.md", f"{header}\n{markdown(groups)}")
+    write_text(folder / "report.md", "\n".join([header, markdown(groups), *notes]))
     write_json(folder / "report.json", report)
     page = write_quality_page(
         folder,
@@ -109,8 +129,14 @@ def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) 
             "Classes": ", ".join(generator.bank.classes),
             "Bands": f"{', '.join(generator.bands.names)} ({generator.bands.level})",
         },
+        notes=notes,
     )
-    return Quality(headline=tuple(fidelity), report=folder / "report.md", page=page)
+    return Quality(
+        headline=(*fidelity, *probed),
+        note=notes[-1] if notes else "",
+        report=folder / "report.md",
+        page=page,
+    )
 
 
 def _reporter(

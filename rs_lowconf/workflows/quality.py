@@ -119,7 +119,8 @@ def refuse_idle(settings: Settings, found: Sequence[str]) -> None:
         )
     pictures = [section for section in further_sources(settings.data) if section.kind == "pictures"]
     for name in ("probe_tiles", "picture_tiles", "cas_rgb", "cas_seeds", "cas_classifier"):
-        if not pictures and getattr(section, name) != type(section).model_fields[name].default:
+        read = pictures or (name == "probe_tiles" and settings.data.masked)
+        if not read and getattr(section, name) != type(section).model_fields[name].default:
             raise SettingsError(
                 f"evaluate.{name} has no effect without pictures",
                 remedy="remove it, or add a source with kind: pictures to data.more",

@@ -6,7 +6,6 @@ Both in the features of a network that nothing else sees through.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +42,18 @@ from rs_lowconf.gan.tiles import at_most
 from rs_lowconf.models import GeneratorModel, load_gate
 from rs_lowconf.places import model_path
 from rs_lowconf.review.geotiff import read_tile
-from rs_lowconf.runs import output_errors, sha256_of
+from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.gate import Gate
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import PictureData, Settings, further_sources
 from rs_lowconf.stored import reflectance_of
 from rs_lowconf.target.load import check_fit
 from rs_lowconf.types import TileSource
+from rs_lowconf.workflows.probe_log import log_probe
 from rs_lowconf.workflows.quality_classifiers import cas_on_pictures
 from rs_lowconf.workflows.quality_tiles import Tiles
 from rs_lowconf.workflows.records import Step, Work
 
-LOG = "probe.jsonl"
-"""In the folder of an evaluation: one line each time the probe is opened."""
 RANDOM, PASSED, REJECTED, FOUND = "random tiles", "gate-passed", "gate-rejected", "found tiles"
 KINDS = (RANDOM, PASSED, REJECTED, FOUND)
 _ATTEMPTS = 10
@@ -206,7 +204,13 @@ def judge_sources(settings: Settings, tiles: Tiles, folder: Path, judges: Judges
         groups[f"Probe: {title}"] = [Measurement(name="probe", note=f"left out: {why}")]
     if passed is not None:
         groups["Gate"] = [passed_figure(passed)]
-    opened = _log(settings, tiles, folder, results)
+    opened = log_probe(
+        settings,
+        folder,
+        results,
+        sha256=tiles.gan_sha256,
+        images=tiles.gan.header["images"],
+    )
     if settings.evaluate.cas_rgb:
         for one in views:
             if one.pictures:
@@ -432,35 +436,3 @@ def _probe(
         if kind not in ("real", "train")
     }
     return probes, floor
-
-
-def _log(settings: Settings, tiles: Tiles, folder: Path, results: Mapping[str, Any]) -> str:
-    """Write that the probe was opened, and return how often it has been for this model."""
-    split = settings.evaluate.split
-    line = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": tiles.gan_sha256,
-        "images": tiles.gan.header["images"],
-        "split": split,
-        "network": NETWORK,
-        "result": results,
-    }
-    with output_errors(folder), (folder / LOG).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
-    times = sum(
-        known.get("model") == tiles.gan_sha256 and known.get("split") == split
-        for path in sorted(settings.run.dir.glob(f"*/{LOG}"))
-        for known in _lines(path)
-    )
-    name = "validation" if split == "val" else "test"
-    often = "once" if times == 1 else f"{times} times"
-    return (
-        f"The probe of this model has been opened {often} on the {name} split, this time included "
-        f"({LOG} in the folders of run.dir). Whoever changes a model after looking, and looks "
-        "again, no longer has a judge that nobody trained against."
-    )
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    with reading(path, expected="one JSON object per line, one per opening of the probe"):
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

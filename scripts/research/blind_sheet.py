@@ -287,7 +287,7 @@ def collect(words: argparse.Namespace, settings: Settings) -> Iterator[Shown]:
     if words.old:
         old = load_model(words.old_model, CPU)
         require_classes(old, classes, words.old_model)
-        drawn = draw_pictures(old.generator, spread(words.old, len(classes)), view, seed)
+        drawn = draw_pictures(old.class_generator, spread(words.old, len(classes)), view, seed)
         yield from _shown(OLD, *drawn, classes)
     for word in words.folder:
         kind, _, folder = word.partition("=")
