@@ -35,7 +35,7 @@ from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures, ov
 from rs_lowconf.gan.mask_sheet import PALETTE, write_mask_sheets
 from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.masks import MaskCritic, MaskedGenerator, by_mask
-from rs_lowconf.gan.model import load_critic, load_model, save_critic, save_model
+from rs_lowconf.gan.model import load_critic, load_generator, load_model, save_critic, save_model
 from rs_lowconf.gan.paired_probe import PairedProbe, probe_masks
 from rs_lowconf.gan.resume import CHECKPOINT, restore_state, resume, save_state
 from rs_lowconf.gan.steps import train
@@ -495,6 +495,10 @@ def test_the_saved_model_draws_and_judges_as_the_trained_one(tmp_path: Path) -> 
     assert torch.equal(model.generator(z, label), image)
     assert torch.equal(model.critic.realism(image, label), critic.realism(image, label))
     assert model.header["attribution"] == "somebody"
+    with pytest.raises(ModelError, match="draws tiles of given masks"):
+        _ = model.class_generator
+    with pytest.raises(ModelError, match="draws tiles of given masks"):
+        load_generator(tmp_path / "gan.safetensors", CPU)
 
 
 def test_overlaps_are_those_of_a_loop() -> None:

@@ -348,6 +348,8 @@ def test_the_saved_model_draws_and_judges_as_the_trained_one(tmp_path: Path) -> 
     critic = fit_realism(training.discriminator, training.average, source, 0)
     save_model(tmp_path / "gan.safetensors", training, critic, attribution="somebody")
     model = load_model(tmp_path / "gan.safetensors", CPU)
+    with pytest.raises(ModelError, match="draws tiles of classes"):
+        _ = model.masked
     z, label = torch.randn(2, model.generator.latent_dim), torch.tensor([0, 2])
     image = source.batch([0, 1]).image
     with torch.no_grad():

@@ -64,11 +64,7 @@ class GanModel:
             ModelError: it draws tiles of given masks.
         """
         if isinstance(self.generator, MaskedGenerator):
-            raise ModelError(
-                "the generator draws tiles of given masks",
-                expected="one that draws tiles of classes",
-                remedy="train one on tiles with labels, or set data.kind to tiles with masks",
-            )
+            raise _masked_error()
         return self.generator
 
     @property
@@ -83,7 +79,7 @@ class GanModel:
         raise ModelError(
             "the generator draws tiles of classes",
             expected="one that draws tiles of given masks",
-            remedy="train one on data with masks, or set data.kind to the tiles that it draws",
+            remedy="use one that was trained on tiles with masks",
         )
 
     def of_masks(self, bank: MaskBank) -> tuple[MaskedGenerator, MaskCritic]:
@@ -95,6 +91,14 @@ class GanModel:
         """
         generator, critic = self.masked
         return MaskedGenerator(generator.generator, bank), critic.on(bank)
+
+
+def _masked_error() -> ModelError:
+    return ModelError(
+        "the generator draws tiles of given masks",
+        expected="one that draws tiles of classes",
+        remedy="use one that was trained on tiles with labels",
+    )
 
 
 def save_model(path: Path, training: AnyTraining, critic: GanCritic, *, attribution: str) -> None:
@@ -111,7 +115,7 @@ def save_model(path: Path, training: AnyTraining, critic: GanCritic, *, attribut
     if isinstance(critic, SourcesCritic):
         header["sources"] = [shape.to_json() for shape in critic.critics.shapes]
     if isinstance(training, MaskGanTraining):
-        # With them a training goes on; what was trained needs only the discriminator.
+        # A training goes on with them; a search needs only the discriminator.
         tensors |= _weights_of(training.feature_modules())
     if isinstance(critic, MaskCritic):
         tensors["bank.masks"] = critic.bank.masks
@@ -230,11 +234,13 @@ def _load_masked(path: Path, device: torch.device) -> GanModel:
 
 
 def load_generator(path: Path, device: torch.device) -> tuple[ClassGenerator, dict[str, Any]]:
-    """Return the generator of a trained GAN alone, without its critics, and the file's header.
+    """Return a generator of classes alone, without its critics, and the file's header.
 
     Raises:
-        ModelError: the file is missing, damaged or of another kind.
+        ModelError: the file is missing, damaged or of another kind, or it draws given masks.
     """
+    if draws_masks(path):
+        raise _masked_error()
     tensors, header = read_checkpoint(path, GanTraining.kind)
     return _generator_of(tensors, header, path).to(device), header
 

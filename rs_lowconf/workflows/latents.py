@@ -15,7 +15,7 @@ from rs_lowconf.class_map import ClassMap
 from rs_lowconf.device import choose_device
 from rs_lowconf.errors import ModelError
 from rs_lowconf.estimate.rare import Score
-from rs_lowconf.gan.model import load_model
+from rs_lowconf.gan.model import load_generator
 from rs_lowconf.places import model_path
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.reading import log_odds
@@ -117,7 +117,7 @@ def load_law(settings: Settings, *, trust_code: bool) -> Law:
         ModelError: one is missing, damaged, does not fit the other, or works with masks.
     """
     device, path = choose_device(settings.run), model_path(settings, "gan")
-    generator = load_model(path, device).class_generator
+    generator, _ = load_generator(path, device)
     named = target_of(settings, trust_code=trust_code)
     target = named.load(generator.tile_size)
     if target.pixelwise:
