@@ -207,6 +207,26 @@ def test_the_quality_table_of_masks(rslow: Run, trained: Path) -> None:
     assert json.loads((folder / "report.json").read_text())["figures"] == report["figures"]
 
 
+def test_the_probe_of_masks_is_reported_and_logged(
+    rslow: Run, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both composites have a line, and the report says that the probe was opened once."""
+    monkeypatch.setattr("rs_lowconf.gan.source_quality.LEAST", 6)
+    words = ("--name", "probed", "-s", "data.test_share=0.3", "-s", "evaluate.probe_tiles=6")
+    ran = rslow("evaluate", "-c", trained / "config.yaml", *words)
+    assert ran.code == 0, ran.err
+    assert "probe, near infrared, same masks: AUC: " in ran.out
+    assert "opened once on the test split" in ran.out
+    folder = trained / "run" / "probed"
+    assert "opened once" in (folder / "report.html").read_text()
+    assert "opened once" in (folder / "report.md").read_text()
+    (line,) = (folder / "probe.jsonl").read_text().splitlines()
+    logged, report = json.loads(line), json.loads((folder / "report.json").read_text())
+    assert logged["result"] == report["probe"]
+    assert set(report["probe"]) == {"true colour", "near infrared"}
+    assert report["probe"]["true colour"]["generated"]["all"]["generated"] == 6
+
+
 def test_what_does_not_fit_is_said(rslow: Run, trained: Path, tmp_path: Path) -> None:
     """Labels for a generator of masks, and models that are missing or of another generator."""
     config = trained / "config.yaml"
