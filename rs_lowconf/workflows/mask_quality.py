@@ -116,7 +116,7 @@ def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) 
         tiles=", ".join(f"{number:,} {name}" for name, number in numbers.items()),
         right=percent(reporter.figures["pixel_accuracy"], 1),
     )
-    write_text(folder / "report.md", "\n".join([header, markdown(groups), *notes]))
+    write_text(folder / "report.md", "\n".join([header, markdown(groups), *notes, ""]))
     write_json(folder / "report.json", report)
     page = write_quality_page(
         folder,
