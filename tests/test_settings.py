@@ -313,9 +313,13 @@ def test_every_path_setting_knows_the_home_folder(
     """~ is expanded in each setting of paths, from the file and from `--set` alike."""
     monkeypatch.setenv("HOME", str(tmp_path))
     found = 0
+    here = tmp_path / "x"
     for section, name, many, words in _path_settings(Settings):
-        value = "[~/x]" if many else "~/x"
-        due = (tmp_path / "x",) if many else tmp_path / "x"
+        value, due = {
+            "one": ("~/x", here),
+            "several": ("[~/x]", (here,)),
+            "by name": ("{a: ~/x}", {"a": here}),
+        }[many]
         tree: object = load(None, [*words, f"{section}.{name}={value}"])
         for key in (*section.split("."), name):
             tree = getattr(tree, key)
@@ -332,14 +336,16 @@ _PROCESS = ("target.kind=process", "target.bands=[B02]", "target.classes=[a, b]"
 
 def _path_settings(
     section: type[BaseModel], above: str = "", words: Sequence[str] = ()
-) -> Iterator[tuple[str, str, bool, Sequence[str]]]:
-    """Yield section and name of each setting of paths, whether it holds several, and its kind."""
+) -> Iterator[tuple[str, str, str, Sequence[str]]]:
+    """Yield section and name of each setting of paths, how many it holds, and its kind."""
     for name, field in section.model_fields.items():
         for inside in sections_of(field.annotation):
             key = f"{above}.{name}" if above else name
             yield from _path_settings(inside, key, needed(inside, key))
         if not sections_of(field.annotation) and re.search(r"\bPath\b", str(field.annotation)):
-            yield above, name, "tuple" in str(field.annotation), words
+            form = str(field.annotation)
+            many = "several" if "tuple" in form else "by name" if "dict" in form else "one"
+            yield above, name, many, words
 
 
 def test_an_unknown_home_folder_is_refused() -> None:

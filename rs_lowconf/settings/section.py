@@ -56,6 +56,8 @@ class Section(BaseModel):
     def _expanded(cls, value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(cls._expanded(part) for part in value)
+        if isinstance(value, dict):
+            return {name: cls._expanded(part) for name, part in value.items()}
         try:
             return value.expanduser() if isinstance(value, Path) else value
         except RuntimeError as error:

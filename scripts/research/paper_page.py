@@ -358,12 +358,12 @@ def _plans(out: Path, reports: Mapping[str, Report]) -> Iterator[str]:
     )
     yield ""
     designs = list(next(iter(ranges.values()))["designs"])
-    rows = [("pool", *(f"`{design}`" for design in designs))]
+    held_rows: list[tuple[str, ...]] = [("pool", *(f"`{design}`" for design in designs))]
     for name, own in ranges.items():
         cells = [own["designs"][design] for design in designs]
         row = [f"{one['held']} ({one['held_within_noise']}) of {one['sets']}" for one in cells]
-        rows.append((f"`{name}`", *row))
-    yield from _table(rows)
+        held_rows.append((f"`{name}`", *row))
+    yield from _table(held_rows)
 
 
 def _literal(reports: Mapping[str, Report], tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
@@ -411,7 +411,9 @@ def _literal(reports: Mapping[str, Report], tables: Mapping[str, pd.DataFrame]) 
         "seen:"
     )
     yield ""
-    rows = [("pool", "tiles", "wrong", *dict.fromkeys(_arm_names(reports, parts)))]
+    unseen: list[tuple[str, ...]] = [
+        ("pool", "tiles", "wrong", *dict.fromkeys(_arm_names(reports, parts)))
+    ]
     for name in parts:
         own = tables[name][tables[name]["split"] == "test"]
         wrong = int((own["label"] != own["predicted"]).sum())
@@ -419,9 +421,9 @@ def _literal(reports: Mapping[str, Report], tables: Mapping[str, pd.DataFrame]) 
         arms = {
             cell["source"]: cell["generated_rate"] / rate for cell in reports[name]["generated"]
         }
-        cells = [f"{arms[arm]:.2f} times" for arm in rows[0][3:]]
-        rows.append((f"`{name}`", f"{len(own):,}", _rate(wrong, len(own)), *cells))
-    yield from _table(rows)
+        cells = [f"{arms[arm]:.2f} times" for arm in unseen[0][3:]]
+        unseen.append((f"`{name}`", f"{len(own):,}", _rate(wrong, len(own)), *cells))
+    yield from _table(unseen)
 
 
 def _arm_names(reports: Mapping[str, Report], names: Sequence[str]) -> Iterator[str]:
