@@ -1,6 +1,6 @@
 """Write the page on the paper's question, with its tables and pictures, from what was measured.
 
-Usage: python scripts/research/paper_page.py OUT docs/pages
+Usage: python scripts/research/paper_page.py OUT docs/pages --generator "which one it was"
 
 OUT is where `tile_targets.py` and `tile_banks.py` wrote, `rslow estimate experiment` replayed the
 pools (OUT/TARGET.yaml) and `plan_ranges.py` wrote OUT/TARGET-plan.json. Pools that were not
@@ -45,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the page on the paper's question.")
     parser.add_argument("out", type=Path)
     parser.add_argument("pages", type=Path)
+    parser.add_argument("--generator", required=True, help="what to say of it, a sentence")
     words = parser.parse_args()
     reports = {
         name: json.loads(path.read_text(encoding="utf-8"))
@@ -53,7 +54,7 @@ def main() -> None:
     }
     for name in reports:
         _pictures(words.out, name, words.pages / "images" / "question")
-    text = "\n".join(_page(words.out, reports))
+    text = "\n".join(_page(words.out, reports, words.generator))
     (words.pages / "papers-question.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
@@ -64,7 +65,7 @@ def _pictures(out: Path, name: str, folder: Path) -> None:
             picture.convert("RGB").save(folder / f"{name}-{plot}.webp", quality=85)
 
 
-def _page(out: Path, reports: Mapping[str, Report]) -> Iterator[str]:
+def _page(out: Path, reports: Mapping[str, Report], generator: str) -> Iterator[str]:
     tables = {name: pd.read_parquet(out / f"{name}.parquet") for name in reports}
     yield from (
         "<!-- made by scripts/research/paper_page.py -->",
@@ -88,7 +89,7 @@ def _page(out: Path, reports: Mapping[str, Report]) -> Iterator[str]:
         "",
         "## Arms and judges",
         "",
-        *_arms(out, tables),
+        *_arms(out, tables, generator),
         "",
         "## Error against labels",
         "",
@@ -205,13 +206,14 @@ def _pools(reports: Mapping[str, Report], tables: Mapping[str, pd.DataFrame]) ->
     )
 
 
-def _arms(out: Path, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+def _arms(out: Path, tables: Mapping[str, pd.DataFrame], generator: str) -> Iterator[str]:
     random = pd.concat(
         [pd.read_parquet(path) for path in sorted((out / "bank/random").glob("*.parquet"))]
     )
     judged = pd.read_parquet(out / "judged.parquet")
     wrong = judged["label"] != judged["judged"]
     yield (
+        f"{generator} The gate passes {percent(random['gate_passes'].mean())} of its random tiles. "
         f"One bank of {len(random):,} tiles of random latents, ten conditions in turn, and one "
         f"search "
         "per target (`search.tau` 0.5). Draws of generated arms are made from these banks with "
@@ -380,7 +382,7 @@ def _literal(reports: Mapping[str, Report], tables: Mapping[str, pd.DataFrame]) 
                         f"the {one['labels']:,} real tiles of least confidence",
                         percent(high * rate),
                         f"{high:.1f}",
-                        f"{worth:,.0f}",
+                        _count(worth),
                     )
                 )
         for one in {cell["source"]: cell for cell in report["generated"]}.values():
@@ -390,7 +392,7 @@ def _literal(reports: Mapping[str, Report], tables: Mapping[str, pd.DataFrame]) 
                     one["source"],
                     f"{percent(one['generated_rate'])} ± {percent(2 * one['bias_error'])}",
                     f"{one['times']:.2f}",
-                    f"{_worth(rate, one['generated_rate'], units):,.0f}",
+                    _count(_worth(rate, one["generated_rate"], units)),
                 )
             )
     yield (
@@ -431,6 +433,10 @@ def _arm_names(reports: Mapping[str, Report], names: Sequence[str]) -> Iterator[
         yield from (cell["source"] for cell in reports[name]["generated"])
 
 
+def _count(labels: float) -> str:
+    return f"{labels:,.0f}" if labels >= 1 else "under 1"
+
+
 def _worth(rate: float, other: float, units: int) -> float:
     """Return how many uniform labels have the error that a bias alone is; the pool at most."""
     bias = other - rate
@@ -467,41 +473,40 @@ def _confusions(reports: Mapping[str, Report]) -> Iterator[str]:
 
 def _answer(reports: Mapping[str, Report]) -> Iterator[str]:
     """Return the answer, at most 150 words; every figure is in the tables below."""
-    real, generated = [], []
+    saved, wrong, hints = [], [], []
+    worth = 0.0
     for name, report in reports.items():
-        cells = {
-            cell["method"]: cell for cell in _chosen(report) if cell["labels"] == _fifth(report)
-        }
-        own = cells["stratified"]
-        real.append(f"{own['saving']:.1f} (`{name}`)")
-        units, rate = report["units"], report["error_rate"]
+        middle = report["budgets"][len(report["budgets"]) // 2]
+        cells = {cell["method"]: cell for cell in _chosen(report) if cell["labels"] == middle}
+        saved.append(f"{cells['stratified']['saving']:.1f} (`{name}`)")
         arms = {cell["source"]: cell for cell in report["generated"]}
-        found = arms.get("tiles that the search found")
-        if found is None:  # fewer of them than labels
-            continue
-        generated.append(
-            f"{found['times']:.1f} times (`{name}`, worth at most "
-            f"{_worth(rate, found['generated_rate'], units):,.0f} labels)"
+        found = arms["tiles that the search found"]
+        wrong.append(f"{found['times']:.0f} times (`{name}`)")
+        largest = max(
+            _worth(report["error_rate"], cell["generated_rate"], report["units"])
+            for cell in arms.values()
         )
+        worth = max(worth, largest)
+        by_hint = {
+            cell["predictor"]: cell["saving"]
+            for cell in report["cells"]
+            if cell["method"] == "stratified" and cell["labels"] == middle and not cell["blind"]
+        }
+        hints.append(f"{by_hint['retrieved']:.2f} beside {by_hint['confidence']:.2f} (`{name}`)")
     yield (
         "**As the paper poses it, no.** Tiles that the search found are wrong more often than real "
-        f"ones: {', '.join(generated)}, and no number of labels removes that bias. Weights do not "
-        "mend it, because the generator's errors are not the world's."
+        f"ones, {', '.join(wrong)}, and no number of labels removes that bias. No generated arm, "
+        "judged, reviewed or weighed, was worth more than "
+        f"{worth:,.0f} uniform labels of real tiles."
     )
     yield ""
     yield (
-        "**Labelling where the target is unsure does pay, on real tiles drawn with known "
-        "chances.** "
-        f"With 5 % of the pool labelled, `stratified` replaces {', '.join(real)} times as many "
-        f"uniform "
-        "labels, without bias and with intervals that cover."
+        "**Labelling real tiles that the target is unsure of, drawn by known chances, pays.** "
+        f"With 5 % of a pool labelled, `stratified` has the error of {', '.join(saved)} times as "
+        "many uniform labels, without bias, with intervals that cover, and as `plan` foretold. "
+        "Generated tiles that say where to look among real ones changed that little: "
+        f"{', '.join(hints)}."
     )
-
-
-def _fifth(report: Report) -> int:
-    """Return the middle number of labels, 5 % of the pool."""
-    budgets = report["budgets"]
-    return int(budgets[len(budgets) // 2])
 
 
 if __name__ == "__main__":
