@@ -27,7 +27,7 @@ POOLS = {
     "best": "EfficientNet-Lite1, pretrained and fine-tuned on the 17,471 training tiles",
     "embedded": "the embedded target of the visible bands",
     "weak": "a ResNet of 2,000 training tiles",
-    "shift": "the same ResNet, trained on 8 of 10 clusters of each class",
+    "shift": "a ResNet trained on 8 of 10 clusters of each class",
 }
 TESTED_ON = {
     "best": "the test split",
@@ -100,6 +100,7 @@ def _page(out: Path, reports: Mapping[str, Report], generator: str) -> Iterator[
     )
     for name in reports:
         yield f"![{name}: root mean squared error](images/question/{name}-rmse.webp)"
+        yield ""
         yield f"*{name.capitalize()}: {POOLS[name]}.*"
         yield ""
     yield from (
@@ -219,8 +220,9 @@ def _arms(out: Path, tables: Mapping[str, pd.DataFrame], generator: str) -> Iter
         "per target (`search.tau` 0.5). Draws of generated arms are made from these banks with "
         "replacement. Generated tiles are labelled by the condition they were drawn for; "
         "*judged*: by "
-        "five convolutional networks without shortcuts, trained without the pool's tiles (for "
-        "`weak` and `shift` in two halves, each tile judged by networks that have not seen it); "
+        "five convolutional networks without shortcuts, trained without the pool's tiles (where "
+        "a pool holds tiles of all splits in two halves, each tile judged by networks that have not "
+        "seen it); "
         "*reviewed (simulated)*: the judges stand in for a reviewer and reject what they give less "
         "than 80 %. *Weighed*: by the share of the class among the target's predictions of the "
         "pool, "
