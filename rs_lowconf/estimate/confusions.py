@@ -8,7 +8,7 @@ and which it finds that no real tile shows, is what a user wants to know besides
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float64, Int
@@ -141,6 +141,18 @@ class Confusions:
             counts = (f"{pair.real:,}", f"{pair.real_of:,}", f"{pair.found:,}", first)
             rows.append((pair.label, pair.predicted, *counts))
         return rows
+
+    HEADS: ClassVar = ("number", "not as labelled", "real errors met", "rank correlation")
+    """Of `figures`."""
+
+    def figures(self) -> tuple[str, ...]:
+        """Return the figures of these tiles as cells of text, to be set beside those of others."""
+        known = "-"
+        if self.correlation is not None and self.interval_95 is not None:
+            low, high = self.interval_95
+            known = f"{self.correlation:.2f} ({low:.2f} .. {high:.2f})"
+        met = f"{self.met:,} of {self.real_errors:,}"
+        return (f"{self.found:,}", f"{self.found_errors:,}", met, known)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a file holds it."""

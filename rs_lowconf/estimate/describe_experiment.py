@@ -10,6 +10,7 @@ from matplotlib.ticker import NullLocator
 from rs_lowconf.estimate.confusions import Confusions
 from rs_lowconf.estimate.experiment import SAMPLED
 from rs_lowconf.estimate.page import Block, Page, Part, Picture, Table, Text
+from rs_lowconf.estimate.paper import worth_at_most
 from rs_lowconf.percents import percent
 from rs_lowconf.plot_style import BLUE, GENERATED, REAL, panels
 
@@ -152,14 +153,7 @@ def _confusions(report: Mapping[str, Any]) -> list[Part]:
     arms = {name: Confusions.from_json(values) for name, values in report["confusions"].items()}
     if not arms:
         return []
-    rows = [("tiles", "number", "not as labelled", "real errors met", "rank correlation")]
-    for name, one in arms.items():
-        low, high = one.interval_95 or (None, None)
-        known = (
-            "-" if one.correlation is None else f"{one.correlation:.2f} ({low:.2f} .. {high:.2f})"
-        )
-        met = f"{one.met:,} of {one.real_errors:,}"
-        rows.append((name, f"{one.found:,}", f"{one.found_errors:,}", met, known))
+    rows = [("tiles", *Confusions.HEADS), *((name, *one.figures()) for name, one in arms.items())]
     found = next(iter(arms.values()))
     return [
         Part(
@@ -247,8 +241,8 @@ def answer(report: Mapping[str, Any]) -> list[str]:
         if cell["predictor"] == chosen and cell["labels"] == largest and not cell["blind"]
     }
     best = max((by_name[name] for name in SAMPLED), key=lambda cell: cell["saving"])
-    plain = by_name["stratified"]
-    second = "" if best is plain else f", and stratified of {_with_error(plain)} times"
+    simple = by_name["stratified"]
+    second = "" if best is simple else f", and stratified of {_with_error(simple)} times"
     lines.append(
         f"Weighed by known chances, {'yes' if best['saving'] > 1 else 'not here'}: with "
         f"{largest:,} labels {best['method']} has the error of {_with_error(best)} times as many "
@@ -258,11 +252,12 @@ def answer(report: Mapping[str, Any]) -> list[str]:
     # Rows of a source rise in labels: its last one is that of most.
     for cell in {cell["source"]: cell for cell in report["generated"]}.values():
         if cell["times"] is not None:
+            most = worth_at_most(rate, cell["generated_rate"], report["units"])
             lines.append(
                 f"Labels of {cell['source']}: they err {cell['times']:.2f} times as often as real "
                 f"units. As an estimate, {cell['labels']:,} of them are worth "
                 f"{cell['saving'] * cell['labels']:,.0f} uniform labels of real units, and no "
-                f"number of them is worth more than {_worth(cell, report['units']):,.0f}."
+                f"number of them is worth more than {most:,.0f}."
             )
     plain = _strat(report, "confidence", largest)
     for name, what in _SOUND.items():
@@ -301,9 +296,3 @@ def _verdict(learned: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
 
 def _with_error(cell: Mapping[str, Any]) -> str:
     return f"{cell['saving']:.2f} ± {cell['saving_error']:.2f}"
-
-
-def _worth(cell: Mapping[str, Any], units: int) -> float:
-    """Return how many uniform labels have the error that the generated rate's bias alone is."""
-    rate, bias = cell["rate"], cell["generated_rate"] - cell["rate"]
-    return float(units) if bias == 0 else min(float(units), rate * (1 - rate) / bias**2)

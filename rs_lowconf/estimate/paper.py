@@ -109,6 +109,22 @@ def replay_generated(
     )
 
 
+def worth_at_most(rate: float, other: float, population: int) -> float:
+    """Return the labels of a uniform draw whose error is as large as a bias alone.
+
+    No number of labels of units that err at another rate is worth more; the whole population at
+    most.
+
+    Args:
+        rate: of errors in the population.
+        other: what the labels converge to.
+        population: its units.
+    """
+    bias = other - rate
+    most = float(population)
+    return most if bias == 0 else min(most, rate * (1 - rate) / bias**2)
+
+
 def neighbour_errors(
     features: Float[np.ndarray, "n f"],
     generated: Float[np.ndarray, "m _"],

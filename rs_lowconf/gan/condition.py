@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor
 
 from rs_lowconf.errors import DataError
+from rs_lowconf.gan.tiles import some_rows
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import MaskSource, TileBatch
@@ -126,10 +127,7 @@ def bank_of(source: MaskSource, *, most: int | None = None, seed: int = 0) -> Ma
         ]
     if not names:
         raise DataError("there is no mask with a known pixel")
-    chosen = torch.arange(len(names))
-    if most is not None and len(names) > most:
-        rng = torch.Generator().manual_seed(seed_of(seed, "mask bank"))
-        chosen = torch.randperm(len(names), generator=rng)[:most].sort().values
+    chosen = some_rows(len(names), len(names) if most is None else most, seed_of(seed, "mask bank"))
     return MaskBank(
         masks=torch.cat(masks)[chosen],
         names=tuple(names[i] for i in chosen.tolist()),
@@ -158,9 +156,8 @@ def main_classes(
         most: if there are more, this many random ones; those without a known pixel are left out.
         seed: of the choice.
     """
-    rng = torch.Generator().manual_seed(seed_of(seed, "main classes"))
-    chosen = torch.randperm(len(source), generator=rng)[:most].sort().values.tolist()
-    tiles = source.batch(chosen)
+    chosen = some_rows(len(source), most, seed_of(seed, "main classes"))
+    tiles = source.batch(chosen.tolist())
     label = main_class(masks_of(tiles), len(source.classes))
     return tiles.image[label >= 0], label[label >= 0]
 

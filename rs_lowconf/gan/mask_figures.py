@@ -8,6 +8,7 @@ from rs_lowconf.gan.condition import masks_of
 from rs_lowconf.gan.figures import sample, squared_mmd
 from rs_lowconf.gan.mask_losses import agreement
 from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator, mask_layers
+from rs_lowconf.gan.tiles import some_rows
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import MaskSource
 
@@ -32,8 +33,7 @@ def mask_figures(
             their class; below that of training tiles as far as it memorised those.
         agreement_generated: the same of generated tiles.
     """
-    rng = torch.Generator().manual_seed(seed_of(seed, "mask figures"))
-    chosen = torch.randperm(len(val), generator=rng)[:_MOST_TILES].sort().values
+    chosen = some_rows(len(val), _MOST_TILES, seed_of(seed, "mask figures"))
     tiles = val.batch(chosen.tolist())
     mask, k = masks_of(tiles), len(val.classes)
     seen = [

@@ -23,7 +23,7 @@ from rs_lowconf.gan.source_quality import (
     probe_kind,
     probe_measurements,
 )
-from rs_lowconf.gan.tiles import rounded
+from rs_lowconf.gan.tiles import rounded, some_rows
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.types import MaskSource
 
@@ -78,7 +78,7 @@ def probe_masks(
         for composite in composites_of(bands)
     }
     network = frozen_network(NETWORK).to(device)
-    chosen = _some(len(test), most, seed_of(seed, "probe", "test"))
+    chosen = some_rows(len(test), most, seed_of(seed, "probe", "test"))
 
     def drawn() -> Iterator[Tensor]:
         for number, part in enumerate(torch.split(chosen, _BATCH)):
@@ -97,7 +97,7 @@ def probe_masks(
             for title, own in features.items()
         }
 
-    others = _some(len(train), most, seed_of(seed, "probe", "train"))
+    others = some_rows(len(train), most, seed_of(seed, "probe", "train"))
     real, fake, known = looks(_tiles(test, chosen)), looks(drawn()), looks(_tiles(train, others))
 
     def against(title: str, other: dict[str, Looks]) -> Probed | None:
@@ -107,11 +107,6 @@ def probe_masks(
         PairedProbe(title=title, generated=against(title, fake), floor=against(title, known))
         for title in views
     ]
-
-
-def _some(count: int, most: int, seed: int) -> Int[Tensor, " n"]:
-    rng = torch.Generator().manual_seed(seed)
-    return torch.randperm(count, generator=rng)[:most].sort().values
 
 
 def _tiles(source: MaskSource, chosen: Int[Tensor, " n"]) -> Iterator[Float[Tensor, "b c h w"]]:

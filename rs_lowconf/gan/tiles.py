@@ -155,6 +155,12 @@ class SomeTiles:
         return self._source.batch(self._chosen[list(indices)].tolist())
 
 
+def some_rows(count: int, most: int, seed: int) -> Int[Tensor, " n"]:
+    """Return up to `most` random numbers below `count`, in order."""
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randperm(count, generator=rng)[:most].sort().values
+
+
 def at_most(source: TileSource, per_class: int, seed: int) -> SomeTiles:
     """Return up to `per_class` random tiles of every class, in the order of the source."""
     rng = torch.Generator().manual_seed(seed_of(seed, "some"))

@@ -60,6 +60,8 @@ def run_experiment(settings: Settings, folder: Path) -> Work[tuple[str, ...]]:
     """
     section = settings.estimate
     sources = yield from _sources(settings)
+    # Before hours of replays, so that a bad one is told soon.
+    weights = {name: _weight(made) for name, made in sources.items()}
     grounds = yield from _grounds(settings, sources)
     prepared = grounds.prepared
     budgets = budgets_of(section.experiment.budgets, len(prepared.pool), len(prepared.classes))
@@ -70,7 +72,7 @@ def run_experiment(settings: Settings, folder: Path) -> Work[tuple[str, ...]]:
         "format": FORMAT,
         **_about(settings, grounds, budgets),
         **measured,
-        "generated": _generated(sources, grounds, budgets),
+        "generated": _generated(sources, weights, grounds, budgets),
         "confusions": _confusions(sources, grounds, settings.run.seed),
     }
     values["answer"] = answer(values)
@@ -186,7 +188,10 @@ def _measured(
 
 
 def _generated(
-    sources: Mapping[str, Scores], grounds: Grounds, budgets: tuple[int, ...]
+    sources: Mapping[str, Scores],
+    weights: Mapping[str, Float64[np.ndarray, " _"] | None],
+    grounds: Grounds,
+    budgets: tuple[int, ...],
 ) -> list[dict[str, Any]]:
     """Return what labels of generated tiles are worth; an arm ends at its number of tiles."""
     return [
@@ -199,7 +204,7 @@ def _generated(
                 labels=labels,
                 repetitions=grounds.repetitions,
                 seed=grounds.seed,
-                weight=_weight(made),
+                weight=weights[name],
             )
         )
         for name, made in sources.items()
@@ -283,7 +288,6 @@ def _labelled(settings: Settings, path: Path, *, features: bool = False) -> Work
         features=features,
         class_map=settings.target.common_names,
     )
-    _weight(made)  # a bad one is told before hours of replays
     unlabelled = int((~made.labelled).sum())
     reasons = {"without a label": unlabelled} if unlabelled else {}
     yield LeftOut(what=f"rows of {path}", reasons=reasons, total=len(made))

@@ -11,6 +11,7 @@ from rs_lowconf.gan.frozen import FrozenName
 from rs_lowconf.gan.gate_views import FrozenView, ViewSpec
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.source_critics import owners
+from rs_lowconf.gan.tiles import some_rows
 from rs_lowconf.gan.train_sources import TrainingSource
 from rs_lowconf.models import check_same, views_of
 from rs_lowconf.search.fitted import (
@@ -63,7 +64,8 @@ def fit_gate(
     check_same(generator.bands, generator.classes, train[0].tiles, setting="data.classes")
     seed = seed_of(settings.run.seed, "gate")
     specs = _specs(settings, recipe, train)
-    chosen = [_some(len(source.tiles), settings.gate.most_real, seed) for source in train]
+    most = settings.gate.most_real
+    chosen = [some_rows(len(source.tiles), most, seed).tolist() for source in train]
     used = [k for k in specs if specs[k]]
     for k in used:
         # Cross-fitting makes held-out tiles of them all.
@@ -194,12 +196,6 @@ def _specs(
         specs[k][name.replace("_", " ")] = spec.to_json()
     specs[0][PIXELS] = None
     return specs
-
-
-def _some(count: int, most: int, seed: int) -> list[int]:
-    """Return up to `most` random numbers below `count`, in order."""
-    rng = torch.Generator().manual_seed(seed)
-    return torch.randperm(count, generator=rng)[:most].sort().values.tolist()
 
 
 def _seen_real(

@@ -12,6 +12,7 @@ from rs_lowconf.gan.condition import main_classes
 from rs_lowconf.gan.encode import Tiles, comparison_of
 from rs_lowconf.gan.mask_train import MaskShow
 from rs_lowconf.gan.model import GanModel, load_critic, load_model, save_encoder
+from rs_lowconf.gan.tiles import some_rows
 from rs_lowconf.gan.train import BalancedDraw
 from rs_lowconf.models import features_in
 from rs_lowconf.runs import RunFolder, sha256_of
@@ -87,8 +88,7 @@ def _with_labels(settings: Settings, device: torch.device) -> _Lesson:
         image = change(source.batch(chosen).image, seed_of(seed, "encoder", "augment", number))
         return image.to(device), label.to(device)
 
-    some = torch.Generator().manual_seed(seed_of(seed, "encoder", "distances"))
-    measured = torch.randperm(len(source), generator=some)[:_MOST_TILES].sort().values
+    measured = some_rows(len(source), _MOST_TILES, seed_of(seed, "encoder", "distances"))
     distances = measure_distances(
         source.batch(measured.tolist()).image,
         source.labels[measured],

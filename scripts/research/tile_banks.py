@@ -6,10 +6,10 @@ Usage: python scripts/research/tile_banks.py OUT GENERATOR [--random 20000] [--f
 OUT is what `tile_targets.py` wrote, GENERATOR the folder of a run with a generator and its gate.
 Draws a bank of tiles of random latents, the same for all targets, and searches hard tiles of each
 target (`search.tau` 0.5; --search does that alone, which needs no judges). Both continue where an
-earlier run stopped. Each tile is labelled by its
-condition and by the judges: those of the half `a`, which have seen no tile of the split `test`, for
-targets that are tested on it; all ten for the others. A simulated reviewer accepts a found tile as
-the judges' class where their mean probability is 0.8 or more, and rejects the rest.
+earlier run stopped. Each tile is labelled by its condition and by the judges: those of the half
+`a`, which have seen no tile of the split `test`, for targets that are tested on it; all ten for the
+others. A simulated reviewer accepts a found tile as the judges' class where their mean probability
+is 0.8 or more, and rejects the rest.
 
 OUT/bank/TARGET gets a table per arm, and OUT/TARGET.yaml the settings with which
 `rslow estimate experiment` replays all of it. Weights: tiles of random latents by the share of
@@ -246,9 +246,9 @@ def main() -> None:
     only_search = said.pop("search")
     words = Words(**said)
     bank = Bank(words)
-    for name in words.targets:
-        bank.search(name)
     if only_search:
+        for name in words.targets:
+            bank.search(name)
         return
     random = bank.of_random_latents()
     for name in words.targets:

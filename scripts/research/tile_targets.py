@@ -40,8 +40,9 @@ import rs_lowconf as rl
 from rs_lowconf.gan.frozen import FrozenNetwork, frozen_network
 from rs_lowconf.seeds import forked_rng, seed_of
 from rs_lowconf.settings import load
-from rs_lowconf.target.networks import classification_network
+from rs_lowconf.target.networks import ClassificationNetwork, classification_network
 from rs_lowconf.target.trained import TrainedNetwork
+from rs_lowconf.target.truth import in_order
 from rs_lowconf.workflows.training import open_sources
 
 Name = Literal["best", "weak", "shift"]
@@ -83,9 +84,7 @@ def read_tiles(root: Path) -> Tiles:
     split: list[str] = []
     for name in ("train", "val", "test"):
         (source,) = open_sources(settings, name)
-        for first in range(0, len(source.tiles), 64):
-            part = range(first, min(first + 64, len(source.tiles)))
-            image.append(source.tiles.batch(part).image)
+        image += [batch.image for batch in in_order(source.tiles)]
         label.append(torch.as_tensor(source.tiles.labels))
         ids += source.tiles.ids
         split += [name] * len(source.tiles)
@@ -98,23 +97,16 @@ def read_tiles(root: Path) -> Tiles:
     )
 
 
-class Network(nn.Module):
-    """A body of features and a linear head; what a picture cannot show is clipped."""
+class Network(ClassificationNetwork):
+    """A classifier of reflectance as a picture shows it: what it cannot show is clipped."""
 
     def __init__(self, body: nn.Module, features: int) -> None:
-        """Join them."""
-        super().__init__()
-        self.body, self.head = body, nn.Linear(features, CLASSES)
+        """Join a body that returns `features` numbers per tile with a head."""
+        super().__init__(body, bands=len(BANDS), features=features, classes=CLASSES)
 
-    def features(self, image: Tensor) -> Tensor:
-        """Return features b f of reflectance."""
-        features: Tensor = self.body(image.clamp(0, BRIGHTEST) / BRIGHTEST)
-        return features
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits b k of reflectance."""
-        logits: Tensor = self.head(self.features(image))
-        return logits
+    def normalised(self, image: Tensor) -> Tensor:
+        """Return reflectance as a share of the brightest."""
+        return image.clamp(0, BRIGHTEST) / BRIGHTEST
 
 
 class _Pretrained(nn.Module):
