@@ -19,6 +19,7 @@ from PIL import Image
 
 from rs_lowconf.estimate.confusions import Confusions
 from rs_lowconf.estimate.intervals import clopper_pearson
+from rs_lowconf.estimate.paper import worth_at_most
 from rs_lowconf.percents import percent
 
 Report = Mapping[str, Any]
@@ -72,12 +73,11 @@ def _page(out: Path, reports: Mapping[str, Report], generator: str) -> Iterator[
         "# The paper's question, on real tiles",
         "",
         'The paper ends with an open question: "Experimental experiments should now be conducted '
-        "to "
-        "assess if such process is able to make the empirical error estimator converging faster "
-        "than "
+        "to assess if such process is able to make the empirical error estimator converging "
+        "faster than "
         'naive estimator", on a large testing dataset, with k % of it sampled uniformly against as '
-        "many generated samples. This page answers it on EuroSAT's pictures, whose labels are all "
-        "known.",
+        "many generated samples. This page answers it on EuroSAT's pictures, whose labels are "
+        "all known.",
         "",
         "## Answer",
         "",
@@ -94,8 +94,7 @@ def _page(out: Path, reports: Mapping[str, Report], generator: str) -> Iterator[
         "## Error against labels",
         "",
         "2,000 draws of each design at 1, 2, 5, 10 and 20 % of the pool. Solid: labels of real "
-        "tiles. "
-        "Broken: labels of generated tiles, as many as the bank holds.",
+        "tiles. Broken: labels of generated tiles, as many as the bank holds.",
         "",
     )
     for name in reports:
@@ -106,10 +105,10 @@ def _page(out: Path, reports: Mapping[str, Report], generator: str) -> Iterator[
     yield from (
         "## Labels saved",
         "",
-        "Labels that a uniform draw needs for the same root mean squared error, over those of the "
-        "design, ± two Monte-Carlo standard errors; in brackets what `plan` foresaw. The ceiling "
-        "is "
-        "the most that any sampling by this score can save where few of many units are labelled.",
+        "Labels that a uniform draw needs for the same root mean squared error, over those of "
+        "the design, ± two Monte-Carlo standard errors; in brackets what `plan` foresaw. The "
+        "ceiling is the most that any sampling by this score can save where few of many units "
+        "are labelled.",
         "",
         *_savings(reports),
         "",
@@ -133,6 +132,10 @@ def _page(out: Path, reports: Mapping[str, Report], generator: str) -> Iterator[
         yield f"![{name}: width of the interval](images/question/{name}-width.webp)"
         yield ""
     yield from (
+        "The width is that of the interval by which a report answers. With few labels those of "
+        "the weighted designs are wider than that of a uniform draw, the price of covering where "
+        "errors hide; intervals of generated labels are narrow or wide around a wrong rate.",
+        "",
         "## Is what the search finds what the target gets wrong?",
         "",
         *_confusions(reports),
@@ -151,8 +154,7 @@ def _page(out: Path, reports: Mapping[str, Report], generator: str) -> Iterator[
         "```",
         "",
         "All seeds are 0. EUROSAT_PICTURES is what torchvision's EuroSAT reads, GENERATOR the "
-        "folder "
-        "of a run with a generator and a gate.",
+        "folder of a run with a generator and a gate.",
     )
 
 
@@ -192,18 +194,17 @@ def _pools(reports: Mapping[str, Report], tables: Mapping[str, pd.DataFrame]) ->
         min(rates, key=lambda name: rates[name]),
     )
     validation = ", ".join(
-        f"{own['validation']['labels']:,} with {own['validation']['errors']} errors (`{name}`)"
+        f"{own['validation']['labels']:,} with {own['validation']['errors']} errors (`{name}`, "
+        f"{own['units']:,} other tiles replayed)"
         for name, own in reports.items()
     )
     yield ""
     yield (
         f"`{worst}` errs {rates[worst] / rates[least]:.1f} times as often as `{least}`. The JPEGs "
-        f"have "
-        "no positions: neighbouring tiles of a scene may be on both sides of a split, also where "
-        "clusters are held out, so that these are no error rates of new regions. Validation "
-        "labels, "
-        "which choose the error predictor and tell `plan` what to expect, are none of the pool's: "
-        f"{validation}; half of them fit, half choose and foretell."
+        "have no positions: neighbouring tiles of a scene may be on both sides of a split, also "
+        "where clusters are held out, so that these are no error rates of new regions. "
+        "Validation labels, which choose the error predictor and tell `plan` what to expect, are "
+        f"none of the pool's: {validation}; half of them fit, half choose and foretell."
     )
 
 
@@ -214,28 +215,23 @@ def _arms(out: Path, tables: Mapping[str, pd.DataFrame], generator: str) -> Iter
     judged = pd.read_parquet(out / "judged.parquet")
     wrong = judged["label"] != judged["judged"]
     yield (
-        f"{generator} The gate passes {percent(random['gate_passes'].mean())} of its random tiles. "
-        f"One bank of {len(random):,} tiles of random latents, ten conditions in turn, and one "
-        f"search "
-        "per target (`search.tau` 0.5). Draws of generated arms are made from these banks with "
-        "replacement. Generated tiles are labelled by the condition they were drawn for; "
-        "*judged*: by "
-        "five convolutional networks without shortcuts, trained without the pool's tiles (where "
-        "a pool holds tiles of all splits in two halves, each tile judged by networks that have "
-        "not "
-        "seen it); "
-        "*reviewed (simulated)*: the judges stand in for a reviewer and reject what they give less "
-        "than 80 %. *Weighed*: by the share of the class among the target's predictions of the "
-        "pool, "
-        "found tiles also by how rare so unsure tiles are among random latents."
+        f"{generator} The gate passes {percent(random['gate_passes'].mean())} of its random "
+        f"tiles. One bank of {len(random):,} tiles of random latents, ten conditions in turn, and "
+        "one search per target (`search.tau` 0.5). Draws of generated arms are made from these "
+        "banks with replacement. Generated tiles are labelled by the condition they were drawn "
+        "for; *judged*: by five convolutional networks without shortcuts, trained without the "
+        "pool's tiles (where a pool holds tiles of all splits in two halves, each tile judged by "
+        "networks that have not seen it); *reviewed (simulated)*: the judges stand in for a "
+        "reviewer and reject what they give less than 80 %. *Weighed*: by the share of the class "
+        "among the target's predictions of the pool, found tiles also by how rare so unsure "
+        "tiles are among random latents."
     )
     yield ""
     yield (
-        f"On real tiles that they have not seen the judges err on "
-        f"{_rate(int(wrong.sum()), len(wrong))}. "
-        f"They name another class than the condition for "
+        "On real tiles that they have not seen the judges err on "
+        f"{_rate(int(wrong.sum()), len(wrong))}. They name another class than the condition for "
         f"{percent((random['condition'] != random['judged_ab']).mean())} of the tiles of random "
-        f"latents."
+        "latents."
     )
     yield ""
     rows = [("pool", "judges wrong on it", "and on the 200 tiles that the target is least sure of")]
@@ -272,8 +268,9 @@ def _savings(reports: Mapping[str, Report]) -> Iterator[str]:
             rows.append(tuple(row))
         low, high = report["ceiling_range"]
         yield (
-            f"`{name}`: ceiling {report['ceiling']:.1f} ({low:.1f} .. {high:.1f}), error predictor "
-            f"`{report['predictor']['name']}` of {', '.join(report['predictor']['candidates'])}."
+            f"`{name}`: ceiling {report['ceiling']:.1f} ({low:.1f} .. {high:.1f}), error "
+            f"predictor `{report['predictor']['name']}` of "
+            f"{', '.join(report['predictor']['candidates'])}."
         )
         yield ""
         yield from _table(rows)
@@ -306,7 +303,7 @@ def _coverage(reports: Mapping[str, Report]) -> Iterator[str]:
     }
     noise = 2 * np.sqrt(0.95 * 0.05 / 2_000)
     yield (
-        f"Least coverage of 95 % intervals over all designs and numbers of labels. Cells with "
+        "Least coverage of 95 % intervals over all designs and numbers of labels. Cells with "
         f"{FEW_ERRORS} errors or more among the labels, on average: wanted are "
         + ", ".join(f"{percent(wanted, 0)} of `{method}`" for method, wanted in NOMINAL.items())
         + f" (two Monte-Carlo standard errors of 2,000 draws are {percent(noise, 1)}). The other "
@@ -356,10 +353,9 @@ def _plans(out: Path, reports: Mapping[str, Report]) -> Iterator[str]:
     yield ""
     yield (
         "With few errors `plan` prints a range. Validation sets with 10 to 49 errors were drawn "
-        "again "
-        "and again, and each time the designs were replayed at 5 % of the rest: how often the "
-        "range "
-        "held the saving (in brackets with two Monte-Carlo standard errors of the replay)."
+        "again and again, and each time the designs were replayed at 5 % of the rest: how often "
+        "the range held the saving (in brackets with two Monte-Carlo standard errors of the "
+        "replay)."
     )
     yield ""
     designs = list(next(iter(ranges.values()))["designs"])
@@ -372,13 +368,15 @@ def _plans(out: Path, reports: Mapping[str, Report]) -> Iterator[str]:
 
 
 def _literal(reports: Mapping[str, Report], tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
-    rows = [("pool", "arm", "error rate", "over the true one", "most labels it is worth")]
+    rows = [
+        ("pool", "arm", "error rate", "over the true one", "most labels it is worth", "covered")
+    ]
     for name, report in reports.items():
         rate, units = report["error_rate"], report["units"]
         for one in report["naive"]:
             if one["labels"] == report["budgets"][-1]:
                 high = one["times_too_high"]
-                worth = _worth(rate, high * rate, units)
+                worth = worth_at_most(rate, high * rate, units)
                 rows.append(
                     (
                         f"`{name}`",
@@ -386,6 +384,7 @@ def _literal(reports: Mapping[str, Report], tables: Mapping[str, pd.DataFrame]) 
                         percent(high * rate),
                         f"{high:.1f}",
                         _count(worth),
+                        "-",
                     )
                 )
         for one in {cell["source"]: cell for cell in report["generated"]}.values():
@@ -395,15 +394,17 @@ def _literal(reports: Mapping[str, Report], tables: Mapping[str, pd.DataFrame]) 
                     one["source"],
                     f"{percent(one['generated_rate'])} ± {percent(2 * one['bias_error'])}",
                     f"{one['times']:.2f}",
-                    _count(_worth(rate, one["generated_rate"], units)),
+                    _count(worth_at_most(rate, one["generated_rate"], units)),
+                    percent(one["covered"] / one["repetitions"], 0),
                 )
             )
     yield (
-        "What labels of an arm converge to, ± two standard errors of its bank, over the true error "
-        "rate; and how many uniform labels of real tiles have an error as small as its bias alone, "
-        "which no number of its labels removes. An arm that is near the truth on one pool and far "
-        "from "
-        "it on another is right by chance."
+        "What labels of an arm converge to, ± two standard errors of its bank, over the true "
+        "error rate; and how many uniform labels of real tiles have an error as small as its "
+        "bias alone, which no number of its labels removes. An arm that is near the truth on one "
+        "pool and far from it on another is right by chance. Covered: how often the 95 % "
+        "interval of its most labels held the true rate, which says what its narrow intervals "
+        "are worth."
     )
     yield ""
     yield from _table(rows)
@@ -440,26 +441,12 @@ def _count(labels: float) -> str:
     return f"{labels:,.0f}" if labels >= 1 else "under 1"
 
 
-def _worth(rate: float, other: float, units: int) -> float:
-    """Return how many uniform labels have the error that a bias alone is; the pool at most."""
-    bias = other - rate
-    return float(units) if bias == 0 else min(float(units), rate * (1 - rate) / bias**2)
-
-
 def _confusions(reports: Mapping[str, Report]) -> Iterator[str]:
-    rows = [("pool", "tiles", "number", "not as labelled", "real errors met", "rank correlation")]
+    rows = [("pool", "tiles", *Confusions.HEADS)]
     said = []
     for name, report in reports.items():
         arms = {arm: Confusions.from_json(own) for arm, own in report["confusions"].items()}
-        for arm, own in arms.items():
-            low, high = own.interval_95 or (np.nan, np.nan)
-            known = (
-                "-"
-                if own.correlation is None
-                else f"{own.correlation:.2f} ({low:.2f} .. {high:.2f})"
-            )
-            met = f"{own.met:,} of {own.real_errors:,}"
-            rows.append((f"`{name}`", arm, f"{own.found:,}", f"{own.found_errors:,}", met, known))
+        rows.extend((f"`{name}`", arm, *own.figures()) for arm, own in arms.items())
         if arms:
             found = next(iter(arms.values()))
             real = sorted((pair for pair in found.pairs if pair.real), key=lambda pair: -pair.real)
@@ -486,7 +473,7 @@ def _answer(reports: Mapping[str, Report]) -> Iterator[str]:
         found = arms["tiles that the search found"]
         wrong.append(f"{found['times']:.0f} times (`{name}`)")
         largest = max(
-            _worth(report["error_rate"], cell["generated_rate"], report["units"])
+            worth_at_most(report["error_rate"], cell["generated_rate"], report["units"])
             for cell in arms.values()
         )
         worth = max(worth, largest)
@@ -497,10 +484,10 @@ def _answer(reports: Mapping[str, Report]) -> Iterator[str]:
         }
         hints.append(f"{by_hint['retrieved']:.2f} beside {by_hint['confidence']:.2f} (`{name}`)")
     yield (
-        "**As the paper poses it, no.** Tiles that the search found are wrong more often than real "
-        f"ones, {', '.join(wrong)}, and no number of labels removes that bias. No generated arm, "
-        "judged, reviewed or weighed, was worth more than "
-        f"{worth:,.0f} uniform labels of real tiles."
+        "**As the paper poses it, no.** Tiles that the search found are wrong more often than "
+        f"real ones, {', '.join(wrong)}, and no number of labels removes that bias. No generated "
+        f"arm, judged, reviewed or weighed, was worth more than {worth:,.0f} uniform labels of "
+        "real tiles."
     )
     yield ""
     yield (
