@@ -14,7 +14,7 @@ chooses the batches; the course of each depends on its first latents and its ran
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
@@ -77,6 +77,7 @@ class Latents:
         self.z[rows], self.value[rows], self.extras[rows] = others.z, others.value, others.extras
 
 
+@runtime_checkable
 class Walk(Protocol):
     """Steps that leave a density as it is, once those are refused that the ratio tells to."""
 

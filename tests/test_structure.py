@@ -1,6 +1,8 @@
 """How the files of the package depend on each other, beside the contracts in pyproject.toml."""
 
 import re
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -52,3 +54,26 @@ def test_no_script_imports_the_command_line() -> None:
     importing = re.compile(r"rs_lowconf(\.|\s+import\s+)cli\b")
     assert importing.search("from rs_lowconf.cli import main")
     assert [path for path in scripts if importing.search(path.read_text(encoding="utf-8"))] == []
+
+
+IMPORT_ALL = """
+import importlib, pkgutil
+from jaxtyping import install_import_hook
+
+with install_import_hook("rs_lowconf", "beartype.beartype"):
+    import rs_lowconf
+
+    for module in pkgutil.walk_packages(rs_lowconf.__path__, "rs_lowconf."):
+        if not module.name.startswith("rs_lowconf.review.qgis_plugin"):  # needs QGIS's Python
+            importlib.import_module(module.name)
+            print(module.name)
+"""
+
+
+def test_types_can_be_checked_at_every_call() -> None:
+    """Whoever runs the tests with --types, as CI does, gets as far as the first of them."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 200

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -143,7 +143,7 @@ class FrozenSettings(GeneratorSettings):
     """Frozen: number of images in which they do."""
 
     @model_validator(mode="after")
-    def _effective(self) -> Self:
+    def _effective(self) -> "FrozenSettings":
         for name in self.of_recipe["frozen" if self.recipe == "native" else "native"]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect with recipe {self.recipe}, remove it")
@@ -186,7 +186,7 @@ class GanSettings(FrozenSettings):
     memorising few tiles; 0: none."""
 
     @model_validator(mode="after")
-    def _whole_groups(self) -> Self:
+    def _whole_groups(self) -> "GanSettings":
         if self.batch_size % self.group:
             raise ValueError(f"group {self.group} does not divide batch_size {self.batch_size}")
         return self
