@@ -5,8 +5,8 @@ the code of commit 3001176: trainings as in `conftest.py`, a blind search for si
 reviewed by the rule of `test_cli_loop.py` and imported, a release, a catalog, its scores, a draw of
 20 tiles, all with the settings in `config.yaml`, whose names are those of that version.
 
-`older/masks.zip` holds a generator of tiles with given masks and a critic by the code of commit
-322d5e5: of `FakeMasks`, after four steps and with noise on all weights, so that no block is the
+`older/masks.zip` holds a generator of tiles with given masks and a critic by the code of that
+commit: of `FakeMasks`, after four steps and with noise on all weights, so that no block is the
 identity; and in `drawn.npz` what they made of four latents.
 """
 

@@ -18,7 +18,6 @@ latents of their condition that are as unsure, so that all other tiles count as 
 """
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,8 +85,8 @@ class Bank:
         """Return the judges of each half."""
         return {half: judges_of(self.words.out, half) for half in "ab"}
 
-    def describe(self, tiles: rl.TileBatch, targets: Sequence[str]) -> pd.DataFrame:
-        """Return what targets, gate and judges say of tiles, one row per tile."""
+    def labelled(self, tiles: rl.TileBatch) -> pd.DataFrame:
+        """Return what condition, gate and judges say of tiles, one row per tile."""
         image = tiles.image[:, list(tiles.bands.index_of(BANDS))]
         judged = {
             half: torch.stack([answers(one, image)[0] for one in own]).mean(0)
@@ -104,26 +103,41 @@ class Bank:
             most = probability.max(1)
             columns[f"judged_{half}"] = self.classes[most.indices.numpy()]
             columns[f"judged_{half}_probability"] = most.values.numpy()
-        for name in targets:
-            probability, features = answers(self.target(name), image)
-            most = probability.max(1)
-            columns[f"{name}_predicted"] = self.classes[most.indices.numpy()]
-            columns[f"{name}_confidence"] = most.values.double().clamp(max=1).numpy()
-            columns[f"{name}_features"] = features.tolist()
         return pd.DataFrame(columns)
 
+    def predicted(self, tiles: rl.TileBatch, name: str) -> pd.DataFrame:
+        """Return what a target says of tiles, one row per tile."""
+        image = tiles.image[:, list(tiles.bands.index_of(BANDS))]
+        probability, features = answers(self.target(name), image)
+        most = probability.max(1)
+        return pd.DataFrame(
+            {
+                f"{name}_predicted": self.classes[most.indices.numpy()],
+                f"{name}_confidence": most.values.double().clamp(max=1).numpy(),
+                f"{name}_features": features.tolist(),
+            }
+        )
+
     def of_random_latents(self) -> pd.DataFrame:
-        """Return the bank of random latents; pieces that are there are not drawn again."""
+        """Return the bank of random latents; what pieces hold is not asked again."""
         folder = self.words.out / "bank" / "random"
         folder.mkdir(parents=True, exist_ok=True)
         parts = []
         for seed in range(self.words.random // PIECE):
             path = folder / f"{seed}.parquet"
-            if not path.exists():
+            table = pd.read_parquet(path) if path.exists() else None
+            missing = [
+                name
+                for name in self.words.targets
+                if table is None or f"{name}_predicted" not in table
+            ]
+            if table is None or missing:
                 tiles = self.generator.sample(count=PIECE, seed=seed)
-                self.describe(tiles, self.words.targets).to_parquet(path)
+                table = self.labelled(tiles) if table is None else table
+                table = pd.concat([table, *(self.predicted(tiles, one) for one in missing)], axis=1)
+                table.to_parquet(path)
                 print(f"random latents: {(seed + 1) * PIECE:,}", flush=True)
-            parts.append(pd.read_parquet(path))
+            parts.append(table)
         return pd.concat(parts, ignore_index=True)
 
     def search(self, name: str) -> rl.SearchResult:
@@ -163,7 +177,9 @@ class Bank:
         """Return the hard tiles that a search of a target found, in the order of its finding."""
         path = self.words.out / "bank" / f"{name}-found.parquet"
         if not path.exists():
-            self.describe(self.search(name).tiles, [name]).to_parquet(path)
+            tiles = self.search(name).tiles
+            table = pd.concat([self.labelled(tiles), self.predicted(tiles, name)], axis=1)
+            table.to_parquet(path)
         return pd.read_parquet(path)
 
 
