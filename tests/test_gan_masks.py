@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.colours import PALETTE
 from rs_lowconf.data.augment import mask_gan_augmentations
 from rs_lowconf.errors import DataError, JobError, ModelError
 from rs_lowconf.gan.beside import BesideRecord
@@ -32,12 +33,12 @@ from rs_lowconf.gan.mask_losses import (
 )
 from rs_lowconf.gan.mask_networks import MaskDiscriminator
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures, overlaps
-from rs_lowconf.gan.mask_sheet import PALETTE, write_mask_sheets
 from rs_lowconf.gan.mask_train import MaskGanTraining
 from rs_lowconf.gan.masks import MaskCritic, MaskedGenerator, by_mask
 from rs_lowconf.gan.model import load_critic, load_generator, load_model, save_critic, save_model
 from rs_lowconf.gan.paired_probe import PairedProbe, probe_masks
 from rs_lowconf.gan.resume import CHECKPOINT, restore_state, resume, save_state
+from rs_lowconf.gan.sheet import write_sheets
 from rs_lowconf.gan.steps import train
 from rs_lowconf.generators import finish
 from rs_lowconf.masks import UNKNOWN
@@ -627,7 +628,7 @@ def test_the_probe_of_masks_tells_what_looks_generated() -> None:
 def test_sheets_show_masks_above_real_and_generated_tiles(tmp_path: Path) -> None:
     """Masks and real tiles are at known places, magnified; the most mixed tile comes first."""
     source = FakeMasks(BANDS, 4)
-    written = write_mask_sheets(tmp_path, start().average, source, columns=2, seed=0, images=12)
+    written = write_sheets(tmp_path, start().average, source, columns=4, seed=0, images=12)
     assert [path.name for path in written] == [
         "true_colour_000000012.png",
         "near_infrared_000000012.png",
@@ -635,11 +636,12 @@ def test_sheets_show_masks_above_real_and_generated_tiles(tmp_path: Path) -> Non
     sheet = np.asarray(Image.open(written[0]))
     share = (source.masks == 1).float().mean((1, 2))
     first = int((share - 0.5).abs().argmin())
-    side = 3 * 32
-    shown = sheet[46 : 46 + side : 3, 90 : 90 + side : 3]
+    side = 2 * 32
+    left = sheet.shape[1] - 4 * (side + 4)
+    shown = sheet[46 : 46 + side : 2, left : left + side : 2]
     mask = source.masks[first].numpy()
-    assert np.array_equal(shown, PALETTE[mask % 6] * (mask != UNKNOWN)[:, :, None])
-    below = sheet[46 + side + 2 : 46 + 2 * side + 2 : 3, 90 : 90 + side : 3]
+    assert np.array_equal(shown, np.array(PALETTE)[mask % 7] * (mask != UNKNOWN)[:, :, None])
+    below = sheet[46 + side + 2 : 46 + 2 * side + 2 : 2, left : left + side : 2]
     tile = source.image[first, list(BANDS.index_of(("B04", "B03", "B02")))]
     wanted = ((tile / 0.3).clamp(0, 1) * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
     assert np.array_equal(below, wanted)

@@ -372,7 +372,8 @@ def test_sheets_show_real_and_generated_tiles(tmp_path: Path) -> None:
     sheet = np.asarray(Image.open(written[0]))
     tile = source.batch([0]).image[0, list(BANDS.index_of(("B04", "B03", "B02")))]
     expected = ((tile / 0.3).clamp(0, 1) * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
-    assert np.array_equal(sheet[30 : 30 + 16, 150 : 150 + 16], expected)
+    left = sheet.shape[1] - 2 * 3 * (64 + 2 * 4) - 16  # of tiles four times as large
+    assert np.array_equal(sheet[46 : 46 + 64 : 4, left : left + 64 : 4], expected)
 
 
 def test_sheets_without_visible_bands_show_the_first_band(tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from jaxtyping import UInt8
 from PIL import Image
 
+from rs_lowconf.colours import PALETTE, colours_of
 from rs_lowconf.errors import ReviewError
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.review.fields import FORMAT_OF_MASKS, MASK_DECISIONS
 from rs_lowconf.review.geotiff import observed_tags, read_classes, read_confidence, write_classes
-from rs_lowconf.review.panels import PALETTE, PAPER, colours_of
+from rs_lowconf.review.panels import PAPER
 from rs_lowconf.review.previews import LEGEND
 from rs_lowconf.review.reading import read_package
 from rs_lowconf.review.rounds import round_reports

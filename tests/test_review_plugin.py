@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from jaxtyping import UInt8
 from PIL import Image
 
+from rs_lowconf.colours import colours_of
 from rs_lowconf.review.composites import composites_of, stretch
 from rs_lowconf.review.fields import DECISIONS
 from rs_lowconf.review.package import write_package
-from rs_lowconf.review.panels import colours_of
 from rs_lowconf.review.plugin import write_plugin
 from rs_lowconf.review.qgis_plugin.layout import layout_of
 from rs_lowconf.review.qgis_plugin.pace import Pace

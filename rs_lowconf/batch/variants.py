@@ -26,8 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import UInt8, UInt16
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import UInt16
 
 from rs_lowconf.bands import composites_or_grey
 from rs_lowconf.batch.generate import SCHEMA, VARIANT
@@ -39,7 +38,7 @@ from rs_lowconf.batch.variants_page import write_variants_page
 from rs_lowconf.data.catalog.reading import read_mask, read_row, reflectance
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.gan.condition import MaskBank
-from rs_lowconf.gan.sheet import GAP, tiles_row
+from rs_lowconf.gan.sheet import compose, tiles_row
 from rs_lowconf.models import Models, of_masks
 from rs_lowconf.pages.samples import Card, card_of
 from rs_lowconf.review.geotiff import synthetic_tags, write_tile
@@ -57,8 +56,6 @@ from rs_lowconf.version import __version__
 
 _REPORT = "report.json"
 _SHEET_TILES = 24
-_SHEET_SIDE = 64
-"""Pixels of a tile on the sheet, at least."""
 _TILES = pa.schema([own for own in SCHEMA if own.name != "variants"] + [("found", pa.int32())])
 _VARIANTS = pa.schema(
     [("id", pa.string()), *(own for own in VARIANT if own.name != "pixels"), ("file", pa.string())]
@@ -255,15 +252,16 @@ class _Writer:
         bands = self._models.generator.net.bands
         columns = 2 + self._settings.variants.count
         composite = composites_or_grey(bands)[0]
-        rows, names = [], []
+        rows = []
         for row, record in self._sheet:
             real = reflectance(row, read_row(row), bands)[None]
             variants = [reflectance_of(self._pixels(own))[None] for own in record["variants"]]
             images = torch.cat([real, self._redrawn(row, record), *variants])
-            rows.append(tiles_row(images, bands, composite.bands, composite.white, columns))
-            names.append(f"{record['group']} {record['confidence']:.2f}")
+            name = f"{record['group']} {record['confidence']:.2f}"
+            rows.append((name, [tiles_row(images, bands, composite, columns)]))
         with replacing(self._folder / "sheet.png") as temporary:
-            _sheet(rows, names).save(temporary, format="PNG")
+            sheet = compose("REAL | REDRAWN | VARIANTS (synthetic)", [rows])
+            sheet.save(temporary, format="PNG")
 
     @torch.no_grad()
     def _redrawn(self, row: CatalogRow, record: Mapping[str, Any]) -> torch.Tensor:
@@ -407,20 +405,3 @@ def _provenance(one: _Variant, models: Models) -> dict[str, str]:
         "RSLOW_CONDITION": one.record["condition"] or one.row.tile_id,
         "RSLOW_CONFIDENCE": f"{own['confidence']:.6f}",
     }
-
-
-def _sheet(rows: list[UInt8[np.ndarray, "h row 3"]], names: list[str]) -> Image.Image:
-    """Return a picture of rows with a heading and their names."""
-    margin, header = 190, 28
-    # Small tiles are shown larger, whole pixels each.
-    times = max(1, _SHEET_SIDE // rows[0].shape[0])
-    rows = [row.repeat(times, 0).repeat(times, 1) for row in rows]
-    height, width = rows[0].shape[:2]
-    sheet = Image.new("RGB", (margin + width, header + len(rows) * (height + GAP)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    draw.text((margin, 6), "REAL | REDRAWN | VARIANTS (synthetic)", fill="black", font=font)
-    for number, (row, name) in enumerate(zip(rows, names, strict=True)):
-        top = header + number * (height + GAP)
-        draw.text((6, top + height // 2 - 8), name, fill="black", font=font)
-        sheet.paste(Image.fromarray(row), (margin, top))
-    return sheet

@@ -27,6 +27,7 @@ from rasterio.io import DatasetWriter, MemoryFile
 from rasterio.transform import Affine
 
 from rs_lowconf.bands import BandSpec
+from rs_lowconf.colours import Colour
 from rs_lowconf.errors import DataError, ReviewError
 from rs_lowconf.grid import Grid
 from rs_lowconf.masks import UNKNOWN
@@ -37,8 +38,6 @@ NO_CONFIDENCE = -1.0
 
 LEVEL = "RSLOW_LEVEL"
 """Tag of the processing level."""
-Colour = tuple[int, int, int]
-"""Red, green and blue, 0..255."""
 
 _AI_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 

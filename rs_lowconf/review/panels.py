@@ -14,11 +14,12 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from rs_lowconf.colours import Colour, colours_of
 from rs_lowconf.grid import Grid
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.review import geotiff
 from rs_lowconf.review.fields import Label
-from rs_lowconf.review.geotiff import NO_CONFIDENCE, Colour, category_names
+from rs_lowconf.review.geotiff import NO_CONFIDENCE, category_names
 from rs_lowconf.review.project import document, template
 from rs_lowconf.review.sheet import Sheet, picture_source
 from rs_lowconf.review.style import classes_style
@@ -29,44 +30,11 @@ Kind = Literal["mask", "predicted", "confidence"]
 PAPER: Colour = (235, 235, 235)
 """Shown where there is no class: the grey of the map around the pictures."""
 
-BLUE: Colour = (0, 114, 178)
-ORANGE: Colour = (230, 159, 0)
-BLUISH_GREEN: Colour = (0, 158, 115)
-REDDISH_PURPLE: Colour = (204, 121, 167)
-YELLOW: Colour = (240, 228, 66)
-VERMILION: Colour = (213, 94, 0)
-SKY_BLUE: Colour = (86, 180, 233)
-PALETTE = (BLUE, ORANGE, BLUISH_GREEN, REDDISH_PURPLE, YELLOW, VERMILION, SKY_BLUE)
-"""The colour-blind-safe palette of Okabe and Ito (2008)."""
-
-_DARKER, _PALER = 0.5, 0.55
 _FOLDERS: Mapping[Kind, str] = {
     "mask": "masks",
     "predicted": "predicted",
     "confidence": "confidence",
 }
-
-
-def colours_of(names: Sequence[str]) -> dict[str, Colour]:
-    """Return a colour for each name, by its position in the list.
-
-    After the palette come darker and then paler versions, and after these 21 the first again: so
-    many cannot be distinguished by colour, but their names are in the files.
-    """
-    unique = tuple(dict.fromkeys(names))
-    return {name: _colour(number) for number, name in enumerate(unique)}
-
-
-def _colour(number: int) -> Colour:
-    turn, place = divmod(number, len(PALETTE))
-    red, green, blue = PALETTE[place]
-    match turn % 3:
-        case 1:
-            return (int(red * _DARKER), int(green * _DARKER), int(blue * _DARKER))
-        case 2:
-            pale = (int(255 - (255 - part) * _PALER) for part in (red, green, blue))
-            return (next(pale), next(pale), next(pale))
-    return (red, green, blue)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from rs_lowconf.bands import BandSpec, Composite
+from rs_lowconf.colours import Colour
 from rs_lowconf.review.composites import stretch
-from rs_lowconf.review.geotiff import Colour
 from rs_lowconf.runs import replacing
 
 _SIDE = 192  # pixels of a picture on the screen, about

@@ -9,10 +9,10 @@ from copy import deepcopy
 from xml.etree import ElementTree as ET
 
 from rs_lowconf.bands import BandSpec, Composite
+from rs_lowconf.colours import Colour
 from rs_lowconf.errors import ReviewError, listed
 from rs_lowconf.review.composites import ranges_of
 from rs_lowconf.review.fields import Field, Label
-from rs_lowconf.review.geotiff import Colour
 from rs_lowconf.review.previews import LEGEND, PANEL_ROW
 from rs_lowconf.review.project import TEMPLATES, fill, part, template
 from rs_lowconf.review.sheet import Sheet

@@ -12,10 +12,10 @@ from rs_lowconf.data.files import Split
 from rs_lowconf.data.masks import WindowSource
 from rs_lowconf.device import choose_device
 from rs_lowconf.gan.mask_quality import mask_fidelity, mask_spectral_figures
-from rs_lowconf.gan.mask_sheet import write_mask_sheets
 from rs_lowconf.gan.model import load_model
 from rs_lowconf.gan.paired_probe import probe_masks
 from rs_lowconf.gan.quality import markdown
+from rs_lowconf.gan.sheet import write_sheets
 from rs_lowconf.gan.source_quality import MEANING
 from rs_lowconf.percents import percent
 from rs_lowconf.places import model_path
@@ -83,7 +83,7 @@ def evaluate_masks(settings: Settings, folder: Path, found: Sequence[str] = ()) 
         device=device,
     )
     yield Step(title=title, done=3, total=4)
-    write_mask_sheets(
+    write_sheets(
         folder / "sheets",
         generator.generator,
         test,

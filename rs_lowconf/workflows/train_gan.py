@@ -24,7 +24,6 @@ from rs_lowconf.gan.critic import fit_realism
 from rs_lowconf.gan.figures import FrozenDistance, domain_distance, figures, spectral_figures
 from rs_lowconf.gan.frozen import frozen_network
 from rs_lowconf.gan.mask_figures import mask_figures
-from rs_lowconf.gan.mask_sheet import write_mask_sheets
 from rs_lowconf.gan.mask_train import MaskGanTraining, MaskStepRecord
 from rs_lowconf.gan.masks import MaskCritic
 from rs_lowconf.gan.model import save_model
@@ -126,7 +125,7 @@ def train_mask_gan(settings: Settings, source: MaskSource, val: MaskSource) -> W
         save_model(path, state, critic, attribution=settings.data.attribution)
 
     def draw(folder: Path) -> None:
-        write_mask_sheets(
+        write_sheets(
             folder,
             state.average,
             val,
