@@ -17,14 +17,13 @@ from rs_lowconf.gan.networks import (
     EMBEDDING,
     FINE,
     FilmBlock,
-    PatchReader,
     PlainBlock,
     TileNetwork,
-    compress,
+    TileReader,
     double,
     eights,
 )
-from rs_lowconf.gan.spectral import SpectralBasis, Unwhiten, Whiten
+from rs_lowconf.gan.spectral import SpectralBasis, Unwhiten
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.settings import MaskGanSettings
 
@@ -127,48 +126,21 @@ class MaskGenerator(TileNetwork):
             return self.drawn(self.unwhiten(components))
 
 
-class MaskDiscriminator(PatchReader):
+class MaskDiscriminator(TileReader):
     """A U-Net that classifies each pixel into the classes or "generated"."""
 
-    def __init__(
-        self,
-        width: int,
-        *,
-        bands: BandSpec,
-        classes: tuple[str, ...],
-        tile_size: int,
-        basis: SpectralBasis,
-    ) -> None:
-        """Build for channels at half resolution and a tile side that is a multiple of 16."""
-        super().__init__(width, bands)
-        self.width = width
-        self.bands = bands
-        self.classes = classes
-        self.tile_size = tile_size
+    def _build(self) -> None:
         quarter, eighth = self.to4.out_channels, self.to8.out_channels
-        sixteenth = eights(4.0 * width)
-        self.whiten = Whiten(basis)
+        sixteenth = eights(4.0 * self.width)
         self.to16 = nn.Conv2d(eighth, sixteenth, 1)
         self.block16 = PlainBlock(sixteenth)
         self.from16 = nn.Conv2d(sixteenth, eighth, 1)
         self.join8 = PlainBlock(eighth)
         self.from8 = nn.Conv2d(eighth, quarter, 1)
         self.join4 = PlainBlock(quarter)
-        self.from4 = nn.Conv2d(quarter, width, 1)
-        self.join2 = PlainBlock(width)
-        self.tell = nn.Conv2d(width, 4 * (len(classes) + 1), 3, padding=1)
-        self.to(memory_format=torch.channels_last)
-
-    def components(
-        self, image: Float[Tensor, "b c h w"], dither: Float[Tensor, "#b c h w"]
-    ) -> Float[Tensor, "b c h w"]:
-        """Return the network's input for reflectance, as `Discriminator.components` does.
-
-        Args:
-            image: reflectance.
-            dither: uniform noise in -0.5 .. 0.5 digital numbers.
-        """
-        return compress(self.whiten(image + dither / self.bands.scale))
+        self.from4 = nn.Conv2d(quarter, self.width, 1)
+        self.join2 = PlainBlock(self.width)
+        self.tell = nn.Conv2d(self.width, 4 * (len(self.classes) + 1), 3, padding=1)
 
     def encode(self, components: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b _ _ _"], ...]:
         """Return features of a half, a quarter, an eighth and a sixteenth of the side."""

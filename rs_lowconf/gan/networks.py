@@ -228,12 +228,8 @@ class PatchReader(nn.Module):
         return F.leaky_relu(self.scales(components)[2], 0.2)
 
 
-class Discriminator(PatchReader):
-    """Realism logit of components, as the sum of a whole-tile head and a per-patch head.
-
-    Each head has an unconditional part and a projection on the class (Miyato and Koyama,
-    "cGANs with projection discriminator", ICLR 2018).
-    """
+class TileReader(PatchReader):
+    """Reads tiles of reflectance; base of the discriminators."""
 
     def __init__(
         self,
@@ -250,18 +246,13 @@ class Discriminator(PatchReader):
         self.bands = bands
         self.classes = classes
         self.tile_size = tile_size
-        eighth, sixteenth = self.to8.out_channels, eights(4.0 * width)
         self.whiten = Whiten(basis)
-        self.patch = nn.Conv2d(eighth, 1, 1)
-        self.patch_class = ClassTable(len(classes), eighth)
-        self.to16 = nn.Conv2d(eighth, sixteenth, 1)
-        self.block16 = PlainBlock(sixteenth)
-        self.pool = nn.Conv2d(sixteenth, sixteenth, tile_size // 16, groups=sixteenth)
-        self.whole = nn.Linear(sixteenth, 1)
-        self.whole_class = ClassTable(len(classes), sixteenth)
-        for table in (self.patch_class.table, self.whole_class.table):
-            nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
+        self._build()
         self.to(memory_format=torch.channels_last)
+
+    def _build(self) -> None:
+        """Add the layers after those that read."""
+        raise NotImplementedError
 
     def components(
         self, image: Float[Tensor, "b c h w"], dither: Float[Tensor, "#b c h w"]
@@ -278,6 +269,26 @@ class Discriminator(PatchReader):
         # Roofs and glints lie 70 standard deviations out; without normalisation layers they
         # would drown every other pixel in features and gradients.
         return compress(self.whiten(image + dither / self.bands.scale))
+
+
+class Discriminator(TileReader):
+    """Realism logit of components, as the sum of a whole-tile head and a per-patch head.
+
+    Each head has an unconditional part and a projection on the class (Miyato and Koyama,
+    "cGANs with projection discriminator", ICLR 2018).
+    """
+
+    def _build(self) -> None:
+        eighth, sixteenth = self.to8.out_channels, eights(4.0 * self.width)
+        self.patch = nn.Conv2d(eighth, 1, 1)
+        self.patch_class = ClassTable(len(self.classes), eighth)
+        self.to16 = nn.Conv2d(eighth, sixteenth, 1)
+        self.block16 = PlainBlock(sixteenth)
+        self.pool = nn.Conv2d(sixteenth, sixteenth, self.tile_size // 16, groups=sixteenth)
+        self.whole = nn.Linear(sixteenth, 1)
+        self.whole_class = ClassTable(len(self.classes), sixteenth)
+        for table in (self.patch_class.table, self.whole_class.table):
+            nn.init.normal_(table.weight, std=table.embedding_dim**-0.5)
 
     def trunk(
         self, components: Float[Tensor, "b c h w"]
