@@ -119,7 +119,7 @@ def gate_of(calibration: Calibration) -> list[str]:
     """Return what the card says of the gate: what it costs in real tiles and what it drops."""
     permitted = SearchSettings().false_rejection
     if calibration.fitted is not None:
-        return gate_lines(calibration.fitted.describe(permitted))
+        return gate_lines(calibration.describe(permitted))
     return [
         f"The gate was calibrated on {len(calibration.reference)} held-out tiles: on average over "
         f"such sets it rejects at most {percent(permitted, 0)} of real tiles, but one set may be "

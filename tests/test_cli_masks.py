@@ -49,7 +49,7 @@ target: {{kind: trained}}
 segmenter: {{encoder: tu-resnet10t, width: 4, epochs: 2, batch_size: 8}}
 mask_gan: {{width: 8, critic_width: 8, latent_global: 8, latent_map: 2, images: 640, batch_size: 8,
            learning_rate: 2.0e-3, ema_images: 200, checkpoint_images: 320, sheet_columns: 2}}
-gate: {{width: 8, images: 320, ema_images: 100}}
+gate: {{recipe: native, width: 8, images: 320, ema_images: 100}}
 evaluate: {{segmenter: {{encoder: tu-resnet10t, width: 4, epochs: 1, batch_size: 8}}}}
 search: {{count: 4, tau: 0.9, slots: 4, micro_batch: 4, max_evaluations: 2000, max_age: 20,
          baseline_evaluations: 20, false_rejection: 0.2, per_cell: null, novelty_quantile: null}}
@@ -585,3 +585,43 @@ def test_rejected_tiles_with_masks_teach_the_gate(
     told = score(image, torch.zeros(len(image), dtype=torch.long)).flatten()
     kept, dropped = (torch.tensor([one.sample_id in n for one in tiles]) for n in (dark, bright))
     assert told[kept].mean() > told[dropped].mean()
+
+
+def test_a_gate_with_power_judges_tiles_with_masks(
+    rslow: Run, trained: Path, tmp_path: Path
+) -> None:
+    """Scores on features decide, and agreement with the mask; it learns from rejects alone."""
+    folder = tmp_path / "fitted"
+    for part in ("run/target", "run/gan", "images", "masks"):
+        shutil.copytree(trained / part, folder / part)
+    config = folder / "config.yaml"
+    text = (trained / "config.yaml").read_text().replace(str(trained), str(folder))
+    config.write_text(text.replace("gate: {recipe: native,", "gate: {tiles: 40, side: 64,"))
+    words = ("-c", config, "-s", "search.false_rejection=0.4")
+    ran = rslow("train", "gate", *words)
+    assert ran.code == 0, ran.err
+    gate = json.loads((folder / "run" / "gate" / "report.json").read_text())
+    fitted, agreement = gate["stages"]
+    assert agreement["parts"] == ["mask agreement"]
+    assert gate["parts"] == [*fitted["parts"], "mask agreement"]
+    assert "critic" in gate["recorded_only"]
+    bounds = [stage["false_rejection_at_most"] for stage in gate["stages"]]
+    assert gate["joint_false_rejection_at_most"] == pytest.approx(sum(bounds))
+    assert fitted["false_rejection_at_most"] <= 0.24
+    assert agreement["false_rejection_at_most"] <= 0.16
+    power = gate["power"]["kinds"]
+    assert power["this generator"]["n"] == power["real tiles with shuffled blocks"]["n"] == 40
+    assert power["band statistics without texture"]["value"] > 0.9
+    assert "It drops" in ran.out
+
+    settings = load(config, words[3:4])
+    models = load_models(settings, trust_code=False)
+    held = held_out(settings, models)[0]
+    passes = [
+        held.evaluator.gate.score(held.source.batch([i]).image, torch.tensor([i])).passes
+        for i in range(len(held.source))
+    ]
+    assert torch.cat(passes).float().mean() > 0.5
+    scores = models.evaluator.gate.score(torch.full((1, 4, 32, 32), 0.1), torch.tensor([0]))
+    assert not scores.passes.any()
+    assert scores.parts.keys() == {*gate["parts"], *gate["recorded_only"]}

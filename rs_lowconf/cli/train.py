@@ -104,11 +104,12 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
 
     With gate.recipe=frozen, scores on features of a pretrained network are fitted on real tiles,
     on tiles of the generator, and on others that are not real; they are calibrated on real tiles
-    that they have not seen, and report.json says what share of each kind the gate drops. Tiles
-    with masks, and gate.recipe=native, have a critic in their place, trained against the finished
-    generator from another seed than its own. Needs the GAN and, for tiles with labels, the
-    extractor. Writes critic.safetensors, calibration.safetensors and metrics.jsonl into
-    run.dir/gate; a search needs no data beyond these.
+    that they have not seen, and report.json says what share of each kind the gate drops; tiles with
+    masks also have to agree with them, as the gate's critic sees it. With gate.recipe=native a
+    critic decides in their place, trained against the finished generator from another seed than its
+    own. Needs the GAN and, for tiles with labels, the extractor. Writes critic.safetensors,
+    calibration.safetensors, report.json and metrics.jsonl into run.dir/gate; a search needs no data
+    beyond these.
     """
     settings = load_settings(config, set_)
     from rs_lowconf.search.report import gate_lines
@@ -117,9 +118,8 @@ def gate(config: ConfigOption = None, set_: SetOption = None) -> None:
     trained = show(train_gate(settings))
     counts = " and ".join(map(str, trained.calibrated_on))
     print(f"gate, calibrated on {counts} held-out tiles: {trained.folder}")
-    if trained.fitted is not None:
-        for line in gate_lines(trained.fitted.describe(settings.search.false_rejection)):
-            print(line)
+    for line in gate_lines(trained.described):
+        print(line)
 
 
 @train_app.command()

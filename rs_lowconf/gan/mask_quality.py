@@ -10,7 +10,7 @@ from rs_lowconf.errors import ModelError
 from rs_lowconf.gan.condition import masks_of
 from rs_lowconf.gan.figures import sample
 from rs_lowconf.gan.mask_networks import MaskGenerator, mask_layers
-from rs_lowconf.gan.masks import LabelledTiles
+from rs_lowconf.gan.masks import ALL_TILES, alike
 from rs_lowconf.gan.measure import Estimate, Measurement
 from rs_lowconf.gan.quality import matched_sets
 from rs_lowconf.gan.spectra import limits_of, tile_spectra
@@ -23,7 +23,6 @@ from rs_lowconf.vocabulary import class_list, join
 
 _BATCH = 32
 _RESAMPLES = 1_000
-_ALL = ("all tiles",)
 
 
 @torch.no_grad()
@@ -157,13 +156,13 @@ def mask_spectral_figures(
         image,
         torch.zeros(len(image), dtype=torch.long),
         bands=train.bands,
-        classes=_ALL,
+        classes=ALL_TILES,
         name="generated",
     )
     sources: dict[str, TileSource] = {
         "generated": drawn,
-        "train": _one_class(train),
-        "test": _one_class(test),
+        "train": alike(train),
+        "test": alike(test),
     }
     limits = limits_of(sources["train"])
     spectra = {
@@ -172,13 +171,9 @@ def mask_spectral_figures(
     # No spectral figure reads features, so band means replace them.
     features = {name: measured.mean.float() for name, measured in spectra.items()}
     return spectral_figures(
-        matched_sets(features, spectra, bands=train.bands, classes=_ALL, seed=seed)
+        matched_sets(features, spectra, bands=train.bands, classes=ALL_TILES, seed=seed)
     )
 
 
 def _parts(count: int) -> list[range]:
     return [range(first, min(first + _BATCH, count)) for first in range(0, count, _BATCH)]
-
-
-def _one_class(source: MaskSource) -> LabelledTiles:
-    return LabelledTiles(source, torch.zeros(len(source), dtype=torch.long), _ALL)

@@ -15,6 +15,8 @@ from rs_lowconf.gan.mask_networks import MaskDiscriminator, MaskGenerator, realn
 from rs_lowconf.masks import UNKNOWN
 from rs_lowconf.types import MaskSource, TileBatch
 
+ALL_TILES = ("all tiles",)
+"""The class of tiles with masks, for what does not look at masks."""
 _WORST = 0.1
 """Share of a tile's pixels that count as its worst part."""
 
@@ -138,6 +140,11 @@ class LabelledTiles:
         chosen = list(indices)
         tiles = self._source.batch(chosen)
         return replace(tiles, mask=None, classes=self.classes, label=self.labels[chosen])
+
+
+def alike(source: MaskSource) -> LabelledTiles:
+    """Return tiles with masks as tiles of one class."""
+    return LabelledTiles(source, torch.zeros(len(source), dtype=torch.long), ALL_TILES)
 
 
 def by_mask(source: MaskSource) -> LabelledTiles:

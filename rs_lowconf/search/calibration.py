@@ -1,6 +1,6 @@
 """The gate's statistics of real tiles, measured once, so that a search needs no data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -35,8 +35,12 @@ CRITIC, LIKENESS, SPECTRA, AGREEMENT, REVIEWS = (
     "reviews",
 )
 
-_LIKENESS_COLUMN, _SPECTRA_COLUMN = 1, 2
+_LIKENESS_COLUMN, _SPECTRA_COLUMN, _AGREEMENT_COLUMN = 1, 2, 3
 """Columns of a calibration's scores: after the critic, before optional parts."""
+
+AGREEMENT_SHARE = 0.4
+"""Share of the permitted false rejection that the agreement of tiles with their masks gets beside
+fitted parts, which do not look at masks."""
 
 Features = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b f"]]
 """Features of tiles whose channels are in the order of the gate's bands."""
@@ -80,14 +84,43 @@ class Calibration:
         Raises:
             DataError: too few held-out tiles for so small a share.
         """
-        parts = parts_of(critic, features, self)
+        return self._gate(parts_of(critic, features, self), false_rejection, views)
+
+    def describe(self, false_rejection: float) -> dict[str, Any]:
+        """Describe what the gate costs in real tiles, its guarantee, and what it drops."""
+        names = [CRITIC, LIKENESS, SPECTRA, *([AGREEMENT] if self._masked else [])]
+        if self.head is not None:
+            names.append(REVIEWS)
+        views = {} if self.fitted is None else dict.fromkeys(self.fitted.views, _unseen)
+        return self._gate(dict.fromkeys(names, _unscored), false_rejection, views).describe()
+
+    def _gate(
+        self, parts: Mapping[str, GatePart], false_rejection: float, views: Mapping[str, Features]
+    ) -> Gate:
         if self.fitted is None:
             return single_stage(parts, self.reference, false_rejection)
-        recorded = Stage(parts=parts, reference=self.reference, false_rejection=0.0)
-        stages = tuple(
-            fitted_stage.stage(views, false_rejection) for fitted_stage in self.fitted.stages
+        stages = [stage.stage(views, false_rejection) for stage in self.fitted.stages]
+        columns = {name: column for column, name in enumerate(parts)}
+        if self._masked:
+            own = AGREEMENT_SHARE * false_rejection
+            stages.append(self._stage(parts, [columns.pop(AGREEMENT)], own))
+        stages.append(self._stage(parts, list(columns.values()), 0.0))
+        return Gate(stages=tuple(stages), power=self.fitted.power)
+
+    @property
+    def _masked(self) -> bool:
+        """Return whether tiles have masks: reviews have no column of their own beside `fitted`."""
+        return self.reference.shape[1] - (self.head is not None) > _AGREEMENT_COLUMN
+
+    def _stage(
+        self, parts: Mapping[str, GatePart], columns: Sequence[int], false_rejection: float
+    ) -> Stage:
+        names = list(parts)
+        return Stage(
+            parts={names[column]: parts[names[column]] for column in columns},
+            reference=self.reference[:, list(columns)],
+            false_rejection=false_rejection,
         )
-        return Gate(stages=(*stages, recorded), power=self.fitted.power)
 
     def penalties(
         self,
@@ -284,3 +317,16 @@ def _agreement(critic: MaskJudge) -> GatePart:
         return ((share * pixels + 1) / ((1 - share) * pixels + 1)).log()
 
     return part
+
+
+def _unseen(
+    image: Float[Tensor, "b c h w"],  # noqa: ARG001  # it stands for a view
+) -> Float[Tensor, "b f"]:
+    raise AssertionError("a gate that is only described looks at no tile")
+
+
+def _unscored(
+    image: Float[Tensor, "b c h w"],  # noqa: ARG001  # it stands for a part
+    label: Int[Tensor, " b"],  # noqa: ARG001
+) -> Float[Tensor, " b"]:
+    raise AssertionError("a gate that is only described scores no tile")

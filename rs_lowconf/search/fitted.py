@@ -158,7 +158,7 @@ def fit_stage(
         reference = [part.score(real.val[part.view])[:, 0] for part in parts]
         folds = None
         classes = torch.bincount(real.val_labels, minlength=int(real.train_labels.max()) + 1)
-        if int(classes.min()) >= _BY_CLASS_FROM * needed:
+        if len(classes) > 1 and int(classes.min()) >= _BY_CLASS_FROM * needed:
             labels = real.val_labels
     else:
         both = {
@@ -362,12 +362,6 @@ class FittedGate:
     power: Mapping[str, Any]
     """Figures of the fit, as JSON values: see `power_of`."""
     stored: StoredFeatures
-
-    def describe(self, false_rejection: float) -> dict[str, Any]:
-        """Describe the gate's cost in real tiles, its guarantee, and what it drops."""
-        views: dict[str, Features] = dict.fromkeys(self.views, _no_view)
-        stages = tuple(fitted_stage.stage(views, false_rejection) for fitted_stage in self.stages)
-        return Gate(stages=stages, power=self.power).describe()
 
     def to_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors and JSON values."""

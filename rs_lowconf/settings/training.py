@@ -213,9 +213,9 @@ class GateSettings(Section):
 
     recipe: Literal["native", "frozen"] = "frozen"
     """What the gate decides on. `frozen`: linear scores on features of a pretrained network and on
-    spectra and texture, fitted on real and on generated tiles. `native`: the critic, the likeness
-    to training tiles and the spectra together; it drops few tiles, and is the only recipe for tiles
-    with masks."""
+    spectra and texture, fitted on real and on generated tiles; with masks also how far tiles agree
+    with them. `native`: the critic, the likeness to training tiles and the spectra together, with
+    masks also the agreement; it drops few tiles."""
     tiles: PositiveInt = 1_000
     """Recipe `frozen`: tiles of each generated kind to fit the scores on, and as many others to
     measure which share the gate drops."""

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from rs_lowconf.gan.frozen import FrozenName
 from rs_lowconf.gan.gate_views import FrozenView, ViewSpec
-from rs_lowconf.gan.pyramid import ClassGenerator
+from rs_lowconf.gan.model import GanModel
 from rs_lowconf.gan.source_critics import owners
 from rs_lowconf.gan.tiles import some_rows
 from rs_lowconf.gan.train_sources import TrainingSource
-from rs_lowconf.models import check_same, views_of
+from rs_lowconf.models import views_of
+from rs_lowconf.search.calibration import AGREEMENT_SHARE
 from rs_lowconf.search.fitted import (
     Features,
     FittedGate,
@@ -29,11 +30,10 @@ from rs_lowconf.search.fitted import (
 )
 from rs_lowconf.search.gate import require_enough
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.settings import GanSettings, Settings
+from rs_lowconf.settings import FrozenSettings, Settings
 from rs_lowconf.stored import as_stored
 from rs_lowconf.workflows.gate_kinds import Draw, Drawn, kinds_of
 from rs_lowconf.workflows.records import Step, Work, counted
-from rs_lowconf.workflows.training import open_sources
 
 PIXELS = "spectra and texture"
 """The view that is no composite."""
@@ -46,38 +46,42 @@ _BATCH = 32
 
 
 def fit_gate(
-    settings: Settings, generator: ClassGenerator, recipe: GanSettings, device: torch.device
+    settings: Settings,
+    gan: GanModel,
+    sources: tuple[Sequence[TrainingSource], Sequence[TrainingSource]],
+    device: torch.device,
 ) -> Work[FittedGate]:
     """Fit the gate's parts on real and other tiles, and measure what they drop.
 
     Args:
         settings: of the run.
-        generator: finished.
-        recipe: by which it was trained.
+        gan: finished.
+        sources: training and held-out tiles, those with the generator's bands first; tiles with
+            masks are of one class.
         device: where to compute.
 
     Raises:
         DataError: tiles cannot be used, or too few are held out.
         ModelError: a generator does not fit, or a network's weights are not installed.
     """
-    train, val = open_sources(settings, "train"), open_sources(settings, "val")
-    check_same(generator.bands, generator.classes, train[0].tiles, setting="data.classes")
+    (train, val), bands = sources, gan.network.bands
     seed = seed_of(settings.run.seed, "gate")
-    specs = _specs(settings, recipe, train)
+    specs = _specs(settings, gan.recipe, train)
+    share = 1 - AGREEMENT_SHARE if gan.condition.pixelwise else 1.0
     most = settings.gate.most_real
     chosen = [some_rows(len(source.tiles), most, seed).tolist() for source in train]
     used = [k for k in specs if specs[k]]
     for k in used:
         # Cross-fitting makes held-out tiles of them all.
-        permitted = settings.search.false_rejection * _share(k, used)
+        permitted = settings.search.false_rejection * share * _share(k, used)
         require_enough(len(chosen[k]) + len(val[k].tiles), permitted)
-    kinds = kinds_of(settings, generator, (train[0], chosen[0]), val[0], seed=seed)
+    kinds = kinds_of(settings, gan, (train[0], chosen[0]), val[0], seed=seed)
     total = sum(len(chosen[k]) + len(val[k].tiles) for k in used)
     total += sum(kind.fitted + kind.measured for kind in kinds.values()) + len(val[0].tiles)
     every = {name: spec for views in specs.values() for name, spec in views.items()}
-    views = views_of(every, generator.bands, device)
+    views = views_of(every, bands, device)
     seen = yield from counted(
-        _look(specs, (train, val), chosen, kinds, views, device),
+        _look(specs, sources, chosen, kinds, views, device, share=share),
         "looking at tiles for the gate",
         total,
     )
@@ -112,6 +116,8 @@ def _look(  # noqa: PLR0917 - views, tiles, place: the order of the work
     kinds: Mapping[str, Drawn],
     views: Mapping[str, Features],
     device: torch.device,
+    *,
+    share: float,
 ) -> Generator[int, None, _Looked]:
     """Look at all tiles; yield the number of tiles after every batch.
 
@@ -122,6 +128,7 @@ def _look(  # noqa: PLR0917 - views, tiles, place: the order of the work
         kinds: tiles that are not real.
         views: all of them, for tiles in the generator's bands.
         device: where to compute.
+        share: of the permitted false rejection, for all sources together.
     """
     (train, val), used = sources, [k for k in specs if specs[k]]
     real = []
@@ -131,7 +138,7 @@ def _look(  # noqa: PLR0917 - views, tiles, place: the order of the work
         real.append(
             RealTiles(
                 name=train[k].name,
-                share=_share(k, used),
+                share=share * _share(k, used),
                 train=learned,
                 train_labels=train[k].tiles.labels[chosen[k]],
                 val=held_out,
@@ -177,7 +184,7 @@ def _share(k: int, used: Sequence[int]) -> float:
 
 
 def _specs(
-    settings: Settings, recipe: GanSettings, sources: Sequence[TrainingSource]
+    settings: Settings, recipe: FrozenSettings, sources: Sequence[TrainingSource]
 ) -> dict[int, dict[str, dict[str, Any] | None]]:
     """Return what views show the tiles of each source, by name; None for the view of pixels.
 

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from rs_lowconf.errors import ModelError
 from rs_lowconf.gan.figures import sample
-from rs_lowconf.gan.model import load_generator
+from rs_lowconf.gan.model import GanModel, load_model
 from rs_lowconf.gan.negatives import phase_scrambled, shuffled_blocks
-from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.gan.tiles import fit_gaussian
 from rs_lowconf.gan.train_sources import TrainingSource
 from rs_lowconf.review.geotiff import read_tile
@@ -64,7 +63,7 @@ class Drawn:
 
 def kinds_of(
     settings: Settings,
-    generator: ClassGenerator,
+    gan: GanModel,
     train: tuple[TrainingSource, Sequence[int]],
     val: TrainingSource,
     *,
@@ -74,7 +73,7 @@ def kinds_of(
 
     Args:
         settings: of the run; those of the kinds are in `gate`.
-        generator: that the gate is for.
+        gan: that the gate is for.
         train: the source with all bands, and the tiles of it that the gate is fitted on.
         val: its held-out tiles.
         seed: of all draws.
@@ -84,18 +83,18 @@ def kinds_of(
     """
     own = settings.gate
     source, rows = train[0].tiles, list(train[1])
-    kinds = {GENERATOR: _drawn(generator, generator, own.tiles, own.tiles, seed)}
+    kinds = {GENERATOR: _drawn(gan, gan, own.tiles, own.tiles, seed)}
     for paths, fitted in ((own.generators, own.tiles), (own.held_out, 0)):
         for path in paths:
-            other = load_generator(path, torch.device("cpu"))[0]
+            other = load_model(path, torch.device("cpu"))
             name = _name_of(path, kinds)
-            kinds[name] = _drawn(other, generator, fitted, own.tiles, seed_of(seed, name))
+            kinds[name] = _drawn(other, gan, fitted, own.tiles, seed_of(seed, name))
     gaussian = fit_gaussian(source)
     labels = torch.arange(2 * own.tiles) % len(source.classes)
     statistics = gaussian.draw  # one call per batch, so that they need not lie in memory
     kinds[GAUSSIAN] = Drawn(
         draw=lambda some: statistics(
-            labels[list(some)], generator.tile_size, seed_of(seed, GAUSSIAN, some[0])
+            labels[list(some)], gan.network.tile_size, seed_of(seed, GAUSSIAN, some[0])
         ),
         fitted=own.tiles,
         measured=own.tiles,
@@ -131,7 +130,7 @@ def kinds_of(
         labels=val.tiles.labels[held_out],
     )
     for name, files in _files(settings).items():
-        tiles, shown = _read(files, generator)
+        tiles, shown = _read(files, gan)
         if len(tiles) >= _FEWEST:
             half = len(tiles) // 2 if len(tiles) >= _HALVED_FROM else 0
             kinds[name] = Drawn(
@@ -147,33 +146,50 @@ def _of_these(tiles: Float[Tensor, "n c h w"], some: Sequence[int]) -> Float[Ten
     return tiles[list(some)]
 
 
-def _drawn(
-    drawing: ClassGenerator, generator: ClassGenerator, fitted: int, measured: int, seed: int
-) -> Drawn:
-    """Return tiles of a generator in the bands and the classes of another one.
+def _drawn(drawing: GanModel, gan: GanModel, fitted: int, measured: int, seed: int) -> Drawn:
+    """Return tiles of a generator, of its own masks or of the classes of another one.
+
+    Args:
+        drawing: what draws them.
+        gan: in whose bands and classes.
+        fitted: see `Drawn`.
+        measured: likewise.
+        seed: of the latents.
 
     Raises:
-        ModelError: it lacks some of them.
+        ModelError: it lacks some of the bands or classes.
     """
+    theirs, ours = drawing.network, gan.network
+    if drawing.condition.pixelwise != gan.condition.pixelwise:
+        raise ModelError(
+            "a generator of gate.generators or gate.held_out draws tiles of "
+            + ("given masks" if drawing.condition.pixelwise else "classes"),
+            expected="tiles of " + ("given masks" if gan.condition.pixelwise else "classes"),
+        )
     lacking = [
-        *sorted(set(generator.bands.names) - set(drawing.bands.names)),
-        *sorted(set(generator.classes) - set(drawing.classes)),
+        *sorted(set(ours.bands.names) - set(theirs.bands.names)),
+        *sorted(set(ours.classes) - set(theirs.classes)),
     ]
-    if lacking or drawing.tile_size != generator.tile_size:
+    if lacking or theirs.tile_size != ours.tile_size:
         raise ModelError(
             f"a generator of gate.generators or gate.held_out lacks {', '.join(lacking)}"
             if lacking
-            else f"a generator of the gate's settings draws tiles of {drawing.tile_size} pixels",
+            else f"a generator of the gate's settings draws tiles of {theirs.tile_size} pixels",
             expected="the bands, classes and tile size of the generator that the gate is for",
         )
-    channels = list(drawing.bands.index_of(generator.bands.names))
-    places = torch.tensor([drawing.classes.index(name) for name in generator.classes])
+    channels = list(theirs.bands.index_of(ours.bands.names))
+    masks = drawing.condition.masks
+    if masks is None:
+        conditions = torch.tensor([theirs.classes.index(name) for name in ours.classes])
+        labels = torch.arange(fitted + measured) % len(conditions)
+    else:
+        conditions = masks.long()
+        labels = torch.zeros(fitted + measured, dtype=torch.long)
 
     def draw(some: Sequence[int]) -> Float[Tensor, "b c h w"]:
-        label = places[torch.tensor(list(some)) % len(places)]
-        return sample(drawing, label, seed_of(seed, "tiles", some[0]))[:, channels]
+        chosen = conditions[torch.tensor(list(some)) % len(conditions)]
+        return sample(theirs, chosen, seed_of(seed, "tiles", some[0]))[:, channels]
 
-    labels = torch.arange(fitted + measured) % len(places)
     return Drawn(draw=draw, fitted=fitted, measured=measured, labels=labels)
 
 
@@ -202,21 +218,23 @@ def _files(settings: Settings) -> dict[str, list[Path]]:
 
 
 def _read(
-    paths: Sequence[Path], generator: ClassGenerator
+    paths: Sequence[Path], gan: GanModel
 ) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
-    """Return stored tiles of the generator's bands and classes; others are counted in the log."""
+    """Return stored tiles of the generator's bands and conditions; the log counts the others."""
+    names, bands = gan.condition.names, gan.network.bands.names
     tiles = [read_tile(path) for path in paths]
     fitting = [
-        tile
-        for tile in tiles
-        if tile.names == generator.bands.names
-        and tile.tags.get("RSLOW_CONDITION") in generator.classes
+        tile for tile in tiles if tile.names == bands and tile.tags.get("RSLOW_CONDITION") in names
     ]
     if len(fitting) < len(tiles):
         log.warning(
             "left out: %d stored tiles of other bands or classes", len(tiles) - len(fitting)
         )
     stored = [reflectance_of(tile.pixels) for tile in fitting]
-    labels = [generator.classes.index(tile.tags["RSLOW_CONDITION"]) for tile in fitting]
-    blank = torch.empty(0, len(generator.bands), 0, 0)
+    # Tiles of given masks are all of one class.
+    labels = [
+        0 if gan.condition.pixelwise else names.index(tile.tags["RSLOW_CONDITION"])
+        for tile in fitting
+    ]
+    blank = torch.empty(0, len(bands), 0, 0)
     return torch.stack(stored) if stored else blank, torch.tensor(labels, dtype=torch.long)

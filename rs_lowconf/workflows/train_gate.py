@@ -1,8 +1,9 @@
 """Training of the gate: what drops unrealistic tiles, and what that is known to cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,21 +12,23 @@ from rs_lowconf.device import choose_device
 from rs_lowconf.gan.condition import bank_of
 from rs_lowconf.gan.critic import RealismCritic, fit_realism
 from rs_lowconf.gan.judge import train_judge, train_mask_judge
-from rs_lowconf.gan.masks import MaskCritic, by_mask
-from rs_lowconf.gan.model import load_model, save_critic
+from rs_lowconf.gan.masks import MaskCritic, alike, by_mask
+from rs_lowconf.gan.model import GanModel, load_model, save_critic
 from rs_lowconf.gan.pyramid import ClassGenerator
+from rs_lowconf.gan.rendering import Rendering
 from rs_lowconf.gan.tiles import all_turns
+from rs_lowconf.gan.train_sources import TrainingSource
 from rs_lowconf.models import checksums, features_in
 from rs_lowconf.runs import RunFolder, write_json
 from rs_lowconf.search.calibration import Features, calibrate
 from rs_lowconf.search.fitted import FittedGate
 from rs_lowconf.search.neighbours import features_of
-from rs_lowconf.settings import GanSettings, Settings
+from rs_lowconf.settings import Settings
 from rs_lowconf.target.trained import load_trained
 from rs_lowconf.types import Critic, FeatureExtractor, TileSource
 from rs_lowconf.workflows.fit_gate import fit_gate
 from rs_lowconf.workflows.records import Work
-from rs_lowconf.workflows.training import last_record, open_like, open_like_masks
+from rs_lowconf.workflows.training import last_record, open_like, open_like_masks, open_sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +37,8 @@ class TrainedGate:
 
     calibrated_on: tuple[int, ...]
     """Held-out tiles that each of its stages is calibrated on."""
-    fitted: FittedGate | None
-    """What decides with gate.recipe=frozen; None with gate.recipe=native."""
+    described: Mapping[str, Any]
+    """What it costs in real tiles and, with gate.recipe=frozen, what it drops."""
     folder: Path
 
 
@@ -47,30 +50,27 @@ def train_gate(settings: Settings) -> Work[TrainedGate]:
         DataError: too few tiles are held out.
         JobError: the training diverged.
     """
-    if settings.data.masked:
-        return (yield from _of_masks(settings))
-    return (yield from _of_labels(settings))
-
-
-def _of_labels(settings: Settings) -> Work[TrainedGate]:
     device, run = choose_device(settings.run), settings.run.dir
-    paths = {
-        "gan": run / "gan" / "gan.safetensors",
-        "extractor": run / "extractor" / "extractor.safetensors",
-        "critic": run / "gate" / "critic.safetensors",
-    }
+    paths = {"gan": run / "gan" / "gan.safetensors", "critic": run / "gate" / "critic.safetensors"}
     gan = load_model(paths["gan"], device)
+    if settings.data.masked:
+        return (yield from _of_masks(settings, gan, paths, device))
+    paths["extractor"] = run / "extractor" / "extractor.safetensors"
+    return (yield from _of_labels(settings, gan, paths, device))
+
+
+def _of_labels(
+    settings: Settings, gan: GanModel, paths: dict[str, Path], device: torch.device
+) -> Work[TrainedGate]:
     generator = gan.class_generator
     extractor = load_trained(paths["extractor"], device, kind="classifier")
     source, val = open_like(settings, generator)
-    folder = RunFolder(run / "gate", settings)
-    folder.trim_log("images", 0)
+    folder = _folder(settings)
     fitted = None
     if settings.gate.recipe == "frozen":
         # First, because it says soonest what is missing.
-        recipe = GanSettings.model_validate(gan.header["settings"])
-        fitted = yield from fit_gate(settings, generator, recipe, device)
-        write_json(folder.path / "report.json", fitted.describe(settings.search.false_rejection))
+        sources = open_sources(settings, "train"), open_sources(settings, "val")
+        fitted = yield from fit_gate(settings, gan, sources, device)
     critic = yield from train_critic(settings, generator, source, device, folder.log)
     save_critic(paths["critic"], critic)
     return _calibrated(
@@ -82,6 +82,12 @@ def _of_labels(settings: Settings) -> Work[TrainedGate]:
         device=device,
         fitted=fitted,
     )
+
+
+def _folder(settings: Settings) -> RunFolder:
+    folder = RunFolder(settings.run.dir / "gate", settings)
+    folder.trim_log("images", 0)
+    return folder
 
 
 def train_critic(
@@ -107,14 +113,21 @@ def train_critic(
     return fit_realism(judge, generator, source, seed)
 
 
-def _of_masks(settings: Settings) -> Work[TrainedGate]:
+def _of_masks(
+    settings: Settings, gan: GanModel, paths: dict[str, Path], device: torch.device
+) -> Work[TrainedGate]:
     """Train the critic of tiles with masks; its own features say which tiles look alike."""
-    device, run = choose_device(settings.run), settings.run.dir
-    paths = {"gan": run / "gan" / "gan.safetensors", "critic": run / "gate" / "critic.safetensors"}
-    generator, opponent = load_model(paths["gan"], device).masked
+    generator, opponent = gan.masked
     train, val = (open_like_masks(settings, generator, split) for split in ("train", "val"))
-    folder = RunFolder(run / "gate", settings)
-    folder.trim_log("images", 0)
+    folder = _folder(settings)
+    fitted = None
+    if settings.gate.recipe == "frozen":
+        rendering = Rendering(bands=train.bands)
+        learned, held = (
+            [TrainingSource(name="tiles", tiles=alike(tiles), rendering=rendering)]
+            for tiles in (train, val)
+        )
+        fitted = yield from fit_gate(settings, gan, (learned, held), device)
     records = train_mask_judge(
         generator.generator,
         train,
@@ -135,6 +148,7 @@ def _of_masks(settings: Settings) -> Work[TrainedGate]:
         extractor=(critic, features_in(critic, generator.bands)),
         tiles=(by_mask(train), by_mask(val)),
         device=device,
+        fitted=fitted,
     )
 
 
@@ -173,7 +187,10 @@ def _calibrated(
         fitted=fitted,
     )
     calibration.save(folder / "calibration.safetensors")
-    stages = (calibration,) if fitted is None else fitted.stages
+    described = calibration.describe(settings.search.false_rejection)
+    write_json(folder / "report.json", described)
     return TrainedGate(
-        calibrated_on=tuple(len(stage.reference) for stage in stages), fitted=fitted, folder=folder
+        calibrated_on=tuple(stage["held_out_real_tiles"] for stage in described["stages"]),
+        described=described,
+        folder=folder,
     )

@@ -178,14 +178,14 @@ def update(settings: Settings) -> Work[Update]:
     learned: LearnedHead | LearnedPart
     with whole_folder(folder, OutputError(f"{folder} exists already")) as building:
         gan = generator.gan
-        if gan.condition.pixelwise:
-            learned = _of_masks(settings, building, gan, reviews, known, seed=seed)
-        elif known.fitted is None:
-            learned = yield from _make(settings, building, gan, reviews, known, seed=seed)
-        else:
+        if known.fitted is not None:
             learned = _teach(
                 settings, building, gan, reviews, known, fitted=known.fitted, seed=seed
             )
+        elif gan.condition.pixelwise:
+            learned = _of_masks(settings, building, gan, reviews, known, seed=seed)
+        else:
+            learned = yield from _make(settings, building, gan, reviews, known, seed=seed)
         RunFolder(building, settings)
         report = {
             "update": before + 1,
@@ -254,15 +254,16 @@ def _teach(
         false_rejection=settings.search.false_rejection,
         seed=seed,
     )
-    replace(known, fitted=taught.gate).save(folder / "calibration.safetensors")
+    after = replace(known, fitted=taught.gate)
+    after.save(folder / "calibration.safetensors")
     return LearnedPart(
         rejected=taught.rejected,
         accepted=taught.accepted,
         dropped=taught.dropped,
         held_out_real_tiles=len(taught.gate.stages[0].reference),
         gate=Gates(
-            before=fitted.describe(settings.search.false_rejection),
-            after=taught.gate.describe(settings.search.false_rejection),
+            before=known.describe(settings.search.false_rejection),
+            after=after.describe(settings.search.false_rejection),
         ),
     )
 
@@ -459,10 +460,7 @@ def _with_head(
         head=fitted.head,
     )
     calibration.save(folder / "calibration.safetensors")
-    gates = [
-        own.gate(critics[0], features, settings.search.false_rejection).describe()
-        for own in (known, calibration)
-    ]
+    gates = [own.describe(settings.search.false_rejection) for own in (known, calibration)]
     return LearnedHead(
         auc=fitted.auc,
         accepted=fitted.accepted,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rs_lowconf.device import choose_device
 from rs_lowconf.gan.figures import sample
-from rs_lowconf.gan.model import load_generator
+from rs_lowconf.gan.model import load_model
 from rs_lowconf.gan.negatives import phase_scrambled, shuffled_blocks
 from rs_lowconf.gan.pyramid import ClassGenerator
 from rs_lowconf.generators import finish
@@ -29,7 +29,7 @@ from rs_lowconf.runs import write_json, write_text
 from rs_lowconf.search.fitted import FittedGate, Kind, dropped, judged
 from rs_lowconf.search.gate import rank_of
 from rs_lowconf.seeds import seed_of
-from rs_lowconf.settings import GanSettings, Settings, load
+from rs_lowconf.settings import Settings, load
 from rs_lowconf.stored import as_stored
 from rs_lowconf.workflows.fit_gate import fit_gate
 from rs_lowconf.workflows.training import open_sources
@@ -153,7 +153,7 @@ def table(report: dict[str, Any]) -> str:
         "| kind | fitted | dropped | left out of the fit | by part |",
         "|---|---|---|---|---|",
     ]
-    for name, own in report["gate"]["power"]["kinds"].items():
+    for name, own in report["power"]["kinds"].items():
         parts = ", ".join(f"{part} {count}" for part, count in own["by_part"].items())
         lines.append(
             f"| {name} | {'yes' if own['fitted'] else 'never'} | {share(own)} | "
@@ -167,7 +167,7 @@ def table(report: dict[str, Any]) -> str:
             f"| {name}, threshold from one half of {own['tiles']:,}, permitted "
             f"{own['permitted']:.1%} | {own['mean_over_halves']:.2%} |"
         )
-    power = report["gate"]["power"]
+    power = report["power"]
     for source, classes in power["real_tiles_by_class"].items():
         lines += [f"| {source}, {name} | {share(own)} |" for name, own in classes.items()]
     if "real_tiles_shown_as_pictures" in power:
@@ -187,13 +187,13 @@ def main() -> None:
     words = parser.parse_args()
     settings = load(words.config, words.set)
     device = choose_device(settings.run)
-    generator, header = load_generator(settings.run.dir / "gan" / "gan.safetensors", device)
-    recipe = GanSettings.model_validate(header["settings"])
-    fitted = finish(fit_gate(settings, generator, recipe, device))
-    picture, shares = sheet(settings, generator, fitted, device)
+    gan = load_model(settings.run.dir / "gan" / "gan.safetensors", device)
+    sources = open_sources(settings, "train"), open_sources(settings, "val")
+    fitted = finish(fit_gate(settings, gan, sources, device))
+    picture, shares = sheet(settings, gan.class_generator, fitted, device)
     report = {
-        "images": header["images"],
-        "gate": fitted.describe(settings.search.false_rejection),
+        "images": gan.header["images"],
+        "power": fitted.power,
         "pictures": pictures(settings, fitted, device),
         "cross_fitted": cross_fitted(fitted, settings.search.false_rejection),
         "sheet": shares,
