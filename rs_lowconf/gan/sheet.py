@@ -68,10 +68,14 @@ def write_sheets(
         the files written: composites whose bands are missing are left out; without any, the
         first band in grey.
     """
-    legend: Mapping[str, Colour] = {}
+    legend: dict[str, Colour] = {}
+    colours: list[Colour] = []
     if isinstance(generator, MaskGenerator):
         legend = colours_of(source.classes)
+        colours = list(legend.values())
         blocks = _of_masks(generator, source, columns, seed)
+        if any((block[0][1][0] == UNKNOWN).any() for block in blocks):
+            legend["unknown"] = (0, 0, 0)
     else:
         assert isinstance(source, TileSource)  # noqa: S101 -- as its generator
         blocks = [_of_classes(generator, source, columns, seed, rendering)]
@@ -87,7 +91,7 @@ def write_sheets(
                     [
                         tiles_row(part, source.bands, composite, columns)
                         if part.dim() == 4
-                        else _mask_row(part, list(legend.values()), columns)
+                        else _mask_row(part, colours, columns)
                         for part in parts
                     ],
                 )
