@@ -235,7 +235,7 @@ def descend(
     return Descent(probability=probability, counted=counted, deepest=population.share)
 
 
-def interval(groups: Sequence[Float64[np.ndarray, " r"]], level: float) -> tuple[float, float]:
+def interval(groups: Sequence[Float64[np.ndarray, " _"]], level: float) -> tuple[float, float]:
     """Return the interval of the mean of groups from the scatter of independent populations.
 
     That of the latents within a population would be far too short. Estimates of populations are
