@@ -217,3 +217,12 @@ def test_random_tiles_are_the_same_for_the_same_seed() -> None:
     pictures, labels = draw_pictures(generator, torch.tensor([3, 50]), shown, 5)
     assert torch.equal(torch.bincount(labels), torch.tensor([3, 50]))
     assert np.array_equal(pictures[3:43], shown.generated(first, TILES))
+
+
+@pytest.mark.parametrize("count", [229, 500])
+def test_no_area_is_above_one(count: int) -> None:
+    """Also where all is told apart, and the shares of resampled tiles round."""
+    truth = np.arange(2 * count) < count
+    found = result_of(np.where(truth, 1.0, -1.0), truth, seed=0)
+    assert (found.auc, found.auc_low, found.auc_high) == (1.0, pytest.approx(1.0), 1.0)
+    assert found.auc_low <= 1.0

@@ -117,7 +117,8 @@ def result_of(
         np.stack([np.bincount(row, minlength=len(part)) for row in rows]) / len(part)
         for rows, part in zip(chosen, (real, generated), strict=True)
     ]
-    areas = ((counts[0] @ pairs) * counts[1]).sum(1)
+    # Sums of shares round to a little more than 1.
+    areas = ((counts[0] @ pairs) * counts[1]).sum(1).clip(0, 1)
     thresholds = np.quantile(real[chosen[0]], FALSE_REJECTION, axis=1)
     shares = (generated[chosen[1]] >= thresholds[:, None]).mean(1)
     low, high = np.quantile([areas, shares], [0.025, 0.975], axis=1)
