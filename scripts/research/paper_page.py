@@ -465,10 +465,10 @@ def _answer(reports: Mapping[str, Report]) -> Iterator[str]:
     """Return the answer, at most 150 words; every figure is in the tables below."""
     saved, wrong, judged, hints = [], [], [], []
     worth = 0.0
-    for name, report in reports.items():
+    for report in reports.values():
         middle = report["budgets"][len(report["budgets"]) // 2]
         cells = {cell["method"]: cell for cell in _chosen(report) if cell["labels"] == middle}
-        saved.append(f"{cells['stratified']['saving']:.1f} (`{name}`)")
+        saved.append(f"{cells['stratified']['saving']:.1f}")
         arms = {cell["source"]: cell for cell in report["generated"]}
         wrong.append(f"{arms['tiles that the search found']['times']:.0f}")
         most = {
@@ -484,20 +484,20 @@ def _answer(reports: Mapping[str, Report]) -> Iterator[str]:
             if cell["method"] == "stratified" and cell["labels"] == middle and not cell["blind"]
         }
         hints.append(f"{by_hint['retrieved']:.2f} beside {by_hint['confidence']:.2f}")
+    pools = ", ".join(f"`{name}`" for name in reports)
     yield (
-        "**As the paper poses it, no.** Labelled by their condition, tiles that the search found "
-        f"are wrong {', '.join(wrong)} times as often as real ones, which no number of labels "
+        "**As the paper poses it, no.** Labelled by condition, found tiles are wrong "
+        f"{', '.join(wrong)} times as often as real ones ({pools}), which no number of labels "
         f"mends; no such arm was worth more than {worth:,.0f} uniform labels of real tiles. "
-        f"Labelled by judges, the best arm was worth at most {', '.join(judged)}: near the truth "
-        "on one pool and far from it on others, which nobody can know beforehand."
+        f"Labelled by judges, the best arm was worth at most {', '.join(judged)} of them, which "
+        "nobody knows beforehand."
     )
     yield ""
     yield (
         "**Labelling real tiles that the target is unsure of, drawn by known chances, pays.** "
-        f"With 5 % of a pool labelled, `stratified` has the error of {', '.join(saved)} times as "
-        "many uniform labels, without bias, with intervals that cover, and as `plan` foretold. "
-        "Generated tiles that say where to look among real ones changed that little: "
-        f"{', '.join(hints)}."
+        f"With 5 % labelled, `stratified` has the error of {', '.join(saved)} times as many "
+        "uniform labels, without bias, with intervals that cover, much as `plan` foretold. "
+        f"Generated tiles as hints changed little: {', '.join(hints)}."
     )
 
 
