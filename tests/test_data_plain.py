@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -114,3 +115,17 @@ def test_damage_is_no_bug(
     whole[min(place, len(whole) - 1)] = value
     path.write_bytes(whole)
     read_plain(path, MOST)
+
+
+def test_a_nodata_of_zero_point_zero_is_zero(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Files of whole numbers often have it so, and nobody is warned of each of them."""
+    path = tmp_path / "a.tif"
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    tifffile.imwrite(path, pixels, extratags=[(42113, "s", 0, "0.0", True)])
+    assert same(path)
+    found = read_plain(path, MOST)
+    assert found is not None
+    assert found.nodata == 0
+    assert caplog.records == []

@@ -5,6 +5,7 @@ its reference system. tifffile takes a quarter of that. A checksum shows whether
 numbers, so this need not support every kind of TIFF: GDAL reads the rest.
 """
 
+import logging
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,15 @@ _BEYOND = (
     OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error,
     tifffile.TiffFileError,
 )  # fmt: skip
+
+
+def _of_interest(record: logging.LogRecord) -> bool:
+    """Return whether a message is of something that is not read here in another way."""
+    return "GDAL_NODATA" not in record.getMessage()
+
+
+# It warns of a nodata of 0.0 in files of whole numbers, which GDAL takes for 0, as we do.
+logging.getLogger("tifffile").addFilter(_of_interest)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
