@@ -117,6 +117,7 @@ def test_damage_is_no_bug(
     read_plain(path, MOST)
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_a_nodata_of_zero_point_zero_is_zero(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
