@@ -597,6 +597,9 @@ def test_a_gate_with_power_judges_tiles_with_masks(
     config = folder / "config.yaml"
     text = (trained / "config.yaml").read_text().replace(str(trained), str(folder))
     config.write_text(text.replace("gate: {recipe: native,", "gate: {tiles: 40, side: 64,"))
+    ran = rslow("train", "gate", "-c", config, "-s", "search.false_rejection=0.02")
+    assert (ran.code, "expected at least 124" in ran.err) == (4, True), ran.err
+    assert not (folder / "run" / "gate" / "critic.safetensors").exists()
     words = ("-c", config, "-s", "search.false_rejection=0.4")
     ran = rslow("train", "gate", *words)
     assert ran.code == 0, ran.err

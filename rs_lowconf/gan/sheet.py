@@ -75,7 +75,7 @@ def write_sheets(
         colours = list(legend.values())
         blocks = _of_masks(generator, source, columns, seed)
         if any((block[0][1][0] == UNKNOWN).any() for block in blocks):
-            legend["unknown"] = (0, 0, 0)
+            legend.setdefault("unknown", (0, 0, 0))
     else:
         assert isinstance(source, TileSource)  # noqa: S101 -- as its generator
         blocks = [_of_classes(generator, source, columns, seed, rendering)]
@@ -86,15 +86,7 @@ def write_sheets(
         heads = () if legend else ("REAL", "GENERATED")
         rows = [
             [
-                (
-                    label,
-                    [
-                        tiles_row(part, source.bands, composite, columns)
-                        if part.dim() == 4
-                        else _mask_row(part, colours, columns)
-                        for part in parts
-                    ],
-                )
+                (label, [_row(part, source.bands, composite, colours, columns) for part in parts])
                 for label, parts in block
             ]
             for block in blocks
@@ -104,6 +96,15 @@ def write_sheets(
             compose(title, rows, heads, legend).save(temporary, format="PNG")
         written.append(path)
     return written
+
+
+def _row(
+    part: Tensor, bands: BandSpec, composite: Composite, colours: Sequence[Colour], columns: int
+) -> UInt8[np.ndarray, "h row 3"]:
+    """Return tiles, or masks, side by side."""
+    if part.dim() == 3:
+        return _mask_row(part, colours, columns)
+    return tiles_row(part, bands, composite, columns)
 
 
 def _of_classes(

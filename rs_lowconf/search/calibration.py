@@ -109,7 +109,7 @@ class Calibration:
 
     @property
     def _masked(self) -> bool:
-        """Return whether tiles have masks: reviews have no column of their own beside `fitted`."""
+        """Return whether tiles have masks, so that there is a column of their agreement."""
         return self.reference.shape[1] - (self.head is not None) > _AGREEMENT_COLUMN
 
     def _stage(

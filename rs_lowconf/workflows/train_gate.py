@@ -20,8 +20,9 @@ from rs_lowconf.gan.tiles import all_turns
 from rs_lowconf.gan.train_sources import TrainingSource
 from rs_lowconf.models import checksums, features_in
 from rs_lowconf.runs import RunFolder, write_json
-from rs_lowconf.search.calibration import Features, calibrate
+from rs_lowconf.search.calibration import AGREEMENT_SHARE, Features, calibrate
 from rs_lowconf.search.fitted import FittedGate
+from rs_lowconf.search.gate import require_enough
 from rs_lowconf.search.neighbours import features_of
 from rs_lowconf.settings import Settings
 from rs_lowconf.target.trained import load_trained
@@ -122,6 +123,8 @@ def _of_masks(
     folder = _folder(settings)
     fitted = None
     if settings.gate.recipe == "frozen":
+        # Early: else it is only found when the critic is trained.
+        require_enough(len(val), AGREEMENT_SHARE * settings.search.false_rejection)
         rendering = Rendering(bands=train.bands)
         learned, held = (
             [TrainingSource(name="tiles", tiles=alike(tiles), rendering=rendering)]
