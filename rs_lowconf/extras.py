@@ -6,13 +6,12 @@ from rs_lowconf.errors import MissingPackageError
 
 _REVIEW: Final = frozenset({"PIL", "krippendorff", "sklearn"})
 _ESTIMATE: Final = frozenset({"sklearn"})
-_GENERATE: Final = _REVIEW | _ESTIMATE | {"torch", "safetensors"}
+_GENERATE: Final = _REVIEW | _ESTIMATE | {"torch", "torchvision", "timm", "safetensors"}
 EXTRAS: Final = {
     "review": _REVIEW,
     "estimate": _ESTIMATE,
     "generate": _GENERATE,
-    "train": _GENERATE
-    | {"torchvision", "torchgeo", "requests", "kornia", "timm", "segmentation_models_pytorch"},
+    "train": _GENERATE | {"torchgeo", "requests", "kornia", "segmentation_models_pytorch"},
     "notebook": _GENERATE | {"xarray"},
     "dask": frozenset({"distributed"}),
     "ppi": _ESTIMATE | {"ppi_py"},

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from rs_lowconf.album import open_album
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.class_map import ClassMap
 from rs_lowconf.device import choose_device
@@ -132,7 +133,8 @@ class Models:
     class_map: ClassMap
     """Which classes of the target and the generator mean the same."""
     real: TileSource | None
-    """Real tiles to show beside generated ones; None where there are no data."""
+    """Real tiles to show beside generated ones: of the settings, else the album of the embedded
+    models; None if there are neither."""
     evaluator: Evaluator
     shell: PriorShell
     looks: Looks
@@ -479,9 +481,9 @@ def views_of(
 
 
 def _real_tiles(settings: Settings, generator: GeneratorModel) -> TileSource | None:
-    """Return the tiles to show beside generated ones, if there are data."""
+    """Return the tiles to show beside generated ones, if there are any."""
     if settings.data.kind == "none":
-        return None
+        return open_album() if settings.run.models == "embedded" else None
     from rs_lowconf.data.masks import open_masks
     from rs_lowconf.data.source import open_split
 

@@ -1,5 +1,7 @@
 """Put the models of a run into the package, with a model card made of the run's own figures.
 
+Beside them it writes the album: of each class 8 of the training tiles, as different as possible.
+
 Usage: python scripts/embed.py RUN_FOLDER VISIBLE_RUN_FOLDER [REMARK]
 
 The second folder holds the target of the visible bands. The remark says on the card what the
@@ -12,15 +14,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from rs_lowconf.album import ALBUM, write_album
+from rs_lowconf.data.source import open_split
 from rs_lowconf.models import checksums
 from rs_lowconf.percents import percent
 from rs_lowconf.places import EMBEDDED
 from rs_lowconf.runs import read_checkpoint, sha256_of, write_text
+from rs_lowconf.search.archive import most_diverse
 from rs_lowconf.search.calibration import Calibration, load_calibration
+from rs_lowconf.search.neighbours import features_of
 from rs_lowconf.search.report import gate_lines
-from rs_lowconf.settings import GanSettings, SearchSettings
+from rs_lowconf.settings import GanSettings, SearchSettings, load
+from rs_lowconf.target.trained import load_trained
 
-MOST_BYTES = 12_000_000
+MOST_BYTES = 17_000_000
 FILES = (
     "gan/gan.safetensors",
     "gate/critic.safetensors",
@@ -31,6 +40,17 @@ FILES = (
     "target/multispectral.safetensors",
     "target/visible.safetensors",
 )
+PER_CLASS = 8
+"""Tiles of each class in the album."""
+NOTICE = """# The album
+
+Real Sentinel-2 tiles (L1C, 13 bands, reflectance x 10,000), {per_class} of each class, from the
+training split of the embedded generator. `rslow generate` and `rslow quickstart` show them beside
+generated tiles where no other data are named. Nothing is measured on them.
+
+* **Licence**: MIT (EuroSAT, Helber et al. 2019, https://github.com/phelber/EuroSAT)
+* **Attribution**: {attribution}
+"""
 CARD = """# Embedded models
 
 What `rslow quickstart` and `rslow generate` use when no other models are named: a conditional GAN
@@ -77,6 +97,26 @@ Every figure of the generator, with its number of tiles, interval and floor, is 
 |---|---:|---|
 {files}
 """
+
+
+def write_tiles(run: Path, folder: Path) -> None:
+    """Write the album of a run's data, and what may be done with it.
+
+    Args:
+        run: with an extractor and a gate, whose settings name the data.
+        folder: replaced when it exists.
+    """
+    data = load(run / "gate" / "settings.yaml").data
+    source, cpu = open_split(data, "train"), torch.device("cpu")
+    extractor = load_trained(run / "extractor" / "extractor.safetensors", cpu, kind="classifier")
+    features, rows = features_of(extractor, source, cpu), list[int]()
+    for label in range(len(source.classes)):
+        own = (source.labels == label).nonzero()[:, 0]
+        rows += own[most_diverse(features[own], PER_CLASS)].tolist()
+    shutil.rmtree(folder, ignore_errors=True)
+    write_album(source, rows, data.attribution, folder)
+    text = NOTICE.format(per_class=PER_CLASS, attribution=data.attribution)
+    write_text(folder / "README.md", text)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -179,6 +219,7 @@ def main(run: Path, visible: Path, remark: str = "") -> None:
     for file, path in sources.items():
         (EMBEDDED / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, EMBEDDED / file)
+    write_tiles(run, ALBUM)
     shutil.copyfile(run / "evaluate" / "report.md", EMBEDDED / "QUALITY.md")
     write_text(EMBEDDED / "MODEL_CARD.md", card)
     print(f"{size:,} bytes in {EMBEDDED}; read {EMBEDDED / 'MODEL_CARD.md'}")

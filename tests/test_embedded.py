@@ -5,20 +5,26 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import geopandas
+import pandas
 import pytest
 import torch
 
+from rs_lowconf.album import ALBUM, open_album
+from rs_lowconf.data.source import open_split
 from rs_lowconf.errors import SettingsError
 from rs_lowconf.gan.model import load_encoder, load_model
 from rs_lowconf.models import checksums, known_to_encoder
 from rs_lowconf.places import EMBEDDED, model_path
+from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.search.calibration import load_calibration
 from rs_lowconf.search.distances import load_distances
 from rs_lowconf.settings import load
+from rs_lowconf.stored import reflectance_of
 from rs_lowconf.target.load import load_target
 
 CPU = torch.device("cpu")
@@ -29,12 +35,12 @@ SMALL = ("--set", "search.count=3", "--set", "search.baseline_evaluations=0")
 
 
 def test_they_are_complete_and_small_and_belong_together() -> None:
-    """At most 12 MB; the gate was calibrated and the encoder trained for these very files."""
+    """At most 22 MB with the album; gate and encoder were trained for these very files."""
     gate = {"critic", "calibration"}
     targets = {"multispectral", "visible"}
     assert set(MODELS) == {"gan", "extractor", "encoder", "distances"} | gate | targets
     shipped = [path for path in EMBEDDED.rglob("*") if path.parent != TRAINING.parent]
-    assert sum(path.stat().st_size for path in shipped if path.is_file()) <= 12e6
+    assert sum(path.stat().st_size for path in shipped if path.is_file()) <= 22e6
     load_calibration(MODELS["calibration"], checksums(MODELS))
     known = known_to_encoder(load(None))
     load_encoder(MODELS["encoder"], {"gan": known["gan"]}, CPU)
@@ -85,11 +91,34 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_search_needs_no_data(searched: Path) -> None:
-    """The package holds no real tiles and says whose data the generator learned from."""
-    assert not (searched / "review" / "anchors").exists()
-    assert len(geopandas.read_file(searched / "review" / "review.gpkg", layer="review")) == 3
+    """Beside every tile is a real one of its class from the album, at its true location."""
+    rows = geopandas.read_file(searched / "review" / "review.gpkg", layer="review")
+    assert len(rows) == 3
+    album, found = open_album(), pandas.read_parquet(searched / "samples.parquet")
+    where = dict(zip(album.ids, zip(album.labels.tolist(), album.grids, strict=True), strict=True))
+    for own in found.itertuples():
+        label, grid = where[own.neighbour]
+        assert album.classes[label] == own.condition
+        (beside,) = (searched / "review").glob(f"anchors/*{own.sample_id}*.tif")
+        assert read_tile(beside).grid == grid
+        pixels = album.batch([album.ids.index(own.neighbour)]).image[0]
+        assert torch.equal(reflectance_of(read_tile(beside).pixels), pixels)
     manifest = json.loads((searched / "review" / "manifest.json").read_text())
     assert "Copernicus Sentinel data" in manifest["attribution"]
+
+
+def test_the_album_has_eight_training_tiles_of_every_class(eurosat_root: Path) -> None:
+    """Every file says that it was observed and whose it is; nothing was held out for tests."""
+    album = open_album()
+    assert Counter(album.labels.tolist()) == dict.fromkeys(range(10), 8)
+    train = open_split(load(None, ["data.kind=eurosat", f"data.root={eurosat_root}"]).data, "train")
+    known = {Path(name).name for name in train.ids}
+    assert {Path(name).name for name in album.ids} <= known
+    for path in ALBUM.glob("*/*.tif"):
+        tags = read_tile(path).tags
+        assert tags["RSLOW_SYNTHETIC"] == "false"
+        assert "EuroSAT" in tags["TIFFTAG_COPYRIGHT"]
+    assert "Copernicus" in (ALBUM / "README.md").read_text()
 
 
 @pytest.mark.slow

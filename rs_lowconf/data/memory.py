@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rs_lowconf.bands import BandSpec
-from rs_lowconf.data.files import TileFile
 from rs_lowconf.grid import Grid
 from rs_lowconf.types import TileBatch
 
@@ -24,7 +23,8 @@ class MemorySource:
         pixels: NDArray[Any],
         bands: BandSpec,
         classes: tuple[str, ...],
-        files: tuple[TileFile, ...],
+        ids: tuple[str, ...],
+        labels: Sequence[int],
         grids: tuple[Grid | None, ...],
     ) -> None:
         """Keep tiles that have been checked.
@@ -33,13 +33,14 @@ class MemorySource:
             pixels: digital numbers, n c h w.
             bands: of the channel axis.
             classes: the class list.
-            files: the file of each tile.
+            ids: name of each tile, unique.
+            labels: class of each tile, as an index of `classes`.
             grids: where each tile lies.
         """
         self.bands = bands
         self.classes = classes
-        self.ids = tuple(file.tile_id for file in files)
-        self.labels: Int[Tensor, " n"] = torch.tensor([file.label for file in files])
+        self.ids = ids
+        self.labels: Int[Tensor, " n"] = torch.tensor(labels)
         self.grids = grids
         self._pixels = pixels
 

@@ -84,7 +84,8 @@ def open_pictures(
         pixels=np.stack(pixels),
         bands=picture_bands(settings),
         classes=listed.classes,
-        files=tuple(wanted),
+        ids=tuple(file.tile_id for file in wanted),
+        labels=[file.label for file in wanted],
         grids=(None,) * len(wanted),
     )
 

@@ -83,7 +83,8 @@ def _open_tiles(settings: LabelledTiles, split: Split) -> MemorySource:
         pixels=pixels[: len(files)],
         bands=bands,
         classes=classes,
-        files=tuple(files),
+        ids=tuple(file.tile_id for file in files),
+        labels=[file.label for file in files],
         grids=tuple(grids),
     )
 

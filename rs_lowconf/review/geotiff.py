@@ -26,7 +26,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter, MemoryFile
 from rasterio.transform import Affine
 
-from rs_lowconf.bands import BandSpec
+from rs_lowconf.bands import BandSpec, Level
 from rs_lowconf.colours import Colour
 from rs_lowconf.errors import DataError, ReviewError
 from rs_lowconf.grid import Grid
@@ -36,7 +36,7 @@ from rs_lowconf.runs import replacing, write_text
 NO_CONFIDENCE = -1.0
 """Nodata of confidence."""
 
-LEVEL = "RSLOW_LEVEL"
+_LEVEL = "RSLOW_LEVEL"
 """Tag of the processing level."""
 
 _AI_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -57,6 +57,11 @@ class Tile:
 
     grid: Grid | None
     """Where the tile lies; None without georeference."""
+
+    @property
+    def level(self) -> Level:
+        """Return the processing level; tiles of the first versions name none and are L1C."""
+        return "L2A" if self.tags.get(_LEVEL) == "L2A" else "L1C"
 
 
 def synthetic_tags(attribution: str) -> dict[str, str]:
@@ -122,7 +127,7 @@ def write_tile(
     with _written(path, profile, grid) as file:
         file.write(np.maximum(pixels, 1))
         file.descriptions = bands.names
-        file.update_tags(**{LEVEL: bands.level, **tags})
+        file.update_tags(**{_LEVEL: bands.level, **tags})
 
 
 def write_classes(

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from rs_lowconf.bands import COMPOSITES, BandSpec, Level
+from rs_lowconf.bands import COMPOSITES, BandSpec
 from rs_lowconf.errors import DataError, ReviewError
 from rs_lowconf.review.composites import stretch
-from rs_lowconf.review.geotiff import LEVEL, read_tile
+from rs_lowconf.review.geotiff import read_tile
 from rs_lowconf.review.previews import save_png
 
 
@@ -54,9 +54,7 @@ def write_pictures(
     pictures = {}
     for path in paths:
         tile = read_tile(path)
-        # Tiles of earlier versions may lack it.
-        level: Level = "L2A" if tile.tags.get(LEVEL) == "L2A" else "L1C"
-        bands = BandSpec(names=tile.names, level=level)
+        bands = BandSpec(names=tile.names, level=tile.level)
         pictures[path.stem] = Path(folder) / f"{path.stem}.png"
         picture = Image.fromarray(stretch(tile.pixels, bands, COMPOSITES[composite]))
         save_png(pictures[path.stem], picture, tile.tags.get("TIFFTAG_IMAGEDESCRIPTION", ""))

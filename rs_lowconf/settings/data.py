@@ -25,8 +25,8 @@ class NoData(Tiles):
     """No real tiles at hand."""
 
     kind: Literal["none"] = "none"
-    """`none`: no real tiles; the embedded models need none, but then no real tile is shown beside a
-    generated one."""
+    """`none`: no real tiles of your own; beside generated tiles of the embedded models then those
+    of their album are shown, 8 of each class."""
 
 
 class Rasters(Tiles):

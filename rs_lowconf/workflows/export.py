@@ -332,7 +332,7 @@ def _shown_reals(
 
 def real_tiles(export: Export) -> Work[list[tuple[HeldOut, int]]]:
     """Return the real tiles that no model was trained on, of the generator's conditions."""
-    if export.models.real is None:
+    if export.settings.data.kind == "none":  # the album's tiles are training tiles
         return []
     found, left_out = [], Counter[str]()
     for held in held_out(export.settings, export.models):
