@@ -7,7 +7,7 @@ on first use. Nothing here prints; what takes long is iterated over or yields re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -53,6 +53,7 @@ from rs_lowconf.settings import (
 from rs_lowconf.stored import as_stored, reflectance_of
 from rs_lowconf.target.foreign import ForeignTarget
 from rs_lowconf.target.load import load_target as load_target_model
+from rs_lowconf.target.origin import GIVEN
 from rs_lowconf.types import TargetModel, TileBatch
 from rs_lowconf.workflows.export import write_results
 from rs_lowconf.workflows.search import Searching, SearchLog, SearchRun, Teaching
@@ -485,11 +486,16 @@ class Search:
                 "target": target_settings({"class_map": dict(class_map or {})}),
             }
         )
-        models = fit_models(
-            self._settings, generator.model, gate.model, target, real=None, device=generator.device
+        self._models = fit_models(
+            self._settings,
+            generator.model,
+            gate.model,
+            target,
+            origin=GIVEN,
+            known={"target": _identity(target, generator.tile_size)},
+            real=None,
+            device=generator.device,
         )
-        about = {**models.fingerprint, "target": _identity(target, generator.tile_size)}
-        self._models = replace(models, fingerprint=about)
         self._run = SearchRun(self._settings, self._models, place, "search")
         if folder is None:
             # The journal goes with whoever needs it: this search, or its result.

@@ -4,7 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +42,7 @@ from rs_lowconf.search.reading import Reading, regions_of
 from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import SearchSettings, Settings
 from rs_lowconf.target.load import check_fit, load_target
-from rs_lowconf.target.origin import model_file
+from rs_lowconf.target.origin import Origin, origin_of
 from rs_lowconf.target.trained import load_trained
 from rs_lowconf.types import (
     Critic,
@@ -130,6 +130,7 @@ class Models:
     generator: GeneratorModel
     gate: GateModel
     target: TargetModel
+    target_origin: Origin
     class_map: ClassMap
     """Which classes of the target and the generator mean the same."""
     real: TileSource | None
@@ -175,13 +176,17 @@ def load_models(settings: Settings, *, trust_code: bool) -> Models:
         tile_size=generator.net.tile_size,
         device=device,
     )
-    file = model_file(settings.target, trained)
-    models = fit_models(settings, generator, gate, target, real=real, device=device)
-    about = {
-        "target settings": settings.target.model_dump(mode="json", exclude={"class_map"}),
-        "target file": None if file is None else sha256_of(file),
-    }
-    return replace(models, fingerprint={**models.fingerprint, **about})
+    about = settings.target.model_dump(mode="json", exclude={"class_map"})
+    return fit_models(
+        settings,
+        generator,
+        gate,
+        target,
+        origin=origin_of(settings.target, trained),
+        known={"target settings": about},
+        real=real,
+        device=device,
+    )
 
 
 def fit_models(
@@ -190,6 +195,8 @@ def fit_models(
     gate: GateModel,
     target: TargetModel,
     *,
+    origin: Origin,
+    known: Mapping[str, object],
     real: TileSource | None,
     device: torch.device,
 ) -> Models:
@@ -200,6 +207,8 @@ def fit_models(
         generator: draws the tiles.
         gate: judges them.
         target: the model under test.
+        origin: of the target.
+        known: what else tells the target from others, for the fingerprint.
         real: tiles to show beside generated ones.
         device: where the networks are.
 
@@ -247,6 +256,7 @@ def fit_models(
         generator=generator,
         gate=gate,
         target=target,
+        target_origin=origin,
         class_map=class_map,
         real=real,
         evaluator=evaluator,
@@ -264,7 +274,8 @@ def fit_models(
         labels=labels,
         round=number,
         fingerprint={
-            **_fingerprint(settings, generator, gate),
+            **_fingerprint(settings, generator, gate, origin),
+            **known,
             "search.per_condition": per_condition,
             "audit": audits(settings),
             "round": number,
@@ -686,7 +697,9 @@ def _tau(settings: Settings, target: TargetModel, quantile: float) -> float:
     return float(torch.cat(confidence).cpu().quantile(quantile))
 
 
-def _fingerprint(settings: Settings, generator: GeneratorModel, gate: GateModel) -> dict[str, Any]:
+def _fingerprint(
+    settings: Settings, generator: GeneratorModel, gate: GateModel, origin: Origin
+) -> dict[str, Any]:
     """Return what a search depends on, so that it is not continued with something else."""
     # Models are known by their checksums, not by the number of their update.
     free = {"count", "max_evaluations", "max_minutes", "slots", "baseline_evaluations", "update"}
@@ -694,7 +707,7 @@ def _fingerprint(settings: Settings, generator: GeneratorModel, gate: GateModel)
         "run.seed": settings.run.seed,
         "search settings": settings.search.model_dump(mode="json", exclude=free),
         "target settings": None,
-        "target file": None,
+        "target file": origin.sha256,
         "GAN file": generator.sha256,
         "critic file": gate.files["critic"],
         "extractor file": gate.files.get("extractor"),

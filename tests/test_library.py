@@ -178,13 +178,16 @@ def test_the_same_seed_finds_the_same(
 
 @pytest.mark.parametrize("blind", [False, True])
 def test_what_is_found_can_be_reviewed(found: rl.SearchResult, tmp_path: Path, blind: bool) -> None:
-    """A package is written once, and read back with nothing decided."""
+    """A package is written once, names no other target, and is read back with nothing decided."""
     package = rl.write_review(found, tmp_path / "out", blind=blind)
     reviewed = rl.read_review(package)
     assert len(reviewed.answers) == 5
     assert reviewed.decided == 0
     assert reviewed.label == ("blind" if blind else "confirm")
     assert len([*(tmp_path / "out" / "tiles").glob("*.tif")]) == 5
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "given in Python" in page
+    assert "multispectral" not in page  # the target that settings name when they name none
     with pytest.raises(ReviewError, match="exists already"):
         rl.write_review(found, tmp_path / "out")
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from rs_lowconf.data.catalog.rows import CatalogRow, from_table
 from rs_lowconf.data.catalog.table import Catalog
 from rs_lowconf.errors import DataError, ModelError
-from rs_lowconf.runs import classes_of, sha256_of
+from rs_lowconf.runs import classes_of
 from rs_lowconf.settings import Device, OwnTarget, RunSettings, TargetSettings
-from rs_lowconf.target.origin import model_file
+from rs_lowconf.target.origin import origin_of
 
 if TYPE_CHECKING:
     from rs_lowconf.types import TargetModel
@@ -180,8 +180,7 @@ class TargetOf:
     @property
     def key(self) -> str:
         """Identity of the target: what its answers depend on, and the checksum of its file."""
-        file = model_file(self.settings, self.trained)
-        return f"{self.settings.answers} {None if file is None else sha256_of(file)}"
+        return f"{self.settings.answers} {origin_of(self.settings, self.trained).sha256}"
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from rs_lowconf.plot_style import BLUE, panels
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.settings import Settings
 from rs_lowconf.stored import stored_numbers
+from rs_lowconf.target.origin import origin_of
 from rs_lowconf.vocabulary import class_name
 
 MOST_TILES = 100
@@ -85,7 +86,7 @@ def write_score_page(
         absent=sum(tile is None for tile in tiles),
     )
     tested = {
-        **target_facts(target.settings, target.trained, target.classes),
+        **target_facts(origin_of(target.settings, target.trained), target.classes),
         "Catalog": catalog.path.name,
         "Its SHA-256": sha256_of(catalog.path),
         "Data": settings.data.attribution,

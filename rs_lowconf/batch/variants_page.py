@@ -42,7 +42,7 @@ def write_variants_page(
         OutputError: it cannot be written.
     """
     tested = {
-        **tested_by(settings, models),
+        **tested_by(models),
         "Catalog": catalog.name,
         "Its SHA-256": sha256_of(catalog),
         **made(report["created"]),

@@ -2,14 +2,12 @@
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import jinja2
 
 from rs_lowconf.percents import percent
-from rs_lowconf.runs import sha256_of, versions
-from rs_lowconf.settings import TargetSettings
-from rs_lowconf.target.origin import model_file
+from rs_lowconf.runs import versions
+from rs_lowconf.target.origin import Origin
 
 
 def template(name: str) -> jinja2.Template:
@@ -25,21 +23,11 @@ def template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def target_facts(settings: TargetSettings, trained: Path, classes: Iterable[str]) -> dict[str, str]:
-    """Return which target was tested.
-
-    Args:
-        settings: of the target.
-        trained: its checkpoint, if it is of kind `embedded` or `trained`.
-        classes: that it predicts.
-
-    Raises:
-        ModelError: its file is gone.
-    """
-    file = model_file(settings, trained)
+def target_facts(origin: Origin, classes: Iterable[str]) -> dict[str, str]:
+    """Return which target was tested: its origin, and the classes that it predicts."""
     return {
-        "Target": settings.kind + ("" if file is None else f", {file.name}"),
-        "Its file's SHA-256": "it has no file" if file is None else sha256_of(file),
+        "Target": origin.kind + ("" if origin.file is None else f", {origin.file}"),
+        "Its file's SHA-256": origin.sha256 or "no file is known",
         "Its classes": ", ".join(classes),
     }
 

@@ -9,9 +9,7 @@ from rs_lowconf.pages.rendering import target_facts, template
 from rs_lowconf.pages.result import Result
 from rs_lowconf.pages.samples import Card, Group, groups_of, places_of
 from rs_lowconf.percents import percent
-from rs_lowconf.places import model_path
 from rs_lowconf.runs import write_text
-from rs_lowconf.settings import Settings
 
 MOST = 1_000
 """Samples on one page."""
@@ -28,19 +26,11 @@ _COLOURS = (
 """Okabe and Ito's palette, and darker."""
 
 
-def tested_by(settings: Settings, models: Models) -> dict[str, str]:
-    """Return which target was tested with which generator.
-
-    Args:
-        settings: of the run.
-        models: that searched.
-
-    Raises:
-        ModelError: the target's file is gone.
-    """
+def tested_by(models: Models) -> dict[str, str]:
+    """Return which target was tested with which generator."""
     target, generator, class_map = models.target, models.generator, models.class_map
     return {
-        **target_facts(settings.target, model_path(settings, "target"), target.classes),
+        **target_facts(models.target_origin, target.classes),
         "Its bands": f"{', '.join(target.bands.names)} ({target.bands.level})",
         **({"Common names of classes": class_map.text} if class_map.names else {}),
         "Generator's SHA-256": generator.sha256,

@@ -4,15 +4,49 @@ import importlib
 import importlib.util
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rs_lowconf.boundary import in_a_line
 from rs_lowconf.errors import ModelError
+from rs_lowconf.runs import sha256_of
 from rs_lowconf.settings import FileTarget, ForeignModel, OwnTarget
 
 _PACKAGE = "package:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a target comes from."""
+
+    kind: str
+    """`target.kind` of the settings, or in words what it is without settings."""
+    file: str | None = None
+    """Name of its file; None if it has none, or none is known."""
+    sha256: str | None = None
+    """Checksum of that file."""
+
+
+GIVEN = Origin(kind="given in Python")
+"""Origin of a model that the caller of the library made or loaded."""
+
+
+def origin_of(settings: OwnTarget | ForeignModel, trained: Path) -> Origin:
+    """Return where the target of the settings comes from.
+
+    Args:
+        settings: which target.
+        trained: the checkpoint of a target of kind `embedded` or `trained`.
+
+    Raises:
+        ModelError: see `target_file`.
+    """
+    file = model_file(settings, trained)
+    if file is None:
+        return Origin(kind=settings.kind)
+    return Origin(kind=settings.kind, file=file.name, sha256=sha256_of(file))
 
 
 def target_file(settings: FileTarget) -> Path:

@@ -39,6 +39,7 @@ from rs_lowconf.pages.report import write_report
 from rs_lowconf.places import catalog_path, model_path
 from rs_lowconf.runs import sha256_of
 from rs_lowconf.settings import Settings
+from rs_lowconf.target.origin import origin_of
 
 REPORT_FORMAT = 1
 
@@ -199,7 +200,8 @@ def _facts(
     section, file = settings.estimate, settings.estimate.scores
     created = made()
     if file is None:
-        tested = target_facts(settings.target, model_path(settings, "target"), classes)
+        origin = origin_of(settings.target, model_path(settings, "target"))
+        tested = target_facts(origin, classes)
         where = str(catalog_path(settings))
         for name, asked in (
             ("splits", settings.batch.splits),

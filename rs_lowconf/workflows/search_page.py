@@ -22,10 +22,10 @@ def write_search_page(
     cards: Sequence[Card],
 ) -> Path:
     """Write `report.html` of a search and return it; see `pages.write.write_page`."""
-    return write_page(folder, told_of(report, settings, models), cards, settings.run.seed)
+    return write_page(folder, told_of(report, models), cards, settings.run.seed)
 
 
-def told_of(report: SearchReport, settings: Settings, models: Models) -> Result:
+def told_of(report: SearchReport, models: Models) -> Result:
     """Return what was tested, the answer in one sentence, and what it cost."""
     ours, theirs = report.search, report.random_latents
     times = report.times_less_than_random
@@ -39,7 +39,7 @@ def told_of(report: SearchReport, settings: Settings, models: Models) -> Result:
         saved = f"{fewer:.1f} times fewer" if fewer > 1.05 else "no fewer"
         answer += f", {saved} per tile than with random latents"
     tested = {
-        **tested_by(settings, models),
+        **tested_by(models),
         "Real tiles beside samples": "none" if models.real is None else f"{len(models.real):,}",
         "Method": report.method,
         **made(report.created),
