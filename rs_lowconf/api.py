@@ -55,9 +55,11 @@ from rs_lowconf.target.foreign import ForeignTarget
 from rs_lowconf.target.load import load_target as load_target_model
 from rs_lowconf.target.origin import GIVEN
 from rs_lowconf.types import TargetModel, TileBatch
-from rs_lowconf.workflows.export import write_results
+from rs_lowconf.workflows.export import export_of, write_tiles
 from rs_lowconf.workflows.search import Searching, SearchLog, SearchRun, Teaching
+from rs_lowconf.workflows.search_page import write_search_page
 from rs_lowconf.workflows.search_report import SearchReport, report_of
+from rs_lowconf.workflows.search_review import choose_shown, publish_shown
 
 Function = Callable[[Tensor], object]
 """A model as a function of float32 reflectance b c h w."""
@@ -561,7 +563,10 @@ def write_review(
             ),
         }
     )
-    finish(write_results(settings, result.models, folder, result.log, result.report))
+    export = export_of(settings, result.models, folder)
+    cards = finish(write_tiles(export, result.log))
+    write_search_page(folder, result.report, settings, result.models, cards)
+    publish_shown(export, finish(choose_shown(export, result.log)))
     return folder / "review"
 
 

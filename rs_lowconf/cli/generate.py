@@ -109,8 +109,10 @@ def _export(
     baseline: "SearchLog | None",
 ) -> None:
     """Write report, plots, table, tiles and, last, the review package."""
-    from rs_lowconf.workflows.export import write_results
+    from rs_lowconf.workflows.export import export_of, write_tiles
+    from rs_lowconf.workflows.search_page import write_search_page
     from rs_lowconf.workflows.search_report import confusions_of, report_of, write_report
+    from rs_lowconf.workflows.search_review import choose_shown, publish_shown
 
     confusions = confusions_of(settings, models, search)
     report = report_of(settings, models, search, baseline, confusions)
@@ -132,7 +134,10 @@ def _export(
                 else "a larger search.tau is easier to reach"
             ),
         )
-    show(write_results(settings, models, folder, search, report))
+    export = export_of(settings, models, folder)
+    cards = show(write_tiles(export, search))
+    write_search_page(folder, report, settings, models, cards)
+    publish_shown(export, show(choose_shown(export, search)))
     _say(report, folder, settings)
 
 

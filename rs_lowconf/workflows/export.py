@@ -1,32 +1,28 @@
-"""Found tiles to files: table, tiles with all that is known of them, page and review package.
+"""Found tiles to files: a table, and tiles with all that is known of them.
 
-One tile after the other, so that ten thousand take no more memory than a page and a review package.
+One tile after the other, so that ten thousand take no more memory than the cards of a page.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float, UInt16
 from torch import Tensor
 
-from rs_lowconf.errors import AnswerError
 from rs_lowconf.gan.condition import Condition
 from rs_lowconf.grid import Grid
-from rs_lowconf.models import HeldOut, Models, held_out
+from rs_lowconf.models import HeldOut, Models
 from rs_lowconf.pages.samples import Card, card_of
 from rs_lowconf.review.geotiff import observed_tags, synthetic_tags, write_tile
-from rs_lowconf.review.ids import package_id, sample_id
+from rs_lowconf.review.ids import sample_id
 from rs_lowconf.review.images import write_maps
 from rs_lowconf.review.panels import panels_of
-from rs_lowconf.review.publish import publish
 from rs_lowconf.review.samples import (
     Generated,
     Prediction,
@@ -34,21 +30,16 @@ from rs_lowconf.review.samples import (
     TileMasks,
     sample_tags,
 )
-from rs_lowconf.review.store import STORE, ReviewStore
 from rs_lowconf.runs import replacing, sha256_of
-from rs_lowconf.search.archive import most_diverse
 from rs_lowconf.search.calibration import CRITIC
 from rs_lowconf.search.journal import Journal
 from rs_lowconf.search.loop import Found, Tile, Trajectory
 from rs_lowconf.search.neighbours import features_of, nearest, same_class
-from rs_lowconf.seeds import seed_of
 from rs_lowconf.settings import Settings
 from rs_lowconf.stored import stored_numbers
 from rs_lowconf.version import __version__
-from rs_lowconf.workflows.records import LeftOut, Step, Work
+from rs_lowconf.workflows.records import Step, Work
 from rs_lowconf.workflows.search import SearchLog
-from rs_lowconf.workflows.search_page import write_search_page
-from rs_lowconf.workflows.search_report import SearchReport
 
 _ROWS = 256
 _FOLDERS = {"found": "tiles", "audit": "audit", "real": "real"}
@@ -229,122 +220,26 @@ class Export:
         )
 
 
-def write_results(
-    settings: Settings,
-    models: Models,
-    folder: Path,
-    search: SearchLog,
-    report: SearchReport,
-) -> Work[None]:
-    """Write tiles/, samples.parquet, report.html and review/ for the found tiles; yield progress.
-
-    The review package comes last and whole, after the store knows of it: where it exists,
-    everything else does.
+def export_of(settings: Settings, models: Models, folder: Path) -> Export:
+    """Return what turns the tiles of a search into samples and files.
 
     Args:
         settings: of the run.
         models: that searched.
         folder: of the search.
-        search: what it found.
-        report: of the search.
     """
-    journal = search.journal
-    found = [one for one in search.trajectories if one.found is not None]
-    rejected = [one for one in search.trajectories if one.audit is not None]
     real = models.real
     bank = None if real is None else features_of(models.gate.extractor, real, models.device)
-    export = Export(settings=settings, models=models, folder=folder, bank=bank)
-    with replacing(folder / "samples.parquet") as temporary:
-        tiles = _write_tiles(export, found, journal, cards := list[Card]())
+    return Export(settings=settings, models=models, folder=folder, bank=bank)
+
+
+def write_tiles(export: Export, search: SearchLog) -> Work[list[Card]]:
+    """Write tiles/ and samples.parquet of the found tiles; yield progress, return their cards."""
+    found = [one for one in search.trajectories if one.found is not None]
+    with replacing(export.folder / "samples.parquet") as temporary:
+        tiles = _write_tiles(export, found, search.journal, cards := list[Card]())
         yield from _write_table(temporary, tiles, len(found))
-    write_search_page(folder, report, settings, models, cards)
-    shown = yield from choose_shown(export, found, rejected, journal)
-    condition = models.generator.condition
-    known = condition.tile_classes
-    if models.real and not condition.pixelwise:
-        known += models.real.classes
-    publish(
-        ReviewStore(settings.run.dir / STORE),
-        folder / "review",
-        [one.sample for one in shown],
-        package_id=package_id(settings.run.seed, "package", models.round, folder.name),
-        label=settings.review.mode,
-        round=models.round,
-        classes=tuple(dict.fromkeys(known)),
-        target_classes=models.target.classes,
-        attribution=models.generator.attribution,
-        provenance={name: str(value) for name, value in models.fingerprint.items()},
-        pixel_classes=models.generator.condition.pixel_classes,
-    )
-
-
-def choose_shown(
-    export: Export, found: Sequence[Trajectory], rejected: Sequence[Trajectory], journal: Journal
-) -> Work[list[Shown]]:
-    """Return what reviewers are shown, most informative first; yield what cannot be shown.
-
-    Each next sample differs most from those before it, so whoever stops early has seen the
-    whole variety; the order tells nothing of origin or model. A blind package has real tiles
-    and tiles that the gate rejected among the found ones.
-    """
-    settings = export.settings.review
-    blind = settings.mode == "blind"
-    dice = np.random.default_rng(
-        seed_of(export.settings.run.seed, "review", "shown", export.models.round)
-    )
-    reals = (yield from real_tiles(export)) if blind else []
-    shares = {
-        "real": settings.real_share if reals else 0.0,
-        "audit": settings.audit_share if blind and rejected else 0.0,
-    }
-    own = 1 - sum(shares.values())
-    features = torch.stack([kept_by(one, "found").features for one in found])
-    most = max(1, int(settings.max_samples * own))
-    chosen = [found[i] for i in most_diverse(features, most)]
-    shown = [export.shown(one, journal.tile(one.seed_id), "found") for one in chosen]
-    # So many that the shares come true, as far as there are tiles.
-    counts = {name: round(len(chosen) * share / own) for name, share in shares.items()}
-    for i in dice.permutation(len(rejected))[: counts["audit"]]:
-        one = rejected[int(i)]
-        shown.append(export.shown(one, journal.tile(one.seed_id, "audit"), "audit"))
-    shuffled = [reals[i] for i in dice.permutation(len(reals))]
-    shown += yield from _shown_reals(export, shuffled, counts["real"])
-    order = most_diverse(torch.stack([one.features for one in shown]), len(shown))
-    return [shown[i] for i in order]
-
-
-def _shown_reals(
-    export: Export, reals: Sequence[tuple[HeldOut, int]], count: int
-) -> Work[list[Shown]]:
-    """Return the first real tiles that the target has an answer to."""
-    left_out, found = Counter[str](), list[Shown]()
-    for held, index in reals:
-        if len(found) == count:
-            break
-        try:
-            found.append(export.real(held, index))
-        except AnswerError as error:
-            left_out[f"without an answer: {error.reason}"] += 1
-    what = "real tiles for the review package"
-    yield LeftOut(what=what, reasons=left_out, total=len(found) + left_out.total())
-    return found
-
-
-def real_tiles(export: Export) -> Work[list[tuple[HeldOut, int]]]:
-    """Return the real tiles that no model was trained on, of the generator's conditions."""
-    if export.settings.data.kind == "none":  # the album's tiles are training tiles
-        return []
-    found, left_out = [], Counter[str]()
-    for held in held_out(export.settings, export.models):
-        for index, label in enumerate(held.source.labels.tolist()):
-            name = held.source.classes[label]
-            if name in held.condition.names:
-                found.append((held, index))
-            else:
-                left_out[f"of {name}, which the generator lacks"] += 1
-    total = len(found) + left_out.total()
-    yield LeftOut(what="held-out tiles", reasons=left_out, total=total)
-    return found
+    return cards
 
 
 def kept_by(one: Trajectory, origin: Literal["found", "audit"]) -> Found:
