@@ -221,7 +221,9 @@ def fit_models(
     own, condition, bands = settings.search, generator.condition, generator.net.bands
     target_channels = check_fit(target.bands, bands)
     class_map = settings.target.common_names
-    _check_classes(generator, real, target, class_map)
+    # An album has the classes of its generator, and is no data of the user's.
+    own_tiles = None if settings.data.kind == "none" else real
+    _check_classes(generator, own_tiles, target, class_map)
     _check_tau(own, target)
     method = method_of(own, differentiable=target.differentiable)
     regions = None

@@ -66,8 +66,8 @@ are redrawn.
   checkpoint, the one nearest to the validation tiles, saw {images:,} images.
 * **Trained** by the commands of `scripts/train-reference EUROSAT_FOLDER PICTURES_FOLDER`;
   seed {seed}.{remark}
-  Someone with all 27,000 tiles of EuroSAT runs the same command, with
-  `--set data.download=true` if they are not at hand.
+  Someone with all 27,000 tiles of EuroSAT runs the same command; folders that do not exist are
+  fetched.
 
 ## Figures
 
