@@ -4,7 +4,6 @@ A folder of each class with GeoTIFFs of all 13 bands at their true location, tra
 embedded generator. They are for people to compare with, too few to train or to measure on.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,7 @@ from rs_lowconf.bands import BandSpec
 from rs_lowconf.data.memory import MemorySource
 from rs_lowconf.errors import DataError
 from rs_lowconf.places import EMBEDDED
-from rs_lowconf.review.geotiff import observed_tags, read_tile, write_tile
-from rs_lowconf.stored import stored_numbers
-from rs_lowconf.types import TileSource
+from rs_lowconf.review.geotiff import read_tile
 
 ALBUM = EMBEDDED / "album"
 
@@ -42,26 +39,3 @@ def open_album(folder: Path = ALBUM) -> MemorySource:
         labels=[classes.index(path.parent.name) for path in paths],
         grids=tuple(tile.grid for tile in tiles),
     )
-
-
-def write_album(source: TileSource, rows: Iterable[int], attribution: str, folder: Path) -> None:
-    """Write tiles as an album.
-
-    Args:
-        source: real tiles of any number.
-        rows: which of them.
-        attribution: notice that their licence asks for, written into every file.
-        folder: that gets a folder of each class.
-    """
-    for row in rows:
-        tile = source.batch([row])
-        name = Path(source.ids[row]).name
-        path = folder / source.classes[int(source.labels[row])] / f"{name}.tif"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_tile(
-            path,
-            stored_numbers(tile.image)[0].numpy(),
-            source.bands,
-            observed_tags(attribution),
-            None if tile.grids is None else tile.grids[0],
-        )

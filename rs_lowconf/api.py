@@ -565,7 +565,7 @@ def write_review(
     )
     export = export_of(settings, result.models, folder)
     cards = finish(write_tiles(export, result.log))
-    write_search_page(folder, result.report, settings, result.models, cards)
+    write_search_page(export, result.report, cards)
     publish_shown(export, finish(choose_shown(export, result.log)))
     return folder / "review"
 

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from rs_lowconf.album import open_album
 from rs_lowconf.bands import BandSpec
 from rs_lowconf.class_map import ClassMap
 from rs_lowconf.device import choose_device
@@ -134,8 +133,7 @@ class Models:
     class_map: ClassMap
     """Which classes of the target and the generator mean the same."""
     real: TileSource | None
-    """Real tiles to show beside generated ones: of the settings, else the album of the embedded
-    models; None if there are neither."""
+    """Real tiles to show beside generated ones; None where there are no data."""
     evaluator: Evaluator
     shell: PriorShell
     looks: Looks
@@ -221,9 +219,7 @@ def fit_models(
     own, condition, bands = settings.search, generator.condition, generator.net.bands
     target_channels = check_fit(target.bands, bands)
     class_map = settings.target.common_names
-    # An album has the classes of its generator, and is no data of the user's.
-    own_tiles = None if settings.data.kind == "none" else real
-    _check_classes(generator, own_tiles, target, class_map)
+    _check_classes(generator, real, target, class_map)
     _check_tau(own, target)
     method = method_of(own, differentiable=target.differentiable)
     regions = None
@@ -494,9 +490,9 @@ def views_of(
 
 
 def _real_tiles(settings: Settings, generator: GeneratorModel) -> TileSource | None:
-    """Return the tiles to show beside generated ones, if there are any."""
+    """Return the tiles to show beside generated ones, if there are data."""
     if settings.data.kind == "none":
-        return open_album() if settings.run.models == "embedded" else None
+        return None
     from rs_lowconf.data.masks import open_masks
     from rs_lowconf.data.source import open_split
 

@@ -16,20 +16,22 @@ from typing import Any
 
 import torch
 
-from rs_lowconf.album import ALBUM, write_album
+from rs_lowconf.album import ALBUM
 from rs_lowconf.data.source import open_split
 from rs_lowconf.models import checksums
 from rs_lowconf.percents import percent
 from rs_lowconf.places import EMBEDDED
+from rs_lowconf.review.geotiff import observed_tags, write_tile
 from rs_lowconf.runs import read_checkpoint, sha256_of, write_text
 from rs_lowconf.search.archive import most_diverse
 from rs_lowconf.search.calibration import Calibration, load_calibration
 from rs_lowconf.search.neighbours import features_of
 from rs_lowconf.search.report import gate_lines
 from rs_lowconf.settings import GanSettings, SearchSettings, load
+from rs_lowconf.stored import stored_numbers
 from rs_lowconf.target.trained import load_trained
 
-MOST_BYTES = 17_000_000
+MOST_BYTES = 12_000_000
 FILES = (
     "gan/gan.safetensors",
     "gate/critic.safetensors",
@@ -99,7 +101,7 @@ Every figure of the generator, with its number of tiles, interval and floor, is 
 """
 
 
-def write_tiles(run: Path, folder: Path) -> None:
+def write_album(run: Path, folder: Path) -> None:
     """Write the album of a run's data, and what may be done with it.
 
     Args:
@@ -109,12 +111,20 @@ def write_tiles(run: Path, folder: Path) -> None:
     data = load(run / "gate" / "settings.yaml").data
     source, cpu = open_split(data, "train"), torch.device("cpu")
     extractor = load_trained(run / "extractor" / "extractor.safetensors", cpu, kind="classifier")
-    features, rows = features_of(extractor, source, cpu), list[int]()
-    for label in range(len(source.classes)):
-        own = (source.labels == label).nonzero()[:, 0]
-        rows += own[most_diverse(features[own], PER_CLASS)].tolist()
+    features = features_of(extractor, source, cpu)
     shutil.rmtree(folder, ignore_errors=True)
-    write_album(source, rows, data.attribution, folder)
+    for label, name in enumerate(source.classes):
+        own = (source.labels == label).nonzero()[:, 0]
+        (folder / name).mkdir(parents=True)
+        for row in own[most_diverse(features[own], PER_CLASS)].tolist():
+            tile = source.batch([row])
+            write_tile(
+                folder / name / f"{Path(source.ids[row]).name}.tif",
+                stored_numbers(tile.image)[0].numpy(),
+                source.bands,
+                observed_tags(data.attribution),
+                None if tile.grids is None else tile.grids[0],
+            )
     text = NOTICE.format(per_class=PER_CLASS, attribution=data.attribution)
     write_text(folder / "README.md", text)
 
@@ -219,7 +229,7 @@ def main(run: Path, visible: Path, remark: str = "") -> None:
     for file, path in sources.items():
         (EMBEDDED / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, EMBEDDED / file)
-    write_tiles(run, ALBUM)
+    write_album(run, ALBUM)
     shutil.copyfile(run / "evaluate" / "report.md", EMBEDDED / "QUALITY.md")
     write_text(EMBEDDED / "MODEL_CARD.md", card)
     print(f"{size:,} bytes in {EMBEDDED}; read {EMBEDDED / 'MODEL_CARD.md'}")

@@ -109,7 +109,7 @@ def _export(
     baseline: "SearchLog | None",
 ) -> None:
     """Write report, plots, table, tiles and, last, the review package."""
-    from rs_lowconf.workflows.export import export_of, write_tiles
+    from rs_lowconf.workflows.export import export_of, tiles_beside, write_tiles
     from rs_lowconf.workflows.search_page import write_search_page
     from rs_lowconf.workflows.search_report import confusions_of, report_of, write_report
     from rs_lowconf.workflows.search_review import choose_shown, publish_shown
@@ -134,9 +134,9 @@ def _export(
                 else "a larger search.tau is easier to reach"
             ),
         )
-    export = export_of(settings, models, folder)
+    export = export_of(settings, models, folder, tiles_beside(settings, models))
     cards = show(write_tiles(export, search))
-    write_search_page(folder, report, settings, models, cards)
+    write_search_page(export, report, cards)
     publish_shown(export, show(choose_shown(export, search)))
     _say(report, folder, settings)
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, UInt16
 from torch import Tensor
 
+from rs_lowconf.album import open_album
 from rs_lowconf.gan.condition import Condition
 from rs_lowconf.grid import Grid
 from rs_lowconf.models import HeldOut, Models
@@ -37,6 +38,7 @@ from rs_lowconf.search.loop import Found, Tile, Trajectory
 from rs_lowconf.search.neighbours import features_of, nearest, same_class
 from rs_lowconf.settings import Settings
 from rs_lowconf.stored import stored_numbers
+from rs_lowconf.types import TileSource
 from rs_lowconf.version import __version__
 from rs_lowconf.workflows.records import Step, Work
 from rs_lowconf.workflows.search import SearchLog
@@ -62,8 +64,10 @@ class Export:
     models: Models
     folder: Path
     """Of the search."""
+    beside: TileSource | None
+    """Real tiles to show beside found ones; None if there are none."""
     bank: Float[Tensor, "n f"] | None
-    """Features of the real tiles to show beside found ones; None where there are no data."""
+    """Their features."""
 
     def sample(
         self, one: Trajectory, tile: Tile, origin: Literal["found", "audit"] = "found"
@@ -192,7 +196,7 @@ class Export:
         return (one.seed_id,) if self.models.round == 1 else (self.models.round, one.seed_id)
 
     def _neighbour(self, features: Float[Tensor, " f"], name: str) -> RealNeighbour | None:
-        source, generator = self.models.real, self.models.generator.net
+        source, generator = self.beside, self.models.generator.net
         condition = self.models.generator.condition
         if source is None or self.bank is None:
             return None
@@ -220,17 +224,31 @@ class Export:
         )
 
 
-def export_of(settings: Settings, models: Models, folder: Path) -> Export:
+def tiles_beside(settings: Settings, models: Models) -> TileSource | None:
+    """Return the real tiles to show beside found ones: of the data, else those of the package.
+
+    Args:
+        settings: of the run.
+        models: of the run, not given in Python.
+    """
+    if models.real is None and settings.run.models == "embedded":
+        return open_album()
+    return models.real
+
+
+def export_of(
+    settings: Settings, models: Models, folder: Path, beside: TileSource | None = None
+) -> Export:
     """Return what turns the tiles of a search into samples and files.
 
     Args:
         settings: of the run.
         models: that searched.
         folder: of the search.
+        beside: tiles to show beside found ones, with the generator's bands.
     """
-    real = models.real
-    bank = None if real is None else features_of(models.gate.extractor, real, models.device)
-    return Export(settings=settings, models=models, folder=folder, bank=bank)
+    bank = None if beside is None else features_of(models.gate.extractor, beside, models.device)
+    return Export(settings=settings, models=models, folder=folder, beside=beside, bank=bank)
 
 
 def write_tiles(export: Export, search: SearchLog) -> Work[list[Card]]:

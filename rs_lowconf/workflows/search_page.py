@@ -3,29 +3,22 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rs_lowconf.models import Models
 from rs_lowconf.pages.rendering import made
 from rs_lowconf.pages.result import Part, Result
 from rs_lowconf.pages.samples import Card
 from rs_lowconf.pages.write import tested_by, write_page
 from rs_lowconf.percents import percent
 from rs_lowconf.search.report import gate_lines
-from rs_lowconf.settings import Settings
+from rs_lowconf.workflows.export import Export
 from rs_lowconf.workflows.search_report import SearchReport
 
 
-def write_search_page(
-    folder: Path,
-    report: SearchReport,
-    settings: Settings,
-    models: Models,
-    cards: Sequence[Card],
-) -> Path:
+def write_search_page(export: Export, report: SearchReport, cards: Sequence[Card]) -> Path:
     """Write `report.html` of a search and return it; see `pages.write.write_page`."""
-    return write_page(folder, told_of(report, models), cards, settings.run.seed)
+    return write_page(export.folder, told_of(export, report), cards, export.settings.run.seed)
 
 
-def told_of(report: SearchReport, models: Models) -> Result:
+def told_of(export: Export, report: SearchReport) -> Result:
     """Return what was tested, the answer in one sentence, and what it cost."""
     ours, theirs = report.search, report.random_latents
     times = report.times_less_than_random
@@ -39,8 +32,8 @@ def told_of(report: SearchReport, models: Models) -> Result:
         saved = f"{fewer:.1f} times fewer" if fewer > 1.05 else "no fewer"
         answer += f", {saved} per tile than with random latents"
     tested = {
-        **tested_by(models),
-        "Real tiles beside samples": "none" if models.real is None else f"{len(models.real):,}",
+        **tested_by(export.models),
+        "Real tiles beside samples": "none" if export.beside is None else f"{len(export.beside):,}",
         "Method": report.method,
         **made(report.created),
     }

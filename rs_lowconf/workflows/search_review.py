@@ -65,8 +65,8 @@ def publish_shown(export: Export, shown: Sequence[Shown]) -> None:
     settings, models = export.settings, export.models
     condition = models.generator.condition
     known = condition.tile_classes
-    if models.real and not condition.pixelwise:
-        known += models.real.classes
+    if export.beside and not condition.pixelwise:
+        known += export.beside.classes
     publish(
         ReviewStore(settings.run.dir / STORE),
         export.folder / "review",
@@ -101,7 +101,7 @@ def _shown_reals(
 
 def real_tiles(export: Export) -> Work[list[tuple[HeldOut, int]]]:
     """Return the real tiles that no model was trained on, of the generator's conditions."""
-    if export.settings.data.kind == "none":  # the album's tiles are training tiles
+    if export.models.real is None:
         return []
     found, left_out = [], Counter[str]()
     for held in held_out(export.settings, export.models):
